@@ -1,0 +1,1 @@
+"""What do Hessian labels buy, for which interatomic potential, at what cost."""

@@ -1,0 +1,149 @@
+"""The record of one trained potential: everything the leaderboard may know about it, as one JSON file.
+
+One record belongs to one run, that is one seed. Seeds of the same entry are joined by the leaderboard, never here.
+A missing number is ``null``, never zero.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, ValidationError, model_validator
+
+from hessgnn.config import Settings, explain
+from hessgnn.errors import DataError
+from hessgnn.files import write_text
+
+FORMAT = 1
+"""Version of the record's layout."""
+
+Regime = Literal["mean", "E", "E-F", "E-F-H"]
+"""What a potential was trained on; ``mean`` is the predictor that knows the composition only."""
+
+METRICS: dict[str, tuple[str, str]] = {
+    "energy_mae": ("E MAE", "meV/atom"),
+    "energy_rmse": ("E RMSE", "meV/atom"),
+    "forces_mae": ("F MAE", "meV/Å"),
+    "forces_rmse": ("F RMSE", "meV/Å"),
+    "hessian_mae": ("H MAE", "eV/Å²"),
+    "hessian_rmse": ("H RMSE", "eV/Å²"),
+}
+"""Title and unit of every metric of the accuracy task; all are better when lower."""
+
+
+class Metric(Settings):
+    """One number with its unit and the number of structures behind it."""
+
+    value: float | None
+    unit: str
+    n: NonNegativeInt = Field(description="structures that the value was taken over")
+
+
+class DataSource(Settings):
+    """The data that a potential was trained and judged on."""
+
+    name: str
+    content_hash: str
+    split_hash: str
+    level_of_theory: str
+
+
+class Cost(Settings):
+    """What a result cost. Device-seconds are seconds of training steps, without validation and checkpoints."""
+
+    steps: NonNegativeInt = 0
+    device: str = "none"
+    threads: NonNegativeInt = Field(default=0, description="CPU threads that torch used")
+    seconds_per_step: NonNegativeFloat | None = Field(default=None, description="median over the run")
+    device_seconds: NonNegativeFloat = 0.0
+    products: NonNegativeInt = Field(default=0, description="Hessian-vector products of whole batches, in training")
+    sweep_trials: NonNegativeInt = Field(default=0, description="trials spent on tuning before this run")
+    sweep_device_seconds: NonNegativeFloat = 0.0
+
+
+class CurvePoint(Settings):
+    """One validation during training."""
+
+    step: NonNegativeInt
+    device_seconds: NonNegativeFloat
+    score: float
+    energy_rmse: float | None = Field(default=None, description="meV/atom")
+    forces_rmse: float | None = Field(default=None, description="meV/Å")
+    hessian_rmse: float | None = Field(default=None, description="eV/Å²")
+
+
+class PredictionFile(Settings):
+    """Saved predictions, from which the metrics can be recomputed without the potential."""
+
+    path: str = Field(description="relative to the record")
+    sha256: str
+
+
+class Record(Settings):
+    """One run's entry for the leaderboard."""
+
+    format: Literal[1] = FORMAT
+    entry: str = Field(description="what the leaderboard joins seeds under, e.g. 'schnet E-F-H'")
+    architecture: str
+    regime: Regime
+    seed: int | None
+    status: Literal["ok", "failed"]
+    reason: str | None = Field(default=None, description="why it failed; mandatory then")
+    parameters: NonNegativeInt = Field(description="trainable numbers")
+    data: DataSource
+    cost: Cost
+    weights: dict[str, float] = Field(description="energy (1), forces (Å²) and hessian (Å⁴) weights of the loss")
+    metrics: dict[str, dict[str, Metric]] = Field(description="split -> metric name -> metric")
+    curve: list[CurvePoint] = []
+    predictions: dict[str, PredictionFile] = {}
+    config: dict[str, Any] = Field(default={}, description="the resolved training configuration")
+    versions: dict[str, str] = {}
+    hardware: str = ""
+
+    @model_validator(mode="after")
+    def _failed_has_reason(self) -> Record:
+        if (self.status == "failed") != (self.reason is not None):
+            raise ValueError("status 'failed' needs a reason, and only it has one")
+        return self
+
+
+def read_record(path: Path) -> Record:
+    """Read and check a record.
+
+    Parameters
+    ----------
+    path
+        The JSON file.
+
+    Returns
+    -------
+    Record
+        The checked record.
+
+    Raises
+    ------
+    DataError
+        When the file is missing, damaged, or has missing or unknown fields.
+    """
+    try:
+        return Record.model_validate_json(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError("no such record", where=path, remedy="run `hessgnn evaluate` on the run first") from None
+    except ValidationError as error:
+        raise DataError(str(explain(error, Record, where=path))) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot be read ({error})", where=path) from error
+
+
+def write_record(record: Record, path: Path) -> None:
+    """Write a record atomically.
+
+    Parameters
+    ----------
+    record
+        What to write.
+    path
+        The JSON file.
+    """
+    write_text(path, record.model_dump_json(indent=1) + "\n")

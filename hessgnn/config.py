@@ -1,0 +1,252 @@
+"""Configurations: pydantic models read from YAML, with unknown keys refused and errors told in one line.
+
+Each part of the package declares its own settings beside its code as a subclass of :class:`Settings`; this module
+only knows how to read, override and write them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from hessgnn.errors import ConfigError, did_you_mean
+from hessgnn.files import write_text
+
+
+class Settings(BaseModel):
+    """A group of settings: immutable, unknown keys refused, defaults checked, no NaN or infinity."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file that holds one mapping.
+
+    Parameters
+    ----------
+    path
+        The file. Only plain YAML is accepted (``yaml.safe_load``): no tag can run code.
+
+    Returns
+    -------
+    dict
+        The mapping.
+
+    Raises
+    ------
+    ConfigError
+        When the file is missing, is not YAML, or is not a mapping.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError("no such file", where=path, remedy="check the path") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot be read ({error})", where=path) from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}, line {mark.line + 1}" if mark is not None else path
+        problem = getattr(error, "problem", None) or "cannot be parsed"
+        raise ConfigError(f"not valid YAML ({problem})", where=where, remedy="check indentation and colons") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError("holds no mapping of keys to values", where=path, remedy="write `key: value` lines")
+    return content
+
+
+def override(content: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
+    """Apply dotted ``a.b=value`` assignments to a nested mapping.
+
+    Parameters
+    ----------
+    content
+        The mapping; it is not changed.
+    assignments
+        Strings such as ``training.seed=3``. The value is read as YAML.
+
+    Returns
+    -------
+    dict
+        A new mapping.
+
+    Raises
+    ------
+    ConfigError
+        When an assignment has no ``=`` or goes through a key that holds a plain value.
+    """
+    result = _copy(content)
+    for assignment in assignments:
+        key, separator, text = assignment.partition("=")
+        if not separator or not key:
+            raise ConfigError("not an assignment", where=assignment, remedy="write it as section.key=value")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError("the value is not valid YAML", where=assignment) from error
+        set_dotted(result, key, value)
+    return result
+
+
+def set_dotted(content: dict[str, Any], key: str, value: Any) -> None:
+    """Set ``content["a"]["b"]`` for the key ``a.b``, making the mappings on the way.
+
+    Parameters
+    ----------
+    content
+        The mapping, changed in place.
+    key
+        Dotted path.
+    value
+        The value to set.
+    """
+    *parents, last = key.split(".")
+    node = content
+    for name in parents:
+        node = node.setdefault(name, {})
+        if not isinstance(node, dict):
+            raise ConfigError(f"{name!r} holds a plain value, not a section", where=key, remedy="check the dotted key")
+    node[last] = value
+
+
+def parse(model: type[S], content: Mapping[str, Any], *, where: object) -> S:
+    """Check a mapping against a model.
+
+    Parameters
+    ----------
+    model
+        The settings class.
+    content
+        What the user wrote.
+    where
+        Named in the error: a file, usually.
+
+    Returns
+    -------
+    Settings
+        An instance of ``model``.
+
+    Raises
+    ------
+    ConfigError
+        Told in one line, with the key and a remedy.
+    """
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise explain(error, model, where=where) from error
+
+
+def load(model: type[S], path: Path, assignments: Sequence[str] = ()) -> S:
+    """Read a YAML file, apply overrides and check it against a model.
+
+    Parameters
+    ----------
+    model
+        The settings class.
+    path
+        The YAML file.
+    assignments
+        Dotted overrides, see :func:`override`.
+
+    Returns
+    -------
+    Settings
+        An instance of ``model``.
+    """
+    return parse(model, override(read_yaml(path), assignments), where=path)
+
+
+def dump(settings: Settings) -> str:
+    """Write settings as YAML that :func:`load` reads back.
+
+    Parameters
+    ----------
+    settings
+        The settings.
+
+    Returns
+    -------
+    str
+        YAML text with every key, defaults included.
+    """
+    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def save(settings: Settings, path: Path) -> None:
+    """Write settings to a file, atomically.
+
+    Parameters
+    ----------
+    settings
+        The settings.
+    path
+        The YAML file.
+    """
+    write_text(path, dump(settings))
+
+
+def explain(error: ValidationError, model: type[BaseModel], *, where: object) -> ConfigError:
+    """Turn pydantic's report into one line that names the key and the remedy.
+
+    Parameters
+    ----------
+    error
+        What pydantic raised. Its first entry is told, the number of others is counted.
+    model
+        The model that was checked, to suggest the key that was meant.
+    where
+        Named in the error.
+
+    Returns
+    -------
+    ConfigError
+        Ready to be raised.
+    """
+    entries = error.errors()
+    # An unknown key explains more than the missing one it was meant to be.
+    first = next((entry for entry in entries if entry["type"] == "extra_forbidden"), entries[0])
+    location = [part for part in first["loc"] if isinstance(part, int) or "[" not in str(part)]
+    key = ".".join(str(part) for part in location)
+    others = f" (and {len(entries) - 1} more)" if len(entries) > 1 else ""
+    place = f"{where}, key {key!r}" if key else where
+    if first["type"] == "extra_forbidden":
+        known = _keys_at(model, location[:-1])
+        return ConfigError(f"unknown key{others}", where=place, remedy=did_you_mean(str(location[-1]), known))
+    if first["type"] == "missing":
+        return ConfigError(f"is missing{others}", where=place, remedy="add it")
+    message = first["msg"].removeprefix("Value error, ")
+    got = first["input"]
+    shown = f", got {got!r}" if isinstance(got, str | int | float | bool) or got is None else ""
+    return ConfigError(f"{message}{shown}{others}", where=place)
+
+
+def _copy(content: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _copy(value) if isinstance(value, Mapping) else value for key, value in content.items()}
+
+
+def _keys_at(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
+    """Field names of the model that sits at a location inside ``model`` (all of a union's members)."""
+    models: list[type[BaseModel]] = [model]
+    for part in location:
+        deeper: list[type[BaseModel]] = []
+        for candidate in models:
+            if isinstance(part, int) or part not in candidate.model_fields:
+                deeper.append(candidate)
+                continue
+            deeper += _models_in(candidate.model_fields[part].annotation)
+        models = deeper
+    return sorted({name for candidate in models for name in candidate.model_fields})
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for argument in get_args(annotation) for found in _models_in(argument)]

@@ -1,0 +1,1 @@
+"""The heart of the package: products with the Hessian, probes, full Hessians and vibrations."""

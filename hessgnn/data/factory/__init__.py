@@ -1,0 +1,1 @@
+"""The factory that makes labelled data sets from recipes."""

@@ -1,0 +1,65 @@
+"""Errors that a user can mend.
+
+Everything raised as :class:`UserError` is printed as one line and ends the command with exit status 2. Any other
+exception is a bug of this package: exit status 1, with the traceback in ``error.log``.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Wrong input, told in one line: what, where, how to mend.
+
+    Parameters
+    ----------
+    what
+        What is wrong, as a sentence without its full stop.
+    where
+        The file, key or structure concerned.
+    remedy
+        What the user can do about it, in the imperative.
+    """
+
+    def __init__(self, what: str, *, where: object | None = None, remedy: str | None = None) -> None:
+        self.what, self.where, self.remedy = what, where, remedy
+        line = what if where is None else f"{where}: {what}"
+        if remedy is not None:
+            line = f"{line}. To mend: {remedy}"
+        super().__init__(line)
+
+
+class DataError(UserError):
+    """A data set that is missing, damaged, or fails a check."""
+
+
+class ConfigError(UserError):
+    """A configuration file or key that cannot be used."""
+
+
+class TrainingError(UserError):
+    """A training run that cannot start or go on."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Suggest the known names closest to ``name``, or list them all when none is close.
+
+    Parameters
+    ----------
+    name
+        What the user wrote.
+    known
+        The names that exist.
+
+    Returns
+    -------
+    str
+        A sentence that can stand as the remedy of a :class:`UserError`.
+    """
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    if close:
+        return "did you mean " + " or ".join(repr(match) for match in close) + "?"
+    return "choose one of " + ", ".join(names)

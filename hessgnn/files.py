@@ -1,0 +1,103 @@
+"""Files that are never seen half written, and finding the ones that ship with the project."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from hessgnn.errors import UserError, did_you_mean
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+@contextmanager
+def atomic_path(target: Path) -> Iterator[Path]:
+    """Give a temporary path beside ``target`` that replaces it when the block ends without an error.
+
+    Parameters
+    ----------
+    target
+        The file to be written. Its folder is created.
+
+    Yields
+    ------
+    Path
+        Where to write. On an error it is removed and ``target`` stays as it was.
+
+    Raises
+    ------
+    UserError
+        When the folder cannot be written to, or the disk is full.
+    """
+    target = Path(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+        os.close(handle)
+    except OSError as error:
+        raise UserError(
+            f"cannot write here ({error.strerror})", where=target, remedy="choose a folder you may write to"
+        ) from error
+    temporary = Path(name)
+    try:
+        yield temporary
+        # mkstemp makes private files; what a user writes should be readable as any other file of theirs.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(target)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise UserError(
+            f"writing failed ({error.strerror})", where=target, remedy="free some disk space or choose another folder"
+        ) from error
+    finally:
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+def write_text(target: Path, text: str) -> None:
+    """Write a text file atomically.
+
+    Parameters
+    ----------
+    target
+        The file.
+    text
+        Its whole content, written as UTF-8.
+    """
+    with atomic_path(target) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def find_resource(name: str | Path) -> Path:
+    """Find a file by path, or one of the files that ship with the project.
+
+    Parameters
+    ----------
+    name
+        A path; relative ones are looked for in the working folder, then among the shipped ``configs/`` and
+        ``sweeps/`` (of the checkout, or installed inside the package).
+
+    Returns
+    -------
+    Path
+        An existing file.
+
+    Raises
+    ------
+    UserError
+        When there is none.
+    """
+    path = Path(name)
+    candidates = [path, _PACKAGE.parent / path, _PACKAGE / "share" / path]
+    for candidate in candidates[: 1 if path.is_absolute() else 3]:
+        if candidate.is_file():
+            return candidate
+    siblings = [str(p) for p in path.parent.glob(f"*{path.suffix}")] if path.parent.is_dir() else []
+    remedy = did_you_mean(str(path), siblings) if siblings else "check the path"
+    raise UserError("no such file", where=path, remedy=remedy)

@@ -1,0 +1,1 @@
+"""From records to one HTML page, Markdown, CSV and JSON."""

@@ -1,0 +1,1 @@
+"""Tuning the loss weights of each architecture under one budget."""

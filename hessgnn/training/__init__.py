@@ -1,0 +1,1 @@
+"""The loss, the trainer and its checkpoints."""
