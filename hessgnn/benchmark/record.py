@@ -15,7 +15,7 @@ from hessgnn.config import Settings, explain
 from hessgnn.errors import DataError
 from hessgnn.files import write_text
 
-FORMAT = 1
+FORMAT: Literal[1] = 1
 """Version of the record's layout."""
 
 Regime = Literal["mean", "E", "E-F", "E-F-H"]
@@ -95,10 +95,10 @@ class Record(Settings):
     cost: Cost
     weights: dict[str, float] = Field(description="energy (1), forces (Å²) and hessian (Å⁴) weights of the loss")
     metrics: dict[str, dict[str, Metric]] = Field(description="split -> metric name -> metric")
-    curve: list[CurvePoint] = []
-    predictions: dict[str, PredictionFile] = {}
-    config: dict[str, Any] = Field(default={}, description="the resolved training configuration")
-    versions: dict[str, str] = {}
+    curve: list[CurvePoint] = Field(default_factory=list)
+    predictions: dict[str, PredictionFile] = Field(default_factory=dict)
+    config: dict[str, Any] = Field(default_factory=dict, description="the resolved training configuration")
+    versions: dict[str, str] = Field(default_factory=dict)
     hardware: str = ""
 
     @model_validator(mode="after")
