@@ -1,0 +1,126 @@
+"""One labelled structure: what the readers make, the store keeps and the loader batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from numpy.typing import NDArray
+
+from hessgnn.errors import DataError
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Structure:
+    """Atoms with the labels known for them, in eV and Å. Arrays are converted and their shapes checked on creation.
+
+    =================== =========== =======  ======================================================================
+    field               shape       unit     meaning
+    =================== =========== =======  ======================================================================
+    numbers             (N,)                 atomic numbers
+    positions           (N, 3)      Å
+    cell                (3, 3)      Å        rows are lattice vectors; ``None`` for a molecule
+    pbc                 (3,)                 periodic directions; none by default
+    energy              scalar      eV       ``None`` where unknown, as for the two below
+    forces              (N, 3)      eV/Å     −∂E/∂R
+    hessian             (3N, 3N)    eV/Å²    +∂²E/∂R∂R, row index ``3 * atom + xyz``
+    hessian_asymmetry   scalar      eV/Å²    largest ``|H − Hᵀ|`` when the label was made, if known
+    name                                     unique within a file
+    group                                    molecule or reaction, not to be divided between splits; else the name
+    kind                                     how the geometry came about: ``minimum``, ``nms``, …
+    split                                    ``train``, ``validation``, ``test``, ``nms``, …
+    =================== =========== =======  ======================================================================
+
+    Raises
+    ------
+    DataError
+        When a shape is wrong.
+    """
+
+    numbers: NDArray[np.int64]
+    positions: Array
+    name: str
+    cell: Array | None = None
+    pbc: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(3, dtype=bool))
+    energy: float | None = None
+    forces: Array | None = None
+    hessian: Array | None = None
+    hessian_asymmetry: float | None = None
+    group: str = ""
+    kind: str = "unknown"
+    split: str = "train"
+
+    def __post_init__(self) -> None:
+        n_atoms = len(self.numbers)
+        self._set("numbers", self.numbers, np.int64, (n_atoms,))
+        self._set("positions", self.positions, np.float64, (n_atoms, 3))
+        self._set("pbc", self.pbc, np.bool_, (3,))
+        self._set("cell", self.cell, np.float64, (3, 3))
+        self._set("forces", self.forces, np.float64, (n_atoms, 3))
+        self._set("hessian", self.hessian, np.float64, (3 * n_atoms, 3 * n_atoms))
+        if not self.group:
+            object.__setattr__(self, "group", self.name)
+        if not n_atoms:
+            raise DataError("has no atoms", where=self.name)
+        if self.numbers.min() < 1 or self.numbers.max() > 118:
+            raise DataError("holds an atomic number outside 1…118", where=self.name)
+
+    def _set(self, key: str, value: object, dtype: type, shape: tuple[int, ...]) -> None:
+        if value is None:
+            return
+        array: NDArray = np.asarray(value, dtype=dtype)
+        if array.shape != shape:
+            raise DataError(f"{key} has shape {array.shape}, expected {shape}", where=self.name)
+        object.__setattr__(self, key, array)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def to_atoms(self) -> Atoms:
+        """Make an ASE object; energy and forces go into its calculator, the Hessian into ``info["hessian"]``.
+
+        Returns
+        -------
+        ase.Atoms
+            :meth:`from_atoms` reads it back.
+        """
+        atoms = Atoms(numbers=self.numbers, positions=self.positions, cell=self.cell, pbc=self.pbc)
+        atoms.info.update(name=self.name, group=self.group, kind=self.kind, split=self.split)
+        if self.hessian is not None:
+            atoms.info["hessian"] = self.hessian
+        if self.hessian_asymmetry is not None:
+            atoms.info["hessian_asymmetry"] = self.hessian_asymmetry
+        if self.energy is not None or self.forces is not None:
+            atoms.calc = SinglePointCalculator(atoms, energy=self.energy, forces=self.forces)
+        return atoms
+
+    @classmethod
+    def from_atoms(cls, atoms: Atoms, **fields: object) -> Structure:
+        """Make a structure from an ASE object, with the labels stored in it; nothing is computed.
+
+        Parameters
+        ----------
+        atoms
+            Energy and forces are taken from its calculator's results, the other fields from ``info``.
+        **fields
+            Fields that replace what ``atoms`` holds.
+
+        Returns
+        -------
+        Structure
+            The structure.
+        """
+        found: dict[str, object] = {key: atoms.info[key] for key in _FROM_INFO if key in atoms.info}
+        results = {} if atoms.calc is None else atoms.calc.results
+        found |= {key: results[key] for key in ("energy", "forces") if results.get(key) is not None}
+        found.setdefault("name", atoms.get_chemical_formula())
+        if atoms.cell.rank:
+            found["cell"] = atoms.cell.array
+        return cls(**{"numbers": atoms.numbers, "positions": atoms.positions, "pbc": atoms.pbc, **found, **fields})
+
+
+_FROM_INFO = ("name", "group", "kind", "split", "hessian", "hessian_asymmetry")
