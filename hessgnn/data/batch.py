@@ -1,0 +1,320 @@
+"""A batch of structures as one disconnected graph: the only thing a potential ever sees."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hessgnn.data.neighbors import neighbors
+from hessgnn.data.structure import Structure
+
+if TYPE_CHECKING:
+    from ase import Atoms
+    from torch_geometric.data import Batch as GeometricBatch
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Reference values of a batch. A structure without a label has zeros there and ``False`` in its mask.
+
+    Attributes
+    ----------
+    energy
+        ``(n_structures,)`` float64, eV.
+    forces
+        ``(n_atoms, 3)``, eV/Å.
+    hessian
+        ``(n_structures, D, D)``, eV/Å², with ``D = 3 max(N)``; rows and columns past 3N are zero. A batch without
+        any Hessian has ``D = 0``.
+    has_energy, has_forces, has_hessian
+        ``(n_structures,)`` bool.
+    """
+
+    energy: Tensor
+    forces: Tensor
+    hessian: Tensor
+    has_energy: Tensor
+    has_forces: Tensor
+    has_hessian: Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Structures joined into one graph without edges between them, after torch-geometric's convention.
+
+    Attributes
+    ----------
+    numbers
+        ``(n_atoms,)`` int64, atomic numbers.
+    positions
+        ``(n_atoms, 3)``, Å, in the floating type of the computation.
+    batch
+        ``(n_atoms,)`` int64: the structure that each atom belongs to, in ascending order.
+    n_atoms
+        ``(n_structures,)`` int64.
+    edge_index
+        ``(2, n_edges)`` int64: centre ``i`` and neighbour ``j``; both orders of each pair are present.
+    edge_shift
+        ``(n_edges, 3)``, Å: periodic shift of the neighbour.
+    labels
+        Reference values, or ``None``.
+    index
+        ``(n_structures,)`` int64: place of each structure in the data set it was drawn from (-1 if from none).
+    """
+
+    numbers: Tensor
+    positions: Tensor
+    batch: Tensor
+    n_atoms: Tensor
+    edge_index: Tensor
+    edge_shift: Tensor
+    labels: Labels | None = None
+    index: Tensor | None = None
+
+    @property
+    def n_structures(self) -> int:
+        """How many structures the batch holds."""
+        return self.n_atoms.shape[0]
+
+    @cached_property
+    def max_atoms(self) -> int:
+        """Number of atoms of the largest structure."""
+        return int(self.n_atoms.max())
+
+    @cached_property
+    def first_atom(self) -> Tensor:
+        """``(n_structures,)``: index of the first atom of each structure."""
+        return self.n_atoms.cumsum(0) - self.n_atoms
+
+    @cached_property
+    def slot(self) -> Tensor:
+        """``(n_atoms,)``: place of each atom inside its own structure."""
+        return torch.arange(len(self.numbers), device=self.numbers.device) - self.first_atom[self.batch]
+
+    def edge_vectors(self) -> Tensor:
+        """Vectors from centres to neighbours, ``(n_edges, 3)``, Å, differentiable in the positions."""
+        i, j = self.edge_index
+        return self.positions.index_select(0, j) - self.positions.index_select(0, i) + self.edge_shift
+
+    def pad(self, per_atom: Tensor) -> Tensor:
+        """Arrange a per-atom vector field as one row per structure.
+
+        Parameters
+        ----------
+        per_atom
+            ``(..., n_atoms, 3)``.
+
+        Returns
+        -------
+        Tensor
+            ``(..., n_structures, 3 max(N))`` with zeros behind each structure's own ``3N`` entries.
+        """
+        padded = per_atom.new_zeros(*per_atom.shape[:-2], self.n_structures * self.max_atoms, 3)
+        padded = padded.index_copy(-2, self.batch * self.max_atoms + self.slot, per_atom)
+        return padded.view(*per_atom.shape[:-2], self.n_structures, 3 * self.max_atoms)
+
+    def unpad(self, per_structure: Tensor) -> Tensor:
+        """Undo :meth:`pad`.
+
+        Parameters
+        ----------
+        per_structure
+            ``(..., n_structures, 3 max(N))``.
+
+        Returns
+        -------
+        Tensor
+            ``(..., n_atoms, 3)``.
+        """
+        flat = per_structure.reshape(*per_structure.shape[:-2], self.n_structures * self.max_atoms, 3)
+        return flat.index_select(-2, self.batch * self.max_atoms + self.slot)
+
+    def sum_per_structure(self, per_atom: Tensor) -> Tensor:
+        """Sum over the atoms of each structure.
+
+        Parameters
+        ----------
+        per_atom
+            ``(n_atoms, ...)``.
+
+        Returns
+        -------
+        Tensor
+            ``(n_structures, ...)``.
+        """
+        return per_atom.new_zeros(self.n_structures, *per_atom.shape[1:]).index_add(0, self.batch, per_atom)
+
+    def replace(self, **changes: Any) -> Batch:
+        """Make a copy with some fields exchanged."""
+        return dataclasses.replace(self, **changes)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Move every tensor to a device."""
+        moved = {name: getattr(self, name).to(device) for name in _TENSORS}
+        labels = self.labels
+        if labels is not None:
+            labels = Labels(**{name: getattr(labels, name).to(device) for name in _LABELS})
+        index = None if self.index is None else self.index.to(device)
+        return Batch(**moved, labels=labels, index=index)
+
+    def select(self, structures: Tensor) -> Batch:
+        """Keep some structures, in their own order.
+
+        Parameters
+        ----------
+        structures
+            ``(n_structures,)`` bool.
+
+        Returns
+        -------
+        Batch
+            The sub-batch, labels included.
+        """
+        atoms = structures[self.batch]
+        edges = atoms[self.edge_index[0]]
+        new_structure = structures.cumsum(0) - 1
+        new_atom = atoms.cumsum(0) - 1
+        labels = self.labels
+        if labels is not None:
+            n = 3 * int(self.n_atoms[structures].max()) if labels.hessian.shape[-1] and bool(structures.any()) else 0
+            labels = Labels(
+                energy=labels.energy[structures],
+                forces=labels.forces[atoms],
+                hessian=labels.hessian[structures][:, :n, :n],
+                has_energy=labels.has_energy[structures],
+                has_forces=labels.has_forces[structures],
+                has_hessian=labels.has_hessian[structures],
+            )
+        return Batch(
+            numbers=self.numbers[atoms],
+            positions=self.positions[atoms],
+            batch=new_structure[self.batch[atoms]],
+            n_atoms=self.n_atoms[structures],
+            edge_index=new_atom[self.edge_index[:, edges]],
+            edge_shift=self.edge_shift[edges],
+            labels=labels,
+            index=None if self.index is None else self.index[structures],
+        )
+
+    @classmethod
+    def from_structures(
+        cls,
+        structures: Sequence[Structure],
+        cutoff: float,
+        dtype: torch.dtype = torch.float64,
+        edges: Sequence[tuple[np.ndarray, np.ndarray]] | None = None,
+        index: Sequence[int] | None = None,
+    ) -> Batch:
+        """Join structures and their labels.
+
+        Parameters
+        ----------
+        structures
+            At least one.
+        cutoff
+            Å, of the neighbour list.
+        dtype
+            Floating type of positions, forces and Hessians (energies stay float64).
+        edges
+            What :func:`~hessgnn.data.neighbors.neighbors` gave for each structure, where it is known already.
+        index
+            Place of each structure in its data set.
+
+        Returns
+        -------
+        Batch
+            On the CPU.
+        """
+        if edges is None:
+            edges = [neighbors(s.positions, cutoff, s.cell, s.pbc) for s in structures]
+        sizes = [len(s.numbers) for s in structures]
+        starts = np.cumsum([0, *sizes[:-1]])
+        n_atoms = torch.tensor(sizes)
+        return cls(
+            numbers=torch.from_numpy(np.concatenate([s.numbers for s in structures]).astype(np.int64)),
+            positions=torch.from_numpy(np.concatenate([s.positions for s in structures])).to(dtype),
+            batch=torch.repeat_interleave(n_atoms),
+            n_atoms=n_atoms,
+            edge_index=torch.from_numpy(
+                np.concatenate([e + start for (e, _), start in zip(edges, starts, strict=True)], axis=1)
+            ),
+            edge_shift=torch.from_numpy(np.concatenate([shift for _, shift in edges])).to(dtype),
+            labels=_join_labels(structures, sizes, dtype),
+            index=torch.tensor(list(index) if index is not None else [-1] * len(sizes)),
+        )
+
+    @classmethod
+    def from_atoms(
+        cls, atoms: Sequence[Atoms], cutoff: float, dtype: torch.dtype = torch.float64, device: str = "cpu"
+    ) -> Batch:
+        """Join ASE structures, without labels.
+
+        Parameters
+        ----------
+        atoms
+            At least one :class:`ase.Atoms`.
+        cutoff
+            Å, of the neighbour list.
+        dtype
+            Floating type of the positions.
+        device
+            Where the tensors are put.
+
+        Returns
+        -------
+        Batch
+            Without labels.
+        """
+        structures = [Structure.from_atoms(one) for one in atoms]
+        return cls.from_structures(structures, cutoff, dtype).replace(labels=None).to(device)
+
+    def to_geometric(self) -> GeometricBatch:
+        """View the batch as a :class:`torch_geometric.data.Batch`, for that library's models and transforms.
+
+        Returns
+        -------
+        torch_geometric.data.Batch
+            With ``z``, ``pos``, ``batch``, ``ptr``, ``edge_index`` (source = neighbour, target = centre, as
+            message passing there expects) and ``edge_shift``.
+        """
+        from torch_geometric.data import Batch as GeometricBatch
+
+        return GeometricBatch(
+            z=self.numbers,
+            pos=self.positions,
+            batch=self.batch,
+            ptr=torch.cat([self.first_atom, self.n_atoms.sum().view(1)]),
+            edge_index=self.edge_index.flip(0),
+            edge_shift=self.edge_shift,
+        )
+
+
+_TENSORS = ("numbers", "positions", "batch", "n_atoms", "edge_index", "edge_shift")
+_LABELS = tuple(field.name for field in dataclasses.fields(Labels))
+
+
+def _join_labels(structures: Sequence[Structure], sizes: Sequence[int], dtype: torch.dtype) -> Labels:
+    """Put the labels of ragged structures into padded tensors."""
+    has_hessian = [s.hessian is not None for s in structures]
+    width = 3 * max(sizes) if any(has_hessian) else 0
+    hessian = np.zeros((len(structures), width, width))
+    forces = [np.zeros((size, 3)) if s.forces is None else s.forces for s, size in zip(structures, sizes, strict=True)]
+    for row, structure in zip(hessian, structures, strict=True):
+        if structure.hessian is not None:
+            n = len(structure.hessian)
+            row[:n, :n] = structure.hessian
+    return Labels(
+        energy=torch.tensor([0.0 if s.energy is None else s.energy for s in structures], dtype=torch.float64),
+        forces=torch.from_numpy(np.concatenate(forces)).to(dtype),
+        hessian=torch.from_numpy(hessian).to(dtype),
+        has_energy=torch.tensor([s.energy is not None for s in structures]),
+        has_forces=torch.tensor([s.forces is not None for s in structures]),
+        has_hessian=torch.tensor(has_hessian),
+    )

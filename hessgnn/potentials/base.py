@@ -1,0 +1,195 @@
+"""The one interface: an architecture writes ``atomic_energies``, the base class derives everything else."""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import torch
+from ase.data import chemical_symbols
+from pydantic import Field, PositiveFloat, field_validator
+from torch import Tensor, nn
+
+from hessgnn.config import Settings
+from hessgnn.data.batch import Batch
+from hessgnn.errors import ConfigError, DataError
+from hessgnn.potentials.prediction import Prediction
+
+
+class PotentialConfig(Settings):
+    """What every architecture can be asked for. Subclasses add their own hyper-parameters."""
+
+    elements: tuple[int, ...] = Field(default=(1, 6, 7, 8), description="atomic numbers that the potential knows")
+    cutoff: PositiveFloat = Field(default=5.0, description="Å")
+
+    @field_validator("elements")
+    @classmethod
+    def _sorted_and_known(cls, elements: tuple[int, ...]) -> tuple[int, ...]:
+        if not elements or any(not 0 < z < len(chemical_symbols) for z in elements):
+            raise ValueError("elements must be a list of atomic numbers such as [1, 6, 7, 8]")
+        return tuple(sorted(set(elements)))
+
+
+class Potential(nn.Module, ABC):
+    """A machine-learning interatomic potential whose Hessian can be trained on.
+
+    An architecture declares a ``Config`` and writes :meth:`atomic_energies`. It knows nothing of losses, rows or
+    data. From it follow, with ``E = Σ_i (scale · ε_i + reference[Z_i])``:
+
+    =====================  =======================================  ==================  ==========
+    derived property       call                                     shape               unit
+    =====================  =======================================  ==================  ==========
+    energy                 ``energy(batch)``                        (n_structures,)     eV
+    forces                 ``forces(batch)``                        (n_atoms, 3)        eV/Å
+    Hessian products       ``hvp(batch, vectors)``                  (K, n_atoms, 3)     eV/Å²·[v]
+    Hessians               ``hessian(batch)``                       list of (3N, 3N)    eV/Å²
+    all in one graph       ``self(batch, forces=…, vectors=…)``     Prediction          as above
+    =====================  =======================================  ==================  ==========
+
+    ``H = +∂²E/∂R∂R`` with row index ``3·atom + xyz``. Energies are float64 whatever the training dtype, because
+    the reference energies of a molecule swallow the digits of float32.
+
+    Parameters
+    ----------
+    config
+        An instance of the class's own ``Config``.
+    """
+
+    Config: ClassVar[type[PotentialConfig]] = PotentialConfig
+    not_c2: str | None = None
+    """Why the Hessian of this potential jumps, in words; ``None`` when it is continuous."""
+
+    reference_energies: Tensor
+    scale: Tensor
+    element_index: Tensor
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if not (isinstance(cls.Config, type) and issubclass(cls.Config, PotentialConfig)):
+            raise TypeError(f"{cls.__name__}.Config must be a subclass of hessgnn.PotentialConfig")
+        if not inspect.isabstract(cls):
+            cls.Config()  # a default that its own checks refuse is found here, not in the middle of a sweep
+
+    def __init__(self, config: PotentialConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.cutoff = float(config.cutoff)
+        element_index = torch.full((len(chemical_symbols),), -1)
+        element_index[list(config.elements)] = torch.arange(len(config.elements))
+        self.register_buffer("element_index", element_index, persistent=False)
+        self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("reference_energies", torch.zeros(len(config.elements), dtype=torch.float64))
+
+    @abstractmethod
+    def atomic_energies(self, batch: Batch) -> Tensor:
+        """Dimensionless energy of each atom, ``(n_atoms,)``: all that an architecture writes."""
+
+    @property
+    def elements(self) -> tuple[int, ...]:
+        """Atomic numbers that the potential knows."""
+        return self.config.elements
+
+    def species(self, batch: Batch) -> Tensor:
+        """Index of each atom's element among ``self.elements``, ``(n_atoms,)``.
+
+        Raises
+        ------
+        DataError
+            When an atom's element is not among them.
+        """
+        species = self.element_index[batch.numbers]
+        if bool((species < 0).any()):  # an index of -1 would silently mean the last element
+            unknown = sorted(set(batch.numbers[species < 0].tolist()))
+            raise DataError(
+                f"the potential knows {_symbols(self.elements)} only, the batch holds {_symbols(unknown)}",
+                remedy="train it with these elements, or leave the structures out",
+            )
+        return species
+
+    def forward(
+        self,
+        batch: Batch,
+        *,
+        forces: bool = True,
+        vectors: Tensor | None = None,
+        create_graph: bool = False,
+    ) -> Prediction:
+        """Energy, and in the same graph forces and products with the Hessian.
+
+        Parameters
+        ----------
+        batch
+            The structures.
+        forces
+            Whether forces are wanted.
+        vectors
+            ``(K, n_atoms, 3)``: the Hessian is multiplied with each; one product serves every structure.
+        create_graph
+            Keep the graph, so that a loss of forces and products can be differentiated in the parameters.
+
+        Returns
+        -------
+        Prediction
+            Energy, forces and products.
+        """
+        from hessgnn.curvature.products import predict
+
+        return predict(self, batch, forces=forces, vectors=vectors, create_graph=create_graph)
+
+    def energy(self, batch: Batch) -> Tensor:
+        """Energies without a graph, ``(n_structures,)`` float64, eV."""
+        return self(batch, forces=False).energy
+
+    def forces(self, batch: Batch) -> Tensor:
+        """Forces without a graph, ``(n_atoms, 3)``, eV/Å."""
+        return self(batch).forces
+
+    def hvp(self, batch: Batch, vectors: Tensor, create_graph: bool = False) -> Tensor:
+        """Products with the Hessian, ``(K, n_atoms, 3)`` for vectors of that shape."""
+        return self(batch, vectors=vectors, create_graph=create_graph).products
+
+    def hessian(self, batch: Batch) -> list[Tensor]:
+        """Full Hessians without a graph, one ``(3N, 3N)`` for each structure, eV/Å²."""
+        from hessgnn.curvature.hessian import hessians
+
+        return hessians(self, batch)
+
+    def total_energy(self, batch: Batch) -> Tensor:
+        """Energies with their graph, ``(n_structures,)`` float64, eV: what every derivative is taken of."""
+        species = self.species(batch)
+        learned = batch.sum_per_structure(self.atomic_energies(batch))
+        reference = batch.sum_per_structure(self.reference_energies[species])
+        return learned.double() * self.scale.double() + reference
+
+    def set_scaling(self, reference_energies: Mapping[int, float], scale: float) -> None:
+        """Fix the energy of each free element and the energy that one dimensionless unit stands for.
+
+        Parameters
+        ----------
+        reference_energies
+            eV for each atomic number of ``self.elements``.
+        scale
+            eV; the root mean square force of the training split is a good choice.
+        """
+        missing = [z for z in self.elements if z not in reference_energies]
+        if missing:
+            raise ConfigError(f"no reference energy for {_symbols(missing)}", remedy="give one for each element")
+        self.reference_energies.copy_(torch.tensor([reference_energies[z] for z in self.elements]))
+        self.scale.fill_(scale)
+
+    def n_parameters(self) -> int:
+        """How many numbers are trained."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Potential:
+        """Move and convert as any module, but keep the reference energies in float64."""
+        reference = self.reference_energies
+        super()._apply(fn, recurse)
+        self.reference_energies = reference.to(self.reference_energies.device)
+        return self
+
+
+def _symbols(numbers: Any) -> str:
+    return ", ".join(chemical_symbols[z] for z in numbers)

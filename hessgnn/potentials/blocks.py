@@ -1,0 +1,115 @@
+"""Parts that architectures share: smooth cutoffs, radial bases, activations.
+
+Training on Hessians differentiates an energy three times (twice in positions, once in parameters). Whatever is not
+twice continuously differentiable in the positions makes the Hessian jump, so only smooth parts are offered here;
+the others are named so that a potential can own up to them.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+SMOOTH_ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "silu": nn.SiLU,
+    "gelu": nn.GELU,
+    "softplus": nn.Softplus,
+    "tanh": nn.Tanh,
+}
+"""Activations that are infinitely often differentiable."""
+
+
+def activation(name: str) -> nn.Module:
+    """Build a smooth activation.
+
+    Parameters
+    ----------
+    name
+        A key of :data:`SMOOTH_ACTIVATIONS`.
+
+    Returns
+    -------
+    nn.Module
+        The activation.
+    """
+    return SMOOTH_ACTIVATIONS[name]()
+
+
+def mlp(*sizes: int, act: str, bias: bool = True) -> nn.Sequential:
+    """Build a multilayer perceptron without activation behind its last layer.
+
+    Parameters
+    ----------
+    *sizes
+        Width of the input, of each hidden layer, and of the output.
+    act
+        Name of the activation.
+    bias
+        Whether the layers have biases.
+
+    Returns
+    -------
+    nn.Sequential
+        The layers.
+    """
+    layers: list[nn.Module] = []
+    for i, (n_in, n_out) in enumerate(pairwise(sizes)):
+        if i:
+            layers.append(activation(act))
+        layers.append(nn.Linear(n_in, n_out, bias=bias))
+    return nn.Sequential(*layers)
+
+
+class PolynomialCutoff(nn.Module):
+    """Polynomial envelope: 1 at r = 0, zero with ``p - 1``... three derivatives at the cutoff.
+
+    Gasteiger, Groß, Günnemann, "Directional Message Passing for Molecular Graphs" (ICLR 2020), eq. 8:
+    ``1 - (p+1)(p+2)/2 x^p + p(p+2) x^(p+1) - p(p+1)/2 x^(p+2)``. Value, first and second derivative vanish at
+    ``x = r/cutoff = 1``, so an energy that is multiplied by it is C².
+
+    Parameters
+    ----------
+    cutoff
+        Å.
+    p
+        Degree, at least 6.
+    """
+
+    def __init__(self, cutoff: float, p: int = 6) -> None:
+        super().__init__()
+        self.cutoff, self.p = cutoff, p
+
+    def forward(self, distances: Tensor) -> Tensor:
+        """Envelope of each distance, same shape; zero beyond the cutoff."""
+        p = self.p
+        x = distances / self.cutoff
+        power = x.pow(p)
+        value = 1 - power * ((p + 1) * (p + 2) / 2 - x * (p * (p + 2) - x * (p * (p + 1) / 2)))
+        return value * (x < 1)
+
+
+class BesselBasis(nn.Module):
+    """Radial Bessel functions ``sqrt(2/c) sin(nπr/c)/r``, n = 1…N (Gasteiger et al. 2020, eq. 7), fixed.
+
+    Parameters
+    ----------
+    cutoff
+        Å.
+    n_basis
+        Number of functions.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, cutoff: float, n_basis: int) -> None:
+        super().__init__()
+        self.cutoff = cutoff
+        self.register_buffer("frequencies", torch.arange(1, n_basis + 1) * math.pi / cutoff, persistent=False)
+
+    def forward(self, distances: Tensor) -> Tensor:
+        """Values ``(n_edges, n_basis)`` for distances ``(n_edges,)``, which must not be zero."""
+        r = distances.unsqueeze(-1)
+        return math.sqrt(2 / self.cutoff) * torch.sin(self.frequencies * r) / r
