@@ -97,7 +97,7 @@ def vibrations(
     *,
     masses: Literal["average", "isotopic"] = "average",
 ) -> Vibrations:
-    """Normal modes of an isolated molecule.
+    """Compute the normal modes of an isolated molecule.
 
     Parameters
     ----------
