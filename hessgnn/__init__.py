@@ -1,1 +1,55 @@
-"""What do Hessian labels buy, for which interatomic potential, at what cost."""
+"""What do Hessian labels buy, for which machine-learning interatomic potential, at what cost.
+
+The names below are all that a user must know; each is imported when it is first used, so that ``import hessgnn`` and
+the command line start quickly.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hessgnn.benchmark.evaluate import evaluate
+    from hessgnn.data.batch import Batch
+    from hessgnn.errors import UserError
+    from hessgnn.potentials.base import Potential, PotentialConfig
+    from hessgnn.potentials.prediction import Prediction
+    from hessgnn.potentials.registry import create, register
+    from hessgnn.training.config import RunConfig
+    from hessgnn.training.run import load
+    from hessgnn.training.trainer import train
+
+__all__ = [
+    "Batch",
+    "Potential",
+    "PotentialConfig",
+    "Prediction",
+    "RunConfig",
+    "UserError",
+    "create",
+    "evaluate",
+    "load",
+    "register",
+    "train",
+]
+
+_HOME = {
+    "Batch": "hessgnn.data.batch",
+    "Potential": "hessgnn.potentials.base",
+    "PotentialConfig": "hessgnn.potentials.base",
+    "Prediction": "hessgnn.potentials.prediction",
+    "RunConfig": "hessgnn.training.config",
+    "UserError": "hessgnn.errors",
+    "create": "hessgnn.potentials.registry",
+    "evaluate": "hessgnn.benchmark.evaluate",
+    "load": "hessgnn.training.run",
+    "register": "hessgnn.potentials.registry",
+    "train": "hessgnn.training.trainer",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'hessgnn' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)

@@ -18,7 +18,7 @@ from hessgnn.files import write_text
 FORMAT: Literal[1] = 1
 """Version of the record's layout."""
 
-Regime = Literal["mean", "E", "E-F", "E-F-H"]
+Regime = Literal["mean", "E", "E-F", "E-H", "E-F-H"]
 """What a potential was trained on; ``mean`` is the predictor that knows the composition only."""
 
 METRICS: dict[str, tuple[str, str]] = {

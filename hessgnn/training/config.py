@@ -1,0 +1,160 @@
+"""Settings of a training run."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from hessgnn.config import Settings, parse
+from hessgnn.curvature.probes import ProbeKind
+from hessgnn.errors import ConfigError
+from hessgnn.potentials.base import Potential, PotentialConfig
+from hessgnn.potentials.registry import resolve
+
+
+class DataConfig(Settings):
+    """Where the labels come from."""
+
+    path: str = Field(default="rtp-mini", description="an HDF5 store, or the name of a bundled one")
+    train: str = Field(default="train", description="split to train on")
+    validation: str = Field(default="validation", description="split that the best checkpoint is chosen by")
+    reference_energies: dict[int, float] | None = Field(
+        default=None, description="eV for each atomic number; fitted to the training split by least squares if absent"
+    )
+
+
+class ProbeConfig(Settings):
+    """What the Hessian is compared on in a training step."""
+
+    kind: ProbeKind = "rademacher"
+    number: PositiveInt = Field(default=1, description="rows, atoms or random vectors for each structure and step")
+    fraction: PositiveFloat = Field(default=1.0, le=1.0, description="share of the batch that is probed in a step")
+
+
+class WeightRamp(Settings):
+    """Linear growth of the force and Hessian weights from 0 to their full value."""
+
+    start: NonNegativeInt = Field(default=0, description="last step with weight 0")
+    stop: PositiveInt = Field(description="first step with the full weight")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> WeightRamp:
+        if self.start >= self.stop:
+            raise ValueError("start must come before stop")
+        return self
+
+
+class LossConfig(Settings):
+    """Weights and forms of the loss terms. The energy's weight is 1: the others are relative to it."""
+
+    forces: NonNegativeFloat = Field(default=0.30, description="Å²")
+    hessian: NonNegativeFloat = Field(default=0.09, description="Å⁴")
+    energy_form: Literal["per_atom", "per_sqrt_atom"] = Field(
+        default="per_atom", description="mean of (ΔE/N)², or of ΔE²/√N as in arXiv 2503.07839"
+    )
+    hessian_function: Literal["squared", "l1", "huber"] = "squared"
+    huber_delta: PositiveFloat = Field(default=1.0, description="eV/Å²: where Huber turns from squared to linear")
+    probes: ProbeConfig = ProbeConfig()
+    ramp: WeightRamp | None = Field(default=None, description="constant weights if absent")
+
+    @model_validator(mode="after")
+    def _probes_suit_the_function(self) -> LossConfig:
+        if self.hessian_function != "squared" and self.probes.kind in ("rademacher", "gaussian"):
+            raise ValueError(
+                f"hessian_function {self.hessian_function!r} needs whole rows: random probes mix the entries of a row. "
+                "Use probes.kind rows, atoms or full"
+            )
+        return self
+
+    @property
+    def regime(self) -> Literal["E", "E-F", "E-H", "E-F-H"]:
+        """Which labels the loss sees."""
+        if self.hessian:
+            return "E-F-H" if self.forces else "E-H"
+        return "E-F" if self.forces else "E"
+
+
+class ScheduleConfig(Settings):
+    """Learning rate over the run."""
+
+    lr: PositiveFloat = 2e-3
+    warmup: NonNegativeInt = Field(default=50, description="steps of linear growth from 0")
+    kind: Literal["cosine", "plateau", "constant"] = "cosine"
+    final: PositiveFloat = Field(default=0.02, le=1.0, description="lowest rate, as a share of lr")
+    factor: PositiveFloat = Field(default=0.5, lt=1.0, description="plateau: what the rate is multiplied by")
+    patience: PositiveInt = Field(default=5, description="plateau: validations without improvement before that")
+
+
+class ValidationConfig(Settings):
+    """How the best checkpoint is chosen. Never by the loss: its weights are being tuned."""
+
+    every: PositiveInt = Field(default=100, description="steps between validations, each followed by a checkpoint")
+    patience: PositiveInt | None = Field(default=None, description="stop after so many without improvement")
+    hessian: Literal["full", "probes"] = Field(default="full", description="probes: fixed Rademacher vectors")
+    n_probes: PositiveInt = Field(default=8, description="for each structure, if probes are used")
+    batch_size: PositiveInt = 64
+    weights: dict[Literal["energy", "forces", "hessian"], NonNegativeFloat] = Field(
+        default={"energy": 1.0, "forces": 1.0, "hessian": 1.0},
+        description="exponents of the errors in the score, a weighted geometric mean",
+    )
+
+    @model_validator(mode="after")
+    def _some_weight(self) -> ValidationConfig:
+        if not sum(self.weights.values()) > 0:
+            raise ValueError("at least one of the weights must be positive")
+        return self
+
+
+class TrainingConfig(Settings):
+    """The optimisation."""
+
+    steps: PositiveInt = 2000
+    batch_size: PositiveInt = 16
+    schedule: ScheduleConfig = ScheduleConfig()
+    weight_decay: NonNegativeFloat = 1e-6
+    clip: PositiveFloat | None = Field(default=10.0, description="largest norm of the gradient")
+    ema: float | None = Field(default=0.99, ge=0, lt=1, description="decay of the averaged weights, which are judged")
+    dtype: Literal["float32", "float64"] = "float32"
+    device: str = Field(default="auto", description="auto takes CUDA where there is one")
+    threads: PositiveInt | None = Field(default=None, description="CPU threads; torch's choice if absent")
+    seed: NonNegativeInt = 0
+
+
+class RunConfig(Settings):
+    """Everything that decides what a run computes: its resolved form is kept in the run folder."""
+
+    name: str = Field(default="", description="what the leaderboard calls it; architecture and regime if empty")
+    potential: dict[str, Any] = Field(description="name, and settings of that architecture")
+    data: DataConfig = DataConfig()
+    loss: LossConfig = LossConfig()
+    training: TrainingConfig = TrainingConfig()
+    validation: ValidationConfig = ValidationConfig()
+
+    @model_validator(mode="after")
+    def _potential_is_known(self) -> RunConfig:
+        self.potential_config()
+        return self
+
+    @property
+    def entry(self) -> str:
+        """What the leaderboard joins the seeds of this configuration under."""
+        return self.name or f"{self.potential['name']} {self.loss.regime}"
+
+    def potential_class(self) -> type[Potential]:
+        """The architecture's class."""
+        if not isinstance(self.potential.get("name"), str):
+            raise ConfigError("no name is given", where="key 'potential'", remedy="write for example `name: schnet`")
+        return resolve(self.potential["name"])
+
+    def potential_config(self) -> PotentialConfig:
+        """The architecture's settings, checked."""
+        settings = {key: value for key, value in self.potential.items() if key != "name"}
+        return parse(self.potential_class().Config, settings, where=f"potential {self.potential['name']!r}")
+
+    def with_resolved_potential(self, elements: list[int]) -> RunConfig:
+        """Fill in the architecture's defaults, and the elements of the data where none are given."""
+        settings = {"elements": elements, **self.potential}
+        name = settings.pop("name")
+        config = parse(self.potential_class().Config, settings, where=f"potential {name!r}")
+        return self.model_copy(update={"potential": {"name": name, **config.model_dump(mode="json")}})

@@ -1,0 +1,393 @@
+"""The trainer: one loop for every architecture, loss and device."""
+
+from __future__ import annotations
+
+import math
+import re
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
+
+from hessgnn.data.batch import Batch
+from hessgnn.data.checks import require_sound
+from hessgnn.data.loader import Loader
+from hessgnn.data.store import Store
+from hessgnn.errors import ConfigError, TrainingError
+from hessgnn.potentials.base import Potential
+from hessgnn.training.config import RunConfig
+from hessgnn.training.loss import Loss, LossValue, Weights
+from hessgnn.training.run import Point, Run, build, load_checkpoint, load_weights, save_checkpoint
+from hessgnn.training.scaling import energy_scale, fit_reference_energies
+from hessgnn.training.schedule import Schedule
+from hessgnn.training.validation import Errors, validate
+
+Observer = Callable[[int, Point | None], None]
+"""Called with the number of steps done, after each step; with the validation where there was one."""
+
+
+@dataclass
+class Progress:
+    """What a run has done so far, on what: counters, costs and the curve."""
+
+    device: str = ""
+    threads: int = 0
+    step: int = 0
+    device_seconds: float = 0.0
+    products: int = 0
+    best_score: float = math.inf
+    best_step: int = 0
+    waited: int = 0
+    seconds_per_step: list[float] = field(default_factory=list)
+    curve: list[Point] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Result:
+    """Outcome of a run.
+
+    Attributes
+    ----------
+    run
+        The run folder.
+    score
+        Best validation score.
+    errors
+        Validation errors of the best checkpoint.
+    progress
+        Counters and costs.
+    """
+
+    run: Run
+    score: float
+    errors: Errors
+    progress: Progress
+
+
+def train(config: RunConfig, folder: str | Path, *, resume: bool = False, observer: Observer | None = None) -> Result:
+    """Train one potential.
+
+    Parameters
+    ----------
+    config
+        What to do.
+    folder
+        The run folder.
+    resume
+        Go on from the folder's last checkpoint if there is one. Without it a folder that holds a run is refused.
+    observer
+        Told of every step.
+
+    Returns
+    -------
+    Result
+        The best score and where the potential is.
+
+    Raises
+    ------
+    TrainingError
+        When the run cannot start, or its loss is no longer finite. The last good checkpoint stays.
+    """
+    folder = default_folder(config) if folder is None else Path(folder)
+    trainer = Trainer(config, Run(folder), resume=resume)
+    try:
+        return trainer.fit(observer)
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise _out_of_memory(folder) from error
+    except RuntimeError as error:
+        if "can't allocate memory" in str(error):
+            raise _out_of_memory(folder) from error
+        raise
+
+
+def default_folder(config: RunConfig) -> Path:
+    """Where a run goes when no folder is named: ``runs/<entry>-seed<seed>``."""
+    entry = re.sub(r"[^\w.-]+", "-", config.entry).strip("-")
+    return Path("runs") / f"{entry}-seed{config.training.seed}"
+
+
+class Trainer:
+    """Everything that a run needs, made ready: data, potential, loss, optimiser, and where it left off.
+
+    Parameters
+    ----------
+    config
+        What to do.
+    run
+        The run folder.
+    resume
+        Whether to go on from its last checkpoint.
+    """
+
+    def __init__(self, config: RunConfig, run: Run, *, resume: bool = False) -> None:
+        if run.config_path.exists() and not resume:
+            raise TrainingError("holds a run already", where=run.folder, remedy="resume it, or name another folder")
+        self.run = run
+        self.device = prepare_device(config)
+        store = Store.open(config.data.path)
+        train, validation = store.indices(config.data.train), store.indices(config.data.validation)
+        self.config = config = config.with_resolved_potential(store.elements())
+        _require_labels(config, store, train)
+        require_sound(store, train)
+
+        torch.manual_seed(config.training.seed)
+        potential = build(config)
+        dtype, size = getattr(torch, config.training.dtype), config.training.batch_size
+        cutoff = potential.cutoff
+        self.loader = Loader(store, train, cutoff, size, dtype, self.device, seed=config.training.seed)
+        held_out = Loader(store, validation, cutoff, config.validation.batch_size, dtype, self.device)
+        self.validation = list(held_out)
+        structures = self.loader.structures
+        reference = config.data.reference_energies or fit_reference_energies(structures, potential.elements)
+        potential.set_scaling(reference, energy_scale(structures, reference))
+
+        self.names = store.names
+        self.potential = potential.to(self.device)
+        self.averaged = _averaged(self.potential, config.training.ema)
+        self.loss = Loss(config.loss)
+        # Biases and scales are not decayed: pulling them to zero is no regularisation.
+        decayed = [p for p in self.potential.parameters() if p.ndim > 1]
+        others = [p for p in self.potential.parameters() if p.ndim <= 1]
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": decayed, "weight_decay": config.training.weight_decay},
+                {"params": others, "weight_decay": 0.0},
+            ],
+            lr=config.training.schedule.lr,
+        )
+        self.schedule = Schedule(config.training.schedule, config.training.steps)
+        self.progress = Progress(device=self.device.type, threads=torch.get_num_threads())
+        if resume and run.last.exists():
+            self._restore()
+        else:
+            run.begin(config)
+
+    def fit(self, observer: Observer | None = None) -> Result:
+        """Run the loop from where it stands to its end.
+
+        Parameters
+        ----------
+        observer
+            Told of every step.
+
+        Returns
+        -------
+        Result
+            The best score and where the potential is.
+        """
+        settings, validation, progress = self.config.training, self.config.validation, self.progress
+        since_validation: list[LossValue] = []
+        started = time.perf_counter()
+        while progress.step < settings.steps and not self._waited_enough():
+            since_validation.append(self._step(progress.step))
+            progress.step += 1
+            point = None
+            if progress.step % validation.every == 0 or progress.step == settings.steps:
+                self._account(time.perf_counter() - started, len(since_validation))
+                point = self._validate(since_validation)
+                since_validation = []
+                self._save()
+                started = time.perf_counter()
+            if observer is not None:
+                observer(progress.step, point)
+        best = next(point for point in progress.curve if point.step == progress.best_step)
+        return Result(self.run, progress.best_score, _errors_of(best), progress)
+
+    def _step(self, step: int) -> LossValue:
+        """One step of the optimiser."""
+        settings = self.config.training
+        # Probes follow from seed and step alone, so a resumed run draws the same ones.
+        generator = torch.Generator().manual_seed(_mix(settings.seed, step))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.schedule.lr(step)
+        batch = self.loader.batch(step)
+        self.optimizer.zero_grad(set_to_none=True)
+        value = self.loss(self.potential, batch, Weights.at(step, self.config.loss), generator)
+        if not math.isfinite(float(value.total.detach())):
+            raise self._not_finite(value, step)
+        value.total.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.potential.parameters(), settings.clip or math.inf)
+        if not math.isfinite(float(norm)):
+            raise self._not_finite(value, step, batch)
+        self.optimizer.step()
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.potential)
+        self.progress.products += value.n_products
+        return value
+
+    def _validate(self, losses: list[LossValue]) -> Point:
+        """Judge the averaged weights, and keep them if they are the best."""
+        progress, judged = self.progress, self.judged
+        errors = validate(judged, self.validation, self.config.validation)
+        score = errors.score({str(name): weight for name, weight in self.config.validation.weights.items()})
+        point = Point(
+            step=progress.step,
+            epoch=progress.step / len(self.loader),
+            lr=self.schedule.lr(progress.step - 1),
+            device_seconds=progress.device_seconds,
+            products=progress.products,
+            score=score,
+            loss=_mean(float(value.total.detach()) for value in losses),
+            **{
+                f"loss_{name}": _mean(value.terms[name] for value in losses if name in value.terms)
+                for name in ("energy", "forces", "hessian")
+            },
+            **{f"{name}_rmse": error for name, error in asdict(errors).items()},
+        )
+        progress.curve.append(point)
+        self.schedule.observe(score)
+        progress.waited += 1
+        if score < progress.best_score or not self.run.best.exists():
+            progress.best_score, progress.best_step, progress.waited = score, progress.step, 0
+            save_checkpoint(self.run.best, {"potential": judged.state_dict(), "step": progress.step})
+        return point
+
+    @property
+    def judged(self) -> Potential:
+        """The potential that is validated and kept: the averaged weights, if they are averaged."""
+        return self.potential if self.averaged is None else cast(Potential, self.averaged.module)
+
+    def _waited_enough(self) -> bool:
+        patience = self.config.validation.patience
+        return patience is not None and self.progress.waited >= patience
+
+    def _account(self, seconds: float, n_steps: int) -> None:
+        if self.device.type == "cuda":
+            before = time.perf_counter()
+            torch.cuda.synchronize(self.device)
+            seconds += time.perf_counter() - before
+        self.progress.device_seconds += seconds
+        self.progress.seconds_per_step.append(seconds / n_steps)
+
+    def _save(self) -> None:
+        content = {
+            "potential": self.potential.state_dict(),
+            "averaged": None if self.averaged is None else self.averaged.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "progress": asdict(self.progress),
+        }
+        save_checkpoint(self.run.last, content)
+        self.run.write_metrics(self.progress.curve)
+
+    def _restore(self) -> None:
+        saved = self.run.config()
+        if saved != self.config:
+            raise ConfigError(
+                "the configuration differs from the one that the run was begun with",
+                where=self.run.config_path,
+                remedy="resume with the same settings, or name another folder",
+            )
+        content = load_checkpoint(self.run.last)
+        load_weights(self.potential, content["potential"], where=self.run.last)
+        if self.averaged is not None:
+            self.averaged.load_state_dict(content["averaged"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.schedule.load_state_dict(content["schedule"])
+        state = content["progress"]
+        self.progress = Progress(**{**state, "curve": [Point(**point) for point in state["curve"]]})
+
+    def _not_finite(self, value: LossValue, step: int, batch: Batch | None = None) -> TrainingError:
+        """Say which structures the loss is not finite for."""
+        bad = [
+            index
+            for parts in value.per_structure.values()
+            for positions, errors in parts
+            for index in positions[~torch.isfinite(errors.detach())].tolist()
+        ]
+        if not bad and batch is not None and batch.index is not None:
+            bad = batch.index.tolist()
+        names = ", ".join(dict.fromkeys(self.names[index] for index in bad))
+        what = "loss" if batch is None else "gradient"
+        kept = f"; the last good checkpoint is of step {self.progress.best_step}" if self.progress.curve else ""
+        return TrainingError(
+            f"the {what} of step {step} is not finite for {names}{kept}",
+            where=self.run.folder,
+            remedy="lower training.schedule.lr or the loss weights, or check these structures",
+        )
+
+
+def prepare_device(config: RunConfig) -> torch.device:
+    """Choose the device and its arithmetic: TF32 off, since Hessians need the digits.
+
+    Parameters
+    ----------
+    config
+        ``training.device`` and ``training.threads``.
+
+    Returns
+    -------
+    torch.device
+        The device.
+
+    Raises
+    ------
+    ConfigError
+        When the device is not there.
+    """
+    name = config.training.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"no such device here: {name!r}", where="key 'training.device'", remedy="use auto, cpu or cuda"
+        ) from error
+    torch.backends.cuda.matmul.allow_tf32 = False
+    if config.training.threads is not None:
+        torch.set_num_threads(config.training.threads)
+    return device
+
+
+def _require_labels(config: RunConfig, store: Store, train: Any) -> None:
+    """Refuse a term that has a weight and finds no label, before the first step."""
+    wanted = {"energy": 1.0, "forces": config.loss.forces, "hessian": config.loss.hessian}
+    for name, weight in wanted.items():
+        if weight and not getattr(store, f"has_{name}")[train].any():
+            raise TrainingError(
+                f"the loss weighs {name} but no structure of split {config.data.train!r} has that label",
+                where=store.path,
+                remedy="add the labels" if name == "energy" else f"set loss.{name}=0, or add the labels",
+            )
+
+
+def _averaged(potential: Potential, decay: float | None) -> AveragedModel | None:
+    """Exponential moving average whose decay grows with the number of steps, so that the start is forgotten."""
+    if decay is None:
+        return None
+
+    def update(averages: Sequence[Tensor], current: Sequence[Tensor], n_averaged: Tensor | int) -> None:
+        n = float(n_averaged)
+        torch._foreach_lerp_(list(averages), list(current), 1 - min(decay, (1 + n) / (10 + n)))
+
+    return AveragedModel(potential, multi_avg_fn=update)
+
+
+def _errors_of(point: Point) -> Errors:
+    return Errors(point.energy_rmse, point.forces_rmse, point.hessian_rmse)
+
+
+def _mean(values: Any) -> float | None:
+    values = list(values)
+    return statistics.fmean(values) if values else None
+
+
+def _mix(seed: int, step: int) -> int:
+    """One seed for each step of each run, well apart (SplitMix64's increment)."""
+    return (seed * 1_000_003 + step * 0x9E3779B97F4A7C15) % 2**63
+
+
+def _out_of_memory(folder: Path) -> TrainingError:
+    return TrainingError(
+        "out of memory",
+        where=folder,
+        remedy="lower training.batch_size, loss.probes.number or loss.probes.fraction, or validation.batch_size",
+    )
