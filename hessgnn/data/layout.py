@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import h5py
 import numpy as np
@@ -23,6 +24,7 @@ FORMAT_VERSION = 1
 SIGN_CONVENTION = "forces = -dE/dR; hessian = +d2E/dR2, row index 3*atom + xyz, lower triangle packed by rows"
 UNITS = {"energy": "eV", "length": "Angstrom", "forces": "eV/Angstrom", "hessian": "eV/Angstrom^2"}
 
+HessianDtype = Literal["float32", "float64"]
 STRINGS = ("name", "group", "kind", "split")
 LABELS = ("energy", "forces", "hessian")
 DTYPES: dict[str, str] = {

@@ -40,7 +40,7 @@ class StoreAttributes:
     versions: dict[str, str]
     content_hash: str
     split_hash: str
-    hessian_dtype: str
+    hessian_dtype: layout.HessianDtype
     format_version: int
 
 
@@ -261,6 +261,6 @@ def _read_attributes(file: h5py.File) -> StoreAttributes:
         versions=json.loads(file.attrs["versions"]),
         content_hash=str(file.attrs["content_hash"]),
         split_hash=str(file.attrs["split_hash"]),
-        hessian_dtype=str(file["hessian"].dtype),
+        hessian_dtype="float64" if file["hessian"].dtype == np.float64 else "float32",
         format_version=int(file.attrs["format_version"]),
     )

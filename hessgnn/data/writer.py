@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 import h5py
 import numpy as np
@@ -30,7 +29,7 @@ def write_store(
     level_of_theory: str,
     provenance: str = "",
     versions: Mapping[str, str] | None = None,
-    hessian_dtype: Literal["float32", "float64"] = "float32",
+    hessian_dtype: layout.HessianDtype = "float32",
 ) -> None:
     """Write labelled structures to a file, atomically.
 

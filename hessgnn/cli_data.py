@@ -1,0 +1,140 @@
+"""``hessgnn data …``: make, judge, describe and split data sets."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from hessgnn.config import load
+from hessgnn.data.checks import check as find_faults
+from hessgnn.data.splits import DISJOINT, require_no_leak, split_groups
+from hessgnn.data.store import Store, write_store
+from hessgnn.data.summary import SplitSummary, summarise
+from hessgnn.errors import ConfigError, DataError
+from hessgnn.files import find_resource
+
+app = typer.Typer(help="Make, judge, describe and split data sets.", no_args_is_help=True)
+
+DataSet = Annotated[str, typer.Argument(metavar="FILE_OR_NAME", help="a store, or the name of a bundled set: rtp-mini")]
+
+
+@app.command()
+def build(
+    recipe: Annotated[Path, typer.Argument(help="YAML file, e.g. configs/data/rtp-mini.yaml")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="HDF5 file; NAME.h5 here by default")] = None,
+    processes: Annotated[int, typer.Option(min=1, help="molecules worked on at once")] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="list the molecules and stop")] = False,
+) -> None:
+    """Make a labelled data set from a recipe; a killed build goes on where it was."""
+    # The label engine is loaded by this verb alone.
+    from hessgnn.data.factory.build import build as run_recipe
+    from hessgnn.data.factory.geometries import starting_geometries
+    from hessgnn.data.factory.recipe import Recipe
+
+    console = Console()
+    settings = load(Recipe, find_resource(recipe))
+    if dry_run:
+        chosen, skipped = starting_geometries(settings.geometries)
+        _print_reasons(console, "left out", skipped)
+        console.print(f"{len(chosen)} molecules, {settings.displaced.frames} frames of each: {', '.join(chosen)}")
+        return
+    report = run_recipe(settings, output or Path(f"{settings.name}.h5"), processes=processes)
+    _print_reasons(console, "left out", report.skipped)
+    _print_reasons(console, "failed", report.failed)
+    console.print(f"{report.molecules} molecules, {report.structures} structures in {report.path}")
+
+
+@app.command()
+def check(data: DataSet) -> None:
+    """Look for faults: units, signs, leaks, broken labels. Ends with exit status 2 when there are errors."""
+    console = Console()
+    store = Store.open(data)
+    store.verify()
+    findings = find_faults(store)
+    for finding in findings:
+        console.print(f"{finding.level} \\[{finding.code}]: {finding.message}", soft_wrap=True)
+    errors = sum(finding.level == "error" for finding in findings)
+    if errors:
+        raise DataError(f"{errors} errors among {len(store)} structures", where=store.path)
+    console.print(f"{len(store)} structures, no error, {len(findings)} warnings")
+
+
+@app.command()
+def info(data: DataSet) -> None:
+    """Describe a data set: counts, elements, label ranges, origin."""
+    console = Console()
+    store = Store.open(data)
+    attributes = store.attributes
+    table = Table("", *store.splits, title=f"{store.path.stem}, {attributes.level_of_theory}, {len(store)} structures")
+    columns = [_described(summarise(store, name)) for name in store.splits]
+    for title in columns[0]:
+        table.add_row(title, *(column[title] for column in columns))
+    console.print(table)
+    versions = ", ".join(f"{name} {number}" for name, number in attributes.versions.items())
+    console.print(f"content {attributes.content_hash[:16]}  splits {attributes.split_hash[:16]}  {versions}")
+
+
+@app.command()
+def split(
+    data: DataSet,
+    output: Annotated[Path, typer.Option("-o", "--output", help="HDF5 file to write")],
+    fractions: Annotated[str, typer.Option(help="shares of train, validation and test")] = "0.8,0.1,0.1",
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Split again, by whole groups. Other splits than train, validation and test stay as they are."""
+    store = Store.open(data)
+    movable = [group for group, name in zip(store.groups, store.structure_splits, strict=True) if name in DISJOINT]
+    of_group = split_groups(movable, _fractions(fractions), seed)
+    structures = [
+        replace(structure, split=of_group[structure.group]) if structure.split in DISJOINT else structure
+        for structure in store
+    ]
+    require_no_leak([s.group for s in structures], [s.split for s in structures], where=store.path)
+    attributes = store.attributes
+    write_store(
+        output,
+        structures,
+        level_of_theory=attributes.level_of_theory,
+        provenance=attributes.provenance,
+        versions=attributes.versions,
+        hessian_dtype=attributes.hessian_dtype,
+    )
+    counts = ", ".join(f"{name} {count}" for name, count in Store.open(output).splits.items())
+    Console().print(f"{output}: {counts}")
+
+
+def _fractions(text: str) -> dict[str, float]:
+    try:
+        shares = [float(part) for part in text.split(",")]
+        return dict(zip(DISJOINT, shares, strict=True))
+    except ValueError:
+        raise ConfigError("not three numbers", where=f"--fractions {text}", remedy="write it as 0.8,0.1,0.1") from None
+
+
+def _described(summary: SplitSummary) -> dict[str, str]:
+    heights = summary.energies_above_lowest or (None, None, None)
+    quantiles = {f"E − lowest of group, {q} % (eV)": height for q, height in zip((5, 50, 95), heights, strict=True)}
+    numbers = quantiles | {
+        "RMS F (eV/Å)": summary.rms_forces,
+        "max |F| (eV/Å)": summary.max_force,
+        "RMS H (eV/Å²)": summary.rms_hessian,
+        "max |H − Hᵀ| (eV/Å²)": summary.max_asymmetry,
+    }
+    return {
+        "structures": str(summary.structures),
+        "groups": str(summary.groups),
+        "atoms": "…".join(str(count) for count in summary.atoms),
+        "elements": " ".join(summary.elements),
+        "with E, F, H": ", ".join(str(count) for count in summary.labels),
+        **{title: "–" if number is None else f"{number:.3g}" for title, number in numbers.items()},
+    }
+
+
+def _print_reasons(console: Console, title: str, reasons: dict[str, str]) -> None:
+    for name, reason in reasons.items():
+        console.print(f"{title}: {name}: {reason}", highlight=False)
