@@ -1,0 +1,61 @@
+"""Commands for authors of architectures: which there are, and whether one is fit for training on Hessians."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+Name = Annotated[str, typer.Argument(metavar="NAME|module:Class", help="A potential, as configs name it.")]
+Assignments = Annotated[list[str] | None, typer.Argument(help="Settings of the potential, such as width=16.")]
+
+
+def check(
+    name: Name,
+    settings: Assignments = None,
+    device: Annotated[str, typer.Option(help="Where to compute.")] = "cpu",
+) -> None:
+    """Try whether a potential keeps the contract; exit status 1 if it does not."""
+    from hessgnn.config import override
+    from hessgnn.testing import check_potential  # late: torch and its company take seconds to import
+
+    console = Console()
+    with console.status(f"trying {escape(name)}"):
+        outcomes = check_potential(name, override({}, settings or []), device=device)
+    table = Table("item", "outcome", "what is required, or what was found", title=escape(name), title_justify="left")
+    for outcome in outcomes:
+        if outcome.passed:
+            verdict, text = "[green]passed[/]", escape(outcome.item.requirement)
+        elif outcome.failed:
+            verdict, text = (
+                "[red]failed[/]",
+                f"{escape(outcome.message)}\n[bold]To mend:[/] {escape(outcome.item.remedy)}",
+            )
+        else:
+            verdict, text = "[yellow]skipped[/]", escape(f"not C²: {outcome.skipped_reason}")
+        table.add_row(outcome.item.name, verdict, text)
+    console.print(table)
+    failed, skipped = sum(o.failed for o in outcomes), sum(o.skipped_reason is not None for o in outcomes)
+    passed = len(outcomes) - failed - skipped
+    console.print(f"{passed} of {len(outcomes)} items passed, {failed} failed, {skipped} skipped")
+    if failed:
+        raise typer.Exit(1)
+
+
+def models() -> None:
+    """List the potentials with their settings."""
+    from hessgnn.potentials import registry
+
+    console = Console()
+    for name in registry.names():
+        cls = registry.resolve(name)
+        summary = (cls.__doc__ or "").strip().partition("\n")[0]
+        console.print(f"[bold]{escape(name)}[/]  {escape(summary)}")
+        table = Table("setting", "default", "description")
+        for key, field in cls.Config.model_fields.items():
+            default = "" if field.is_required() else repr(field.get_default(call_default_factory=True))
+            table.add_row(key, escape(default), escape(field.description or ""))
+        console.print(table)

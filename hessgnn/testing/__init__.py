@@ -1,0 +1,9 @@
+"""The contract, for authors of architectures: what makes a potential fit for training on Hessians.
+
+Inherit :class:`PotentialContract` in a test of your own, or run ``hessgnn check NAME|module:Class``.
+"""
+
+from hessgnn.testing.contract import ITEMS, Item, Outcome, PotentialContract, check_potential, try_item
+from hessgnn.testing.subject import Subject, Violation
+
+__all__ = ["ITEMS", "Item", "Outcome", "PotentialContract", "Subject", "Violation", "check_potential", "try_item"]
