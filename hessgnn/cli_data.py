@@ -118,7 +118,7 @@ def _fractions(text: str) -> dict[str, float]:
 
 def _described(summary: SplitSummary) -> dict[str, str]:
     heights = summary.energies_above_lowest or (None, None, None)
-    quantiles = {f"E − lowest of group, {q} % (eV)": height for q, height in zip((5, 50, 95), heights, strict=True)}
+    quantiles = {f"E − lowest, {q} % (eV)": height for q, height in zip((5, 50, 95), heights, strict=True)}
     numbers = quantiles | {
         "RMS F (eV/Å)": summary.rms_forces,
         "max |F| (eV/Å)": summary.max_force,

@@ -1,0 +1,33 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hessgnn.config import load
+from hessgnn.data.factory.recipe import Recipe
+from hessgnn.data.store import Store
+from hessgnn.errors import ConfigError
+from hessgnn.files import find_resource
+
+SHIPPED = Path("configs/data/rtp-mini.yaml")
+
+
+def test_bundled_set_was_built_from_the_shipped_recipe():
+    recipe = load(Recipe, find_resource(SHIPPED))
+    provenance = yaml.safe_load(Store.open("rtp-mini").attributes.provenance)
+    assert Recipe.model_validate(provenance["recipe"]) == recipe
+    assert set(provenance["failed"]) == {"2-butyne"}
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("engine.stepp=0.1", "did you mean 'step'"),
+        ("geometries.elements=[H, Xx]", "no such element: Xx"),
+        ("engine.step=0", "greater than 0"),
+        ("engine.method=DFT", "GFN2-xTB"),
+    ],
+)
+def test_mistakes_are_told(override, message):
+    with pytest.raises(ConfigError, match=message):
+        load(Recipe, find_resource(SHIPPED), [override])

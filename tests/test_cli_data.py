@@ -1,0 +1,56 @@
+import pytest
+from typer.testing import CliRunner
+
+from hessgnn.cli_data import app
+from hessgnn.data.store import Store, write_store
+from hessgnn.errors import ConfigError, DataError
+
+
+@pytest.fixture
+def run():
+    def invoke(*arguments):
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result.output
+
+    return invoke
+
+
+def test_info(run):
+    output = run("info", "rtp-mini")
+    assert "GFN2-xTB" in output
+    assert "validation" in output
+    assert "H C N O" in output
+
+
+def test_info_without_labels(run, tmp_path):
+    structures = [s for s in Store.open("rtp-mini") if s.kind == "minimum"][:3]
+    bare = [type(s)(numbers=s.numbers, positions=s.positions, name=s.name) for s in structures]
+    write_store(tmp_path / "bare.h5", bare, level_of_theory="none")
+    assert "–" in run("info", tmp_path / "bare.h5")
+
+
+def test_check(run, tmp_path):
+    assert "no error" in run("check", "rtp-mini")
+    (tmp_path / "x.h5").write_text("no")
+    with pytest.raises(DataError, match="not an HDF5 file"):
+        run("check", tmp_path / "x.h5")
+
+
+def test_split_moves_groups_and_keeps_content(run, tmp_path):
+    output = run("split", "rtp-mini", "-o", tmp_path / "new.h5", "--fractions", "0.5,0.25,0.25", "--seed", "3")
+    assert "train 29" in output.replace("\n", " ")
+    new, old = Store.open(tmp_path / "new.h5"), Store.open("rtp-mini")
+    assert new.splits["nms"] == old.splits["nms"]
+    assert new.attributes.content_hash == old.attributes.content_hash
+    assert new.attributes.provenance == old.attributes.provenance
+    with pytest.raises(ConfigError, match="not three numbers"):
+        run("split", "rtp-mini", "-o", tmp_path / "new.h5", "--fractions", "0.5")
+
+
+def test_build_dry_run(run, tmp_path):
+    output = run("build", "configs/data/rtp-mini.yaml", "--dry-run", "-o", tmp_path / "x.h5")
+    assert "58 molecules" in output
+    assert "odd number of electrons" in output
+    assert not list(tmp_path.iterdir())
