@@ -1,0 +1,95 @@
+"""The leaderboard as data: what ``leaderboard.json`` holds and every other output is printed from.
+
+A missing number is ``null``, never zero.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+
+from hessgnn.benchmark.record import DataSource, Regime
+from hessgnn.config import Settings
+
+
+class Score(Settings):
+    """A number over the seeds of an entry."""
+
+    mean: float
+    std: NonNegativeFloat | None = Field(description="of the sample (ddof=1); null for one seed")
+    n: PositiveInt = Field(description="seeds behind it")
+
+
+class Ratio(Settings):
+    """A quotient of two means over seeds."""
+
+    value: NonNegativeFloat
+    std: NonNegativeFloat | None = Field(description="propagated to first order; null unless both have several seeds")
+
+
+class MetricInfo(Settings):
+    """How a metric is headed."""
+
+    title: str
+    unit: str
+
+
+class Row(Settings):
+    """One entry: all seeds of one architecture, regime and configuration."""
+
+    rank: PositiveInt | None = Field(description="1 is best; equal within noise; null without an overall score")
+    entry: str
+    architecture: str
+    regime: Regime
+    status: Literal["ok", "partly failed", "failed"]
+    seeds: list[int | None] = Field(description="of all runs, failed ones included")
+    n_failed: NonNegativeInt
+    overall: Score | None = Field(description="a failed seed counts with the worst score of the leaderboard")
+    scores: dict[str, dict[str, Score | None]] = Field(description="split -> metric; over the finished seeds")
+    parameters: NonNegativeInt
+    weights: dict[str, float] = Field(description="of the loss: energy (1), forces (Å²), hessian (Å⁴)")
+    steps: NonNegativeInt = Field(description="training steps of the longest run")
+    device: str
+    seconds_per_step: NonNegativeFloat | None = Field(description="mean over seeds")
+    device_seconds: NonNegativeFloat | None = Field(description="of training, per seed; null when nothing is trained")
+    products: NonNegativeFloat | None = Field(description="Hessian-vector products of whole batches, per seed")
+    sweep_trials: NonNegativeFloat | None
+    sweep_device_seconds: NonNegativeFloat | None
+
+
+class Gain(Settings):
+    """What Hessian labels bought one architecture: E-F-H over E-F. Below one, the labels helped."""
+
+    architecture: str
+    with_hessian: str | None = Field(description="the E-F-H entry")
+    without_hessian: str | None = Field(description="the E-F entry")
+    ratios: dict[str, dict[str, Ratio | None]] = Field(description="split -> metric; null if a part is missing")
+    device_seconds: NonNegativeFloat | None = Field(description="ratio of the training cost per seed")
+    n_failed: NonNegativeInt = Field(description="failed seeds of both, which the ratios leave out")
+
+
+class Failure(Settings):
+    """A run without scores."""
+
+    entry: str
+    seed: int | None
+    reason: str
+
+
+class Leaderboard(Settings):
+    """A fair comparison: one data set, one split, one level of theory."""
+
+    format: Literal[1] = 1
+    title: str
+    hessgnn: str = Field(description="version that wrote this")
+    data: DataSource
+    splits: list[str]
+    structures: dict[str, NonNegativeInt | None] = Field(description="in each split; null when entries differ")
+    metrics: dict[str, MetricInfo]
+    rows: list[Row]
+    gains: list[Gain]
+    failures: list[Failure]
+    notes: list[str]
+    hardware: list[str]
+    versions: dict[str, list[str]]

@@ -1,0 +1,292 @@
+"""From records to ranked rows: seeds are joined, failures are counted, and unlike data are refused."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from importlib import metadata
+
+from hessgnn.benchmark.record import METRICS, DataSource, Record
+from hessgnn.errors import DataError
+from hessgnn.leaderboard.board import Failure, Leaderboard, MetricInfo, Row, Score
+from hessgnn.leaderboard.collect import Loaded
+from hessgnn.leaderboard.gains import gains
+
+OVERALL_METRICS = ("energy_rmse", "forces_rmse", "hessian_rmse")
+"""The parts of the overall score, each over the mean predictor's."""
+
+SAME_DATA = ("content_hash", "split_hash", "level_of_theory")
+"""What every record of a leaderboard must share."""
+
+References = dict[str, dict[str, float]]
+
+
+def score(loaded: Sequence[Loaded], title: str = "hessgnn leaderboard") -> Leaderboard:
+    """Join seeds and rank entries.
+
+    The overall score of a run is the geometric mean, over splits and over energy, forces and Hessian, of its RMSE
+    divided by the mean predictor's, so 1 is a potential that knows the composition only. A failed seed counts with
+    the worst overall score of any finished run. Entries are ranked by their mean over seeds; an entry whose interval
+    mean ± std touches that of the best one of a rank shares this rank, unless seeds of it failed.
+
+    Parameters
+    ----------
+    loaded
+        One or more records, from :func:`hessgnn.leaderboard.collect.collect`.
+    title
+        Heading of the leaderboard.
+
+    Returns
+    -------
+    Leaderboard
+        Rows sorted by rank; those without an overall score come last.
+
+    Raises
+    ------
+    DataError
+        When records differ in data, split or level of theory, when a seed occurs twice, or when one metric comes in
+        two units.
+    """
+    data = _common_data(loaded)
+    records = [item.record for item in loaded]
+    groups = _group(loaded)
+    splits = list(dict.fromkeys(split for record in records for split in record.metrics))
+    metrics = _metrics(loaded)
+    references = _references(records, splits)
+    worst = max((value for record in records if (value := _overall(record, references)) is not None), default=None)
+    rows = _ranked([_row(group, splits, metrics, references, worst) for group in groups.values()])
+    structures = {split: _structures(records, split) for split in splits}
+    return Leaderboard(
+        title=title,
+        hessgnn=metadata.version("hessgnn"),
+        data=data,
+        splits=splits,
+        structures=structures,
+        metrics=metrics,
+        rows=rows,
+        gains=gains(rows, splits, metrics),
+        failures=[
+            Failure(entry=record.entry, seed=record.seed, reason=record.reason)
+            for record in records
+            if record.reason is not None
+        ],
+        notes=[*_notes(rows, groups, structures, references), *(note for item in loaded for note in item.notes)],
+        hardware=sorted({record.hardware for record in records if record.hardware}),
+        versions={
+            package: sorted({record.versions[package] for record in records if package in record.versions})
+            for package in sorted({package for record in records for package in record.versions})
+        },
+    )
+
+
+def _common_data(loaded: Sequence[Loaded]) -> DataSource:
+    first = loaded[0]
+    for item in loaded[1:]:
+        for key in SAME_DATA:
+            here, there = getattr(item.record.data, key), getattr(first.record.data, key)
+            if here != there:
+                raise DataError(
+                    f"{key} is {here!r}, but {there!r} in {first.path}; unlike data cannot be compared",
+                    where=item.path,
+                    remedy="make a separate leaderboard for each",
+                )
+    return first.record.data
+
+
+def _group(loaded: Sequence[Loaded]) -> dict[str, list[Record]]:
+    groups: dict[str, list[Record]] = {}
+    seen: dict[tuple[str, int | None], Loaded] = {}
+    for item in loaded:
+        record = item.record
+        twin = seen.setdefault((record.entry, record.seed), item)
+        if twin is not item:
+            raise DataError(
+                f"seed {record.seed} of {record.entry!r} is already there from {twin.path}",
+                where=item.path,
+                remedy="name every run once, and give other configurations an entry of their own",
+            )
+        group = groups.setdefault(record.entry, [])
+        if group and (group[0].architecture, group[0].regime) != (record.architecture, record.regime):
+            raise DataError(
+                f"entry {record.entry!r} joins different architectures or regimes",
+                where=item.path,
+                remedy="give each an entry of its own",
+            )
+        group.append(record)
+    return groups
+
+
+def _metrics(loaded: Sequence[Loaded]) -> dict[str, MetricInfo]:
+    units = {name: unit for name, (_, unit) in METRICS.items()}
+    found = set()
+    for item in loaded:
+        for metrics in item.record.metrics.values():
+            for name, metric in metrics.items():
+                if units.setdefault(name, metric.unit) != metric.unit:
+                    raise DataError(
+                        f"{name} is given in {metric.unit!r}, expected {units[name]!r}",
+                        where=item.path,
+                        remedy="run `hessgnn evaluate` on the run again",
+                    )
+                found.add(name)
+    return {
+        name: MetricInfo(title=METRICS[name][0] if name in METRICS else name, unit=unit)
+        for name, unit in units.items()
+        if name in found
+    }
+
+
+def _references(records: Iterable[Record], splits: Sequence[str]) -> References | None:
+    """Return the mean predictor's errors on every split, or None when it is missing or lacks a part."""
+    baseline = next((r for r in records if r.regime == "mean" and r.status == "ok"), None)
+    if baseline is None or not splits:
+        return None
+    references: References = {}
+    for split in splits:
+        for name in OVERALL_METRICS:
+            value = _value(baseline, split, name)
+            if not value:  # missing, or zero: nothing can be divided by it
+                return None
+            references.setdefault(split, {})[name] = value
+    return references
+
+
+def _value(record: Record, split: str, name: str) -> float | None:
+    metric = record.metrics.get(split, {}).get(name)
+    return None if metric is None else metric.value
+
+
+def _overall(record: Record, references: References | None) -> float | None:
+    if references is None or record.status == "failed":
+        return None
+    parts = []
+    for split, reference in references.items():
+        for name, scale in reference.items():
+            value = _value(record, split, name)
+            if value is None:
+                return None
+            parts.append(value / scale)
+    return math.prod(part ** (1 / len(parts)) for part in parts)
+
+
+def join(values: Sequence[float]) -> Score | None:
+    """Take mean and sample standard deviation over seeds; None of no values."""
+    if not values:
+        return None
+    return Score(
+        mean=statistics.fmean(values),
+        std=statistics.stdev(values) if len(values) > 1 else None,
+        n=len(values),
+    )
+
+
+def _row(
+    group: list[Record],
+    splits: list[str],
+    metrics: Iterable[str],
+    references: References | None,
+    worst: float | None,
+) -> Row:
+    finished = [record for record in group if record.status == "ok"]
+    n_failed = len(group) - len(finished)
+    overall = [worst if record.status == "failed" else _overall(record, references) for record in group]
+    first, costs = group[0], [record.cost for record in finished or group]
+    trained = first.regime != "mean"
+
+    def mean(name: str) -> float | None:
+        values = [value for cost in costs if (value := getattr(cost, name)) is not None]
+        return statistics.fmean(values) if trained and values else None
+
+    return Row(
+        rank=None,
+        entry=first.entry,
+        architecture=first.architecture,
+        regime=first.regime,
+        status="ok" if n_failed == 0 else "partly failed" if finished else "failed",
+        seeds=[record.seed for record in group],
+        n_failed=n_failed,
+        # One seed without a score leaves the entry without: leaving it out would reward the omission.
+        overall=None if None in overall else join([value for value in overall if value is not None]),
+        scores={
+            split: {
+                name: join([value for record in finished if (value := _value(record, split, name)) is not None])
+                for name in metrics
+            }
+            for split in splits
+        },
+        parameters=first.parameters,
+        weights=first.weights,
+        steps=max(record.cost.steps for record in group),
+        device=first.cost.device,
+        seconds_per_step=mean("seconds_per_step"),
+        device_seconds=mean("device_seconds"),
+        products=mean("products"),
+        sweep_trials=mean("sweep_trials"),
+        sweep_device_seconds=mean("sweep_device_seconds"),
+    )
+
+
+def _ranked(rows: Iterable[Row]) -> list[Row]:
+    ordered = sorted(rows, key=lambda row: (math.inf if row.overall is None else row.overall.mean, row.entry))
+    ranked: list[Row] = []
+    leader: Row | None = None
+    for position, row in enumerate(ordered, start=1):
+        if row.overall is None:
+            ranked.append(row)
+            continue
+        if leader is None or not _touch(leader, row):
+            leader = row.model_copy(update={"rank": position})
+        ranked.append(row.model_copy(update={"rank": leader.rank}))
+    return ranked
+
+
+def _touch(better: Row, worse: Row) -> bool:
+    (_, upper), (lower, _) = _interval(better), _interval(worse)
+    return lower <= upper
+
+
+def _interval(row: Row) -> tuple[float, float]:
+    """Return mean ± std of the overall score; a spread that comes from failures is no noise and earns no tie."""
+    if row.overall is None:
+        return math.inf, math.inf
+    spread = 0.0 if row.n_failed else row.overall.std or 0.0
+    return row.overall.mean - spread, row.overall.mean + spread
+
+
+def _structures(records: Iterable[Record], split: str) -> int | None:
+    counts = {metric.n for r in records for metric in r.metrics.get(split, {}).values() if metric.value is not None}
+    return counts.pop() if len(counts) == 1 else None
+
+
+def _notes(
+    rows: Sequence[Row],
+    groups: dict[str, list[Record]],
+    structures: dict[str, int | None],
+    references: References | None,
+) -> list[str]:
+    """Tell the reader what makes the comparison less than fair."""
+    notes = []
+    if references is None:
+        notes.append(
+            "There is no overall score and no rank: they need a record of the mean predictor with the RMSE of energy, "
+            "forces and Hessian on every split."
+        )
+    budgets = sorted({row.steps for row in rows if row.regime != "mean" and row.status != "failed"})
+    if len(budgets) > 1:
+        notes.append(f"The training budgets differ: {', '.join(map(str, budgets))} steps.")
+    notes += [
+        f"Entries were judged on different numbers of structures of {split}."
+        for split, n in structures.items()
+        if n is None
+    ]
+    for row in rows:
+        if row.n_failed:
+            notes.append(
+                f"{row.entry}: {row.n_failed} of {len(row.seeds)} seeds failed. The overall score counts them with "
+                "the worst score of all finished runs; the other columns and the ratios show the finished seeds."
+            )
+        first, *others = groups[row.entry]
+        if any((other.parameters, other.weights) != (first.parameters, first.weights) for other in others):
+            notes.append(f"{row.entry}: its runs differ in more than the seed (parameters or loss weights).")
+    return notes
