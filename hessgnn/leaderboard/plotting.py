@@ -1,0 +1,70 @@
+"""What all figures share: colours, symbols, layout, and text that plotly shows as it is."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import plotly.graph_objects as go
+
+from hessgnn.leaderboard.board import Row
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b8529a", "#c48a00", "#4a9cd6", "#8c6d5a", "#7a7fd0")
+"""After Okabe and Ito (2008), darkened where needed: told apart with any colour vision, on white and on black."""
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star", "x", "hexagon")
+DASHES = {"E": "dot", "E-F": "dash", "E-F-H": "solid", "mean": "dashdot"}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One figure, with what a reader needs who cannot see it."""
+
+    title: str
+    description: str
+    figure: dict[str, Any]
+
+
+def literal(text: str) -> str:
+    """Escape a name for plotly, which renders HTML-like tags in every text, or would read ``%{...}`` as a field."""
+    return html.escape(text, quote=False).replace("%{", "%&#123;")
+
+
+def architecture_styles(rows: Sequence[Row]) -> dict[str, tuple[str, str]]:
+    """Give each architecture a colour and a symbol, the same in all figures."""
+    names = sorted({row.architecture for row in rows if row.regime != "mean"})
+    return {
+        name: (COLOURS[position % len(COLOURS)], SYMBOLS[position % len(SYMBOLS)])
+        for position, name in enumerate(names)
+    }
+
+
+def figure_json(traces: Sequence[Any], **layout: Any) -> dict[str, Any]:
+    """Build a figure with the house's layout; the page adds the colours of text and grid.
+
+    Parameters
+    ----------
+    traces
+        Plotly traces.
+    **layout
+        Further layout, e.g. ``xaxis``.
+
+    Returns
+    -------
+    dict
+        With ``data`` and ``layout``, free of NumPy objects.
+    """
+    house = {
+        "template": go.layout.Template(),
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "margin": {"l": 64, "r": 12, "t": 12, "b": 48},
+        "height": 320,
+        "autosize": True,
+        "hoverlabel": {"namelength": -1},
+        "legend": {"orientation": "h", "yanchor": "top", "y": -0.22, "x": 0},
+    }
+    figure = go.Figure(data=list(traces), layout={**house, **layout})
+    return dict(json.loads(figure.to_json()))

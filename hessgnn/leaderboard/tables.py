@@ -1,0 +1,252 @@
+"""The leaderboard's columns, and the same table as Markdown, CSV and in the terminal."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import floor, log, log10
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from hessgnn.benchmark.record import METRICS
+from hessgnn.leaderboard.board import Gain, Leaderboard, Ratio, Row, Score
+
+MAIN_METRICS = ("energy_mae", "forces_mae", "hessian_mae", "hessian_rmse")
+"""The metrics that are printed; CSV and JSON hold all."""
+
+MISSING = "–"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What stands in one place of a table."""
+
+    value: float | str | None
+    """For sorting; full precision."""
+    text: str
+    detail: str = ""
+    """Printed smaller, behind ``text``: the spread, or how few seeds there are."""
+
+    def __str__(self) -> str:
+        return f"{self.text} {self.detail}".strip()
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its heading, and how a row fills it."""
+
+    key: str
+    title: str
+    cell: Callable[[Row], Cell]
+    unit: str = ""
+    split: str | None = None
+    numeric: bool = True
+    heat: bool = False
+    """Whether smaller is better, so that a colour makes sense."""
+
+    @property
+    def heading(self) -> str:
+        """Title with split and unit, for tables without grouped headings."""
+        name = self.title if self.split is None else f"{self.split} {self.title}"
+        return f"{name} / {self.unit}" if self.unit else name
+
+
+def columns(splits: Sequence[str]) -> list[Column]:
+    """Return the columns of the main table, left to right.
+
+    Parameters
+    ----------
+    splits
+        The splits that potentials were judged on; each has a column per main metric.
+
+    Returns
+    -------
+    list of Column
+    """
+    return [
+        Column("rank", "Rank", lambda row: Cell(row.rank, integer(row.rank))),
+        Column("entry", "Entry", lambda row: Cell(row.entry, row.entry), numeric=False),
+        Column("architecture", "Architecture", lambda row: Cell(row.architecture, row.architecture), numeric=False),
+        Column("regime", "Regime", lambda row: Cell(row.regime, row.regime), numeric=False),
+        Column("overall", "Overall", _overall_cell, "mean predictor = 1", heat=True),
+        *(_score_column(split, name) for split in splits for name in MAIN_METRICS),
+        Column("parameters", "Parameters", lambda row: Cell(row.parameters, integer(row.parameters))),
+        Column(
+            "seconds_per_step",
+            "Time per step",
+            lambda row: Cell(row.seconds_per_step, number(row.seconds_per_step)),
+            "s",
+        ),
+        Column("device_seconds", "Training", lambda row: Cell(row.device_seconds, number(row.device_seconds)), "s"),
+        Column("products", "Products", lambda row: Cell(row.products, integer(row.products))),
+        Column("sweep_trials", "Sweep trials", lambda row: Cell(row.sweep_trials, integer(row.sweep_trials))),
+        Column("seeds", "Seeds", lambda row: Cell(len(row.seeds), _seeds(row))),
+        Column("status", "Status", lambda row: Cell(status(row), status(row)), numeric=False),
+    ]
+
+
+def _score_column(split: str, name: str) -> Column:
+    title, unit = METRICS[name]
+
+    def cell(row: Row) -> Cell:
+        return score_cell(row.scores.get(split, {}).get(name))
+
+    return Column(f"{split} {name}", title, cell, unit, split=split, heat=True)
+
+
+def _overall_cell(row: Row) -> Cell:
+    if row.status == "failed" and row.overall is not None:
+        return Cell(row.overall.mean, number(row.overall.mean), "worst")
+    return score_cell(row.overall)
+
+
+def score_cell(score: Score | None) -> Cell:
+    """Print a mean with its spread, or with ``n=1`` where there is none."""
+    if score is None:
+        return Cell(None, MISSING)
+    if score.std is None:
+        return Cell(score.mean, number(score.mean), f"n={score.n}")
+    return Cell(score.mean, *_with_spread(score.mean, score.std))
+
+
+def ratio_cell(ratio: Ratio | None) -> Cell:
+    """Print a ratio with its spread where it is known."""
+    if ratio is None:
+        return Cell(None, MISSING)
+    if ratio.std is None:
+        return Cell(ratio.value, number(ratio.value))
+    return Cell(ratio.value, *_with_spread(ratio.value, ratio.std))
+
+
+def gain_cell(gain: Gain, split: str, name: str) -> Cell:
+    """Print one ratio of the table of what Hessian labels buy."""
+    return ratio_cell(gain.ratios.get(split, {}).get(name))
+
+
+def status(row: Row) -> str:
+    """Say whether all seeds finished."""
+    return f"{row.n_failed} of {len(row.seeds)} failed" if row.status == "partly failed" else row.status
+
+
+def _seeds(row: Row) -> str:
+    return "n=1" if len(row.seeds) == 1 else str(len(row.seeds))
+
+
+def _decimals(value: float, digits: int) -> int:
+    return 0 if value == 0 else max(0, digits - 1 - floor(log10(abs(value))))
+
+
+def _with_spread(mean: float, std: float) -> tuple[str, str]:
+    if mean and abs(mean) < 1e-4:
+        return number(mean), f"± {number(std, digits=2)}"
+    decimals = min(6, max(_decimals(mean, 3), _decimals(std, 1)))
+    return f"{mean:,.{decimals}f}", f"± {std:,.{decimals}f}"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Print a number with so many significant digits, or a dash for None."""
+    if value is None:
+        return MISSING
+    if value and abs(value) < 1e-4:
+        return f"{value:.{digits - 1}e}"
+    return f"{value:,.{_decimals(value, digits)}f}"
+
+
+def integer(value: float | None) -> str:
+    """Print a count, or a mean of counts, or a dash for None."""
+    if value is None:
+        return MISSING
+    return f"{value:,.0f}" if value == int(value) else f"{value:,.1f}"
+
+
+def heat(cells: Sequence[Cell]) -> list[float | None]:
+    """Place each number of a column between best (0) and worst (1), on a logarithmic scale."""
+    values = [cell.value if isinstance(cell.value, float) and cell.value > 0 else None for cell in cells]
+    known = [value for value in values if value is not None]
+    if len(set(known)) < 2:
+        return [None] * len(values)
+    low, span = log(min(known)), log(max(known)) - log(min(known))
+    return [None if value is None else round((log(value) - low) / span, 3) for value in values]
+
+
+def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[bool]) -> str:
+    """Lay out a Markdown table; numeric columns are aligned to the right."""
+    rule = ["---:" if right else "---" for right in numeric]
+    lines = [[markdown_text(item) for item in headings], rule, *([markdown_text(item) for item in row] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def markdown_text(text: str) -> str:
+    """Escape what Markdown, or HTML inside it, would take for markup."""
+    text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_\[\]|~])", r"\\\1", text)
+
+
+def csv_text(board: Leaderboard) -> str:
+    """Return the rows as CSV: full precision, every metric, an empty field for a missing number."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    measured = [(split, name) for split in board.splits for name in board.metrics]
+    heading = ["rank", "entry", "architecture", "regime", "overall", "overall std"]
+    for split, name in measured:
+        unit = board.metrics[name].unit
+        heading += [f"{split} {name} [{unit}]", f"{split} {name} std [{unit}]", f"{split} {name} n"]
+    heading += ["parameters", "steps", "seconds per step [s]", "device seconds [s]", "products", "sweep trials"]
+    heading += ["sweep device seconds [s]", "seeds", "failed", "status"]
+    writer.writerow(heading)
+    for row in board.rows:
+        fields: list[object] = [row.rank, row.entry, row.architecture, row.regime, *_moments(row.overall)[:2]]
+        for split, name in measured:
+            fields += _moments(row.scores[split][name])
+        fields += [row.parameters, row.steps, row.seconds_per_step, row.device_seconds, row.products, row.sweep_trials]
+        fields += [row.sweep_device_seconds, len(row.seeds), row.n_failed, row.status]
+        writer.writerow(fields)
+    return stream.getvalue()
+
+
+def _moments(score: Score | None) -> list[float | int | None]:
+    return [None, None, 0] if score is None else [score.mean, score.std, score.n]
+
+
+def terminal_table(rows: Sequence[Row]) -> Table:
+    """Return the rows as a table for the terminal: fewer columns than the page's, spreads below their means.
+
+    It fits 80 characters for two splits.
+
+    Parameters
+    ----------
+    rows
+        Of a :class:`~hessgnn.leaderboard.board.Leaderboard`, best first.
+
+    Returns
+    -------
+    rich.table.Table
+        Ready for ``rich.print``; names are plain text, never markup.
+    """
+    splits = list(rows[0].scores) if rows else []
+    shown = [
+        column
+        for column in columns(splits)
+        if column.key in ("rank", "entry", "overall", "device_seconds", "seeds")
+        or column.key.endswith(("forces_mae", "hessian_rmse"))
+    ]
+    table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False)
+    for column in shown:
+        unit = column.unit if column.key != "overall" else ""
+        heading = Text("\n".join(part for part in (column.split, column.title, unit) if part))
+        if column.key == "entry":
+            table.add_column(heading, overflow="fold")
+        else:
+            table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        cells = [column.cell(row) for column in shown]
+        lines = [Text(f"{cell.text}\n{cell.detail}".rstrip()) for cell in cells]
+        if row.n_failed:
+            lines[-1].append(f"\n{row.n_failed} failed")
+        table.add_row(*lines)
+    return table
