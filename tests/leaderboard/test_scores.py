@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from synthetic_runs import DATA, MEAN_ERRORS, failed_record, make_record
+
+from hessgnn.benchmark.record import Metric, Record
+from hessgnn.errors import DataError
+from hessgnn.leaderboard.board import Leaderboard, Row
+from hessgnn.leaderboard.collect import Loaded, collect
+from hessgnn.leaderboard.scores import score
+
+MEAN = make_record("mean predictor", "mean", None, 1.0)
+
+
+def board_of(*records: Record) -> Leaderboard:
+    return score([Loaded(Path(f"{position}.json"), record) for position, record in enumerate(records)])
+
+
+def rows_of(*records: Record) -> dict[str, Row]:
+    return {row.entry: row for row in board_of(*records).rows}
+
+
+def without(record: Record, split: str, name: str, value: float | None = None) -> Record:
+    """The record with one number missing, or replaced by ``value``."""
+    metric = record.metrics[split][name].model_copy(update={"value": value})
+    return record.model_copy(update={"metrics": {**record.metrics, split: {**record.metrics[split], name: metric}}})
+
+
+def test_seeds_are_joined_with_the_sample_standard_deviation() -> None:
+    rows = rows_of(MEAN, make_record(seed=0, scale=0.1), make_record(seed=1, scale=0.2))
+    found = rows["ani E-F"].scores["test"]["forces_mae"]
+    assert found is not None
+    values = np.array([0.1, 0.2]) * MEAN_ERRORS["forces_mae"]
+    assert (found.mean, found.std, found.n) == (pytest.approx(values.mean()), pytest.approx(values.std(ddof=1)), 2)
+
+
+def test_one_seed_has_no_spread() -> None:
+    found = rows_of(MEAN, make_record())["ani E-F"].scores["nms"]["hessian_rmse"]
+    assert found is not None
+    assert found.std is None
+    assert found.n == 1
+
+
+def test_overall_is_the_geometric_mean_of_errors_over_the_mean_predictors() -> None:
+    record = make_record(scale=0.1)
+    record = without(record, "nms", "energy_rmse", 0.9 * MEAN_ERRORS["energy_rmse"] * 1.5)
+    overall = rows_of(MEAN, record)["ani E-F"].overall
+    assert overall is not None
+    assert overall.mean == pytest.approx((0.1**5 * 0.9) ** (1 / 6))
+    assert rows_of(MEAN, record)["mean predictor"].overall.mean == pytest.approx(1.0)  # type: ignore[union-attr]
+
+
+def test_a_missing_part_leaves_no_overall_score_and_no_rank() -> None:
+    row = rows_of(MEAN, make_record(seed=0), without(make_record(seed=1), "test", "hessian_rmse"))["ani E-F"]
+    assert row.overall is None
+    assert row.rank is None
+    found = row.scores["test"]["hessian_rmse"]
+    assert found is not None
+    assert found.n == 1  # the other seed's number still stands
+
+
+def test_a_number_that_nobody_has_is_null() -> None:
+    row = rows_of(MEAN, without(make_record(), "test", "energy_mae"))["ani E-F"]
+    assert row.scores["test"]["energy_mae"] is None
+
+
+def test_without_the_mean_predictor_nothing_is_ranked_and_a_note_says_so() -> None:
+    board = board_of(make_record())
+    assert board.rows[0].rank is None
+    assert any("mean predictor" in note for note in board.notes)
+
+
+def test_a_failed_seed_counts_with_the_worst_score() -> None:
+    records = [MEAN, make_record("e3nn", seed=0, scale=0.1), failed_record(architecture="e3nn", seed=1)]
+    board = board_of(*records, make_record("ani", scale=0.3), make_record("bad", scale=2.0))
+    rows = {row.entry: row for row in board.rows}
+    overall = rows["e3nn E-F"].overall
+    assert overall is not None
+    assert overall.mean == pytest.approx((0.1 + 2.0) / 2)  # the worst is worse than the mean predictor
+    assert overall.n == 2
+    assert rows["e3nn E-F"].scores["test"]["forces_mae"].n == 1  # type: ignore[union-attr]
+    assert rows["e3nn E-F"].status == "partly failed"
+    assert [row.entry for row in board.rows] == ["ani E-F", "mean predictor", "e3nn E-F", "bad E-F"]
+    assert [(failure.entry, failure.seed) for failure in board.failures] == [("e3nn E-F", 1)]
+    assert "NaN" in board.failures[0].reason
+
+
+def test_an_entry_that_failed_altogether_stays_with_the_worst() -> None:
+    rows = rows_of(MEAN, make_record(), failed_record(architecture="bad"))
+    failed = rows["bad E-F"]
+    assert failed.status == "failed"
+    assert failed.rank == rows["mean predictor"].rank == 2  # as bad as the worst that finished
+    assert all(found is None for scores in failed.scores.values() for found in scores.values())
+
+
+def test_only_failures_make_a_board_too() -> None:
+    board = board_of(failed_record())
+    assert board.rows[0].overall is None
+    assert board.splits == []
+
+
+def pair(architecture: str, *scales: float) -> list[Record]:
+    return [make_record(architecture, seed=seed, scale=scale) for seed, scale in enumerate(scales)]
+
+
+def test_entries_within_noise_share_a_rank_and_the_next_rank_is_skipped() -> None:
+    rows = rows_of(MEAN, *pair("a", 0.10, 0.14), *pair("b", 0.11, 0.15), *pair("c", 0.30, 0.31))
+    assert [rows[f"{name} E-F"].rank for name in "abc"] == [1, 1, 3]
+
+
+def test_a_tie_is_with_the_best_of_the_rank_not_from_neighbour_to_neighbour() -> None:
+    rows = rows_of(MEAN, *pair("a", 0.10, 0.12), *pair("b", 0.12, 0.14), *pair("c", 0.14, 0.16))
+    assert [rows[f"{name} E-F"].rank for name in "abc"] == [1, 1, 3]
+
+
+def test_failures_do_not_buy_a_tie() -> None:
+    records = [*pair("a", 0.10, 0.11), *pair("b", 0.10), failed_record(architecture="b", seed=1)]
+    rows = rows_of(MEAN, *records)
+    assert rows["b E-F"].overall.std > rows["b E-F"].overall.mean  # type: ignore[union-attr, operator]
+    assert [rows["a E-F"].rank, rows["b E-F"].rank] == [1, 2]
+
+
+def test_costs_are_means_over_seeds_and_null_for_the_mean_predictor() -> None:
+    rows = rows_of(MEAN, make_record(seed=0, scale=0.1), make_record(seed=1, scale=0.2))
+    assert rows["ani E-F"].device_seconds == pytest.approx((400 + 200) / 2)
+    assert rows["ani E-F"].products == 0
+    assert rows["mean predictor"].device_seconds is None
+
+
+def test_gains_are_ratios_with_propagated_spread() -> None:
+    records = [make_record("ani", "E-F", seed, 0.1 * (1 + seed)) for seed in (0, 1)]
+    records += [make_record("ani", "E-F-H", seed, 0.05 * (1 + seed)) for seed in (0, 1)]
+    (gain,) = board_of(MEAN, *records).gains
+    ratio = gain.ratios["test"]["forces_rmse"]
+    assert ratio is not None
+    assert ratio.value == pytest.approx(0.5)
+    relative = math.sqrt(0.5) / 1.5  # std/mean of each part
+    assert ratio.std == pytest.approx(0.5 * math.sqrt(2) * relative)
+    assert gain.device_seconds == pytest.approx(6.0)
+
+
+def test_a_gain_without_its_counterpart_is_null() -> None:
+    (gain,) = board_of(MEAN, make_record("ani", "E-F-H")).gains
+    assert gain.without_hessian is None
+    assert all(ratio is None for ratios in gain.ratios.values() for ratio in ratios.values())
+
+
+@pytest.mark.parametrize("key", ["content_hash", "split_hash", "level_of_theory"])
+def test_unlike_data_are_refused(key: str) -> None:
+    other = make_record(seed=1, data=DATA.model_copy(update={key: "different"}))
+    with pytest.raises(DataError, match=f"(?s)1.json: {key} is 'different'.*separate leaderboard"):
+        board_of(make_record(), other)
+
+
+def test_the_same_seed_twice_is_refused() -> None:
+    with pytest.raises(DataError, match="seed 0 of 'ani E-F' is already there"):
+        board_of(make_record(), make_record())
+
+
+def test_one_entry_for_two_architectures_is_refused() -> None:
+    with pytest.raises(DataError, match="different architectures"):
+        board_of(make_record("ani", entry="x"), make_record("schnet", entry="x", seed=1))
+
+
+def test_a_metric_in_another_unit_is_refused() -> None:
+    record = make_record()
+    metrics = {"test": {"energy_mae": Metric(value=1.0, unit="kcal/mol", n=6)}}
+    with pytest.raises(DataError, match="energy_mae is given in 'kcal/mol'"):
+        board_of(MEAN, record.model_copy(update={"metrics": metrics}))
+
+
+def test_unlike_budgets_and_seeds_that_differ_in_weights_are_noted() -> None:
+    longer = make_record("schnet").cost.model_copy(update={"steps": 9000})
+    board = board_of(MEAN, make_record(), make_record(seed=1, weights={"energy": 2.0}), make_record("x", cost=longer))
+    assert any("budgets differ: 2000, 9000" in note for note in board.notes)
+    assert any("more than the seed" in note for note in board.notes)
+
+
+def test_rows_come_from_run_folders(runs: Sequence[Path]) -> None:
+    board = score(collect(runs))
+    assert [row.rank for row in board.rows] == [1, 2, 3, 4, 5, 6, 7]
+    assert board.structures == {"test": 7, "nms": 7}
+
+
+def test_json_reads_back(save_run: Callable[..., Path]) -> None:
+    board = score(collect([save_run(MEAN), save_run(make_record())]))
+    assert Leaderboard.model_validate_json(board.model_dump_json()) == board
