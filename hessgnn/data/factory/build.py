@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import os
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -147,7 +148,8 @@ def _label_all(recipe: Recipe, todo: Mapping[str, Atoms], parts: Mapping[str, Pa
     if not todo:
         return failed
     context = multiprocessing.get_context("spawn")
-    with _one_thread_each(), ProcessPoolExecutor(min(processes, len(todo)), mp_context=context) as pool:
+    workers = min(processes, len(todo))
+    with _one_thread_each(), ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
         tasks = {pool.submit(_label_one, recipe, name, atoms, parts[name]): name for name, atoms in todo.items()}
         try:
             for task in track(as_completed(tasks), description="labelling molecules", total=len(tasks)):
@@ -164,6 +166,18 @@ def _label_all(recipe: Recipe, todo: Mapping[str, Atoms], parts: Mapping[str, Pa
             pool.shutdown(cancel_futures=True)
             raise
     return dict(sorted(failed.items()))
+
+
+def _end_with_parent() -> None:
+    """Let a worker end when the build is killed; the pool's own workers would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _label_one(recipe: Recipe, name: str, atoms: Atoms, part: Path) -> str | None:
