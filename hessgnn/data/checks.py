@@ -105,7 +105,9 @@ def require_sound(store: Store, indices: Iterable[int] | None = None) -> None:
     errors = [finding for finding in check(store, indices) if finding.level == "error"]
     if errors:
         others = f" (and {len(errors) - 1} more, see `hessgnn data check`)" if len(errors) > 1 else ""
-        raise DataError(errors[0].message + others, where=store.path, remedy="correct the file and import it again")
+        raise DataError(
+            errors[0].message + others, where=store.path, remedy="correct the labels and write the file again"
+        )
 
 
 def _names(structures: Iterable[Structure]) -> tuple[str, ...]:

@@ -126,12 +126,14 @@ def open_checked(path: Path) -> Iterator[h5py.File]:
     except OSError as error:
         truncated = "truncated" in str(error)
         what = "is truncated" if truncated else "is not an HDF5 file, or is damaged"
-        remedy = "fetch or build it again" if truncated else "give a store, or use `hessgnn data import`"
+        remedy = "fetch or build it again" if truncated else "give a file that hessgnn.data.store.write_store made"
         raise DataError(what, where=path, remedy=remedy) from error
     with file:
         if file.attrs.get("format") != FORMAT:
             raise DataError(
-                "is HDF5, but not a store of hessgnn", where=path, remedy="bring it in with `hessgnn data import`"
+                "is HDF5, but not a store of hessgnn",
+                where=path,
+                remedy="read it with h5py and write it with hessgnn.data.store.write_store",
             )
         version = file.attrs.get("format_version")
         if version != FORMAT_VERSION:
