@@ -74,7 +74,7 @@ def predict(
 
 
 def _products(gradient: Tensor, positions: Tensor, vectors: Tensor, create_graph: bool, backend: Backend) -> Tensor:
-    if not gradient.requires_grad:  # no atom has a neighbour
+    if not gradient.requires_grad or not len(vectors):  # no atom has a neighbour, or nothing is asked for
         return torch.zeros_like(vectors)
     if backend == "vmap" and len(vectors) > 1:
         return _gradient(gradient, positions, vectors, create_graph=create_graph, is_grads_batched=True)

@@ -176,7 +176,8 @@ class Potential(nn.Module, ABC):
         missing = [z for z in self.elements if z not in reference_energies]
         if missing:
             raise ConfigError(f"no reference energy for {_symbols(missing)}", remedy="give one for each element")
-        self.reference_energies.copy_(torch.tensor([reference_energies[z] for z in self.elements]))
+        values = [reference_energies[z] for z in self.elements]
+        self.reference_energies.copy_(torch.tensor(values, dtype=torch.float64))  # float32 would lose 1e-4 eV
         self.scale.fill_(scale)
 
     def n_parameters(self) -> int:
