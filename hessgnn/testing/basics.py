@@ -14,7 +14,7 @@ _TENSORS = ("numbers", "positions", "batch", "n_atoms", "edge_index", "edge_shif
 
 
 def unknown_element(subject: Subject) -> None:
-    """A structure with an element that the potential does not know is a :class:`DataError`."""
+    """A structure with an element that the potential does not know is a DataError."""
     potential = subject.potential
     unknown = [z for z in range(1, len(chemical_symbols)) if z not in potential.elements]
     if not unknown:
@@ -112,7 +112,7 @@ def no_neighbours(subject: Subject) -> None:
 
 
 def state_dict(subject: Subject) -> None:
-    """Weights written with ``torch.save`` and read with ``weights_only=True`` give the same energies."""
+    """Weights written with torch.save and read with weights_only=True give the same energies."""
     first, second = subject.fresh(seed=0), subject.fresh(seed=1)
     file = io.BytesIO()
     torch.save(first.state_dict(), file)

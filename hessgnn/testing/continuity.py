@@ -46,9 +46,10 @@ def cutoff(subject: Subject) -> None:
         found = find_jump(subject, potential, path, np.linspace(0.5, stop, number))
         if found is not None:
             place, name, height = found
+            inside = "" if abs(place - reach) < 1e-3 else ", so an inner cutoff or an activation is the likely cause"
             raise Violation(
-                f"the {name} jumps by {height:.1e} of its usual magnitude at a distance of {place:.4f} Å "
-                f"(cutoff {reach} Å), bound {NOISE:.0e}"
+                f"the {name} jumps by {height:.1e} of its usual magnitude, bound {NOISE:.0e}, at a distance of "
+                f"{place:.4f} Å (cutoff {reach} Å{inside})"
             )
 
 

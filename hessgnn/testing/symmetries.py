@@ -55,7 +55,7 @@ def rotation(subject: Subject) -> None:
 
 
 def reflection(subject: Subject) -> None:
-    """As :func:`rotation`, for improper rotations: mirror images have the same energy."""
+    """Mirror images have the same energy; forces and Hessians follow improper rotations too."""
     _turn(subject, _orthogonal(-1), "on reflecting the structure")
 
 

@@ -1,0 +1,61 @@
+import pytest
+import torch
+from ase import Atoms
+from ase.build import molecule
+
+from hessgnn.curvature.hessian import hessians, padded_hessians
+from hessgnn.data.batch import Batch
+from hessgnn.potentials import registry
+
+
+@pytest.fixture(scope="module")
+def potential():
+    torch.manual_seed(0)
+    return registry.create("schnet", width=8, n_interactions=2).double()
+
+
+@pytest.fixture(scope="module")
+def batch():
+    return Batch.from_atoms([molecule("H2O"), Atoms("O"), molecule("CH3OH")], 5.0)
+
+
+@pytest.mark.parametrize("backend", ["loop", "vmap"])
+@pytest.mark.parametrize("chunk", [1, 4, 18, 100])
+def test_chunks_and_backends_agree(potential, batch, chunk, backend):
+    expected = padded_hessians(potential, batch)
+    got = padded_hessians(potential, batch, chunk=chunk, backend=backend)
+    torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-13)
+
+
+def test_it_is_the_second_derivative_of_the_energy(potential):
+    atoms = molecule("H2O")
+    batch = Batch.from_atoms([atoms], 5.0)
+    expected = torch.autograd.functional.hessian(
+        lambda flat: potential.total_energy(batch.replace(positions=flat.view(3, 3))).sum(), batch.positions.flatten()
+    )
+    torch.testing.assert_close(hessians(potential, batch)[0], expected, rtol=1e-10, atol=1e-13)
+
+
+def test_shapes_and_padding(potential, batch):
+    padded = padded_hessians(potential, batch)
+    assert padded.shape == (3, 18, 18)
+    assert not padded[0, 9:].any()
+    assert not padded[0, :, 9:].any()
+    assert not padded[1].any()
+    assert [tuple(h.shape) for h in hessians(potential, batch)] == [(9, 9), (3, 3), (18, 18)]
+    assert bool(hessians(potential, batch)[2].any())
+
+
+def test_it_holds_no_graph(potential, batch):
+    assert not any(h.requires_grad for h in potential.hessian(batch))
+
+
+def test_float32_agrees_with_float64(potential):
+    atoms = [molecule("CH3OH")]
+    exact = potential.hessian(Batch.from_atoms(atoms, 5.0))[0]
+    single = registry.create("schnet", width=8, n_interactions=2)
+    single.load_state_dict(potential.state_dict())
+    rough = single.hessian(Batch.from_atoms(atoms, 5.0, torch.float32))[0]
+    assert rough.dtype == torch.float32
+    deviation = float((rough.double() - exact).abs().max() / exact.abs().max())
+    assert 0 < deviation < 1e-4

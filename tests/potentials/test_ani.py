@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import molecule
+
+from hessgnn.data.batch import Batch
+from hessgnn.errors import ConfigError
+from hessgnn.potentials import registry
+from hessgnn.potentials.ani import ANI
+
+
+def make(**settings) -> ANI:
+    torch.manual_seed(0)
+    return registry.create("ani", hidden=(8, 8), **settings).double()
+
+
+def test_the_default_is_smooth_and_the_paper_owns_up():
+    assert make().not_c2 is None
+    paper = make(cutoff_function="cosine", activation="celu").not_c2
+    assert "cosine" in paper
+    assert "CELU" in paper
+    assert "CELU" not in make(cutoff_function="cosine").not_c2
+
+
+def test_the_angular_cutoff_lies_inside():
+    with pytest.raises(ConfigError, match="angular_cutoff must be smaller"):
+        make(cutoff=3.0)
+
+
+def test_second_derivatives_are_not_lost_to_the_extension():
+    assert make().aev._strategy == "pyaev"
+
+
+def test_environment_vectors_are_those_of_torchani_on_its_own_neighbours():
+    from torchani.aev import AEVComputer, ANIAngular, ANIRadial  # late: hessgnn silences its remark on extensions
+
+    potential = make(cutoff_function="cosine")
+    atoms = molecule("CH3NO2")
+    batch = Batch.from_atoms([atoms, molecule("CH3OH")], potential.cutoff)
+    seen = []
+    potential.networks.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[1]))
+    potential.energy(batch)
+    theirs = AEVComputer(ANIRadial.like_1x(), ANIAngular.like_1x(), num_species=4, strategy="pyaev").double()
+    species = torch.tensor([[{1: 0, 6: 1, 7: 2, 8: 3}[z] for z in atoms.numbers]])
+    expected = theirs(species, torch.from_numpy(atoms.positions).unsqueeze(0))
+    torch.testing.assert_close(seen[0][0, : len(atoms)], expected[0], rtol=1e-6, atol=1e-7)
+
+
+def test_a_cell_smaller_than_the_cutoff():
+    """Explicit images in a cluster: the central copy of each atom has the environment of the crystal."""
+    potential = make(cutoff=4.0)
+    crystal = Atoms(
+        "CO", [[0.1, 0.2, 0.3], [1.1, 0.6, 0.4]], cell=[[2.6, 0, 0], [0.4, 2.9, 0], [0, 0.3, 3.1]], pbc=True
+    )
+    periodic = potential.atomic_energies(Batch.from_atoms([crystal], potential.cutoff))
+    cluster = crystal.repeat((7, 7, 7))
+    cluster.pbc = False
+    cluster_energies = potential.atomic_energies(Batch.from_atoms([cluster], potential.cutoff))
+    centre = 2 * (3 * 49 + 3 * 7 + 3)
+    np.testing.assert_array_equal(cluster.numbers[centre : centre + 2], crystal.numbers)
+    torch.testing.assert_close(cluster_energies[centre : centre + 2], periodic, rtol=1e-10, atol=1e-12)
+
+
+def test_the_order_of_edges_does_not_matter():
+    potential = make()
+    batch = Batch.from_atoms([molecule("CH3OH")], potential.cutoff)
+    order = torch.randperm(batch.edge_index.shape[1], generator=torch.Generator().manual_seed(0))
+    shuffled = batch.replace(edge_index=batch.edge_index[:, order], edge_shift=batch.edge_shift[order])
+    torch.testing.assert_close(potential.energy(shuffled), potential.energy(batch), rtol=1e-12, atol=0)

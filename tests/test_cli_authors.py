@@ -1,0 +1,55 @@
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from hessgnn import cli_authors
+from hessgnn.errors import ConfigError
+from hessgnn.potentials import registry
+from hessgnn.testing import ITEMS
+
+
+@pytest.fixture
+def invoke(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    app = typer.Typer()
+    app.command()(cli_authors.check)
+    app.command()(cli_authors.models)
+    return lambda *arguments: CliRunner().invoke(app, list(arguments))
+
+
+def test_a_sound_potential_exits_with_0(invoke):
+    result = invoke("check", "examples.my_potential:MyPotential", "width=4", "n_basis=3")
+    assert result.exit_code == 0, result.output
+    assert f"{len(ITEMS)} of {len(ITEMS)} items passed, 0 failed, 0 skipped" in result.output
+    assert all(item.name in result.output for item in ITEMS)
+
+
+def test_a_broken_potential_exits_with_1_and_is_told_the_remedy(invoke):
+    result = invoke("check", "broken_potentials:Squeezed")
+    assert result.exit_code == 1
+    assert "To mend: use .squeeze(-1) rather than .squeeze()" in result.output
+    assert "0 skipped" in result.output
+
+
+def test_what_is_owned_up_to_is_skipped_with_its_reason(invoke):
+    result = invoke("check", "broken_potentials:OwnsUp")
+    assert result.exit_code == 0, result.output
+    assert "not C²: CELU has a jump" in result.output
+    assert "0 failed, 3 skipped" in result.output
+
+
+@pytest.mark.parametrize("arguments", [["shcnet"], ["schnet", "widht=3"], ["schnet", "width"]])
+def test_wrong_input_is_a_user_error(invoke, arguments):
+    assert isinstance(invoke("check", *arguments).exception, ConfigError)
+
+
+def test_models_lists_names_settings_and_defaults(invoke):
+    result = invoke("models")
+    assert result.exit_code == 0
+    for name in registry.names():
+        assert name in result.output
+        for key, field in registry.resolve(name).Config.model_fields.items():
+            line = next(line for line in result.output.splitlines() if f" {key} " in line)
+            assert line
+            assert (field.description or "") in result.output
+    assert "'smooth'" in result.output
