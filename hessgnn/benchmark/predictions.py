@@ -106,4 +106,4 @@ class Predictions:
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise DataError("holds no readable predictions", where=path, remedy=remedy) from error
         except DataError as error:
-            raise DataError(str(error), where=path, remedy=remedy) from error
+            raise DataError(error.what, where=path, remedy=remedy) from error

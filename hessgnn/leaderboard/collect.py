@@ -3,86 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
+from hessgnn.benchmark.predictions import Predictions
 from hessgnn.benchmark.record import Record, read_record
 from hessgnn.errors import DataError
 
 RECORD_NAME = "record.json"
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """What a potential predicted for one split, beside the labels.
-
-    ============================ ========================= ========================================
-    array                        shape                     unit
-    ============================ ========================= ========================================
-    ``energy_*``                 ``(n_structures,)``       eV
-    ``forces_*``                 ``(total_atoms, 3)``      eV/Å
-    ``hessian_*``                ``(sum of (3N)²,)``       eV/Å², the structures' matrices row by row
-    ``n_atoms``, ``name``        ``(n_structures,)``       atoms in, and name of, each structure
-    ============================ ========================= ========================================
-    """
-
-    energy_reference: NDArray[np.float64]
-    energy_predicted: NDArray[np.float64]
-    forces_reference: NDArray[np.float64]
-    forces_predicted: NDArray[np.float64]
-    hessian_reference: NDArray[np.float64]
-    hessian_predicted: NDArray[np.float64]
-    n_atoms: NDArray[np.int64]
-    name: NDArray[np.str_]
-
-    def __post_init__(self) -> None:
-        structures = self.n_atoms.shape if self.n_atoms.ndim == 1 else (0,)
-        shapes = {
-            "energy": structures,
-            "forces": (int(self.n_atoms.sum()), 3),
-            "hessian": (int((9 * self.n_atoms.astype(np.int64) ** 2).sum()),),
-        }
-        expected = {f"{key}_{kind}": shape for key, shape in shapes.items() for kind in ("reference", "predicted")}
-        for name, shape in {"n_atoms": structures, "name": structures, **expected}.items():
-            if getattr(self, name).shape != shape:
-                raise DataError(f"array {name!r} has the shape {getattr(self, name).shape}, expected {shape}")
-
-
-def read_predictions(path: Path) -> Predictions:
-    """Read saved predictions.
-
-    Parameters
-    ----------
-    path
-        A NumPy ``.npz`` archive with the arrays of :class:`Predictions`; pickled content is refused.
-
-    Returns
-    -------
-    Predictions
-        The arrays, with their shapes checked against each other.
-
-    Raises
-    ------
-    DataError
-        When the file is damaged, lacks an array, or has one of the wrong shape.
-    """
-    remedy = "run `hessgnn evaluate` on the run again"
-    try:
-        with zipfile.ZipFile(path):
-            pass  # np.load would try to unpickle anything that is not an archive, and say so confusingly
-        with np.load(path, allow_pickle=False) as archive:
-            return Predictions(**{item.name: archive[item.name] for item in fields(Predictions)})
-    except KeyError as error:
-        raise DataError(f"an array is missing ({error.args[0]})", where=path, remedy=remedy) from error
-    except DataError as error:
-        raise DataError(error.what, where=path, remedy=remedy) from error
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise DataError(f"cannot be read as predictions ({error})", where=path, remedy=remedy) from error
 
 
 @dataclass(frozen=True)
@@ -98,7 +27,7 @@ class Loaded:
 
     def predictions(self, split: str) -> Predictions | None:
         """Read the predictions for ``split``, or return None when the run saved none."""
-        return read_predictions(self.files[split]) if split in self.files else None
+        return Predictions.load(self.files[split]) if split in self.files else None
 
 
 def collect(paths: Iterable[Path]) -> list[Loaded]:

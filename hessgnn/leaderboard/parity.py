@@ -9,8 +9,9 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
+from hessgnn.benchmark.predictions import Predictions
 from hessgnn.leaderboard.board import Leaderboard
-from hessgnn.leaderboard.collect import Loaded, Predictions
+from hessgnn.leaderboard.collect import Loaded
 from hessgnn.leaderboard.plotting import Panel, architecture_styles, figure_json, literal
 
 POINTS_PER_TRACE = 1500

@@ -19,6 +19,9 @@ OVERALL_METRICS = ("energy_rmse", "forces_rmse", "hessian_rmse")
 SAME_DATA = ("content_hash", "split_hash", "level_of_theory")
 """What every record of a leaderboard must share."""
 
+STATIONARY = 10.0
+"""meV/Å: a split on which predicting no force at all does better than this holds stationary points."""
+
 References = dict[str, dict[str, float]]
 
 
@@ -26,7 +29,8 @@ def score(loaded: Sequence[Loaded], title: str = "hessgnn leaderboard") -> Leade
     """Join seeds and rank entries.
 
     The overall score of a run is the geometric mean, over splits and over energy, forces and Hessian, of its RMSE
-    divided by the mean predictor's, so 1 is a potential that knows the composition only. A failed seed counts with
+    divided by the mean predictor's, so 1 is a potential that knows the composition only. Forces of a split of
+    stationary points are left out, since no force is the right answer there. A failed seed counts with
     the worst overall score of any finished run. Entries are ranked by their mean over seeds; an entry whose interval
     mean ± std touches that of the best one of a rank shares this rank, unless seeds of it failed.
 
@@ -146,7 +150,11 @@ def _references(records: Iterable[Record], splits: Sequence[str]) -> References 
     for split in splits:
         for name in OVERALL_METRICS:
             value = _value(baseline, split, name)
-            if not value:  # missing, or zero: nothing can be divided by it
+            if value is None:
+                return None
+            if name == "forces_rmse" and value < STATIONARY:
+                continue  # no force is the right answer there, so the mean predictor is no reference
+            if value == 0:
                 return None
             references.setdefault(split, {})[name] = value
     return references
@@ -272,6 +280,12 @@ def _notes(
             "There is no overall score and no rank: they need a record of the mean predictor with the RMSE of energy, "
             "forces and Hessian on every split."
         )
+    notes += [
+        f"Forces on {split} are not part of the overall score: its structures are stationary points, where predicting "
+        "no force at all is right."
+        for split, reference in (references or {}).items()
+        if "forces_rmse" not in reference
+    ]
     budgets = sorted({row.steps for row in rows if row.regime != "mean" and row.status != "failed"})
     if len(budgets) > 1:
         notes.append(f"The training budgets differ: {', '.join(map(str, budgets))} steps.")

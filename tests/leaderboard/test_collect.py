@@ -3,12 +3,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from synthetic_runs import N_ATOMS, make_record, save_predictions
 
 from hessgnn.errors import DataError
-from hessgnn.leaderboard.collect import collect, read_predictions
+from hessgnn.leaderboard.collect import collect
 
 SaveRun = Callable[..., Path]
 
@@ -46,27 +45,3 @@ def test_missing_predictions_leave_a_note(save_run: SaveRun) -> None:
     assert list(item.files) == ["nms"]
     assert item.predictions("test") is None
     assert "predictions-test.npz" in item.notes[0]
-
-
-def test_a_wrong_shape_is_told_with_the_file(tmp_path: Path) -> None:
-    save_predictions(tmp_path, "nms", 0.1, seed=0, hessian_predicted=np.zeros(7))
-    with pytest.raises(DataError, match=r"predictions-nms\.npz: array 'hessian_predicted' has the shape \(7,\)"):
-        read_predictions(tmp_path / "predictions-nms.npz")
-
-
-def test_a_missing_array_is_told(tmp_path: Path) -> None:
-    np.savez(tmp_path / "few.npz", energy_reference=np.zeros(2))
-    with pytest.raises(DataError, match="an array is missing"):
-        read_predictions(tmp_path / "few.npz")
-
-
-def test_pickles_are_never_loaded(tmp_path: Path) -> None:
-    save_predictions(tmp_path, "nms", 0.1, seed=0, name=np.array([{"evil": 1}] * len(N_ATOMS), dtype=object))
-    with pytest.raises(DataError, match="cannot be read as predictions"):
-        read_predictions(tmp_path / "predictions-nms.npz")
-
-
-def test_a_file_that_is_no_archive_is_told(tmp_path: Path) -> None:
-    (tmp_path / "x.npz").write_bytes(b"not an archive")
-    with pytest.raises(DataError, match=r"x\.npz: cannot be read as predictions"):
-        read_predictions(tmp_path / "x.npz")

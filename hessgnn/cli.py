@@ -1,0 +1,106 @@
+"""The command line: one verb per function, nothing but argument reading."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import click
+import typer
+from rich.console import Console
+
+from hessgnn import cli_authors, cli_data, cli_leaderboard
+from hessgnn.errors import UserError
+
+app = typer.Typer(
+    name="hessgnn",
+    help="What do Hessian labels buy, for which interatomic potential, at what cost?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(cli_data.app, name="data")
+app.command()(cli_leaderboard.leaderboard)
+app.command()(cli_authors.check)
+app.command()(cli_authors.models)
+
+Overrides = Annotated[list[str] | None, typer.Argument(help="Overrides such as loss.hessian=0.1 training.seed=3.")]
+
+
+@app.command()
+def train(
+    config: Annotated[Path | None, typer.Argument(help="YAML file; not needed with --resume.")] = None,
+    overrides: Overrides = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Run folder.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Run folder to go on with.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done.")] = False,
+) -> None:
+    """Train one potential."""
+    from hessgnn.cli_train import train as run
+
+    run(config, overrides or [], output=output, resume=resume, dry_run=dry_run)
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    tasks: Annotated[list[str] | None, typer.Option("--tasks", help="Tasks to run; all by default.")] = None,
+    splits: Annotated[list[str] | None, typer.Option("--splits", help="Splits to judge on.")] = None,
+    device: Annotated[str, typer.Option(help="Where to compute.")] = "cpu",
+) -> None:
+    """Judge the best potential of a run and write its record."""
+    from hessgnn.cli_train import evaluate as run_tasks
+
+    run_tasks(run, tasks=tasks, splits=splits, device=device)
+
+
+@app.command()
+def sweep(
+    config: Annotated[Path, typer.Argument(help="Sweep file.")] = Path("sweeps/quickstart.yaml"),
+    overrides: Overrides = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder; the same one resumes.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan.")] = False,
+) -> None:
+    """Tune the loss weights of each architecture, retrain the best, judge it, and write the leaderboard."""
+    from hessgnn.cli_sweep import sweep as run
+
+    run(config, overrides or [], output=output, dry_run=dry_run)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command. Exit status 2 for wrong input, told in one line; 1 for a bug, with its traceback in a file.
+
+    Parameters
+    ----------
+    arguments
+        Of the command line; ``sys.argv`` by default.
+    """
+    errors = Console(stderr=True, soft_wrap=True)
+    try:
+        status = app(args=arguments, standalone_mode=False)
+    except UserError as error:
+        errors.print(f"[red]error:[/red] {_plain(str(error))}", highlight=False)
+        status = 2
+    except click.ClickException as error:
+        error.show()
+        status = 2
+    except (click.Abort, KeyboardInterrupt):
+        errors.print("stopped; the same command goes on from the last checkpoint")
+        status = 130
+    except Exception as error:
+        log = Path("error.log").resolve()
+        log.write_text(traceback.format_exc(), encoding="utf-8")
+        errors.print(
+            f"[red]this is a bug:[/red] {type(error).__name__}: {_plain(str(error))} (traceback in {log})",
+            highlight=False,
+        )
+        status = 1
+    sys.exit(status)
+
+
+def _plain(text: str) -> str:
+    """One line, and no markup of ours."""
+    return " ".join(text.split()).replace("[", "\\[")

@@ -1,0 +1,254 @@
+"""The main job: tune each architecture, retrain its best, judge it, compare.
+
+::
+
+    runs/quickstart/
+    ├── sweep.yaml          the resolved settings; a different sweep is refused here
+    ├── study.journal       the Optuna studies, one for each architecture
+    ├── trials/ANI/000/     run folder of each trial
+    ├── final/              run folders of the retraining, with records and predictions
+    ├── best/ANI.yaml       trains as it is
+    ├── trials.csv          every trial: values, score, cost, reason of a failure
+    └── leaderboard/        index.html, leaderboard.md, .csv, .json
+"""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import io
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hessgnn.benchmark.evaluate import record_mean_predictor
+from hessgnn.benchmark.record import Cost
+from hessgnn.config import load, save
+from hessgnn.data.store import Store
+from hessgnn.errors import ConfigError, TrainingError
+from hessgnn.files import write_text
+from hessgnn.sweep.config import SweepConfig
+from hessgnn.sweep.study import Study, Task, device_seconds_of, reason_of, regime_of, slot_of
+from hessgnn.sweep.worker import Job, Outcome, Report, Workers, run_job
+from hessgnn.training.config import DataConfig
+
+_MAY_CHANGE = {"trials", "workers"}
+"""Settings that the same sweep may be resumed with: a larger budget, other hands."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much a sweep will do: what ``--dry-run`` prints and what the bar counts."""
+
+    trials: int
+    trial_steps: int
+    finals: int
+    final_steps: int
+
+    @property
+    def steps(self) -> int:
+        """Training steps of everything."""
+        return self.trials * self.trial_steps + self.finals * self.final_steps
+
+
+def plan(config: SweepConfig) -> Plan:
+    """Count the runs and steps of a sweep.
+
+    Parameters
+    ----------
+    config
+        The sweep.
+
+    Returns
+    -------
+    Plan
+        Over all architectures.
+    """
+    n = len(config.architectures)
+    finals = n * len(config.regimes) * len(config.seeds)
+    return Plan(n * config.trials, config.trial_steps, finals, config.final_steps)
+
+
+def sweep(config: SweepConfig, folder: Path, observer: Callable[[Report], None]) -> list[Path]:
+    """Run a sweep, or go on with it.
+
+    Parameters
+    ----------
+    config
+        What to do.
+    folder
+        The sweep's folder.
+    observer
+        Told what the workers report.
+
+    Returns
+    -------
+    list of Path
+        Folders with the records of the leaderboard, the mean predictor first.
+
+    Raises
+    ------
+    ConfigError
+        When the folder holds another sweep, or one that is still running.
+    TrainingError
+        When no architecture could be trained.
+    """
+    with _locked(folder):
+        _begin(config, folder)
+        for architecture in config.architectures:
+            Study(config, architecture, folder)  # an unreachable storage is told before any work
+        workers = Workers(config.workers)
+        try:
+            finals = _run_all(config, folder, workers, observer)
+        except BrokenProcessPool as error:
+            raise TrainingError(
+                "a worker process was killed (out of memory?)",
+                where=folder,
+                remedy="run the same command to go on; lower `workers` or the batch size if it happens again",
+            ) from error
+        finally:
+            workers.stop()
+    mean = folder / "final" / "mean-predictor"
+    first = config.run_config(next(iter(config.architectures)), {}, steps=1, seed=0)
+    record_mean_predictor(mean, DataConfig.model_validate(first.data.model_dump()))
+    return [mean, *finals]
+
+
+def _run_all(config: SweepConfig, folder: Path, workers: Workers, observer: Callable[[Report], None]) -> list[Path]:
+    """One thread for each architecture waits for its runs; the processes do the work."""
+    stopped = threading.Event()
+
+    def submit(job: Job) -> Future[Outcome]:
+        if stopped.is_set():
+            raise BrokenProcessPool("stopped")
+        return workers.pool.submit(run_job, job)
+
+    with ThreadPoolExecutor(len(config.architectures)) as threads:
+        chains = [
+            threads.submit(_tune_and_retrain, config, architecture, folder, submit)
+            for architecture in config.architectures
+        ]
+        try:
+            pending = set(chains)
+            while pending:
+                done, pending = wait(pending, timeout=0.2)
+                for report in workers.reports():
+                    observer(report)
+                for chain in done:
+                    chain.result()
+        except BaseException:
+            stopped.set()
+            workers.stop()
+            raise
+    for report in workers.reports():
+        observer(report)
+    _write_trials(config, folder)
+    finals = [path for chain in chains for path in chain.result()]
+    if not finals:
+        raise TrainingError("all trials of all architectures failed", where=folder / "trials.csv")
+    return finals
+
+
+def _tune_and_retrain(
+    config: SweepConfig, architecture: str, folder: Path, submit: Callable[[Job], Future[Outcome]]
+) -> list[Path]:
+    """Everything for one architecture; the same budget for each."""
+    study = Study(config, architecture, folder)
+    while (task := study.next()) is not None:
+        outcome = submit(_trial_job(config, architecture, task, folder)).result()
+        if outcome.score is None:
+            study.fail(task, outcome.reason or "no score")
+        else:
+            study.complete(task, outcome.score, outcome.device_seconds)
+    best = study.best()
+    if best is None:
+        return []
+    spent = Cost(
+        sweep_trials=len(study.trials()),
+        sweep_device_seconds=sum(device_seconds_of(trial) for trial in study.trials()),
+    )
+    jobs = []
+    for seed in config.seeds:
+        for regime in config.regimes:
+            run = config.run_config(architecture, best.params, steps=config.final_steps, seed=seed, regime=regime)
+            if regime == "E-F-H" and seed == config.seeds[0]:
+                save(run, folder / "best" / f"{_safe(architecture)}.yaml")
+            name = f"{_safe(architecture)}-{regime}-trial{slot_of(best):03d}-seed{seed}"
+            # The twin without Hessians was not tuned on its own: it has its partner's other settings.
+            jobs.append(Job(run, folder / "final" / name, architecture, f"final {regime}", judge=spent))
+    wait([submit(job) for job in jobs], return_when=FIRST_EXCEPTION)
+    return [job.folder for job in jobs]
+
+
+def _trial_job(config: SweepConfig, architecture: str, task: Task, folder: Path) -> Job:
+    run = config.run_config(architecture, task.values, steps=config.trial_steps, seed=config.seed, regime=task.regime)
+    path = folder / "trials" / _safe(architecture) / f"{task.slot:03d}"
+    return Job(run, path, architecture, f"trial {task.slot + 1}/{config.trials}")
+
+
+def _begin(config: SweepConfig, folder: Path) -> None:
+    """Keep the settings, or refuse to mix two sweeps in one folder."""
+    path = folder / "sweep.yaml"
+    if path.exists():
+        before, now = load(SweepConfig, path).model_dump(), config.model_dump()
+        changed = [key for key in now if now[key] != before[key] and key not in _MAY_CHANGE]
+        if changed:
+            differences = "; ".join(f"{key}: {before[key]!r} became {now[key]!r}" for key in changed)
+            raise ConfigError(
+                f"holds a sweep with other settings ({differences})",
+                where=folder,
+                remedy="name another folder with -o, or restore the settings",
+            )
+    store = Store.open(_data(config).path)
+    for split in (_data(config).train, _data(config).validation):
+        store.indices(split)
+    save(config, path)
+
+
+def _data(config: SweepConfig) -> DataConfig:
+    return config.run_config(next(iter(config.architectures)), {}, steps=1, seed=0).data
+
+
+def _write_trials(config: SweepConfig, folder: Path) -> None:
+    """Every trial of every architecture as one table."""
+    text = io.StringIO()
+    columns = ["architecture", "trial", "regime", *config.space, "score", "device_seconds", "state", "reason"]
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    for architecture in config.architectures:
+        for trial in Study(config, architecture, folder).trials():
+            row: dict[str, Any] = {
+                "architecture": architecture,
+                "trial": slot_of(trial),
+                "regime": regime_of(trial),
+                **trial.params,
+                "score": trial.value,
+                "device_seconds": device_seconds_of(trial),
+                "state": trial.state.name.lower(),
+                "reason": reason_of(trial),
+            }
+            writer.writerow(row)
+    write_text(folder / "trials.csv", text.getvalue())
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Refuse a second sweep in the same folder. The lock goes with the process, however that ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigError(
+                "another sweep is running in this folder", where=folder, remedy="wait for it, or name another folder"
+            ) from error
+        yield
+
+
+def _safe(label: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in label)
