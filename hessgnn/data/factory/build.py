@@ -87,7 +87,9 @@ def build(recipe: Recipe, output: Path, *, processes: int = 1) -> BuildReport:
 
 
 def assign_splits(recipe: Recipe, structures: list[Structure]) -> list[Structure]:
-    """Divide the minima by molecule; displaced frames stay in ``nms``.
+    """Divide the minima by molecule. Displaced frames stay in ``nms``, but those of validation molecules follow them.
+
+    At a minimum every force is zero, so validated on minima alone the flattest surface would win.
 
     Parameters
     ----------
@@ -117,7 +119,9 @@ def assign_splits(recipe: Recipe, structures: list[Structure]) -> list[Structure
             remedy="change split.seed in the recipe",
         )
     return [
-        replace(structure, split=of_group[structure.group]) if structure.kind == "minimum" else structure
+        replace(structure, split=of_group[structure.group])
+        if structure.kind == "minimum" or of_group[structure.group] == "validation"
+        else structure
         for structure in structures
     ]
 

@@ -56,7 +56,7 @@ class DisplacedSettings(Settings):
 
 
 class SplitSettings(Settings):
-    """How the minima are divided, by molecule. Displaced frames are the split ``nms`` of their own."""
+    """How the minima are divided, by molecule. Displaced frames go to ``nms``, or to validation with their molecule."""
 
     fractions: dict[str, float] = Field(default={"train": 0.7, "validation": 0.15, "test": 0.15})
     seed: NonNegativeInt = 0
