@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from hessgnn.data.batch import Batch
-from hessgnn.potentials.base import Potential
+from hessgnn.potentials.base import Potential, PotentialConfig
 from hessgnn.potentials.blocks import BesselBasis, PolynomialCutoff, mlp
 
 
@@ -230,6 +230,17 @@ class Unguarded(Sound):
     def envelope(self, distances):
         x = distances / self.cutoff
         return torch.exp(1 - 1 / (1 - x)) * (x < 1)
+
+
+class UnguardedInside(Sound):
+    """The same with a cutoff of its own, as ANI has for angles."""
+
+    class Config(PotentialConfig):
+        angular_cutoff: float = 2.5
+
+    def envelope(self, distances):
+        x = distances / self.config.angular_cutoff
+        return super().envelope(distances) * (1 + torch.exp(1 - 1 / (1 - x)) * (x < 1))
 
 
 class CosineCutoff(Sound):

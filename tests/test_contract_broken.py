@@ -40,6 +40,7 @@ TABLE = [
     ("vectorised", broken.DecidesByValue, "RuntimeError"),
     ("parameter_gradient", broken.DetachedWeights, "finite differences in the parameters"),
     ("finite_at_cutoff", broken.Unguarded, "not finite in the .* at the cutoff"),
+    ("finite_at_cutoff", broken.UnguardedInside, "not finite in the .* at the cutoff"),
     ("cutoff", broken.CosineCutoff, "Hessian jumps .* distance of 5.0000 Å"),
     ("cutoff", broken.HardCutoff, "jumps .* distance of 5.0000 Å"),
     ("cutoff", broken.ConstantStep, "energy jumps .* distance of 5.0000 Å"),

@@ -56,15 +56,15 @@ def cutoff(subject: Subject) -> None:
 def activations(subject: Subject) -> None:
     """Nothing jumps while a molecule that stays inside the cutoff is deformed, so that activations pass through 0."""
     start = subject.molecule("H2CO", rattle=0.02)
-    displacement = np.random.default_rng(2).normal(scale=0.12, size=start.positions.shape)
+    displacement = np.random.default_rng(2).normal(scale=0.2, size=start.positions.shape)
 
     def path(t: float) -> Atoms:
         moved = start.copy()
         moved.positions += t * displacement
         return moved
 
-    for seed in range(2):
-        found = find_jump(subject, subject.fresh(seed=seed), path, np.linspace(-1, 1, 201))
+    for seed in range(4):  # other weights, other activations that pass through 0
+        found = find_jump(subject, subject.fresh(seed=seed), path, np.linspace(-1, 1, 121))
         if found is not None:
             _, name, height = found
             raise Violation(
@@ -76,12 +76,18 @@ def activations(subject: Subject) -> None:
 def finite_at_cutoff(subject: Subject) -> None:
     """Pairs at the cutoff, give or take rounding, leave values and gradients of a Hessian loss finite."""
     reach = subject.potential.cutoff
-    offsets = [0.0, 1e-12, -1e-12, 1e-9, -1e-9, 3e-8, -3e-8, 1e-7, -1e-7, 1e-6, -1e-6]
-    structures = [subject.atoms([6, 8], [[0, 0, 0], [0, 0, reach + offset]]) for offset in offsets]
+    # Further ones, such as ANI's for angles, are recognised by their name.
+    settings = subject.potential.config.model_dump()
+    cutoffs = {reach} | {value for key, value in settings.items() if key.endswith("cutoff")}
+    offsets = [0.0, 1e-12, -1e-12, 1e-9, -1e-9, 3e-8, -3e-8, 1e-7, -1e-7, 3e-7, -3e-7, 1e-6, -1e-6]
     slanted = np.array([0.36, 0.48, 0.8])
-    structures += [
-        subject.atoms([6, 8, 1], [[0, 0, 0], (reach + offset) * slanted, [-0.3, 0.9, -0.5]]) for offset in offsets
-    ]
+    structures = []
+    for distance in [cutoff + offset for cutoff in sorted(cutoffs) for offset in offsets]:
+        structures += [
+            subject.atoms([6, 8], [[0, 0, 0], [0, 0, distance]]),
+            subject.atoms([6, 8, 1], [[0, 0, 0], [0, 0, distance], [-0.3, 0.9, -0.5]]),
+            subject.atoms([6, 8, 1], [[0, 0, 0], distance * slanted, [-0.3, 0.9, -0.5]]),
+        ]
     for dtype in (torch.float32, torch.float64):
         potential = subject.fresh(dtype)
         # The loader finds neighbours in float64; in float32 some of them lie at the cutoff or beyond it.
