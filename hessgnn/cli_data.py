@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import compress
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +13,7 @@ from rich.table import Table
 
 from hessgnn.config import load
 from hessgnn.data.checks import check as find_faults
-from hessgnn.data.splits import DISJOINT, require_no_leak, split_groups
+from hessgnn.data.splits import DISJOINT, NMS, require_no_leak, split_groups, split_of
 from hessgnn.data.store import Store, write_store
 from hessgnn.data.summary import SplitSummary, summarise
 from hessgnn.errors import ConfigError, DataError
@@ -86,13 +87,13 @@ def split(
     fractions: Annotated[str, typer.Option(help="shares of train, validation and test")] = "0.8,0.1,0.1",
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
-    """Split again, by whole groups. Other splits than train, validation and test stay as they are."""
+    """Split again, by whole groups. Displaced frames go to nms or with their molecule to validation; others stay."""
     store = Store.open(data)
-    movable = [group for group, name in zip(store.groups, store.structure_splits, strict=True) if name in DISJOINT]
-    of_group = split_groups(movable, _fractions(fractions), seed)
+    movable = [name in (*DISJOINT, NMS) for name in store.structure_splits]
+    of_group = split_groups(compress(store.groups, movable), _fractions(fractions), seed)
     structures = [
-        replace(structure, split=of_group[structure.group]) if structure.split in DISJOINT else structure
-        for structure in store
+        replace(structure, split=split_of(structure.kind, of_group[structure.group])) if moves else structure
+        for structure, moves in zip(store, movable, strict=True)
     ]
     require_no_leak([s.group for s in structures], [s.split for s in structures], where=store.path)
     attributes = store.attributes

@@ -42,11 +42,16 @@ def test_split_moves_groups_and_keeps_content(run, tmp_path):
     output = run("split", "rtp-mini", "-o", tmp_path / "new.h5", "--fractions", "0.5,0.25,0.25", "--seed", "3")
     assert "train 29" in output.replace("\n", " ")
     new, old = Store.open(tmp_path / "new.h5"), Store.open("rtp-mini")
-    assert new.splits["nms"] == old.splits["nms"]
+    assert new.splits == {"train": 29, "validation": 14 * 9, "test": 14, "nms": 43 * 8}
     assert new.attributes.content_hash == old.attributes.content_hash
     assert new.attributes.provenance == old.attributes.provenance
     with pytest.raises(ConfigError, match="not three numbers"):
         run("split", "rtp-mini", "-o", tmp_path / "new.h5", "--fractions", "0.5")
+
+
+def test_split_as_the_recipe_gives_the_bundled_split(run, tmp_path):
+    run("split", "rtp-mini", "-o", tmp_path / "same.h5", "--fractions", "0.7,0.15,0.15", "--seed", "23")
+    assert Store.open(tmp_path / "same.h5").attributes.split_hash == Store.open("rtp-mini").attributes.split_hash
 
 
 def test_build_dry_run(run, tmp_path):

@@ -11,6 +11,8 @@ from hessgnn.errors import ConfigError, DataError
 
 DISJOINT = ("train", "validation", "test")
 """Splits that must not share a group. Others, such as ``nms``, hold frames of the same molecules by design."""
+NMS = "nms"
+"""Kind of the frames displaced along normal modes, and the split of most of them."""
 
 
 def split_groups(groups: Iterable[str], fractions: Mapping[str, float], seed: int) -> dict[str, str]:
@@ -48,6 +50,27 @@ def split_groups(groups: Iterable[str], fractions: Mapping[str, float], seed: in
     names = np.repeat(np.array(list(fractions)), counts)
     order = np.random.default_rng(seed).permutation(len(unique))
     return {unique[i]: str(name) for i, name in zip(order, names, strict=True)}
+
+
+def split_of(kind: str, group_split: str) -> str:
+    """Place a structure, given where its group was drawn to.
+
+    Displaced frames are kept for judging extrapolation, in the split ``nms``, but those of validation molecules follow
+    them: at a minimum every force is zero, so validated on minima alone the flattest surface would win.
+
+    Parameters
+    ----------
+    kind
+        The structure's.
+    group_split
+        The split of its group, from :func:`split_groups`.
+
+    Returns
+    -------
+    str
+        Its split.
+    """
+    return NMS if kind == NMS and group_split != "validation" else group_split
 
 
 def leaking_groups(groups: Sequence[str], splits: Sequence[str]) -> dict[str, set[str]]:

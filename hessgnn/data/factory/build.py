@@ -23,7 +23,7 @@ from hessgnn.data.factory.engine import LabelError, TBLiteEngine
 from hessgnn.data.factory.geometries import starting_geometries
 from hessgnn.data.factory.molecule import label_molecule
 from hessgnn.data.factory.recipe import Recipe
-from hessgnn.data.splits import split_groups
+from hessgnn.data.splits import split_groups, split_of
 from hessgnn.data.store import Store, write_store
 from hessgnn.data.structure import Structure
 from hessgnn.errors import DataError
@@ -87,9 +87,7 @@ def build(recipe: Recipe, output: Path, *, processes: int = 1) -> BuildReport:
 
 
 def assign_splits(recipe: Recipe, structures: list[Structure]) -> list[Structure]:
-    """Divide the minima by molecule. Displaced frames stay in ``nms``, but those of validation molecules follow them.
-
-    At a minimum every force is zero, so validated on minima alone the flattest surface would win.
+    """Divide the molecules; where their displaced frames go is told by :func:`~hessgnn.data.splits.split_of`.
 
     Parameters
     ----------
@@ -118,12 +116,7 @@ def assign_splits(recipe: Recipe, structures: list[Structure]) -> list[Structure
             where=recipe.name,
             remedy="change split.seed in the recipe",
         )
-    return [
-        replace(structure, split=of_group[structure.group])
-        if structure.kind == "minimum" or of_group[structure.group] == "validation"
-        else structure
-        for structure in structures
-    ]
+    return [replace(structure, split=split_of(structure.kind, of_group[structure.group])) for structure in structures]
 
 
 def part_path(output: Path, recipe: Recipe, name: str, atoms: Atoms) -> Path:

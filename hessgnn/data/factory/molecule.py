@@ -10,6 +10,7 @@ from hessgnn.curvature.vibrations import Vibrations, masses_of, vibrations
 from hessgnn.data.factory.displace import molecule_rng, sample_frames
 from hessgnn.data.factory.engine import Engine, HessianLabel, LabelError
 from hessgnn.data.factory.recipe import MinimumSettings, Recipe
+from hessgnn.data.splits import NMS
 from hessgnn.data.structure import Array, Structure
 
 _PUSH = 0.1
@@ -54,7 +55,7 @@ def label_molecule(recipe: Recipe, engine: Engine, name: str, start: Atoms) -> l
     ):
         frame = Atoms(atoms.numbers, positions)
         label = engine.hessian(frame)
-        made.append(_labelled(engine, frame, label, name=f"{name}/nms-{k}", group=name, kind="nms", split="nms"))
+        made.append(_labelled(engine, frame, label, name=f"{name}/nms-{k}", group=name, kind=NMS, split=NMS))
     return made
 
 
