@@ -20,10 +20,10 @@ from hessgnn.testing.subject import Subject, Violation, require, vectors_for
 Path = Callable[[float], Atoms]
 """A line of geometries."""
 
-SUSPECTS = 24
+SUSPECTS = 12
 PARTS = 8
-LEVELS = 4
-"""How many intervals are looked into, into how many parts each is divided, and how often."""
+LEVELS = 3
+"""How many intervals are looked into, how many parts each is divided into, and how often (at least 3)."""
 
 NOISE = 1e-7
 """Changes below this share of the usual magnitude on the walk are not told from rounding."""
@@ -161,7 +161,7 @@ def find_jump(
 def _observe(subject: Subject, potential: Potential, path: Path, places: np.ndarray) -> dict[str, Tensor]:
     """Energy, forces and Hessian for each place, each ``(n_places, n_numbers)``."""
     collected: dict[str, list[Tensor]] = {"energy": [], "forces": [], "Hessian": []}
-    for part in np.array_split(places, -(-len(places) // 256)):  # bounds the memory
+    for part in np.array_split(places, -(-len(places) // 128)):  # bounds the memory
         batch = subject.batch([path(float(place)) for place in part])
         out = potential(batch)
         collected["energy"].append(out.energy.unsqueeze(1))
