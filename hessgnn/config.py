@@ -82,7 +82,7 @@ def override(content: Mapping[str, Any], assignments: Sequence[str]) -> dict[str
     ConfigError
         When an assignment has no ``=`` or goes through a key that holds a plain value.
     """
-    result = _copy(content)
+    result = merge(content)
     for assignment in assignments:
         key, separator, text = assignment.partition("=")
         if not separator or not key:
@@ -92,6 +92,30 @@ def override(content: Mapping[str, Any], assignments: Sequence[str]) -> dict[str
         except yaml.YAMLError as error:
             raise ConfigError("the value is not valid YAML", where=assignment) from error
         set_dotted(result, key, value)
+    return result
+
+
+def merge(*contents: Mapping[str, Any]) -> dict[str, Any]:
+    """Join nested mappings; where two hold a value under the same key, the later one wins.
+
+    Parameters
+    ----------
+    *contents
+        The mappings; they are not changed.
+
+    Returns
+    -------
+    dict
+        A new mapping.
+    """
+    result: dict[str, Any] = {}
+    for content in contents:
+        for key, value in content.items():
+            before = result.get(key)
+            if isinstance(value, Mapping):
+                result[key] = merge(before if isinstance(before, Mapping) else {}, value)
+            else:
+                result[key] = value
     return result
 
 
@@ -114,6 +138,27 @@ def set_dotted(content: dict[str, Any], key: str, value: Any) -> None:
         if not isinstance(node, dict):
             raise ConfigError(f"{name!r} holds a plain value, not a section", where=key, remedy="check the dotted key")
     node[last] = value
+
+
+def get_dotted(content: Mapping[str, Any], key: str) -> Any:
+    """Read ``content["a"]["b"]`` for the key ``a.b``; ``None`` where there is no such key.
+
+    Parameters
+    ----------
+    content
+        The mapping.
+    key
+        Dotted path.
+
+    Returns
+    -------
+    Any
+        The value.
+    """
+    node: Any = content
+    for name in key.split("."):
+        node = node.get(name) if isinstance(node, Mapping) else None
+    return node
 
 
 def parse(model: type[S], content: Mapping[str, Any], *, where: object) -> S:
@@ -226,10 +271,6 @@ def explain(error: ValidationError, model: type[BaseModel], *, where: object) ->
     got = first["input"]
     shown = f", got {got!r}" if isinstance(got, str | int | float | bool) or got is None else ""
     return ConfigError(f"{message}{shown}{others}", where=place)
-
-
-def _copy(content: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: _copy(value) if isinstance(value, Mapping) else value for key, value in content.items()}
 
 
 def _keys_at(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:

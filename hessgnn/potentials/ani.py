@@ -32,10 +32,16 @@ class ANI(Potential):
     """ANI with torchani's ANI-1x environment vectors and one network for each element."""
 
     class Config(PotentialConfig):
-        """Hyper-parameters. ``configs/ani-paper.yaml`` holds those of arXiv 2503.07839."""
+        """Hyper-parameters; the environment vectors are those of ANI-1x, as in arXiv 2503.07839."""
 
         cutoff: PositiveFloat = Field(default=5.2, description="Å, of the radial part")
         angular_cutoff: PositiveFloat = Field(default=3.5, description="Å")
+        radial_eta: PositiveFloat = Field(default=16.0, description="Å⁻², sharpness of the radial Gaussians")
+        radial_shifts: PositiveInt = Field(default=16, description="radial Gaussians")
+        angular_eta: PositiveFloat = Field(default=8.0, description="Å⁻², sharpness of the angular part's Gaussians")
+        angular_zeta: PositiveFloat = Field(default=32.0, description="sharpness in the angle")
+        angular_shifts: PositiveInt = Field(default=4, description="Gaussians of the angular part")
+        angular_sections: PositiveInt = Field(default=8, description="angles of the angular part")
         hidden: tuple[PositiveInt, ...] = Field(default=(128, 112, 96), description="widths of each element's network")
         cutoff_function: Literal["smooth", "cosine"] = Field(default="smooth", description="cosine is not C²")
         activation: Literal["gelu", "celu"] = Field(default="gelu", description="celu is not C²")
@@ -50,8 +56,14 @@ class ANI(Potential):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.aev = AEVComputer(
-            ANIRadial.like_1x(cutoff=config.cutoff),
-            ANIAngular.like_1x(cutoff=config.angular_cutoff),
+            ANIRadial.cover_linearly(cutoff=config.cutoff, eta=config.radial_eta, num_shifts=config.radial_shifts),
+            ANIAngular.cover_linearly(
+                cutoff=config.angular_cutoff,
+                eta=config.angular_eta,
+                zeta=config.angular_zeta,
+                num_shifts=config.angular_shifts,
+                num_sections=config.angular_sections,
+            ),
             num_species=len(config.elements),
             cutoff_fn=config.cutoff_function,
             strategy="pyaev",  # the cuAEV extension drops second derivatives and gives silently wrong Hessians

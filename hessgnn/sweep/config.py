@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any, Literal
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
-from hessgnn.config import Settings, parse, set_dotted
+from hessgnn.config import Settings, merge, parse, set_dotted
 from hessgnn.training.config import RunConfig
 
 Regime = Literal["E", "E-F", "E-F-H"]
@@ -52,7 +51,8 @@ class SweepConfig(Settings):
 
     name: str = Field(pattern=r"^[\w.-]+$", description="of the study, and of its folder under runs/")
     architectures: dict[str, dict[str, Any]] = Field(
-        min_length=1, description="label -> potential settings; `name` is the label if absent"
+        min_length=1,
+        description="label -> what its training configuration adds to the base; its potential's name is the label",
     )
     base: dict[str, Any] = Field(default_factory=dict, description="a training configuration without its potential")
     space: dict[str, Range | Choice] = Field(
@@ -121,8 +121,7 @@ class SweepConfig(Settings):
         RunConfig
             Checked.
         """
-        content: dict[str, Any] = copy.deepcopy(self.base)
-        content["potential"] = {"name": architecture, **self.architectures[architecture]}
+        content = merge({"potential": {"name": architecture}}, self.base, self.architectures[architecture])
         content["name"] = f"{architecture} {regime}"
         fixed = {"training.steps": steps, "training.seed": seed, "training.threads": 1}
         off = {"E": {"loss.forces": 0.0, "loss.hessian": 0.0}, "E-F": {"loss.hessian": 0.0}}.get(regime, {})

@@ -20,6 +20,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from hessgnn.config import get_dotted
 from hessgnn.errors import ConfigError
 from hessgnn.sweep.config import Range, Regime, SweepConfig
 
@@ -55,6 +56,8 @@ class Study:
     def __init__(self, config: SweepConfig, architecture: str, folder: Path) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.config, self.architecture = config, architecture
+        untuned = config.run_config(architecture, PAPER_WEIGHTS, steps=config.trial_steps, seed=config.seed)
+        self.defaults = {key: get_dotted(untuned.model_dump(), key) for key in config.space}
         self.distributions = {key: values.distribution() for key, values in config.space.items()}
         name = f"{config.name}-{architecture}"
         try:
@@ -147,12 +150,14 @@ class Study:
         return Task(trial.number, slot, regime, trial.params)
 
     def _known_values(self, space: Iterable[str]) -> dict[str, Any]:
-        """The paper's weights where they lie inside the ranges, else the nearest bound."""
+        """The paper's weights and the base's other values where they lie inside the ranges, else the nearest bound."""
         values = {}
-        for key, weight in PAPER_WEIGHTS.items():
-            allowed = self.config.space.get(key)
-            if key in space and isinstance(allowed, Range):
-                values[key] = min(max(weight, allowed.low), allowed.high)
+        for key in space:
+            allowed, value = self.config.space[key], self.defaults[key]
+            if isinstance(allowed, Range):
+                values[key] = min(max(value, allowed.low), allowed.high)
+            elif value in allowed.choices:
+                values[key] = value
         return values
 
     def _by_slot(self) -> dict[int, FrozenTrial]:

@@ -18,6 +18,7 @@ import io
 import json
 import pickle
 import platform
+import zipfile
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -175,7 +176,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         When the file is missing, damaged, or holds more than tensors and plain containers.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:
+            if not zipfile.is_zipfile(file):
+                raise ValueError("not an archive")  # torch would try its old format, a bare pickle
+            file.seek(0)
+            return torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise TrainingError("no such checkpoint", where=path, remedy="train first") from None
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:

@@ -13,7 +13,7 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from hessgnn.benchmark.record import Regime
-from hessgnn.cli_leaderboard import leaderboard
+from hessgnn.cli.leaderboard import leaderboard
 from hessgnn.errors import DataError
 from hessgnn.leaderboard.board import Leaderboard
 from hessgnn.leaderboard.collect import collect

@@ -2,7 +2,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from hessgnn import cli_authors
+from hessgnn.cli import authors
 from hessgnn.errors import ConfigError
 from hessgnn.potentials import registry
 from hessgnn.testing import ITEMS
@@ -12,8 +12,8 @@ from hessgnn.testing import ITEMS
 def invoke(monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     app = typer.Typer()
-    app.command()(cli_authors.check)
-    app.command()(cli_authors.models)
+    app.command()(authors.check)
+    app.command()(authors.models)
     return lambda *arguments: CliRunner().invoke(app, list(arguments))
 
 

@@ -8,11 +8,6 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from hessgnn.leaderboard.collect import collect
-from hessgnn.leaderboard.report import write_report
-from hessgnn.leaderboard.scores import score
-from hessgnn.leaderboard.tables import terminal_table
-
 
 def leaderboard(
     runs: Annotated[list[Path], typer.Argument(help="Run folders with a record.json, or record files.")],
@@ -20,6 +15,11 @@ def leaderboard(
     title: Annotated[str, typer.Option(help="Heading of the report.")] = "hessgnn leaderboard",
 ) -> None:
     """Rank finished runs and write index.html, leaderboard.md, .csv and .json."""
+    from hessgnn.leaderboard.collect import collect
+    from hessgnn.leaderboard.report import write_report
+    from hessgnn.leaderboard.scores import score
+    from hessgnn.leaderboard.tables import terminal_table
+
     loaded = collect(runs)
     page = write_report(loaded, output, title=title)
     console = Console()

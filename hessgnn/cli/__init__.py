@@ -1,4 +1,7 @@
-"""The command line: one verb per function, nothing but argument reading."""
+"""The command line: one verb per function, nothing but argument reading.
+
+What a verb does is imported when it is called, so that ``hessgnn --help`` need not wait for torch.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ import click
 import typer
 from rich.console import Console
 
-from hessgnn import cli_authors, cli_data, cli_leaderboard
+from hessgnn.cli import authors, data, leaderboard
 from hessgnn.errors import UserError
 
 app = typer.Typer(
@@ -22,10 +25,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.add_typer(cli_data.app, name="data")
-app.command()(cli_leaderboard.leaderboard)
-app.command()(cli_authors.check)
-app.command()(cli_authors.models)
+app.add_typer(data.app, name="data")
+app.command()(leaderboard.leaderboard)
+app.command()(authors.check)
+app.command()(authors.models)
 
 Overrides = Annotated[list[str] | None, typer.Argument(help="Overrides such as loss.hessian=0.1 training.seed=3.")]
 
@@ -39,7 +42,7 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done.")] = False,
 ) -> None:
     """Train one potential."""
-    from hessgnn.cli_train import train as run
+    from hessgnn.cli.train import train as run
 
     run(config, overrides or [], output=output, resume=resume, dry_run=dry_run)
 
@@ -52,7 +55,7 @@ def evaluate(
     device: Annotated[str, typer.Option(help="Where to compute.")] = "cpu",
 ) -> None:
     """Judge the best potential of a run and write its record."""
-    from hessgnn.cli_train import evaluate as run_tasks
+    from hessgnn.cli.train import evaluate as run_tasks
 
     run_tasks(run, tasks=tasks, splits=splits, device=device)
 
@@ -65,7 +68,7 @@ def sweep(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan.")] = False,
 ) -> None:
     """Tune the loss weights of each architecture, retrain the best, judge it, and write the leaderboard."""
-    from hessgnn.cli_sweep import sweep as run
+    from hessgnn.cli.sweep import sweep as run
 
     run(config, overrides or [], output=output, dry_run=dry_run)
 

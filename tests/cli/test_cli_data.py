@@ -1,7 +1,7 @@
 import pytest
 from typer.testing import CliRunner
 
-from hessgnn.cli_data import app
+from hessgnn.cli.data import app
 from hessgnn.data.store import Store, write_store
 from hessgnn.errors import ConfigError, DataError
 

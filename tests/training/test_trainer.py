@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from springs import spring_structure
+
+import hessgnn
+from hessgnn.config import save
+from hessgnn.data.store import write_store
+from hessgnn.errors import ConfigError, TrainingError
+from hessgnn.training import trainer as trainer_module
+from hessgnn.training.config import RunConfig
+from hessgnn.training.run import Run, load_checkpoint
+from hessgnn.training.trainer import Trainer, train
+
+MakeConfig = Callable[..., RunConfig]
+
+COSTS = {"device_seconds"}
+"""Columns of metrics.csv that measure time, and so differ between equal runs."""
+
+
+def numbers(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open() as file:
+        return [{key: value for key, value in row.items() if key not in COSTS} for row in csv.DictReader(file)]
+
+
+def weights(folder: Path, file: str = "last.pt") -> dict[str, torch.Tensor]:
+    return load_checkpoint(folder / file)["potential"]
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    assert numbers(one) == numbers(other)
+    for file in ("last.pt", "best.pt"):
+        for name, value in weights(one, file).items():
+            assert torch.equal(value, weights(other, file)[name]), (file, name)
+
+
+def test_training_on_the_bundled_data_learns_the_hessian(make_config: MakeConfig, tmp_path: Path) -> None:
+    config = make_config(
+        potential={"width": 32, "n_interactions": 2},
+        data={"path": "rtp-mini"},
+        training={"steps": 120, "batch_size": 20, "schedule": {"lr": 5e-3, "warmup": 10}},
+        validation={"every": 30, "hessian": "probes"},
+    )
+    result = train(config, tmp_path / "run")
+    curve = Run(tmp_path / "run").curve()
+    assert [point.step for point in curve] == [30, 60, 90, 120]
+    assert curve[-1].loss_hessian < 0.3 * curve[0].loss_hessian
+    assert curve[-1].hessian_rmse < 0.9 * curve[0].hessian_rmse
+    assert result.score == min(point.score for point in curve)
+    assert result.progress.products == 120
+    assert hessgnn.load(tmp_path / "run").elements == (1, 6, 7, 8)
+
+
+def test_the_loaded_potential_is_the_one_that_was_judged(make_config: MakeConfig, tmp_path: Path) -> None:
+    config = make_config(training={"dtype": "float64"})
+    trainer = Trainer(config, Run(tmp_path / "run"))
+    result = trainer.fit()
+    errors = trainer_module.validate(hessgnn.load(tmp_path / "run"), trainer.validation, config.validation)
+    assert errors == result.errors
+
+
+@pytest.mark.parametrize("potential", ["ani", "schnet", "nequip"])
+@pytest.mark.parametrize("kind", ["plateau", "cosine"])
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    make_config: MakeConfig, tmp_path: Path, potential: str, kind: str
+) -> None:
+    config = make_config(
+        training={"schedule": {"kind": kind, "warmup": 2, "patience": 1}},
+        loss={"probes": {"kind": "rademacher", "fraction": 0.5}, "ramp": {"start": 2, "stop": 9}},
+    )
+    config = config.model_copy(update={"potential": {"name": potential}})
+    train(config, tmp_path / "whole")
+
+    class Killed(BaseException):
+        pass
+
+    def kill(step: int, point: object) -> None:
+        if step in (6, 7):  # in mid-epoch, two steps after a checkpoint and three after resumption
+            raise Killed
+
+    for _ in range(2):
+        with pytest.raises(Killed):
+            train(config, tmp_path / "parts", resume=True, observer=kill)
+    train(config, tmp_path / "parts", resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_kill_9_in_mid_epoch_and_the_same_command_give_the_same_numbers(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    config = make_config(training={"steps": 150}, validation={"every": 7})
+    train(config, tmp_path / "whole")
+    save(config, tmp_path / "config.yaml")
+    script = "import sys; from hessgnn.training.trainer import train; from hessgnn.config import load;"
+    script += "from hessgnn.training.config import RunConfig; from pathlib import Path;"
+    script += "train(load(RunConfig, Path(sys.argv[1])), sys.argv[2], resume=True)"
+    command = [sys.executable, "-c", script, str(tmp_path / "config.yaml"), str(tmp_path / "killed")]
+    process = subprocess.Popen(command)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "killed" / "last.pt").exists():
+        assert process.poll() is None, "ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert len(numbers(tmp_path / "killed")) < len(numbers(tmp_path / "whole"))
+    subprocess.run(command, check=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_another_seed_gives_another_run(make_config: MakeConfig, tmp_path: Path) -> None:
+    train(make_config(training={"seed": 1}), tmp_path / "one")
+    train(make_config(training={"seed": 2}), tmp_path / "two")
+    assert numbers(tmp_path / "one") != numbers(tmp_path / "two")
+
+
+def test_early_stopping_waits_for_its_patience(make_config: MakeConfig, tmp_path: Path) -> None:
+    config = make_config(training={"steps": 100, "schedule": {"lr": 1e-12}}, validation={"every": 2, "patience": 3})
+    result = train(config, tmp_path / "run")
+    assert result.progress.step < 100
+    assert result.progress.step == result.progress.best_step + 6
+
+
+def test_a_run_is_not_overwritten(make_config: MakeConfig, tmp_path: Path) -> None:
+    train(make_config(), tmp_path / "run")
+    before = weights(tmp_path / "run")
+    with pytest.raises(TrainingError, match="holds a run already"):
+        train(make_config(), tmp_path / "run")
+    with pytest.raises(ConfigError, match="differs from the one that the run was begun with"):
+        train(make_config(training={"seed": 5}), tmp_path / "run", resume=True)
+    after = weights(tmp_path / "run")
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+@pytest.mark.parametrize("label", ["forces", "hessian"])
+def test_a_weighted_term_without_labels_is_refused_before_the_first_step(
+    make_config: MakeConfig, tmp_path: Path, label: str
+) -> None:
+    structures = [spring_structure(name, "train", **{label: None}) for name in ("H2O", "CH4", "NH3", "CO2", "HCN")]
+    path = tmp_path / "bare.h5"
+    write_store(path, [*structures, spring_structure("H2CO", "validation")], level_of_theory="springs")
+    with pytest.raises(TrainingError, match=rf"weighs {label} but no structure .*set loss\.{label}=0"):
+        train(make_config(data={"path": str(path)}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    train(make_config(data={"path": str(path)}, loss={label: 0.0}), tmp_path / "run")
+
+
+def test_a_loss_that_is_not_finite_names_the_structures_and_keeps_the_checkpoint(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = trainer_module.Trainer._step
+
+    def poisoned(self: Trainer, step: int) -> object:
+        if step == 6:
+            with torch.no_grad():
+                self.potential.get_parameter("embedding.weight")[2] = torch.nan  # nitrogen
+        return original(self, step)
+
+    monkeypatch.setattr(trainer_module.Trainer, "_step", poisoned)
+    message = r"loss of step \d+ is not finite for .*last good checkpoint is of step 4"
+    with pytest.raises(TrainingError, match=message) as caught:
+        train(make_config(training={"batch_size": 5}), tmp_path / "run")
+    assert "NH3-train" in str(caught.value)
+    assert "HCN-train" in str(caught.value)
+    assert "H2O-train" not in str(caught.value)
+    assert all(torch.isfinite(value).all() for value in weights(tmp_path / "run").values())
+    assert hessgnn.load(tmp_path / "run").n_parameters() > 0
+
+
+def test_out_of_memory_says_what_to_lower(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhausted(self: Trainer, step: int) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(trainer_module.Trainer, "_step", exhausted)
+    with pytest.raises(TrainingError, match=r"out of memory.*training\.batch_size"):
+        train(make_config(), tmp_path / "run")
+
+
+def test_an_element_the_potential_does_not_know_is_told(make_config: MakeConfig, tmp_path: Path) -> None:
+    config = make_config(potential={"elements": [1, 6, 8]}, data={"reference_energies": {1: 0, 6: 0, 8: 0}})
+    with pytest.raises(hessgnn.UserError, match="N"):
+        train(config, tmp_path / "run")
+
+
+def test_an_absent_device_is_told(make_config: MakeConfig, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such device"):
+        train(make_config(training={"device": "cuda:77"}), tmp_path / "run")
+
+
+def test_unsound_data_is_refused(make_config: MakeConfig, tmp_path: Path) -> None:
+    structures = [spring_structure(name, "train") for name in ("H2O", "CH4", "NH3", "CO2", "HCN")]
+    flipped = [type(s)(**{**vars(s), "hessian": -np.asarray(s.hessian)}) for s in structures]
+    path = tmp_path / "flipped.h5"
+    write_store(path, [*flipped, spring_structure("H2CO", "validation")], level_of_theory="springs")
+    with pytest.raises(hessgnn.UserError, match="negative trace: looks like −H"):
+        train(make_config(data={"path": str(path)}), tmp_path / "run")
+
+
+def test_the_objective_does_not_depend_on_the_loss_weights(make_config: MakeConfig, tmp_path: Path) -> None:
+    """Two losses whose weights differ but whose steps are equal (none) have the same score."""
+    scores = []
+    for hessian in (0.01, 1.0):
+        config = make_config(loss={"hessian": hessian}, training={"steps": 1, "schedule": {"lr": 1e-12}})
+        scores.append(train(config, tmp_path / f"run-{hessian}").score)
+    assert scores[0] == pytest.approx(scores[1], rel=1e-6)

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from springs import spring_structure
+
+import hessgnn
+from hessgnn.data.batch import Batch
+from hessgnn.training.config import ValidationConfig
+from hessgnn.training.validation import Errors, validate
+
+EQUAL = {"energy": 1.0, "forces": 1.0, "hessian": 1.0}
+
+
+def test_the_score_is_a_weighted_geometric_mean_in_fixed_units() -> None:
+    errors = Errors(energy=2e-3, forces=4e-2, hessian=0.1)
+    assert errors.score(EQUAL) == pytest.approx(2.0)
+    assert errors.score({"energy": 0.0, "forces": 1.0, "hessian": 0.0}) == pytest.approx(4.0)
+    assert Errors(energy=2e-3, forces=None, hessian=None).score(EQUAL) == pytest.approx(2.0)
+
+
+def test_an_error_that_is_not_finite_is_the_worst_score() -> None:
+    assert Errors(energy=math.nan, forces=0.1, hessian=0.1).score(EQUAL) == math.inf
+
+
+def test_errors_of_a_split_do_not_depend_on_the_batches_and_probes_are_fixed() -> None:
+    torch.manual_seed(0)
+    potential = hessgnn.create("schnet", width=8, n_interactions=1).double()
+    structures = [spring_structure(name, "train") for name in ("H2O", "CH4", "CO2")]
+    whole = [Batch.from_structures(structures, 5.0)]
+    parts = [Batch.from_structures([structure], 5.0) for structure in structures]
+    config = ValidationConfig()
+    full = validate(potential, whole, config)
+    assert validate(potential, parts, config).hessian == pytest.approx(full.hessian)
+    pairs = zip(potential.hessian(whole[0]), structures, strict=True)
+    expected = torch.stack([(h - torch.as_tensor(s.hessian)).square().mean() for h, s in pairs])
+    assert full.hessian == pytest.approx(float(expected.mean().sqrt()))
+    probed = ValidationConfig(hessian="probes", n_probes=16)
+    once = validate(potential, whole, probed)
+    assert once == validate(potential, whole, probed)
+    assert once.hessian == pytest.approx(full.hessian, rel=0.2)
+
+
+def test_a_split_without_a_label_has_no_error_of_it() -> None:
+    potential = hessgnn.create("schnet", width=8, n_interactions=1).double()
+    batch = Batch.from_structures([spring_structure("H2O", "train", hessian=None)], 5.0)
+    assert validate(potential, [batch], ValidationConfig()).hessian is None
