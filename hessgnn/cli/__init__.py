@@ -30,6 +30,9 @@ app.command()(leaderboard.leaderboard)
 app.command()(authors.check)
 app.command()(authors.models)
 
+QUICKSTART = "sweeps/quickstart.yaml"
+"""The main job."""
+
 Overrides = Annotated[list[str] | None, typer.Argument(help="Overrides such as loss.hessian=0.1 training.seed=3.")]
 
 
@@ -62,15 +65,19 @@ def evaluate(
 
 @app.command()
 def sweep(
-    config: Annotated[Path, typer.Argument(help="Sweep file.")] = Path("sweeps/quickstart.yaml"),
-    overrides: Overrides = None,
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[SWEEP.yaml] [key=value]...", help=f"Sweep file ({QUICKSTART}) and overrides."),
+    ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder; the same one resumes.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan.")] = False,
 ) -> None:
     """Tune the loss weights of each architecture, retrain the best, judge it, and write the leaderboard."""
     from hessgnn.cli.sweep import sweep as run
 
-    run(config, overrides or [], output=output, dry_run=dry_run)
+    given = arguments or []
+    config, overrides = (given[0], given[1:]) if given and "=" not in given[0] else (QUICKSTART, given)
+    run(Path(config), overrides, output=output, dry_run=dry_run)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
