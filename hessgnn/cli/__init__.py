@@ -25,6 +25,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+sweep_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+"""``python -m hessgnn.sweep``, which needs no verb."""
+
 app.add_typer(data.app, name="data")
 app.command()(leaderboard.leaderboard)
 app.command()(authors.check)
@@ -64,6 +67,7 @@ def evaluate(
 
 
 @app.command()
+@sweep_app.command()
 def sweep(
     arguments: Annotated[
         list[str] | None,
@@ -80,17 +84,19 @@ def sweep(
     run(Path(config), overrides, output=output, dry_run=dry_run)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(application: typer.Typer = app, arguments: Sequence[str] | None = None) -> None:
     """Run a command. Exit status 2 for wrong input, told in one line; 1 for a bug, with its traceback in a file.
 
     Parameters
     ----------
+    application
+        The verbs.
     arguments
         Of the command line; ``sys.argv`` by default.
     """
     errors = Console(stderr=True, soft_wrap=True)
     try:
-        status = app(args=arguments, standalone_mode=False)
+        status = application(args=arguments, standalone_mode=False)
     except UserError as error:
         errors.print(f"[red]error:[/red] {_plain(str(error))}", highlight=False)
         status = 2

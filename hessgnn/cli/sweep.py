@@ -29,8 +29,9 @@ def sweep(config: Path, overrides: list[str], *, output: Path | None, dry_run: b
     console.print(_plan_table(settings, folder))
     if dry_run:
         return
+    console.print(bar.LEGEND, style="dim")
     with bar.progress_bar(console) as progress:
-        whole = progress.add_task("[bold]whole sweep", total=plan(settings).steps, errors="training steps")
+        whole = progress.add_task("[bold]whole sweep", total=plan(settings).steps, errors="steps")
         lines: dict[str, TaskID] = {
             name: progress.add_task(f"{name} waiting", total=None, errors="") for name in settings.architectures
         }

@@ -38,6 +38,7 @@ def train(
     if dry_run:
         _print_plan(console, settings, folder)
         return
+    console.print(bar.LEGEND, style="dim")
     with bar.progress_bar(console) as progress:
         task = progress.add_task(settings.entry, total=settings.training.steps, errors="")
         result = run_training(settings, folder, resume=resume is not None, observer=bar.observe(progress, task))

@@ -1,8 +1,6 @@
 """``python -m hessgnn.sweep``: the main job."""
 
-import sys
-
-from hessgnn.cli import main
+from hessgnn.cli import main, sweep_app
 
 if __name__ == "__main__":  # worker processes import this module again
-    main(["sweep", *sys.argv[1:]])
+    main(sweep_app)

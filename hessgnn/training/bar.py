@@ -12,7 +12,6 @@ from rich.progress import (
     Progress,
     TaskID,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
@@ -36,12 +35,11 @@ def progress_bar(console: Console | None = None) -> Iterator[Progress]:
     """
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=14),
         MofNCompleteColumn(),
         TextColumn("{task.fields[errors]}"),
-        TimeElapsedColumn(),
+        TimeRemainingColumn(compact=True),
         TextColumn("left"),
-        TimeRemainingColumn(elapsed_when_finished=False),
     )
     with Progress(*columns, console=console, refresh_per_second=4) as progress:
         yield progress
@@ -75,15 +73,15 @@ def observe(progress: Progress, task: TaskID, also: Callable[[int], None] | None
     return observer
 
 
+LEGEND = "errors are root mean squares on the validation split: E in meV/atom, F in meV/Å, H in eV/Å²"
+"""What the numbers of :func:`describe` are."""
+
+
 def describe(point: Point) -> str:
-    """Validation errors in the field's units, on one line."""
-    parts = [
-        f"{title} {value * factor:.3g} {unit}"
-        for title, value, factor, unit in (
-            ("E", point.energy_rmse, 1e3, "meV/atom"),
-            ("F", point.forces_rmse, 1e3, "meV/Å"),
-            ("H", point.hessian_rmse, 1.0, "eV/Å²"),
-        )
-        if value is not None
-    ]
-    return "  ".join(parts)
+    """Validation errors on one short line, in the units of :data:`LEGEND`."""
+    errors = (("E", point.energy_rmse, 1e3), ("F", point.forces_rmse, 1e3), ("H", point.hessian_rmse, 1.0))
+    return "  ".join(f"{title} {_short(value * factor)}" for title, value, factor in errors if value is not None)
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if 100 <= value < 1e5 else f"{value:.3g}"

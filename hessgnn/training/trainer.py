@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
@@ -134,7 +135,7 @@ class Trainer:
         train, validation = store.indices(config.data.train), store.indices(config.data.validation)
         self.config = config = config.with_resolved_potential(store.elements())
         _require_labels(config, store, train)
-        require_sound(store, train)
+        require_sound(store, np.concatenate([train, validation]))
 
         torch.manual_seed(config.training.seed)
         potential = build(config)
