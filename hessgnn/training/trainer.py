@@ -6,6 +6,7 @@ import math
 import re
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -139,6 +140,11 @@ class Trainer:
 
         torch.manual_seed(config.training.seed)
         potential = build(config)
+        if potential.not_c2 is not None and config.loss.hessian:
+            warnings.warn(
+                f"the Hessian of {config.potential['name']!r} jumps ({potential.not_c2}), so training on it is noisy",
+                stacklevel=2,
+            )
         dtype, size = getattr(torch, config.training.dtype), config.training.batch_size
         cutoff = potential.cutoff
         self.loader = Loader(store, train, cutoff, size, dtype, self.device, seed=config.training.seed)

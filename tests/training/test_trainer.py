@@ -216,3 +216,11 @@ def test_the_objective_does_not_depend_on_the_loss_weights(make_config: MakeConf
         config = make_config(loss={"hessian": hessian}, training={"steps": 1, "schedule": {"lr": 1e-12}})
         scores.append(train(config, tmp_path / f"run-{hessian}").score)
     assert scores[0] == pytest.approx(scores[1], rel=1e-6)
+
+
+def test_training_on_hessians_that_jump_warns(make_config: MakeConfig, tmp_path: Path) -> None:
+    config = make_config().model_copy(update={"potential": {"name": "ani", "activation": "celu"}})
+    with pytest.warns(UserWarning, match=r"the Hessian of 'ani' jumps \(CELU"):
+        Trainer(config, Run(tmp_path / "run"))
+    quiet = config.model_copy(update={"loss": config.loss.model_copy(update={"hessian": 0.0})})
+    Trainer(quiet, Run(tmp_path / "quiet"))
