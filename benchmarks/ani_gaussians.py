@@ -1,4 +1,4 @@
-"""How wide must ANI's Gaussians be for Hessians at minima to help away from them?
+"""Error of ANI's Hessians away from minima against the width of its Gaussians.
 
     python benchmarks/ani_gaussians.py ani_gaussians.json
 
