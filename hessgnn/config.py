@@ -187,6 +187,9 @@ def parse(model: type[S], content: Mapping[str, Any], *, where: object) -> S:
         return model.model_validate(content)
     except ValidationError as error:
         raise explain(error, model, where=where) from error
+    except ConfigError as error:  # of a part that is checked by itself, such as the potential's settings
+        place = where if error.where is None else f"{where}, {error.where}"
+        raise ConfigError(error.what, where=place, remedy=error.remedy) from error
 
 
 def load(model: type[S], path: Path, assignments: Sequence[str] = ()) -> S:

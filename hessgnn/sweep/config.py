@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
+from pydantic import Discriminator, Field, NonNegativeInt, PositiveInt, Tag, field_validator, model_validator
 
 from hessgnn.config import Settings, merge, parse, set_dotted
 from hessgnn.training.config import RunConfig
 
 Regime = Literal["E", "E-F", "E-F-H"]
+
+_MAY_CHANGE = {"trials", "workers"}
+"""Settings that the same sweep may be resumed with: a larger budget, other hands."""
 
 
 class Range(Settings):
@@ -27,7 +30,13 @@ class Range(Settings):
             raise ValueError(f"the range is empty: low {self.low} is not below high {self.high}")
         if self.log and self.low <= 0:
             raise ValueError("a logarithmic range needs low > 0")
+        if self.integer and not (self.low.is_integer() and self.high.is_integer()):
+            raise ValueError("an integer range needs whole numbers as bounds")
         return self
+
+    def extremes(self) -> tuple[Any, ...]:
+        """Values that are valid settings if all are."""
+        return (int(self.low), int(self.high)) if self.integer else (self.low, self.high)
 
     def distribution(self) -> BaseDistribution:
         """The same for Optuna."""
@@ -41,28 +50,42 @@ class Choice(Settings):
 
     choices: tuple[str | int | float | bool | None, ...] = Field(min_length=1)
 
+    def extremes(self) -> tuple[Any, ...]:
+        """Values that are valid settings if all are."""
+        return self.choices
+
     def distribution(self) -> BaseDistribution:
         """The same for Optuna."""
         return CategoricalDistribution(self.choices)
 
 
+def _kind(values: Any) -> str:
+    return "[choice]" if isinstance(values, Choice) or (isinstance(values, dict) and "choices" in values) else "[range]"
+
+
+# Told apart by the key `choices`, so that an error is about the one that was meant.
+Values = Annotated[Annotated[Range, Tag("[range]")] | Annotated[Choice, Tag("[choice]")], Discriminator(_kind)]
+
+
 class SweepConfig(Settings):
     """A sweep. Every architecture gets the same trials, steps, data and rule of selection."""
 
-    name: str = Field(pattern=r"^[\w.-]+$", description="of the study, and of its folder under runs/")
+    name: str = Field(pattern=r"^\w[\w.-]*$", description="of the study, and of its folder under runs/")
     architectures: dict[str, dict[str, Any]] = Field(
         min_length=1,
         description="label -> what its training configuration adds to the base; its potential's name is the label",
     )
     base: dict[str, Any] = Field(default_factory=dict, description="a training configuration without its potential")
-    space: dict[str, Range | Choice] = Field(
+    space: dict[str, Values] = Field(
         default={
             "loss.forces": Range(low=0.01, high=10.0, log=True),
             "loss.hessian": Range(low=1e-4, high=1.0, log=True),
         },
         description="dotted key of the training configuration -> values to try",
     )
-    trials: PositiveInt = Field(default=6, description="for each architecture, in total: raise it to go on")
+    trials: int = Field(
+        default=6, ge=2, description="for each architecture, in total: raise it to go on. The first is E-F alone"
+    )
     startup: PositiveInt = Field(default=3, description="trials before the sampler learns from the others")
     trial_steps: PositiveInt = 200
     final_steps: PositiveInt = 800
@@ -89,14 +112,20 @@ class SweepConfig(Settings):
     def _every_configuration_is_valid(self) -> SweepConfig:
         if "potential" in self.base:
             raise ValueError("base holds no potential: architectures says which")
-        for key in self.space:  # also refuses a dotted key that a training configuration does not have
-            values = self.space[key]
-            value = values.choices[0] if isinstance(values, Choice) else values.low
-            for architecture in self.architectures:
-                self.run_config(architecture, {key: value}, steps=self.trial_steps, seed=self.seed)
+        folders = [folder_name(label) for label in self.architectures]
+        twice = [label for label in self.architectures if folders.count(folder_name(label)) > 1]
+        if twice:
+            raise ValueError(f"architectures {' and '.join(twice)} would share a folder: their labels are too alike")
         for architecture in self.architectures:
             self.run_config(architecture, {}, steps=self.trial_steps, seed=self.seed)
+            for key, values in self.space.items():  # also refuses a key that a training configuration does not have
+                for value in values.extremes():
+                    self.run_config(architecture, {key: value}, steps=self.trial_steps, seed=self.seed)
         return self
+
+    def identity(self) -> dict[str, Any]:
+        """What makes it this sweep and no other: all settings that its trials and retrainings depend on."""
+        return self.model_dump(mode="json", exclude=_MAY_CHANGE)
 
     def run_config(
         self, architecture: str, values: dict[str, Any], *, steps: int, seed: int, regime: Regime = "E-F-H"
@@ -128,3 +157,8 @@ class SweepConfig(Settings):
         for key, value in {**values, **fixed, **off}.items():
             set_dotted(content, key, value)
         return parse(RunConfig, content, where=f"sweep {self.name!r}, architecture {architecture!r}")
+
+
+def folder_name(label: str) -> str:
+    """A label as the name of a folder or file."""
+    return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in label)

@@ -15,7 +15,7 @@ from typing import Any
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import TPESampler
+from optuna.samplers import BaseSampler, PartialFixedSampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -28,6 +28,8 @@ PAPER_WEIGHTS = {"loss.forces": 0.30, "loss.hessian": 0.09}
 """Å² and Å⁴, of arXiv 2503.07839."""
 
 _SLOT, _REGIME, _REASON, _SECONDS = "slot", "regime", "reason", "device_seconds"
+_SETTINGS = "settings"
+_JOURNAL = "study.journal"
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,11 @@ class Study:
         Its label.
     folder
         Of the sweep; holds the journal file unless the sweep names a storage.
+
+    Raises
+    ------
+    ConfigError
+        When the storage cannot be reached, or holds a study of that name with other settings.
     """
 
     def __init__(self, config: SweepConfig, architecture: str, folder: Path) -> None:
@@ -64,12 +71,24 @@ class Study:
             self.study = optuna.create_study(
                 study_name=name, storage=_storage(config, folder), direction="minimize", load_if_exists=True
             )
+            known = self.study.user_attrs.get(_SETTINGS)
+            if known is None:
+                self.study.set_user_attr(_SETTINGS, config.identity())
         except Exception as error:  # each storage raises errors of its own driver
             raise ConfigError(
                 f"the storage cannot be used ({' '.join(str(error).split())})",
                 where=config.storage or folder,
                 remedy="check the URL, or leave `storage` out for a journal file",
             ) from error
+        if known is not None and known != config.identity():
+            changed = sorted(
+                key for key in {*known, *config.identity()} if known.get(key) != config.identity().get(key)
+            )
+            raise ConfigError(
+                f"the storage holds a study {name!r} with other settings ({', '.join(changed)})",
+                where=config.storage or folder,
+                remedy="give the sweep another `name`",
+            )
 
     def next(self) -> Task | None:
         """The trial to run now: the one that was interrupted, or a new one, or ``None`` when the budget is spent."""
@@ -134,20 +153,25 @@ class Study:
             for key, distribution in self.distributions.items()
             if not (regime == "E-F" and key == "loss.hessian")
         }
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            self.study.sampler = TPESampler(
-                seed=1000 * self.config.seed + slot,
-                n_startup_trials=self.config.startup,
-                multivariate=True,
-                group=True,  # E-F trials have no Hessian weight
-            )
-        if slot < 2:
-            self.study.enqueue_trial(self._known_values(space))
+        self.study.sampler = self._sampler(slot, space)
         trial = self.study.ask(space)
         trial.set_user_attr(_REGIME, regime)
         trial.set_user_attr(_SLOT, slot)  # last: a trial without a slot was interrupted before it was whole
         return Task(trial.number, slot, regime, trial.params)
+
+    def _sampler(self, slot: int, space: Iterable[str]) -> BaseSampler:
+        """Known values in the first slots. Optuna's queue would give them to the wrong slot after an interruption."""
+        seed = 1000 * self.config.seed + slot
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            if slot < 2:
+                return PartialFixedSampler(self._known_values(space), RandomSampler(seed))
+            return TPESampler(
+                seed=seed,
+                n_startup_trials=self.config.startup,
+                multivariate=True,
+                group=True,  # E-F trials have no Hessian weight
+            )
 
     def _known_values(self, space: Iterable[str]) -> dict[str, Any]:
         """The paper's weights and the base's other values where they lie inside the ranges, else the nearest bound."""
@@ -155,7 +179,9 @@ class Study:
         for key in space:
             allowed, value = self.config.space[key], self.defaults[key]
             if isinstance(allowed, Range):
-                values[key] = min(max(value, allowed.low), allowed.high)
+                if isinstance(value, int | float):  # else it is switched off in the base
+                    lowest, highest = allowed.extremes()
+                    values[key] = min(max(value, lowest), highest)
             elif value in allowed.choices:
                 values[key] = value
         return values
@@ -202,4 +228,21 @@ def _storage(config: SweepConfig, folder: Path) -> Any:
     if config.storage is not None:
         return config.storage
     folder.mkdir(parents=True, exist_ok=True)
-    return JournalStorage(JournalFileBackend(str(folder / "study.journal")))
+    return JournalStorage(JournalFileBackend(str(folder / _JOURNAL)))
+
+
+def mend_journal(folder: Path) -> None:
+    """Take away what a killed process may have left: the journal's lock, and a line that was not finished.
+
+    Parameters
+    ----------
+    folder
+        Of the sweep, which no other process may be using.
+    """
+    for lock in folder.glob(f"{_JOURNAL}.lock*"):
+        lock.unlink()
+    journal = folder / _JOURNAL
+    if journal.exists():
+        whole = journal.read_bytes().rfind(b"\n") + 1
+        with journal.open("r+b") as file:
+            file.truncate(whole)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import csv
 import fcntl
 import io
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
@@ -26,19 +27,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hessgnn.benchmark.evaluate import record_mean_predictor
-from hessgnn.benchmark.record import Cost
+from hessgnn.benchmark.evaluate import record_failure, record_mean_predictor
+from hessgnn.benchmark.record import Cost, read_record
 from hessgnn.config import load, save
 from hessgnn.data.store import Store
-from hessgnn.errors import ConfigError, TrainingError
+from hessgnn.errors import ConfigError, TrainingError, UserError
 from hessgnn.files import write_text
-from hessgnn.sweep.config import SweepConfig
-from hessgnn.sweep.study import Study, Task, device_seconds_of, reason_of, regime_of, slot_of
+from hessgnn.sweep.config import SweepConfig, folder_name
+from hessgnn.sweep.study import Study, Task, device_seconds_of, mend_journal, reason_of, regime_of, slot_of
 from hessgnn.sweep.worker import Job, Outcome, Report, Workers, run_job
 from hessgnn.training.config import DataConfig
-
-_MAY_CHANGE = {"trials", "workers"}
-"""Settings that the same sweep may be resumed with: a larger budget, other hands."""
+from hessgnn.training.run import Run
 
 
 @dataclass(frozen=True)
@@ -100,19 +99,16 @@ def sweep(config: SweepConfig, folder: Path, observer: Callable[[Report], None])
     """
     with _locked(folder):
         _begin(config, folder)
-        for architecture in config.architectures:
-            Study(config, architecture, folder)  # an unreachable storage is told before any work
         workers = Workers(config.workers)
         try:
             finals = _run_all(config, folder, workers, observer)
+            workers.close()
         except BrokenProcessPool as error:
             raise TrainingError(
                 "a worker process was killed (out of memory?)",
                 where=folder,
                 remedy="run the same command to go on; lower `workers` or the batch size if it happens again",
             ) from error
-        finally:
-            workers.stop()
     mean = folder / "final" / "mean-predictor"
     first = config.run_config(next(iter(config.architectures)), {}, steps=1, seed=0)
     record_mean_predictor(mean, DataConfig.model_validate(first.data.model_dump()))
@@ -128,7 +124,9 @@ def _run_all(config: SweepConfig, folder: Path, workers: Workers, observer: Call
             raise BrokenProcessPool("stopped")
         return workers.pool.submit(run_job, job)
 
-    with ThreadPoolExecutor(len(config.architectures)) as threads:
+    # The threads start the workers, which inherit this: Ctrl-C is for the parent alone, who ends them in order.
+    block = (signal.SIG_BLOCK, {signal.SIGINT})
+    with ThreadPoolExecutor(len(config.architectures), "chain", signal.pthread_sigmask, block) as threads:
         chains = [
             threads.submit(_tune_and_retrain, config, architecture, folder, submit)
             for architecture in config.architectures
@@ -149,8 +147,10 @@ def _run_all(config: SweepConfig, folder: Path, workers: Workers, observer: Call
         observer(report)
     _write_trials(config, folder)
     finals = [path for chain in chains for path in chain.result()]
-    if not finals:
-        raise TrainingError("all trials of all architectures failed", where=folder / "trials.csv")
+    if all(read_record(Run(path).record).status == "failed" for path in finals):
+        raise TrainingError(
+            "no architecture could be trained", where=folder / "trials.csv", remedy="see its column `reason`"
+        )
     return finals
 
 
@@ -165,29 +165,34 @@ def _tune_and_retrain(
             study.fail(task, outcome.reason or "no score")
         else:
             study.complete(task, outcome.score, outcome.device_seconds)
-    best = study.best()
-    if best is None:
-        return []
     spent = Cost(
         sweep_trials=len(study.trials()),
         sweep_device_seconds=sum(device_seconds_of(trial) for trial in study.trials()),
     )
+    best = study.best()
+    values, chosen = ({}, "failed") if best is None else (best.params, f"trial{slot_of(best):03d}")
     jobs = []
     for seed in config.seeds:
         for regime in config.regimes:
-            run = config.run_config(architecture, best.params, steps=config.final_steps, seed=seed, regime=regime)
-            if regime == "E-F-H" and seed == config.seeds[0]:
-                save(run, folder / "best" / f"{_safe(architecture)}.yaml")
-            name = f"{_safe(architecture)}-{regime}-trial{slot_of(best):03d}-seed{seed}"
             # The twin without Hessians was not tuned on its own: it has its partner's other settings.
-            jobs.append(Job(run, folder / "final" / name, architecture, f"final {regime}", judge=spent))
-    wait([submit(job) for job in jobs], return_when=FIRST_EXCEPTION)
+            run = config.run_config(architecture, values, steps=config.final_steps, seed=seed, regime=regime)
+            path = folder / "final" / f"{folder_name(architecture)}-{regime}-{chosen}-seed{seed}"
+            jobs.append(Job(run, path, architecture, f"final {regime}", judge=spent))
+    if best is None:
+        reason = f"no trial could be trained; the last: {reason_of(study.trials()[-1])}"
+        for job in jobs:
+            record_failure(job.folder, job.config, reason, spent)
+    else:
+        tuned = config.run_config(architecture, values, steps=config.final_steps, seed=config.seeds[0])
+        save(tuned, folder / "best" / f"{folder_name(architecture)}.yaml")
+        for future in wait([submit(job) for job in jobs], return_when=FIRST_EXCEPTION).done:
+            future.result()
     return [job.folder for job in jobs]
 
 
 def _trial_job(config: SweepConfig, architecture: str, task: Task, folder: Path) -> Job:
     run = config.run_config(architecture, task.values, steps=config.trial_steps, seed=config.seed, regime=task.regime)
-    path = folder / "trials" / _safe(architecture) / f"{task.slot:03d}"
+    path = folder / "trials" / folder_name(architecture) / f"{task.slot:03d}"
     return Job(run, path, architecture, f"trial {task.slot + 1}/{config.trials}")
 
 
@@ -195,8 +200,8 @@ def _begin(config: SweepConfig, folder: Path) -> None:
     """Keep the settings, or refuse to mix two sweeps in one folder."""
     path = folder / "sweep.yaml"
     if path.exists():
-        before, now = load(SweepConfig, path).model_dump(), config.model_dump()
-        changed = [key for key in now if now[key] != before[key] and key not in _MAY_CHANGE]
+        before, now = load(SweepConfig, path).identity(), config.identity()
+        changed = [key for key in now if now[key] != before[key]]
         if changed:
             differences = "; ".join(f"{key}: {before[key]!r} became {now[key]!r}" for key in changed)
             raise ConfigError(
@@ -207,6 +212,9 @@ def _begin(config: SweepConfig, folder: Path) -> None:
     store = Store.open(_data(config).path)
     for split in (_data(config).train, _data(config).validation):
         store.indices(split)
+    mend_journal(folder)
+    for architecture in config.architectures:
+        Study(config, architecture, folder)  # an unreachable storage is told before any work
     save(config, path)
 
 
@@ -239,8 +247,12 @@ def _write_trials(config: SweepConfig, folder: Path) -> None:
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Refuse a second sweep in the same folder. The lock goes with the process, however that ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise UserError(f"cannot write here ({error.strerror})", where=folder, remedy="name another with -o") from error
+    with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -248,7 +260,3 @@ def _locked(folder: Path) -> Iterator[None]:
                 "another sweep is running in this folder", where=folder, remedy="wait for it, or name another folder"
             ) from error
         yield
-
-
-def _safe(label: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in label)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import multiprocessing
 import os
 import threading
@@ -10,16 +11,19 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from pathlib import Path
 from queue import Empty
 from typing import Any
 
 from hessgnn.benchmark.evaluate import evaluate, record_failure
-from hessgnn.benchmark.record import Cost
+from hessgnn.benchmark.record import Cost, Record, read_record, write_record
 from hessgnn.errors import TrainingError
 from hessgnn.training.config import RunConfig
-from hessgnn.training.run import Point
+from hessgnn.training.run import Point, Run
 from hessgnn.training.trainer import train
+
+_GRACE = 3.0  # seconds that a worker has to end by itself
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,10 @@ class Outcome:
     reason: str | None = None
 
 
+class Stopped(Exception):
+    """The sweep was stopped while a job was running."""
+
+
 def run_job(job: Job) -> Outcome:
     """Train, or go on with, one potential; runs in a worker.
 
@@ -70,20 +78,37 @@ def run_job(job: Job) -> Outcome:
     """
 
     def observer(step: int, point: Point | None) -> None:
+        if _stopping.value:
+            raise Stopped
         if step % 5 == 0 or point is not None:
             total = job.config.training.steps
-            _reports().put(Report(job.architecture, job.label, str(job.folder), step, total, point))
+            _queue.put(Report(job.architecture, job.label, str(job.folder), step, total, point))
 
     try:
         result = train(job.config, job.folder, resume=True, observer=observer)
+        if not math.isfinite(result.score):
+            raise TrainingError("no validation had finite errors", where=job.folder)
     except TrainingError as error:
         if job.judge is not None:
             record_failure(job.folder, job.config, str(error), job.judge)
         return Outcome(None, 0.0, str(error))
     if job.judge is not None:
-        record = evaluate(job.folder, sweep=job.judge)
+        record = _judge(job.folder, job.judge)
         return Outcome(result.score, result.progress.device_seconds, record.reason)
     return Outcome(result.score, result.progress.device_seconds)
+
+
+def _judge(folder: Path, spent: Cost) -> Record:
+    """Judge a run once: of one that was judged before, only what tuning cost by now is written again."""
+    path = Run(folder).record
+    if not path.exists():
+        return evaluate(folder, sweep=spent)
+    before = read_record(path)
+    tuning = {"sweep_trials": spent.sweep_trials, "sweep_device_seconds": spent.sweep_device_seconds}
+    record = before.model_copy(update={"cost": before.cost.model_copy(update=tuning)})
+    if record != before:
+        write_record(record, path)
+    return record
 
 
 class Workers:
@@ -98,7 +123,8 @@ class Workers:
     def __init__(self, number: int) -> None:
         context = multiprocessing.get_context("spawn")  # a fork would copy torch's threads
         self._queue = context.Queue()
-        self.pool = ProcessPoolExecutor(number, context, _begin, (self._queue, os.getpid()))
+        self._stopping = context.RawValue("b", 0)  # no lock: a worker that is killed would keep it
+        self.pool = ProcessPoolExecutor(number, context, _begin, (self._queue, self._stopping, os.getpid()))
 
     def reports(self) -> Iterator[Report]:
         """What the workers reported since the last call."""
@@ -108,26 +134,32 @@ class Workers:
             except Empty:
                 return
 
+    def close(self) -> None:
+        """Let the workers end: there is no more to do."""
+        self.pool.shutdown()
+
     def stop(self) -> None:
         """End the workers now. What they had saved is what the next start goes on from."""
+        self._stopping.value = 1
         processes = list((self.pool._processes or {}).values())
         self.pool.shutdown(wait=False, cancel_futures=True)
-        for process in processes:
+        alive = {process.sentinel: process for process in processes}
+        deadline = time.monotonic() + _GRACE
+        while alive and (left := deadline - time.monotonic()) > 0:
+            for ended in wait(list(alive), timeout=left):
+                del alive[ended]  # type: ignore[arg-type]
+        for process in alive.values():
             with contextlib.suppress(OSError):
                 process.terminate()
 
 
 _queue: Any = None
+_stopping: Any = None
 
 
-def _reports() -> Any:
-    assert _queue is not None, "run_job belongs into a worker"
-    return _queue
-
-
-def _begin(queue: Any, parent: int) -> None:
-    global _queue
-    _queue = queue
+def _begin(queue: Any, stopping: Any, parent: int) -> None:
+    global _queue, _stopping
+    _queue, _stopping = queue, stopping
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 

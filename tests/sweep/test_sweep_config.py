@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from hessgnn.config import dump, load, merge
+from hessgnn.errors import ConfigError
+from hessgnn.sweep.config import SweepConfig, folder_name
+
+HESSIAN = {"low": 1e-4, "high": 1.0, "log": True}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"space": {"loss.hessian": {"low": 1.0, "high": 0.1}}}, r"loss\.hessian.*empty: low 1\.0 is not below high"),
+        ({"space": {"loss.hessian": {"low": 1.0, "high": 1.0}}}, "empty"),
+        ({"space": {"loss.hessian": {"low": 0.0, "high": 1.0, "log": True}}}, "logarithmic range needs low > 0"),
+        ({"space": {"loss.hessian": {"low": -1.0, "high": 1.0, "log": True}}}, "logarithmic range needs low > 0"),
+        ({"space": {"loss.hessian": {"low": 0.5, "high": 3, "integer": True}}}, "whole numbers"),
+        ({"space": {"loss.hessian": {"low": 0.1, "high": float("inf")}}}, "finite"),
+        ({"space": {"loss.hessian": {"choices": []}}}, r"loss\.hessian"),
+        ({"space": {"loss.hessian": {"lo": 0.1, "high": 1}}}, "unknown key.*did you mean 'low'"),
+        ({"space": {"loss.hessian": HESSIAN, "loss.forcs": HESSIAN}}, "forcs.*did you mean 'forces'"),
+        ({"space": {"loss.hessian": HESSIAN, "los.forces": HESSIAN}}, "'los'.*did you mean 'loss'"),
+        ({"space": {"loss.hessian": HESSIAN, "potential.widht": {"choices": [8]}}}, "widht.*did you mean 'width'"),
+        ({"space": {"loss.forces": HESSIAN}}, r"must tune loss\.hessian"),
+        ({"space": {"loss.hessian": HESSIAN, "training.steps": {"choices": [9]}}}, r"cannot tune training\.steps"),
+        ({"space": {"loss.hessian": HESSIAN, "training.seed": {"choices": [9]}}}, r"cannot tune training\.seed"),
+        ({"space": {"loss.hessian": HESSIAN, "training.threads": {"choices": [2]}}}, r"cannot tune training\.threads"),
+        ({"space": {"loss.hessian": HESSIAN, "validation.every": {"choices": [2]}}}, r"cannot tune validation\.every"),
+        # The far end of a range and the last choice would otherwise be refused in mid sweep.
+        (
+            {"space": {"loss.hessian": HESSIAN, "training.ema": {"low": 0.5, "high": 2.0}}},
+            r"training\.ema.*less than 1",
+        ),
+        ({"space": {"loss.hessian": HESSIAN, "loss.probes.kind": {"choices": ["rows", "colums"]}}}, "kind.*'colums'"),
+        ({"architectures": {"schnt": {}}}, "did you mean 'schnet'"),
+        ({"architectures": {"mine": {"potential": {"name": "no.such:Thing"}}}}, "cannot be imported"),
+        ({"architectures": {"a b": {}, "a:b": {}}}, "share a folder"),
+        ({"base": {"potential": {"name": "schnet"}}}, "base holds no potential"),
+        ({"base": {"trainig": {}}}, "'trainig'.*did you mean 'training'"),
+        ({"seeds": []}, "seeds"),
+        ({"seeds": [-1]}, "seeds"),
+        ({"regimes": ["E-H"]}, "regimes"),
+        ({"regimes": []}, "regimes"),
+        ({"name": "a/b"}, "name"),
+        ({"name": ".."}, "name"),
+        ({"name": ""}, "name"),
+        ({"trials": 0}, "trials"),
+        ({"trials": 1}, "trials.*greater than or equal to 2"),  # the first is E-F alone: nothing to choose from
+        ({"workers": 0}, "workers"),
+        ({"trails": 3}, "'trails': unknown key.*did you mean 'trials'"),
+    ],
+)
+def test_a_wrong_sweep_is_told_in_one_line(
+    content: dict[str, Any], tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    whole = {**content, **changes}
+    if "architectures" not in changes:
+        whole["architectures"] = {"schnet": {}}
+    path = tmp_path / "sweep.yaml"
+    path.write_text(yaml.safe_dump(whole))
+    with pytest.raises(ConfigError, match=message) as caught:
+        load(SweepConfig, path)
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_no_architecture_is_refused(content: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump({**content, "architectures": {}}))
+    with pytest.raises(ConfigError, match="architectures"):
+        load(SweepConfig, tmp_path / "sweep.yaml")
+
+
+@pytest.mark.parametrize(("regime", "forces", "hessian"), [("E", 0, 0), ("E-F", 0.7, 0), ("E-F-H", 0.7, 0.2)])
+def test_labels_outside_a_regime_have_no_weight(
+    make_sweep: Callable[..., SweepConfig], regime: Any, forces: float, hessian: float
+) -> None:
+    values = {"loss.forces": 0.7, "loss.hessian": 0.2}
+    run = make_sweep().run_config("schnet", values, steps=5, seed=9, regime=regime)
+    assert (run.loss.forces, run.loss.hessian) == (forces, hessian)
+    assert run.loss.regime == regime
+    assert run.entry == run.name == f"schnet {regime}"
+    assert (run.training.steps, run.training.seed, run.training.threads) == (5, 9, 1)
+
+
+def test_what_an_architecture_adds_wins_over_the_base_and_tuned_values_over_both(
+    make_sweep: Callable[..., SweepConfig],
+) -> None:
+    own = {"potential": {"width": 24}, "training": {"schedule": {"lr": 0.5}}}
+    config = make_sweep(architectures={"schnet": own}, base={"training": {"schedule": {"lr": 0.1}}})
+    schnet = config.run_config("schnet", {}, steps=5, seed=0)
+    assert schnet.training.schedule.lr == 0.5
+    assert schnet.training.schedule.warmup == 2
+    assert schnet.potential["width"] == 24
+    example = next(label for label in config.architectures if label != "schnet")
+    assert config.run_config(example, {}, steps=5, seed=0).training.schedule.lr == 0.1
+    tuned = config.run_config("schnet", {"training.schedule.lr": 0.2}, steps=5, seed=0)
+    assert tuned.training.schedule.lr == 0.2
+    assert config.base["training"]["schedule"]["lr"] == 0.1  # and nothing of it was changed
+
+
+def test_a_label_is_the_potentials_name_unless_another_is_given(make_sweep: Callable[..., SweepConfig]) -> None:
+    config = make_sweep(architectures={"wide": {"potential": {"name": "schnet", "width": 16}}})
+    assert config.run_config("wide", {}, steps=5, seed=0).potential["name"] == "schnet"
+    assert config.run_config("wide", {}, steps=5, seed=0).entry == "wide E-F-H"
+
+
+def test_a_resolved_sweep_is_read_back_and_is_the_same_sweep(
+    make_sweep: Callable[..., SweepConfig], tmp_path: Path
+) -> None:
+    config = make_sweep(base={"data": {"reference_energies": {1: 0.0, 6: 0.0, 7: 0.0, 8: 0.0}}})
+    (tmp_path / "sweep.yaml").write_text(dump(config))
+    again = load(SweepConfig, tmp_path / "sweep.yaml")
+    assert again.identity() == config.identity()
+    larger = SweepConfig.model_validate(merge(config.model_dump(), {"trials": 9, "workers": 1}))
+    assert larger.identity() == config.identity()
+    longer = SweepConfig.model_validate(merge(config.model_dump(), {"trial_steps": 9}))
+    assert longer.identity() != config.identity()
+
+
+def test_folders_are_named_without_separators() -> None:
+    assert folder_name("my.lab.models:Net/2") == "my.lab.models-Net-2"

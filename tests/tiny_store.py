@@ -1,0 +1,21 @@
+"""A few of the smallest bundled structures of each split: real labels, trained on in a moment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hessgnn.data.store import Store, write_store
+
+COUNTS = {"train": 6, "validation": 2, "test": 1, "nms": 2}
+
+TINY = {"name": "schnet", "width": 8, "n_interactions": 1, "n_basis": 8}
+
+
+def write_tiny_store(path: Path) -> Path:
+    bundled = Store.open("rtp-mini")
+    chosen = []
+    for split, number in COUNTS.items():
+        smallest = sorted(bundled.indices(split), key=lambda index: (bundled.n_atoms[index], index))
+        chosen += [bundled[int(index)] for index in smallest[:number]]
+    write_store(path, chosen, level_of_theory=bundled.attributes.level_of_theory)
+    return path
