@@ -20,7 +20,7 @@ import io
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -185,7 +185,7 @@ def _tune_and_retrain(
     else:
         tuned = config.run_config(architecture, values, steps=config.final_steps, seed=config.seeds[0])
         save(tuned, folder / "best" / f"{folder_name(architecture)}.yaml")
-        for future in wait([submit(job) for job in jobs], return_when=FIRST_EXCEPTION).done:
+        for future in [submit(job) for job in jobs]:  # `wait` would wait for ever for one that a stop has cancelled
             future.result()
     return [job.folder for job in jobs]
 

@@ -1,0 +1,294 @@
+"""The main job without worker processes: what it leaves behind, resumed, refused and failing."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from inline_workers import InlineWorkers
+from typer.testing import CliRunner
+
+from hessgnn.benchmark.record import Record, read_record
+from hessgnn.cli import app
+from hessgnn.config import load
+from hessgnn.data.store import Store
+from hessgnn.errors import ConfigError, TrainingError, UserError
+from hessgnn.sweep import sweep as sweep_module
+from hessgnn.sweep import worker
+from hessgnn.sweep.config import SweepConfig
+from hessgnn.sweep.study import Study
+from hessgnn.sweep.sweep import plan, sweep
+from hessgnn.sweep.worker import Report
+from hessgnn.training.config import RunConfig
+from hessgnn.training.run import Run
+from hessgnn.training.trainer import train
+
+MakeSweep = Callable[..., SweepConfig]
+
+TIMES = {"device_seconds"}
+
+
+@pytest.fixture(autouse=True)
+def inline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep_module, "Workers", InlineWorkers)
+
+
+def run(config: SweepConfig, folder: Path, reports: list[Report] | None = None) -> list[Path]:
+    return sweep(config, folder, (lambda report: None) if reports is None else reports.append)
+
+
+def table(folder: Path) -> list[dict[str, str]]:
+    with (folder / "trials.csv").open() as file:
+        return [{key: value for key, value in row.items() if key not in TIMES} for row in csv.DictReader(file)]
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def records_of(paths: list[Path]) -> dict[str, Record]:
+    return {path.name: read_record(path / "record.json") for path in paths}
+
+
+def test_a_sweep_tunes_retrains_judges_and_compares(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    config, folder, reports = make_sweep(), tmp_path / "sweep", []
+    paths = run(config, folder, reports)
+
+    rows = table(folder)
+    assert [(row["architecture"], row["trial"], row["regime"], row["state"]) for row in rows] == [
+        (label, str(slot), "E-F" if slot == 0 else "E-F-H", "complete")
+        for label in config.architectures
+        for slot in range(3)
+    ]
+    assert all(row["loss.hessian"] == ("" if row["regime"] == "E-F" else row["loss.hessian"]) for row in rows)
+    for row in rows:  # the score is that of the trial's own run folder
+        name = row["architecture"].replace(":", "-")
+        curve = Run(folder / "trials" / name / f"{int(row['trial']):03d}").curve()
+        assert float(row["score"]) == min(point.score for point in curve)
+
+    records = records_of(paths)
+    names = {
+        f"{name}-{regime}" for name in ("schnet", "examples.my_potential-MyPotential") for regime in config.regimes
+    }
+    assert {name.partition("-trial")[0] for name in records} == {"mean-predictor", *names}
+    judged = [record for record in records.values() if record.regime != "mean"]
+    assert {record.status for record in judged} == {"ok"}
+    assert {split for record in judged for split in record.metrics} == {"test", "nms"}
+    assert {record.cost.steps for record in judged} == {config.final_steps}  # the twin takes as many
+    assert {record.cost.sweep_trials for record in judged} == {3}
+    assert {record.seed for record in judged} == set(config.seeds)
+    for label in config.architectures:
+        tuned = [row for row in rows if row["architecture"] == label and row["regime"] == "E-F-H"]
+        best = min(tuned, key=lambda row: float(row["score"]))
+        weights = {r.regime: r.weights for r in judged if r.architecture == label}
+        assert weights["E-F-H"]["hessian"] == float(best["loss.hessian"])
+        assert weights["E-F"] == {"energy": 1.0, "forces": float(best["loss.forces"]), "hessian": 0.0}
+
+    assert {report.architecture for report in reports} == set(config.architectures)
+    final_steps = {report.folder: report.step for report in reports}
+    assert sum(final_steps.values()) == plan(config).steps == 2 * (3 * 8 + 2 * 10)
+
+
+def test_the_best_settings_train_as_they_are(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    config, folder = make_sweep(), tmp_path / "sweep"
+    records = records_of(run(config, folder))
+    files = sorted((folder / "best").iterdir())
+    assert [file.name for file in files] == ["examples.my_potential-MyPotential.yaml", "schnet.yaml"]
+    for file in files:
+        result = train(load(RunConfig, file), tmp_path / file.stem)
+        (again,) = (r for name, r in records.items() if name.startswith(f"{file.stem}-E-F-H-"))
+        assert result.score == min(point.score for point in again.curve)
+
+
+def test_the_leaderboard_is_made_from_the_folders_of_a_sweep(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    paths = run(make_sweep(), tmp_path / "sweep")
+    arguments = ["leaderboard", *map(str, paths), "-o", str(tmp_path / "board")]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    text = (tmp_path / "board" / "leaderboard.csv").read_text()
+    for entry in ("mean predictor", "schnet E-F", "schnet E-F-H", "examples.my_potential:MyPotential E-F-H"):
+        assert entry in text
+    assert (tmp_path / "board" / "index.html").stat().st_size > 10_000
+
+
+def test_a_finished_sweep_does_nothing_new(
+    make_sweep: MakeSweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, folder = make_sweep(), tmp_path / "sweep"
+    run(config, folder)
+    before = snapshot(folder)
+
+    def judged_twice(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("the test splits are touched once")
+
+    monkeypatch.setattr(worker, "evaluate", judged_twice)
+    reports: list[Report] = []
+    run(make_sweep(workers=1), folder, reports)
+    after = snapshot(folder)
+    assert reports == []  # not a step was taken
+    # The journal notes that studies were opened again; the number of workers is no result.
+    expected = {path for path in before if path not in ("sweep.yaml", "study.journal")}
+    assert {path for path in expected if after[path] != before[path]} == set()
+    assert after.keys() == before.keys()
+
+
+def test_a_larger_budget_goes_on_and_counts_what_was_spent(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    folder = tmp_path / "sweep"
+    run(make_sweep(), folder)
+    earlier = table(folder)
+    paths = run(make_sweep(trials=4), folder)
+    rows = table(folder)
+    assert [row for row in rows if row["trial"] != "3"] == earlier
+    assert len(rows) == 8
+    assert {r.cost.sweep_trials for r in records_of(paths).values() if r.regime != "mean"} == {4}
+    at_once = tmp_path / "at-once"
+    run(make_sweep(trials=4), at_once)
+    assert table(at_once) == rows
+
+
+def test_another_configuration_in_the_same_folder_is_refused(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    folder = tmp_path / "sweep"
+    run(make_sweep(), folder)
+    before = snapshot(folder)
+    with pytest.raises(ConfigError, match=r"other settings.*trial_steps: 8 became 9; seeds") as caught:
+        run(make_sweep(trial_steps=9, seeds=[4]), folder)
+    assert "trials" not in str(caught.value).replace("trial_steps", "")
+    assert "\n" not in str(caught.value)
+    assert snapshot(folder) == before
+
+
+def test_two_sweeps_in_one_folder_are_refused(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    folder, refused = tmp_path / "sweep", []
+
+    def observer(report: Report) -> None:
+        if not refused:
+            with pytest.raises(ConfigError, match="another sweep is running in this folder"):
+                run(make_sweep(), folder)
+            refused.append(True)
+
+    sweep(make_sweep(), folder, observer)
+    assert refused
+    assert len(table(folder)) == 6
+
+
+def test_what_cannot_start_leaves_no_settings_behind(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    folder = tmp_path / "sweep"
+    for changes in (
+        {"storage": "sqlite:////no/such/folder/x.db"},
+        {"base": {"data": {"path": str(tmp_path / "missing.h5")}}},
+        {"base": {"data": {"train": "trian"}}},
+    ):
+        with pytest.raises(UserError) as caught:
+            run(make_sweep(**changes), folder)
+        assert "\n" not in str(caught.value)
+        assert not (folder / "sweep.yaml").exists()
+    run(make_sweep(), folder)  # so the corrected command is no other sweep
+
+
+def test_a_folder_that_cannot_be_made_is_told(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match="cannot write here"):
+        run(make_sweep(), tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+DIVERGES = {"training": {"schedule": {"lr": 1e30, "warmup": 0}, "clip": None}}
+
+
+def test_one_architecture_that_fails_does_not_stop_the_other(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    folder = tmp_path / "sweep"
+    records = records_of(run(make_sweep(architectures={"schnet": DIVERGES}), folder))
+    rows = table(folder)
+    failed = [row for row in rows if row["architecture"] == "schnet"]
+    assert {row["state"] for row in failed} == {"fail"}
+    assert all("not finite" in row["reason"] and row["score"] == "" for row in failed)
+    assert {row["state"] for row in rows if row["architecture"] != "schnet"} == {"complete"}
+    status = {(r.architecture, r.regime): r.status for r in records.values() if r.regime != "mean"}
+    assert {key[0]: value for key, value in status.items()}["schnet"] == "failed"
+    assert len(status) == 4  # a failure is counted, not left out
+    reasons = [r.reason for r in records.values() if r.status == "failed"]
+    assert all("no trial could be trained" in (reason or "") for reason in reasons)
+    assert not (folder / "best" / "schnet.yaml").exists()
+    arguments = ["leaderboard", *(str(folder / "final" / name) for name in records), "-o", str(tmp_path / "board")]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert "schnet E-F-H" in (tmp_path / "board" / "leaderboard.csv").read_text()
+
+
+def test_a_sweep_in_which_everything_fails_lists_the_reasons(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    folder, config = tmp_path / "sweep", make_sweep(base=DIVERGES)
+    for _ in range(2):  # and again when it is resumed
+        with pytest.raises(TrainingError, match="no architecture could be trained"):
+            run(config, folder)
+        rows = table(folder)
+        assert len(rows) == 6
+        assert all("not finite" in row["reason"] for row in rows)
+
+
+def test_a_validation_that_is_never_finite_is_a_failure(
+    make_sweep: MakeSweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An infinite score would be the best of its study if all were infinite."""
+    original = worker.train
+
+    def infinite(*arguments: Any, **options: Any) -> Any:
+        result = original(*arguments, **options)
+        return type(result)(result.run, float("inf"), result.errors, result.progress)
+
+    monkeypatch.setattr(worker, "train", infinite)
+    with pytest.raises(TrainingError, match="no architecture could be trained"):
+        run(make_sweep(), tmp_path / "sweep")
+    assert all("no validation had finite errors" in row["reason"] for row in table(tmp_path / "sweep"))
+
+
+def test_a_retraining_that_breaks_down_is_not_passed_over(
+    make_sweep: MakeSweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: Any, **options: Any) -> None:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(worker, "evaluate", broken)
+    with pytest.raises(ValueError, match="a bug"):
+        run(make_sweep(), tmp_path / "sweep")
+    monkeypatch.undo()
+    monkeypatch.setattr(sweep_module, "Workers", InlineWorkers)
+    records = records_of(run(make_sweep(), tmp_path / "sweep"))
+    assert {record.status for record in records.values()} == {"ok"}
+
+
+def test_more_seeds_are_retrained_each_with_its_twin(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    config = make_sweep(trials=2, trial_steps=4, final_steps=4, seeds=[3, 5], regimes=["E", "E-F", "E-F-H"])
+    records = records_of(run(config, tmp_path / "sweep"))
+    found = {(r.architecture, r.regime, r.seed) for r in records.values() if r.regime != "mean"}
+    assert found == {(a, regime, seed) for a in config.architectures for regime in config.regimes for seed in (3, 5)}
+
+
+def test_a_sweep_sees_validation_only(make_sweep: MakeSweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until the retraining is done no structure outside training and validation is read."""
+    judged: list[bool] = []
+    original, evaluate = Store.__getitem__, worker.evaluate
+
+    def read(self: Store, index: int) -> Any:
+        structure = original(self, index)
+        assert judged or structure.split in ("train", "validation"), structure.name
+        return structure
+
+    def judge(folder: Path, **options: Any) -> Any:
+        judged.append(True)
+        return evaluate(folder, **options)
+
+    monkeypatch.setattr(Store, "__getitem__", read)
+    monkeypatch.setattr(worker, "evaluate", judge)
+    run(make_sweep(architectures={}, trials=2), tmp_path / "sweep")
+    assert len(judged) == 4
+
+
+def test_the_study_in_the_folder_is_the_one_of_the_table(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    config = make_sweep()
+    run(config, tmp_path / "sweep")
+    trials = Study(config, "schnet", tmp_path / "sweep").trials()
+    scores = [float(row["score"]) for row in table(tmp_path / "sweep") if row["architecture"] == "schnet"]
+    assert [trial.value for trial in trials] == scores
