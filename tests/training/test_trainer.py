@@ -114,7 +114,7 @@ def test_kill_9_in_mid_epoch_and_the_same_command_give_the_same_numbers(
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    assert len(numbers(tmp_path / "killed")) < len(numbers(tmp_path / "whole"))
+    assert load_checkpoint(tmp_path / "killed" / "last.pt")["progress"]["step"] < config.training.steps
     subprocess.run(command, check=True)
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
 
