@@ -9,9 +9,8 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-import click
 import typer
 from rich.console import Console
 
@@ -32,6 +31,11 @@ app.add_typer(data.app, name="data")
 app.command()(leaderboard.leaderboard)
 app.command()(authors.check)
 app.command()(authors.models)
+
+# Newer versions of typer bring a click of their own, whose errors are not those of the package `click`.
+_UsageError: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "UsageError")
+
+_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 QUICKSTART = "sweeps/quickstart.yaml"
 """The main job."""
@@ -100,21 +104,33 @@ def main(application: typer.Typer = app, arguments: Sequence[str] | None = None)
     except UserError as error:
         errors.print(f"[red]error:[/red] {_plain(str(error))}", highlight=False)
         status = 2
-    except click.ClickException as error:
-        error.show()
+    except _UsageError as error:
+        if message := error.format_message():  # without one, help was asked for and has been shown
+            verb = error.ctx.command_path if error.ctx is not None else "hessgnn"
+            errors.print(
+                f"[red]error:[/red] {_plain(f'{message} To mend: see `{verb} --help`')}", highlight=False, markup=True
+            )
         status = 2
-    except (click.Abort, KeyboardInterrupt):
-        errors.print("stopped; the same command goes on from the last checkpoint")
-        status = 130
+    except (typer.Abort, KeyboardInterrupt):
+        status = _INTERRUPTED
     except Exception as error:
-        log = Path("error.log").resolve()
-        log.write_text(traceback.format_exc(), encoding="utf-8")
         errors.print(
-            f"[red]this is a bug:[/red] {type(error).__name__}: {_plain(str(error))} (traceback in {log})",
-            highlight=False,
+            f"[red]this is a bug:[/red] {_plain(f'{type(error).__name__}: {error}')} ({_log()})", highlight=False
         )
         status = 1
+    if status == _INTERRUPTED:  # some versions of typer give the status, others raise
+        errors.print("stopped; the same command goes on (`train`: with --resume and the run folder)", highlight=False)
     sys.exit(status)
+
+
+def _log() -> str:
+    """Keep the traceback of what is being handled; where no file can be written, the traceback itself."""
+    path = Path("error.log").resolve()
+    try:
+        path.write_text(traceback.format_exc(), encoding="utf-8")
+    except OSError:
+        return traceback.format_exc().replace("[", "\\[")
+    return f"traceback in {path}"
 
 
 def _plain(text: str) -> str:

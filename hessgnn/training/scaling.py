@@ -52,6 +52,13 @@ def fit_reference_energies(structures: Sequence[Structure], elements: Sequence[i
 
 def composition_energy(structure: Structure, reference: dict[int, float]) -> float:
     """Energy of a structure as the sum of its elements' reference energies, eV."""
+    unknown = sorted({int(z) for z in structure.numbers} - reference.keys())
+    if unknown:
+        raise DataError(
+            f"no reference energy for {', '.join(chemical_symbols[z] for z in unknown)}",
+            where=structure.name,
+            remedy="add the element to potential.elements and data.reference_energies, or leave both out",
+        )
     return sum(reference[int(z)] for z in structure.numbers)
 
 
