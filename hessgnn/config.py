@@ -259,9 +259,17 @@ def explain(error: ValidationError, model: type[BaseModel], *, where: object) ->
         Ready to be raised.
     """
     entries = error.errors()
-    # An unknown key explains more than the missing one it was meant to be.
-    first = next((entry for entry in entries if entry["type"] == "extra_forbidden"), entries[0])
-    location = [part for part in first["loc"] if isinstance(part, int) or "[" not in str(part)]
+
+    # An unknown key explains more than the missing one it was meant to be; one that only the other member of a union
+    # does not know explains nothing.
+    def rank(entry: Any) -> int:
+        if entry["type"] != "extra_forbidden":
+            return 1
+        *parents, last = _location(entry)
+        return 2 if last in _keys_at(model, parents) else 0
+
+    first = min(entries, key=rank)
+    location = _location(first)
     key = ".".join(str(part) for part in location)
     others = f" (and {len(entries) - 1} more)" if len(entries) > 1 else ""
     place = f"{where}, key {key!r}" if key else where
@@ -274,6 +282,11 @@ def explain(error: ValidationError, model: type[BaseModel], *, where: object) ->
     got = first["input"]
     shown = f", got {got!r}" if isinstance(got, str | int | float | bool) or got is None else ""
     return ConfigError(f"{message}{shown}{others}", where=place)
+
+
+def _location(entry: Any) -> list[str | int]:
+    """Path to what is wrong, without pydantic's remarks in brackets."""
+    return [part for part in entry["loc"] if isinstance(part, int) or "[" not in str(part)]
 
 
 def _keys_at(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
