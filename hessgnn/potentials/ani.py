@@ -17,6 +17,7 @@ from torch import Tensor
 
 from hessgnn.data.batch import Batch
 from hessgnn.potentials.base import Potential, PotentialConfig
+from hessgnn.potentials.blocks import activation
 from hessgnn.potentials.registry import register
 
 with warnings.catch_warnings():
@@ -68,9 +69,10 @@ class ANI(Potential):
             cutoff_fn=config.cutoff_function,
             strategy="pyaev",  # the cuAEV extension drops second derivatives and gives silently wrong Hessians
         )
+        act = config.activation if config.activation == "celu" else activation(config.activation)
         symbols = [chemical_symbols[z] for z in config.elements]
         self.networks = ANINetworks.build(
-            symbols, self.aev.out_dim, {}, default_dims=config.hidden, activation=config.activation, bias=config.bias
+            symbols, self.aev.out_dim, {}, default_dims=config.hidden, activation=act, bias=config.bias
         )
         parts = []
         if config.cutoff_function == "cosine":

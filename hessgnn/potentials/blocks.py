@@ -13,13 +13,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-SMOOTH_ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "silu": nn.SiLU,
-    "gelu": nn.GELU,
-    "softplus": nn.Softplus,
-    "tanh": nn.Tanh,
-}
-"""Activations that are infinitely often differentiable."""
+from hessgnn.potentials.activations import Activation
 
 
 def activation(name: str) -> nn.Module:
@@ -28,14 +22,14 @@ def activation(name: str) -> nn.Module:
     Parameters
     ----------
     name
-        A key of :data:`SMOOTH_ACTIVATIONS`.
+        A key of :data:`~hessgnn.potentials.activations.FORMS`.
 
     Returns
     -------
     nn.Module
         The activation.
     """
-    return SMOOTH_ACTIVATIONS[name]()
+    return Activation(name)
 
 
 def mlp(*sizes: int, act: str, bias: bool = True) -> nn.Sequential:

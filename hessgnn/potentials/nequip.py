@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from hessgnn.data.batch import Batch
 from hessgnn.potentials.base import Potential, PotentialConfig
-from hessgnn.potentials.blocks import BesselBasis, PolynomialCutoff, mlp
+from hessgnn.potentials.blocks import BesselBasis, PolynomialCutoff, activation, mlp
 from hessgnn.potentials.registry import register
 
 
@@ -151,11 +151,11 @@ def _gate(irreps_in: o3.Irreps, irreps_edge: o3.Irreps, irreps_hidden: o3.Irreps
     scalars = o3.Irreps([(mul, ir) for mul, ir in kept if ir.l == 0])
     gated = o3.Irreps([(mul, ir) for mul, ir in kept if ir.l > 0])
     gates = o3.Irreps([(mul, "0e") for mul, _ in gated])
-    activations = {1: torch.nn.functional.silu, -1: torch.tanh}
+    activations = {1: activation("silu"), -1: activation("tanh")}
     return Gate(
         scalars,
         [activations[ir.p] for _, ir in scalars],
         gates,
-        [torch.nn.functional.silu for _ in gates],
+        [activations[1] for _ in gates],
         gated,
     )
