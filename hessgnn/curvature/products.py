@@ -63,7 +63,8 @@ def predict(
             return Prediction(potential.total_energy(batch))
     with torch.enable_grad():
         positions = batch.positions.detach().requires_grad_(True)
-        energy = potential.total_energy(batch.replace(positions=positions))
+        derivatives = 1 if vectors is None else 2
+        energy = potential.total_energy(batch.replace(positions=positions, derivatives=derivatives))
         gradient = _gradient(energy.sum(), positions, create_graph=create_graph or vectors is not None)
         products = None
         if vectors is not None:

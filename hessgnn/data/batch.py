@@ -67,6 +67,9 @@ class Batch:
         Reference values, or ``None``.
     index
         ``(n_structures,)`` int64: place of each structure in the data set it was drawn from (-1 if from none).
+    derivatives
+        How many derivatives in the positions will be taken of what is computed from this batch at most, and one in
+        the parameters behind them; ``None`` if nobody knows. An architecture may use it to compute no more.
     """
 
     numbers: Tensor
@@ -77,6 +80,7 @@ class Batch:
     edge_shift: Tensor
     labels: Labels | None = None
     index: Tensor | None = None
+    derivatives: int | None = None
 
     @property
     def n_structures(self) -> int:

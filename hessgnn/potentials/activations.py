@@ -163,13 +163,13 @@ class _Derivative(torch.autograd.Function):
     """Derivative n of a form as a node of the graph."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, form: SiLU | GELU | Tanh, n: int) -> Tensor:  # noqa: D102
+    def forward(ctx: Any, x: Tensor, form: SiLU | GELU | Tanh, n: int) -> Tensor:
         ctx.save_for_backward(x)
         ctx.form, ctx.n = form, n
         return form.derivative(n)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]  # noqa: D102
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
         (x,) = ctx.saved_tensors
         n = ctx.n + 1
         if not torch.is_grad_enabled():
