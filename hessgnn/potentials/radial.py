@@ -12,7 +12,7 @@ derivatives they take: :attr:`hessgnn.data.batch.Batch.derivatives`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import comb
 from typing import Any
 
@@ -63,8 +63,26 @@ def radial_functions(
     envelopes = envelope.derivatives(known, order).unsqueeze(-1)
     if inside:
         jets = _leibniz(jets, envelopes)
-        return lambda network: _Function.apply(distances, *_forward(network, jets).unbind())
-    return lambda network: _Function.apply(distances, *_Product.apply(_forward(network, jets), envelopes))
+        return lambda network: known_function(distances, _forward(network, jets).unbind())
+    return lambda network: known_function(distances, _Product.apply(_forward(network, jets), envelopes))
+
+
+def known_function(x: Tensor, derivatives: Sequence[Tensor]) -> Tensor:
+    """Function of one variable from its values and derivatives at the points where it is needed.
+
+    Parameters
+    ----------
+    x
+        ``(n,)``.
+    derivatives
+        Value, first derivative, … at these points, each ``(n, n_out)``.
+
+    Returns
+    -------
+    Tensor
+        The values, which can be differentiated in ``x`` as often as there are derivatives, and in these.
+    """
+    return _Function.apply(x, *derivatives)
 
 
 def _forward(network: nn.Sequential, x: Tensor) -> Tensor:
