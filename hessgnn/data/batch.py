@@ -207,6 +207,30 @@ class Batch:
             index=None if self.index is None else self.index[structures],
         )
 
+    def repeat(self, copies: int) -> Batch:
+        """Join copies of the batch, one behind the other, without labels.
+
+        Parameters
+        ----------
+        copies
+            How many.
+
+        Returns
+        -------
+        Batch
+            ``copies * n_structures`` structures.
+        """
+        copy = torch.arange(copies, device=self.batch.device).unsqueeze(1)
+        shift = (copy * len(self.numbers)).expand(-1, self.edge_index.shape[1]).flatten()
+        return Batch(
+            numbers=self.numbers.repeat(copies),
+            positions=self.positions.repeat(copies, 1),
+            batch=(self.batch + copy * self.n_structures).flatten(),
+            n_atoms=self.n_atoms.repeat(copies),
+            edge_index=self.edge_index.repeat(1, copies) + shift,
+            edge_shift=self.edge_shift.repeat(copies, 1),
+        )
+
     @classmethod
     def from_structures(
         cls,

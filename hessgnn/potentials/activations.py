@@ -9,6 +9,7 @@ common, such as the sigmoid. Each is proven against autograd in the tests.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from functools import cached_property
 from typing import Any
 
@@ -20,23 +21,23 @@ HIGHEST = 4
 """Highest derivative in closed form; beyond it autograd differentiates that form, so there is no last derivative."""
 
 
-class SiLU:
-    """``x σ(x)`` at some points, with its derivatives: ``f⁽ⁿ⁾ = x σ⁽ⁿ⁾ + n σ⁽ⁿ⁻¹⁾``."""
+class Form(ABC):
+    """A function at some points, with its derivatives."""
 
     def __init__(self, x: Tensor) -> None:
         self.x = x
 
-    plain = staticmethod(functional.silu)
-
+    @abstractmethod
     def derivative(self, n: int) -> Tensor:
         """Derivative n at the points, 0 to :data:`HIGHEST`."""
-        if n == 0:
-            return functional.silu(self.x)
-        return (self.x * getattr(self, f"sigmoid{n}")).add_(getattr(self, f"sigmoid{n - 1}"), alpha=n)
+
+
+class _Sigmoid(Form):
+    """σ at some points, with its derivatives as polynomials of those before."""
 
     @cached_property
     def sigmoid0(self) -> Tensor:
-        """σ, and below its derivatives as polynomials of the ones before."""
+        """σ."""
         return torch.sigmoid(self.x)
 
     @cached_property
@@ -60,23 +61,26 @@ class SiLU:
         return torch.addcmul(self.sigmoid2, self.sigmoid2, self.sigmoid1, value=-12)
 
 
-class Softplus(SiLU):
-    """``log(1 + eˣ)``, whose derivatives are those of the sigmoid."""
+class SiLU(_Sigmoid):
+    """``x σ(x)``, whose derivatives are ``f⁽ⁿ⁾ = x σ⁽ⁿ⁾ + n σ⁽ⁿ⁻¹⁾``."""
 
-    plain = staticmethod(functional.softplus)
+    def derivative(self, n: int) -> Tensor:
+        """Derivative n at the points, 0 to :data:`HIGHEST`."""
+        if n == 0:
+            return functional.silu(self.x)
+        return (self.x * getattr(self, f"sigmoid{n}")).add_(getattr(self, f"sigmoid{n - 1}"), alpha=n)
+
+
+class Softplus(_Sigmoid):
+    """``log(1 + eˣ)``, whose derivatives are those of the sigmoid."""
 
     def derivative(self, n: int) -> Tensor:
         """Derivative n at the points, 0 to :data:`HIGHEST`."""
         return functional.softplus(self.x) if n == 0 else getattr(self, f"sigmoid{n - 1}")
 
 
-class GELU:
+class GELU(Form):
     """``x Φ(x)`` with the normal distribution Φ; its derivatives are polynomials times the density φ."""
-
-    plain = staticmethod(functional.gelu)
-
-    def __init__(self, x: Tensor) -> None:
-        self.x = x
 
     @cached_property
     def density(self) -> Tensor:
@@ -101,13 +105,8 @@ class GELU:
         return self.density * ((7 - self.square) * self.square - 4)
 
 
-class Tanh:
+class Tanh(Form):
     """Hyperbolic tangent; its derivatives are polynomials of itself."""
-
-    plain = staticmethod(torch.tanh)
-
-    def __init__(self, x: Tensor) -> None:
-        self.x = x
 
     @cached_property
     def value(self) -> Tensor:
@@ -130,7 +129,7 @@ class Tanh:
         return self.slope * self.value * (16 - 24 * self.value.square())
 
 
-FORMS: dict[str, type[SiLU | GELU | Tanh]] = {"silu": SiLU, "gelu": GELU, "softplus": Softplus, "tanh": Tanh}
+FORMS: dict[str, type[Form]] = {"silu": SiLU, "gelu": GELU, "softplus": Softplus, "tanh": Tanh}
 """Activations that are infinitely often differentiable."""
 
 
@@ -151,7 +150,7 @@ class Activation(nn.Module):
         """Apply it elementwise."""
         # Functorch's transforms take plain operations only, and without a graph there is nothing to save.
         if not (torch.is_grad_enabled() and x.requires_grad) or torch._C._are_functorch_transforms_active():
-            return self.form.plain(x)
+            return self.form(x).derivative(0)
         return _Derivative.apply(x, self.form(x.detach()), 0)
 
     def extra_repr(self) -> str:
@@ -163,13 +162,13 @@ class _Derivative(torch.autograd.Function):
     """Derivative n of a form as a node of the graph."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, form: SiLU | GELU | Tanh, n: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, form: Form, n: int) -> Tensor:
         ctx.save_for_backward(x)
         ctx.form, ctx.n = form, n
         return form.derivative(n)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (x,) = ctx.saved_tensors
         n = ctx.n + 1
         if not torch.is_grad_enabled():

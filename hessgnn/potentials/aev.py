@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchani.aev import AEVComputer
+from torchani.aev import AEVComputer, ANIAngular, ANIRadial
 
 from hessgnn.data.batch import Batch
 from hessgnn.potentials.radial import known_function
@@ -58,10 +58,8 @@ def environment_vectors(computer: AEVComputer, species: Tensor, batch: Batch, or
 def _radial(computer: AEVComputer, distances: Tensor, place: Tensor, n_atoms: int, order: int) -> Tensor:
     part = computer.radial
     r = distances.detach()
-    terms = _leibniz(
-        _gaussians(r, part.eta, part.shifts, order), [f.unsqueeze(-1) for f in _cutoff(part, r, order)], 0.25
-    )
-    terms = known_function(distances, terms)
+    envelope = [f.unsqueeze(-1) for f in _cutoff(part, r, order)]
+    terms = known_function(distances, _leibniz(_gaussians(r, part.eta, part.shifts, order), envelope, 0.25))
     summed = terms.new_zeros(n_atoms * computer.num_species, part.num_feats).index_add(0, place, terms)
     return summed.view(n_atoms, -1)
 
@@ -129,7 +127,7 @@ def _powers(cosine: Tensor, zeta: Tensor, sections: Tensor, order: int) -> list[
     return values
 
 
-def _cutoff(part: torch.nn.Module, distances: Tensor, order: int) -> list[Tensor]:
+def _cutoff(part: ANIRadial | ANIAngular, distances: Tensor, order: int) -> list[Tensor]:
     """Torchani's smooth or cosine cutoff and its derivatives; zero beyond the cutoff."""
     x = distances / part.cutoff
     if type(part.cutoff_fn).__name__ == "CutoffCosine":

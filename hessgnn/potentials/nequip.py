@@ -6,7 +6,7 @@ Nat. Commun. 13, 2453 (2022).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import e3nn
@@ -59,10 +59,17 @@ class Convolution(nn.Module):
         self.self_connection = o3.FullyConnectedTensorProduct(irreps_in, f"{n_elements}x0e", self.gate.irreps_in)
         self.irreps_out = self.gate.irreps_out
 
-    def forward(self, x: Tensor, elements: Tensor, harmonics: Tensor, weights: Tensor, batch: Batch) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        elements: Tensor,
+        harmonics: Tensor,
+        at_distances: Callable[[nn.Sequential], Tensor],
+        batch: Batch,
+    ) -> Tensor:
         """Features ``(n_atoms, irreps_out.dim)``."""
         i, j = batch.edge_index
-        message = self.product(self.before(x).index_select(0, j), harmonics, weights)
+        message = self.product(self.before(x).index_select(0, j), harmonics, at_distances(self.radial))
         gathered = message.new_zeros(len(x), message.shape[-1]).index_add(0, i, message) * self.normalisation
         return self.gate(self.self_connection(x, elements) + self.after(gathered))
 
@@ -120,11 +127,11 @@ class NequIP(Potential):
         distances = vectors.norm(dim=-1)
         # e3nn's harmonics are polynomials of the unit vector, so an edge along an axis is nothing special.
         harmonics = self.harmonics(vectors)
-        weights_of = radial_functions(distances, self.basis, self.envelope, batch.derivatives, inside=True)
+        at_distances = radial_functions(distances, self.basis, self.envelope, batch.derivatives, inside=True)
         elements = nn.functional.one_hot(self.species(batch), len(self.elements)).to(vectors.dtype)
         x = self.embedding(elements)
         for layer in self.layers:
-            x = layer(x, elements, harmonics, weights_of(layer.radial), batch)
+            x = layer(x, elements, harmonics, at_distances, batch)
         return self.readout(x).squeeze(-1)
 
 

@@ -112,7 +112,7 @@ class _Function(torch.autograd.Function):
         return derivatives[0]
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         distances, *derivatives = ctx.saved_tensors
         if not derivatives:  # nobody asks for more: see Batch.derivatives
             return None, gradient
@@ -145,7 +145,7 @@ class _Dense(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None, None]:  # type: ignore[override]
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None, None]:
         x, weight, *rest = ctx.saved_tensors
         if ctx.act is not None:
             h, f1, f2, *f3 = rest
@@ -184,7 +184,7 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, None]:  # type: ignore[override]
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, None]:
         (e,) = ctx.saved_tensors
         inner = e.new_zeros(ctx.shape)
         for n, g in enumerate(gradients):

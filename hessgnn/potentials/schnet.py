@@ -7,6 +7,7 @@ the activation.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 from pydantic import Field, PositiveInt
@@ -28,10 +29,10 @@ class Interaction(nn.Module):
         self.before = nn.Linear(width, width, bias=False)
         self.after = nn.Sequential(nn.Linear(width, width), activation(act), nn.Linear(width, width))
 
-    def forward(self, x: Tensor, filters: Tensor, batch: Batch) -> Tensor:
+    def forward(self, x: Tensor, at_distances: Callable[[nn.Sequential], Tensor], batch: Batch) -> Tensor:
         """Update of the atom features ``(n_atoms, width)``."""
         i, j = batch.edge_index
-        message = self.before(x).index_select(0, j) * filters
+        message = self.before(x).index_select(0, j) * at_distances(self.filter)
         return self.after(message.new_zeros(x.shape).index_add(0, i, message))
 
 
@@ -60,8 +61,8 @@ class SchNet(Potential):
     def atomic_energies(self, batch: Batch) -> Tensor:
         """Dimensionless energy of each atom, ``(n_atoms,)``."""
         distances = batch.edge_vectors().norm(dim=-1)
-        filter_of = radial_functions(distances, self.basis, self.envelope, batch.derivatives)
+        at_distances = radial_functions(distances, self.basis, self.envelope, batch.derivatives)
         x = self.embedding(self.species(batch))
         for interaction in self.interactions:
-            x = x + interaction(x, filter_of(interaction.filter), batch)
+            x = x + interaction(x, at_distances, batch)
         return self.readout(x).squeeze(-1)
