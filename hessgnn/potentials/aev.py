@@ -10,12 +10,16 @@ times. The angle itself is not needed: ``cos(θ - φ) = cos θ cos φ + sin θ s
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
-from torchani.aev import AEVComputer, ANIAngular, ANIRadial
 
 from hessgnn.data.batch import Batch
 from hessgnn.potentials.radial import known_function
+
+if TYPE_CHECKING:
+    from torchani.aev import AEVComputer, ANIAngular, ANIRadial
 
 SMALLEST = 2e-3
 """Where ``exp(1 - 1/u)`` is zero in any floating type, but powers of ``1/u`` are not infinite yet."""

@@ -16,6 +16,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
 from hessgnn.data.batch import Batch
+from hessgnn.potentials.aev import environment_vectors
 from hessgnn.potentials.base import Potential, PotentialConfig
 from hessgnn.potentials.blocks import activation
 from hessgnn.potentials.radial import HIGHEST_ORDER
@@ -27,8 +28,6 @@ with warnings.catch_warnings():
     from torchani.aev import AEVComputer, ANIAngular, ANIRadial
     from torchani.neighbors import Neighbors
     from torchani.nn import ANINetworks
-
-    from hessgnn.potentials.aev import environment_vectors
 
 
 @register("ani")
