@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hessgnn.curvature.products import predict
 from hessgnn.data.batch import Batch
+from hessgnn.errors import UserError
 from hessgnn.potentials.base import Potential
 
 logger = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ def _median(
                 parameters = [p for p in potential.parameters() if p.requires_grad]
                 loss = out.energy.sum() + out.forces.square().sum() + out.products.square().sum()
                 torch.autograd.grad(loss, parameters, allow_unused=True)
-        except RuntimeError as error:
+        except (RuntimeError, UserError) as error:
             if backend == "loop" or isinstance(error, torch.OutOfMemoryError):
                 raise
             logger.warning("%s cannot use backend %r: %s", type(potential).__qualname__, backend, error)

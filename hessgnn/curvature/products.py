@@ -82,14 +82,27 @@ class ForceGraph:
         -------
         Tensor
             ``(K, n_atoms, 3)``.
+
+        Raises
+        ------
+        UserError
+            When an operation of the potential cannot be vectorised.
         """
         gradient, positions, keep = self.gradient, self.positions, keep or create_graph
         if not gradient.requires_grad or not len(vectors):  # no atom has a neighbour, or nothing is asked for
             return torch.zeros_like(vectors)
         if vectorised and len(vectors) > 1:
-            return _gradient(
-                gradient, positions, vectors, create_graph=create_graph, retain_graph=keep, is_grads_batched=True
-            )
+            try:
+                return _gradient(
+                    gradient, positions, vectors, create_graph=create_graph, retain_graph=keep, is_grads_batched=True
+                )
+            except RuntimeError as error:
+                if "vmap" not in str(error) and "atching rule" not in str(error):
+                    raise
+                raise UserError(
+                    f"products cannot be vectorised for this potential: {error}",
+                    remedy="ask for backend='loop', in a training configuration loss.probes.backend=loop",
+                ) from error
         last = len(vectors) - 1
         products = [
             _gradient(gradient, positions, v, create_graph=create_graph, retain_graph=keep or k < last)
@@ -105,7 +118,7 @@ def predict(
     forces: bool = True,
     vectors: Tensor | None = None,
     create_graph: bool = False,
-    backend: Backend = "vmap",
+    backend: Backend = "loop",
 ) -> Prediction:
     """Compute what is asked for, and nothing else.
 

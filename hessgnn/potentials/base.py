@@ -118,7 +118,7 @@ class Potential(nn.Module, ABC):
         forces: bool = True,
         vectors: Tensor | None = None,
         create_graph: bool = False,
-        backend: Backend = "vmap",
+        backend: Backend = "loop",
     ) -> Prediction:
         """Energy, and in the same graph forces and products with the Hessian.
 
