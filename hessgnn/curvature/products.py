@@ -6,6 +6,7 @@ Structures of a batch do not interact, so the Hessian of the whole batch is bloc
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -16,8 +17,98 @@ from hessgnn.errors import UserError
 from hessgnn.potentials.base import Potential
 from hessgnn.potentials.prediction import Prediction
 
-Backend = Literal["loop", "vmap"]
-"""How K products are formed: one backward pass after another, or one pass vectorised over the vectors."""
+Backend = Literal["loop", "vmap", "replicate", "auto"]
+"""How K products are formed.
+
+``loop``: one backward pass after another. ``vmap``: one pass vectorised over the vectors; every operation of the
+potential must know how to be (``hessgnn check`` says). ``replicate``: one pass for K copies of the batch, which costs
+K forward and force passes but asks nothing of the potential. ``auto``: the fastest, measured once, see
+:func:`hessgnn.curvature.autotune.fastest`; equal runs may then differ in their last digits.
+"""
+
+
+@dataclass(frozen=True)
+class ForceGraph:
+    """Energy and its gradient, with the graph that products are taken from.
+
+    Attributes
+    ----------
+    positions
+        ``(n_atoms, 3)``, Å: the leaf of the graph, nobody else's tensor.
+    energy
+        ``(n_structures,)``, eV.
+    gradient
+        ``(n_atoms, 3)``, eV/Å.
+    """
+
+    positions: Tensor
+    energy: Tensor
+    gradient: Tensor
+
+    @classmethod
+    def of(cls, potential: Potential, batch: Batch, *, derivatives: int, create_graph: bool) -> ForceGraph:
+        """Run a forward and a force pass.
+
+        Parameters
+        ----------
+        potential
+            The potential.
+        batch
+            The structures.
+        derivatives
+            1 for forces, 2 for products.
+        create_graph
+            Keep the graph of the gradient.
+        """
+        positions = batch.positions.detach().requires_grad_(True)
+        energy = potential.total_energy(batch.replace(positions=positions, derivatives=derivatives))
+        return cls(positions, energy, _gradient(energy.sum(), positions, create_graph=create_graph))
+
+    def products(self, vectors: Tensor, *, create_graph: bool, vectorised: bool, keep: bool = False) -> Tensor:
+        """Multiply the Hessian with vectors.
+
+        Parameters
+        ----------
+        vectors
+            ``(K, n_atoms, 3)``.
+        create_graph
+            Keep the graph of the products.
+        vectorised
+            In one pass instead of K.
+        keep
+            Keep the graph of the gradient for further calls.
+
+        Returns
+        -------
+        Tensor
+            ``(K, n_atoms, 3)``.
+
+        Raises
+        ------
+        UserError
+            When an operation of the potential cannot be vectorised.
+        """
+        gradient, positions, keep = self.gradient, self.positions, keep or create_graph
+        if not gradient.requires_grad or not len(vectors):  # no atom has a neighbour, or nothing is asked for
+            return torch.zeros_like(vectors)
+        if vectorised and len(vectors) > 1:
+            try:
+                return _gradient(
+                    gradient, positions, vectors, create_graph=create_graph, retain_graph=keep, is_grads_batched=True
+                )
+            except RuntimeError as error:
+                if "vmap" not in str(error) and "atching rule" not in str(error):
+                    raise
+                raise UserError(
+                    f"products cannot be vectorised for this potential: {error}",
+                    remedy="ask for backend='loop', in a training configuration loss.probes.backend=loop",
+                ) from error
+        last = len(vectors) - 1
+        products = [
+            _gradient(gradient, positions, v, create_graph=create_graph, retain_graph=keep or k < last)
+            for k, v in enumerate(vectors)
+        ]
+        return torch.stack(products)
 
 
 def predict(
@@ -57,32 +148,36 @@ def predict(
         When the vectors have the wrong shape, type or device.
     """
     if vectors is not None:
-        _check_vectors(vectors, batch)
+        check_vectors(vectors, batch)
     if not forces and vectors is None:
         with torch.set_grad_enabled(create_graph):
             return Prediction(potential.total_energy(batch))
     with torch.enable_grad():
-        positions = batch.positions.detach().requires_grad_(True)
-        energy = potential.total_energy(batch.replace(positions=positions))
-        gradient = _gradient(energy.sum(), positions, create_graph=create_graph or vectors is not None)
-        products = None
-        if vectors is not None:
-            products = _products(gradient, positions, vectors, create_graph, backend)
+        if vectors is None:
+            graph = ForceGraph.of(potential, batch, derivatives=1, create_graph=create_graph)
+            energy, gradient, products = graph.energy, graph.gradient, None
+        else:
+            if backend == "auto":
+                from hessgnn.curvature.autotune import fastest  # it measures this function
+
+                backend = fastest(potential, batch, vectors, create_graph)
+            energy, gradient, products = _with_products(potential, batch, vectors, create_graph, backend)
     if not create_graph:
         energy, gradient = energy.detach(), gradient.detach()
     return Prediction(energy, -gradient if forces else None, products)
 
 
-def _products(gradient: Tensor, positions: Tensor, vectors: Tensor, create_graph: bool, backend: Backend) -> Tensor:
-    if not gradient.requires_grad or not len(vectors):  # no atom has a neighbour, or nothing is asked for
-        return torch.zeros_like(vectors)
-    if backend == "vmap" and len(vectors) > 1:
-        return _gradient(gradient, positions, vectors, create_graph=create_graph, is_grads_batched=True)
-    products = [
-        _gradient(gradient, positions, v, create_graph=create_graph, retain_graph=create_graph or k < len(vectors) - 1)
-        for k, v in enumerate(vectors)
-    ]
-    return torch.stack(products)
+def _with_products(
+    potential: Potential, batch: Batch, vectors: Tensor, create_graph: bool, backend: Backend
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Energy, gradient and products."""
+    if backend == "replicate" and len(vectors) > 1:
+        copies = ForceGraph.of(potential, batch.repeat(len(vectors)), derivatives=2, create_graph=True)
+        flat = copies.products(vectors.flatten(0, 1).unsqueeze(0), create_graph=create_graph, vectorised=False)
+        return copies.energy[: batch.n_structures], copies.gradient[: len(batch.numbers)], flat.view_as(vectors)
+    graph = ForceGraph.of(potential, batch, derivatives=2, create_graph=True)
+    products = graph.products(vectors, create_graph=create_graph, vectorised=backend == "vmap")
+    return graph.energy, graph.gradient, products
 
 
 def _gradient(
@@ -111,7 +206,21 @@ def _gradient(
     return gradient
 
 
-def _check_vectors(vectors: Tensor, batch: Batch) -> None:
+def check_vectors(vectors: Tensor, batch: Batch) -> None:
+    """Refuse vectors that do not fit a batch.
+
+    Parameters
+    ----------
+    vectors
+        To multiply with.
+    batch
+        The structures.
+
+    Raises
+    ------
+    UserError
+        With the wrong shape, type or device.
+    """
     expected = tuple(batch.positions.shape)
     if vectors.ndim != 3 or tuple(vectors.shape[1:]) != expected:
         raise UserError(f"vectors have shape {tuple(vectors.shape)}", remedy=f"give (K, {expected[0]}, 3)")

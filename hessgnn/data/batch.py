@@ -67,6 +67,9 @@ class Batch:
         Reference values, or ``None``.
     index
         ``(n_structures,)`` int64: place of each structure in the data set it was drawn from (-1 if from none).
+    derivatives
+        How many derivatives in the positions will be taken of what is computed from this batch at most, and one in
+        the parameters behind them; ``None`` if nobody knows. An architecture may use it to compute no more.
     """
 
     numbers: Tensor
@@ -77,6 +80,7 @@ class Batch:
     edge_shift: Tensor
     labels: Labels | None = None
     index: Tensor | None = None
+    derivatives: int | None = None
 
     @property
     def n_structures(self) -> int:
@@ -201,6 +205,30 @@ class Batch:
             edge_shift=self.edge_shift[edges],
             labels=labels,
             index=None if self.index is None else self.index[structures],
+        )
+
+    def repeat(self, copies: int) -> Batch:
+        """Join copies of the batch, one behind the other, without labels.
+
+        Parameters
+        ----------
+        copies
+            How many.
+
+        Returns
+        -------
+        Batch
+            ``copies * n_structures`` structures.
+        """
+        copy = torch.arange(copies, device=self.batch.device).unsqueeze(1)
+        shift = (copy * len(self.numbers)).expand(-1, self.edge_index.shape[1]).flatten()
+        return Batch(
+            numbers=self.numbers.repeat(copies),
+            positions=self.positions.repeat(copies, 1),
+            batch=(self.batch + copy * self.n_structures).flatten(),
+            n_atoms=self.n_atoms.repeat(copies),
+            edge_index=self.edge_index.repeat(1, copies) + shift,
+            edge_shift=self.edge_shift.repeat(copies, 1),
         )
 
     @classmethod

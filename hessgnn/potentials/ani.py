@@ -16,7 +16,10 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
 from hessgnn.data.batch import Batch
+from hessgnn.potentials.aev import environment_vectors
 from hessgnn.potentials.base import Potential, PotentialConfig
+from hessgnn.potentials.blocks import activation
+from hessgnn.potentials.radial import HIGHEST_ORDER
 from hessgnn.potentials.registry import register
 
 with warnings.catch_warnings():
@@ -68,9 +71,10 @@ class ANI(Potential):
             cutoff_fn=config.cutoff_function,
             strategy="pyaev",  # the cuAEV extension drops second derivatives and gives silently wrong Hessians
         )
+        act = config.activation if config.activation == "celu" else activation(config.activation)
         symbols = [chemical_symbols[z] for z in config.elements]
         self.networks = ANINetworks.build(
-            symbols, self.aev.out_dim, {}, default_dims=config.hidden, activation=config.activation, bias=config.bias
+            symbols, self.aev.out_dim, {}, default_dims=config.hidden, activation=act, bias=config.bias
         )
         parts = []
         if config.cutoff_function == "cosine":
@@ -81,16 +85,22 @@ class ANI(Potential):
 
     def atomic_energies(self, batch: Batch) -> Tensor:
         """Dimensionless energy of each atom, ``(n_atoms,)``."""
-        species = self.species(batch).unsqueeze(0)  # torchani sees the whole batch as one molecule
+        species = self.species(batch)
+        if not batch.edge_index.shape[1]:  # torchani cannot sort an empty list of neighbours
+            aev = batch.positions.new_zeros(len(species), self.aev.out_dim)
+        elif batch.derivatives is not None and batch.derivatives <= HIGHEST_ORDER:
+            aev = environment_vectors(self.aev, species, batch, batch.derivatives)
+        else:
+            aev = self._torchani_environment_vectors(species, batch)
+        # torchani sees the whole batch as one molecule
+        return self.networks(species.unsqueeze(0), aev.unsqueeze(0), atomic=True).squeeze(0)
+
+    def _torchani_environment_vectors(self, species: Tensor, batch: Batch) -> Tensor:
         once = _each_pair_once(batch)
         i, j = batch.edge_index[:, once]
         vectors = -batch.edge_vectors().index_select(0, once)  # torchani's point from the second to the first atom
         neighbors = Neighbors(torch.stack([i, j]), vectors.norm(dim=-1), vectors)
-        if len(once):
-            aev = self.aev.compute_from_neighbors(species, batch.positions.unsqueeze(0), neighbors)
-        else:  # torchani cannot sort an empty list of neighbours
-            aev = batch.positions.new_zeros(*species.shape, self.aev.out_dim)
-        return self.networks(species, aev, atomic=True).squeeze(0)
+        return self.aev.compute_from_neighbors(species.unsqueeze(0), batch.positions.unsqueeze(0), neighbors)[0]
 
 
 def _each_pair_once(batch: Batch) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from ase.data import chemical_symbols
@@ -16,6 +16,9 @@ from hessgnn.config import Settings
 from hessgnn.data.batch import Batch
 from hessgnn.errors import ConfigError, DataError
 from hessgnn.potentials.prediction import Prediction
+
+if TYPE_CHECKING:
+    from hessgnn.curvature.products import Backend
 
 
 class PotentialConfig(Settings):
@@ -115,6 +118,7 @@ class Potential(nn.Module, ABC):
         forces: bool = True,
         vectors: Tensor | None = None,
         create_graph: bool = False,
+        backend: Backend = "loop",
     ) -> Prediction:
         """Energy, and in the same graph forces and products with the Hessian.
 
@@ -128,6 +132,8 @@ class Potential(nn.Module, ABC):
             ``(K, n_atoms, 3)``: the Hessian is multiplied with each; one product serves every structure.
         create_graph
             Keep the graph, so that a loss of forces and products can be differentiated in the parameters.
+        backend
+            How the products are formed, see :data:`hessgnn.curvature.products.Backend`.
 
         Returns
         -------
@@ -136,7 +142,7 @@ class Potential(nn.Module, ABC):
         """
         from hessgnn.curvature.products import predict
 
-        return predict(self, batch, forces=forces, vectors=vectors, create_graph=create_graph)
+        return predict(self, batch, forces=forces, vectors=vectors, create_graph=create_graph, backend=backend)
 
     def energy(self, batch: Batch) -> Tensor:
         """Energies without a graph, ``(n_structures,)`` float64, eV."""

@@ -6,11 +6,10 @@ Nat. Commun. 13, 2453 (2022).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import e3nn
-import torch
 from e3nn import o3
 from e3nn.nn import Gate
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
@@ -18,7 +17,8 @@ from torch import Tensor, nn
 
 from hessgnn.data.batch import Batch
 from hessgnn.potentials.base import Potential, PotentialConfig
-from hessgnn.potentials.blocks import BesselBasis, PolynomialCutoff, mlp
+from hessgnn.potentials.blocks import BesselBasis, PolynomialCutoff, activation, mlp
+from hessgnn.potentials.radial import radial_functions
 from hessgnn.potentials.registry import register
 
 
@@ -59,10 +59,17 @@ class Convolution(nn.Module):
         self.self_connection = o3.FullyConnectedTensorProduct(irreps_in, f"{n_elements}x0e", self.gate.irreps_in)
         self.irreps_out = self.gate.irreps_out
 
-    def forward(self, x: Tensor, elements: Tensor, harmonics: Tensor, basis: Tensor, batch: Batch) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        elements: Tensor,
+        harmonics: Tensor,
+        at_distances: Callable[[nn.Sequential], Tensor],
+        batch: Batch,
+    ) -> Tensor:
         """Features ``(n_atoms, irreps_out.dim)``."""
         i, j = batch.edge_index
-        message = self.product(self.before(x).index_select(0, j), harmonics, self.radial(basis))
+        message = self.product(self.before(x).index_select(0, j), harmonics, at_distances(self.radial))
         gathered = message.new_zeros(len(x), message.shape[-1]).index_add(0, i, message) * self.normalisation
         return self.gate(self.self_connection(x, elements) + self.after(gathered))
 
@@ -120,11 +127,11 @@ class NequIP(Potential):
         distances = vectors.norm(dim=-1)
         # e3nn's harmonics are polynomials of the unit vector, so an edge along an axis is nothing special.
         harmonics = self.harmonics(vectors)
-        basis = self.basis(distances) * self.envelope(distances).unsqueeze(-1)
+        at_distances = radial_functions(distances, self.basis, self.envelope, batch.derivatives, inside=True)
         elements = nn.functional.one_hot(self.species(batch), len(self.elements)).to(vectors.dtype)
         x = self.embedding(elements)
         for layer in self.layers:
-            x = layer(x, elements, harmonics, basis, batch)
+            x = layer(x, elements, harmonics, at_distances, batch)
         return self.readout(x).squeeze(-1)
 
 
@@ -151,11 +158,11 @@ def _gate(irreps_in: o3.Irreps, irreps_edge: o3.Irreps, irreps_hidden: o3.Irreps
     scalars = o3.Irreps([(mul, ir) for mul, ir in kept if ir.l == 0])
     gated = o3.Irreps([(mul, ir) for mul, ir in kept if ir.l > 0])
     gates = o3.Irreps([(mul, "0e") for mul, _ in gated])
-    activations = {1: torch.nn.functional.silu, -1: torch.tanh}
+    activations = {1: activation("silu"), -1: activation("tanh")}
     return Gate(
         scalars,
         [activations[ir.p] for _, ir in scalars],
         gates,
-        [torch.nn.functional.silu for _ in gates],
+        [activations[1] for _ in gates],
         gated,
     )

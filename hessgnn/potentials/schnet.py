@@ -7,15 +7,16 @@ the activation.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
-from torch_geometric.nn.models.schnet import GaussianSmearing
 
 from hessgnn.data.batch import Batch
 from hessgnn.potentials.base import Potential, PotentialConfig
-from hessgnn.potentials.blocks import PolynomialCutoff, activation, mlp
+from hessgnn.potentials.blocks import GaussianBasis, PolynomialCutoff, activation, mlp
+from hessgnn.potentials.radial import radial_functions
 from hessgnn.potentials.registry import register
 
 
@@ -28,10 +29,10 @@ class Interaction(nn.Module):
         self.before = nn.Linear(width, width, bias=False)
         self.after = nn.Sequential(nn.Linear(width, width), activation(act), nn.Linear(width, width))
 
-    def forward(self, x: Tensor, basis: Tensor, envelope: Tensor, batch: Batch) -> Tensor:
+    def forward(self, x: Tensor, at_distances: Callable[[nn.Sequential], Tensor], batch: Batch) -> Tensor:
         """Update of the atom features ``(n_atoms, width)``."""
         i, j = batch.edge_index
-        message = self.before(x).index_select(0, j) * (self.filter(basis) * envelope)
+        message = self.before(x).index_select(0, j) * at_distances(self.filter)
         return self.after(message.new_zeros(x.shape).index_add(0, i, message))
 
 
@@ -50,7 +51,7 @@ class SchNet(Potential):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.embedding = nn.Embedding(len(config.elements), config.width)
-        self.basis = GaussianSmearing(0.0, config.cutoff, config.n_basis)
+        self.basis = GaussianBasis(config.cutoff, config.n_basis)
         self.envelope = PolynomialCutoff(config.cutoff)
         self.interactions = nn.ModuleList(
             Interaction(config.width, config.n_basis, config.activation) for _ in range(config.n_interactions)
@@ -60,8 +61,8 @@ class SchNet(Potential):
     def atomic_energies(self, batch: Batch) -> Tensor:
         """Dimensionless energy of each atom, ``(n_atoms,)``."""
         distances = batch.edge_vectors().norm(dim=-1)
-        basis, envelope = self.basis(distances), self.envelope(distances).unsqueeze(-1)
+        at_distances = radial_functions(distances, self.basis, self.envelope, batch.derivatives)
         x = self.embedding(self.species(batch))
         for interaction in self.interactions:
-            x = x + interaction(x, basis, envelope, batch)
+            x = x + interaction(x, at_distances, batch)
         return self.readout(x).squeeze(-1)

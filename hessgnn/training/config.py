@@ -30,6 +30,9 @@ class ProbeConfig(Settings):
     kind: ProbeKind = "rademacher"
     number: PositiveInt = Field(default=1, description="rows, atoms or random vectors for each structure and step")
     fraction: PositiveFloat = Field(default=1.0, le=1.0, description="share of the batch that is probed in a step")
+    backend: Literal["vmap", "loop", "replicate"] = Field(
+        default="vmap", description="how products are formed; fixed, so that a resumed run repeats every digit"
+    )
 
 
 class WeightRamp(Settings):

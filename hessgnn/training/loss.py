@@ -109,6 +109,7 @@ class Loss:
                 forces=weights.forces > 0,
                 vectors=None if probes is None else probes.vectors,
                 create_graph=True,
+                backend=self.config.probes.backend,
             )
             n_products += 0 if probes is None else probes.number
             labels, index = _labels(part), part.index

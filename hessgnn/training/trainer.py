@@ -158,6 +158,7 @@ class Trainer:
         self.potential = potential.to(self.device)
         self.averaged = _averaged(self.potential, config.training.ema)
         self.loss = Loss(config.loss)
+        self.trained = [p for p in self.potential.parameters() if p.requires_grad]
         # Biases and scales are not decayed: pulling them to zero is no regularisation.
         decayed = [p for p in self.potential.parameters() if p.ndim > 1]
         others = [p for p in self.potential.parameters() if p.ndim <= 1]
@@ -218,7 +219,8 @@ class Trainer:
         value = self.loss(self.potential, batch, Weights.at(step, self.config.loss), generator)
         if not math.isfinite(float(value.total.detach())):
             raise self._not_finite(value, step)
-        value.total.backward()
+        # The graph reaches back to the positions too; nobody wants that gradient, so it is not computed.
+        value.total.backward(inputs=self.trained)
         norm = torch.nn.utils.clip_grad_norm_(self.potential.parameters(), settings.clip or math.inf)
         if not math.isfinite(float(norm)):
             raise self._not_finite(value, step, batch)

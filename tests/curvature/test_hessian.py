@@ -4,6 +4,7 @@ from ase import Atoms
 from ase.build import molecule
 
 from hessgnn.curvature.hessian import hessians, padded_hessians
+from hessgnn.curvature.products import ForceGraph
 from hessgnn.data.batch import Batch
 from hessgnn.potentials import registry
 
@@ -19,7 +20,7 @@ def batch():
     return Batch.from_atoms([molecule("H2O"), Atoms("O"), molecule("CH3OH")], 5.0)
 
 
-@pytest.mark.parametrize("backend", ["loop", "vmap"])
+@pytest.mark.parametrize("backend", ["loop", "vmap", "replicate", "auto"])
 @pytest.mark.parametrize("chunk", [1, 4, 18, 100])
 def test_chunks_and_backends_agree(potential, batch, chunk, backend):
     expected = padded_hessians(potential, batch)
@@ -59,3 +60,26 @@ def test_float32_agrees_with_float64(potential):
     assert rough.dtype == torch.float32
     deviation = float((rough.double() - exact).abs().max() / exact.abs().max())
     assert 0 < deviation < 1e-4
+
+
+def test_the_chunk_follows_from_the_memory_that_may_be_used(potential, batch, monkeypatch):
+    seen = []
+    original = ForceGraph.products
+
+    def products(self, vectors, **options):
+        seen.append(len(vectors))
+        return original(self, vectors, **options)
+
+    monkeypatch.setattr(ForceGraph, "products", products)
+    expected = padded_hessians(potential, batch)
+    assert seen == [18]
+    torch.testing.assert_close(padded_hessians(potential, batch, memory=1), expected, rtol=1e-10, atol=1e-13)
+    assert seen[1:] == [1] * 18
+
+
+def test_the_force_pass_is_run_once_for_all_chunks(potential, batch, monkeypatch):
+    calls = []
+    original = type(potential).atomic_energies
+    monkeypatch.setattr(type(potential), "atomic_energies", lambda self, b: calls.append(1) or original(self, b))
+    padded_hessians(potential, batch, chunk=2)
+    assert len(calls) == 1

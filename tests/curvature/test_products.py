@@ -3,11 +3,14 @@ import torch
 from ase import Atoms
 from ase.build import molecule
 
+from hessgnn.curvature import autotune
 from hessgnn.curvature.products import predict
 from hessgnn.data.batch import Batch
 from hessgnn.errors import UserError
 from hessgnn.potentials import registry
 from hessgnn.potentials.base import Potential
+
+BACKENDS = ("loop", "vmap", "replicate", "auto")
 
 
 class Springs(Potential):
@@ -49,7 +52,7 @@ def test_signs_and_units_on_a_spring():
     torch.testing.assert_close(out.products, expected)
 
 
-@pytest.mark.parametrize("backend", ["loop", "vmap"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_nothing_holds_a_graph_at_inference(schnet, batch, backend):
     out = predict(schnet, batch, vectors=vectors(batch, 3), backend=backend)
     for value in (out.energy, out.forces, out.products, schnet.energy(batch), schnet.forces(batch)):
@@ -86,8 +89,12 @@ def test_backends_agree(name, number, batch):
     potential = registry.create(name, **small[name]).double()
     batch = Batch.from_atoms([molecule("H2O"), molecule("CH3OH"), Atoms("O")], potential.cutoff)
     v = vectors(batch, number)
-    loop, vmap = (predict(potential, batch, vectors=v, backend=backend).products for backend in ("loop", "vmap"))
-    torch.testing.assert_close(vmap, loop, rtol=1e-10, atol=1e-13)
+    loop, *others = (predict(potential, batch, vectors=v, backend=backend) for backend in BACKENDS)
+    for other in others:
+        torch.testing.assert_close(other.products, loop.products, rtol=1e-10, atol=1e-13)
+        torch.testing.assert_close(other.forces, loop.forces, rtol=1e-10, atol=1e-13)
+        torch.testing.assert_close(other.energy, loop.energy, rtol=1e-12, atol=0)
+    loop = loop.products
     assert float(loop[:, :-1].abs().min()) > 0
     assert not loop[:, -1].any()
 
@@ -103,7 +110,7 @@ def test_no_vectors_give_no_products(schnet, batch):
     assert schnet(batch).products_or_none is None
 
 
-@pytest.mark.parametrize("backend", ["loop", "vmap"])
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("create_graph", [False, True])
 def test_a_batch_of_lone_atoms(schnet, backend, create_graph):
     batch = Batch.from_atoms([Atoms("O"), Atoms("H")], 5.0)
@@ -132,3 +139,73 @@ def test_wrong_vectors_are_told(schnet, batch, wrong, message):
 def test_no_vectors_at_all_is_an_empty_answer(schnet, batch):
     empty = vectors(batch, 0)
     assert schnet.hvp(batch, empty).shape == empty.shape
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_gradients_in_the_weights_do_not_depend_on_the_backend(schnet, batch, backend):
+    def gradient(backend):
+        out = predict(schnet, batch, vectors=vectors(batch, 3), create_graph=True, backend=backend)
+        loss = out.energy.sum() + out.forces.square().sum() + out.products.square().sum()
+        return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(schnet.parameters()))])
+
+    torch.testing.assert_close(gradient(backend), gradient("loop"), rtol=1e-10, atol=1e-12)
+
+
+class Unvectorised(torch.autograd.Function):
+    """A square whose backward looks into its values, which no vectorised pass can."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.square()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        assert gradient.sum().item() == gradient.sum().item()
+        return 2 * ctx.saved_tensors[0] * gradient
+
+
+class Stubborn(Springs):
+    def atomic_energies(self, batch):
+        return Unvectorised.apply(Unvectorised.apply(super().atomic_energies(batch)))
+
+
+def test_the_choice_is_measured_once_and_logged(caplog):
+    autotune._chosen.clear()
+    potential = registry.create("schnet", width=8).double()
+    batch = Batch.from_atoms([molecule("H2O")], 5.0)
+    with caplog.at_level("INFO"):
+        for _ in range(2):
+            potential(batch, vectors=vectors(batch, 2), backend="auto")
+    assert len(caplog.messages) == 1
+    for word in ("SchNet: 2 products", "float64, cpu", "loop", "vmap", "replicate", "ms"):
+        assert word in caplog.text
+    potential(batch, vectors=vectors(batch, 3), backend="auto")
+    assert len(autotune._chosen) == 2
+
+
+def test_a_potential_that_cannot_be_vectorised_is_told_of_and_not_silently_looped(caplog):
+    potential = Stubborn(Springs.Config())
+    batch = Batch.from_atoms([molecule("H2O")], 5.0)
+    with pytest.raises(UserError, match="cannot be vectorised.*To mend: ask for backend='loop'"):
+        potential(batch, vectors=vectors(batch, 2), backend="vmap")
+    assert potential(batch, vectors=vectors(batch, 2)).products.shape == (2, 3, 3)
+    assert autotune.fastest(potential, batch, vectors(batch, 2), create_graph=False) != "vmap"
+    assert "Stubborn cannot use backend 'vmap'" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["ani", "schnet", "nequip"])
+def test_products_are_those_of_finite_differences_of_the_forces(name):
+    torch.manual_seed(0)
+    potential = registry.create(name).double()
+    atoms = molecule("CH3OH")
+    atoms.rattle(0.05, seed=1)
+    batch = Batch.from_atoms([atoms], potential.cutoff)
+    v, step = vectors(batch, 2), 1e-3
+    moved = [
+        [potential.forces(batch.replace(positions=batch.positions + k * step * one)) for k in (-2, -1, 1, 2)]
+        for one in v
+    ]
+    expected = torch.stack([-(8 * (c - b) - (d - a)) / (12 * step) for a, b, c, d in moved])
+    got = potential.hvp(batch, v)
+    assert float((got - expected).norm() / expected.norm()) < 1e-6

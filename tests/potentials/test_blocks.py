@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from hessgnn.potentials.blocks import SMOOTH_ACTIVATIONS, BesselBasis, PolynomialCutoff, mlp
+from hessgnn.potentials.activations import FORMS
+from hessgnn.potentials.blocks import BesselBasis, PolynomialCutoff, activation, mlp
 
 
 def derivatives(function, at, order):
@@ -34,14 +35,14 @@ def test_bessel_functions_are_orthonormal():
     torch.testing.assert_close(overlap, torch.eye(5, dtype=torch.float64), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", SMOOTH_ACTIVATIONS)
+@pytest.mark.parametrize("name", FORMS)
 def test_activations_have_a_continuous_second_derivative(name):
-    act = SMOOTH_ACTIVATIONS[name]()
+    act = activation(name)
     left, right = derivatives(act, -1e-7, 3), derivatives(act, 1e-7, 3)
     assert left == pytest.approx(right, abs=1e-6)
 
 
 def test_an_mlp_has_no_activation_at_its_end():
     layers = mlp(3, 5, 2, act="silu", bias=False)
-    assert [type(layer).__name__ for layer in layers] == ["Linear", "SiLU", "Linear"]
+    assert [type(layer).__name__ for layer in layers] == ["Linear", "Activation", "Linear"]
     assert [layer.bias for layer in (layers[0], layers[2])] == [None, None]

@@ -1,0 +1,30 @@
+"""What glibc does with memory that is freed, as an option for training on a CPU."""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # malloc.h
+PAD = 64 * 2**20
+
+
+def keep_freed_memory() -> bool:
+    """Let the process keep large freed blocks for its next tensors.
+
+    By default glibc returns them to the system and asks for them again, zeroed page by page: a Hessian step allocates
+    thousands of blocks of about a megabyte, and the page faults cost as much as the arithmetic. The process then holds
+    its peak memory until its end. To be called before the first large tensor is made; it cannot be undone.
+
+    Returns
+    -------
+    bool
+        Whether the system's allocator took the settings: it is glibc's, not musl's or one of another system.
+    """
+    library = ctypes.util.find_library("c")
+    mallopt = getattr(ctypes.CDLL(library), "mallopt", None) if library else None
+    if mallopt is None:
+        return False
+    settings = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, PAD))
+    taken = [mallopt(name, value) == 1 for name, value in settings]
+    return all(taken)

@@ -1,0 +1,93 @@
+"""Times of several pieces of work measured side by side, so that what else the machine does hits all alike."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hessgnn.data.batch import Batch
+from hessgnn.potentials.base import Potential
+from hessgnn.training.config import LossConfig
+from hessgnn.training.loss import Loss, Weights
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of the repeats of one piece of work, in the order in which they were taken."""
+
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """Median, s."""
+        return statistics.median(self.seconds)
+
+    def quartiles_over(self, other: Times) -> tuple[float, float, float]:
+        """Quartiles of the ratio to another piece of work, of repeats that were taken one after the other."""
+        ratios = [mine / theirs for mine, theirs in zip(self.seconds, other.seconds, strict=True)]
+        lower, median, upper = statistics.quantiles(ratios, n=4)
+        return lower, median, upper
+
+
+def interleaved(work: Mapping[str, Callable[[], object]], repeats: int, warmup: int = 2) -> dict[str, Times]:
+    """Time pieces of work in turn.
+
+    Parameters
+    ----------
+    work
+        Name -> what is to be timed.
+    repeats
+        Rounds; each holds every piece once.
+    warmup
+        Rounds before that are not counted.
+
+    Returns
+    -------
+    dict
+        Name -> its times.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in work}
+    for turn in range(warmup + repeats):
+        for name, run in work.items():
+            start = time.perf_counter()
+            run()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            if turn >= warmup:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: Times(tuple(values)) for name, values in seconds.items()}
+
+
+class TrainingStep:
+    """A training step on one batch: loss, gradient in the parameters, clipping and AdamW, as the trainer does it.
+
+    Parameters
+    ----------
+    potential
+        The potential; its parameters change.
+    batch
+        With labels.
+    config
+        Weights and probes. A Hessian weight of 0 makes it an E-F step.
+    """
+
+    def __init__(self, potential: Potential, batch: Batch, config: LossConfig) -> None:
+        self.potential, self.batch = potential, batch
+        self.loss, self.weights = Loss(config), Weights(config.forces, config.hessian)
+        self.parameters = [p for p in potential.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-6)  # the work is the same, the weights stay sound
+        self.generator = torch.Generator().manual_seed(0)
+
+    def __call__(self) -> Tensor:
+        """Do one step and return the loss."""
+        self.optimizer.zero_grad(set_to_none=True)
+        total = self.loss(self.potential, self.batch, self.weights, self.generator).total
+        total.backward(inputs=self.parameters)
+        torch.nn.utils.clip_grad_norm_(self.parameters, 10.0)
+        self.optimizer.step()
+        return total.detach()
