@@ -13,7 +13,7 @@ def keep_freed_memory() -> bool:
     """Let the process keep large freed blocks for its next tensors.
 
     By default glibc returns them to the system and asks for them again, zeroed page by page: a Hessian step allocates
-    thousands of blocks of about a megabyte, and the page faults cost as much as the arithmetic. The process then holds
+    thousands of blocks of about a megabyte, and each costs page faults again. The process then holds
     its peak memory until its end. To be called before the first large tensor is made; it cannot be undone.
 
     Returns

@@ -187,7 +187,7 @@ def test_the_choice_is_measured_once_and_logged(caplog):
 def test_a_potential_that_cannot_be_vectorised_is_told_of_and_not_silently_looped(caplog):
     potential = Stubborn(Springs.Config())
     batch = Batch.from_atoms([molecule("H2O")], 5.0)
-    with pytest.raises(UserError, match="cannot be vectorised.*To mend: ask for backend='loop'"):
+    with pytest.raises(UserError, match=r"cannot be vectorised.*To mend: ask for backend='loop'"):
         potential(batch, vectors=vectors(batch, 2), backend="vmap")
     assert potential(batch, vectors=vectors(batch, 2)).products.shape == (2, 3, 3)
     assert autotune.fastest(potential, batch, vectors(batch, 2), create_graph=False) != "vmap"
