@@ -37,7 +37,7 @@ TABLE = [
     ("symmetry", broken.AsymmetricHessian, "differs from its transpose"),
     ("sum_rule", broken.Trap, "do not add up to zero"),
     ("products", broken.NegativeProducts, "full Hessian times the vectors: relative deviation 2.0e"),
-    ("vectorised", broken.DecidesByValue, "RuntimeError"),
+    ("vectorised", broken.DecidesByValue, "cannot be vectorised"),
     ("parameter_gradient", broken.DetachedWeights, "finite differences in the parameters"),
     ("finite_at_cutoff", broken.Unguarded, "not finite in the .* at the cutoff"),
     ("finite_at_cutoff", broken.UnguardedInside, "not finite in the .* at the cutoff"),
