@@ -18,6 +18,7 @@ from hessgnn.data.loader import Loader
 from hessgnn.data.store import Store
 from hessgnn.data.structure import Structure
 from hessgnn.potentials.base import Potential
+from hessgnn.training.scaling import composition_energy
 
 Array = NDArray[np.float64]
 
@@ -84,7 +85,7 @@ def composition_only(store: Store, split: str, reference: dict[int, float]) -> P
         What a potential has to beat.
     """
     structures = [store[int(i)] for i in store.indices(split)]
-    energy = np.array([sum(reference[int(z)] for z in s.numbers) for s in structures])
+    energy = np.array([composition_energy(s, reference) for s in structures])
     n_atoms = np.array([len(s.numbers) for s in structures])
     return _assemble(structures, energy, np.zeros((n_atoms.sum(), 3)), np.zeros((9 * n_atoms**2).sum()))
 

@@ -24,4 +24,4 @@ def leaderboard(
     page = write_report(loaded, output, title=title)
     console = Console()
     console.print(terminal_table(score(loaded, title).rows))
-    console.print(str(page), markup=False, highlight=False, soft_wrap=True)
+    console.print(f"leaderboard: {page}", markup=False, highlight=False, soft_wrap=True)

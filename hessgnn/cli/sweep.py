@@ -8,12 +8,9 @@ from rich.console import Console
 from rich.progress import TaskID
 from rich.table import Table
 
+from hessgnn.cli.leaderboard import leaderboard
 from hessgnn.config import load
 from hessgnn.files import find_resource
-from hessgnn.leaderboard.collect import collect
-from hessgnn.leaderboard.report import write_report
-from hessgnn.leaderboard.scores import score
-from hessgnn.leaderboard.tables import terminal_table
 from hessgnn.sweep.config import SweepConfig
 from hessgnn.sweep.sweep import plan
 from hessgnn.sweep.sweep import sweep as run_sweep
@@ -49,12 +46,8 @@ def sweep(config: Path, overrides: list[str], *, output: Path | None, dry_run: b
 
         records = run_sweep(settings, folder, observer)
         progress.update(whole, completed=plan(settings).steps)
-    title = f"What Hessians buy: {settings.name}"
-    loaded = collect(records)
-    page = write_report(loaded, folder / "leaderboard", title=title)
-    console.print(terminal_table(score(loaded, title).rows))
     console.print(f"trials: {folder / 'trials.csv'}   best settings: {folder / 'best'}", highlight=False)
-    console.print(f"leaderboard: {page}", markup=False, highlight=False, soft_wrap=True)
+    leaderboard(records, folder / "leaderboard", f"What Hessians buy: {settings.name}")
 
 
 def _plan_table(settings: SweepConfig, folder: Path) -> Table:
