@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from hessgnn.allocator import keep_freed_memory
-from hessgnn.benchmark.timing import Times, TrainingStep, interleaved
+from hessgnn.cost.timing import Times, TrainingStep, interleaved
 from hessgnn.curvature.hessian import padded_hessians
 from hessgnn.data.batch import Batch
 from hessgnn.data.store import Store
