@@ -1,4 +1,4 @@
-"""Potentials without this package's fast paths: what the same architecture costs when autograd is left alone with it."""
+"""Potentials without this package's fast paths: what the same architecture costs with every derivative by autograd."""
 
 from __future__ import annotations
 

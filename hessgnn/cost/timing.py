@@ -35,7 +35,7 @@ class Times:
         ratios = [mine / theirs for mine, theirs in zip(self.seconds, other.seconds, strict=True)]
         if len(ratios) == 1:  # Python before 3.13 has no quartiles of one number
             ratios *= 2
-        lower, median, upper = statistics.quantiles(ratios, n=4)
+        lower, median, upper = statistics.quantiles(ratios, n=4, method="inclusive")  # never beyond what was measured
         return lower, median, upper
 
 

@@ -74,6 +74,11 @@ class Workload:
         structures = [store[i] for i in chosen]
         return Batch.from_structures(structures, self.build().cutoff, torch.float32, index=chosen).to(self.device)
 
+    def facts(self) -> dict[str, int]:
+        """Sizes of potential and batch, for the reader of a table."""
+        atoms, edges = len(self.batch.numbers), self.batch.edge_index.shape[1]
+        return {"atoms": atoms, "edges": edges, "parameters": self.build().n_parameters()}
+
     @cached_property
     def _store(self) -> Store:
         return Store.open(self.data)
