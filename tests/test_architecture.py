@@ -13,6 +13,7 @@ import hessgnn
 PACKAGE = Path(hessgnn.__file__).parent
 
 FLOORS = {
+    "hessgnn.allocator": 1,
     "hessgnn.config": 1,
     "hessgnn.errors": 1,
     "hessgnn.files": 1,

@@ -151,7 +151,7 @@ def _run(
                 console.print(f"  {escape(name)}", highlight=False)
         return
     report = Report(verb=verb, settings=settings, conditions=conditions)
-    with Progress(console=console, transient=True) as progress:
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         for experiment in experiments:
             task = progress.add_task(escape(experiment.title), total=None)
             advance = partial(_advance, progress, task)

@@ -118,8 +118,8 @@ def require_agreement(architecture: str, work: Mapping[str, Callable[[], Any]]) 
 
 
 def _ours(workload: Workload) -> Candidate:
-    potential = workload.build()
-    return lambda: hessians(potential, workload.batch)
+    potential, batch = workload.build(), workload.batch
+    return lambda: hessians(potential, batch)
 
 
 def _one_by_one(workload: Workload, hessian: Callable[[Potential, Batch], Tensor]) -> Candidate:

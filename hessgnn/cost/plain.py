@@ -40,7 +40,7 @@ class Undeclared(Potential):
 
     def __init__(self, potential: Potential) -> None:
         super().__init__(potential.config)
-        self.potential = potential
+        self.potential, self.not_c2 = potential, potential.not_c2
         for name, buffer in potential.named_buffers(recurse=False):
             if name in self._buffers:
                 setattr(self, name, buffer)

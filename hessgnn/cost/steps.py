@@ -116,9 +116,9 @@ def _ours(workload: Workload, probes: ProbeConfig | None, *, plain: bool = False
 
 
 def _theirs(workload: Workload, recipe: recipes.Recipe) -> Step:
-    potential, config = _potential(workload, plain=True), LossConfig()
+    potential, batch, config = _potential(workload, plain=True), workload.batch, LossConfig()
     weights, generator = Weights(config.forces, config.hessian), torch.Generator().manual_seed(0)
-    return Step(potential, lambda: recipe(potential, workload.batch, weights, generator))
+    return Step(potential, lambda: recipe(potential, batch, weights, generator))
 
 
 def _potential(workload: Workload, *, plain: bool) -> Potential:

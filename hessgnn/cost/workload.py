@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import cached_property
 
 import numpy as np
@@ -73,6 +73,10 @@ class Workload:
         chosen = np.random.default_rng(0).permutation(labelled)[: self.batch_size].tolist()
         structures = [store[i] for i in chosen]
         return Batch.from_structures(structures, self.build().cutoff, torch.float32, index=chosen).to(self.device)
+
+    def __reduce__(self) -> tuple[type[Workload], tuple[str | int, ...]]:
+        """Another process makes its own batch: tensors sent to it would not count as its memory."""
+        return Workload, astuple(self)
 
     def facts(self) -> dict[str, int]:
         """Sizes of potential and batch, for the reader of a table."""
