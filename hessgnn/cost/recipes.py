@@ -18,7 +18,11 @@ from hessgnn.potentials.base import Potential
 from hessgnn.training.loss import Weights
 
 Recipe = Callable[[Potential, Batch, Weights, Generator], Tensor]
-"""From a potential, a batch with labels, the weights and a source of randomness to the loss."""
+"""What every recipe takes and gives.
+
+From a potential, a batch whose structures carry all labels, the weights of forces (Å²) and Hessian (Å⁴), and a source
+of randomness on the CPU, to the loss: a float64 scalar in eV², with its graph.
+"""
 
 
 def horm(potential: Potential, batch: Batch, weights: Weights, generator: Generator, rows: int = 2) -> Tensor:
