@@ -13,6 +13,7 @@ import hessgnn
 PACKAGE = Path(hessgnn.__file__).parent
 
 FLOORS = {
+    "hessgnn.allocator": 1,
     "hessgnn.config": 1,
     "hessgnn.errors": 1,
     "hessgnn.files": 1,
@@ -25,6 +26,7 @@ FLOORS = {
     "hessgnn.training": 4,
     "hessgnn.calculator": 4,
     "hessgnn.benchmark": 5,
+    "hessgnn.cost": 5,
     "hessgnn.leaderboard": 6,
     "hessgnn.sweep": 6,
     "hessgnn.cli": 7,

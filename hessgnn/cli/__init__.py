@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from hessgnn.cli import authors, data, leaderboard
+from hessgnn.cli import authors, bench, data, leaderboard
 from hessgnn.errors import UserError
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ sweep_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 """``python -m hessgnn.sweep``, which needs no verb."""
 
 app.add_typer(data.app, name="data")
+app.add_typer(bench.app, name="bench")
 app.command()(leaderboard.leaderboard)
 app.command()(authors.check)
 app.command()(authors.models)

@@ -323,7 +323,7 @@ class Trainer:
 
 
 def prepare_device(config: RunConfig) -> torch.device:
-    """Choose the device and its arithmetic: TF32 off, since Hessians need the digits.
+    """Choose the device and its threads.
 
     Parameters
     ----------
@@ -340,19 +340,40 @@ def prepare_device(config: RunConfig) -> torch.device:
     ConfigError
         When the device is not there.
     """
-    name = config.training.device
+    device = find_device(config.training.device, where="key 'training.device'")
+    if config.training.threads is not None:
+        torch.set_num_threads(config.training.threads)
+    return device
+
+
+def find_device(name: str, *, where: str) -> torch.device:
+    """Find a device and turn TF32 off, since Hessians need the digits.
+
+    Parameters
+    ----------
+    name
+        ``auto`` takes CUDA where there is one.
+    where
+        Named in the error: a key or an option.
+
+    Returns
+    -------
+    torch.device
+        The device.
+
+    Raises
+    ------
+    ConfigError
+        When it is not there.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(
-            f"no such device here: {name!r}", where="key 'training.device'", remedy="use auto, cpu or cuda"
-        ) from error
+        raise ConfigError(f"no such device here: {name!r}", where=where, remedy="use auto, cpu or cuda") from error
     torch.backends.cuda.matmul.allow_tf32 = False
-    if config.training.threads is not None:
-        torch.set_num_threads(config.training.threads)
     return device
 
 

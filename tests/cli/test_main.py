@@ -328,5 +328,5 @@ def test_help_needs_no_torch() -> None:
     script += "assert e.code in (0, None); assert 'torch' not in sys.modules, 'torch was imported'"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    for verb in ("train", "evaluate", "sweep", "leaderboard", "check", "models", "data"):
+    for verb in ("train", "evaluate", "sweep", "leaderboard", "check", "models", "data", "bench"):
         assert verb in done.stdout

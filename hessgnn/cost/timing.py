@@ -15,6 +15,9 @@ from hessgnn.potentials.base import Potential
 from hessgnn.training.config import LossConfig
 from hessgnn.training.loss import Loss, Weights
 
+Observer = Callable[[int, int], None]
+"""Called with the number of pieces of work done, and their total."""
+
 
 @dataclass(frozen=True)
 class Times:
@@ -30,11 +33,15 @@ class Times:
     def quartiles_over(self, other: Times) -> tuple[float, float, float]:
         """Quartiles of the ratio to another piece of work, of repeats that were taken one after the other."""
         ratios = [mine / theirs for mine, theirs in zip(self.seconds, other.seconds, strict=True)]
-        lower, median, upper = statistics.quantiles(ratios, n=4)
+        if len(ratios) == 1:  # Python before 3.13 has no quartiles of one number
+            ratios *= 2
+        lower, median, upper = statistics.quantiles(ratios, n=4, method="inclusive")  # never beyond what was measured
         return lower, median, upper
 
 
-def interleaved(work: Mapping[str, Callable[[], object]], repeats: int, warmup: int = 2) -> dict[str, Times]:
+def interleaved(
+    work: Mapping[str, Callable[[], object]], repeats: int, warmup: int = 2, observer: Observer | None = None
+) -> dict[str, Times]:
     """Time pieces of work in turn.
 
     Parameters
@@ -45,6 +52,8 @@ def interleaved(work: Mapping[str, Callable[[], object]], repeats: int, warmup: 
         Rounds; each holds every piece once.
     warmup
         Rounds before that are not counted.
+    observer
+        Told of the progress.
 
     Returns
     -------
@@ -52,6 +61,7 @@ def interleaved(work: Mapping[str, Callable[[], object]], repeats: int, warmup: 
         Name -> its times.
     """
     seconds: dict[str, list[float]] = {name: [] for name in work}
+    done, total = 0, (warmup + repeats) * len(work)
     for turn in range(warmup + repeats):
         for name, run in work.items():
             start = time.perf_counter()
@@ -60,11 +70,40 @@ def interleaved(work: Mapping[str, Callable[[], object]], repeats: int, warmup: 
                 torch.cuda.synchronize()
             if turn >= warmup:
                 seconds[name].append(time.perf_counter() - start)
+            done += 1
+            if observer is not None:
+                observer(done, total)
     return {name: Times(tuple(values)) for name, values in seconds.items()}
 
 
-class TrainingStep:
-    """A training step on one batch: loss, gradient in the parameters, clipping and AdamW, as the trainer does it.
+class Step:
+    """A step of the optimiser as the trainer does it: gradient in the parameters, clipping and AdamW.
+
+    Parameters
+    ----------
+    potential
+        The potential; its parameters change.
+    loss
+        Gives the loss with its graph.
+    """
+
+    def __init__(self, potential: Potential, loss: Callable[[], Tensor]) -> None:
+        self.potential, self.loss = potential, loss
+        self.parameters = [p for p in potential.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-6)  # the work is the same, the weights stay sound
+
+    def __call__(self) -> Tensor:
+        """Do one step and return the loss."""
+        self.optimizer.zero_grad(set_to_none=True)
+        total = self.loss()
+        total.backward(inputs=self.parameters)
+        torch.nn.utils.clip_grad_norm_(self.parameters, 10.0)
+        self.optimizer.step()
+        return total.detach()
+
+
+class TrainingStep(Step):
+    """A training step with the package's own loss on one batch.
 
     Parameters
     ----------
@@ -77,17 +116,6 @@ class TrainingStep:
     """
 
     def __init__(self, potential: Potential, batch: Batch, config: LossConfig) -> None:
-        self.potential, self.batch = potential, batch
-        self.loss, self.weights = Loss(config), Weights(config.forces, config.hessian)
-        self.parameters = [p for p in potential.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-6)  # the work is the same, the weights stay sound
-        self.generator = torch.Generator().manual_seed(0)
-
-    def __call__(self) -> Tensor:
-        """Do one step and return the loss."""
-        self.optimizer.zero_grad(set_to_none=True)
-        total = self.loss(self.potential, self.batch, self.weights, self.generator).total
-        total.backward(inputs=self.parameters)
-        torch.nn.utils.clip_grad_norm_(self.parameters, 10.0)
-        self.optimizer.step()
-        return total.detach()
+        loss, weights = Loss(config), Weights(config.forces, config.hessian)
+        generator = torch.Generator().manual_seed(0)
+        super().__init__(potential, lambda: loss(potential, batch, weights, generator).total)

@@ -1,0 +1,198 @@
+"""``hessgnn bench …``: what training steps, Hessians and loading cost on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress, TaskID
+
+from hessgnn.errors import ConfigError
+
+if TYPE_CHECKING:  # torch and its company take seconds to import
+    from hessgnn.cost.conditions import Conditions
+    from hessgnn.cost.experiment import Experiment
+
+app = typer.Typer(help="Measure what training steps, Hessians and loading cost on this machine.", no_args_is_help=True)
+
+
+class Device(StrEnum):
+    """Where to compute."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+Architectures = Annotated[
+    list[str], typer.Option(help="Registered names or module:Class, divided by commas; all registered by default.")
+]
+Probes = Annotated[list[str], typer.Option(help="Numbers of probes, divided by commas.")]
+Repeats = Annotated[int, typer.Option(min=1, help="Rounds, each with every piece of work once.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Structures in a batch.")]
+Data = Annotated[str, typer.Option(metavar="FILE_OR_NAME", help="A store, or the name of a bundled set.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; torch's choice by default.")]
+DeviceOption = Annotated[Device, typer.Option("--device", help="auto takes CUDA where there is one.")]
+KeepMemory = Annotated[bool, typer.Option("--keep-memory", help="Let glibc keep freed memory for the next tensors.")]
+Memory = Annotated[
+    bool, typer.Option("--memory", help="Peak memory too; on a CPU a process of its own for each piece, ~5 s.")
+]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="JSON file with every repeat.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be measured.")]
+
+
+@app.command()
+def steps(
+    architectures: Architectures = [],  # noqa: B006 (typer copies it)
+    probes: Probes = ["1,2,4"],  # noqa: B006
+    repeats: Repeats = 21,
+    batch_size: BatchSize = 32,
+    data: Data = "rtp-mini",
+    threads: Threads = None,
+    device: DeviceOption = Device.auto,
+    keep_memory: KeepMemory = False,
+    memory: Memory = False,
+    output: Output = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Time training steps: E-F, E-F-H by every backend, full Hessians, and what others do instead."""
+    from hessgnn.cost.steps import experiments
+    from hessgnn.cost.workload import Workload
+
+    conditions = _prepare(device, threads, keep_memory)
+    numbers = _numbers(probes)
+    planned = [
+        experiment
+        for name in _names(architectures)
+        for experiment in experiments(Workload(name, data, batch_size, conditions.device), numbers, repeats)
+    ]
+    settings = {"architectures": _names(architectures), "probes": numbers, "repeats": repeats, "data": data}
+    _run("steps", settings | {"batch_size": batch_size}, planned, conditions, memory, output, dry_run)
+
+
+@app.command()
+def hessian(
+    architectures: Architectures = [],  # noqa: B006
+    repeats: Repeats = 5,
+    batch_size: BatchSize = 32,
+    data: Data = "rtp-mini",
+    threads: Threads = None,
+    device: DeviceOption = Device.auto,
+    keep_memory: KeepMemory = False,
+    memory: Memory = False,
+    output: Output = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Time the full Hessians of a batch, against torch.func, rows by autograd.grad and torchani."""
+    from hessgnn.cost.hessians import experiment
+    from hessgnn.cost.workload import Workload
+
+    conditions = _prepare(device, threads, keep_memory)
+    names = _names(architectures)
+    planned = [experiment(Workload(name, data, batch_size, conditions.device), repeats) for name in names]
+    settings = {"architectures": names, "repeats": repeats, "data": data, "batch_size": batch_size}
+    _run("hessian", settings, planned, conditions, memory, output, dry_run)
+
+
+@app.command()
+def loader(
+    structures: Annotated[int, typer.Option(min=1, help="Generated structures of 15 atoms.")] = 2000,
+    repeats: Repeats = 5,
+    batch_size: BatchSize = 32,
+    threads: Threads = None,
+    output: Output = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Time the loader on the CPU, against that of torch-geometric."""
+    from hessgnn.cost.loader import experiment
+
+    settings = {"structures": structures, "repeats": repeats, "batch_size": batch_size}
+    conditions = _prepare(Device.cpu, threads, keep_memory=False)
+    _run("loader", settings, [experiment(structures, batch_size, repeats)], conditions, False, output, dry_run)
+
+
+@app.command()
+def show(report: Annotated[Path, typer.Argument(help="JSON file of another verb.")]) -> None:
+    """Print the tables of a stored report again."""
+    from hessgnn.cost.report import Report
+
+    console, found = Console(), Report.read(report)
+    console.print(f"hessgnn bench {found.verb}, {found.date}, {_described(found.conditions)}", highlight=False)
+    for comparison in found.comparisons:
+        console.print(comparison.table())
+
+
+def _run(
+    verb: str,
+    settings: dict[str, Any],
+    experiments: Sequence[Experiment],
+    conditions: Conditions,
+    memory: bool,
+    output: Path | None,
+    dry_run: bool,
+) -> None:
+    """Measure, print each table when it is done, and keep what is done in the file."""
+    from hessgnn.cost.report import Report
+
+    if output is not None and output.is_dir():
+        raise ConfigError("is a folder", where=output, remedy="name a file, such as steps.json")
+    console = Console()
+    console.print(_described(conditions), highlight=False)
+    if dry_run:
+        for experiment in experiments:
+            console.print(f"{escape(experiment.title)}, {experiment.repeats} repeats:", highlight=False)
+            for name in experiment.pieces():
+                console.print(f"  {escape(name)}", highlight=False)
+        return
+    report = Report(verb=verb, settings=settings, conditions=conditions)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        for experiment in experiments:
+            task = progress.add_task(escape(experiment.title), total=None)
+            advance = partial(_advance, progress, task)
+            comparison = experiment.measure(conditions, memory=memory, observer=advance)
+            progress.remove_task(task)
+            console.print(comparison.table())
+            report = report.model_copy(update={"comparisons": [*report.comparisons, comparison]})
+            if output is not None:
+                report.write(output)
+    if output is not None:
+        console.print(f"report: {output}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _advance(progress: Progress, task: TaskID, done: int, total: int) -> None:
+    progress.update(task, completed=done, total=total)
+
+
+def _prepare(device: Device, threads: int | None, keep_memory: bool) -> Conditions:
+    from hessgnn.cost.conditions import Conditions
+
+    return Conditions.prepare(device.value, threads, keep_memory)
+
+
+def _described(conditions: Conditions) -> str:
+    threads = f"{conditions.threads} thread{'s' * (conditions.threads > 1)}"
+    kept = ", freed memory kept" * conditions.keep_memory
+    return escape(f"{conditions.hardware}, {conditions.device}, {threads}, torch {conditions.versions['torch']}{kept}")
+
+
+def _names(architectures: Sequence[str]) -> list[str]:
+    from hessgnn.potentials import registry
+
+    return _divided(architectures) or registry.names()
+
+
+def _numbers(probes: Sequence[str]) -> list[int]:
+    parts = _divided(probes)
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise ConfigError("not positive whole numbers", where=f"--probes {','.join(parts)}", remedy="write it as 1,2,4")
+    return [int(part) for part in parts]
+
+
+def _divided(values: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(part.strip() for value in values for part in value.split(",") if part.strip()))

@@ -1,0 +1,1 @@
+"""What training steps, Hessians, probes and loading cost: measured side by side, in one run."""
