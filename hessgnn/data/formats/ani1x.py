@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from hessgnn.data.formats.common import composition, files_of, groups_with, known, open_hdf5, rows, scalar
 from hessgnn.data.formats.registry import Entry, Record, reader
@@ -31,7 +34,7 @@ def read(source: Path) -> Iterator[Entry]:
                     def load(
                         i: int = i, key: str = key, columns: tuple = (numbers, positions, energies, forces)
                     ) -> Record:
-                        number, position, energy, force = (column(i) for column in columns)
+                        number, position, energy, force = (_computed(column(i)) for column in columns)
                         structure = Structure(
                             numbers=number,
                             positions=position,
@@ -43,3 +46,7 @@ def read(source: Path) -> Iterator[Entry]:
                         return structure, LEVEL
 
                     yield Entry(f"{path}, {key}[{i}]", load)
+
+
+def _computed(value: Any) -> Any:
+    return None if value is None or np.isnan(value).all() else value

@@ -154,11 +154,8 @@ def rows(group: h5py.Group, key: str, *, batched: bool = True) -> Callable[[int]
 
 
 def known(value: ArrayLike | None, unit: float = 1.0) -> Array | None:
-    """Convert a label to eV and Å; ``None`` where it is missing or not a number at all."""
-    if value is None:
-        return None
-    array = np.asarray(value, dtype=np.float64)
-    return None if np.isnan(array).all() else array * unit
+    """Convert a label to eV and Å; ``None`` where it is missing."""
+    return None if value is None else np.asarray(value, dtype=np.float64) * unit
 
 
 def scalar(value: ArrayLike | None, unit: float = 1.0) -> float | None:

@@ -33,7 +33,7 @@ def read(source: Path) -> Iterator[Entry]:
                 with arrow.memory_map(str(shard)) as file, arrow.ipc.open_stream(file) as stream:
                     for batch in stream:
                         yield from _of_batch(batch, shard, environment)
-            except arrow.ArrowInvalid as error:
+            except (arrow.ArrowInvalid, OSError) as error:
                 raise DataError(
                     "is truncated, or is not an Arrow stream", where=shard, remedy="fetch it again"
                 ) from error

@@ -69,7 +69,7 @@ def _value(group: h5py.Group, key: str) -> Any:
     if key not in group:
         return None
     value = group[key][()]
-    return None if value == b"None" or isinstance(value, str) else value
+    return None if isinstance(value, bytes) else value  # b"None"
 
 
 @writer("hip")

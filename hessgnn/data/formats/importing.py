@@ -234,7 +234,7 @@ class _Import:
             while (new := f"{name}#{(number := number + 1)}") in self._names:
                 pass
             self._repeats[name] = number
-            structure = replace(structure, name=new, group=new if structure.group == name else structure.group)
+            structure = replace(structure, name=new)
         self._names.add(structure.name)
         return structure
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 import io
 import pickle
 from collections import OrderedDict
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from hessgnn.errors import DataError
+
+if TYPE_CHECKING:
+    import torch
 
 _RECORDS = frozenset(
     {
@@ -87,6 +88,8 @@ class _Unpickler(pickle.Unpickler):
 
 def _storage(content: Any) -> torch.TypedStorage:
     """Numbers of a tensor, in the format of ``torch.save``, which holds a pickle of its own."""
+    import torch  # not with the module: listing the formats need not wait for it
+
     storage = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     if not isinstance(storage, torch.TypedStorage):
         raise DataError("its pickle holds something else where the numbers of a tensor belong")
@@ -94,11 +97,14 @@ def _storage(content: Any) -> torch.TypedStorage:
 
 
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> torch.Tensor:
+    import torch
+
     numbers = [offset, *size, *stride]
     if not isinstance(storage, torch.TypedStorage) or not all(type(n) is int and n >= 0 for n in numbers):
         raise DataError("its pickle holds a tensor that is none")
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) if all(size) else -1
-    if last >= len(storage):
+    numbers_stored = storage._untyped_storage.nbytes() // storage.dtype.itemsize  # what is public here, warns
+    if last >= numbers_stored:
         raise DataError("its pickle holds a tensor larger than its numbers")
     empty = torch.empty(0, dtype=storage.dtype)
     return empty.set_(storage._untyped_storage, offset, tuple(size), tuple(stride))

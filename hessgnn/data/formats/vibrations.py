@@ -19,9 +19,10 @@ def read(source: Path) -> Iterator[Entry]:
     for path in files_of(source, ".json"):
 
         def load(path: Path = path, name: str = prefix_of(source, path).rstrip("/") or path.stem) -> Record:
-            data = VibrationsData.read(str(path))
-            if not isinstance(data, VibrationsData):
-                raise DataError(f"holds {type(data).__name__}, not VibrationsData", remedy="check the format")
+            try:
+                data = VibrationsData.read(str(path))
+            except AssertionError as error:  # so ASE says that it is something else
+                raise DataError("holds JSON, but not VibrationsData", remedy="check the format") from error
             atoms = data.get_atoms()
             if len(data.get_indices()) != len(atoms):
                 raise DataError("holds the Hessian of some of its atoms only", remedy="compute that of all atoms")
