@@ -31,13 +31,16 @@ def read(source: Path) -> Iterator[Entry]:
                 raise DataError("has no group config_batch_0", where=path, remedy="check the format")
             level = str(file.attrs.get("level_of_theory", ""))
             for batch in batches:
-                for config in sorted(file[batch], key=_number):
-                    prefix = prefix_of(source, path)
+                yield from _of_batch(file[batch], f"{path}, {batch}", prefix_of(source, path), level)
 
-                    def load(group: h5py.Group = file[batch], key: str = config, prefix: str = prefix) -> Record:
-                        return _structure(group[key], prefix), level  # noqa: B023 - called before the loop goes on
 
-                    yield Entry(f"{path}, {batch}/{config}", load)
+def _of_batch(batch: h5py.Group, where: str, prefix: str, level: str) -> Iterator[Entry]:
+    for config in sorted(batch, key=_number):
+
+        def load(config: str = config) -> Record:
+            return _structure(batch[config], prefix), level
+
+        yield Entry(f"{where}/{config}", load)
 
 
 def _number(key: str) -> int:

@@ -48,7 +48,10 @@ def read(source: Path) -> Iterator[Entry]:
             for i in range(count):
 
                 def load(key: str = str(i), prefix: str = prefix, transaction: Any = transaction) -> Record:
-                    content = transaction.get(key.encode())
+                    try:
+                        content = transaction.get(key.encode())
+                    except lmdb.Error as error:
+                        raise DataError(f"the file is damaged ({error})") from error
                     if content is None:
                         raise DataError("there is no such key")
                     return _structure(loads(content), prefix + key), LEVEL

@@ -130,7 +130,7 @@ def import_data(
         versions={package: version(package) for package in ("hessgnn", "ase", "h5py")},
         hessian_dtype=options.hessian_dtype,
     )
-    parts.remove(job.paths)
+    parts.remove()
     return report
 
 
@@ -253,10 +253,12 @@ class _Parts:
     def path(self, number: int) -> Path:
         return self._folder / f"part-{self._digest}-{number:06d}.h5"
 
-    def remove(self, paths: list[Path]) -> None:
-        for path in paths:
-            path.unlink(missing_ok=True)
-        with suppress(OSError):  # not empty: parts of another import
+    def remove(self) -> None:
+        """Remove the parts, those of earlier attempts and what a kill left of one as well."""
+        for pattern in ("part-*.h5", ".part-*.tmp"):
+            for path in self._folder.glob(pattern):
+                path.unlink(missing_ok=True)
+        with suppress(OSError):  # somebody keeps something else there
             self._folder.rmdir()
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,9 @@ from typing import TypeVar
 
 from hessgnn.data.structure import Structure
 from hessgnn.errors import ConfigError, DataError, did_you_mean
+
+_DAMAGE = (ValueError, LookupError, TypeError, OSError, EOFError, RuntimeError, sqlite3.Error)
+"""What libraries raise on damaged files."""
 
 Record = tuple[Structure, str]
 """A structure and the level of theory of its labels; the latter empty where the source does not say it."""
@@ -53,14 +57,8 @@ class Entry:
             return self.load()
         except DataError as error:
             raise DataError(error.what, where=self.where, remedy=error.remedy) from error
-        except (
-            ValueError,
-            LookupError,
-            TypeError,
-            OSError,
-            EOFError,
-        ) as error:  # what damaged files make libraries say
-            reason = " ".join(str(error).split()) or type(error).__name__
+        except _DAMAGE as error:
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
             raise DataError(f"cannot be read ({reason})", where=self.where) from error
 
 

@@ -54,7 +54,7 @@ def test_bad_groups_name_file_and_key(source):
     assert reasons("openreact", source) == {
         f"{source}, rxn/water[0]": "hessian has shape (3, 3, 3), expected (9, 9) or flat",
         f"{source}, rxn/water[1]": "hessian has shape (3, 3, 3), expected (9, 9) or flat",
-        f"{source}, single[0]": "cannot be read ('no dataset species')",
+        f"{source}, single[0]": "cannot be read (KeyError: 'no dataset species')",
     }
 
 

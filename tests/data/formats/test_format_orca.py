@@ -61,7 +61,7 @@ def test_bad_files(tmp_path, matrix):
         (text[: text.index("$atoms")], "has no section $atoms"),
         (text.replace("$hessian", "$other"), "has no section $hessian"),
         (text.replace("    8   ", "#   8   "), "section $hessian is not complete"),
-        (text.replace("O 15.999", "Q 15.999"), "cannot be read ('Q')"),
+        (text.replace("O 15.999", "Q 15.999"), "cannot be read (KeyError: 'Q')"),
         (hess(matrix[:6, :6]), "hessian has shape (6, 6), expected (9, 9) or flat"),
         (text.replace("$atoms\n3", "$atoms\n4"), "section $atoms has 3 lines, expected 4"),
     ):

@@ -126,28 +126,29 @@ importing.import_data("hip", Path({str(source)!r}), Path({str(tmp_path / "out.h5
     report = import_data("hip", source, tmp_path / "out.h5")
     assert report.structures == 11
     assert Store.open(tmp_path / "out.h5").names == [s.name for s in labelled(11)]
+    assert not (tmp_path / "out.h5.parts").exists()
 
 
-def test_parts_belong_to_one_source_and_one_way_to_take_it(source, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("options", "limit"), [(ImportOptions(split="pool"), 4), (ImportOptions(), 3)])
+def test_parts_belong_to_one_way_to_take_a_source(source, tmp_path, monkeypatch, options, limit):
     monkeypatch.setattr(importing, "PART", 2)
-    monkeypatch.setattr(
-        importing,
-        "write_store",
-        lambda path, *a, **k: write_store(path, *a, **k) if path.name.startswith("part") else stop(),
-    )
 
-    def stop():
-        raise Killed
+    def write_parts_only(path, *arguments, **keywords):
+        if not path.name.startswith("part"):
+            raise Killed
+        write_store(path, *arguments, **keywords)
 
-    with pytest.raises(Killed):
-        import_data("hip", source, tmp_path / "out.h5")
-    monkeypatch.undo()
-    import_data("hip", source, tmp_path / "out.h5", ImportOptions(split="pool"), limit=3)
-    assert Store.open(tmp_path / "out.h5").splits == {"pool": 3}
-    assert (tmp_path / "out.h5.parts").exists()  # those of the first
-    (tmp_path / "out.h5").unlink()
-    import_data("hip", source, tmp_path / "out.h5", limit=3)  # fewer than the parts hold
-    assert len(Store.open(tmp_path / "out.h5")) == 3
+    with monkeypatch.context() as killing:
+        killing.setattr(importing, "write_store", write_parts_only)
+        with pytest.raises(Killed):
+            import_data("hip", source, tmp_path / "out.h5")
+    assert len(list((tmp_path / "out.h5.parts").iterdir())) == 6
+    (tmp_path / "out.h5.parts" / ".part-x-000006.h5.abc.tmp").touch()  # of a write that was killed
+    import_data("hip", source, tmp_path / "out.h5", options, limit=limit)  # other, or fewer than the parts hold
+    store = Store.open(tmp_path / "out.h5")
+    assert len(store) == limit
+    assert ("pool" in store.splits) == bool(options.split)
+    assert not (tmp_path / "out.h5.parts").exists()
 
 
 def test_what_is_wrong_is_listed_and_the_rest_taken(tmp_path):
