@@ -134,5 +134,7 @@ def _energy(method: str, section: str) -> float:
 
 def _level(method: str, basis: str, route: str) -> str:
     """Level of theory as one name, whether restricted or not; dispersion and solvent are in the route only."""
+    if method in ("R", "U", "RO"):  # Q-Chem's formatted checkpoints say no more of it
+        return ""
     kept = " ".join(word.lower() for word in _KEPT.findall(route))
     return f"{_UNRESTRICTED.sub('', method)}/{basis} {kept}".strip()

@@ -166,6 +166,8 @@ def test_formatted_checkpoint(tmp_path):
     np.testing.assert_allclose(found.forces[:, 2], [-0.001 * HARTREE / BOHR, 0.001 * HARTREE / BOHR], rtol=1e-8)
     np.testing.assert_allclose(found.hessian, unpacked() * HARTREE / BOHR**2, rtol=1e-8)
     assert levels("gaussian", tmp_path) == {"B3LYP/6-31G(d)"}
+    (tmp_path / "h2.fchk").write_text(fchk().replace("RB3LYP", "R     "))
+    assert levels("gaussian", tmp_path) == {""}  # Q-Chem's
 
 
 def test_bad_formatted_checkpoints(tmp_path):
