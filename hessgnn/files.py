@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -45,9 +46,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
     try:
         yield temporary
         # mkstemp makes private files; what a user writes should be readable as any other file of theirs.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        temporary.chmod(0o666 & ~_umask())
         temporary.replace(target)
     except OSError as error:
         if error.errno is None:
@@ -58,6 +57,50 @@ def atomic_path(target: Path) -> Iterator[Path]:
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
+
+
+@contextmanager
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """Give a temporary folder beside ``target`` that takes its name when the block ends without an error.
+
+    Parameters
+    ----------
+    target
+        The folder to be made; it must not exist.
+
+    Yields
+    ------
+    Path
+        Where to write. On an error it is removed.
+
+    Raises
+    ------
+    UserError
+        When the folder cannot be written to, or the disk is full.
+    """
+    target = Path(target)
+    temporary = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp"))
+        yield temporary
+        temporary.chmod(0o777 & ~_umask())
+        temporary.rename(target)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise UserError(
+            f"writing failed ({error.strerror})", where=target, remedy="free some disk space or choose another folder"
+        ) from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
 
 
 def write_text(target: Path, text: str) -> None:

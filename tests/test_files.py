@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hessgnn.errors import UserError
-from hessgnn.files import atomic_path, find_resource, write_text
+from hessgnn.files import atomic_folder, atomic_path, find_resource, write_text
 
 
 def test_a_file_is_replaced_when_the_block_ends(tmp_path: Path) -> None:
@@ -90,3 +90,16 @@ def test_a_resource_that_is_nowhere_is_told_with_its_neighbours(tmp_path: Path) 
         find_resource(tmp_path / "no" / "such.yaml")
     with pytest.raises(UserError, match="no such file"):
         find_resource(tmp_path)  # a folder is no file
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    with atomic_folder(tmp_path / "new" / "folder") as temporary:
+        (temporary / "file").write_text("x")
+        assert not (tmp_path / "new" / "folder").exists()
+    assert (tmp_path / "new" / "folder" / "file").read_text() == "x"
+    with pytest.raises(ValueError, match="no"), atomic_folder(tmp_path / "new" / "other"):
+        raise ValueError("no")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["folder"]
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="writing failed"), atomic_folder(tmp_path / "file" / "folder"):
+        pass

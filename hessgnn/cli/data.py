@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import compress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -48,6 +48,53 @@ def build(
     _print_reasons(console, "left out", report.skipped)
     _print_reasons(console, "failed", report.failed)
     console.print(f"{report.molecules} molecules, {report.structures} structures in {report.path}")
+
+
+@app.command("import")
+def import_(
+    name: Annotated[
+        str, typer.Argument(metavar="FORMAT", help="e.g. horm, openreact, gaussian; a wrong name lists all")
+    ],
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="file or folder")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="HDF5 file to write")],
+    level: Annotated[str, typer.Option(help='level of theory, e.g. "wB97X/6-31G(d)"; by default what SRC says')] = "",
+    split: Annotated[str, typer.Option(help="split of all structures; by default the source's own, else train")] = "",
+    group: Annotated[
+        Literal["source", "composition", "name"], typer.Option(help="what must not be divided between splits")
+    ] = "source",
+    limit: Annotated[int | None, typer.Option(min=1, help="only the first entries")] = None,
+    hessian_dtype: Annotated[Literal["float32", "float64"], typer.Option(help="precision of Hessians")] = "float32",
+) -> None:
+    """Bring data of another format; a killed import goes on where it was."""
+    from hessgnn.data.formats.importing import ImportOptions, import_data
+
+    console = Console()
+    options = ImportOptions(level=level, split=split, group=group, hessian_dtype=hessian_dtype)
+    report = import_data(name, source, output, options, limit=limit)
+    _print_reasons(console, "left out", report.unreadable)
+    if report.renamed:
+        console.print(f"{report.renamed} structures had a name that was taken and got a number")
+    console.print(
+        f"{report.structures} of {report.entries} structures at {report.level} in {output};"
+        f" judge them: hessgnn data check {output}",
+        highlight=False,
+        soft_wrap=True,
+        markup=False,
+    )
+
+
+@app.command()
+def export(
+    data: DataSet,
+    name: Annotated[str, typer.Argument(metavar="FORMAT", help="extxyz, hip, deepmd, ase-db")],
+    target: Annotated[Path, typer.Argument(metavar="DST", help="file, or folder for deepmd; must not exist")],
+    split: Annotated[str | None, typer.Option(help="only this one")] = None,
+) -> None:
+    """Write a data set in another format."""
+    from hessgnn.data.formats.exporting import export_data
+
+    count = export_data(Store.open(data), name, target, split=split)
+    Console().print(f"{count} structures in {target}", highlight=False, soft_wrap=True, markup=False)
 
 
 @app.command()
@@ -138,4 +185,4 @@ def _described(summary: SplitSummary) -> dict[str, str]:
 
 def _print_reasons(console: Console, title: str, reasons: dict[str, str]) -> None:
     for name, reason in reasons.items():
-        console.print(f"{title}: {name}: {reason}", highlight=False)
+        console.print(f"{title}: {name}: {reason}", highlight=False, soft_wrap=True, markup=False)

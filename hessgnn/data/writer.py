@@ -58,29 +58,30 @@ def write_store(
         whose name is taken.
     """
     columns: dict[str, list] = {key: [] for key in (*layout.DTYPES, *layout.STRINGS)}
-    packed: list[NDArray] = []
     seen: set[str] = set()
-    for structure in structures:
-        if structure.name in seen:
-            raise DataError("this name occurs twice", where=structure.name, remedy="give every structure its own name")
-        seen.add(structure.name)
-        _require_finite(structure)
-        asymmetry = 0.0
-        if structure.hessian is not None:
-            symmetric, asymmetry = _symmetrised(structure.hessian, structure.name)
-            packed.append(layout.pack(symmetric).astype(hessian_dtype))
-        _append(columns, structure, max(asymmetry, structure.hessian_asymmetry or 0.0))
-    if not seen:
-        raise DataError("there is no structure to write", where=path)
-
     with atomic_path(Path(path)) as temporary, h5py.File(temporary, "w") as file:
+        hessians = _Hessians(file, hessian_dtype)
+        for structure in structures:
+            if structure.name in seen:
+                raise DataError(
+                    "this name occurs twice", where=structure.name, remedy="give every structure its own name"
+                )
+            seen.add(structure.name)
+            require_finite(structure)
+            asymmetry = 0.0
+            if structure.hessian is not None:
+                symmetric, asymmetry = symmetrised(structure.hessian, structure.name)
+                hessians.append(layout.pack(symmetric))
+            _append(columns, structure, max(asymmetry, structure.hessian_asymmetry or 0.0))
+        if not seen:
+            raise DataError("there is no structure to write", where=path)
+        hessians.flush()
         for key, dtype in layout.DTYPES.items():
             flat = key in ("numbers", "positions", "forces")
             values = np.concatenate(columns[key]) if flat else np.array(columns[key])
             _create(file, key, values.astype(dtype))
         for key in layout.STRINGS:
             _create(file, key, np.array([text.encode() for text in columns[key]], dtype=np.bytes_))
-        _create(file, "hessian", np.concatenate([np.zeros(0, dtype=hessian_dtype), *packed]))
         file.attrs.update(
             {
                 "format": layout.FORMAT,
@@ -114,14 +115,47 @@ def _append(columns: Mapping[str, list], structure: Structure, asymmetry: float)
         columns[key].append(value)
 
 
-def _require_finite(structure: Structure) -> None:
+def require_finite(structure: Structure) -> None:
+    """Refuse a structure with a number that is none.
+
+    Parameters
+    ----------
+    structure
+        The structure.
+
+    Raises
+    ------
+    DataError
+        Naming the field.
+    """
     for key in ("positions", "cell", *layout.LABELS):
         value = getattr(structure, key)
         if value is not None and not np.isfinite(value).all():
             raise DataError(f"{key} holds NaN or infinity", where=structure.name, remedy="leave out what is unknown")
 
 
-def _symmetrised(hessian: Array, name: str) -> tuple[Array, float]:
+def symmetrised(hessian: Array, name: str) -> tuple[Array, float]:
+    """Symmetrise a Hessian, unless its asymmetry is more than noise.
+
+    Parameters
+    ----------
+    hessian
+        ``(3N, 3N)``, eV/Å².
+    name
+        Of the structure, for the message.
+
+    Returns
+    -------
+    symmetric : (3N, 3N) float64
+        ``(H + Hᵀ)/2``.
+    asymmetry : float
+        ``max|H − Hᵀ|``.
+
+    Raises
+    ------
+    DataError
+        When the asymmetry is above :data:`ASYMMETRY_TOLERANCE` of the largest element.
+    """
     asymmetry = float(np.abs(hessian - hessian.T).max())
     largest = float(np.abs(hessian).max())
     if asymmetry > ASYMMETRY_TOLERANCE * largest:
@@ -131,6 +165,37 @@ def _symmetrised(hessian: Array, name: str) -> tuple[Array, float]:
             remedy="check its index order (3*atom + xyz), or compute it more tightly",
         )
     return (hessian + hessian.T) / 2, asymmetry
+
+
+class _Hessians:
+    """The dataset of packed Hessians, written as it comes: together they can be larger than the memory."""
+
+    def __init__(self, file: h5py.File, dtype: layout.HessianDtype) -> None:
+        self._dataset = file.create_dataset(
+            "hessian",
+            (0,),
+            dtype,
+            maxshape=(None,),
+            chunks=(_CHUNK,),
+            compression="gzip",
+            compression_opts=6,
+            shuffle=True,
+        )
+        self._waiting: list[NDArray] = []
+        self._size = 0
+
+    def append(self, packed: Array) -> None:
+        self._waiting.append(packed.astype(self._dataset.dtype))
+        self._size += len(packed)
+        if self._size >= 64 * _CHUNK:
+            self.flush()
+
+    def flush(self) -> None:
+        start = len(self._dataset)
+        self._dataset.resize(start + self._size, axis=0)
+        if self._waiting:
+            self._dataset[start:] = np.concatenate(self._waiting)
+        self._waiting, self._size = [], 0
 
 
 def _create(file: h5py.File, key: str, values: NDArray | Sequence[bytes]) -> None:

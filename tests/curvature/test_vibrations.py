@@ -9,8 +9,8 @@ from ase.data import atomic_masses
 from ase.vibrations import VibrationsData
 
 from hessgnn.curvature.vibrations import eckart_projector, masses_of, vibrations
+from hessgnn.data.formats.registry import structures
 from hessgnn.errors import DataError
-from hessgnn.units import HARTREE_PER_BOHR2
 
 GAUSSIAN = Path(__file__).resolve().parents[2].parent / "shared" / "reference" / "gaussian"
 
@@ -30,33 +30,18 @@ def springs(atoms, stiffness=20.0):
     return hessian.reshape(3 * n, 3 * n)
 
 
-def read_gaussian(path):
-    """Numbers, positions (Å), Hessian (eV/Å²) and printed frequencies of a Gaussian log."""
+def printed_frequencies(path):
     text = path.read_text()
-    archive = re.findall(r"1\\1\\.*?\\\\@", text.replace("\n ", "").replace("\n", ""))[-1]
-    sections = archive.split("\\\\")
-    index = next(i for i, section in enumerate(sections) if "NImag=" in section)
-    geometry = [line.split(",") for line in sections[3].split("\\")[1:]]
-    atoms = molecule("H2O")[:0]
-    for symbol, *numbers in geometry:
-        atoms.append(symbol)
-        atoms.positions[-1] = [float(number) for number in numbers[-3:]]
-    packed = np.array([float(value) for value in sections[index + 1].split(",")])
-    hessian = np.zeros((3 * len(atoms), 3 * len(atoms)))
-    hessian[np.tril_indices(len(hessian))] = packed
-    hessian += np.tril(hessian, -1).T
-    block = text[text.rindex("Harmonic frequencies (cm**-1)") :]
-    lines = re.findall(r"Frequencies --([ \d.-]+)", block)
-    frequencies = np.array([float(value) for line in lines for value in line.split()])
-    return atoms, hessian * HARTREE_PER_BOHR2, frequencies
+    lines = re.findall(r"Frequencies --([ \d.-]+)", text[text.rindex("Harmonic frequencies (cm**-1)") :])
+    return [float(value) for line in lines for value in line.split()]
 
 
 @pytest.mark.skipif(not GAUSSIAN.is_dir(), reason="the reference outputs of Gaussian are not beside this checkout")
 @pytest.mark.parametrize("path", sorted(GAUSSIAN.glob("*")), ids=lambda path: path.stem)
 def test_frequencies_are_those_that_gaussian_prints(path):
-    atoms, hessian, printed = read_gaussian(path)
-    found = vibrations(atoms.numbers, atoms.positions, hessian, masses="isotopic").frequencies
-    np.testing.assert_allclose(found, printed, atol=0.05)
+    (job,) = structures("gaussian", path)
+    found = vibrations(job.numbers, job.positions, job.hessian, masses="isotopic").frequencies
+    np.testing.assert_allclose(found, printed_frequencies(path), atol=0.05)
 
 
 def test_agrees_with_ase_where_rigid_motions_cost_nothing():

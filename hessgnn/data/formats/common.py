@@ -1,0 +1,234 @@
+"""What several formats need: files of a folder, HDF5 files, the shape of a Hessian, optional packages."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from ase.symbols import Symbols
+from numpy.typing import ArrayLike, NDArray
+
+from hessgnn.data.layout import unpack
+from hessgnn.data.structure import Array
+from hessgnn.errors import DataError, UserError
+
+_BLOCK = 256  # structures read from HDF5 at once
+
+
+def optional(module: str, package: str) -> Any:
+    """Import a package that only some formats need.
+
+    Parameters
+    ----------
+    module
+        What to import.
+    package
+        What pip calls it.
+
+    Returns
+    -------
+    module
+        The module.
+
+    Raises
+    ------
+    UserError
+        With the pip line, when it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"this format needs {package}, which is not installed", remedy="pip install 'hessgnn[formats]'"
+        ) from error
+
+
+def files_of(source: Path, *suffixes: str) -> list[Path]:
+    """List the files of a source.
+
+    Parameters
+    ----------
+    source
+        A file, or a folder that is searched with its subfolders.
+    *suffixes
+        Which files of a folder count, e.g. ``.h5``.
+
+    Returns
+    -------
+    list of Path
+        Sorted; ``source`` itself if it is a file.
+
+    Raises
+    ------
+    DataError
+        When there is none.
+    """
+    if source.is_file():
+        return [source]
+    if not source.exists():
+        raise DataError("no such file or folder", where=source, remedy="check the path")
+    found = sorted(path for path in source.rglob("*") if path.suffix.lower() in suffixes and path.is_file())
+    if not found:
+        raise DataError(f"holds no file *{', *'.join(suffixes)}", where=source, remedy="check path and format")
+    return found
+
+
+def prefix_of(source: Path, path: Path) -> str:
+    """Beginning of the names of a file's structures: empty for a single file, else the file's place in the folder."""
+    return "" if path == source else f"{path.relative_to(source).with_suffix('').as_posix()}/"
+
+
+@contextmanager
+def open_hdf5(path: Path) -> Iterator[h5py.File]:
+    """Open an HDF5 file for reading.
+
+    Parameters
+    ----------
+    path
+        The file.
+
+    Yields
+    ------
+    h5py.File
+        The open file.
+
+    Raises
+    ------
+    DataError
+        When it is truncated or not HDF5.
+    """
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        what = "is truncated" if "truncated" in str(error) else "is not an HDF5 file, or is damaged"
+        raise DataError(what, where=path, remedy="fetch it again, or check the format") from error
+    with file:
+        yield file
+
+
+def groups_with(group: h5py.Group, key: str) -> Iterator[h5py.Group]:
+    """Find the groups, at any depth, that hold ``key``; what lies below them is not searched."""
+    if key in group:
+        yield group
+        return
+    for child in group.values():
+        if isinstance(child, h5py.Group):
+            yield from groups_with(child, key)
+
+
+def rows(group: h5py.Group, key: str, *, batched: bool = True) -> Callable[[int], Any]:
+    """Reach the entries of a dataset by index, reading whole blocks: one at a time would be a disk access each.
+
+    Parameters
+    ----------
+    group, key
+        Where the dataset is.
+    batched
+        Whether the first axis counts structures; else there is one, which stands at every index.
+
+    Returns
+    -------
+    callable
+        Index -> entry; ``None`` at every index when there is no such dataset.
+    """
+    if key not in group:
+        return lambda _: None
+    dataset = group[key]
+    if not batched:
+        return lambda _: dataset[()]
+    blocks: dict[int, NDArray] = {}
+
+    def row(index: int) -> Any:
+        start = index - index % _BLOCK
+        if start not in blocks:
+            blocks.clear()
+            blocks[start] = dataset[start : start + _BLOCK]
+        return blocks[start][index - start]
+
+    return row
+
+
+def known(value: ArrayLike | None, unit: float = 1.0) -> Array | None:
+    """Convert a label to eV and Å; ``None`` where it is missing."""
+    return None if value is None else np.asarray(value, dtype=np.float64) * unit
+
+
+def scalar(value: ArrayLike | None, unit: float = 1.0) -> float | None:
+    """Convert an energy to eV; see :func:`known`."""
+    array = known(value, unit)
+    return None if array is None else float(array.reshape(()) if array.ndim == 0 else array.reshape(1)[0])
+
+
+def hessian_matrix(values: ArrayLike | None, n_atoms: int, unit: float = 1.0) -> Array | None:
+    """Bring a Hessian into the shape ``(3N, 3N)`` with row index ``3 * atom + xyz``.
+
+    Parameters
+    ----------
+    values
+        Flat, ``(3N, 3N)``, ``(N, 3, N, 3)`` or ``(3N, N, 3)``, all of which have this order already. Other orders,
+        such as ``(N, N, 3, 3)``, are refused rather than guessed.
+    n_atoms
+        N.
+    unit
+        eV/Å² in one unit of the source.
+
+    Returns
+    -------
+    (3N, 3N) float64 or None
+        ``None`` where the label is missing.
+
+    Raises
+    ------
+    DataError
+        When the shape is another.
+    """
+    array = known(values, unit)
+    if array is None:
+        return None
+    size = 3 * n_atoms
+    shapes = ((size * size,), (size, size), (n_atoms, 3, n_atoms, 3), (size, n_atoms, 3))
+    if array.shape not in shapes:
+        raise DataError(f"hessian has shape {array.shape}, expected {(size, size)} or flat")
+    return array.reshape(size, size)
+
+
+def from_triangle(packed: ArrayLike, n_atoms: int, unit: float) -> Array:
+    """Fill a symmetric matrix from its lower triangle by rows, as Gaussian stores it.
+
+    Parameters
+    ----------
+    packed
+        ``(3N (3N + 1) / 2,)``.
+    n_atoms
+        N.
+    unit
+        eV/Å² in one unit of the source.
+
+    Returns
+    -------
+    (3N, 3N) float64
+        eV/Å².
+
+    Raises
+    ------
+    DataError
+        When the count is wrong.
+    """
+    values = np.asarray(packed, dtype=np.float64)
+    size = 3 * n_atoms
+    if values.shape != (size * (size + 1) // 2,):
+        raise DataError(f"the triangle of force constants has {values.size} numbers, expected {size * (size + 1) // 2}")
+    return unpack(values, n_atoms) * unit
+
+
+def composition(numbers: ArrayLike) -> str:
+    """Hill formula: the group of a structure whose source names neither molecule nor reaction.
+
+    Isomers share it, so that no reaction and no path is divided between splits.
+    """
+    return str(Symbols(np.asarray(numbers, dtype=int)).get_chemical_formula())

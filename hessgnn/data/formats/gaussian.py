@@ -1,0 +1,140 @@
+"""Gaussian: the archive block at the end of a frequency job's log, and formatted checkpoint files.
+
+The archive holds geometry, energy, gradient and force constants of one orientation with more digits than the rest of
+the log, wrapped at 70 columns. cclib does not read the force constants of a log.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from ase.data import atomic_numbers
+
+from hessgnn.data.formats.common import composition, files_of, from_triangle, prefix_of
+from hessgnn.data.formats.fchk import level_words, read_fchk
+from hessgnn.data.formats.registry import Entry, Record, reader
+from hessgnn.data.structure import Structure
+from hessgnn.errors import DataError
+from hessgnn.units import HARTREE, HARTREE_PER_BOHR, HARTREE_PER_BOHR2
+
+_ARCHIVE = re.compile(r"(?<=\n) 1([\\|])1\1.*?\1\s*\1\s*@", re.DOTALL)  # `|` on Windows; may be wrapped before its end
+_UNRESTRICTED = re.compile(r"^(RO(?!LYP|3LYP|PBE)|R|U)(?=[A-Z0-9])")
+_DOUBLE_HYBRID = re.compile(r"PLYP|DSD|DH$")
+_KEPT = re.compile(r"\b(?:em\w*|scrf)=(?!check\b)(?:\([^)]*\)|\S+)", re.IGNORECASE)
+
+
+@reader("gaussian")
+def read(source: Path) -> Iterator[Entry]:
+    """List the frequency jobs of a log, a formatted checkpoint file, or all such files of a folder."""
+    for path in files_of(source, ".log", ".out", ".fchk", ".fch"):
+        name = prefix_of(source, path).rstrip("/") or path.stem
+        if path.suffix.lower() in (".fchk", ".fch"):
+
+            def load_fchk(path: Path = path, name: str = name) -> Record:
+                return read_fchk(path, name), _level(*level_words(path), route="")
+
+            yield Entry(str(path), load_fchk)
+            continue
+        blocks = archives(path.read_text(encoding="utf-8", errors="replace"))
+        for i, block in enumerate(blocks or [""]):
+
+            def load(block: str = block, name: str = name if i == 0 else f"{name}-{i + 1}") -> Record:
+                return parse_archive(block, name)
+
+            yield Entry(f"{path}, archive block {i + 1}" if len(blocks) > 1 else str(path), load)
+
+
+def archives(text: str) -> list[str]:
+    r"""Find the archive blocks that hold force constants.
+
+    Parameters
+    ----------
+    text
+        A log. It may hold several jobs; composite methods repeat the force constants of one beside the energy of
+        another, and such blocks (``Mixed``) are left out.
+
+    Returns
+    -------
+    list of str
+        Unwrapped, sections separated by ``\\``.
+    """
+    found = []
+    for match in _ARCHIVE.finditer(text.replace("\r", "")):
+        block = match.group().replace("\n ", "").replace("\n", "").replace(match.group(1), "\\").strip()
+        if "\\NImag=" in block and block.split("\\")[3] != "Mixed":
+            found.append(block)
+    return found
+
+
+def parse_archive(block: str, name: str) -> Record:
+    """Read one archive block.
+
+    Parameters
+    ----------
+    block
+        From :func:`archives`.
+    name
+        Of the structure.
+
+    Returns
+    -------
+    Record
+        In eV and Å, and the level of theory that the block names.
+
+    Raises
+    ------
+    DataError
+        When the block is empty, not in Cartesian coordinates, of an excited state, or incomplete.
+    """
+    if not block:
+        raise DataError("has no archive block with force constants", remedy="give the log of a finished Freq job")
+    sections = block.split("\\\\")
+    place = next(i for i, section in enumerate(sections) if "NImag=" in section)
+    head, route, geometry = sections[0].split("\\"), sections[1], sections[3].split("\\")[1:]
+    if len(sections) < place + 3:
+        raise DataError("the archive block is incomplete", remedy="did the job finish?")
+    atoms = [line.split(",") for line in geometry]
+    if len({len(words) for words in atoms}) != 1 or len(atoms[0]) not in (4, 5):
+        raise DataError("the archive block has a Z-matrix", remedy="give the formatted checkpoint file instead")
+    symbols = [re.sub(r"\(.*\)", "", words[0]) for words in atoms]
+    unknown = sorted({symbol for symbol in symbols if symbol not in atomic_numbers})
+    if unknown:
+        raise DataError(f"holds the centre {', '.join(unknown)}, which is no element")
+    numbers = np.array([atomic_numbers[symbol] for symbol in symbols])
+    structure = Structure(
+        numbers=numbers,
+        positions=np.array([[float(value) for value in words[-3:]] for words in atoms]),
+        energy=_energy(head[4], sections[place]) * HARTREE,
+        forces=-_floats(sections[place + 2]).reshape(-1, 3) * HARTREE_PER_BOHR,
+        hessian=from_triangle(_floats(sections[place + 1]), len(numbers), HARTREE_PER_BOHR2),
+        name=name,
+        group=composition(numbers),
+    )
+    return structure, _level(head[4], head[5], route)
+
+
+def _floats(section: str) -> np.ndarray:
+    return np.array([float(word) for word in section.strip("\\@").split(",")])
+
+
+def _energy(method: str, section: str) -> float:
+    """Energy of the method whose derivatives these are: for a double hybrid the one called MP2."""
+    energies = dict(re.findall(r"(?:^|\\)([^\\=]+)=(-?\d+\.\d*)(?=\\|$)", section))
+    plain = _UNRESTRICTED.sub("", method).partition("-")[0]
+    if plain.startswith(("TD", "CIS")):
+        raise DataError(f"{method} is a method for excited states, which are not read")
+    key = plain if plain in energies else "MP2" if _DOUBLE_HYBRID.search(plain) else "HF"
+    if key not in energies or (key == "HF" and "MP2" in energies):
+        raise DataError(f"cannot tell the energy of {method} among {', '.join(energies)}")
+    return float(energies[key])
+
+
+def _level(method: str, basis: str, route: str) -> str:
+    """Level of theory as one name, whether restricted or not; dispersion and solvent are in the route only."""
+    if method in ("R", "U", "RO"):  # Q-Chem's formatted checkpoints say no more of it
+        return ""
+    kept = " ".join(word.lower() for word in _KEPT.findall(route))
+    return f"{_UNRESTRICTED.sub('', method)}/{basis} {kept}".strip()

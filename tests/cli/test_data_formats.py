@@ -1,0 +1,65 @@
+import sys
+
+import pytest
+from ase.build import molecule
+from ase.calculators.emt import EMT
+from ase.io import write as ase_write
+from typer.testing import CliRunner
+
+from hessgnn.cli.data import app
+from hessgnn.data.formats import registry
+from hessgnn.data.store import Store
+from hessgnn.errors import ConfigError, DataError, UserError
+
+
+@pytest.fixture
+def run():
+    def invoke(*arguments):
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result.output
+
+    return invoke
+
+
+@pytest.fixture
+def frames(tmp_path):
+    atoms = []
+    for name in ("H2O", "CH4", "NH3"):
+        atoms.append(molecule(name))
+        atoms[-1].calc = EMT()
+        atoms[-1].get_forces()
+    atoms.insert(1, molecule("CO"))
+    ase_write(tmp_path / "frames.xyz", atoms)
+    return tmp_path / "frames.xyz"
+
+
+def test_import_and_export(run, frames, tmp_path):
+    output = run(
+        "import", "extxyz", frames, "-o", tmp_path / "x.h5", "--level", "EMT", "--split", "pool", "--limit", "3"
+    )
+    assert f"left out: {frames}, frame 1: has no energy, forces or hessian" in output
+    assert f"2 of 3 structures at EMT in {tmp_path / 'x.h5'}; judge them: hessgnn data check" in output
+    assert Store.open(tmp_path / "x.h5").splits == {"pool": 2}
+    assert "EMT" in run("info", tmp_path / "x.h5")
+    for name in registry.writers():
+        assert "2 structures in" in run("export", tmp_path / "x.h5", name, tmp_path / name, "--split", "pool")
+        assert (tmp_path / name).exists()
+
+
+def test_mistakes_cost_nothing(run, frames, tmp_path):
+    with pytest.raises(DataError, match=r"level of theory is not in the source.*--level"):
+        run("import", "extxyz", frames, "-o", tmp_path / "x.h5")
+    with pytest.raises(ConfigError, match="choose one of ani1x, ase-db, deepmd"):
+        run("import", "qqqq", frames, "-o", tmp_path / "x.h5")
+    with pytest.raises(DataError, match="has no split 'absent'"):
+        run("export", "rtp-mini", "extxyz", tmp_path / "y.xyz", "--split", "absent")
+    assert [path.name for path in tmp_path.iterdir()] == [frames.name]
+
+
+@pytest.mark.parametrize(("name", "package"), [("horm", "lmdb"), ("hessian-qm9", "pyarrow")])
+def test_a_missing_extra_prints_its_pip_line(run, tmp_path, monkeypatch, name, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UserError, match=rf"needs {package}.*pip install 'hessgnn\[formats\]'"):
+        run("import", name, tmp_path, "-o", tmp_path / "x.h5")

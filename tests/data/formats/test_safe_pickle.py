@@ -1,0 +1,200 @@
+"""Pickles that would run something if they were simply loaded. Each would leave a file behind."""
+
+import builtins
+import copyreg
+import functools
+import importlib
+import io
+import os
+import pickle
+import struct
+import subprocess
+from collections import OrderedDict
+from contextlib import suppress
+
+import pytest
+import torch
+from torch_geometric.data import Data
+from torch_geometric.data.storage import GlobalStorage
+
+from hessgnn.data.formats.safe_pickle import _storage, _tensor, loads
+from hessgnn.errors import DataError
+
+
+class Calls:
+    """Pickles as a call of anything with anything."""
+
+    def __init__(self, function, *arguments, state=None):
+        self.parts = (function, arguments) if state is None else (function, arguments, state)
+
+    def __reduce__(self):
+        return self.parts
+
+
+class Claims:
+    """Pickles as an object of another class with any state."""
+
+    __class__ = property(lambda self: self.parts[1][0])  # the pickler asks
+
+    def __init__(self, cls, state):
+        self.parts = copyreg.__newobj__, (cls,), state
+
+    def __reduce__(self):
+        return self.parts
+
+
+class DataThatCalls(Data):
+    """A record that is none."""
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.marker}",)
+
+
+def saved(content):
+    """What ``torch.storage._load_from_bytes`` is given, with a pickle of one's own inside."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer, _use_new_zipfile_serialization=False)
+    return buffer.getvalue()
+
+
+def attacks(marker):
+    touch = f"touch {marker}"
+    code = f"open({str(marker)!r}, 'w')"
+    system = Calls(os.system, touch)
+    tensor = torch.arange(3.0)
+    storage = torch.storage.TypedStorage(wrap_storage=tensor.untyped_storage(), dtype=torch.float32, _internal=True)
+    rebuild = torch._utils._rebuild_tensor_v2
+    return {
+        "os.system": system,
+        "eval": Calls(builtins.eval, code),
+        "exec": Calls(builtins.exec, code),
+        "getattr": Calls(getattr, Calls(importlib.import_module, "os"), "system"),
+        "import": Calls(importlib.import_module, "os"),
+        "subprocess": Calls(subprocess.getoutput, touch),
+        "partial": Calls(functools.partial, os.system, touch),
+        "torch.load": Calls(torch.load, str(marker)),
+        "numbers of a tensor": Calls(torch.storage._load_from_bytes, saved(system)),
+        "plain pickle as numbers": Calls(torch.storage._load_from_bytes, pickle.dumps(system)),
+        "tensor with hooks": Calls(rebuild, storage, 0, (3,), (1,), False, system),
+        "tensor of a call": Calls(rebuild, system, 0, (3,), (1,), False, OrderedDict()),
+        "parameter": Calls(torch._utils._rebuild_parameter, tensor, False, system),
+        "subclass": Data(x=tensor, hidden=system),
+        "record in a record": Data(x=Data(y=[{"deep": (system,)}])),
+        "state of a record": Claims(Data, {"_store": system}),
+        "state of a storage": Claims(GlobalStorage, {"_mapping": OrderedDict(a=system)}),
+        "reconstructor": Calls(copyreg._reconstructor, Calls, object, None),
+        "key of a dictionary": {Calls(os.system, touch): 1},
+    }
+
+
+NAMES = sorted(attacks("x"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("protocol", [2, 5])
+def test_nothing_runs(tmp_path, name, protocol):
+    marker = tmp_path / "ran"
+    content = pickle.dumps(attacks(marker)[name], protocol=protocol)
+    with pytest.raises(DataError):
+        loads(content)
+    assert not marker.exists()
+
+
+def test_the_attacks_are_real(tmp_path):
+    marker = tmp_path / "ran"
+    for name in ("os.system", "numbers of a tensor", "record in a record", "state of a record"):
+        content = pickle.dumps(attacks(marker)[name])
+        with suppress(AttributeError, TypeError, RuntimeError):  # it fails after it ran
+            pickle.loads(content)
+        assert marker.exists(), name
+        marker.unlink()
+
+
+def test_a_subclass_of_a_record(tmp_path):
+    record = DataThatCalls(x=torch.zeros(1))
+    record.marker = str(tmp_path / "ran")
+    with pytest.raises(DataError, match=r"asks for posix\.system|asks for nt\.system"):
+        loads(pickle.dumps(record))
+    assert not (tmp_path / "ran").exists()
+
+
+def named(module, name):
+    """The opcodes that put a global on the stack."""
+    return text(module) + text(name) + b"\x93"
+
+
+def text(value):
+    return b"\x8c" + struct.pack("B", len(value)) + value.encode()
+
+
+def test_dotted_names_lead_nowhere():
+    for module, name in (
+        ("torch_geometric.data.data", "Data.__init__.__globals__"),
+        ("torch._utils", "torch.os.system"),
+        ("collections", "OrderedDict.__init__"),
+        ("collections", "_sys.modules"),
+    ):
+        with pytest.raises(DataError, match="only tensors and plain containers"):
+            loads(b"\x80\x04" + named(module, name) + b".")
+
+
+def test_extensions_and_persistent_objects():
+    with pytest.raises(DataError, match="not a readable pickle"):
+        loads(b"\x80\x02\x82\x01.")
+    with pytest.raises(DataError, match="objects outside"):
+        loads(b"\x80\x02X\x01\x00\x00\x00aQ.")
+
+
+def test_tensors_larger_than_their_numbers():
+    storage = torch.storage.TypedStorage(
+        wrap_storage=torch.zeros(3).untyped_storage(), dtype=torch.float32, _internal=True
+    )
+    for offset, size, stride in (
+        (0, (4,), (1,)),
+        (3, (1,), (1,)),
+        (0, (2, 2), (2, 1)),
+        (-1, (1,), (1,)),
+        (0, (10**12,), (1,)),
+    ):
+        call = Calls(torch._utils._rebuild_tensor_v2, storage, offset, size, stride, False, OrderedDict())
+        with pytest.raises(DataError, match="tensor"):
+            loads(pickle.dumps(call))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [("torch.storage", "_load_from_bytes"), ("torch._utils", "_rebuild_tensor_v2"), ("collections", "OrderedDict")],
+)
+def test_one_pickle_cannot_change_the_next(name):
+    """The second half of a state sets attributes of whatever it is given to: here, of a function or a class."""
+    state = b"N}" + text("__defaults__") + b"K\x01\x85s\x86"  # (None, {"__defaults__": (1,)})
+    with suppress(DataError):
+        loads(b"\x80\x04" + named(*name) + state + b"b.")
+    assert loads(pickle.dumps(Data(x=torch.arange(3))))["x"].tolist() == [0, 1, 2]
+    for function in (_storage, _tensor, torch.storage._load_from_bytes, torch._utils._rebuild_tensor_v2):
+        assert function.__defaults__ != (1,)
+
+
+def test_honest_records():
+    tensors = {
+        "strided": torch.arange(12.0).reshape(3, 4)[:, 1:3].T,
+        "scalar": torch.tensor(2.5, dtype=torch.float64),
+        "empty": torch.zeros(0, 3),
+        "integers": torch.tensor([1, 2]),
+        "truth": torch.tensor([True, False]),
+        "trained": torch.ones(2, requires_grad=True),
+    }
+    found = loads(pickle.dumps(Data(**tensors, text="a", nested={"list": [1, (2.0, None)]})))
+    for name, tensor in tensors.items():
+        assert torch.equal(found[name], tensor)
+        assert found[name].dtype == tensor.dtype
+        assert not found[name].requires_grad
+    assert found["nested"] == {"list": [1, (2.0, None)]}
+    assert loads(pickle.dumps([1, {"a": 2}])) == [1, {"a": 2}]
+
+
+def test_damaged_pickles():
+    content = pickle.dumps(Data(x=torch.arange(3)))
+    for cut in (0, 1, 10, len(content) // 2, len(content) - 1):
+        with pytest.raises(DataError):
+            loads(content[:cut])
