@@ -25,6 +25,7 @@ FLOORS = {
     "hessgnn.training": 4,
     "hessgnn.calculator": 4,
     "hessgnn.benchmark": 5,
+    "hessgnn.cost": 5,
     "hessgnn.leaderboard": 6,
     "hessgnn.sweep": 6,
     "hessgnn.cli": 7,

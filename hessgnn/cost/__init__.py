@@ -1,0 +1,1 @@
+"""What Hessians cost, and what is the least to pay for them."""
