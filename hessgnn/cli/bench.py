@@ -118,6 +118,39 @@ def loader(
 
 
 @app.command()
+def probes(
+    architectures: Architectures = [],  # noqa: B006
+    numbers: Probes = ["1,2,4"],  # noqa: B006
+    structures: Annotated[int, typer.Option(min=2, help="Of each set: trained-on minima, held-out frames.")] = 16,
+    directions: Annotated[int, typer.Option(min=2, help="In parameter space, that the gradient is seen along.")] = 24,
+    draws: Annotated[int, typer.Option(min=2, help="Of each estimator on each structure.")] = 500,
+    steps: Annotated[int, typer.Option(min=1, help="Until a potential counts as half trained.")] = 300,
+    batch_size: Annotated[int, typer.Option(min=1, help="That variances are for, and steps are timed with.")] = 16,
+    repeats: Repeats = 11,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything.")] = 0,
+    threads: Threads = None,
+    output: Output = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Measure the noise of estimators of the Hessian loss against their cost, on the bundled data, on the CPU."""
+    from hessgnn.cost.probes import Settings, study
+
+    conditions = _prepare(Device.cpu, threads, keep_memory=False)
+    settings = Settings(tuple(_numbers(numbers)), structures, directions, draws, steps, batch_size, repeats, seed)
+    console, names = _console(conditions, output), _names(architectures)
+    if dry_run:
+        console.print(f"{', '.join(names)}: {settings}", markup=False, highlight=False)
+        return
+    with console.status("", spinner="line") as status:
+        found = study(names, settings, lambda what: status.update(escape(what)))
+    for table in found.tables():
+        console.print(table)
+    if output is not None:
+        found.write(output, conditions)
+        _told(console, output)
+
+
+@app.command()
 def show(report: Annotated[Path, typer.Argument(help="JSON file of another verb.")]) -> None:
     """Print the tables of a stored report again."""
     from hessgnn.cost.report import Report
@@ -140,10 +173,7 @@ def _run(
     """Measure, print each table when it is done, and keep what is done in the file."""
     from hessgnn.cost.report import Report
 
-    if output is not None and output.is_dir():
-        raise ConfigError("is a folder", where=output, remedy="name a file, such as steps.json")
-    console = Console()
-    console.print(_described(conditions), highlight=False)
+    console = _console(conditions, output)
     if dry_run:
         for experiment in experiments:
             console.print(f"{escape(experiment.title)}, {experiment.repeats} repeats:", highlight=False)
@@ -162,7 +192,20 @@ def _run(
             if output is not None:
                 report.write(output)
     if output is not None:
-        console.print(f"report: {output}", markup=False, highlight=False, soft_wrap=True)
+        _told(console, output)
+
+
+def _console(conditions: Conditions, output: Path | None) -> Console:
+    """A console that has said on what is measured, once the file can be written."""
+    if output is not None and output.is_dir():
+        raise ConfigError("is a folder", where=output, remedy="name a file, such as steps.json")
+    console = Console()
+    console.print(_described(conditions), highlight=False)
+    return console
+
+
+def _told(console: Console, output: Path) -> None:
+    console.print(f"report: {output}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _advance(progress: Progress, task: TaskID, done: int, total: int) -> None:

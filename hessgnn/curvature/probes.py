@@ -3,6 +3,9 @@
 For a residual ``A = H - H_ref`` of a structure with N atoms, every kind gives vectors ``v_k`` and weights ``w_k`` with
 ``E[Σ_k w_k ‖A v_k‖²] = ‖A‖²_F``. Random vectors with ``E[v vᵀ] = 1`` do so with ``w = 1/K``; R of the 3N unit vectors
 do so with ``w = 3N/R``, also for any other function of the entries of A, since each row is seen as it is.
+
+``hessgnn.cost.probes`` measures which kind brings least noise into the gradient for its cost: random signs along the
+modes of the reference Hessian, divided among the products.
 """
 
 from __future__ import annotations
@@ -15,9 +18,14 @@ import torch
 from torch import Generator, Tensor
 
 from hessgnn.data.batch import Batch
+from hessgnn.data.modes import Modes, reference_modes
+from hessgnn.errors import UserError
 
-ProbeKind = Literal["rows", "atoms", "rademacher", "gaussian", "full"]
+ProbeKind = Literal["rows", "atoms", "rademacher", "gaussian", "modes", "full"]
 """Names of the kinds of probes, see :func:`draw`."""
+
+WHOLE_ROWS: tuple[ProbeKind, ...] = ("rows", "atoms", "full")
+"""Kinds that see rows of the residual as they are, so that any function of its entries is estimated without bias."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +57,14 @@ def draw(kind: ProbeKind, number: int, batch: Batch, generator: Generator | None
     kind
         ``rows``: ``number`` rows of each Hessian, without replacement, at most its 3N. ``atoms``: the three rows of
         each of ``number`` atoms, without replacement. ``rademacher``, ``gaussian``: ``number`` random vectors.
+        ``modes``: random signs along the modes of the reference Hessian, which are divided into ``number`` parts, one
+        for each vector, see :mod:`hessgnn.data.modes`. Structures without a Hessian get signs along their coordinates.
         ``full``: all rows.
     number
         See above; ignored for ``full``.
     batch
-        The structures.
+        The structures. For ``modes`` with labels; modes that these do not hold are computed, which costs more than the
+        products do: have the loader compute them once.
     generator
         Source of randomness, on the CPU, so that every device sees the same probes.
 
@@ -102,6 +113,15 @@ def _gaussian(number: int, batch: Batch, generator: Generator | None) -> Probes:
     return _averaged(torch.randn(number, *batch.positions.shape, generator=generator, dtype=torch.float64), batch)
 
 
+def _modes(number: int, batch: Batch, generator: Generator | None) -> Probes:
+    modes = _modes_of(batch, number)
+    signs = torch.randint(0, 2, modes.part.shape, generator=generator).to(modes.vectors) * 2 - 1
+    number_of = torch.arange(number, device=modes.part.device).view(-1, 1, 1)
+    chosen = modes.part == number_of  # (K, n_structures, D)
+    padded = torch.einsum("sij,ksj->ksi", modes.vectors, signs * chosen)
+    return Probes(batch.unpad(padded), chosen.any(-1).to(padded.dtype))
+
+
 def _full(number: int, batch: Batch, generator: Generator | None) -> Probes:  # noqa: ARG001 (one signature for all)
     return all_rows(batch)
 
@@ -111,9 +131,26 @@ _KINDS: dict[str, Callable[[int, Batch, Generator | None], Probes]] = {
     "atoms": _atoms,
     "rademacher": _rademacher,
     "gaussian": _gaussian,
+    "modes": _modes,
     "full": _full,
 }
 assert set(_KINDS) == set(get_args(ProbeKind))
+
+
+def _modes_of(batch: Batch, number: int) -> Modes:
+    labels = batch.labels
+    if labels is None:
+        raise UserError(
+            "modes probes need the reference Hessians, and this batch has no labels", remedy="use rademacher"
+        )
+    if labels.modes is not None and labels.modes.number == number:
+        return labels.modes
+    sizes, hessians = batch.n_atoms.tolist(), labels.hessian.double().cpu().numpy()
+    modes = [
+        reference_modes(hessians[s, : 3 * n, : 3 * n] if known else None, number, n)
+        for s, (n, known) in enumerate(zip(sizes, labels.has_hessian.tolist(), strict=True))
+    ]
+    return Modes.join(modes, number, batch.positions.dtype).to(batch.positions.device)
 
 
 def _averaged(vectors: Tensor, batch: Batch) -> Probes:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hessgnn.data.modes import Modes, StructureModes
 from hessgnn.data.neighbors import neighbors
 from hessgnn.data.structure import Structure
 
@@ -35,6 +36,8 @@ class Labels:
         any Hessian has ``D = 0``.
     has_energy, has_forces, has_hessian
         ``(n_structures,)`` bool.
+    modes
+        Of the Hessians, where somebody has computed them once for all batches, as the loader does if it is asked.
     """
 
     energy: Tensor
@@ -43,6 +46,7 @@ class Labels:
     has_energy: Tensor
     has_forces: Tensor
     has_hessian: Tensor
+    modes: Modes | None = None
 
 
 @dataclass(frozen=True)
@@ -164,7 +168,8 @@ class Batch:
         moved = {name: getattr(self, name).to(device) for name in _TENSORS}
         labels = self.labels
         if labels is not None:
-            labels = Labels(**{name: getattr(labels, name).to(device) for name in _LABELS})
+            modes = None if labels.modes is None else labels.modes.to(device)
+            labels = Labels(**{name: getattr(labels, name).to(device) for name in _LABELS}, modes=modes)
         index = None if self.index is None else self.index.to(device)
         return Batch(**moved, labels=labels, index=index)
 
@@ -187,7 +192,8 @@ class Batch:
         new_atom = atoms.cumsum(0) - 1
         labels = self.labels
         if labels is not None:
-            n = 3 * int(self.n_atoms[structures].max()) if labels.hessian.shape[-1] and bool(structures.any()) else 0
+            width = 3 * int(self.n_atoms[structures].max()) if bool(structures.any()) else 0
+            n = min(width, labels.hessian.shape[-1])
             labels = Labels(
                 energy=labels.energy[structures],
                 forces=labels.forces[atoms],
@@ -195,6 +201,7 @@ class Batch:
                 has_energy=labels.has_energy[structures],
                 has_forces=labels.has_forces[structures],
                 has_hessian=labels.has_hessian[structures],
+                modes=None if labels.modes is None else labels.modes.select(structures, width),
             )
         return Batch(
             numbers=self.numbers[atoms],
@@ -239,6 +246,7 @@ class Batch:
         dtype: torch.dtype = torch.float64,
         edges: Sequence[tuple[np.ndarray, np.ndarray]] | None = None,
         index: Sequence[int] | None = None,
+        modes: tuple[Sequence[StructureModes], int] | None = None,
     ) -> Batch:
         """Join structures and their labels.
 
@@ -254,6 +262,9 @@ class Batch:
             What :func:`~hessgnn.data.neighbors.neighbors` gave for each structure, where it is known already.
         index
             Place of each structure in its data set.
+        modes
+            What :func:`~hessgnn.data.modes.reference_modes` gave for each structure and the number of its parts,
+            where that is known already.
 
         Returns
         -------
@@ -274,7 +285,7 @@ class Batch:
                 np.concatenate([e + start for (e, _), start in zip(edges, starts, strict=True)], axis=1)
             ),
             edge_shift=torch.from_numpy(np.concatenate([shift for _, shift in edges])).to(dtype),
-            labels=_join_labels(structures, sizes, dtype),
+            labels=_join_labels(structures, sizes, dtype, modes),
             index=torch.tensor(list(index) if index is not None else [-1] * len(sizes)),
         )
 
@@ -325,10 +336,15 @@ class Batch:
 
 
 _TENSORS = ("numbers", "positions", "batch", "n_atoms", "edge_index", "edge_shift")
-_LABELS = tuple(field.name for field in dataclasses.fields(Labels))
+_LABELS = tuple(field.name for field in dataclasses.fields(Labels) if field.name != "modes")
 
 
-def _join_labels(structures: Sequence[Structure], sizes: Sequence[int], dtype: torch.dtype) -> Labels:
+def _join_labels(
+    structures: Sequence[Structure],
+    sizes: Sequence[int],
+    dtype: torch.dtype,
+    modes: tuple[Sequence[StructureModes], int] | None,
+) -> Labels:
     """Put the labels of ragged structures into padded tensors."""
     has_hessian = [s.hessian is not None for s in structures]
     width = 3 * max(sizes) if any(has_hessian) else 0
@@ -345,4 +361,5 @@ def _join_labels(structures: Sequence[Structure], sizes: Sequence[int], dtype: t
         has_energy=torch.tensor([s.energy is not None for s in structures]),
         has_forces=torch.tensor([s.forces is not None for s in structures]),
         has_hessian=torch.tensor(has_hessian),
+        modes=None if modes is None else Modes.join(list(modes[0]), modes[1], dtype),
     )

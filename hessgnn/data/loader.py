@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from hessgnn.data.batch import Batch
+from hessgnn.data.modes import reference_modes
 from hessgnn.data.neighbors import neighbors
 from hessgnn.data.store import Store
 
@@ -34,6 +35,9 @@ class Loader:
         Where the batches are put.
     seed
         Of the shuffling; ``None`` keeps the order of ``indices``.
+    modes
+        Divide the modes of each structure's reference Hessian into so many parts, once, and give them with the labels.
+        They take as much memory as the Hessians.
     """
 
     def __init__(
@@ -45,11 +49,14 @@ class Loader:
         dtype: torch.dtype,
         device: torch.device | str = "cpu",
         seed: int | None = None,
+        modes: int | None = None,
     ) -> None:
         self.indices = np.asarray(indices, dtype=np.int64)
         self.structures = [store[int(i)] for i in self.indices]
         self.edges = [neighbors(s.positions, cutoff, s.cell, s.pbc) for s in self.structures]
         self.cutoff, self.batch_size, self.dtype, self.device, self.seed = cutoff, batch_size, dtype, device, seed
+        self.n_parts = modes
+        self.modes = [reference_modes(s.hessian, modes, len(s)) for s in self.structures] if modes else None
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -87,4 +94,5 @@ class Loader:
             self.dtype,
             edges=[self.edges[i] for i in chosen],
             index=self.indices[chosen].tolist(),
+            modes=([self.modes[i] for i in chosen], self.n_parts) if self.modes and self.n_parts else None,
         ).to(self.device)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from hessgnn.config import Settings, parse
-from hessgnn.curvature.probes import ProbeKind
+from hessgnn.curvature.probes import WHOLE_ROWS, ProbeKind
 from hessgnn.errors import ConfigError
 from hessgnn.potentials.base import Potential, PotentialConfig
 from hessgnn.potentials.registry import resolve
@@ -28,7 +28,7 @@ class ProbeConfig(Settings):
     """What the Hessian is compared on in a training step."""
 
     kind: ProbeKind = "rademacher"
-    number: PositiveInt = Field(default=1, description="rows, atoms or random vectors for each structure and step")
+    number: PositiveInt = Field(default=1, description="rows, atoms, random vectors or parts of the modes, a step")
     fraction: PositiveFloat = Field(default=1.0, le=1.0, description="share of the batch that is probed in a step")
     backend: Literal["vmap", "loop", "replicate"] = Field(
         default="vmap", description="how products are formed; fixed, so that a resumed run repeats every digit"
@@ -63,10 +63,10 @@ class LossConfig(Settings):
 
     @model_validator(mode="after")
     def _probes_suit_the_function(self) -> LossConfig:
-        if self.hessian_function != "squared" and self.probes.kind in ("rademacher", "gaussian"):
+        if self.hessian_function != "squared" and self.probes.kind not in WHOLE_ROWS:
             raise ValueError(
                 f"hessian_function {self.hessian_function!r} needs whole rows: random probes mix the entries of a row. "
-                "Use probes.kind rows, atoms or full"
+                f"Use one of probes.kind {', '.join(WHOLE_ROWS)}"
             )
         return self
 

@@ -147,7 +147,8 @@ class Trainer:
             )
         dtype, size = getattr(torch, config.training.dtype), config.training.batch_size
         cutoff = potential.cutoff
-        self.loader = Loader(store, train, cutoff, size, dtype, self.device, seed=config.training.seed)
+        modes = config.loss.probes.number if config.loss.hessian and config.loss.probes.kind == "modes" else None
+        self.loader = Loader(store, train, cutoff, size, dtype, self.device, seed=config.training.seed, modes=modes)
         held_out = Loader(store, validation, cutoff, config.validation.batch_size, dtype, self.device)
         self.validation = list(held_out)
         structures = self.loader.structures

@@ -99,3 +99,18 @@ def test_no_gpu(invoke):
     status, _, errors = invoke("steps", "--device", "cuda")
     assert status == 2
     assert "--device: no such device here: 'cuda'. To mend: use auto, cpu or cuda" in errors
+
+
+def test_probes(invoke):
+    small = ("--structures", 2, "--directions", 2, "--draws", 5, "--steps", 2, "--batch-size", 2, "--repeats", 1)
+    asked = ("probes", "--architectures", NAMES, "--numbers", 1, "--threads", 1, *small, "-o", "out.json")
+    status, output, _ = invoke(*asked, "--dry-run")
+    assert (status, Path("out.json").exists()) == (0, False)
+    status, output, errors = invoke(*asked)
+    assert (status, errors) == (0, "")
+    assert "geometric mean over all" in output
+    written = json.loads(Path("out.json").read_text())
+    assert written["settings"]["draws"] == 5
+    assert {one["state"] for one in written["situations"]} == {"untrained", "half trained"}
+    status, _, errors = invoke("show", "out.json")
+    assert (status, errors.count("\n")) == (2, 1)

@@ -9,6 +9,9 @@ from ase.build import molecule
 
 from hessgnn.curvature.probes import Probes, all_rows, draw
 from hessgnn.data.batch import Batch
+from hessgnn.data.modes import reference_modes
+from hessgnn.data.structure import Structure
+from hessgnn.errors import UserError
 
 
 @pytest.fixture
@@ -158,3 +161,70 @@ def test_probes_have_the_type_of_the_positions(kind):
     batch = Batch.from_atoms([molecule("H2O")], 5.0, torch.float32)
     probes = draw(kind, 2, batch)
     assert probes.vectors.dtype == probes.weights.dtype == torch.float32
+
+
+def labelled(*molecules, bare=()):
+    """With a random symmetric Hessian each; those named in `bare` without."""
+    generator = torch.Generator().manual_seed(7)
+    structures = []
+    for k, atoms in enumerate(molecules):
+        h = torch.randn(3 * len(atoms), 3 * len(atoms), generator=generator, dtype=torch.float64)
+        hessian = None if k in bare else (h + h.T).numpy()
+        structures.append(Structure.from_atoms(atoms, name=f"{k}", hessian=hessian))
+    return structures
+
+
+N2 = Atoms("N2", [[0, 0, 0], [0, 0, 1.1]])
+
+
+@pytest.mark.parametrize("bare", [(), (0,)])
+@pytest.mark.parametrize("number", [1, 2, 4, 7])
+def test_the_mean_over_all_signs_along_the_modes_is_exact(number, bare, monkeypatch):
+    """All 64 choices of signs, as one draw of 64 equal structures."""
+    structures = labelled(N2, bare=bare) * 64
+    batch = Batch.from_structures(structures, 5.0)
+    every = torch.tensor(list(itertools.product([0, 1], repeat=6)))
+    monkeypatch.setattr(torch, "randint", lambda *args, **kwargs: every)
+    probes = draw("modes", number, batch)
+    assert probes.number == number
+    a = matrices(batch)[0]
+    squares = (batch.pad(probes.vectors) @ a.T).square().sum(-1)  # (K, 64)
+    estimate = (probes.weights * squares).sum(0)
+    torch.testing.assert_close(estimate.mean(), a.square().sum(), rtol=1e-12, atol=0)
+    assert float(estimate.std()) > 0 or number > 6
+
+
+def test_a_residual_that_shares_the_modes_has_no_noise():
+    structures = labelled(N2, molecule("H2O"))
+    batch = Batch.from_structures(structures, 5.0)
+    for number in (1, 3):
+        probes = draw("modes", number, batch, torch.Generator().manual_seed(0))
+        products = torch.einsum("sij,ksj->ksi", batch.labels.hessian, batch.pad(probes.vectors))
+        estimate = (probes.weights.unsqueeze(-1) * products.square()).sum((0, 2))
+        torch.testing.assert_close(estimate, batch.labels.hessian.square().sum((1, 2)), rtol=1e-12, atol=0)
+
+
+def test_modes_that_the_labels_hold_are_used_if_they_are_so_divided():
+    structures = labelled(N2, molecule("H2O"), Atoms("O"), bare=(2,))
+    modes = [reference_modes(s.hessian, 2, len(s)) for s in structures]
+    held, bare = Batch.from_structures(structures, 5.0, modes=(modes, 2)), Batch.from_structures(structures, 5.0)
+    for number in (2, 3):
+        first, second = (draw("modes", number, one, torch.Generator().manual_seed(0)) for one in (held, bare))
+        assert torch.equal(first.vectors, second.vectors)
+        assert torch.equal(first.weights, second.weights)
+        assert first.number == number
+
+
+def test_each_product_takes_its_own_part_of_the_modes():
+    structures = labelled(molecule("H2O"))
+    modes = reference_modes(structures[0].hessian, 2, 3)
+    batch = Batch.from_structures(structures, 5.0)
+    probes = draw("modes", 2, batch, torch.Generator().manual_seed(0))
+    along = batch.pad(probes.vectors)[:, 0] @ torch.from_numpy(modes.vectors)
+    expected = torch.from_numpy(modes.part) == torch.arange(2).view(-1, 1)
+    torch.testing.assert_close(along.abs(), expected.double())
+
+
+def test_modes_need_labels():
+    with pytest.raises(UserError, match="no labels"):
+        draw("modes", 1, Batch.from_atoms([N2], 5.0))

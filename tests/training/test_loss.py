@@ -172,3 +172,34 @@ def test_weights_grow_along_the_ramp() -> None:
     assert [Weights.at(step, config).hessian for step in (0, 10, 15, 20, 99)] == [0, 0, 0.5, 1, 1]
     assert Weights.at(15, config).forces == 1.0
     assert Weights.at(0, LossConfig()) == Weights(0.30, 0.09)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_the_mean_over_all_signs_along_the_modes_of_a_diatomic_is_the_full_loss(
+    potential: Potential, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """64 equal structures, each with its own choice of the six signs."""
+    batch = make_batch(*["N2"] * 64)
+    full = evaluate(potential, batch, Weights(0.3, 0.09), probes={"kind": "full"}).terms["hessian"]
+    every = torch.tensor(list(product((0, 1), repeat=6)))
+    monkeypatch.setattr(torch, "randint", lambda *args, **kwargs: every)
+    value = evaluate(potential, batch, Weights(0.3, 0.09), probes={"kind": "modes", "number": number})
+    assert value.terms["hessian"] == pytest.approx(full, rel=1e-10)
+    assert value.n_products == number
+
+
+def test_structures_without_a_hessian_do_not_disturb_probes_along_modes(potential: Potential) -> None:
+    whole = [spring_structure("H2O", "train"), spring_structure("CH4", "train")]
+    mixed = Batch.from_structures([spring_structure("CO2", "train", hessian=None), *whole], 5.0, index=range(3))
+    value = evaluate(potential, mixed, Weights(0.3, 0.09), probes={"kind": "modes", "number": 2})
+    labelled = Batch.from_structures(whole, 5.0, index=range(2))
+    alone = evaluate(potential, labelled, Weights(0.3, 0.09), probes={"kind": "modes", "number": 2})
+    assert value.terms["hessian"] == pytest.approx(alone.terms["hessian"], rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["modes", "rademacher", "gaussian"])
+def test_what_mixes_the_entries_of_a_row_suits_the_square_only(kind: str) -> None:
+    with pytest.raises(ValueError, match="whole rows"):
+        LossConfig(hessian_function="l1", probes={"kind": kind})
+    for rows in ("rows", "atoms", "full"):
+        LossConfig(hessian_function="huber", probes={"kind": rows})

@@ -224,3 +224,15 @@ def test_training_on_hessians_that_jump_warns(make_config: MakeConfig, tmp_path:
         Trainer(config, Run(tmp_path / "run"))
     quiet = config.model_copy(update={"loss": config.loss.model_copy(update={"hessian": 0.0})})
     Trainer(quiet, Run(tmp_path / "quiet"))
+
+
+@pytest.mark.parametrize("fraction", [1.0, 0.5])
+def test_modes_are_computed_once_for_the_run(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fraction: float
+) -> None:
+    config = make_config(loss={"probes": {"kind": "modes", "number": 2, "fraction": fraction}})
+    trainer = Trainer(config, Run(tmp_path / "run"))
+    monkeypatch.setattr("hessgnn.curvature.probes.reference_modes", lambda *_: pytest.fail("computed in a step"))
+    assert trainer.fit().progress.products == 2 * config.training.steps
+    without = make_config(loss={"hessian": 0.0, "probes": {"kind": "modes"}})
+    assert Trainer(without, Run(tmp_path / "without")).loader.modes is None
