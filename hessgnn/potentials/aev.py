@@ -53,6 +53,7 @@ class Environment:
     ) -> None:
         radial, angular = computer.radial, computer.angular
         self.n_rows, self.n_species, self.n_pairs = n_rows, computer.num_species, computer.num_species_pairs
+        self.row, self.neighbor = row, neighbor
         distances = vectors.norm(dim=-1)
         self.inverse = 1 / distances
         self.units = vectors.T * self.inverse
@@ -103,20 +104,14 @@ class Environment:
         """
         radial, angular = self._gather(u)
         slope = (radial * self.radial[1]).sum(-2)
-        s, s1, s2, *curved = self.shells
-        by_angle = [(angular * self.angles[n]).sum(-2) for n in (0, 1)]
-        inner = [(by_angle[0] * s1).sum(-2), (by_angle[0] * s2).sum(-2)]
-        bend = (by_angle[1] * s).sum(-2)
+        inner, bend = self._slopes(angular)
         if displaced is not None:
             d, c = displaced.distances, displaced.cosine
-            a, b = (x[0] for x in by_angle)
-            s11, s12, s22 = ((a * f).sum(0) for f in curved)
-            bent = [(b * f).sum(0) for f in (s1, s2)]
-            twice = ((angular[0] * self.angles[2]).sum(-2) * s).sum(0)
+            s11, s12, s22, s1c, s2c, scc = self._curvatures(angular[0])
             slope[1:] += (radial[0] * self.radial[2]).sum(0) * displaced.distance
-            inner[0][1:] += s11 * d[0] + s12 * d[1] + bent[0] * c
-            inner[1][1:] += s12 * d[0] + s22 * d[1] + bent[1] * c
-            bend[1:] += bent[0] * d[0] + bent[1] * d[1] + twice * c
+            inner[0][1:] += s11 * d[0] + s12 * d[1] + s1c * c
+            inner[1][1:] += s12 * d[0] + s22 * d[1] + s2c * c
+            bend[1:] += s1c * d[0] + s2c * d[1] + scc * c
         for edge, g in zip(self.edges, inner, strict=True):
             slope.index_add_(-1, edge, g)
         out = self.units * slope.unsqueeze(-2)
@@ -160,6 +155,81 @@ class Environment:
         terms = _outer(by_angle[0], self.angles[0]).add_(_outer(by_angle[1], self.angles[1]))
         terms[0] += _outer(s, self.angles[2] * (c * xc).sum(0))
         return self._sum(radial, terms)
+
+    def edge_tangents(self) -> Tensor:
+        """Derivatives of G in the vector of each edge, ``(n_edges, 3, n_columns)``.
+
+        Only those features are there that contain the edge's neighbour: those of its element, then those of its
+        element and each other one.
+        """
+        radial = self.units.unsqueeze(1) * self.radial[1]
+        s, s1, s2, *_ = self.shells
+        bend = _outer(s, self.angles[1]).flatten(0, 1)
+        angular = bend.new_zeros(3, len(bend), len(self.neighbor) * self.n_species)
+        for (one, other), shell in zip(ONE_AND_OTHER, (s1, s2), strict=True):
+            terms = self.unit[one].unsqueeze(1) * _outer(shell, self.angles[0]).flatten(0, 1)
+            terms.addcmul_(self.slopes[one].unsqueeze(1), bend)
+            angular.index_add_(-1, self.edges[one] * self.n_species + self.neighbor[self.edges[other]], terms)
+        angular = angular.unflatten(-1, (-1, self.n_species)).permute(2, 0, 3, 1).flatten(2)
+        return torch.cat([radial.permute(2, 0, 1), angular], dim=-1)
+
+    def edge_curvatures(self, u: Tensor, slot: Tensor, most: int) -> Tensor:
+        """``Σ u ∂²G`` in the vectors of the edges of each atom.
+
+        Parameters
+        ----------
+        u
+            ``(n_rows, n_features)``.
+        slot
+            ``(n_edges,)``, place of each edge among those of its centre.
+        most
+            How many places there are.
+
+        Returns
+        -------
+        Tensor
+            ``(n_rows, most, most, 3, 3)``.
+        """
+        radial, angular = (part[0] for part in self._gather(u.unsqueeze(1)))
+        inner, bend = self._slopes(angular)
+        s11, s12, s22, s1c, s2c, scc = self._curvatures(angular)
+        slope, curvature = ((radial * self.radial[n]).sum(0) for n in (1, 2))
+        mixed = torch.zeros_like(self.units)
+        own = self.row * most + slot  # of an edge, among the places of all atoms
+        flat = mixed.new_zeros(3, 3, self.n_rows * most * most)
+        for n, (along, with_cosine) in enumerate(((s11, s1c), (s22, s2c))):
+            edge, a = self.edges[n], self.slopes[n]
+            shrink = bend * self.inverses[n]
+            slope.index_add_(0, edge, inner[n] - self.cosine * shrink)
+            curvature.index_add_(0, edge, along)
+            mixed.index_add_(1, edge, a * (with_cosine - shrink))
+            flat.index_add_(-1, (own * most + slot)[edge], _dyad(a, a * scc))
+        transverse = slope * self.inverse
+        bent = _dyad(self.units, self.units * (curvature - transverse) + mixed) + _dyad(mixed, self.units)
+        bent.diagonal().add_(transverse.unsqueeze(-1))
+        flat.index_add_(-1, own * most + slot, bent)
+        (r1, r2), (a1, a2), (first, second) = self.unit, self.slopes, self.edges
+        across = bend * self.inverses[0] * self.inverses[1]
+        cross = _dyad(r1, s12 * r2 + (s1c - bend * self.inverses[0]) * a2)
+        cross += _dyad(a1, s2c * r2 + scc * a2)
+        cross -= _dyad(r2, across * r2)
+        cross.diagonal().add_(across.unsqueeze(-1))
+        flat.index_add_(-1, own[first] * most + slot[second], cross)
+        flat.index_add_(-1, own[second] * most + slot[first], cross.transpose(0, 1))
+        return flat.view(3, 3, self.n_rows, most, most).permute(2, 3, 4, 0, 1)
+
+    def _slopes(self, angular: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Sum derivatives in the two distances, and in the cosine, over the features with weights."""
+        s, s1, s2, *_ = self.shells
+        straight = (angular * self.angles[0]).sum(-2)
+        return [(straight * s1).sum(-2), (straight * s2).sum(-2)], ((angular * self.angles[1]).sum(-2) * s).sum(-2)
+
+    def _curvatures(self, angular: Tensor) -> tuple[Tensor, ...]:
+        """Sum second derivatives (rr, rr', r'r', rc, r'c, cc) over the features with weights ``(4, 8, n_triples)``."""
+        s, s1, s2, *curved = self.shells
+        straight, bent, twice = ((angular * f).sum(-2) for f in self.angles)
+        pairs = (*((straight, f) for f in curved), (bent, s1), (bent, s2), (twice, s))
+        return tuple((weights * f).sum(-2) for weights, f in pairs)
 
     def _shell_changes(self, displaced: Displacement) -> Tensor:
         d1, d2 = (d.unsqueeze(-2) for d in displaced.distances)
@@ -236,6 +306,11 @@ class Displacement:
 def _outer(shells: Tensor, angles: Tensor) -> Tensor:
     """``(..., shells, angles, n_triples)``."""
     return shells.unsqueeze(-2) * angles.unsqueeze(-3)
+
+
+def _dyad(a: Tensor, b: Tensor) -> Tensor:
+    """``a bᵀ`` of vectors ``(3, n)``, ``(3, 3, n)``."""
+    return a.unsqueeze(1) * b.unsqueeze(0)
 
 
 def _products(g: list[Tensor], a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> list[Tensor]:

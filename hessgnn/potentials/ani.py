@@ -19,6 +19,7 @@ from torch import Tensor
 
 from hessgnn.data.batch import Batch
 from hessgnn.potentials.aev import Displacement, Environment
+from hessgnn.potentials.ani_hessian import edge_hessians
 from hessgnn.potentials.base import PotentialConfig
 from hessgnn.potentials.blocks import activation
 from hessgnn.potentials.closed_form import ClosedFormPotential, EdgeHessians, Evaluation
@@ -105,11 +106,24 @@ class ANI(ClosedFormPotential):
 
     def edge_hessians(self, batch: Batch, atoms: Tensor) -> EdgeHessians:
         """Second derivatives of the energies of some atoms in the vectors to their neighbours."""
-        raise NotImplementedError
+        return edge_hessians(self, batch, atoms)
 
     def edge_hessian_bytes(self, batch: Batch) -> int:
         """Memory that :meth:`edge_hessians` takes for one atom, roughly."""
-        raise NotImplementedError
+        edges = batch.edge_index.shape[1] / len(batch.numbers)
+        columns, widths = self.feature_columns().shape[1], self.config.hidden
+        tangents = 3 * edges * (2 * columns + 4 * max(widths)) + 3 * (3 * edges) ** 2
+        triples = edges**2 / 2 * 8 * self.aev.angular.num_feats
+        return int((tangents + triples) * batch.positions.element_size())
+
+    def feature_columns(self) -> Tensor:
+        """Features that a neighbour of each element has a part in, ``(n_elements, n_columns)``."""
+        radial, angular = self.aev.radial.num_feats, self.aev.angular.num_feats
+        species = torch.arange(len(self.elements), device=self.aev.triu_index.device)
+        features = torch.arange(max(radial, angular), device=species.device)
+        own = species.unsqueeze(1) * radial + features[:radial]
+        shared = len(species) * radial + self.aev.triu_index.unsqueeze(2) * angular + features[:angular]
+        return torch.cat([own, shared.flatten(1)], dim=1)
 
     def layers(self) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
         """Weights and biases of each layer, then of each element."""
