@@ -33,6 +33,7 @@ from hessgnn.data.store import Store
 from hessgnn.potentials import registry
 from hessgnn.potentials.activations import Activation
 from hessgnn.potentials.base import Potential
+from hessgnn.potentials.closed_form import ClosedFormPotential
 from hessgnn.training.config import LossConfig, ProbeConfig
 
 ARCHITECTURES = ("ani", "schnet", "nequip")
@@ -66,6 +67,8 @@ def left_to_autograd(potential: Potential) -> Potential:
         if isinstance(module, Activation):
             plain = PLAIN[module.name]
             module.forward = types.MethodType(lambda _, x, plain=plain: plain(x), module)  # type: ignore[method-assign]
+    if isinstance(potential, ClosedFormPotential):
+        potential.closed_form = False
     known = potential.total_energy
     potential.total_energy = lambda batch: known(batch.replace(derivatives=None))  # type: ignore[method-assign]
     return potential

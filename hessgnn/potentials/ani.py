@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from itertools import chain
+from itertools import chain, cycle
 from typing import Literal
 
 import torch
@@ -183,13 +183,15 @@ class ANIEvaluation(Evaluation):
         pulled = self._to_atoms(self.environment.pull(self.sweep.reverse(), self.displaced))
         self.energies, self.gradient, self.products = energies[self.row], pulled[0], pulled[1:]
 
-    def backward(self, energies: Tensor, gradient: Tensor, products: Tensor) -> Sequence[Tensor]:
+    def backward(self, energies: Tensor, gradient: Tensor, products: Tensor) -> Sequence[Tensor | None]:
         """Gradients in the parameters."""
         moved = Displacement(self.environment, self._to_edges(torch.cat([gradient.unsqueeze(0), products])))
         features = self.environment.push(moved, self.displaced)
         by_row = torch.empty_like(energies).index_copy_(0, self.row, energies)
         weights, biases = self.sweep.backward(by_row, features)
-        return [*chain(*weights), *chain(*biases)][: len(self.parameters)]
+        gradients = [*chain(*weights), *chain(*biases)][: len(self.parameters)]
+        there = [n > 0 for n in self.sweep.splits]  # an element that is not there has no gradient, as with autograd
+        return [g if yes else None for g, yes in zip(gradients, cycle(there), strict=False)]
 
     def _to_edges(self, vectors: Tensor) -> Tensor:
         """Differences ``(K, 3, n_edges)`` of a field ``(K, n_atoms, 3)``."""
@@ -201,4 +203,4 @@ class ANIEvaluation(Evaluation):
         """Transpose of :meth:`_to_edges`."""
         i, j = self.batch.edge_index
         summed = cotangents.new_zeros(*cotangents.shape[:2], len(self.batch.numbers))
-        return summed.index_add_(-1, j, cotangents).index_add_(-1, i, cotangents, alpha=-1).transpose(1, 2)
+        return summed.index_add_(-1, j, cotangents).index_add_(-1, i, cotangents, alpha=-1).transpose(1, 2).contiguous()

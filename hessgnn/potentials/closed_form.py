@@ -55,7 +55,7 @@ class Evaluation(ABC):
     products: Tensor
 
     @abstractmethod
-    def backward(self, energies: Tensor, gradient: Tensor, products: Tensor) -> Sequence[Tensor]:
+    def backward(self, energies: Tensor, gradient: Tensor, products: Tensor) -> Sequence[Tensor | None]:
         """Gradients in the parameters, from those in energies, gradient and products."""
 
 

@@ -68,3 +68,46 @@ def test_the_order_of_edges_does_not_matter():
     order = torch.randperm(batch.edge_index.shape[1], generator=torch.Generator().manual_seed(0))
     shuffled = batch.replace(edge_index=batch.edge_index[:, order], edge_shift=batch.edge_shift[order])
     torch.testing.assert_close(potential.energy(shuffled), potential.energy(batch), rtol=1e-12, atol=0)
+
+
+def test_energies_are_those_of_torchani_with_the_same_weights():
+    from torchani.aev import AEVComputer, ANIAngular, ANIRadial
+    from torchani.nn import ANINetworks
+
+    potential = make(cutoff_function="cosine", activation="celu")
+    atoms = molecule("CH3NO2")
+    networks = ANINetworks.build(("H", "C", "N", "O"), 384, {}, default_dims=(8, 8), activation="celu", bias=True)
+    networks.double().load_state_dict(potential.networks.state_dict())
+    computer = AEVComputer(ANIRadial.like_1x(), ANIAngular.like_1x(), num_species=4, strategy="pyaev").double()
+    species = torch.tensor([[{1: 0, 6: 1, 7: 2, 8: 3}[z] for z in atoms.numbers]])
+    positions = torch.from_numpy(atoms.positions).unsqueeze(0).requires_grad_(True)
+    energy = networks(species, computer(species, positions))
+    (gradient,) = torch.autograd.grad(energy.sum(), positions)
+    ours = potential(Batch.from_atoms([atoms], potential.cutoff))
+    torch.testing.assert_close(ours.energy, energy.detach(), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(ours.forces, -gradient[0], rtol=1e-5, atol=1e-6)
+
+
+def test_a_parameter_that_was_changed_in_between_is_noticed():
+    potential = make()
+    out = potential(Batch.from_atoms([molecule("CH3OH")], potential.cutoff), create_graph=True)
+    with torch.no_grad():
+        next(potential.networks.parameters()).add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        out.forces.sum().backward()
+
+
+def test_without_a_graph_nothing_is_kept():
+    potential = make()
+    batch = Batch.from_atoms([molecule("CH3OH")], potential.cutoff)
+    out = potential(batch, vectors=torch.ones(2, *batch.positions.shape, dtype=torch.float64))
+    assert not any(x.requires_grad for x in (out.energy, out.forces, out.products))
+
+
+def test_frozen_parameters_stay_without_a_gradient():
+    potential = make()
+    frozen = potential.networks.atomics["C"].layers[0].weight.requires_grad_(False)
+    out = potential(Batch.from_atoms([molecule("CH3OH")], potential.cutoff), create_graph=True)
+    out.forces.square().sum().backward()
+    assert frozen.grad is None
+    assert potential.networks.atomics["C"].layers[1].weight.grad is not None
