@@ -80,7 +80,7 @@ class TrainingStep:
         self.potential, self.batch = potential, batch
         self.loss, self.weights = Loss(config), Weights(config.forces, config.hessian)
         self.parameters = [p for p in potential.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-6)  # the work is the same, the weights stay sound
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-6, fused=True)  # so small that the weights stay sound
         self.generator = torch.Generator().manual_seed(0)
 
     def __call__(self) -> Tensor:

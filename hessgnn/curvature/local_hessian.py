@@ -1,8 +1,8 @@
 """Hessians put together from those of the single atoms' energies, for potentials that write these down.
 
-The energy of an atom depends on the vectors ``R_j - R_i`` to its neighbours alone. Its second derivatives ``B_jk`` in these
-belong to the pair ``(j, k)`` of atoms, and because a common translation changes nothing, their sums over k, over j and
-over both belong, with signs -, - and +, to ``(j, i)``, ``(i, k)`` and ``(i, i)``.
+The energy of an atom depends on the vectors ``R_j - R_i`` to its neighbours alone. Its second derivatives ``B_jk`` in
+these belong to the pair ``(j, k)`` of atoms, and because a common translation changes nothing, their sums over k, over
+j and over both belong, with signs -, - and +, to ``(j, i)``, ``(i, k)`` and ``(i, i)``.
 """
 
 from __future__ import annotations

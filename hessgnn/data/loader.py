@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from hessgnn.data.batch import Batch
-from hessgnn.data.neighbors import neighbors
+from hessgnn.data.neighbors import neighbors, triplets
 from hessgnn.data.store import Store
 
 
@@ -34,6 +34,8 @@ class Loader:
         Where the batches are put.
     seed
         Of the shuffling; ``None`` keeps the order of ``indices``.
+    triplet_cutoff
+        Å; find the triplets too, once, as the potential asks for with its ``triplet_cutoff``.
     """
 
     def __init__(
@@ -45,10 +47,16 @@ class Loader:
         dtype: torch.dtype,
         device: torch.device | str = "cpu",
         seed: int | None = None,
+        triplet_cutoff: float | None = None,
     ) -> None:
         self.indices = np.asarray(indices, dtype=np.int64)
         self.structures = [store[int(i)] for i in self.indices]
         self.edges = [neighbors(s.positions, cutoff, s.cell, s.pbc) for s in self.structures]
+        self.triplets = None
+        if triplet_cutoff is not None:
+            self.triplets = [
+                triplets(s.positions, e, triplet_cutoff) for s, e in zip(self.structures, self.edges, strict=True)
+            ]
         self.cutoff, self.batch_size, self.dtype, self.device, self.seed = cutoff, batch_size, dtype, device, seed
 
     def __len__(self) -> int:
@@ -87,4 +95,5 @@ class Loader:
             self.dtype,
             edges=[self.edges[i] for i in chosen],
             index=self.indices[chosen].tolist(),
+            triplets=None if self.triplets is None else [self.triplets[i] for i in chosen],
         ).to(self.device)

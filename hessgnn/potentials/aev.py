@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from hessgnn.data.neighbors import pairs_of_edges
+
 if TYPE_CHECKING:
     from torchani.aev import AEVComputer, ANIAngular, ANIRadial
 
@@ -46,10 +48,19 @@ class Environment:
         ``(n_edges, 3)``, Å, from the centre to the neighbour.
     order
         Derivatives that will be asked for, at most 2.
+    triplets
+        ``(2, n_triples)``, each pair of edges with a common centre that lie inside the angular cutoff, if known.
     """
 
     def __init__(
-        self, computer: AEVComputer, n_rows: int, row: Tensor, neighbor: Tensor, vectors: Tensor, order: int
+        self,
+        computer: AEVComputer,
+        n_rows: int,
+        row: Tensor,
+        neighbor: Tensor,
+        vectors: Tensor,
+        order: int,
+        triplets: Tensor | None = None,
     ) -> None:
         radial, angular = computer.radial, computer.angular
         self.n_rows, self.n_species, self.n_pairs = n_rows, computer.num_species, computer.num_species_pairs
@@ -61,9 +72,10 @@ class Environment:
         self.radial = _leibniz(
             _gaussians(distances, radial.eta, radial.shifts, order), _cutoff(radial, distances, order), 0.25
         )
-        near = (distances < angular.cutoff).nonzero().squeeze(-1)
-        self.edges = [near[edge] for edge in _pairs_of_edges(row[near], n_rows)]
-        first, second = self.edges
+        if triplets is None:
+            near = (distances < angular.cutoff).nonzero().squeeze(-1)
+            triplets = near[pairs_of_edges(row[near], n_rows)]
+        self.edges = first, second = triplets.unbind()
         self.angular_place = row[first] * self.n_pairs + computer.triu_index[neighbor[first], neighbor[second]]
         self.unit = self._of_triples(self.units)
         self.inverses = self._of_triples(self.inverse)
@@ -72,7 +84,7 @@ class Environment:
             (self.unit[other] - self.cosine * self.unit[one]) * self.inverses[one] for one, other in ONE_AND_OTHER
         ]
         """Derivatives of the cosine in the vectors of its edges, ``(3, n_triples)``."""
-        mean = sum(self._of_triples(distances)) / 2
+        mean = (distances[first] + distances[second]) / 2
         envelopes = zip(*(self._of_triples(f) for f in _cutoff(angular, distances, order)), strict=True)
         self.shells = _products(_gaussians(mean, angular.eta, angular.shifts, order), *envelopes)
         self.angles = _powers(self.cosine, angular.zeta, angular.sections, order)
@@ -240,7 +252,10 @@ class Environment:
 
     def _sum(self, radial: Tensor, angular: Tensor) -> Tensor:
         """Sum ``(K, shifts, n_edges)`` and ``(K, shells, angles, n_triples)`` over the neighbours of each atom."""
-        places = ((radial, self.radial_place, self.n_species), (angular.flatten(1, 2), self.angular_place, self.n_pairs))
+        places = (
+            (radial, self.radial_place, self.n_species),
+            (angular.flatten(1, 2), self.angular_place, self.n_pairs),
+        )
         parts = []
         for terms, place, n in places:
             summed = terms.new_zeros(*terms.shape[:2], self.n_rows * n).index_add_(-1, place, terms)
@@ -329,16 +344,6 @@ def _products(g: list[Tensor], a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> 
     return values
 
 
-def _pairs_of_edges(centre: Tensor, n_atoms: int) -> tuple[Tensor, Tensor]:
-    """Each pair of edges with a common centre, once, as two lists of edges."""
-    counts = torch.bincount(centre, minlength=n_atoms)
-    a, b = torch.tril_indices(most := int(counts.max()), most, -1, device=centre.device)
-    there = a < counts.unsqueeze(1)
-    start = (counts.cumsum(0) - counts).unsqueeze(1)
-    order = centre.argsort(stable=True)
-    return order[(start + a)[there]], order[(start + b)[there]]
-
-
 def _gaussians(x: Tensor, eta: Tensor, shifts: Tensor, order: int) -> list[Tensor]:
     """``exp(-η (x - s)²)`` and its derivatives, ``(n_shifts, n)``."""
     offset = x - shifts.unsqueeze(-1)
@@ -358,7 +363,7 @@ def _powers(cosine: Tensor, zeta: Tensor, sections: Tensor, order: int) -> list[
     s = (1 - c.square()).sqrt()  # never small: |c| < 0.95
     cos, sin = sections.cos().unsqueeze(-1) / 2, sections.sin().unsqueeze(-1) / 2
     base = 0.5 + c * cos + s * sin
-    power = base.pow(exponent - 2) * 2
+    power = _power(base, exponent - 2) * 2
     values = [power * base * base]
     if order > 0:
         slope = 0.95 * (cos - c / s * sin)
@@ -367,6 +372,19 @@ def _powers(cosine: Tensor, zeta: Tensor, sections: Tensor, order: int) -> list[
     if order > 1:
         values.append(exponent * (exponent - 1) * power * slope.square() - power_1 * (0.95**2 * sin / s**3))
     return values
+
+
+def _power(x: Tensor, exponent: float) -> Tensor:
+    """``x`` to some power; to a whole one by squaring, which is many times faster than ``pow``."""
+    if exponent < 1 or not exponent.is_integer():
+        return x.pow(exponent)
+    bits = bin(int(exponent))[3:]  # behind the leading one
+    result = x
+    for bit in bits:
+        result = result.square()
+        if bit == "1":
+            result = result * x
+    return result
 
 
 def _cutoff(part: ANIRadial | ANIAngular, distances: Tensor, order: int) -> list[Tensor]:

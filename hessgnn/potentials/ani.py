@@ -30,7 +30,6 @@ with warnings.catch_warnings():
     # Its compiled extensions have no second derivatives, so that they are absent is no loss here.
     warnings.filterwarnings("ignore", message="The extensions", category=UserWarning)
     from torchani.aev import AEVComputer, ANIAngular, ANIRadial
-    from torchani.neighbors import Neighbors
     from torchani.nn import ANINetworks
 
 
@@ -76,6 +75,9 @@ class ANI(ClosedFormPotential):
             strategy="pyaev",  # the cuAEV extension drops second derivatives and gives silently wrong Hessians
         )
         act = config.activation if config.activation == "celu" else activation(config.activation)
+        self.act: str = config.activation
+        self.hidden = config.hidden
+        self.triplet_cutoff = config.angular_cutoff
         symbols = [chemical_symbols[z] for z in config.elements]
         self.networks = ANINetworks.build(
             symbols, self.aev.out_dim, {}, default_dims=config.hidden, activation=act, bias=config.bias
@@ -90,13 +92,9 @@ class ANI(ClosedFormPotential):
     def atomic_energies(self, batch: Batch) -> Tensor:
         """Dimensionless energy of each atom, ``(n_atoms,)``."""
         species = self.species(batch)
-        if not batch.edge_index.shape[1]:  # torchani cannot sort an empty list of neighbours
-            aev = batch.positions.new_zeros(len(species), self.aev.out_dim)
-        elif batch.positions.requires_grad and torch.is_grad_enabled():
-            aev = self._torchani_environment_vectors(species, batch)
-        else:
-            i, j = batch.edge_index
-            aev = Environment(self.aev, len(species), i, species[j], batch.edge_vectors(), 0).jet().squeeze(1)
+        i, j = batch.edge_index
+        vectors = batch.edge_vectors()
+        aev = Environment(self.aev, len(species), i, species[j], vectors, 0, batch.triplets).jet().squeeze(1)
         # torchani sees the whole batch as one molecule
         return self.networks(species.unsqueeze(0), aev.unsqueeze(0), atomic=True).squeeze(0)
 
@@ -111,7 +109,7 @@ class ANI(ClosedFormPotential):
     def edge_hessian_bytes(self, batch: Batch) -> int:
         """Memory that :meth:`edge_hessians` takes for one atom, roughly."""
         edges = batch.edge_index.shape[1] / len(batch.numbers)
-        columns, widths = self.feature_columns().shape[1], self.config.hidden
+        columns, widths = self.feature_columns().shape[1], self.hidden
         tangents = 3 * edges * (2 * columns + 4 * max(widths)) + 3 * (3 * edges) ** 2
         triples = edges**2 / 2 * 8 * self.aev.angular.num_feats
         return int((tangents + triples) * batch.positions.element_size())
@@ -131,22 +129,6 @@ class ANI(ClosedFormPotential):
         weights = [[layer.weight for layer in layers] for layers in zip(*networks, strict=True)]
         biases = [[layer.bias for layer in layers if layer.bias is not None] for layers in zip(*networks, strict=True)]
         return weights, biases
-
-    def _torchani_environment_vectors(self, species: Tensor, batch: Batch) -> Tensor:
-        once = _each_pair_once(batch)
-        i, j = batch.edge_index[:, once]
-        vectors = -batch.edge_vectors().index_select(0, once)  # torchani's point from the second to the first atom
-        neighbors = Neighbors(torch.stack([i, j]), vectors.norm(dim=-1), vectors)
-        return self.aev.compute_from_neighbors(species.unsqueeze(0), batch.positions.unsqueeze(0), neighbors)[0]
-
-
-def _each_pair_once(batch: Batch) -> Tensor:
-    """Indices of the edges that stand for a pair, whichever order it was listed in."""
-    i, j = batch.edge_index
-    x, y, z = batch.edge_shift.unbind(-1)
-    # Between an atom and its own image (i == j) the sign of the shift decides.
-    forward = (x > 0) | ((x == 0) & ((y > 0) | ((y == 0) & (z > 0))))
-    return ((i < j) | ((i == j) & forward)).nonzero().squeeze(-1)
 
 
 class ANIEvaluation(Evaluation):
@@ -174,11 +156,12 @@ class ANIEvaluation(Evaluation):
         splits = torch.bincount(species, minlength=len(potential.elements)).tolist()
         i, j = batch.edge_index
         derivatives = 2 if len(vectors) else 1
+        edges = batch.edge_vectors()
         self.environment = Environment(
-            potential.aev, len(species), self.row[i], species[j], batch.edge_vectors(), derivatives
+            potential.aev, len(species), self.row[i], species[j], edges, derivatives, batch.triplets
         )
         self.displaced = Displacement(self.environment, self._to_edges(vectors)) if len(vectors) else None
-        self.sweep = Sweep(weights, biases, splits, potential.config.activation)
+        self.sweep = Sweep(weights, biases, splits, potential.act)
         energies = self.sweep.forward(self.environment.jet(self.displaced), derivatives + 1)
         pulled = self._to_atoms(self.environment.pull(self.sweep.reverse(), self.displaced))
         self.energies, self.gradient, self.products = energies[self.row], pulled[0], pulled[1:]

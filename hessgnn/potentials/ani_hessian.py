@@ -1,10 +1,11 @@
 """Hessians of ANI, atom by atom: second derivatives of an atom's energy in the vectors to its neighbours.
 
 With the environment vector G, ``∂²ε = ∂Gᵀ (∂²ε/∂G²) ∂G + Σ (∂ε/∂G) ∂²G``. A neighbour has a part in few features: in
-``∂G`` those of its own element, and in ``∂²G`` what it shares with one other neighbour at a time. The network's part is a
-sum over its layers, ``∂²ε/∂G² = Σ_l D_lᵀ diag(g_l φ''(h_l)) D_l`` with ``D_l = ∂h_l/∂G`` and g the adjoint of ``φ(h)``
-(edge pushing; Gower and Mello, Optim. Methods Softw. 27, 251 (2012)), so ``∂G`` goes forward through the layers and no
-derivative comes back. Costs per atom follow from its number of neighbours, not from that of all atoms.
+``∂G`` those of its own element, and in ``∂²G`` what it shares with one other neighbour at a time. The network's part is
+a sum over its layers, ``∂²ε/∂G² = Σ_l D_lᵀ diag(g_l φ''(h_l)) D_l`` with ``D_l = ∂h_l/∂G`` and g the adjoint of
+``φ(h)`` (edge pushing; Gower and Mello, Optim. Methods Softw. 27, 251 (2012)), so ``∂G`` goes forward through the
+layers and no derivative comes back. Costs of an atom follow from its number of neighbours, not from that of all
+atoms.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def edge_hessians(potential: ANI, batch: Batch, atoms: Tensor) -> EdgeHessians:
 
     weights, biases = potential.layers()
     splits = torch.bincount(species[atoms], minlength=n_species).tolist()
-    sweep = Sweep(weights, biases, splits, potential.config.activation)
+    sweep = Sweep(weights, biases, splits, potential.act)
     sweep.forward(environment.jet(), 2)
     blocks = environment.edge_curvatures(sweep.reverse()[:, 0], slot, most)
     blocks = blocks.permute(0, 1, 3, 2, 4).reshape(len(atoms), 3 * most, 3 * most)
@@ -68,8 +69,9 @@ def edge_hessians(potential: ANI, batch: Batch, atoms: Tensor) -> EdgeHessians:
     place = row * most + slot
     for n, layer in enumerate(sweep.layers):
         if n:
-            changes = _multiply(changes * slopes[row].unsqueeze(1), per_element, weights[n])  # noqa: F821
-        slopes, curvatures = layer.derivatives
+            slopes = sweep.layers[n - 1].derivatives[0]
+            changes = _multiply(changes * slopes[row].unsqueeze(1), per_element, weights[n])
+        curvatures = layer.derivatives[1]
         padded = changes.new_zeros(len(atoms) * most, *changes.shape[1:]).index_copy_(0, place, changes)
         padded = padded.view(len(atoms), 3 * most, changes.shape[-1])
         assert layer.behind is not None

@@ -64,6 +64,9 @@ class Potential(nn.Module, ABC):
     not_c2: str | None = None
     """Why the Hessian of this potential jumps, in words; ``None`` when it is continuous."""
 
+    triplet_cutoff: float | None = None
+    """Å: pairs of edges up to this length with a common centre are wanted in :attr:`Batch.triplets`."""
+
     reference_energies: Tensor
     scale: Tensor
     element_index: Tensor

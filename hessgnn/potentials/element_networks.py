@@ -3,9 +3,9 @@
 For ``ε(G)`` of each atom, a Hessian loss asks for ``ε``, ``u = ∂ε/∂G`` and ``∂²ε/∂G² t`` for some tangents t, and then
 for the gradient of all three in the parameters. With h, x the values before and behind an activation φ, the tangents go
 through the layers beside the values, ``ẋ = φ'(h) ḣ``; so do, on the way back, the adjoints s of h and their changes
-(forward over reverse). One matrix product for each element and layer serves the values and all K tangents, and the
-gradient in the parameters costs four more: whatever K, five in all. Autograd needs ``6 + 6K``, and a node of its graph
-for each operation.
+(forward over reverse). Values and all K tangents lie side by side, so that two matrix products for each element and
+layer give all three, and four more the gradient, where autograd needs ``6 + 6K`` and a node of its graph for each
+operation. The arithmetic is the same; the batch is small and the number of operations is what costs.
 
 All elements share the elementwise operations, so the atoms are ordered by element and the networks are of equal widths.
 """
@@ -13,7 +13,7 @@ All elements share the elementwise operations, so the atoms are ordered by eleme
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -73,7 +73,10 @@ class Sweep:
         self.layers: list[Layer] = []
 
     def forward(self, x: Tensor, order: int) -> Tensor:
-        """Energies ``(n_atoms,)`` of features and tangents ``(n_atoms, 1 + K, n_features)``; φ up to an order is kept."""
+        """Energies ``(n_atoms,)`` from features and their tangents ``(n_atoms, 1 + K, n_features)``.
+
+        Derivatives of φ up to ``order`` are kept: one more than were taken, for :meth:`backward`.
+        """
         for weights, biases in zip(self.weights[:-1], self.biases[:-1], strict=True):
             h = self._multiply(x, [w.T for w in weights])
             for part, b in zip(h[:, 0].split(self.splits), biases, strict=False):
@@ -105,7 +108,7 @@ class Sweep:
         return g
 
     def backward(self, energy: Tensor, z: Tensor) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
-        """Gradients of weights and biases from those of the energies ``(n_atoms,)`` and of what :meth:`reverse` gave."""
+        """Gradients of weights and biases from those of the energies ``(n_atoms,)`` and of :meth:`reverse`'s result."""
         many = z.shape[1] > 1
         outputs: list[Tensor] = []
         mixed: list[Tensor] = []

@@ -147,8 +147,9 @@ class Trainer:
             )
         dtype, size = getattr(torch, config.training.dtype), config.training.batch_size
         cutoff = potential.cutoff
-        self.loader = Loader(store, train, cutoff, size, dtype, self.device, seed=config.training.seed)
-        held_out = Loader(store, validation, cutoff, config.validation.batch_size, dtype, self.device)
+        triplets = potential.triplet_cutoff
+        self.loader = Loader(store, train, cutoff, size, dtype, self.device, config.training.seed, triplets)
+        held_out = Loader(store, validation, cutoff, config.validation.batch_size, dtype, self.device, None, triplets)
         self.validation = list(held_out)
         structures = self.loader.structures
         reference = config.data.reference_energies or fit_reference_energies(structures, potential.elements)
@@ -168,6 +169,7 @@ class Trainer:
                 {"params": others, "weight_decay": 0.0},
             ],
             lr=config.training.schedule.lr,
+            fused=True,
         )
         self.schedule = Schedule(config.training.schedule, config.training.steps)
         self.progress = Progress(device=self.device.type, threads=torch.get_num_threads())

@@ -70,22 +70,31 @@ def test_the_order_of_edges_does_not_matter():
     torch.testing.assert_close(potential.energy(shuffled), potential.energy(batch), rtol=1e-12, atol=0)
 
 
-def test_energies_are_those_of_torchani_with_the_same_weights():
+@pytest.mark.parametrize("settings", [{}, {"cutoff_function": "cosine", "activation": "celu"}])
+def test_energies_forces_and_hessians_are_those_of_torchani_with_the_same_weights(settings):
     from torchani.aev import AEVComputer, ANIAngular, ANIRadial
     from torchani.nn import ANINetworks
 
-    potential = make(cutoff_function="cosine", activation="celu")
+    potential = make(**settings)
     atoms = molecule("CH3NO2")
-    networks = ANINetworks.build(("H", "C", "N", "O"), 384, {}, default_dims=(8, 8), activation="celu", bias=True)
+    act, cutoff = settings.get("activation", "gelu"), settings.get("cutoff_function", "smooth")
+    networks = ANINetworks.build(("H", "C", "N", "O"), 384, {}, default_dims=(8, 8), activation=act, bias=True)
     networks.double().load_state_dict(potential.networks.state_dict())
-    computer = AEVComputer(ANIRadial.like_1x(), ANIAngular.like_1x(), num_species=4, strategy="pyaev").double()
+    terms = ANIRadial.like_1x(cutoff_fn=cutoff), ANIAngular.like_1x(cutoff_fn=cutoff)
+    computer = AEVComputer(*terms, num_species=4, strategy="pyaev").double()
     species = torch.tensor([[{1: 0, 6: 1, 7: 2, 8: 3}[z] for z in atoms.numbers]])
-    positions = torch.from_numpy(atoms.positions).unsqueeze(0).requires_grad_(True)
-    energy = networks(species, computer(species, positions))
-    (gradient,) = torch.autograd.grad(energy.sum(), positions)
-    ours = potential(Batch.from_atoms([atoms], potential.cutoff))
-    torch.testing.assert_close(ours.energy, energy.detach(), rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(ours.forces, -gradient[0], rtol=1e-5, atol=1e-6)
+
+    def energy(positions):
+        return networks(species, computer(species, positions.view(1, -1, 3))).sum()
+
+    positions = torch.from_numpy(atoms.positions).flatten()
+    batch = Batch.from_atoms([atoms], potential.cutoff)
+    ours = potential(batch)
+    torch.testing.assert_close(ours.energy[0], energy(positions).detach(), rtol=1e-6, atol=1e-7)
+    gradient = torch.autograd.functional.jacobian(energy, positions)
+    torch.testing.assert_close(ours.forces.flatten(), -gradient, rtol=1e-5, atol=1e-6)
+    hessian = torch.autograd.functional.hessian(energy, positions)
+    torch.testing.assert_close(potential.hessian(batch)[0], hessian, rtol=1e-5, atol=1e-5)
 
 
 def test_a_parameter_that_was_changed_in_between_is_noticed():
