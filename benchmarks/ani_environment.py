@@ -1,48 +1,95 @@
-"""Time of ANI's training steps with our environment vectors over torchani's, interleaved.
+"""ANI by this package's formulas and by torchani's environment vectors left to autograd: steps and full Hessians.
 
     python benchmarks/ani_environment.py ani_environment.json
 
-Decides whether ``hessgnn/potentials/aev.py`` pays: its slopes and curvatures are written down, torchani's are left to
-autograd. Both give the same numbers (``tests/potentials``). ``hessgnn bench show`` prints the tables again.
+Decides whether the formulas of ``hessgnn/potentials/aev.py`` and ``element_networks.py`` pay. Both sides get the same
+neighbour list and give the same Hessians, which is checked first. ``hessgnn bench show`` prints the tables again.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import torch
 from rich.console import Console
+from torch import Tensor
+from torchani.neighbors import Neighbors
 
 from hessgnn.cost.conditions import Conditions
-from hessgnn.cost.experiment import Experiment
-from hessgnn.cost.plain import Undeclared
+from hessgnn.cost.experiment import Experiment, Work
 from hessgnn.cost.report import Report
 from hessgnn.cost.timing import TrainingStep
 from hessgnn.cost.workload import Workload
+from hessgnn.curvature.hessian import padded_hessians
+from hessgnn.data.batch import Batch
+from hessgnn.potentials.ani import ANI
 from hessgnn.training.config import LossConfig, ProbeConfig
 
+OURS, THEIRS = "ours", "torchani's"
+BOUND = 1e-4
 
-def step(workload: Workload, n_probes: int, *, torchanis: bool) -> TrainingStep:
-    """Torchani's code serves when nobody says how many derivatives will be taken."""
-    potential = Undeclared(workload.build()) if torchanis else workload.build()
+
+class ByTorchani(ANI):
+    """The same potential with torchani's own code for the environment vectors."""
+
+    closed_form = False
+
+    def atomic_energies(self, batch: Batch) -> Tensor:
+        """Dimensionless energy of each atom, ``(n_atoms,)``."""
+        i, j = batch.edge_index
+        once = (i < j).nonzero().squeeze(-1)  # no structure of the bundled set is periodic
+        vectors = -batch.edge_vectors().index_select(0, once)  # torchani's point from the second to the first atom
+        neighbors = Neighbors(batch.edge_index[:, once], vectors.norm(dim=-1), vectors)
+        species = self.species(batch).unsqueeze(0)
+        aev = self.aev.compute_from_neighbors(species, batch.positions.unsqueeze(0), neighbors)
+        return self.networks(species, aev, atomic=True).squeeze(0)
+
+
+def potential(workload: Workload, side: str) -> ANI:
+    """The same weights on both sides."""
+    ours: Any = workload.build()
+    if side == OURS:
+        return ours
+    theirs = ByTorchani(ours.config).to(workload.device)
+    theirs.load_state_dict(ours.state_dict())
+    return theirs
+
+
+def step(workload: Workload, n_probes: int, side: str) -> Work:
+    """A training step; without probes, on energies and forces."""
     probes = ProbeConfig(number=max(1, n_probes))
-    return TrainingStep(potential, workload.batch, LossConfig(hessian=0.09 if n_probes else 0.0, probes=probes))
+    config = LossConfig(hessian=0.09 if n_probes else 0.0, probes=probes)
+    return TrainingStep(potential(workload, side), workload.batch, config)
 
 
-def experiment(workload: Workload, n_probes: int, repeats: int) -> Experiment:
-    """One kind of step with either."""
-    pieces = {
-        "ours": partial(step, workload, n_probes, torchanis=False),
-        "torchani's": partial(step, workload, n_probes, torchanis=True),
-    }
+def hessians(workload: Workload, side: str) -> Work:
+    """Full Hessians of the batch."""
+    model, batch = potential(workload, side), workload.batch
+    return lambda: padded_hessians(model, batch)
+
+
+def require_agreement(work: Mapping[str, Callable[[], Any]]) -> None:
+    """End where the Hessians differ."""
+    ours, theirs = work[OURS](), work[THEIRS]()
+    if float((ours - theirs).abs().max() / theirs.abs().max()) > BOUND:
+        raise SystemExit("the Hessians of both sides differ: nothing is compared")
+
+
+def experiment(workload: Workload, title: str, piece: Callable[[Workload, str], Work], repeats: int) -> Experiment:
+    """One kind of work by either."""
+    pieces = {side: partial(piece, workload, side) for side in (OURS, THEIRS)}
     return Experiment(
-        title=f"E-F-H, K={n_probes}" if n_probes else "E-F",
+        title=title,
         pieces=lambda: pieces,
-        baseline="torchani's",
+        baseline=THEIRS,
         molecules=workload.batch_size,
         repeats=repeats,
         facts=workload.facts(),
+        verify=require_agreement if piece is hessians else None,
     )
 
 
@@ -50,16 +97,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, help="JSON file")
     parser.add_argument("--repeats", type=int, default=25)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
-    conditions, workload = Conditions.prepare(), Workload("ani")
-    experiments = [experiment(workload, n_probes, options.repeats) for n_probes in (0, 1, 2, 4)]
+    conditions, workload = Conditions.prepare(threads=options.threads), Workload("ani")
+    experiments = [experiment(workload, "full Hessians", hessians, options.repeats)]
+    for n_probes in (0, 1, 2, 4):
+        title = f"E-F-H, K={n_probes}" if n_probes else "E-F"
+
+        def piece(workload: Workload, side: str, n_probes: int = n_probes) -> Work:
+            return step(workload, n_probes, side)
+
+        experiments.append(experiment(workload, title, piece, options.repeats))
     comparisons = [one.measure(conditions) for one in experiments]
     for comparison in comparisons:
         Console().print(comparison.table())
     settings = {"repeats": options.repeats, "data": workload.data}
-    Report(verb="ani_environment", settings=settings, conditions=conditions, comparisons=comparisons).write(
-        options.output
-    )
+    report = Report(verb="ani_environment", settings=settings, conditions=conditions, comparisons=comparisons)
+    report.write(options.output)
 
 
 if __name__ == "__main__":

@@ -71,14 +71,16 @@ class Data:
         config = load_config(RunConfig, find_resource(f"configs/{name}.yaml"))
         self.config = config.with_resolved_potential(store.elements())
         self.rate = self.config.training.schedule.lr
-        cutoff = build(self.config).cutoff
-        self.store, self.cutoff, self.number = store, cutoff, number
-        self.held_out = list(Loader(store, store.indices("validation"), cutoff, 81, torch.float32))
+        potential = build(self.config)
+        self.store, self.cutoff, self.number = store, potential.cutoff, number
+        self.shared = (torch.float32, "cpu", potential.triplet_cutoff)
+        validation = store.indices("validation")
+        self.held_out = list(Loader(store, validation, self.cutoff, len(validation), *self.shared))
 
     def loader(self, seed: int) -> Loader:
         """Batches in the order of a seed."""
         train = self.store.indices("train")
-        return Loader(self.store, train, self.cutoff, BATCH, torch.float32, seed=seed, modes=self.number)
+        return Loader(self.store, train, self.cutoff, BATCH, *self.shared, seed=seed, modes=self.number)
 
     def potential(self, seed: int, loader: Loader) -> Potential:
         """With the weights of a seed, scaled to the training split."""

@@ -55,7 +55,8 @@ def predict_split(
         In the order of the store.
     """
     potential = potential.double().to(device)
-    loader = Loader(store, store.indices(split), potential.cutoff, batch_size, torch.float64, device)
+    shared = (torch.float64, device, potential.triplet_cutoff)
+    loader = Loader(store, store.indices(split), potential.cutoff, batch_size, *shared)
     energy, forces, hessian = [], [], []
     for batch in loader:
         prediction = potential(batch)

@@ -280,8 +280,8 @@ def _seconds(potential: Potential, store: Store, settings: Settings) -> dict[str
     indices = store.indices("train")
 
     def batch(modes: int | None = None) -> Batch:
-        loader = Loader(store, indices, potential.cutoff, settings.batch_size, torch.float32, seed=0, modes=modes)
-        return loader.batch(0)
+        shared = (settings.batch_size, torch.float32, "cpu", potential.triplet_cutoff)
+        return Loader(store, indices, potential.cutoff, *shared, seed=0, modes=modes).batch(0)
 
     def step(where: Batch, **probes: Any) -> TrainingStep:
         hessian = 0.09 if probes else 0.0

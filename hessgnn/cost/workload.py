@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from hessgnn.data.batch import Batch
+from hessgnn.data.loader import Loader
 from hessgnn.data.store import Store
 from hessgnn.errors import DataError
 from hessgnn.potentials import registry
@@ -71,8 +72,9 @@ class Workload:
                 remedy="ask for a smaller --batch-size",
             )
         chosen = np.random.default_rng(0).permutation(labelled)[: self.batch_size].tolist()
-        structures = [store[i] for i in chosen]
-        return Batch.from_structures(structures, self.build().cutoff, torch.float32, index=chosen).to(self.device)
+        potential = self.build()
+        dtype, triplet_cutoff = torch.float32, potential.triplet_cutoff
+        return Loader(store, chosen, potential.cutoff, len(chosen), dtype, self.device, triplet_cutoff).batch(0)
 
     def __reduce__(self) -> tuple[type[Workload], tuple[str | int, ...]]:
         """Another process makes its own batch: tensors sent to it would not count as its memory."""

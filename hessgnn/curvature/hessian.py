@@ -6,10 +6,12 @@ import torch
 from torch import Tensor
 
 from hessgnn.curvature.autotune import fastest
+from hessgnn.curvature.local_hessian import local_hessians
 from hessgnn.curvature.probes import all_rows
 from hessgnn.curvature.products import Backend, ForceGraph, predict
 from hessgnn.data.batch import Batch
 from hessgnn.potentials.base import Potential
+from hessgnn.potentials.closed_form import ClosedFormPotential
 
 MEMORY = 2**30
 """Bytes that the products of one chunk may take, roughly."""
@@ -45,6 +47,8 @@ def padded_hessians(
     Tensor
         ``(n_structures, D, D)`` with ``D = 3 max(N)``, eV/Å², not symmetrised; zeros behind each ``3N``.
     """
+    if isinstance(potential, ClosedFormPotential) and potential.closed_form:
+        return local_hessians(potential, batch, memory)
     vectors = all_rows(batch).vectors
     saved = _Bytes()
     with torch.enable_grad(), saved.counted():

@@ -15,6 +15,7 @@ from torch import Tensor
 from hessgnn.data.batch import Batch
 from hessgnn.errors import UserError
 from hessgnn.potentials.base import Potential
+from hessgnn.potentials.closed_form import ClosedFormPotential
 from hessgnn.potentials.prediction import Prediction
 
 Backend = Literal["loop", "vmap", "replicate", "auto"]
@@ -153,7 +154,10 @@ def predict(
         with torch.set_grad_enabled(create_graph):
             return Prediction(potential.total_energy(batch))
     with torch.enable_grad():
-        if vectors is None:
+        if isinstance(potential, ClosedFormPotential) and potential.closed_form:
+            with torch.set_grad_enabled(create_graph):
+                energy, gradient, products = potential.derivatives(batch, vectors)
+        elif vectors is None:
             graph = ForceGraph.of(potential, batch, derivatives=1, create_graph=create_graph)
             energy, gradient, products = graph.energy, graph.gradient, None
         else:
@@ -164,7 +168,7 @@ def predict(
             energy, gradient, products = _with_products(potential, batch, vectors, create_graph, backend)
     if not create_graph:
         energy, gradient = energy.detach(), gradient.detach()
-    return Prediction(energy, -gradient if forces else None, products)
+    return Prediction(energy, -gradient if forces else None, products if vectors is not None else None)
 
 
 def _with_products(

@@ -74,6 +74,10 @@ class Batch:
     derivatives
         How many derivatives in the positions will be taken of what is computed from this batch at most, and one in
         the parameters behind them; ``None`` if nobody knows. An architecture may use it to compute no more.
+    triplets
+        ``(2, n_triplets)`` int64: each pair of edges with a common centre, both within the potential's
+        ``triplet_cutoff``; ``None`` leaves it to the potential to find them. They go with the edges: who replaces
+        those replaces these.
     """
 
     numbers: Tensor
@@ -85,6 +89,7 @@ class Batch:
     labels: Labels | None = None
     index: Tensor | None = None
     derivatives: int | None = None
+    triplets: Tensor | None = None
 
     @property
     def n_structures(self) -> int:
@@ -171,7 +176,8 @@ class Batch:
             modes = None if labels.modes is None else labels.modes.to(device)
             labels = Labels(**{name: getattr(labels, name).to(device) for name in _LABELS}, modes=modes)
         index = None if self.index is None else self.index.to(device)
-        return Batch(**moved, labels=labels, index=index)
+        triplets = None if self.triplets is None else self.triplets.to(device)
+        return Batch(**moved, labels=labels, index=index, triplets=triplets)
 
     def select(self, structures: Tensor) -> Batch:
         """Keep some structures, in their own order.
@@ -212,6 +218,7 @@ class Batch:
             edge_shift=self.edge_shift[edges],
             labels=labels,
             index=None if self.index is None else self.index[structures],
+            triplets=None if self.triplets is None else _keep(self.triplets, edges),
         )
 
     def repeat(self, copies: int) -> Batch:
@@ -228,7 +235,8 @@ class Batch:
             ``copies * n_structures`` structures.
         """
         copy = torch.arange(copies, device=self.batch.device).unsqueeze(1)
-        shift = (copy * len(self.numbers)).expand(-1, self.edge_index.shape[1]).flatten()
+        n_edges = self.edge_index.shape[1]
+        shift = (copy * len(self.numbers)).expand(-1, n_edges).flatten()
         return Batch(
             numbers=self.numbers.repeat(copies),
             positions=self.positions.repeat(copies, 1),
@@ -236,6 +244,9 @@ class Batch:
             n_atoms=self.n_atoms.repeat(copies),
             edge_index=self.edge_index.repeat(1, copies) + shift,
             edge_shift=self.edge_shift.repeat(copies, 1),
+            triplets=None
+            if self.triplets is None
+            else torch.cat([self.triplets + k * n_edges for k in range(copies)], 1),
         )
 
     @classmethod
@@ -247,6 +258,7 @@ class Batch:
         edges: Sequence[tuple[np.ndarray, np.ndarray]] | None = None,
         index: Sequence[int] | None = None,
         modes: tuple[Sequence[StructureModes], int] | None = None,
+        triplets: Sequence[Tensor] | None = None,
     ) -> Batch:
         """Join structures and their labels.
 
@@ -265,6 +277,8 @@ class Batch:
         modes
             What :func:`~hessgnn.data.modes.reference_modes` gave for each structure and the number of its parts,
             where that is known already.
+        triplets
+            What :func:`~hessgnn.data.neighbors.triplets` gave for each structure.
 
         Returns
         -------
@@ -287,6 +301,7 @@ class Batch:
             edge_shift=torch.from_numpy(np.concatenate([shift for _, shift in edges])).to(dtype),
             labels=_join_labels(structures, sizes, dtype, modes),
             index=torch.tensor(list(index) if index is not None else [-1] * len(sizes)),
+            triplets=None if triplets is None else _join_triplets(triplets, edges),
         )
 
     @classmethod
@@ -337,6 +352,16 @@ class Batch:
 
 _TENSORS = ("numbers", "positions", "batch", "n_atoms", "edge_index", "edge_shift")
 _LABELS = tuple(field.name for field in dataclasses.fields(Labels) if field.name != "modes")
+
+
+def _keep(triplets: Tensor, edges: Tensor) -> Tensor:
+    """Triplets of the edges that are kept, ``(n_edges,)`` bool, with their new numbers."""
+    return (edges.cumsum(0) - 1)[triplets[:, edges[triplets[0]]]]
+
+
+def _join_triplets(triplets: Sequence[Tensor], edges: Sequence[tuple[np.ndarray, np.ndarray]]) -> Tensor:
+    starts = np.cumsum([0, *(len(shift) for _, shift in edges[:-1])])
+    return torch.cat([t + int(start) for t, start in zip(triplets, starts, strict=True)], dim=1)
 
 
 def _join_labels(

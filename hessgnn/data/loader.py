@@ -9,7 +9,7 @@ import torch
 
 from hessgnn.data.batch import Batch
 from hessgnn.data.modes import reference_modes
-from hessgnn.data.neighbors import neighbors
+from hessgnn.data.neighbors import neighbors, triplets
 from hessgnn.data.store import Store
 
 
@@ -33,6 +33,8 @@ class Loader:
         Floating type of the batches.
     device
         Where the batches are put.
+    triplet_cutoff
+        Å; find the triplets too, once, as the potential asks for with its ``triplet_cutoff``.
     seed
         Of the shuffling; ``None`` keeps the order of ``indices``.
     modes
@@ -48,12 +50,19 @@ class Loader:
         batch_size: int,
         dtype: torch.dtype,
         device: torch.device | str = "cpu",
+        triplet_cutoff: float | None = None,
+        *,
         seed: int | None = None,
         modes: int | None = None,
     ) -> None:
         self.indices = np.asarray(indices, dtype=np.int64)
         self.structures = [store[int(i)] for i in self.indices]
         self.edges = [neighbors(s.positions, cutoff, s.cell, s.pbc) for s in self.structures]
+        self.triplets = None
+        if triplet_cutoff is not None:
+            self.triplets = [
+                triplets(s.positions, e, triplet_cutoff) for s, e in zip(self.structures, self.edges, strict=True)
+            ]
         self.cutoff, self.batch_size, self.dtype, self.device, self.seed = cutoff, batch_size, dtype, device, seed
         self.n_parts = modes
         self.modes = [reference_modes(s.hessian, modes, len(s)) for s in self.structures] if modes else None
@@ -95,4 +104,5 @@ class Loader:
             edges=[self.edges[i] for i in chosen],
             index=self.indices[chosen].tolist(),
             modes=([self.modes[i] for i in chosen], self.n_parts) if self.modes and self.n_parts else None,
+            triplets=None if self.triplets is None else [self.triplets[i] for i in chosen],
         ).to(self.device)

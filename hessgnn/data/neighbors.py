@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 import vesin
+from torch import Tensor
 
 
 def neighbors(
@@ -40,3 +42,49 @@ def neighbors(
     order = np.lexsort((*images.T[::-1], j, i))  # vesin promises no order; a fixed one keeps runs reproducible
     edge_index = np.stack([i, j]).astype(np.int64)[:, order]
     return edge_index, images[order].astype(np.float64) @ box
+
+
+def pairs_of_edges(centre: Tensor, n_atoms: int) -> Tensor:
+    """Find each pair of edges with a common centre, once.
+
+    Parameters
+    ----------
+    centre
+        ``(n_edges,)``, centre of each edge.
+    n_atoms
+        How many centres there may be.
+
+    Returns
+    -------
+    Tensor
+        ``(2, n_pairs)``, the edges of each pair.
+    """
+    counts = torch.bincount(centre, minlength=n_atoms)
+    a, b = torch.tril_indices(most := int(counts.max()), most, -1, device=centre.device)
+    there = a < counts.unsqueeze(1)
+    start = (counts.cumsum(0) - counts).unsqueeze(1)
+    order = centre.argsort(stable=True)
+    return torch.stack([order[(start + a)[there]], order[(start + b)[there]]])
+
+
+def triplets(positions: np.ndarray, edges: tuple[np.ndarray, np.ndarray], cutoff: float) -> Tensor:
+    """Find each pair of edges with a common centre, both within a cutoff, once.
+
+    Parameters
+    ----------
+    positions
+        ``(n_atoms, 3)``, Å.
+    edges
+        Of :func:`neighbors`.
+    cutoff
+        Å.
+
+    Returns
+    -------
+    Tensor
+        ``(2, n_triplets)`` int64, the edges of each.
+    """
+    (i, j), shift = edges
+    lengths = np.linalg.norm(positions[j] + shift - positions[i], axis=1)
+    near = torch.from_numpy(np.flatnonzero(lengths < cutoff))
+    return near[pairs_of_edges(torch.from_numpy(i)[near], len(positions))]

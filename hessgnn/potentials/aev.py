@@ -1,22 +1,26 @@
-"""ANI's atomic environment vectors with their derivatives written down.
+"""ANI's atomic environment vectors with their derivatives in closed form.
 
 Smith, Isayev, Roitberg, Chem. Sci. 8, 3192 (2017), eqs. 3 and 4, with torchani's constants (0.25 before the radial
-terms, 0.95 before the cosine). They have no parameters and consist of functions of one variable: Gaussians and cutoffs
-of a distance, Gaussians of the mean of two distances, powers of the cosine of an angle. So value, slope and curvature
-of each are computed once, and forces and Hessian products of any number only multiply with them. torchani's own code
-leaves all of it to autograd: a Hessian loss then differentiates ``pow``, ``acos`` and ``exp`` of every triple three
-times. The angle itself is not needed: ``cos(θ - φ) = cos θ cos φ + sin θ sin φ``.
+terms, 0.95 before the cosine). The vectors G have no parameters. A radial term is a function of one distance, an
+angular one ``S_k(r, r') A_l(cos θ)`` of two distances and one cosine. So all that forces and Hessians ask of the many
+features of a triple of atoms are products of S, A and their derivatives, and G, ``∂G·v``, ``∂Gᵀu`` and ``Σ u ∂²G v``
+are a few multiplications each, for any number of v. torchani's own code leaves all of it to autograd: a Hessian loss
+then differentiates ``pow``, ``acos`` and ``exp`` of every triple three times. The angle itself is not needed:
+``cos(θ - φ) = cos θ cos φ + sin θ sin φ``.
+
+Edges or triples are the last axis of all tensors: behind them, the short axes of S and A would be the innermost loops.
+A list of two tensors belongs to the first and the second edge of each triple.
 """
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from hessgnn.data.batch import Batch
-from hessgnn.potentials.radial import known_function
+from hessgnn.data.neighbors import pairs_of_edges
 
 if TYPE_CHECKING:
     from torchani.aev import AEVComputer, ANIAngular, ANIRadial
@@ -24,86 +28,325 @@ if TYPE_CHECKING:
 SMALLEST = 2e-3
 """Where ``exp(1 - 1/u)`` is zero in any floating type, but powers of ``1/u`` are not infinite yet."""
 
+ONE_AND_OTHER = ((0, 1), (1, 0))
 
-def environment_vectors(computer: AEVComputer, species: Tensor, batch: Batch, order: int) -> Tensor:
-    """Environment vectors that can be differentiated in the positions.
+
+class Environment:
+    """Environment vectors of some atoms, as functions of the vectors to their neighbours.
 
     Parameters
     ----------
     computer
         Holds shapes, constants and cutoffs.
-    species
-        ``(n_atoms,)``, index of each atom's element.
-    batch
-        The structures.
+    n_rows
+        How many atoms.
+    row
+        ``(n_edges,)``, which of them is the centre of each edge.
+    neighbor
+        ``(n_edges,)``, element of each edge's neighbour.
+    vectors
+        ``(n_edges, 3)``, Å, from the centre to the neighbour.
     order
-        Derivatives in the positions that will be taken at most, 0, 1 or 2.
-
-    Returns
-    -------
-    Tensor
-        ``(n_atoms, computer.out_dim)``, equal to those of torchani.
+        Derivatives that will be asked for, at most 2.
+    triplets
+        ``(2, n_triples)``, each pair of edges with a common centre that lie inside the angular cutoff, if known.
     """
-    i, j = batch.edge_index
-    vectors = batch.edge_vectors()
-    distances = vectors.norm(dim=-1)
-    neighbor = species[j]
-    radial = _radial(computer, distances, i * computer.num_species + neighbor, len(species), order)
-    near = (distances.detach() < computer.angular.cutoff).nonzero().squeeze(-1)
-    first, second = _pairs_of_edges(i[near], len(species))
-    place = i[near][first] * computer.num_species_pairs
-    place += computer.triu_index[neighbor[near][first], neighbor[near][second]]
-    angular = _angular(
-        computer, vectors.index_select(0, near), distances.index_select(0, near), first, second, place, species, order
-    )
-    return torch.cat([radial, angular], dim=-1)
+
+    def __init__(
+        self,
+        computer: AEVComputer,
+        n_rows: int,
+        row: Tensor,
+        neighbor: Tensor,
+        vectors: Tensor,
+        order: int,
+        triplets: Tensor | None = None,
+    ) -> None:
+        radial, angular = computer.radial, computer.angular
+        self.n_rows, self.n_species, self.n_pairs = n_rows, computer.num_species, computer.num_species_pairs
+        self.row, self.neighbor = row, neighbor
+        distances = vectors.norm(dim=-1)
+        self.inverse = 1 / distances
+        self.units = vectors.T * self.inverse
+        self.radial_place = row * self.n_species + neighbor
+        self.radial = _leibniz(
+            _gaussians(distances, radial.eta, radial.shifts, order), _cutoff(radial, distances, order), 0.25
+        )
+        if triplets is None:
+            near = (distances < angular.cutoff).nonzero().squeeze(-1)
+            triplets = near[pairs_of_edges(row[near], n_rows)]
+        self.edges = first, second = triplets.unbind()
+        self.angular_place = row[first] * self.n_pairs + computer.triu_index[neighbor[first], neighbor[second]]
+        self.unit = self._of_triples(self.units)
+        self.inverses = self._of_triples(self.inverse)
+        self.cosine = (self.unit[0] * self.unit[1]).sum(0)
+        self.slopes = [
+            (self.unit[other] - self.cosine * self.unit[one]) * self.inverses[one] for one, other in ONE_AND_OTHER
+        ]
+        """Derivatives of the cosine in the vectors of its edges, ``(3, n_triples)``."""
+        mean = (distances[first] + distances[second]) / 2
+        envelopes = zip(*(self._of_triples(f) for f in _cutoff(angular, distances, order)), strict=True)
+        self.shells = _products(_gaussians(mean, angular.eta, angular.shifts, order), *envelopes)
+        self.angles = _powers(self.cosine, angular.zeta, angular.sections, order)
+
+    def jet(self, displaced: Displacement | None = None) -> Tensor:
+        """G and, behind it, ``∂G·v`` for each displacement, ``(n_rows, 1 + K, n_features)``."""
+        radial, shells = self.radial[0].unsqueeze(0), self.shells[0].unsqueeze(0)
+        if displaced is None:
+            return self._sum(radial, _outer(shells, self.angles[0]))
+        radial = torch.cat([radial, self.radial[1] * displaced.distance.unsqueeze(-2)])
+        terms = _outer(torch.cat([shells, self._shell_changes(displaced)]), self.angles[0])
+        terms[1:] += _outer(self.shells[0], self.angles[1] * displaced.cosine.unsqueeze(-2))
+        return self._sum(radial, terms)
+
+    def pull(self, u: Tensor, displaced: Displacement | None = None) -> Tensor:
+        """Take a derivative in the environment vectors back to the edges.
+
+        Parameters
+        ----------
+        u
+            ``(n_rows, 1 + K, n_features)``: ``u`` and its changes ``u'`` along each displacement.
+        displaced
+            The K displacements.
+
+        Returns
+        -------
+        Tensor
+            ``(1 + K, 3, n_edges)``: ``∂Gᵀu`` and its changes ``∂Gᵀu' + Σ u ∂²G v``.
+        """
+        radial, angular = self._gather(u)
+        slope = (radial * self.radial[1]).sum(-2)
+        inner, bend = self._slopes(angular)
+        if displaced is not None:
+            d, c = displaced.distances, displaced.cosine
+            s11, s12, s22, s1c, s2c, scc = self._curvatures(angular[0])
+            slope[1:] += (radial[0] * self.radial[2]).sum(0) * displaced.distance
+            inner[0][1:] += s11 * d[0] + s12 * d[1] + s1c * c
+            inner[1][1:] += s12 * d[0] + s22 * d[1] + s2c * c
+            bend[1:] += s1c * d[0] + s2c * d[1] + scc * c
+        for edge, g in zip(self.edges, inner, strict=True):
+            slope.index_add_(-1, edge, g)
+        out = self.units * slope.unsqueeze(-2)
+        if displaced is not None:
+            out[1:] += displaced.units * slope[0]
+        for n, edge in enumerate(self.edges):
+            force = self.slopes[n] * bend.unsqueeze(-2)
+            if displaced is not None:
+                force[1:] += displaced.slopes[n] * bend[0]
+            out.index_add_(-1, edge, force)
+        return out
+
+    def push(self, x: Displacement, displaced: Displacement | None = None) -> Tensor:
+        """Transpose of :meth:`pull`.
+
+        Parameters
+        ----------
+        x
+            Of ``1 + K`` changes of the edges.
+        displaced
+            The K displacements v.
+
+        Returns
+        -------
+        Tensor
+            ``(n_rows, 1 + K, n_features)``: ``∂G·x_0 + Σ_k ∂²G(v_k, x_k)``, and ``∂G·x_k``.
+        """
+        s, s1, s2, *curved = self.shells
+        if displaced is not None:
+            x.add_second_order(displaced)
+        radial = self.radial[1] * x.distance.unsqueeze(-2)
+        by_angle = [self._shell_changes(x), s * x.cosine.unsqueeze(-2)]
+        if displaced is None:
+            return self._sum(radial, _outer(by_angle[0], self.angles[0]) + _outer(by_angle[1], self.angles[1]))
+        (d1, d2), c, (x1, x2), xc = displaced.distances, displaced.cosine, (f[1:] for f in x.distances), x.cosine[1:]
+        radial[0] += self.radial[2] * (displaced.distance * x.distance[1:]).sum(0)
+        for f, change in zip(curved, (d1 * x1, d1 * x2 + d2 * x1, d2 * x2), strict=True):
+            by_angle[0][0] += f * change.sum(0)
+        for f, change in zip((s1, s2), (d1 * xc + c * x1, d2 * xc + c * x2), strict=True):
+            by_angle[1][0] += f * change.sum(0)
+        terms = _outer(by_angle[0], self.angles[0]).add_(_outer(by_angle[1], self.angles[1]))
+        terms[0] += _outer(s, self.angles[2] * (c * xc).sum(0))
+        return self._sum(radial, terms)
+
+    def edge_tangents(self) -> Tensor:
+        """Derivatives of G in the vector of each edge, ``(n_edges, 3, n_columns)``.
+
+        Only those features are there that contain the edge's neighbour: those of its element, then those of its
+        element and each other one.
+        """
+        radial = self.units.unsqueeze(1) * self.radial[1]
+        s, s1, s2, *_ = self.shells
+        bend = _outer(s, self.angles[1]).flatten(0, 1)
+        angular = bend.new_zeros(3, len(bend), len(self.neighbor) * self.n_species)
+        for (one, other), shell in zip(ONE_AND_OTHER, (s1, s2), strict=True):
+            terms = self.unit[one].unsqueeze(1) * _outer(shell, self.angles[0]).flatten(0, 1)
+            terms.addcmul_(self.slopes[one].unsqueeze(1), bend)
+            angular.index_add_(-1, self.edges[one] * self.n_species + self.neighbor[self.edges[other]], terms)
+        angular = angular.unflatten(-1, (-1, self.n_species)).permute(2, 0, 3, 1).flatten(2)
+        return torch.cat([radial.permute(2, 0, 1), angular], dim=-1)
+
+    def edge_curvatures(self, u: Tensor, slot: Tensor, most: int) -> Tensor:
+        """``Σ u ∂²G`` in the vectors of the edges of each atom.
+
+        Parameters
+        ----------
+        u
+            ``(n_rows, n_features)``.
+        slot
+            ``(n_edges,)``, place of each edge among those of its centre.
+        most
+            How many places there are.
+
+        Returns
+        -------
+        Tensor
+            ``(n_rows, most, most, 3, 3)``.
+        """
+        radial, angular = (part[0] for part in self._gather(u.unsqueeze(1)))
+        inner, bend = self._slopes(angular)
+        s11, s12, s22, s1c, s2c, scc = self._curvatures(angular)
+        slope, curvature = ((radial * self.radial[n]).sum(0) for n in (1, 2))
+        mixed = torch.zeros_like(self.units)
+        own = self.row * most + slot  # of an edge, among the places of all atoms
+        flat = mixed.new_zeros(3, 3, self.n_rows * most * most)
+        for n, (along, with_cosine) in enumerate(((s11, s1c), (s22, s2c))):
+            edge, a = self.edges[n], self.slopes[n]
+            shrink = bend * self.inverses[n]
+            slope.index_add_(0, edge, inner[n] - self.cosine * shrink)
+            curvature.index_add_(0, edge, along)
+            mixed.index_add_(1, edge, a * (with_cosine - shrink))
+            flat.index_add_(-1, (own * most + slot)[edge], _dyad(a, a * scc))
+        transverse = slope * self.inverse
+        bent = _dyad(self.units, self.units * (curvature - transverse) + mixed) + _dyad(mixed, self.units)
+        bent.diagonal().add_(transverse.unsqueeze(-1))
+        flat.index_add_(-1, own * most + slot, bent)
+        (r1, r2), (a1, a2), (first, second) = self.unit, self.slopes, self.edges
+        across = bend * self.inverses[0] * self.inverses[1]
+        cross = _dyad(r1, s12 * r2 + (s1c - bend * self.inverses[0]) * a2)
+        cross += _dyad(a1, s2c * r2 + scc * a2)
+        cross -= _dyad(r2, across * r2)
+        cross.diagonal().add_(across.unsqueeze(-1))
+        flat.index_add_(-1, own[first] * most + slot[second], cross)
+        flat.index_add_(-1, own[second] * most + slot[first], cross.transpose(0, 1))
+        return flat.view(3, 3, self.n_rows, most, most).permute(2, 3, 4, 0, 1)
+
+    def _slopes(self, angular: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Sum derivatives in the two distances, and in the cosine, over the features with weights."""
+        s, s1, s2, *_ = self.shells
+        straight = (angular * self.angles[0]).sum(-2)
+        return [(straight * s1).sum(-2), (straight * s2).sum(-2)], ((angular * self.angles[1]).sum(-2) * s).sum(-2)
+
+    def _curvatures(self, angular: Tensor) -> tuple[Tensor, ...]:
+        """Sum second derivatives (rr, rr', r'r', rc, r'c, cc) over the features with weights ``(4, 8, n_triples)``."""
+        s, s1, s2, *curved = self.shells
+        straight, bent, twice = ((angular * f).sum(-2) for f in self.angles)
+        pairs = (*((straight, f) for f in curved), (bent, s1), (bent, s2), (twice, s))
+        return tuple((weights * f).sum(-2) for weights, f in pairs)
+
+    def _shell_changes(self, displaced: Displacement) -> Tensor:
+        d1, d2 = (d.unsqueeze(-2) for d in displaced.distances)
+        return self.shells[1] * d1 + self.shells[2] * d2
+
+    def _of_triples(self, per_edge: Tensor) -> list[Tensor]:
+        return [per_edge.index_select(-1, edge) for edge in self.edges]
+
+    def _sum(self, radial: Tensor, angular: Tensor) -> Tensor:
+        """Sum ``(K, shifts, n_edges)`` and ``(K, shells, angles, n_triples)`` over the neighbours of each atom."""
+        places = (
+            (radial, self.radial_place, self.n_species),
+            (angular.flatten(1, 2), self.angular_place, self.n_pairs),
+        )
+        parts = []
+        for terms, place, n in places:
+            summed = terms.new_zeros(*terms.shape[:2], self.n_rows * n).index_add_(-1, place, terms)
+            parts.append(summed.unflatten(-1, (self.n_rows, n)).permute(2, 0, 3, 1).flatten(-2))
+        return torch.cat(parts, dim=-1)
+
+    def _gather(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Transpose of :meth:`_sum`."""
+        n_radial, n_angular = len(self.radial[0]), self.shells[0].shape[0] * self.angles[0].shape[0]
+        radial, angular = u.split([n_radial * self.n_species, n_angular * self.n_pairs], dim=-1)
+        out = [
+            part.unflatten(-1, (-1, n)).permute(1, 3, 0, 2).flatten(2).index_select(-1, place)
+            for part, n, place in ((radial, n_radial, self.radial_place), (angular, n_angular, self.angular_place))
+        ]
+        return out[0], out[1].unflatten(1, (len(self.shells[0]), -1))
 
 
-def _radial(computer: AEVComputer, distances: Tensor, place: Tensor, n_atoms: int, order: int) -> Tensor:
-    part = computer.radial
-    r = distances.detach()
-    envelope = [f.unsqueeze(-1) for f in _cutoff(part, r, order)]
-    terms = known_function(distances, _leibniz(_gaussians(r, part.eta, part.shifts, order), envelope, 0.25))
-    summed = terms.new_zeros(n_atoms * computer.num_species, part.num_feats).index_add(0, place, terms)
-    return summed.view(n_atoms, -1)
+class Displacement:
+    """Changes of distances and cosines when the vectors of the edges change.
+
+    Parameters
+    ----------
+    environment
+        What is displaced.
+    vectors
+        ``(K, 3, n_edges)``, the changes.
+    """
+
+    def __init__(self, environment: Environment, vectors: Tensor) -> None:
+        e = self.environment = environment
+        self.vectors = vectors
+        self.distance = (e.units * vectors).sum(-2)
+        self.distances = e._of_triples(self.distance)
+        self.triples = e._of_triples(vectors)
+        self.cosine = (e.slopes[0] * self.triples[0]).sum(-2).add_((e.slopes[1] * self.triples[1]).sum(-2))
+
+    @cached_property
+    def units(self) -> Tensor:
+        """Changes of the edges' unit vectors, ``(K, 3, n_edges)``."""
+        e = self.environment
+        return (self.vectors - e.units * self.distance.unsqueeze(-2)) * e.inverse
+
+    @cached_property
+    def slopes(self) -> list[Tensor]:
+        """Changes of the cosine's derivatives in the vectors of its edges, ``(K, 3, n_triples)``."""
+        e, changes, cosine = self.environment, self.environment._of_triples(self.units), self.cosine.unsqueeze(-2)
+        slopes = []
+        for one, other in ONE_AND_OTHER:
+            change = changes[other] - cosine * e.unit[one] - e.cosine * changes[one]
+            slopes.append((change - e.slopes[one] * self.distances[one].unsqueeze(-2)) * e.inverses[one])
+        return slopes
+
+    def add_second_order(self, other: Displacement) -> None:
+        """Add what displacements 1 to K do together with those of another one to the displacement 0."""
+        distance = (self.vectors[1:] * other.units).sum((0, 1))
+        self.distance[0] += distance
+        for mine, part in zip(self.distances, self.environment._of_triples(distance), strict=True):
+            mine[0] += part
+        for vector, slope in zip(self.triples, other.slopes, strict=True):
+            self.cosine[0] += (vector[1:] * slope).sum((0, 1))
 
 
-def _angular(
-    computer: AEVComputer,
-    vectors: Tensor,
-    distances: Tensor,
-    first: Tensor,
-    second: Tensor,
-    place: Tensor,
-    species: Tensor,
-    order: int,
-) -> Tensor:
-    part = computer.angular
-    envelope = known_function(distances, [f.unsqueeze(-1) for f in _cutoff(part, distances.detach(), order)])
-    units = vectors / distances.unsqueeze(-1)
-    cosine = (units.index_select(0, first) * units.index_select(0, second)).sum(-1)
-    mean = (distances.index_select(0, first) + distances.index_select(0, second)) / 2
-    angles = known_function(cosine, _powers(cosine.detach(), part.zeta, part.sections, order))
-    shells = known_function(mean, _gaussians(mean.detach(), part.eta, part.shifts, order))
-    weights = shells * (envelope.index_select(0, first) * envelope.index_select(0, second))
-    terms = (weights.unsqueeze(2) * angles.unsqueeze(1)).flatten(1)
-    summed = terms.new_zeros(len(species) * computer.num_species_pairs, part.num_feats).index_add(0, place, terms)
-    return summed.view(len(species), -1)
+def _outer(shells: Tensor, angles: Tensor) -> Tensor:
+    """``(..., shells, angles, n_triples)``."""
+    return shells.unsqueeze(-2) * angles.unsqueeze(-3)
 
 
-def _pairs_of_edges(centre: Tensor, n_atoms: int) -> tuple[Tensor, Tensor]:
-    """Each pair of edges with a common centre, once, as two lists of edges."""
-    counts = torch.bincount(centre, minlength=n_atoms)
-    a, b = torch.tril_indices(most := int(counts.max()), most, -1, device=centre.device)
-    there = a < counts.unsqueeze(1)
-    start = (counts.cumsum(0) - counts).unsqueeze(1)
-    order = centre.argsort(stable=True)
-    return order[(start + a)[there]], order[(start + b)[there]]
+def _dyad(a: Tensor, b: Tensor) -> Tensor:
+    """``a bᵀ`` of vectors ``(3, n)``, ``(3, 3, n)``."""
+    return a.unsqueeze(1) * b.unsqueeze(0)
+
+
+def _products(g: list[Tensor], a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> list[Tensor]:
+    """``g((r + r')/2) a(r) b(r')`` and its derivatives in r, r', then rr, rr', r'r', each ``(shells, n_triples)``."""
+    values = [g[0] * (a[0] * b[0])]
+    if len(g) > 1:
+        half = g[1] / 2
+        values += [half * (a[0] * b[0]) + g[0] * (a[1] * b[0]), half * (a[0] * b[0]) + g[0] * (a[0] * b[1])]
+    if len(g) > 2:
+        quarter = g[2] / 4 * (a[0] * b[0])
+        values += [
+            quarter + g[1] * (a[1] * b[0]) + g[0] * (a[2] * b[0]),
+            quarter + half * (a[1] * b[0] + a[0] * b[1]) + g[0] * (a[1] * b[1]),
+            quarter + g[1] * (a[0] * b[1]) + g[0] * (a[0] * b[2]),
+        ]
+    return values
 
 
 def _gaussians(x: Tensor, eta: Tensor, shifts: Tensor, order: int) -> list[Tensor]:
-    """``exp(-η (x - s)²)`` and its derivatives."""
-    offset = x.unsqueeze(-1) - shifts
+    """``exp(-η (x - s)²)`` and its derivatives, ``(n_shifts, n)``."""
+    offset = x - shifts.unsqueeze(-1)
     values = [torch.exp(offset.square() * -eta)]
     if order > 0:
         slope = offset * (-2 * eta)
@@ -114,13 +357,13 @@ def _gaussians(x: Tensor, eta: Tensor, shifts: Tensor, order: int) -> list[Tenso
 
 
 def _powers(cosine: Tensor, zeta: Tensor, sections: Tensor, order: int) -> list[Tensor]:
-    """``2 ((1 + cos(θ - φ)) / 2)^ζ`` and its derivatives in cos θ."""
+    """``2 ((1 + cos(θ - φ)) / 2)^ζ`` and its derivatives in cos θ, ``(n_sections, n)``."""
     exponent = float(zeta)
-    c = (0.95 * cosine).unsqueeze(-1)
+    c = 0.95 * cosine
     s = (1 - c.square()).sqrt()  # never small: |c| < 0.95
-    cos, sin = sections.cos() / 2, sections.sin() / 2
+    cos, sin = sections.cos().unsqueeze(-1) / 2, sections.sin().unsqueeze(-1) / 2
     base = 0.5 + c * cos + s * sin
-    power = base.pow(exponent - 2) * 2
+    power = _power(base, exponent - 2) * 2
     values = [power * base * base]
     if order > 0:
         slope = 0.95 * (cos - c / s * sin)
@@ -129,6 +372,19 @@ def _powers(cosine: Tensor, zeta: Tensor, sections: Tensor, order: int) -> list[
     if order > 1:
         values.append(exponent * (exponent - 1) * power * slope.square() - power_1 * (0.95**2 * sin / s**3))
     return values
+
+
+def _power(x: Tensor, exponent: float) -> Tensor:
+    """``x`` to some power; to a whole one by squaring, which is many times faster than ``pow``."""
+    if exponent < 1 or not exponent.is_integer():
+        return x.pow(exponent)
+    bits = bin(int(exponent))[3:]  # behind the leading one
+    result = x
+    for bit in bits:
+        result = result.square()
+        if bit == "1":
+            result = result * x
+    return result
 
 
 def _cutoff(part: ANIRadial | ANIAngular, distances: Tensor, order: int) -> list[Tensor]:

@@ -8,6 +8,8 @@ Hessian jump: the cutoff is torchani's infinitely smooth one and the activation 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
+from itertools import chain, cycle
 from typing import Literal
 
 import torch
@@ -16,22 +18,23 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
 from hessgnn.data.batch import Batch
-from hessgnn.potentials.aev import environment_vectors
-from hessgnn.potentials.base import Potential, PotentialConfig
+from hessgnn.potentials.aev import Displacement, Environment
+from hessgnn.potentials.ani_hessian import edge_hessians
+from hessgnn.potentials.base import PotentialConfig
 from hessgnn.potentials.blocks import activation
-from hessgnn.potentials.radial import HIGHEST_ORDER
+from hessgnn.potentials.closed_form import ClosedFormPotential, EdgeHessians, Evaluation
+from hessgnn.potentials.element_networks import Sweep
 from hessgnn.potentials.registry import register
 
 with warnings.catch_warnings():
     # Its compiled extensions have no second derivatives, so that they are absent is no loss here.
     warnings.filterwarnings("ignore", message="The extensions", category=UserWarning)
     from torchani.aev import AEVComputer, ANIAngular, ANIRadial
-    from torchani.neighbors import Neighbors
     from torchani.nn import ANINetworks
 
 
 @register("ani")
-class ANI(Potential):
+class ANI(ClosedFormPotential):
     """ANI with torchani's ANI-1x environment vectors and one network for each element."""
 
     class Config(PotentialConfig):
@@ -72,6 +75,9 @@ class ANI(Potential):
             strategy="pyaev",  # the cuAEV extension drops second derivatives and gives silently wrong Hessians
         )
         act = config.activation if config.activation == "celu" else activation(config.activation)
+        self.act: str = config.activation
+        self.hidden = config.hidden
+        self.triplet_cutoff = config.angular_cutoff
         symbols = [chemical_symbols[z] for z in config.elements]
         self.networks = ANINetworks.build(
             symbols, self.aev.out_dim, {}, default_dims=config.hidden, activation=act, bias=config.bias
@@ -86,27 +92,98 @@ class ANI(Potential):
     def atomic_energies(self, batch: Batch) -> Tensor:
         """Dimensionless energy of each atom, ``(n_atoms,)``."""
         species = self.species(batch)
-        if not batch.edge_index.shape[1]:  # torchani cannot sort an empty list of neighbours
-            aev = batch.positions.new_zeros(len(species), self.aev.out_dim)
-        elif batch.derivatives is not None and batch.derivatives <= HIGHEST_ORDER:
-            aev = environment_vectors(self.aev, species, batch, batch.derivatives)
-        else:
-            aev = self._torchani_environment_vectors(species, batch)
+        i, j = batch.edge_index
+        vectors = batch.edge_vectors()
+        aev = Environment(self.aev, len(species), i, species[j], vectors, 0, batch.triplets).jet().squeeze(1)
         # torchani sees the whole batch as one molecule
         return self.networks(species.unsqueeze(0), aev.unsqueeze(0), atomic=True).squeeze(0)
 
-    def _torchani_environment_vectors(self, species: Tensor, batch: Batch) -> Tensor:
-        once = _each_pair_once(batch)
-        i, j = batch.edge_index[:, once]
-        vectors = -batch.edge_vectors().index_select(0, once)  # torchani's point from the second to the first atom
-        neighbors = Neighbors(torch.stack([i, j]), vectors.norm(dim=-1), vectors)
-        return self.aev.compute_from_neighbors(species.unsqueeze(0), batch.positions.unsqueeze(0), neighbors)[0]
+    def evaluate(self, batch: Batch, vectors: Tensor) -> ANIEvaluation:
+        """Energies, gradient and products by the formulas."""
+        return ANIEvaluation(self, batch, vectors)
+
+    def edge_hessians(self, batch: Batch, atoms: Tensor) -> EdgeHessians:
+        """Second derivatives of the energies of some atoms in the vectors to their neighbours."""
+        return edge_hessians(self, batch, atoms)
+
+    def edge_hessian_bytes(self, batch: Batch) -> int:
+        """Memory that :meth:`edge_hessians` takes for one atom, roughly."""
+        edges = batch.edge_index.shape[1] / len(batch.numbers)
+        columns, widths = self.feature_columns().shape[1], self.hidden
+        tangents = 3 * edges * (2 * columns + 4 * max(widths)) + 3 * (3 * edges) ** 2
+        triples = edges**2 / 2 * 8 * self.aev.angular.num_feats
+        return int((tangents + triples) * batch.positions.element_size())
+
+    def feature_columns(self) -> Tensor:
+        """Features that a neighbour of each element has a part in, ``(n_elements, n_columns)``."""
+        radial, angular = self.aev.radial.num_feats, self.aev.angular.num_feats
+        species = torch.arange(len(self.elements), device=self.aev.triu_index.device)
+        features = torch.arange(max(radial, angular), device=species.device)
+        own = species.unsqueeze(1) * radial + features[:radial]
+        shared = len(species) * radial + self.aev.triu_index.unsqueeze(2) * angular + features[:angular]
+        return torch.cat([own, shared.flatten(1)], dim=1)
+
+    def layers(self) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
+        """Weights and biases of each layer, then of each element."""
+        networks = [[*network.layers, network.final_layer] for network in self.networks.atomics.values()]
+        weights = [[layer.weight for layer in layers] for layers in zip(*networks, strict=True)]
+        biases = [[layer.bias for layer in layers if layer.bias is not None] for layers in zip(*networks, strict=True)]
+        return weights, biases
 
 
-def _each_pair_once(batch: Batch) -> Tensor:
-    """Indices of the edges that stand for a pair, whichever order it was listed in."""
-    i, j = batch.edge_index
-    x, y, z = batch.edge_shift.unbind(-1)
-    # Between an atom and its own image (i == j) the sign of the shift decides.
-    forward = (x > 0) | ((x == 0) & ((y > 0) | ((y == 0) & (z > 0))))
-    return ((i < j) | ((i == j) & forward)).nonzero().squeeze(-1)
+class ANIEvaluation(Evaluation):
+    """Energies, gradient and products of a batch.
+
+    Atoms are ordered by element in between.
+
+    Parameters
+    ----------
+    potential
+        The potential.
+    batch
+        The structures.
+    vectors
+        ``(K, n_atoms, 3)``.
+    """
+
+    def __init__(self, potential: ANI, batch: Batch, vectors: Tensor) -> None:
+        self.batch = batch
+        weights, biases = potential.layers()
+        self.parameters = [*chain(*weights), *chain(*biases)]
+        species = potential.species(batch)
+        order = species.argsort(stable=True)
+        self.row = torch.empty_like(order).index_copy_(0, order, torch.arange(len(order), device=order.device))
+        splits = torch.bincount(species, minlength=len(potential.elements)).tolist()
+        i, j = batch.edge_index
+        derivatives = 2 if len(vectors) else 1
+        edges = batch.edge_vectors()
+        self.environment = Environment(
+            potential.aev, len(species), self.row[i], species[j], edges, derivatives, batch.triplets
+        )
+        self.displaced = Displacement(self.environment, self._to_edges(vectors)) if len(vectors) else None
+        self.sweep = Sweep(weights, biases, splits, potential.act)
+        energies = self.sweep.forward(self.environment.jet(self.displaced), derivatives + 1)
+        pulled = self._to_atoms(self.environment.pull(self.sweep.reverse(), self.displaced))
+        self.energies, self.gradient, self.products = energies[self.row], pulled[0], pulled[1:]
+
+    def backward(self, energies: Tensor, gradient: Tensor, products: Tensor) -> Sequence[Tensor | None]:
+        """Gradients in the parameters."""
+        moved = Displacement(self.environment, self._to_edges(torch.cat([gradient.unsqueeze(0), products])))
+        features = self.environment.push(moved, self.displaced)
+        by_row = torch.empty_like(energies).index_copy_(0, self.row, energies)
+        weights, biases = self.sweep.backward(by_row, features)
+        gradients = [*chain(*weights), *chain(*biases)][: len(self.parameters)]
+        there = [n > 0 for n in self.sweep.splits]  # an element that is not there has no gradient, as with autograd
+        return [g if yes else None for g, yes in zip(gradients, cycle(there), strict=False)]
+
+    def _to_edges(self, vectors: Tensor) -> Tensor:
+        """Differences ``(K, 3, n_edges)`` of a field ``(K, n_atoms, 3)``."""
+        i, j = self.batch.edge_index
+        by_axis = vectors.transpose(1, 2).contiguous()
+        return by_axis.index_select(-1, j) - by_axis.index_select(-1, i)
+
+    def _to_atoms(self, cotangents: Tensor) -> Tensor:
+        """Transpose of :meth:`_to_edges`."""
+        i, j = self.batch.edge_index
+        summed = cotangents.new_zeros(*cotangents.shape[:2], len(self.batch.numbers))
+        return summed.index_add_(-1, j, cotangents).index_add_(-1, i, cotangents, alpha=-1).transpose(1, 2).contiguous()

@@ -64,6 +64,9 @@ class Potential(nn.Module, ABC):
     not_c2: str | None = None
     """Why the Hessian of this potential jumps, in words; ``None`` when it is continuous."""
 
+    triplet_cutoff: float | None = None
+    """Å: pairs of edges up to this length with a common centre are wanted in :attr:`Batch.triplets`."""
+
     reference_energies: Tensor
     scale: Tensor
     element_index: Tensor
@@ -164,9 +167,12 @@ class Potential(nn.Module, ABC):
 
     def total_energy(self, batch: Batch) -> Tensor:
         """Energies with their graph, ``(n_structures,)`` float64, eV: what every derivative is taken of."""
-        species = self.species(batch)
-        learned = batch.sum_per_structure(self.atomic_energies(batch))
-        reference = batch.sum_per_structure(self.reference_energies[species])
+        return self.energy_of(batch, self.atomic_energies(batch))
+
+    def energy_of(self, batch: Batch, atomic_energies: Tensor) -> Tensor:
+        """Energies, ``(n_structures,)`` float64, eV, from what an architecture gives for each atom."""
+        learned = batch.sum_per_structure(atomic_energies)
+        reference = batch.sum_per_structure(self.reference_energies[self.species(batch)])
         return learned.double() * self.scale.double() + reference
 
     def set_scaling(self, reference_energies: Mapping[int, float], scale: float) -> None:

@@ -148,8 +148,9 @@ class Trainer:
         dtype, size = getattr(torch, config.training.dtype), config.training.batch_size
         cutoff = potential.cutoff
         modes = config.loss.probes.number if config.loss.hessian and config.loss.probes.kind == "modes" else None
-        self.loader = Loader(store, train, cutoff, size, dtype, self.device, seed=config.training.seed, modes=modes)
-        held_out = Loader(store, validation, cutoff, config.validation.batch_size, dtype, self.device)
+        shared = (dtype, self.device, potential.triplet_cutoff)
+        self.loader = Loader(store, train, cutoff, size, *shared, seed=config.training.seed, modes=modes)
+        held_out = Loader(store, validation, cutoff, config.validation.batch_size, *shared)
         self.validation = list(held_out)
         structures = self.loader.structures
         reference = config.data.reference_energies or fit_reference_energies(structures, potential.elements)
@@ -169,6 +170,7 @@ class Trainer:
                 {"params": others, "weight_decay": 0.0},
             ],
             lr=config.training.schedule.lr,
+            fused=True,
         )
         self.schedule = Schedule(config.training.schedule, config.training.steps)
         self.progress = Progress(device=self.device.type, threads=torch.get_num_threads())

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from hessgnn.data.neighbors import neighbors
+from hessgnn.data.neighbors import neighbors, triplets
 
 CELL = np.array([[3.1, 0.0, 0.0], [0.8, 2.7, 0.0], [-0.4, 0.6, 3.5]])
 
@@ -69,3 +69,21 @@ def test_edges_come_in_a_fixed_order():
     positions = np.random.default_rng(0).uniform(0, 6, size=(40, 3))
     (i, j), _ = neighbors(positions, 4.0)
     assert (np.lexsort((j, i)) == np.arange(len(i))).all()
+
+
+@pytest.mark.parametrize("pbc", [False, True])
+def test_triplets_are_the_pairs_of_near_edges_with_a_common_centre(pbc):
+    positions = np.random.default_rng(0).uniform(0, 4, size=(6, 3))
+    edges = neighbors(positions, 5.0, CELL, pbc)
+    (i, j), shift = edges
+    near = np.linalg.norm(positions[j] + shift - positions[i], axis=1) < 2.5
+    expected = {(a, b) for a, b in itertools.combinations(range(len(i)), 2) if near[a] and near[b] and i[a] == i[b]}
+    got = [tuple(sorted(pair)) for pair in triplets(positions, edges, 2.5).T.tolist()]
+    assert len(got) == len(set(got))
+    assert set(got) == expected
+    assert expected
+
+
+def test_one_atom_has_no_triplets():
+    positions = np.zeros((1, 3))
+    assert triplets(positions, neighbors(positions, 5.0), 5.0).shape == (2, 0)

@@ -68,3 +68,55 @@ def test_the_order_of_edges_does_not_matter():
     order = torch.randperm(batch.edge_index.shape[1], generator=torch.Generator().manual_seed(0))
     shuffled = batch.replace(edge_index=batch.edge_index[:, order], edge_shift=batch.edge_shift[order])
     torch.testing.assert_close(potential.energy(shuffled), potential.energy(batch), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("settings", [{}, {"cutoff_function": "cosine", "activation": "celu"}])
+def test_energies_forces_and_hessians_are_those_of_torchani_with_the_same_weights(settings):
+    from torchani.aev import AEVComputer, ANIAngular, ANIRadial
+    from torchani.nn import ANINetworks
+
+    potential = make(**settings)
+    atoms = molecule("CH3NO2")
+    act, cutoff = settings.get("activation", "gelu"), settings.get("cutoff_function", "smooth")
+    networks = ANINetworks.build(("H", "C", "N", "O"), 384, {}, default_dims=(8, 8), activation=act, bias=True)
+    networks.double().load_state_dict(potential.networks.state_dict())
+    terms = ANIRadial.like_1x(cutoff_fn=cutoff), ANIAngular.like_1x(cutoff_fn=cutoff)
+    computer = AEVComputer(*terms, num_species=4, strategy="pyaev").double()
+    species = torch.tensor([[{1: 0, 6: 1, 7: 2, 8: 3}[z] for z in atoms.numbers]])
+
+    def energy(positions):
+        return networks(species, computer(species, positions.view(1, -1, 3))).sum()
+
+    positions = torch.from_numpy(atoms.positions).flatten()
+    batch = Batch.from_atoms([atoms], potential.cutoff)
+    ours = potential(batch)
+    torch.testing.assert_close(ours.energy[0], energy(positions).detach(), rtol=1e-6, atol=1e-7)
+    gradient = torch.autograd.functional.jacobian(energy, positions)
+    torch.testing.assert_close(ours.forces.flatten(), -gradient, rtol=1e-5, atol=1e-6)
+    hessian = torch.autograd.functional.hessian(energy, positions)
+    torch.testing.assert_close(potential.hessian(batch)[0], hessian, rtol=1e-5, atol=1e-5)
+
+
+def test_a_parameter_that_was_changed_in_between_is_noticed():
+    potential = make()
+    out = potential(Batch.from_atoms([molecule("CH3OH")], potential.cutoff), create_graph=True)
+    with torch.no_grad():
+        next(potential.networks.parameters()).add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        out.forces.sum().backward()
+
+
+def test_without_a_graph_nothing_is_kept():
+    potential = make()
+    batch = Batch.from_atoms([molecule("CH3OH")], potential.cutoff)
+    out = potential(batch, vectors=torch.ones(2, *batch.positions.shape, dtype=torch.float64))
+    assert not any(x.requires_grad for x in (out.energy, out.forces, out.products))
+
+
+def test_frozen_parameters_stay_without_a_gradient():
+    potential = make()
+    frozen = potential.networks.atomics["C"].layers[0].weight.requires_grad_(False)
+    out = potential(Batch.from_atoms([molecule("CH3OH")], potential.cutoff), create_graph=True)
+    out.forces.square().sum().backward()
+    assert frozen.grad is None
+    assert potential.networks.atomics["C"].layers[1].weight.grad is not None

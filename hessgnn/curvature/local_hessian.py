@@ -1,0 +1,88 @@
+"""Hessians put together from those of the single atoms' energies, for potentials that write these down.
+
+The energy of an atom depends on the vectors ``R_j - R_i`` to its neighbours alone. Its second derivatives ``B_jk`` in
+these belong to the pair ``(j, k)`` of atoms, and because a common translation changes nothing, their sums over k, over
+j and over both belong, with signs -, - and +, to ``(j, i)``, ``(i, k)`` and ``(i, i)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hessgnn.data.batch import Batch
+from hessgnn.potentials.closed_form import ClosedFormPotential
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Contributions to Hessians; those of the same pair add up.
+
+    Attributes
+    ----------
+    first, second
+        ``(n_blocks,)``, indices of atoms in the batch.
+    values
+        ``(n_blocks, 3, 3)``, eV/Å².
+    """
+
+    first: Tensor
+    second: Tensor
+    values: Tensor
+
+
+@torch.no_grad()
+def hessian_blocks(potential: ClosedFormPotential, batch: Batch, memory: int) -> Iterator[Blocks]:
+    """Compute the contributions of some atoms after others.
+
+    Parameters
+    ----------
+    potential
+        The potential.
+    batch
+        The structures.
+    memory
+        Bytes that may be taken at a time, roughly; at least one atom is done at a time.
+
+    Yields
+    ------
+    Blocks
+        The number of blocks grows linearly with that of atoms.
+    """
+    atoms = torch.arange(len(batch.numbers), device=batch.numbers.device)
+    for chunk in atoms.split(max(1, memory // max(1, potential.edge_hessian_bytes(batch)))):
+        local = potential.edge_hessians(batch, chunk)
+        n, most = local.neighbor.shape
+        values = local.blocks.permute(0, 1, 3, 2, 4) * potential.scale.to(local.blocks)
+        j, k = local.neighbor.unsqueeze(2).expand(n, most, most), local.neighbor.unsqueeze(1).expand(n, most, most)
+        i = local.centre.unsqueeze(1).expand(n, most)
+        by_first, by_second = values.sum(2), values.sum(1)
+        yield Blocks(
+            torch.cat([x.flatten() for x in (j, local.neighbor, i, local.centre)]),
+            torch.cat([x.flatten() for x in (k, i, local.neighbor, local.centre)]),
+            torch.cat([x.reshape(-1, 3, 3) for x in (values, -by_first, -by_second, by_first.sum(1))]),
+        )
+
+
+def local_hessians(potential: ClosedFormPotential, batch: Batch, memory: int) -> Tensor:
+    """Put the Hessians together.
+
+    Parameters
+    ----------
+    potential, batch, memory
+        See :func:`hessian_blocks`.
+
+    Returns
+    -------
+    Tensor
+        ``(n_structures, D, D)`` with ``D = 3 max(N)``, eV/Å²; zeros behind each ``3N``.
+    """
+    n = batch.max_atoms
+    flat = batch.positions.new_zeros(batch.n_structures * n * n, 9)
+    for blocks in hessian_blocks(potential, batch, memory):
+        row = batch.batch[blocks.first] * n + batch.slot[blocks.first]
+        flat.index_add_(0, row * n + batch.slot[blocks.second], blocks.values.flatten(1))
+    return flat.view(-1, n, n, 3, 3).permute(0, 1, 3, 2, 4).reshape(-1, 3 * n, 3 * n)
