@@ -33,15 +33,15 @@ class ForceGraph:
 
     Attributes
     ----------
-    positions
-        ``(n_atoms, 3)``, Å: the leaf of the graph, nobody else's tensor.
+    leaf
+        What is differentiated in, nobody else's tensor: positions ``(n_atoms, 3)`` or edge vectors ``(n_edges, 3)``, Å.
     energy
         ``(n_structures,)``, eV.
     gradient
-        ``(n_atoms, 3)``, eV/Å.
+        Of the energy, in the shape of the leaf, eV/Å.
     """
 
-    positions: Tensor
+    leaf: Tensor
     energy: Tensor
     gradient: Tensor
 
@@ -61,8 +61,27 @@ class ForceGraph:
             Keep the graph of the gradient.
         """
         positions = batch.positions.detach().requires_grad_(True)
-        energy = potential.total_energy(batch.replace(positions=positions, derivatives=derivatives))
-        return cls(positions, energy, _gradient(energy.sum(), positions, create_graph=create_graph))
+        return cls._of(potential, batch.replace(positions=positions, derivatives=derivatives), positions, create_graph)
+
+    @classmethod
+    def of_edges(cls, potential: Potential, batch: Batch, *, derivatives: int, create_graph: bool) -> ForceGraph:
+        """Run a forward and a force pass with the vector of each edge as a variable of its own.
+
+        Parameters
+        ----------
+        potential, batch, derivatives, create_graph
+            See :meth:`of`.
+        """
+        vectors = batch.edge_vectors().detach().requires_grad_(True)
+        # With all atoms at the origin the shift of an edge is its vector.
+        origin = torch.zeros_like(batch.positions)
+        batch = batch.replace(positions=origin, edge_shift=vectors, derivatives=derivatives)
+        return cls._of(potential, batch, vectors, create_graph)
+
+    @classmethod
+    def _of(cls, potential: Potential, batch: Batch, leaf: Tensor, create_graph: bool) -> ForceGraph:
+        energy = potential.total_energy(batch)
+        return cls(leaf, energy, _gradient(energy.sum(), leaf, create_graph=create_graph))
 
     def products(self, vectors: Tensor, *, create_graph: bool, vectorised: bool, keep: bool = False) -> Tensor:
         """Multiply the Hessian with vectors.
@@ -70,7 +89,7 @@ class ForceGraph:
         Parameters
         ----------
         vectors
-            ``(K, n_atoms, 3)``.
+            ``(K, *leaf.shape)``.
         create_graph
             Keep the graph of the products.
         vectorised
@@ -81,20 +100,20 @@ class ForceGraph:
         Returns
         -------
         Tensor
-            ``(K, n_atoms, 3)``.
+            ``(K, *leaf.shape)``.
 
         Raises
         ------
         UserError
             When an operation of the potential cannot be vectorised.
         """
-        gradient, positions, keep = self.gradient, self.positions, keep or create_graph
+        gradient, leaf, keep = self.gradient, self.leaf, keep or create_graph
         if not gradient.requires_grad or not len(vectors):  # no atom has a neighbour, or nothing is asked for
             return torch.zeros_like(vectors)
         if vectorised and len(vectors) > 1:
             try:
                 return _gradient(
-                    gradient, positions, vectors, create_graph=create_graph, retain_graph=keep, is_grads_batched=True
+                    gradient, leaf, vectors, create_graph=create_graph, retain_graph=keep, is_grads_batched=True
                 )
             except RuntimeError as error:
                 if "vmap" not in str(error) and "atching rule" not in str(error):
@@ -105,7 +124,7 @@ class ForceGraph:
                 ) from error
         last = len(vectors) - 1
         products = [
-            _gradient(gradient, positions, v, create_graph=create_graph, retain_graph=keep or k < last)
+            _gradient(gradient, leaf, v, create_graph=create_graph, retain_graph=keep or k < last)
             for k, v in enumerate(vectors)
         ]
         return torch.stack(products)
@@ -182,7 +201,7 @@ def _with_products(
 
 def _gradient(
     output: Tensor,
-    positions: Tensor,
+    leaf: Tensor,
     vector: Tensor | None = None,
     *,
     create_graph: bool,
@@ -190,10 +209,10 @@ def _gradient(
     is_grads_batched: bool = False,
 ) -> Tensor:
     if not output.requires_grad:
-        return torch.zeros_like(positions)
+        return torch.zeros_like(leaf)
     (gradient,) = torch.autograd.grad(
         output,
-        positions,
+        leaf,
         grad_outputs=vector,
         create_graph=create_graph,
         retain_graph=retain_graph,
@@ -202,7 +221,7 @@ def _gradient(
         materialize_grads=not is_grads_batched,
     )
     if gradient is None:  # atoms without neighbours: the energy does not depend on positions
-        return torch.zeros_like(positions if vector is None else vector)
+        return torch.zeros_like(leaf if vector is None else vector)
     return gradient
 
 
