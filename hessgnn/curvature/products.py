@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from hessgnn.curvature.refusals import explained, require_connected, require_sound_graph, require_sound_modules
 from hessgnn.data.batch import Batch
 from hessgnn.errors import UserError
 from hessgnn.potentials.base import Potential
@@ -39,11 +40,15 @@ class ForceGraph:
         ``(n_structures,)``, eV.
     gradient
         Of the energy, in the shape of the leaf, eV/Å.
+    potential, batch
+        What it was made from.
     """
 
     leaf: Tensor
     energy: Tensor
     gradient: Tensor
+    potential: Potential
+    batch: Batch
 
     @classmethod
     def of(cls, potential: Potential, batch: Batch, *, derivatives: int, create_graph: bool) -> ForceGraph:
@@ -80,8 +85,16 @@ class ForceGraph:
 
     @classmethod
     def _of(cls, potential: Potential, batch: Batch, leaf: Tensor, create_graph: bool) -> ForceGraph:
+        second = batch.derivatives != 1
+        if second:
+            require_sound_modules(potential, batch)
         energy = potential.total_energy(batch)
-        return cls(leaf, energy, _gradient(energy.sum(), leaf, create_graph=create_graph))
+        require_connected(potential, batch, energy, "energy")
+        if second:
+            require_sound_graph(potential, batch, energy, leaf)
+        with explained(potential, batch):
+            gradient = _gradient(energy.sum(), leaf, create_graph=create_graph)
+        return cls(leaf, energy, gradient, potential, batch)
 
     def products(self, vectors: Tensor, *, create_graph: bool, vectorised: bool, keep: bool = False) -> Tensor:
         """Multiply the Hessian with vectors.
@@ -105,11 +118,17 @@ class ForceGraph:
         Raises
         ------
         UserError
-            When an operation of the potential cannot be vectorised.
+            When an operation of the potential cannot be vectorised, or not be differentiated twice.
         """
-        gradient, leaf, keep = self.gradient, self.leaf, keep or create_graph
+        gradient, keep = self.gradient, keep or create_graph
+        require_connected(self.potential, self.batch, gradient, "gradient of the energy")
         if not gradient.requires_grad or not len(vectors):  # no atom has a neighbour, or nothing is asked for
             return torch.zeros_like(vectors)
+        with explained(self.potential, self.batch):
+            return self._products(vectors, create_graph, vectorised, keep)
+
+    def _products(self, vectors: Tensor, create_graph: bool, vectorised: bool, keep: bool) -> Tensor:
+        gradient, leaf = self.gradient, self.leaf
         if vectorised and len(vectors) > 1:
             try:
                 return _gradient(
