@@ -6,7 +6,7 @@ below the diagonal of some order of rows and columns: what stands above is known
 (Powell and Toint, SIAM J. Numer. Anal. 16, 1060 (1979); Coleman and Moré, Math. Program. 28, 243 (1984); Gebremedhin,
 Manne, Pothen, SIAM Rev. 47, 629 (2005), section 5). That takes about half the products: 2r + 1 columns overlap in a
 chain of range r, only r + 1 of them below the diagonal. Star colouring, the symmetric method without substitution,
-saves nothing in a chain and 10 to 30 % elsewhere (``benchmarks/sparse_hessian.py``).
+saves nothing in a chain and seldom a quarter elsewhere (``benchmarks/sparse_hessian.py``).
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Hessians of potentials without message passing: the energy of an atom depends on its own edges only.
 
 With the vector of each edge as a variable of its own, ``E = Σ_k ε_k(edges of k)`` falls into terms without a common
-variable (a partially separable function: Griewank and Toint, in "Nonlinear Optimization 1981", Academic Press 1982), and
-its second derivative into one dense block for each atom. One product serves one edge of every atom, so all blocks take
-three times the largest number of neighbours, whatever the number of atoms and in any dimension. Edge vectors are
-differences of positions, so the Hessian is the sum of the blocks with each edge replaced by its two atoms.
+variable (a partially separable function: Griewank and Toint, Numer. Math. 39, 119 (1982)), and its second derivative
+into one dense block for each atom. One product serves one edge of every atom, so all blocks take three times the
+largest number of neighbours, whatever the number of atoms and in any dimension. Edge vectors are differences of
+positions, so the Hessian is the sum of the blocks with each edge replaced by its two atoms.
 """
 
 from __future__ import annotations

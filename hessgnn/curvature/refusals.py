@@ -27,7 +27,7 @@ _REPLACE = "replace it by operations that torch differentiates twice, and let `h
 _NOT_IMPLEMENTED = re.compile(r"derivative for '?(?:aten::)?(\w+).*is not implemented", re.DOTALL)
 _NO_BACKWARD = "must implement either the backward or vjp"
 
-_MARK = once_differentiable(lambda: None).__code__
+_MARK = once_differentiable(print).__code__
 """All functions that were marked share the code of the wrapper."""
 
 _sound_modules: WeakSet[Potential] = WeakSet()
@@ -62,7 +62,8 @@ def require_sound_modules(potential: Potential, batch: Batch) -> None:
     for name, module in potential.named_modules():
         for part in (module, *vars(module).values()):
             if (kind := _kind(part)) is not None:
-                what = f"{name or 'it'} ({type(module).__qualname__}) is {kind}, whose second derivatives fail or are wrong"
+                who = f"{name or 'the potential itself'} ({type(module).__qualname__})"
+                what = f"{who} is {kind}, whose second derivatives fail or are wrong"
                 raise UserError(what, where=where, remedy="give the potential the plain module")
     for name, parameter in potential.named_parameters():
         _require_precise(name, parameter.dtype, where)
@@ -92,7 +93,8 @@ def require_sound_graph(potential: Potential, batch: Batch, energy: Tensor, leaf
         return
     for node in _nodes_between(energy, leaf):
         if _once_differentiable(node):
-            what = f"{_function(node)}{_called_by(potential, batch, _once_differentiable)} can be differentiated once only"
+            function = node._forward_cls.__qualname__ + _called_by(potential, batch, _once_differentiable)
+            what = f"{function} can be differentiated once only"
             raise UserError(what, where=type(potential).__qualname__, remedy=_REPLACE)
     _sound_graphs.add(potential)
 
@@ -170,7 +172,7 @@ def _nodes_between(output: Tensor, leaf: Tensor) -> Iterator[Any]:
     users: dict[Any, list[Any]] = {}
     waiting = [output.grad_fn]
     while waiting:
-        node = waiting.pop()
+        node: Any = waiting.pop()
         for before, _ in node.next_functions:
             if before is not None:
                 if before not in users:
@@ -205,8 +207,9 @@ def _named(operation: str) -> Callable[[Any], bool]:
     return lambda node: re.sub(r"backward\d*$", "", node.name().lower()).endswith(plain)
 
 
-def _function(node: Any) -> str:
-    return node._forward_cls.__qualname__
+def _created() -> int:
+    """How many nodes this thread has made: the number that the next one will carry."""
+    return torch.autograd._get_sequence_nr()  # type: ignore[attr-defined]
 
 
 def _called_by(potential: Potential, batch: Batch, fits: Callable[[Any], bool]) -> str:
@@ -216,10 +219,10 @@ def _called_by(potential: Potential, batch: Batch, fits: Callable[[Any], bool]) 
     spans: list[tuple[int, int, str]] = []
 
     def enter(module: nn.Module, *_: Any) -> None:
-        entered[module].append(torch.autograd._get_sequence_nr())
+        entered[module].append(_created())
 
     def leave(module: nn.Module, *_: Any) -> None:
-        spans.append((entered[module].pop(), torch.autograd._get_sequence_nr(), names[module]))
+        spans.append((entered[module].pop(), _created(), names[module]))
 
     hooks = [hook for m in names for hook in (m.register_forward_pre_hook(enter), m.register_forward_hook(leave))]
     try:

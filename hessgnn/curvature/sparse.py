@@ -176,7 +176,7 @@ def _verify(potential: Potential, batch: Batch, hessian: csr_array) -> None:
     scale, precision = np.abs(expected).max(), np.sqrt(np.finfo(expected.dtype).eps)
     if not error <= precision * scale:
         raise UserError(
-            f"{type(potential).__qualname__} says that its range is {potential.n_hops} edge(s), but its Hessian differs "
-            f"by {error:.1e} of {scale:.1e} eV/Å from one formed so",
+            f"{type(potential).__qualname__} says that its range is {potential.n_hops} edge(s), but a product with the "
+            f"Hessian formed so is wrong by {error:.1e} of {scale:.1e} eV/Å",
             remedy="correct n_hops (None if unknown) and run `hessgnn check`, which tries it",
         )

@@ -17,16 +17,18 @@ def influence(subject: Subject) -> None:
         return
     place = np.arange(2 * potential.n_hops + 7)
     zigzag = 0.1 * potential.cutoff
-    positions = np.stack([0.42 * potential.cutoff * place, zigzag * (place % 2), zigzag * (place % 3)], axis=1)
+    chain = np.stack([0.42 * potential.cutoff * place, zigzag * (place % 2), zigzag * (place % 3)], axis=1)
     numbers = [potential.elements[k % len(potential.elements)] for k in place]
-    batch = subject.batch([subject.atoms(numbers, positions)]).replace(derivatives=2)
+    batch = subject.batch([subject.atoms(numbers, chain)]).replace(derivatives=2)
     positions = batch.positions.detach().requires_grad_(True)
     slopes = _slopes(potential.atomic_energies(batch.replace(positions=positions)), positions)
     beyond = torch.from_numpy(~interacting_atoms(batch, potential.n_hops).toarray()).to(slopes.device)
     require(bool(beyond.any()), "no atom of the chain is out of range")  # a fault of this test, not of the potential
     far = float((slopes * beyond).max())
     edges = f"{potential.n_hops} edge" + "s" * (potential.n_hops > 1)
-    require(far == 0, f"an atom more than {edges} away changes the energy of an atom by {far:.1e} per Å, n_hops denies it")
+    require(
+        far == 0, f"an atom more than {edges} away changes the energy of an atom by {far:.1e} per Å, n_hops denies it"
+    )
     if potential.n_hops > 1:
         return
     shifts = batch.edge_shift.detach().requires_grad_(True)
