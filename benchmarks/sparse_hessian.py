@@ -3,11 +3,11 @@
     python benchmarks/sparse_hessian.py sparse_hessian.json
 
 A chain (alkane), a periodic layer (graphene) and a periodic box of water of growing size, for each architecture with
-its default range and for a short one. "columns" is colouring of columns that share no row (Curtis, Powell, Reid), "star"
-the symmetric colouring without substitution; neither is used, see ``hessgnn/curvature/coloring.py``. Seconds are those
-of the whole Hessian, colouring included; row by row they are taken from a few products and multiplied (marked ~), and
-beyond ``--timed`` atoms only products are counted. "full" says how many of the blocks are inside the range: where it is
-1, no method can save products.
+its default range and for a short one. "columns" is colouring of columns that share no row (Curtis, Powell, Reid),
+"star" the symmetric colouring without substitution; neither is used, see ``hessgnn/curvature/coloring.py``. Seconds are
+those of the whole Hessian, colouring included; row by row they are taken from a few products and multiplied (marked ~),
+and beyond ``--timed`` atoms only products are counted. "full" says how many of the blocks are inside the range: where
+it is 1, colouring cannot save products.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def layer(n: int) -> Atoms:
 
 
 def water(n: int) -> Atoms:
-    """n × n × n turned molecules at the density of the liquid, periodic."""
+    """Turned molecules on a grid of n × n × n at the density of the liquid, periodic."""
     edge, generator = 3.107, np.random.default_rng(0)
     atoms = Atoms(cell=3 * [n * edge], pbc=True)
     for place in itertools.product(range(n), repeat=3):
@@ -128,7 +128,7 @@ def measure(name: str, kind: str, atoms: Atoms, options: argparse.Namespace) -> 
         "full": pattern.nnz / n**2,
         "row_by_row": 3 * n,
         "columns": 3 * columns(pattern),
-        "star": 3 * star(pattern) if n <= options.star else None,
+        "star": 3 * star(pattern) if n <= options.star and pattern.nnz < 0.8 * n**2 else None,
         "colors": 3 * Columns(batch, hops).coloring.number,
         "used": min(way.n_products, 3 * n),
         "seconds": None,
