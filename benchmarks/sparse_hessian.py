@@ -136,7 +136,7 @@ def measure(name: str, kind: str, atoms: Atoms, options: argparse.Namespace) -> 
     }
     if n <= options.timed:
         begin = time.perf_counter()
-        sparse_hessians(potential, batch)
+        sparse_hessians(potential, batch, chunk=options.sample)
         row["seconds"] = time.perf_counter() - begin
         row["seconds_row_by_row"] = seconds_row_by_row(potential, batch, options.sample)
     return row
@@ -149,7 +149,7 @@ def main() -> None:
     parser.add_argument("--structures", nargs="*", choices=list(STRUCTURES), default=list(STRUCTURES))
     parser.add_argument("--timed", type=int, default=200, help="most atoms that seconds are measured for")
     parser.add_argument("--star", type=int, default=200, help="most atoms that star colouring is tried for")
-    parser.add_argument("--sample", type=int, default=4, help="products at a time in the estimate of row by row")
+    parser.add_argument("--sample", type=int, default=4, help="products at a time, for both")
     options = parser.parse_args()
     rows = []
     print("| potential | structure | atoms | full | row by row | columns | star | colours | used | s | s row by row |")
