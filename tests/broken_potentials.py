@@ -11,6 +11,8 @@ from hessgnn.potentials.blocks import BesselBasis, PolynomialCutoff, mlp
 
 
 class Sound(Potential):
+    n_hops = 1
+
     def __init__(self, config):
         super().__init__(config)
         self.embedding = nn.Embedding(len(config.elements), 8)
@@ -128,6 +130,22 @@ class MeanOfStructure(Sound):
         x = super().features(batch)
         mean = batch.sum_per_structure(x) / batch.n_atoms.unsqueeze(1)
         return x + 0.1 * mean[batch.batch]
+
+
+class ShortSighted(Sound):
+    """Passes messages twice, but says once."""
+
+    def features(self, batch):
+        x = super().features(batch)
+        envelope = self.envelope(self.vectors(batch).norm(dim=-1)).unsqueeze(-1)
+        return x + self.gather(batch, envelope * x[batch.edge_index[1]])
+
+
+class EdgesOfOthers(Sound):
+    """Hears what its neighbours send: within one edge, but along edges that they are the centre of."""
+
+    def gather(self, batch, messages):
+        return messages.new_zeros(len(batch.numbers), messages.shape[1]).index_add(0, batch.edge_index[1], messages)
 
 
 class WithoutShift(Sound):

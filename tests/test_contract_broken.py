@@ -30,6 +30,8 @@ TABLE = [
     ("rotation", broken.CoordinateAsFeature, "rotating.* energy"),
     ("reflection", broken.Chiral, "reflecting.* energy"),
     ("fragments", broken.MeanOfStructure, "isolated atom does not add"),
+    ("range", broken.ShortSighted, "an atom more than 1 edge away .* n_hops denies it"),
+    ("range", broken.EdgesOfOthers, "an edge of another atom changes"),
     ("periodic", broken.WithoutShift, "doubled cell"),
     ("forces", broken.DetachedEnvelope, "finite differences of the energy"),
     ("hessian", broken.FirstDerivativeOnly, "finite differences of the forces"),

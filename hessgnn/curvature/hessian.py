@@ -1,20 +1,20 @@
-"""Full Hessians of a batch: ``3 max(N)`` products serve every structure."""
+"""Full Hessians of a batch: at most ``3 max(N)`` products serve every structure, fewer where atoms are far apart."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from scipy.sparse import csr_array
 from torch import Tensor
 
-from hessgnn.curvature.autotune import fastest
-from hessgnn.curvature.local_hessian import local_hessians
+from hessgnn.curvature.chunks import MEMORY, Chunks
+from hessgnn.curvature.local_hessian import local_hessians, sparse_local_hessian
 from hessgnn.curvature.probes import all_rows
-from hessgnn.curvature.products import Backend, ForceGraph, predict
+from hessgnn.curvature.products import Backend
+from hessgnn.curvature.sparse import compressed_hessian
 from hessgnn.data.batch import Batch
 from hessgnn.potentials.base import Potential
-from hessgnn.potentials.closed_form import ClosedFormPotential
-
-MEMORY = 2**30
-"""Bytes that the products of one chunk may take, roughly."""
+from hessgnn.potentials.closed_form import has_closed_form
 
 
 def padded_hessians(
@@ -33,38 +33,28 @@ def padded_hessians(
         The potential.
     batch
         The structures.
-    chunk
-        Products formed at a time: memory grows with it, not with the number of rows. If it is not given, as many as
-        fit into ``memory``.
-    memory
-        Bytes for the products of a chunk. A product touches what the force pass saved, so that is what it is taken
-        to need; a chunk is never smaller than one product.
-    backend
-        How the products of a chunk are formed.
+    chunk, memory, backend
+        Products formed at a time, bytes for them, and how: see :class:`~hessgnn.curvature.chunks.Chunks`.
 
     Returns
     -------
     Tensor
         ``(n_structures, D, D)`` with ``D = 3 max(N)``, eV/Å², not symmetrised; zeros behind each ``3N``.
     """
-    if isinstance(potential, ClosedFormPotential) and potential.closed_form:
+    if has_closed_form(potential):
         return local_hessians(potential, batch, memory)
-    vectors = all_rows(batch).vectors
-    saved = _Bytes()
-    with torch.enable_grad(), saved.counted():
-        graph = ForceGraph.of(potential, batch, derivatives=2, create_graph=True)
-    if chunk is None:
-        chunk = max(1, memory // max(1, saved.total))
-    if backend == "auto":
-        backend = fastest(potential, batch, vectors[:chunk], create_graph=False)
-    rows = []
-    for part in vectors.split(chunk):
-        if backend == "replicate":
-            products = predict(potential, batch, forces=False, vectors=part, backend=backend).products
-        else:
-            products = graph.products(part, create_graph=False, vectorised=backend == "vmap", keep=True)
-        rows.append(batch.pad(products))
-    return torch.cat(rows).transpose(0, 1)
+    chunks = Chunks(chunk, memory, backend)
+    compressed = compressed_hessian(potential, batch, chunks)
+    if compressed is None:
+        return _row_by_row(potential, batch, chunks)
+    entries = compressed.tocoo()
+    row, column = (torch.from_numpy(axis.astype(np.int64)) for axis in entries.coords)
+    atom, first = row // 3, 3 * batch.first_atom.cpu()
+    structure = batch.batch.cpu()[atom]
+    start, size = first[structure], 3 * batch.max_atoms
+    padded = torch.zeros(batch.n_structures, size, size, dtype=batch.positions.dtype)
+    padded[structure, row - start, column - start] = torch.from_numpy(entries.data)
+    return padded.to(batch.positions.device)
 
 
 def hessians(
@@ -95,20 +85,45 @@ def hessians(
     return [one[: 3 * n, : 3 * n] for one, n in zip(padded, batch.n_atoms.tolist(), strict=True)]
 
 
-class _Bytes:
-    """Counts what a graph saves for its backward passes; each storage once."""
+def sparse_hessians(
+    potential: Potential,
+    batch: Batch,
+    *,
+    chunk: int | None = None,
+    memory: int = MEMORY,
+    backend: Backend = "vmap",
+) -> list[csr_array]:
+    """Hessian of each structure, without zeros for atoms that are too far apart to feel each other.
 
-    def __init__(self) -> None:
-        self.seen: dict[int, int] = {}
+    Parameters
+    ----------
+    potential
+        The potential.
+    batch
+        The structures.
+    chunk, memory, backend
+        See :func:`padded_hessians`.
 
-    @property
-    def total(self) -> int:
-        return sum(self.seen.values())
+    Returns
+    -------
+    list of scipy.sparse.csr_array
+        ``(3N, 3N)`` in the type of the positions, eV/Å², on the CPU: the numbers of :func:`hessians`.
+    """
+    chunks = Chunks(chunk, memory, backend)
+    whole: csr_array | None
+    if has_closed_form(potential):
+        whole = sparse_local_hessian(potential, batch, memory)
+    else:
+        whole = compressed_hessian(potential, batch, chunks)
+    if whole is None:
+        dense = _row_by_row(potential, batch, chunks).cpu().numpy()
+        return [csr_array(one[: 3 * n, : 3 * n]) for one, n in zip(dense, batch.n_atoms.tolist(), strict=True)]
+    firsts = (3 * batch.first_atom).tolist()
+    sizes = (3 * batch.n_atoms).tolist()
+    return [whole[first : first + n, first : first + n] for first, n in zip(firsts, sizes, strict=True)]
 
-    def counted(self) -> torch.autograd.graph.saved_tensors_hooks:
-        def pack(tensor: Tensor) -> Tensor:
-            storage = tensor.untyped_storage()
-            self.seen[storage.data_ptr()] = storage.nbytes()
-            return tensor
 
-        return torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+def _row_by_row(potential: Potential, batch: Batch, chunks: Chunks) -> Tensor:
+    rows = all_rows(batch).vectors
+    products = chunks.products(potential, batch, len(rows), lambda part: rows[part])
+    return torch.cat([batch.pad(part) for _, part in products]).transpose(0, 1)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from hessgnn.data.batch import Batch
@@ -86,3 +87,27 @@ def local_hessians(potential: ClosedFormPotential, batch: Batch, memory: int) ->
         row = batch.batch[blocks.first] * n + batch.slot[blocks.first]
         flat.index_add_(0, row * n + batch.slot[blocks.second], blocks.values.flatten(1))
     return flat.view(-1, n, n, 3, 3).permute(0, 1, 3, 2, 4).reshape(-1, 3 * n, 3 * n)
+
+
+def sparse_local_hessian(potential: ClosedFormPotential, batch: Batch, memory: int) -> csr_array:
+    """Put the Hessians together without their zeros.
+
+    Parameters
+    ----------
+    potential, batch, memory
+        See :func:`hessian_blocks`.
+
+    Returns
+    -------
+    scipy.sparse.csr_array
+        ``(3 n_atoms, 3 n_atoms)`` of the whole batch, eV/Å², block diagonal.
+    """
+    size = 3 * len(batch.numbers)
+    xyz = torch.arange(3, device=batch.numbers.device)
+    hessian = csr_array((size, size), dtype=batch.positions.new_empty(0).cpu().numpy().dtype)
+    for blocks in hessian_blocks(potential, batch, memory):
+        row = (3 * blocks.first[:, None, None] + xyz[:, None]).expand_as(blocks.values)
+        column = (3 * blocks.second[:, None, None] + xyz).expand_as(blocks.values)
+        entries, *place = (x.flatten().cpu().numpy() for x in (blocks.values, row, column))
+        hessian = hessian + csr_array((entries, tuple(place)), shape=hessian.shape)
+    return csr_array(hessian)

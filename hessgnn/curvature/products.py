@@ -12,10 +12,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from hessgnn.curvature.refusals import explained, require_connected, require_sound_graph, require_sound_modules
 from hessgnn.data.batch import Batch
 from hessgnn.errors import UserError
 from hessgnn.potentials.base import Potential
-from hessgnn.potentials.closed_form import ClosedFormPotential
+from hessgnn.potentials.closed_form import has_closed_form
 from hessgnn.potentials.prediction import Prediction
 
 Backend = Literal["loop", "vmap", "replicate", "auto"]
@@ -34,17 +35,21 @@ class ForceGraph:
 
     Attributes
     ----------
-    positions
-        ``(n_atoms, 3)``, Å: the leaf of the graph, nobody else's tensor.
+    leaf
+        What is differentiated in, nobody else's tensor: positions ``(n_atoms, 3)`` or edge vectors ``(n_edges, 3)``, Å.
     energy
         ``(n_structures,)``, eV.
     gradient
-        ``(n_atoms, 3)``, eV/Å.
+        Of the energy, in the shape of the leaf, eV/Å.
+    potential, batch
+        What it was made from.
     """
 
-    positions: Tensor
+    leaf: Tensor
     energy: Tensor
     gradient: Tensor
+    potential: Potential
+    batch: Batch
 
     @classmethod
     def of(cls, potential: Potential, batch: Batch, *, derivatives: int, create_graph: bool) -> ForceGraph:
@@ -62,8 +67,35 @@ class ForceGraph:
             Keep the graph of the gradient.
         """
         positions = batch.positions.detach().requires_grad_(True)
-        energy = potential.total_energy(batch.replace(positions=positions, derivatives=derivatives))
-        return cls(positions, energy, _gradient(energy.sum(), positions, create_graph=create_graph))
+        return cls._of(potential, batch.replace(positions=positions, derivatives=derivatives), positions, create_graph)
+
+    @classmethod
+    def of_edges(cls, potential: Potential, batch: Batch, *, derivatives: int, create_graph: bool) -> ForceGraph:
+        """Run a forward and a force pass with the vector of each edge as a variable of its own.
+
+        Parameters
+        ----------
+        potential, batch, derivatives, create_graph
+            See :meth:`of`.
+        """
+        vectors = batch.edge_vectors().detach().requires_grad_(True)
+        # With all atoms at the origin the shift of an edge is its vector.
+        origin = torch.zeros_like(batch.positions)
+        batch = batch.replace(positions=origin, edge_shift=vectors, derivatives=derivatives)
+        return cls._of(potential, batch, vectors, create_graph)
+
+    @classmethod
+    def _of(cls, potential: Potential, batch: Batch, leaf: Tensor, create_graph: bool) -> ForceGraph:
+        second = batch.derivatives != 1
+        if second:
+            require_sound_modules(potential, batch)
+        energy = potential.total_energy(batch)
+        require_connected(potential, batch, energy, "energy")
+        if second:
+            require_sound_graph(potential, batch, energy, leaf)
+        with explained(potential, batch):
+            gradient = _gradient(energy.sum(), leaf, create_graph=create_graph)
+        return cls(leaf, energy, gradient, potential, batch)
 
     def products(self, vectors: Tensor, *, create_graph: bool, vectorised: bool, keep: bool = False) -> Tensor:
         """Multiply the Hessian with vectors.
@@ -71,7 +103,7 @@ class ForceGraph:
         Parameters
         ----------
         vectors
-            ``(K, n_atoms, 3)``.
+            ``(K, *leaf.shape)``.
         create_graph
             Keep the graph of the products.
         vectorised
@@ -82,20 +114,26 @@ class ForceGraph:
         Returns
         -------
         Tensor
-            ``(K, n_atoms, 3)``.
+            ``(K, *leaf.shape)``.
 
         Raises
         ------
         UserError
-            When an operation of the potential cannot be vectorised.
+            When an operation of the potential cannot be vectorised, or not be differentiated twice.
         """
-        gradient, positions, keep = self.gradient, self.positions, keep or create_graph
+        gradient, keep = self.gradient, keep or create_graph
+        require_connected(self.potential, self.batch, gradient, "gradient of the energy")
         if not gradient.requires_grad or not len(vectors):  # no atom has a neighbour, or nothing is asked for
             return torch.zeros_like(vectors)
+        with explained(self.potential, self.batch):
+            return self._products(vectors, create_graph, vectorised, keep)
+
+    def _products(self, vectors: Tensor, create_graph: bool, vectorised: bool, keep: bool) -> Tensor:
+        gradient, leaf = self.gradient, self.leaf
         if vectorised and len(vectors) > 1:
             try:
                 return _gradient(
-                    gradient, positions, vectors, create_graph=create_graph, retain_graph=keep, is_grads_batched=True
+                    gradient, leaf, vectors, create_graph=create_graph, retain_graph=keep, is_grads_batched=True
                 )
             except RuntimeError as error:
                 if "vmap" not in str(error) and "atching rule" not in str(error):
@@ -106,7 +144,7 @@ class ForceGraph:
                 ) from error
         last = len(vectors) - 1
         products = [
-            _gradient(gradient, positions, v, create_graph=create_graph, retain_graph=keep or k < last)
+            _gradient(gradient, leaf, v, create_graph=create_graph, retain_graph=keep or k < last)
             for k, v in enumerate(vectors)
         ]
         return torch.stack(products)
@@ -154,7 +192,9 @@ def predict(
         with torch.set_grad_enabled(create_graph):
             return Prediction(potential.total_energy(batch))
     with torch.enable_grad():
-        if isinstance(potential, ClosedFormPotential) and potential.closed_form:
+        if has_closed_form(potential):
+            if vectors is not None:
+                require_sound_modules(potential, batch)
             with torch.set_grad_enabled(create_graph):
                 energy, gradient, products = potential.derivatives(batch, vectors)
         elif vectors is None:
@@ -186,7 +226,7 @@ def _with_products(
 
 def _gradient(
     output: Tensor,
-    positions: Tensor,
+    leaf: Tensor,
     vector: Tensor | None = None,
     *,
     create_graph: bool,
@@ -194,10 +234,10 @@ def _gradient(
     is_grads_batched: bool = False,
 ) -> Tensor:
     if not output.requires_grad:
-        return torch.zeros_like(positions)
+        return torch.zeros_like(leaf)
     (gradient,) = torch.autograd.grad(
         output,
-        positions,
+        leaf,
         grad_outputs=vector,
         create_graph=create_graph,
         retain_graph=retain_graph,
@@ -206,7 +246,7 @@ def _gradient(
         materialize_grads=not is_grads_batched,
     )
     if gradient is None:  # atoms without neighbours: the energy does not depend on positions
-        return torch.zeros_like(positions if vector is None else vector)
+        return torch.zeros_like(leaf if vector is None else vector)
     return gradient
 
 

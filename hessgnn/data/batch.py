@@ -284,9 +284,17 @@ class Batch:
         -------
         Batch
             On the CPU.
+
+        Raises
+        ------
+        DataError
+            When atoms of a structure coincide.
         """
         if edges is None:
-            edges = [neighbors(s.positions, cutoff, s.cell, s.pbc) for s in structures]
+            edges = [
+                neighbors(s.positions, cutoff, s.cell, s.pbc, where=f"structure {k} ({s.name})")
+                for k, s in enumerate(structures)
+            ]
         sizes = [len(s.numbers) for s in structures]
         starts = np.cumsum([0, *sizes[:-1]])
         n_atoms = torch.tensor(sizes)

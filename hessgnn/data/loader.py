@@ -57,7 +57,7 @@ class Loader:
     ) -> None:
         self.indices = np.asarray(indices, dtype=np.int64)
         self.structures = [store[int(i)] for i in self.indices]
-        self.edges = [neighbors(s.positions, cutoff, s.cell, s.pbc) for s in self.structures]
+        self.edges = [neighbors(s.positions, cutoff, s.cell, s.pbc, where=s.name) for s in self.structures]
         self.triplets = None
         if triplet_cutoff is not None:
             self.triplets = [

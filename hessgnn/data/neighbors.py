@@ -7,9 +7,18 @@ import torch
 import vesin
 from torch import Tensor
 
+from hessgnn.errors import DataError
+
+COINCIDENT = 1e-4
+"""Å: float32 cannot tell atoms apart that are nearer, and the derivatives of a distance of zero are not finite."""
+
 
 def neighbors(
-    positions: np.ndarray, cutoff: float, cell: np.ndarray | None = None, pbc: np.ndarray | bool = False
+    positions: np.ndarray,
+    cutoff: float,
+    cell: np.ndarray | None = None,
+    pbc: np.ndarray | bool = False,
+    where: object | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find every ordered pair of atoms within a cutoff, periodic images included.
 
@@ -23,6 +32,8 @@ def neighbors(
         ``(3, 3)``, Å, one lattice vector per row; not needed without periodicity.
     pbc
         ``(3,)`` or one value: which lattice vectors are periodic.
+    where
+        Names the structure in an error.
 
     Returns
     -------
@@ -30,15 +41,31 @@ def neighbors(
         ``(2, n_edges)`` int64: centre ``i`` and neighbour ``j``. Both orders of each pair are present.
     edge_shift
         ``(n_edges, 3)``, Å: the vector from ``i`` to ``j`` is ``positions[j] + shift - positions[i]``.
+
+    Raises
+    ------
+    DataError
+        When two atoms, or an atom and an image, lie at the same place.
     """
     periodic = np.broadcast_to(np.asarray(pbc, dtype=bool), (3,))
     if len(positions) < 2 and not periodic.any():
         return np.zeros((2, 0), dtype=np.int64), np.zeros((0, 3))
     box = np.zeros((3, 3)) if cell is None else np.asarray(cell, dtype=np.float64)
     finder = vesin.NeighborList(cutoff=cutoff, full_list=True)
-    i, j, images = finder.compute(
-        points=np.ascontiguousarray(positions, dtype=np.float64), box=box, periodic=periodic.tolist(), quantities="ijS"
+    i, j, images, distances = finder.compute(
+        points=np.ascontiguousarray(positions, dtype=np.float64),
+        box=box,
+        periodic=periodic.tolist(),
+        quantities="ijSd",
     )
+    if len(distances) and distances.min() < COINCIDENT:
+        nearest = distances.argmin()
+        image = " (of a periodic image)" if images[nearest].any() else ""
+        raise DataError(
+            f"atoms {i[nearest]} and {j[nearest]}{image} lie at the same place, {distances[nearest]:.1e} Å apart",
+            where=where,
+            remedy="remove one of them or correct positions and cell",
+        )
     order = np.lexsort((*images.T[::-1], j, i))  # vesin promises no order; a fixed one keeps runs reproducible
     edge_index = np.stack([i, j]).astype(np.int64)[:, order]
     return edge_index, images[order].astype(np.float64) @ box

@@ -61,6 +61,7 @@ class ANI(ClosedFormPotential):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
+        self.n_hops = 1  # both edges of a triple have its centre
         self.aev = AEVComputer(
             ANIRadial.cover_linearly(cutoff=config.cutoff, eta=config.radial_eta, num_shifts=config.radial_shifts),
             ANIAngular.cover_linearly(

@@ -63,6 +63,10 @@ class Potential(nn.Module, ABC):
     Config: ClassVar[type[PotentialConfig]] = PotentialConfig
     not_c2: str | None = None
     """Why the Hessian of this potential jumps, in words; ``None`` when it is continuous."""
+    n_hops: int | None = None
+    """How many edges away an atom can influence the energy of another: the number of message-passing layers. With 1,
+    the energy of an atom must depend on the edges that it is the centre of only. ``None`` means unknown; Hessians of
+    large structures then take 3N products."""
 
     triplet_cutoff: float | None = None
     """Å: pairs of edges up to this length with a common centre are wanted in :attr:`Batch.triplets`."""

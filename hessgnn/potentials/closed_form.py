@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -108,6 +108,11 @@ class ClosedFormPotential(Potential):
         energy = self.energy_of(batch, learned)
         scale = self.scale.to(gradient)
         return energy, gradient * scale, products * scale
+
+
+def has_closed_form(potential: Potential) -> TypeGuard[ClosedFormPotential]:
+    """Whether a potential's own formulas serve."""
+    return isinstance(potential, ClosedFormPotential) and potential.closed_form
 
 
 class _Node(torch.autograd.Function):

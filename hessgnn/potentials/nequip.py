@@ -91,6 +91,7 @@ class NequIP(Potential):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
+        self.n_hops = config.n_layers
         n_elements = len(config.elements)
         irreps_edge = o3.Irreps.spherical_harmonics(config.l_max)
         natural = [(config.channels, (degree, (-1) ** degree)) for degree in range(config.l_max + 1)]

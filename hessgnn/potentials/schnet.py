@@ -50,6 +50,7 @@ class SchNet(Potential):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
+        self.n_hops = config.n_interactions
         self.embedding = nn.Embedding(len(config.elements), config.width)
         self.basis = GaussianBasis(config.cutoff, config.n_basis)
         self.envelope = PolynomialCutoff(config.cutoff)

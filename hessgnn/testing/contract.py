@@ -11,7 +11,7 @@ from unittest import SkipTest
 
 from hessgnn.potentials import registry
 from hessgnn.potentials.base import Potential
-from hessgnn.testing import basics, continuity, derivatives, symmetries
+from hessgnn.testing import basics, continuity, derivatives, locality, symmetries
 from hessgnn.testing.subject import Subject, Violation
 
 
@@ -88,6 +88,11 @@ ITEMS: tuple[Item, ...] = (
     Item("rotation", symmetries.rotation, "use distances, angles or equivariant features, not x, y, z by themselves"),
     Item("reflection", symmetries.reflection, "let pseudo-scalars (odd triple products) enter as even powers only"),
     Item("fragments", symmetries.separated_fragments, "let an atom's energy depend on its neighbours only"),
+    Item(
+        "range",
+        locality.influence,
+        "set n_hops to the number of message-passing layers, or to None; with one, sum over edge_index[0] only",
+    ),
     Item("periodic", symmetries.periodicity, "use batch.edge_vectors(), which contain the periodic shift"),
     Item("forces", derivatives.forces, "remove .detach(), .data, .item() and no_grad between positions and energy"),
     Item(

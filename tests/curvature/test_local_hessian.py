@@ -5,7 +5,7 @@ import torch
 from ase import Atoms
 from ase.build import molecule
 
-from hessgnn.curvature.hessian import padded_hessians
+from hessgnn.curvature.hessian import hessians, padded_hessians, sparse_hessians
 from hessgnn.data.batch import Batch
 from hessgnn.potentials import registry
 
@@ -51,6 +51,19 @@ def test_they_are_those_of_autograd(settings):
     expected = reference(potential, batch)
     got = padded_hessians(potential, batch)
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-12 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("memory", [1, 2**30])
+def test_sparse_ones_are_the_same(memory):
+    potential = make()
+    batch = Batch.from_atoms(structures(), potential.cutoff)
+    expected = hessians(potential, batch)
+    got = sparse_hessians(potential, batch, memory=memory)
+    for one, other in zip(got, expected, strict=True):
+        torch.testing.assert_close(torch.from_numpy(one.toarray()), other, rtol=1e-11, atol=1e-12)
+    far = Atoms("C40", [[1.3 * k, 0, 0] for k in range(40)])
+    (chain,) = sparse_hessians(potential, Batch.from_atoms([far], potential.cutoff))
+    assert chain.nnz < 0.6 * chain.shape[0] ** 2
 
 
 def test_one_atom_at_a_time_if_memory_allows_no_more(monkeypatch):

@@ -7,6 +7,7 @@ from torch_geometric.nn import MessagePassing
 
 from hessgnn.data.batch import Batch
 from hessgnn.data.structure import Structure
+from hessgnn.errors import DataError
 
 
 def labelled(name, seed, energy=True, forces=True, hessian=True):
@@ -152,3 +153,8 @@ def test_torch_geometric_passes_messages_from_neighbour_to_centre():
     assert torch.equal(got, expected)
     vectors = geometric.pos[geometric.edge_index[0]] + geometric.edge_shift - geometric.pos[geometric.edge_index[1]]
     assert torch.equal(vectors, batch.edge_vectors())
+
+
+def test_coincident_atoms_are_told_with_the_place_of_their_structure():
+    with pytest.raises(DataError, match=r"^structure 1 \(HO\): atoms 0 and 1 lie at the same place"):
+        Batch.from_atoms([molecule("H2O"), Atoms("OH", np.zeros((2, 3)))], 5.0)

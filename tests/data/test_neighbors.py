@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from hessgnn.data.neighbors import neighbors, triplets
+from hessgnn.errors import DataError
 
 CELL = np.array([[3.1, 0.0, 0.0], [0.8, 2.7, 0.0], [-0.4, 0.6, 3.5]])
 
@@ -87,3 +88,20 @@ def test_triplets_are_the_pairs_of_near_edges_with_a_common_centre(pbc):
 def test_one_atom_has_no_triplets():
     positions = np.zeros((1, 3))
     assert triplets(positions, neighbors(positions, 5.0), 5.0).shape == (2, 0)
+
+
+@pytest.mark.parametrize(
+    ("positions", "cell", "told"),
+    [
+        ([[0, 0, 0], [0, 0, 1.0], [0, 0, 0]], None, r"atoms \d and \d lie at the same place, 0.0e\+00 Å apart"),
+        ([[0, 0, 0], [0, 0, 1e-7]], None, "1.0e-07 Å apart"),
+        ([[0.1, 0, 0], [3.2, 0, 0]], CELL, r"atoms \d and \d \(of a periodic image\) lie at the same place"),
+    ],
+)
+def test_coincident_atoms_are_named_with_their_structure(positions, cell, told):
+    with pytest.raises(DataError, match=f"^frame 7: .*{told}.*To mend: remove one"):
+        neighbors(np.array(positions), 2.0, cell, cell is not None, where="frame 7")
+
+
+def test_atoms_that_are_merely_close_are_neighbours():
+    assert neighbors(np.array([[0, 0, 0], [0, 0, 0.01]]), 2.0)[0].tolist() == [[0, 1], [1, 0]]
