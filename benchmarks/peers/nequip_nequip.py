@@ -34,7 +34,7 @@ class Driver(Peer):
             l_max=size["l_max"],
             parity=size["parity"],
             num_features=size["channels"],
-            type_embed_num_features=settings["type_embed_num_features"],
+            type_embed_num_features=settings.get("type_embed_num_features"),
             radial_mlp_depth=1,
             radial_mlp_width=size["radial_width"],
             num_bessels=size["n_basis"],

@@ -1,8 +1,9 @@
 """A process that holds one peer: reads one JSON line per request from stdin, answers each with one JSON line.
 
-The first request starts the peer: ``{"driver", "molecules", "settings", "threads", "warmup"}``, the last one a number
-of runs for each piece of work. It is answered with what the peer is. Each further one, ``{"work": name}``, is answered with the ``seconds`` that the work took. The end
-of stdin ends the process. Runs with the Python of the peer's environment; hessgnn need not be there.
+The first request, ``{"driver", "molecules", "settings", "threads", "warmup"}``, starts the peer (``warmup`` gives a
+number of runs for each piece of work) and is answered with what the peer is. Each further one, ``{"work": name}``, is
+answered with the ``seconds`` that the work took. The end of stdin ends the process. Runs with the Python of the peer's
+environment; hessgnn need not be there.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ def start(request: dict[str, Any]) -> tuple[Peer, dict[str, Any]]:
     peer.start()
     error = peer.forces_error()
     begin = time.perf_counter()
+    first_loss = peer.step()
     works = {name: runs for name, runs in request["warmup"].items() if name in peer.works}
     for name, runs in works.items():
         for _ in range(runs):
@@ -41,6 +43,7 @@ def start(request: dict[str, Any]) -> tuple[Peer, dict[str, Any]]:
         "parameters": sum(p.numel() for p in peer.model.parameters() if p.requires_grad),
         "edges": peer.n_edges,
         "forces_error": error,
+        "first_loss": first_loss,
         "works": list(works),
         "warmup_seconds": time.perf_counter() - begin,
     }
