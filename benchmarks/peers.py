@@ -194,6 +194,7 @@ class Worker:
             pass
         if not line:
             self.process.wait()
+            self.close()
             written = Path(self.log.name).read_text(errors="replace").strip().splitlines()
             said = written[-1] if written else f"exit status {self.process.returncode}"
             raise UserError(f"its process ended: {said}", where=self.name)
@@ -389,6 +390,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found, left_out = available(chosen, folder, dict(options.env))
     for name, reason in left_out.items():
         console.print(f"{name}: {reason}", soft_wrap=True, markup=False)
+    if not found:
+        raise UserError("no peer can be measured", where=folder, remedy="python benchmarks/peers.py --install DIR")
     weights = LossConfig()
     request = {
         "threads": options.threads,
