@@ -78,6 +78,8 @@ SIZES: dict[str, dict[str, Any]] = {
 FEW = 3
 """Repeats of full Hessians."""
 WARMUP = {"E-F": 3, "E-F-H": 3, "Hessians": 1}
+ANSWERS = ("seconds", "cpu_seconds", "loss")
+"""What a worker reports of each step. With one thread, processor time tells what a busy machine would hide."""
 LEARNING_RATE = 1e-4
 """Small enough that the loss falls in every step."""
 TOLERANCE = 0.02
@@ -276,14 +278,14 @@ def measure(running: Sequence[Worker], repeats: int) -> dict[str, dict[str, Any]
             raise UserError(f"forces and energies disagree by {worker.facts['forces_error']:.1e}", where=worker.name)
         if worker.facts["edges"] not in (None, running[0].facts["edges"]):
             raise UserError(f"{worker.facts['edges']} edges, ours are {running[0].facts['edges']}", where=worker.name)
-    result: dict[str, dict[str, Any]] = {w.name: {**w.facts, "seconds": {}, "loss": {}} for w in running}
+    result: dict[str, dict[str, Any]] = {w.name: {**w.facts, **{key: {} for key in ANSWERS}} for w in running}
     for work in running[0].facts["works"]:
         able = [worker for worker in running if work in worker.facts["works"]]
         for _ in range(FEW if work == "Hessians" else repeats):
             for worker in able:
                 reply = worker.ask({"work": work})
-                result[worker.name]["seconds"].setdefault(work, []).append(reply["seconds"])
-                result[worker.name]["loss"].setdefault(work, []).append(reply["loss"])
+                for key in ANSWERS:
+                    result[worker.name][key].setdefault(work, []).append(reply[key])
     for name, entry in result.items():
         last = entry["loss"].get("E-F", [math.nan])[-1]
         if last >= entry["first_loss"]:

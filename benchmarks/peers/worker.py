@@ -2,8 +2,8 @@
 
 The first request, ``{"driver", "molecules", "settings", "threads", "warmup"}``, starts the peer (``warmup`` gives a
 number of runs for each piece of work) and is answered with what the peer is. Each further one, ``{"work": name}``, is
-answered with the ``seconds`` that the work took. The end of stdin ends the process. Runs with the Python of the peer's
-environment; hessgnn need not be there.
+answered with the seconds that the work took, by the clock and of the processor. The end of stdin ends the process. Runs
+with the Python of the peer's environment; hessgnn need not be there.
 """
 
 from __future__ import annotations
@@ -59,9 +59,10 @@ def main() -> None:
             peer, reply = start(request)
         else:
             work = peer.works[request["work"]]
-            begin = time.perf_counter()
+            begin, cpu = time.perf_counter(), time.process_time()
             value = work()
-            reply = {"seconds": time.perf_counter() - begin, "loss": value if isinstance(value, float) else None}
+            reply = {"seconds": time.perf_counter() - begin, "cpu_seconds": time.process_time() - cpu}
+            reply["loss"] = value if isinstance(value, float) else None
         print(json.dumps(reply), file=replies)
 
 

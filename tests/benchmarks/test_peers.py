@@ -143,7 +143,7 @@ class Stub:
         self.facts = {**known, **facts}
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        return {"seconds": 1.0 if self.name == "hessgnn" else 4.0, "loss": self.losses.pop(0)}
+        return {"seconds": 1.0 if self.name == "hessgnn" else 4.0, "cpu_seconds": 1.0, "loss": self.losses.pop(0)}
 
 
 @pytest.mark.parametrize(
