@@ -442,4 +442,5 @@ if __name__ == "__main__":
     try:
         main()
     except UserError as error:
-        sys.exit(f"peers: {error}")
+        print(f"peers: {error}", file=sys.stderr)
+        sys.exit(2)
