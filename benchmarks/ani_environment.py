@@ -12,20 +12,18 @@ import argparse
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from rich.console import Console
-from torch import Tensor
-from torchani.neighbors import Neighbors
 
 from hessgnn.cost.conditions import Conditions
 from hessgnn.cost.experiment import Experiment, Work
+from hessgnn.cost.plain import ByTorchani
 from hessgnn.cost.report import Report
 from hessgnn.cost.timing import TrainingStep
 from hessgnn.cost.workload import Workload
 from hessgnn.curvature.hessian import padded_hessians
-from hessgnn.data.batch import Batch
 from hessgnn.potentials.ani import ANI
 from hessgnn.training.config import LossConfig, ProbeConfig
 
@@ -33,30 +31,10 @@ OURS, THEIRS = "ours", "torchani's"
 BOUND = 1e-4
 
 
-class ByTorchani(ANI):
-    """The same potential with torchani's own code for the environment vectors."""
-
-    closed_form = False
-
-    def atomic_energies(self, batch: Batch) -> Tensor:
-        """Dimensionless energy of each atom, ``(n_atoms,)``."""
-        i, j = batch.edge_index
-        once = (i < j).nonzero().squeeze(-1)  # no structure of the bundled set is periodic
-        vectors = -batch.edge_vectors().index_select(0, once)  # torchani's point from the second to the first atom
-        neighbors = Neighbors(batch.edge_index[:, once], vectors.norm(dim=-1), vectors)
-        species = self.species(batch).unsqueeze(0)
-        aev = self.aev.compute_from_neighbors(species, batch.positions.unsqueeze(0), neighbors)
-        return self.networks(species, aev, atomic=True).squeeze(0)
-
-
 def potential(workload: Workload, side: str) -> ANI:
     """The same weights on both sides."""
-    ours: Any = workload.build()
-    if side == OURS:
-        return ours
-    theirs = ByTorchani(ours.config).to(workload.device)
-    theirs.load_state_dict(ours.state_dict())
-    return theirs
+    ours = cast(ANI, workload.build())
+    return ours if side == OURS else ByTorchani.of(ours)
 
 
 def step(workload: Workload, n_probes: int, side: str) -> Work:

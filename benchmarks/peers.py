@@ -34,7 +34,7 @@ from ase.data import atomic_numbers
 from rich.console import Console
 from rich.table import Table
 
-from hessgnn.benchmark.timing import Times
+from hessgnn.cost.timing import Times
 from hessgnn.data.store import Store
 from hessgnn.data.structure import Structure
 from hessgnn.errors import UserError, did_you_mean

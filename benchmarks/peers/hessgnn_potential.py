@@ -11,7 +11,7 @@ from peer import Molecules, Peer
 from torch import Tensor
 
 import hessgnn
-from hessgnn.benchmark.timing import TrainingStep
+from hessgnn.cost.timing import TrainingStep
 from hessgnn.curvature.hessian import padded_hessians
 from hessgnn.data.batch import Batch
 from hessgnn.data.structure import Structure

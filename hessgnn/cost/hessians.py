@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hessgnn.cost.experiment import Experiment, Pieces
-from hessgnn.cost.plain import Undeclared, left_to_autograd
+from hessgnn.cost.plain import ByTorchani, left_to_autograd
 from hessgnn.cost.workload import Workload
 from hessgnn.curvature.hessian import hessians
 from hessgnn.data.batch import Batch
@@ -154,7 +154,7 @@ def _torchani(workload: Workload) -> Candidate:
     from torchani.grad import hessians as torchanis
 
     batch = workload.batch
-    potential = cast(Any, cast(Undeclared, left_to_autograd(workload.build())).potential)
+    potential = ByTorchani.of(cast(ANI, workload.build()))
     places = batch.batch * batch.max_atoms + batch.slot
     species = torch.full((batch.n_structures * batch.max_atoms,), -1, device=places.device)
     species = species.index_copy(0, places, potential.species(batch)).view(batch.n_structures, -1)

@@ -1,11 +1,17 @@
-"""Potentials without this package's fast paths: what the same architecture costs with every derivative by autograd."""
+"""Potentials without this package's fast paths: what the same architecture costs with every derivative by autograd.
+
+ANI is torchani's then, environment vectors and networks: what its users have.
+"""
 
 from __future__ import annotations
+
+from typing import cast
 
 from torch import Tensor, nn
 
 from hessgnn.data.batch import Batch
 from hessgnn.potentials.activations import Activation, Form
+from hessgnn.potentials.ani import ANI
 from hessgnn.potentials.base import Potential
 
 
@@ -20,8 +26,11 @@ def left_to_autograd(potential: Potential) -> Potential:
     Returns
     -------
     Potential
-        With the same weights and the same values: torch's own activations, and not told what will be differentiated.
+        With the same weights and the same values: torch's own activations, not told what will be differentiated, and
+        torchani's code where there is some.
     """
+    if isinstance(potential, ANI):
+        potential = ByTorchani.of(potential)
     for module in list(potential.modules()):
         for name, child in module._modules.items():  # named_children would leave out a second use of one module
             if isinstance(child, Activation):
@@ -48,6 +57,43 @@ class Undeclared(Potential):
     def atomic_energies(self, batch: Batch) -> Tensor:
         """Dimensionless energy of each atom, ``(n_atoms,)``."""
         return self.potential.atomic_energies(batch.replace(derivatives=None))
+
+
+class ByTorchani(ANI):
+    """ANI by torchani's own code, with the neighbour list of the batch."""
+
+    closed_form = False
+
+    @classmethod
+    def of(cls, potential: ANI) -> ByTorchani:
+        """The same weights."""
+        made = cls(cast(ANI.Config, potential.config)).to(potential.scale.device, potential.scale.dtype)
+        made.load_state_dict(potential.state_dict())
+        return made
+
+    def atomic_energies(self, batch: Batch) -> Tensor:
+        """Dimensionless energy of each atom, ``(n_atoms,)``."""
+        from torchani.neighbors import Neighbors  # after hessgnn.potentials.ani, which silences torchani's import
+
+        species = self.species(batch)
+        aev = batch.positions.new_zeros(len(species), self.aev.out_dim)
+        if batch.edge_index.shape[1]:  # torchani cannot sort an empty list of neighbours
+            once = _each_pair_once(batch)
+            vectors = -batch.edge_vectors().index_select(0, once)  # torchani's point from the second to the first atom
+            neighbors = Neighbors(batch.edge_index[:, once], vectors.norm(dim=-1), vectors)
+            positions = batch.positions.unsqueeze(0)
+            aev = self.aev.compute_from_neighbors(species.unsqueeze(0), positions, neighbors)[0]
+        # torchani sees the whole batch as one molecule
+        return self.networks(species.unsqueeze(0), aev.unsqueeze(0), atomic=True).squeeze(0)
+
+
+def _each_pair_once(batch: Batch) -> Tensor:
+    """Indices of the edges that stand for a pair, whichever order it was listed in."""
+    i, j = batch.edge_index
+    x, y, z = batch.edge_shift.unbind(-1)
+    # Between an atom and its own image (i == j) the sign of the shift decides.
+    forward = (x > 0) | ((x == 0) & ((y > 0) | ((y == 0) & (z > 0))))
+    return ((i < j) | ((i == j) & forward)).nonzero().squeeze(-1)
 
 
 class _Plain(nn.Module):
