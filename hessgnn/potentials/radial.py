@@ -67,6 +67,32 @@ def radial_functions(
     return lambda network: known_function(distances, _Product.apply(_forward(network, jets), envelopes))
 
 
+def radial_derivatives(
+    distances: Tensor, basis: BesselBasis | GaussianBasis, envelope: PolynomialCutoff, order: int | None
+) -> Callable[[nn.Sequential], Tensor] | None:
+    """Values and derivatives of networks of the distances, for those who differentiate what they make of them.
+
+    Parameters
+    ----------
+    distances
+        ``(n_edges,)``.
+    basis, envelope
+        What the networks see is their product.
+    order
+        Derivatives that will be taken at most.
+
+    Returns
+    -------
+    Callable
+        From a network to ``(order + 1, n_edges, n_out)``; ``None`` if they are not known.
+    """
+    if order is None or order > HIGHEST_ORDER or not distances.requires_grad:
+        return None
+    known = distances.detach()
+    jets = _leibniz(basis.derivatives(known, order), envelope.derivatives(known, order).unsqueeze(-1))
+    return lambda network: _forward(network, jets)
+
+
 def known_function(x: Tensor, derivatives: Sequence[Tensor]) -> Tensor:
     """Function of one variable from its values and derivatives at the points where it is needed.
 
