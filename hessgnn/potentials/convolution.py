@@ -10,7 +10,7 @@ to autograd, each derivative of each elementary operation would be an array over
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -22,7 +22,7 @@ from hessgnn.potentials.blocks import BesselBasis, GaussianBasis, PolynomialCuto
 from hessgnn.potentials.radial import radial_derivatives
 from hessgnn.potentials.tensor_product import TensorProduct
 
-CACHED = 2**17
+CACHED = 2**19
 """Numbers of the largest intermediate array in a portion of the edges, on a CPU."""
 
 SLOTS = ("x", "y", "d", "g")
@@ -222,10 +222,8 @@ def evaluate(
         torch.zeros_like(weights) if slot == "w" else weights.new_zeros(sizes[slot][0], copies, *sizes[slot][1:])
         for slot, _, copies in wanted
     ]
-    portion = n_edges
-    if not weights.is_cuda:
-        portion = max(1, CACHED // (probes * product.n_rows * channels))
-    for start in range(0, n_edges, max(1, portion)):
+    portion = max(1, n_edges if weights.is_cuda else CACHED // (probes * product.n_rows * channels))
+    for start in range(0, n_edges, portion):
         edges = _Edges(problem, slice(start, start + portion), weights, values)
         for (slot, along, copies), total in zip(wanted, out, strict=True):
             edges.add(slot, along, copies, total)
@@ -246,11 +244,7 @@ class _Edges:
     def add(self, slot: str, along: int, copies: int, total: Tensor) -> None:
         """Add a slope to what other edges gave."""
         if slot == "w":
-            for part, rest in _parts(along):
-                factor, q = self.distance(part), self.get("fold", rest)
-                if factor is not None and q is not None and part.bit_count() < len(total):
-                    term = q if part == 0 else q * factor[..., None, None]
-                    total[part.bit_count(), self.edges] += term.sum(1) if term.shape[1] > 1 else term.squeeze(1)
+            self.add_weights(along, total)
             return
         value = getattr(self, f"slope_{slot}")(along)
         if value is None:
@@ -264,12 +258,32 @@ class _Edges:
         else:
             total[self.edges] = value
 
+    def add_weights(self, along: int, total: Tensor) -> None:
+        """Add the slope in the weights and their derivatives."""
+        for part, rest in _parts(along):
+            factor, q, order = self.get("shift", part), self.get("fold", rest), part.bit_count()
+            if factor is None or q is None or order >= len(total):
+                continue
+            if order:
+                q = q * factor[..., None, None]
+            total[order, self.edges] += q.squeeze(1) if q.shape[1] == 1 else q.sum(1)
+
     def get(self, name: str, along: int) -> Any:
         """A quantity's derivative, ``None`` if it is zero."""
         key = name, along
         if key not in self.known:
             self.known[key] = getattr(self, name)(along)
         return self.known[key]
+
+    def sum_of(self, along: int, first: str, second: str, add: Callable[[Tensor | None, Tensor, Tensor], Tensor]) -> Any:
+        """The derivative of a product, by the product rule."""
+        total = None
+        for part, rest in _parts(along):
+            a = self.get(first, part)
+            b = None if a is None else self.get(second, rest)
+            if b is not None:
+                total = add(total, a, b)
+        return total
 
     def x(self, along: int) -> Tensor | None:
         """Features of the neighbours, ``(n, K, dim_in, channels)``."""
@@ -288,8 +302,13 @@ class _Edges:
             return None
         return (y[self.edges] @ self.product.coupling).unflatten(-1, (self.product.n_rows, self.product.dim_in))
 
-    def distance(self, along: int) -> Tensor | float | None:
-        """Product of the distances along each of the directions, ``(n, K)``."""
+    def transposed(self, along: int) -> Tensor | None:
+        """Their transposes."""
+        m = self.get("matrix", along)
+        return None if m is None else m.transpose(2, 3)
+
+    def shift(self, along: int) -> Tensor | float | None:
+        """Product of the changes of the distance along each of the directions, ``(n, K)``."""
         factor: Tensor | float = 1.0
         for bit in _bits(along):
             d = self.values["d"].get(bit)
@@ -299,81 +318,61 @@ class _Edges:
         return factor
 
     def weight(self, along: int) -> Tensor | None:
-        """Weights, ``(n, K, n_paths, channels)``."""
-        return self.weight_derivative(along, along.bit_count())
-
-    def weight_derivative(self, along: int, order: int) -> Tensor | None:
-        factor = self.distance(along)
+        """Weights of the rows, ``(n, K, n_rows, channels)``."""
+        factor, order = self.get("shift", along), along.bit_count()
         if factor is None:
             return None
         w = self.weights[order].unsqueeze(1)
-        return w if along == 0 else w * factor[..., None, None]
+        return (w * factor[..., None, None] if order else w).index_select(2, self.product.path_of_row)
+
+    def slope(self, along: int) -> Tensor | None:
+        """Slopes of the weights in the distance, ``(n, K, n_paths * channels, 1)``."""
+        factor, order = self.get("shift", along), along.bit_count()
+        if factor is None:
+            return None
+        w = self.weights[order + 1].flatten(1)[:, None, :, None]
+        return w * factor[..., None, None] if order else w
 
     def bare(self, along: int) -> Tensor | None:
         """Tensor products without weights, ``(n, K, n_rows, channels)``."""
-        total = None
-        for part, rest in _parts(along):
-            m, x = self.get("matrix", part), self.get("x", rest)
-            if m is not None and x is not None:
-                total = _accumulate(total, _matmul(m, x))
-        return total
+        return self.sum_of(along, "matrix", "x", _add_matmul)
 
-    def weighted(self, along: int) -> Tensor | None:
-        """What is asked, times weights, ``(n, K, n_rows, channels)``."""
-        return self._spread("g", along)
+    def asked(self, along: int) -> Tensor | None:
+        """What is asked of them, ``(n, K, n_rows, channels)``."""
+        return self.sum_of(along, "g", "weight", _add_mul)
 
     def fold(self, along: int) -> Tensor | None:
         """Slope in the weights, ``(n, K, n_paths, channels)``."""
-        total = None
-        for part, rest in _parts(along):
-            a, g = self.get("bare", part), self.get("g", rest)
-            if a is not None and g is not None:
-                shape = (len(a), max(a.shape[1], g.shape[1]), self.product.n_paths, a.shape[-1])
-                term = a.new_empty(shape)
-                for b in self.product.blocks:
-                    torch.sum(b.of_rows(a) * b.of_rows(g), -3, out=term[..., b.paths, :])
-                total = _accumulate(total, term)
-        return total
+        rows = self.sum_of(along, "bare", "g", _add_mul)
+        if rows is None:
+            return None
+        out = rows.new_empty(*rows.shape[:2], self.product.n_paths, rows.shape[3])
+        for block in self.product.blocks:
+            torch.sum(block.of_rows(rows), -3, out=out[..., block.paths, :])
+        return out
 
-    def _spread(self, name: str, along: int) -> Tensor | None:
-        total = None
-        for part, rest in _parts(along):
-            a, w = self.get(name, part), self.get("weight", rest)
-            if a is not None and w is not None:
-                term = a.new_empty(len(a), max(a.shape[1], w.shape[1]), *a.shape[2:])
-                for b in self.product.blocks:
-                    torch.mul(b.of_rows(a), b.of_paths(w), out=b.of_rows(term))
-                total = _accumulate(total, term)
-        return total
+    def row(self, along: int) -> Tensor | None:
+        """The same, ``(n, K, 1, n_paths * channels)``."""
+        q = self.get("fold", along)
+        return None if q is None else q.flatten(2).unsqueeze(2)
 
     def slope_g(self, along: int) -> Tensor | None:
-        return self._spread("bare", along)
+        """Messages."""
+        return self.sum_of(along, "bare", "weight", _add_mul)
 
     def slope_x(self, along: int) -> Tensor | None:
-        total = None
-        for part, rest in _parts(along):
-            m, b = self.get("matrix", part), self.get("weighted", rest)
-            if m is not None and b is not None:
-                total = _accumulate(total, _matmul(m.transpose(2, 3), b))
-        return total
+        """Slope in the features."""
+        return self.sum_of(along, "transposed", "asked", _add_matmul)
 
     def slope_y(self, along: int) -> Tensor | None:
-        total = None
-        for part, rest in _parts(along):
-            b, x = self.get("weighted", part), self.get("x", rest)
-            if b is not None and x is not None:
-                total = _accumulate(total, _matmul(b, x.transpose(2, 3)))
-        return None if total is None else total.flatten(2) @ self.product.coupling.T
+        """Slope in the harmonics."""
+        m = self.sum_of(along, "x", "asked", lambda total, x, b: _add_matmul(total, x, b.transpose(2, 3)))
+        return None if m is None else m.flatten(2) @ self.product.coupling_transposed
 
     def slope_d(self, along: int) -> Tensor | None:
-        total = None
-        for part, rest in _parts(along):
-            w, q = self.distance(part), self.get("fold", rest)
-            if w is not None and q is not None:
-                slope = self.weights[part.bit_count() + 1].unsqueeze(1)
-                term = (q * slope).sum((2, 3)) * w
-                total = _accumulate(total, term)
-        return total
+        """Slope in the distances."""
+        d = self.sum_of(along, "row", "slope", _add_matmul)
+        return None if d is None else d.flatten(1)
 
 
 def _parts(mask: int) -> Iterator[tuple[int, int]]:
@@ -392,19 +391,28 @@ def _bits(mask: int) -> Iterator[int]:
         mask &= mask - 1
 
 
-def _accumulate(total: Tensor | None, term: Tensor) -> Tensor:
-    """Add, in place where the total has its shape already."""
+def _add_mul(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
+    """Add a product elementwise, in place where the total has its shape already."""
     if total is None:
-        return term
-    return total.add_(term) if total.shape == term.shape else total + term
+        return a * b
+    if total.shape[1] == max(a.shape[1], b.shape[1], total.shape[1]):
+        return total.addcmul_(a, b)
+    return torch.addcmul(total, a, b)
 
 
-def _matmul(a: Tensor, b: Tensor) -> Tensor:
-    """Product of matrices ``(n, K, r, s)`` and ``(n, K, s, t)``, where one K may be 1."""
-    if b.shape[1] == 1:
-        return torch.bmm(a.flatten(1, 2), b.squeeze(1)).unflatten(1, (a.shape[1], -1))
-    a = a.expand(-1, b.shape[1], -1, -1)
-    return torch.bmm(a.flatten(0, 1), b.flatten(0, 1)).unflatten(0, b.shape[:2])
+def _add_matmul(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
+    """Add a product of matrices ``(n, K, r, s)`` and ``(n, K, s, t)``, where one K may be 1."""
+    copies = max(a.shape[1], b.shape[1])
+    if a.shape[3] == 1 and a.shape[2] > 1:  # a matrix product would be slow
+        product = a * b
+    elif b.shape[1] == 1:
+        product = torch.bmm(a.flatten(1, 2), b.squeeze(1)).unflatten(1, (copies, -1))
+    else:
+        a = a.expand(-1, copies, -1, -1)
+        product = torch.bmm(a.flatten(0, 1), b.flatten(0, 1)).unflatten(0, (-1, copies))
+    if total is None:
+        return product
+    return total.add_(product) if total.shape[1] == copies else total + product
 
 
 def _needed(ctx: Any, tensors: Sequence[Tensor | None]) -> list[bool]:

@@ -49,10 +49,6 @@ class Block:
         """Cut it out of ``(..., n_rows, channels)``: ``(..., 2 l + 1, n_paths, channels)``."""
         return x[..., self.rows, :].unflatten(-2, (self.irrep.dim, self.n_paths))
 
-    def of_paths(self, x: Tensor) -> Tensor:
-        """Cut it out of ``(..., n_paths, channels)``: ``(..., 1, n_paths, channels)``."""
-        return x[..., self.paths, :].unsqueeze(-3)
-
 
 class TensorProduct(nn.Module):
     """Which paths there are, and their Wigner 3j symbols.
@@ -74,9 +70,15 @@ class TensorProduct(nn.Module):
         The rows of each irrep.
     coupling
         ``(n_harmonics, n_rows * dim_in)``.
+    coupling_transposed
+        ``(dim_in * n_rows, n_harmonics)``.
+    path_of_row
+        ``(n_rows,)``.
     """
 
     coupling: Tensor
+    coupling_transposed: Tensor
+    path_of_row: Tensor
 
     def __init__(self, irreps_in: Sequence[o3.Irrep], l_max: int, irreps_out: Sequence[o3.Irrep]) -> None:
         super().__init__()
@@ -94,7 +96,13 @@ class TensorProduct(nn.Module):
                 row, path = row + out.dim * n_paths, path + n_paths
         self.blocks = tuple(blocks)
         self.n_rows = row
-        self.register_buffer("coupling", self._coupling(irreps_in, l_max), persistent=False)
+        coupling = self._coupling(irreps_in, l_max)
+        # Row-major with rows and columns exchanged, as slopes in the harmonics come out.
+        exchanged = coupling.unflatten(1, (row, self.dim_in)).transpose(1, 2).flatten(1).T
+        path_of_row = [b.first_path + p for b in blocks for _ in range(b.irrep.dim) for p in range(b.n_paths)]
+        self.register_buffer("coupling", coupling, persistent=False)
+        self.register_buffer("coupling_transposed", exchanged.contiguous(), persistent=False)
+        self.register_buffer("path_of_row", torch.tensor(path_of_row), persistent=False)
 
     def _coupling(self, irreps_in: Sequence[o3.Irrep], l_max: int) -> Tensor:
         coupling = torch.zeros((l_max + 1) ** 2, self.n_rows, self.dim_in)
@@ -129,8 +137,5 @@ class TensorProduct(nn.Module):
         i, j = edge_index
         matrices = (harmonics @ self.coupling).unflatten(1, (self.n_rows, self.dim_in))
         products = torch.bmm(matrices, x.index_select(0, j))
-        weights = weights.unflatten(1, (self.n_paths, -1))
-        message = torch.cat(
-            [(b.of_rows(products) * b.of_paths(weights)).flatten(1, 2) for b in self.blocks], 1
-        )
+        message = products * weights.unflatten(1, (self.n_paths, -1)).index_select(1, self.path_of_row)
         return message.new_zeros(len(x), *message.shape[1:]).index_add(0, i, message)
