@@ -146,6 +146,7 @@ class NequIP(Potential):
         super().__init__(config)
         self.basis = BesselBasis(config.cutoff, config.n_basis)
         self.envelope = PolynomialCutoff(config.cutoff)
+        self.degrees = list(range(config.l_max + 1))
         self.embedding = _normal(len(config.elements), config.channels)
         irreps = _irreps(config.l_max, config.parity, config.n_layers)
         self.layers = nn.ModuleList(
@@ -168,9 +169,7 @@ class NequIP(Potential):
         vectors = batch.edge_vectors()
         distances = vectors.norm(dim=-1)
         # e3nn's harmonics are polynomials of the unit vector, so an edge along an axis is nothing special.
-        harmonics = o3.spherical_harmonics(
-            list(range(self.config.l_max + 1)), vectors, normalize=True, normalization="component"
-        )
+        harmonics = o3.spherical_harmonics(self.degrees, vectors, normalize=True, normalization="component")
         convolve = convolution(harmonics, distances, self.basis, self.envelope, batch)
         elements = nn.functional.one_hot(self.species(batch), len(self.elements)).to(vectors.dtype)
         x = (elements @ (self.embedding * len(self.embedding) ** -0.5)).unsqueeze(1)
@@ -186,9 +185,8 @@ def _normal(*shape: int) -> nn.Parameter:
 
 def _irreps(l_max: int, parity: bool, n_layers: int) -> list[Irreps]:
     """Irreps of the features before and behind each layer: those that can be reached and that the energy can use."""
-    hidden = [o3.Irrep(l, p * (-1) ** l) for p in ((1, -1) if parity else (1,)) for l in range(l_max + 1)]
-    # Scalars first, as the gate wants them.
-    hidden.sort(key=lambda ir: ir.l)
+    signs = (1, -1) if parity else (1,)  # natural parity first: the gate wants the even scalar in front
+    hidden = [o3.Irrep(degree, sign * (-1) ** degree) for degree in range(l_max + 1) for sign in signs]
     harmonics = [ir for _, ir in o3.Irreps.spherical_harmonics(l_max)]
 
     def neighbours(irreps: Irreps) -> Irreps:
@@ -200,5 +198,4 @@ def _irreps(l_max: int, parity: bool, n_layers: int) -> list[Irreps]:
     for _ in range(n_layers):
         reached.append(neighbours(reached[-1]))
         used.append(neighbours(used[-1]))
-    both = [[ir for ir in a if ir in b] for a, b in zip(reached, reversed(used), strict=True)]
-    return both
+    return [[ir for ir in a if ir in b] for a, b in zip(reached, reversed(used), strict=True)]

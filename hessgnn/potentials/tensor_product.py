@@ -8,7 +8,7 @@ its default normalisation ('component' of irreps, 'element' of paths), and so is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -97,23 +97,34 @@ class TensorProduct(nn.Module):
         self.blocks = tuple(blocks)
         self.n_rows = row
         coupling = self._coupling(irreps_in, l_max)
-        # Row-major with rows and columns exchanged, as slopes in the harmonics come out.
-        exchanged = coupling.unflatten(1, (row, self.dim_in)).transpose(1, 2).flatten(1).T
+        self.exact = coupling
         path_of_row = [b.first_path + p for b in blocks for _ in range(b.irrep.dim) for p in range(b.n_paths)]
-        self.register_buffer("coupling", coupling, persistent=False)
-        self.register_buffer("coupling_transposed", exchanged.contiguous(), persistent=False)
+        dtype = torch.get_default_dtype()
+        self.register_buffer("coupling", coupling.to(dtype), persistent=False)
+        self.register_buffer("coupling_transposed", self._exchanged(coupling).to(dtype), persistent=False)
         self.register_buffer("path_of_row", torch.tensor(path_of_row), persistent=False)
 
     def _coupling(self, irreps_in: Sequence[o3.Irrep], l_max: int) -> Tensor:
-        coupling = torch.zeros((l_max + 1) ** 2, self.n_rows, self.dim_in)
+        coupling = torch.zeros((l_max + 1) ** 2, self.n_rows, self.dim_in, dtype=torch.float64)
         starts = [sum(ir.dim for ir in irreps_in[:a]) for a in range(len(irreps_in))]
         for block in self.blocks:
             for p, (a, degree, out) in enumerate(self.paths[block.paths]):
-                symbols = out.dim**0.5 * o3.wigner_3j(irreps_in[a].l, degree, out.l, dtype=torch.get_default_dtype())
+                symbols = out.dim**0.5 * o3.wigner_3j(irreps_in[a].l, degree, out.l, dtype=torch.float64)
                 rows = slice(block.first_row + p, block.rows.stop, block.n_paths)
                 columns = slice(starts[a], starts[a] + irreps_in[a].dim)
                 coupling[degree**2 : (degree + 1) ** 2, rows, columns] = symbols.permute(1, 2, 0)
         return coupling.flatten(1)
+
+    def _exchanged(self, coupling: Tensor) -> Tensor:
+        """Transpose, and exchange rows and columns: so slopes in the harmonics come out."""
+        return coupling.unflatten(1, (self.n_rows, self.dim_in)).transpose(1, 2).flatten(1).T.contiguous()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TensorProduct:
+        """Move and convert as any module, but do not make float64 from rounded symbols."""
+        super()._apply(fn, recurse)
+        self.coupling = self.exact.to(self.coupling)
+        self.coupling_transposed = self._exchanged(self.coupling)
+        return self
 
     def forward(self, x: Tensor, harmonics: Tensor, weights: Tensor, edge_index: Tensor) -> Tensor:
         """Sum of the messages to each centre.
