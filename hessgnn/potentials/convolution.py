@@ -120,24 +120,25 @@ class _Slopes(torch.autograd.Function):
         # Each direction's own slope is the derivative along the others.
         along = [full if k < n else full ^ (1 << (k // n - 1)) for k in range(len(points))]
         needed = needed_inputs(ctx, [weights, *points])
-        jobs = [
-            (k, Wanted(SLOTS[k % n], along[k], copies or points[k].shape[1]))
-            for k in range(len(points))
-            if needed[k + 1]
-        ]
+        jobs = []
+        for k in range(len(points)):
+            wanted = Wanted(SLOTS[k % n], along[k], copies or points[k].shape[1]) if needed[k + 1] else None
+            # Nobody asks for more derivatives in the positions than are known: see Batch.derivatives.
+            if wanted and not (wanted.slot in "yd" and wanted.along.bit_count() + 1 >= len(weights)):
+                jobs.append((k, wanted))
         out: list[Tensor | None] = [None] * (1 + len(points))
+        if needed[0] and (copies or torch.is_grad_enabled()):
+            raise NotImplementedError(
+                "derivatives in the parameters cannot be vectorised or differentiated again where Batch.derivatives "
+                "is set; use potential.total_energy(batch)"
+            )
         if not torch.is_grad_enabled():
-            more = [(-1, Wanted("w", full, 1))] if needed[0] else []
-            jobs += more
+            if needed[0]:
+                jobs.append((-1, Wanted("w", full, 1)))
             values = evaluate(ctx.problem, weights, inner, [wanted for _, wanted in jobs])
             for (k, _), value in zip(jobs, values, strict=True):
                 out[k + 1] = value
         else:
-            if needed[0]:
-                raise NotImplementedError(
-                    "derivatives in the parameters cannot be differentiated again where Batch.derivatives is set; "
-                    "use potential.total_energy(batch)"
-                )
             for mask in dict.fromkeys(wanted.along for _, wanted in jobs):
                 chosen = [(k, wanted) for k, wanted in jobs if wanted.along == mask]
                 kept = [t for k, t in enumerate(inner) if k < n or mask >> (k // n - 1) & 1]

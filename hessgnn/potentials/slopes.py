@@ -83,8 +83,9 @@ def evaluate(
         for slot, _, copies in wanted
     ]
     portion = max(1, n_edges if weights.is_cuda else CACHED // (probes * product.n_rows * channels))
+    kind = _FromScalars if product.dim_in == 1 else _ToScalars if product.n_rows == product.n_paths else _Edges
     for start in range(0, n_edges, portion):
-        edges = _Edges(problem, slice(start, start + portion), weights, values)
+        edges = kind(problem, slice(start, start + portion), weights, values)
         for (slot, along, copies), total in zip(wanted, out, strict=True):
             edges.add(slot, along, copies, total)
     return tuple(t.flatten(2) if w.slot == "w" else t for t, w in zip(out, wanted, strict=True))
@@ -237,6 +238,48 @@ class _Edges:
         return None if d is None else d.flatten(1)
 
 
+class _FromScalars(_Edges):
+    """The same where the matrices have one column; multiplying with matrices so small would take longer."""
+
+    def bare(self, along: int) -> Tensor | None:
+        """Tensor products without weights, ``(n, K, n_rows, channels)``."""
+        return self.sum_of(along, "matrix", "x", _add_mul)
+
+    def slope_x(self, along: int) -> Tensor | None:
+        """Slope in the features."""
+        rows = self.sum_of(along, "matrix", "asked", _add_mul)
+        return None if rows is None else rows.sum(2, keepdim=True)
+
+
+class _ToScalars(_Edges):
+    """The same where each column of the matrices has one entry, because all rows are scalars."""
+
+    def matrix(self, along: int) -> Tensor | None:
+        """These entries, ``(n, K, dim_in, 1)``."""
+        y = self.values["y"].get(along)
+        if y is None:
+            return None
+        entries = self.product.coupling.unflatten(1, (self.product.n_rows, -1)).sum(1)
+        return (y[self.edges] @ entries).unsqueeze(3)
+
+    def bare(self, along: int) -> Tensor | None:
+        """Tensor products without weights, ``(n, K, n_rows, channels)``."""
+        columns = self.sum_of(along, "matrix", "x", _add_mul)
+        if columns is None:
+            return None
+        out = columns.new_zeros(*columns.shape[:2], self.product.n_rows, columns.shape[3])
+        return out.index_add_(2, self.product.path_of_column, columns)
+
+    def of_columns(self, along: int) -> Tensor | None:
+        """What is asked of the row that each column has an entry in, ``(n, K, dim_in, channels)``."""
+        b = self.get("asked", along)
+        return None if b is None else b.index_select(2, self.product.path_of_column)
+
+    def slope_x(self, along: int) -> Tensor | None:
+        """Slope in the features."""
+        return self.sum_of(along, "matrix", "of_columns", _add_mul)
+
+
 def _parts(mask: int) -> Iterator[tuple[int, int]]:
     """All ways to share directions out to two factors."""
     part = mask
@@ -257,7 +300,7 @@ def _add_mul(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
     """Add a product elementwise, in place where the total has its shape already."""
     if total is None:
         return a * b
-    if total.shape[1] == max(a.shape[1], b.shape[1], total.shape[1]):
+    if total.shape[1] >= max(a.shape[1], b.shape[1]):
         return total.addcmul_(a, b)
     return torch.addcmul(total, a, b)
 
@@ -265,9 +308,7 @@ def _add_mul(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
 def _add_matmul(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
     """Add a product of matrices ``(n, K, r, s)`` and ``(n, K, s, t)``, where one K may be 1."""
     copies = max(a.shape[1], b.shape[1])
-    if a.shape[3] == 1 and a.shape[2] > 1:  # a matrix product would be slow
-        product = a * b
-    elif b.shape[1] == 1:
+    if b.shape[1] == 1:
         product = torch.bmm(a.flatten(1, 2), b.squeeze(1)).unflatten(1, (copies, -1))
     else:
         a = a.expand(-1, copies, -1, -1)

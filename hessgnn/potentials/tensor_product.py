@@ -74,11 +74,14 @@ class TensorProduct(nn.Module):
         ``(dim_in * n_rows, n_harmonics)``.
     path_of_row
         ``(n_rows,)``.
+    path_of_column
+        ``(dim_in,)``, where all rows are scalars.
     """
 
     coupling: Tensor
     coupling_transposed: Tensor
     path_of_row: Tensor
+    path_of_column: Tensor
 
     def __init__(self, irreps_in: Sequence[o3.Irrep], l_max: int, irreps_out: Sequence[o3.Irrep]) -> None:
         super().__init__()
@@ -99,10 +102,13 @@ class TensorProduct(nn.Module):
         coupling = self._coupling(irreps_in, l_max)
         self.exact = coupling
         path_of_row = [b.first_path + p for b in blocks for _ in range(b.irrep.dim) for p in range(b.n_paths)]
+        # Each irrep meets one harmonic to make a scalar, so there is at most one.
+        path_of_column = coupling.unflatten(1, (row, -1)).abs().sum(0).argmax(0)
         dtype = torch.get_default_dtype()
         self.register_buffer("coupling", coupling.to(dtype), persistent=False)
         self.register_buffer("coupling_transposed", self._exchanged(coupling).to(dtype), persistent=False)
         self.register_buffer("path_of_row", torch.tensor(path_of_row), persistent=False)
+        self.register_buffer("path_of_column", path_of_column, persistent=False)
 
     def _coupling(self, irreps_in: Sequence[o3.Irrep], l_max: int) -> Tensor:
         coupling = torch.zeros((l_max + 1) ** 2, self.n_rows, self.dim_in, dtype=torch.float64)
