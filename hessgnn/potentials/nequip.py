@@ -6,8 +6,11 @@ Nat. Commun. 13, 2453 (2022).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 
+import e3nn
 import torch
 from e3nn import o3
 from e3nn.math import normalize2mom
@@ -22,6 +25,17 @@ from hessgnn.potentials.registry import register
 from hessgnn.potentials.tensor_product import TensorProduct
 
 Irreps = list[o3.Irrep]
+
+
+@contextmanager
+def eager_e3nn() -> Iterator[None]:
+    """Build e3nn modules as plain Python: TorchScript breaks batched and third derivatives."""
+    before = e3nn.get_optimization_defaults()["jit_mode"]
+    e3nn.set_optimization_defaults(jit_mode="eager")
+    try:
+        yield
+    finally:
+        e3nn.set_optimization_defaults(jit_mode=before)
 
 
 class Convolution(nn.Module):
@@ -146,7 +160,10 @@ class NequIP(Potential):
         super().__init__(config)
         self.basis = BesselBasis(config.cutoff, config.n_basis)
         self.envelope = PolynomialCutoff(config.cutoff)
-        self.degrees = list(range(config.l_max + 1))
+        with eager_e3nn():
+            self.harmonics = o3.SphericalHarmonics(
+                o3.Irreps.spherical_harmonics(config.l_max), normalize=False, normalization="component"
+            )
         self.embedding = _normal(len(config.elements), config.channels)
         irreps = _irreps(config.l_max, config.parity, config.n_layers)
         self.layers = nn.ModuleList(
@@ -169,7 +186,7 @@ class NequIP(Potential):
         vectors = batch.edge_vectors()
         distances = vectors.norm(dim=-1)
         # e3nn's harmonics are polynomials of the unit vector, so an edge along an axis is nothing special.
-        harmonics = o3.spherical_harmonics(self.degrees, vectors, normalize=True, normalization="component")
+        harmonics = self.harmonics(vectors / distances.unsqueeze(-1))
         convolve = convolution(harmonics, distances, self.basis, self.envelope, batch)
         elements = nn.functional.one_hot(self.species(batch), len(self.elements)).to(vectors.dtype)
         x = (elements @ (self.embedding * len(self.embedding) ** -0.5)).unsqueeze(1)

@@ -186,7 +186,11 @@ class _Edges:
         if factor is None:
             return None
         w = self.weights[order].unsqueeze(1)
-        return (w * factor[..., None, None] if order else w).index_select(2, self.product.path_of_row)
+        return self.of_rows(w * factor[..., None, None] if order else w)
+
+    def of_rows(self, paths: Tensor) -> Tensor:
+        """To each row what belongs to its path."""
+        return paths.index_select(2, self.product.path_of_row)
 
     def slope(self, along: int) -> Tensor | None:
         """Slopes of the weights in the distance, ``(n, K, n_paths * channels, 1)``."""
@@ -209,10 +213,8 @@ class _Edges:
         rows = self.sum_of(along, "bare", "g", _add_mul)
         if rows is None:
             return None
-        out = rows.new_empty(*rows.shape[:2], self.product.n_paths, rows.shape[3])
-        for block in self.product.blocks:
-            torch.sum(block.of_rows(rows), -3, out=out[..., block.paths, :])
-        return out
+        out = rows.new_zeros(*rows.shape[:2], self.product.n_paths, rows.shape[3])
+        return out.index_add_(2, self.product.path_of_row, rows)
 
     def row(self, along: int) -> Tensor | None:
         """The same, ``(n, K, 1, n_paths * channels)``."""
@@ -261,6 +263,14 @@ class _ToScalars(_Edges):
             return None
         entries = self.product.coupling.unflatten(1, (self.product.n_rows, -1)).sum(1)
         return (y[self.edges] @ entries).unsqueeze(3)
+
+    def of_rows(self, paths: Tensor) -> Tensor:
+        """Each row is a path."""
+        return paths
+
+    def fold(self, along: int) -> Tensor | None:
+        """Slope in the weights, ``(n, K, n_paths, channels)``."""
+        return self.sum_of(along, "bare", "g", _add_mul)
 
     def bare(self, along: int) -> Tensor | None:
         """Tensor products without weights, ``(n, K, n_rows, channels)``."""

@@ -1,3 +1,4 @@
+import e3nn
 import pytest
 import torch
 from ase.build import molecule
@@ -71,3 +72,16 @@ def test_l_max_0_cannot_tell_angles_and_l_max_1_can():
     without, with_vectors = energies(0), energies(1)
     assert float((without[0] - without[1]).abs()) < 1e-12
     assert float((with_vectors[0] - with_vectors[1]).abs()) > 1e-6
+
+
+def test_building_leaves_the_settings_of_e3nn_alone():
+    before = dict(e3nn.get_optimization_defaults())
+    make()
+    assert dict(e3nn.get_optimization_defaults()) == before
+
+
+def test_nothing_is_compiled():
+    # TorchScript returned the first vector's result for all when vectorised.
+    potential = make(l_max=2)
+    assert not [m for m in potential.modules() if isinstance(m, torch.jit.ScriptModule)]
+    assert not isinstance(potential.harmonics.sph_func, torch.jit.ScriptFunction)
