@@ -8,6 +8,7 @@ edges, channels and probes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -62,7 +63,12 @@ def convolution(
 
 
 def known_convolution(
-    product: TensorProduct, x: Tensor, harmonics: Tensor, distances: Tensor, weights: Tensor, edge_index: Tensor
+    product: TensorProduct,
+    x: Tensor,
+    harmonics: Tensor,
+    distances: Tensor,
+    weights: Sequence[Tensor],
+    edge_index: Tensor,
 ) -> Tensor:
     """Sum of the messages to each centre, from radial functions that know their derivatives.
 
@@ -77,8 +83,8 @@ def known_convolution(
     distances
         ``(n_edges,)``.
     weights
-        ``(order + 1, n_edges, n_paths * channels)``: value, slope, … in the distance. The result can be differentiated
-        in the positions as often as there are derivatives.
+        Value, slope, … in the distance, each ``(n_edges, n_paths * channels)``. The result can be differentiated in the
+        positions as often as there are derivatives.
     edge_index
         ``(2, n_edges)``: centre and neighbour.
 
@@ -89,65 +95,60 @@ def known_convolution(
     """
     problem = Problem(product, *edge_index)
     base = (x.unsqueeze(1), harmonics.unsqueeze(1), distances.unsqueeze(1), None)
-    (out,) = _Slopes.apply(problem, (Wanted("g", 0, 1),), weights, *base)
+    (out,) = _Slopes.apply(problem, (Wanted("g", 0, 1),), len(weights), *weights, *base)
     return out.squeeze(1)
 
 
 class _Slopes(torch.autograd.Function):
-    """Slopes of the sum along some directions."""
+    """Slopes of the sum along some directions, from weights and points as of :func:`evaluate`."""
 
     @staticmethod
     def forward(
-        ctx: Any, problem: Problem, wanted: tuple[Wanted, ...], weights: Tensor, *points: Tensor | None
+        ctx: Any, problem: Problem, wanted: tuple[Wanted, ...], n_weights: int, *tensors: Any
     ) -> tuple[Tensor, ...]:
-        ctx.problem, ctx.wanted = problem, wanted
-        ctx.save_for_backward(weights, *points)
+        ctx.problem, ctx.wanted, ctx.n_weights = problem, wanted, n_weights
+        ctx.save_for_backward(*tensors)
         ctx.set_materialize_grads(False)
-        return evaluate(problem, weights, points, wanted)
+        return evaluate(problem, tensors[:n_weights], tensors[n_weights:], wanted)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        weights, *points = ctx.saved_tensors
-        n = len(SLOTS)
+        out: list[Tensor | None] = [None] * len(ctx.saved_tensors)
         if all(g is None for g in gradients):
-            return (None,) * (3 + len(points))
+            return None, None, None, *out
         asked, copies = without_vectorisation(gradients)
         given = {wanted.slot: g for wanted, g in zip(ctx.wanted, asked, strict=True)}
         direction = [given.get(slot) for slot in SLOTS]
+        n, m = len(SLOTS), ctx.n_weights
+        weights, points = ctx.saved_tensors[:m], ctx.saved_tensors[m:]
         # Where only messages were computed, they are the slope in g itself.
         inner = [*points[:-1], direction[-1]] if points[n - 1] is None else [*points, *direction]
         full = 2 ** (len(inner) // n - 1) - 1
-        # Each direction's own slope is the derivative along the others.
-        along = [full if k < n else full ^ (1 << (k // n - 1)) for k in range(len(points))]
-        needed = needed_inputs(ctx, [weights, *points])
-        jobs = []
-        for k in range(len(points)):
-            wanted = Wanted(SLOTS[k % n], along[k], copies or points[k].shape[1]) if needed[k + 1] else None
-            # Nobody asks for more derivatives in the positions than are known: see Batch.derivatives.
-            if wanted and not (wanted.slot in "yd" and wanted.along.bit_count() + 1 >= len(weights)):
-                jobs.append((k, wanted))
-        out: list[Tensor | None] = [None] * (1 + len(points))
-        if needed[0] and (copies or torch.is_grad_enabled()):
+        shifted = sum(d is not None for d in inner[n + SLOTS.index("d") :: n])
+        needed = needed_inputs(ctx, ctx.saved_tensors)
+        if any(needed[:m]) and (copies or torch.is_grad_enabled()):
             raise NotImplementedError(
                 "derivatives in the parameters cannot be vectorised or differentiated again where Batch.derivatives "
                 "is set; use potential.total_energy(batch)"
             )
-        if not torch.is_grad_enabled():
-            if needed[0]:
-                jobs.append((-1, Wanted("w", full, 1)))
-            values = evaluate(ctx.problem, weights, inner, [wanted for _, wanted in jobs])
-            for (k, _), value in zip(jobs, values, strict=True):
-                out[k + 1] = value
-        else:
-            for mask in dict.fromkeys(wanted.along for _, wanted in jobs):
-                chosen = [(k, wanted) for k, wanted in jobs if wanted.along == mask]
+        jobs = {k: Wanted(f"w{k}", full, 1) for k in range(min(m, 1 + shifted)) if needed[k]}
+        for k, point in enumerate(points):
+            # Each direction's own slope is the derivative along the others.
+            along = full if k < n else full ^ (1 << (k // n - 1))
+            # Nobody asks for more derivatives in the positions than are known: see Batch.derivatives.
+            if needed[m + k] and not (SLOTS[k % n] in "yd" and along.bit_count() + 1 >= m):
+                jobs[m + k] = Wanted(SLOTS[k % n], along, copies or point.shape[1])
+        if torch.is_grad_enabled():
+            for mask in dict.fromkeys(wanted.along for wanted in jobs.values()):
+                chosen = [k for k, wanted in jobs.items() if wanted.along == mask]
                 kept = [t for k, t in enumerate(inner) if k < n or mask >> (k // n - 1) & 1]
                 bits = 2 ** (len(kept) // n - 1) - 1
-                values = _Slopes.apply(
-                    ctx.problem, tuple(wanted._replace(along=bits) for _, wanted in chosen), weights, *kept
-                )
-                for (k, _), value in zip(chosen, values, strict=True):
-                    out[k + 1] = value
+                wanted = tuple(jobs[k]._replace(along=bits) for k in chosen)
+                for k, value in zip(chosen, _Slopes.apply(ctx.problem, wanted, m, *weights, *kept), strict=True):
+                    out[k] = value
+        else:
+            for k, value in zip(jobs, evaluate(ctx.problem, weights, inner, list(jobs.values())), strict=True):
+                out[k] = value
         if copies:
-            out = [out[0], *(None if t is None else vectorised(t) for t in out[1:])]
-        return None, None, *out
+            out = [None if t is None else vectorised(t) for t in out]
+        return None, None, None, *out

@@ -69,7 +69,7 @@ def radial_functions(
 
 def radial_derivatives(
     distances: Tensor, basis: BesselBasis | GaussianBasis, envelope: PolynomialCutoff, order: int | None
-) -> Callable[[nn.Sequential], Tensor] | None:
+) -> Callable[[nn.Sequential], tuple[Tensor, ...]] | None:
     """Values and derivatives of networks of the distances, for those who differentiate what they make of them.
 
     Parameters
@@ -84,13 +84,13 @@ def radial_derivatives(
     Returns
     -------
     Callable
-        From a network to ``(order + 1, n_edges, n_out)``; ``None`` if they are not known.
+        From a network to its value, slope, …, each ``(n_edges, n_out)``; ``None`` if they are not known.
     """
     if order is None or order > HIGHEST_ORDER or not distances.requires_grad:
         return None
     known = distances.detach()
     jets = _leibniz(basis.derivatives(known, order), envelope.derivatives(known, order).unsqueeze(-1))
-    return lambda network: _forward(network, jets)
+    return lambda network: _forward(network, jets).unbind()
 
 
 def known_function(x: Tensor, derivatives: Sequence[Tensor]) -> Tensor:

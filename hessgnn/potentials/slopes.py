@@ -8,7 +8,7 @@ all slopes from a few products, on portions of the edges that stay in the cache.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -20,12 +20,15 @@ CACHED = 2**19
 """Numbers of the largest intermediate array in a portion of the edges, on a CPU."""
 
 SLOTS = ("x", "y", "d", "g")
-"""Features ``(n_atoms, K, dim_in, channels)``, harmonics ``(n_edges, K, n_harmonics)``, distances ``(n_edges, K)`` and
-what is asked of the messages ``(n_atoms, K, n_rows, channels)``, for K probes or, if K is 1, for all alike."""
+"""Where derivatives are taken: features ``(n_atoms, K, dim_in, channels)``, harmonics ``(n_edges, K, n_harmonics)``,
+distances ``(n_edges, K)``, what is asked of the messages ``(n_atoms, K, n_rows, channels)``; K probes, or 1 for all."""
 
 
 class Wanted(NamedTuple):
-    """A slope of the derivative along some directions, which are the bits of ``along``; ``copies`` is its K."""
+    """A slope of the derivative along some directions, which are the bits of ``along``; ``copies`` is its K.
+
+    The slot is one of :data:`SLOTS`, or "w0", "w1", … for the weights and their derivatives in the distance.
+    """
 
     slot: str
     along: int
@@ -34,15 +37,26 @@ class Wanted(NamedTuple):
 
 @dataclass(frozen=True)
 class Problem:
-    """What stays the same in all derivatives."""
+    """What stays the same in all derivatives.
+
+    Attributes
+    ----------
+    product
+        The tensor product.
+    centres, neighbours
+        ``(n_edges,)``.
+    kept
+        Quantities that have no direction and do not involve g, if all edges fit into one portion.
+    """
 
     product: TensorProduct
     centres: Tensor
     neighbours: Tensor
+    kept: dict[str, Tensor] = field(default_factory=dict)
 
 
 def evaluate(
-    problem: Problem, weights: Tensor, points: Sequence[Tensor | None], wanted: Sequence[Wanted]
+    problem: Problem, weights: Sequence[Tensor], points: Sequence[Tensor | None], wanted: Sequence[Wanted]
 ) -> tuple[Tensor, ...]:
     """Compute slopes.
 
@@ -51,11 +65,11 @@ def evaluate(
     problem
         What is constant.
     weights
-        ``(order + 1, n_edges, n_paths * channels)``.
+        Values, slopes, … of the radial functions, each ``(n_edges, n_paths * channels)``.
     points
         One of each of :data:`SLOTS` where the derivatives are taken, then the same of each direction; ``None`` is 0.
     wanted
-        Which slopes. Slot "w" stands for the weights.
+        Which slopes.
 
     Returns
     -------
@@ -63,8 +77,8 @@ def evaluate(
         In the shape of the slot.
     """
     product = problem.product
-    weights = weights.unflatten(2, (product.n_paths, -1))
-    n_edges, channels = weights.shape[1], weights.shape[3]
+    weights = [w.unflatten(1, (product.n_paths, -1)) for w in weights]
+    n_edges, _, channels = weights[0].shape
     values: dict[str, dict[int, Tensor]] = {slot: {} for slot in SLOTS}
     for k, point in enumerate(points):
         if point is not None:
@@ -72,65 +86,57 @@ def evaluate(
             values[SLOTS[k % len(SLOTS)]][1 << (place - 1) if place else 0] = point
     probes = max(t.shape[1] for t in points if t is not None)
     n_atoms = len(next(t for t in (*values["x"].values(), *values["g"].values())))
-    sizes = {
-        "x": (n_atoms, product.dim_in, channels),
-        "g": (n_atoms, product.n_rows, channels),
-        "y": (n_edges, len(product.coupling)),
-        "d": (n_edges,),
-    }
-    out = [
-        torch.zeros_like(weights) if slot == "w" else weights.new_zeros(sizes[slot][0], copies, *sizes[slot][1:])
-        for slot, _, copies in wanted
-    ]
-    portion = max(1, n_edges if weights.is_cuda else CACHED // (probes * product.n_rows * channels))
+    per_atom = {"x": product.dim_in, "g": product.n_rows}
+    per_edge = {"y": (len(product.coupling),), "d": ()}
+    out = []
+    for slot, _, copies in wanted:
+        if slot in per_atom:
+            out.append(weights[0].new_zeros(n_atoms, copies, per_atom[slot], channels))
+        else:
+            out.append(weights[0].new_empty(n_edges, copies, *per_edge.get(slot, weights[0].shape[1:])))
+    portion = max(1, n_edges if weights[0].is_cuda else CACHED // (probes * product.n_rows * channels))
     kind = _FromScalars if product.dim_in == 1 else _ToScalars if product.n_rows == product.n_paths else _Edges
     for start in range(0, n_edges, portion):
         edges = kind(problem, slice(start, start + portion), weights, values)
         for (slot, along, copies), total in zip(wanted, out, strict=True):
             edges.add(slot, along, copies, total)
-    return tuple(t.flatten(2) if w.slot == "w" else t for t, w in zip(out, wanted, strict=True))
+    return tuple(t.flatten(1) if w.slot[0] == "w" else t for t, w in zip(out, wanted, strict=True))
 
 
 class _Edges:
     """Derivatives on a portion of the edges. What several slopes have in common is computed once."""
 
     def __init__(
-        self, problem: Problem, edges: slice, weights: Tensor, values: Mapping[str, Mapping[int, Tensor]]
+        self,
+        problem: Problem,
+        edges: slice,
+        weights: Sequence[Tensor],
+        values: Mapping[str, Mapping[int, Tensor]],
     ) -> None:
         self.product, self.edges, self.values = problem.product, edges, values
-        self.weights = weights[:, edges]
+        self.weights = [w[edges] for w in weights]
         self.i, self.j = problem.centres[edges], problem.neighbours[edges]
+        whole = len(self.i) == len(problem.centres)
         self.known: dict[tuple[str, int], Any] = {}
+        self.kept = problem.kept if whole else {}
 
     def add(self, slot: str, along: int, copies: int, total: Tensor) -> None:
-        """Add a slope to what other edges gave."""
-        if slot == "w":
-            self.add_weights(along, total)
-            return
-        value = getattr(self, f"slope_{slot}")(along)
-        if value is None:
-            return
-        if value.shape[1] > copies:
+        """Put a slope into the array of all edges, or add it to that of all atoms."""
+        value = self.slope_w(along, int(slot[1:])) if slot[0] == "w" else getattr(self, f"slope_{slot}")(along)
+        if value is not None and value.shape[1] > copies:
             value = value.sum(1, keepdim=True)
-        elif value.shape[1] < copies:
+        if slot not in ("x", "g"):
+            total[self.edges] = 0.0 if value is None else value
+        elif value is not None:
             value = value.expand(-1, copies, *value.shape[2:])
-        if slot in "xg":
             total.index_add_(0, self.j if slot == "x" else self.i, value)
-        else:
-            total[self.edges] = value
-
-    def add_weights(self, along: int, total: Tensor) -> None:
-        """Add the slope in the weights and their derivatives."""
-        for part, rest in _parts(along):
-            factor, q, order = self.get("shift", part), self.get("fold", rest), part.bit_count()
-            if factor is None or q is None or order >= len(total):
-                continue
-            if order:
-                q = q * factor[..., None, None]
-            total[order, self.edges] += q.squeeze(1) if q.shape[1] == 1 else q.sum(1)
 
     def get(self, name: str, along: int) -> Any:
         """A quantity's derivative, ``None`` if it is zero."""
+        if along == 0 and name in ("x", "matrix", "bare", "weight"):
+            if name not in self.kept:
+                self.kept[name] = getattr(self, name)(0)
+            return self.kept[name]
         key = name, along
         if key not in self.known:
             self.known[key] = getattr(self, name)(along)
@@ -233,6 +239,18 @@ class _Edges:
         """Slope in the harmonics."""
         m = self.sum_of(along, "x", "asked", lambda total, x, b: _add_matmul(total, x, b.transpose(2, 3)))
         return None if m is None else m.flatten(2) @ self.product.coupling_transposed
+
+    def slope_w(self, along: int, order: int) -> Tensor | None:
+        """Slope in the weights or their derivatives, ``(n, K, n_paths, channels)``."""
+        total = None
+        for part, rest in _parts(along):
+            if part.bit_count() != order:
+                continue
+            factor, q = self.get("shift", part), self.get("fold", rest)
+            if factor is not None and q is not None:
+                term = q * factor[..., None, None] if order else q
+                total = term if total is None else total + term
+        return total
 
     def slope_d(self, along: int) -> Tensor | None:
         """Slope in the distances."""
