@@ -75,11 +75,14 @@ def test_derivatives_are_those_of_autograd(case, number, backend, create_graph, 
         torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-12 * float(theirs.detach().abs().max()))
 
 
-def test_a_second_derivative_in_the_parameters_is_refused():
+@pytest.mark.parametrize("settings", [{"create_graph": True}, {"is_grads_batched": True}])
+def test_what_is_not_known_in_the_parameters_is_refused(settings):
     product = TensorProduct([o3.Irrep("0e")], 0, [o3.Irrep("0e")])
     theta = torch.randn(CHANNELS, requires_grad=True)
     d = torch.rand(8, requires_grad=True)
     harmonics = torch.ones(8, 1)
     out = known_convolution(product, torch.randn(4, 1, CHANNELS), harmonics, d, network(theta, d.detach()), EDGES)
     with pytest.raises(NotImplementedError, match="total_energy"):
-        torch.autograd.grad(out.sum(), theta, create_graph=True)
+        torch.autograd.grad(
+            out, theta, torch.ones(2 if "is_grads_batched" in settings else 1, *out.shape).squeeze(0), **settings
+        )
