@@ -31,8 +31,6 @@ def radial_functions(
     basis: BesselBasis | GaussianBasis,
     envelope: PolynomialCutoff,
     order: int | None,
-    *,
-    inside: bool = False,
 ) -> Callable[[nn.Sequential], Tensor]:
     """Prepare networks of the distances of one batch.
 
@@ -43,12 +41,10 @@ def radial_functions(
     basis
         What they are expanded in.
     envelope
-        What brings the functions to zero at the cutoff.
+        What brings the networks' outputs to zero at the cutoff.
     order
         Derivatives that will be taken at most, :attr:`~hessgnn.data.batch.Batch.derivatives`. If it is known and at
         most 2, they go forward, otherwise autograd is left to find any.
-    inside
-        Multiply the basis with the envelope, not the network's output.
 
     Returns
     -------
@@ -57,14 +53,37 @@ def radial_functions(
     """
     if order is None or order > HIGHEST_ORDER or not distances.requires_grad:
         x, e = basis(distances), envelope(distances).unsqueeze(-1)
-        return (lambda network: network(x * e)) if inside else (lambda network: network(x) * e)
+        return lambda network: network(x) * e
     known = distances.detach()
     jets = basis.derivatives(known, order)
     envelopes = envelope.derivatives(known, order).unsqueeze(-1)
-    if inside:
-        jets = _leibniz(jets, envelopes)
-        return lambda network: known_function(distances, _forward(network, jets).unbind())
     return lambda network: known_function(distances, _Product.apply(_forward(network, jets), envelopes))
+
+
+def radial_derivatives(
+    distances: Tensor, basis: BesselBasis | GaussianBasis, envelope: PolynomialCutoff, order: int | None
+) -> Callable[[nn.Sequential], tuple[Tensor, ...]] | None:
+    """Values and derivatives of networks of the distances, for those who differentiate what they make of them.
+
+    Parameters
+    ----------
+    distances
+        ``(n_edges,)``.
+    basis, envelope
+        What the networks see is their product.
+    order
+        Derivatives that will be taken at most.
+
+    Returns
+    -------
+    Callable
+        From a network to its value, slope, …, each ``(n_edges, n_out)``; ``None`` if they are not known.
+    """
+    if order is None or order > HIGHEST_ORDER or not distances.requires_grad:
+        return None
+    known = distances.detach()
+    jets = _leibniz(basis.derivatives(known, order), envelope.derivatives(known, order).unsqueeze(-1))
+    return lambda network: _forward(network, jets).unbind()
 
 
 def known_function(x: Tensor, derivatives: Sequence[Tensor]) -> Tensor:

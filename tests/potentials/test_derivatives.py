@@ -18,6 +18,7 @@ SETTINGS = {
     "schnet tanh": {"width": 8, "activation": "tanh"},
     "schnet softplus": {"width": 8, "activation": "softplus"},
     "nequip": {"channels": 3, "radial_width": 6},
+    "nequip deep": {"channels": 2, "radial_width": 6, "l_max": 2, "n_layers": 4},
     "nequip without parity": {"channels": 3, "radial_width": 6, "parity": False, "l_max": 2},
 }
 

@@ -2,6 +2,7 @@ import e3nn
 import pytest
 import torch
 from ase.build import molecule
+from e3nn_nequip import reference_with_weights_of
 
 from hessgnn.data.batch import Batch
 from hessgnn.potentials import registry
@@ -25,10 +26,34 @@ def make(**settings) -> NequIP:
 
 def test_parity_keeps_pseudo_tensors():
     def hidden(parity):
-        return make(l_max=2, parity=parity, n_layers=3).layers[1].irreps_out
+        return make(l_max=2, parity=parity, n_layers=4).layers[1].gate.irreps
 
-    assert any(ir.p != (-1) ** ir.l for _, ir in hidden(True))
-    assert all(ir.p == (-1) ** ir.l for _, ir in hidden(False))
+    assert any(ir.p != (-1) ** ir.l for ir in hidden(True))
+    assert all(ir.p == (-1) ** ir.l for ir in hidden(False))
+
+
+@pytest.mark.parametrize("parity", [True, False])
+@pytest.mark.parametrize(("l_max", "n_layers"), [(0, 2), (1, 2), (1, 4), (2, 3), (3, 2)])
+def test_energy_forces_and_hessian_are_those_of_a_plain_build_with_e3nn(l_max, n_layers, parity):
+    ours = make(l_max=l_max, n_layers=n_layers, parity=parity, elements=[1, 6, 8])
+    theirs = reference_with_weights_of(ours)
+    batch = Batch.from_atoms([molecule("CH3OH"), molecule("H2O")], ours.cutoff)
+    vectors = torch.randn(2, *batch.positions.shape, dtype=torch.float64)
+    out = ours(batch, vectors=vectors)
+
+    positions = batch.positions.clone().requires_grad_(True)
+    atomic = theirs.atomic_energies(ours, batch.replace(positions=positions))
+    energy = batch.sum_per_structure(atomic)
+    (gradient,) = torch.autograd.grad(energy.sum(), positions, create_graph=True)
+    products = [torch.autograd.grad(gradient, positions, v, retain_graph=True)[0] for v in vectors]
+    expected = [energy, -gradient, torch.stack(products)]
+    for got, wanted in zip([out.energy, out.forces, out.products], expected, strict=True):
+        torch.testing.assert_close(got, wanted.detach(), rtol=1e-10, atol=1e-10 * float(wanted.detach().abs().max()))
+
+
+def test_only_irreps_that_the_energy_can_use_are_computed():
+    layers = make(l_max=2, n_layers=3).layers
+    assert [[str(ir) for ir in layer.gate.irreps] for layer in layers] == [["0e", "1o", "2e"]] * 2 + [["0e"]]
 
 
 def test_l_max_0_cannot_tell_angles_and_l_max_1_can():
@@ -57,4 +82,6 @@ def test_building_leaves_the_settings_of_e3nn_alone():
 
 def test_nothing_is_compiled():
     # TorchScript returned the first vector's result for all when vectorised.
-    assert not [m for m in make(l_max=2).modules() if isinstance(m, torch.jit.ScriptModule)]
+    potential = make(l_max=2)
+    assert not [m for m in potential.modules() if isinstance(m, torch.jit.ScriptModule)]
+    assert not isinstance(potential.harmonics.sph_func, torch.jit.ScriptFunction)
