@@ -17,8 +17,8 @@ from torch import Tensor
 
 from hessgnn.data.batch import Batch
 
-GROWTH = 1.5
-"""Ratio of neighbouring sizes: far enough apart that the batches of a run share one or two."""
+GROWTH = 1.25
+"""Ratio of neighbouring sizes: the batches of a run share two or three, about a fifth larger than they are."""
 
 _DISTANCE = 0.95  # of filler neighbours, in cutoffs: as legal as any, outside most angular parts
 _GOLDEN_ANGLE = math.pi * (3 - math.sqrt(5))
@@ -44,7 +44,7 @@ class Size:
 
 
 class Buckets:
-    """Sizes that batches are filled up to: a geometric ladder through the size that holds nearly all batches.
+    """Sizes that batches are filled up to: a geometric ladder through the size that holds most batches.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ class Buckets:
 
     @classmethod
     def of(cls, n_atoms: Sequence[int], n_edges: Sequence[int], batch_size: int) -> Buckets:
-        """Choose the ladder for batches drawn at random: mean and three standard deviations of their size.
+        """Choose the ladder for batches drawn at random: mean and one standard deviation of their size.
 
         Parameters
         ----------
@@ -66,7 +66,7 @@ class Buckets:
         batch_size
             Structures in a batch.
         """
-        atoms, edges = (batch_size * np.mean(n) + 3 * math.sqrt(batch_size) * np.std(n) for n in (n_atoms, n_edges))
+        atoms, edges = (batch_size * np.mean(n) + math.sqrt(batch_size) * np.std(n) for n in (n_atoms, n_edges))
         return cls(Size(batch_size, math.ceil(atoms), math.ceil(edges)))
 
     def for_size(self, size: Size) -> Size:

@@ -235,17 +235,33 @@ def _traced(function: Function, inputs: Sequence[Tensor]) -> Record:
 
 
 def _compiled(function: Function, inputs: Sequence[Tensor]) -> Record:
-    from torch import _inductor  # takes a second to import
+    from torch._inductor import standalone_compile  # takes a second to import
 
     detached: list[Any] = [value.detach() for value in inputs]
-    with torch.no_grad():
-        code = _inductor.compile(_trace(function, inputs), detached)
+    graph = _zeroed(_trace(function, inputs))
+    with torch.no_grad():  # kept in Inductor's cache on disk, so other seeds and resumed runs do not wait again
+        code = standalone_compile(graph, detached, dynamic_shapes="from_example_inputs")
 
     @torch.no_grad()
     def record(inputs: Sequence[Tensor]) -> Outputs:
         return code(*(value.detach() for value in inputs))
 
     return record
+
+
+def _zeroed(graph: torch.fx.GraphModule) -> torch.fx.GraphModule:
+    """Set memory that is allocated and written later to zero: Inductor has read it before, NequIP with two probes.
+
+    In torch 2.13, on CPU; the result was not a number. Any value is a right one there, so the graph means the same.
+    """
+    for node in list(graph.graph.nodes):
+        if getattr(node.target, "overloadpacket", None) in _UNWRITTEN:
+            with graph.graph.inserting_after(node):
+                zero = graph.graph.call_function(torch.ops.aten.zero.default, (node,))
+            zero.meta = dict(node.meta)
+            node.replace_all_uses_with(zero, delete_user_cb=lambda user, zero=zero: user is not zero)
+    graph.recompile()
+    return graph
 
 
 def _captured(function: Function, inputs: Sequence[Tensor]) -> Record:
@@ -270,6 +286,9 @@ def _captured(function: Function, inputs: Sequence[Tensor]) -> Record:
 
     return record
 
+
+_aten = torch.ops.aten
+_UNWRITTEN = {_aten.empty, _aten.empty_like, _aten.empty_strided, _aten.new_empty, _aten.new_empty_strided}
 
 _RECORDERS = {"traced": _traced, "compiled": _compiled, "captured": _captured}
 

@@ -66,20 +66,22 @@ def test_a_size_that_does_not_hold_the_batch_is_refused() -> None:
             pad_to(batch, size, 5.2)
 
 
-def test_nearly_all_batches_of_a_run_share_one_size() -> None:
+def test_the_batches_of_a_run_share_a_few_sizes_little_larger_than_they_are() -> None:
     rng = np.random.default_rng(0)
     n_atoms = rng.integers(3, 22, size=500)
     n_edges = 2 * (n_atoms * rng.uniform(3, 6, size=500)).astype(int)
     buckets = Buckets.of(n_atoms, n_edges, 16)
-    sizes: dict[Size, int] = {}
+    rungs, filled = set(), []
     for _ in range(300):
         chosen = rng.choice(500, size=rng.integers(15, 17), replace=False)
         size = Size(len(chosen), n_atoms[chosen].sum(), n_edges[chosen].sum())
         rung = buckets.for_size(size)
         assert rung.holds(size)
         assert rung.n_edges % 2 == 0
-        sizes[rung] = sizes.get(rung, 0) + 1
-    assert max(sizes.values()) >= 295
+        rungs.add(rung)
+        filled.append(rung.n_edges / size.n_edges)
+    assert len(rungs) <= 3
+    assert np.mean(filled) < 1.25
     # Parts of a batch get smaller rungs, and rare large batches a larger one.
     assert buckets.for_size(Size(3, 20, 100)).n_atoms < 60
     assert buckets.for_size(Size(16, 1000, 100)).n_atoms >= 1000
