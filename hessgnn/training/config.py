@@ -117,9 +117,10 @@ class TrainingConfig(Settings):
     parts: PositiveInt = Field(
         default=1, description="pieces that a batch is computed in, one after the other: less memory, same gradient"
     )
-    step: Literal["eager", "traced", "compiled", "captured"] = Field(
+    step: Literal["eager", "compiled", "captured"] = Field(
         default="eager",
-        description="how loss and gradient are computed; others than eager record them once for each shape",
+        description="how loss and gradient are computed: by autograd, or recorded once for each shape of batch and "
+        "fused (minutes for each, for long runs) or replayed as a CUDA graph",
     )
     schedule: ScheduleConfig = ScheduleConfig()
     weight_decay: NonNegativeFloat = 1e-6

@@ -11,6 +11,8 @@ fixed shape, there is no autograd left in it:
 ``captured``  the eager step as a CUDA graph
 ============  =======================================================================================================
 
+``traced`` alone gains nothing once batches are filled up to recorded shapes; it is what ``compiled`` starts from.
+
 None is believed: the first batches of each shape are computed by the eager step too, and a potential that cannot be
 recorded, or whose record says otherwise, is refused.
 """
