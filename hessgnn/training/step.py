@@ -14,7 +14,8 @@ fixed shape, there is no autograd left in it:
 ``traced`` alone gains nothing once batches are filled up to recorded shapes; it is what ``compiled`` starts from.
 
 None is believed: the first batches of each shape are computed by the eager step too, and a potential that cannot be
-recorded, or whose record says otherwise, is refused.
+recorded, or whose record says otherwise, is refused. On one CPU thread a compiled step repeats every digit, also in
+another process; on more, Inductor's sums over neighbours take the order in which the threads come (1e-8 in float32).
 """
 
 from __future__ import annotations
