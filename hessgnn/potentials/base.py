@@ -11,6 +11,7 @@ import torch
 from ase.data import chemical_symbols
 from pydantic import Field, PositiveFloat, field_validator
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from hessgnn.config import Settings
 from hessgnn.data.batch import Batch
@@ -107,10 +108,11 @@ class Potential(nn.Module, ABC):
         Raises
         ------
         DataError
-            When an atom's element is not among them.
+            When an atom's element is not among them. What is being traced or captured is not looked at.
         """
         species = self.element_index[batch.numbers]
-        if bool((species < 0).any()):  # an index of -1 would silently mean the last element
+        # An index of -1 would silently mean the last element.
+        if not _is_recorded() and bool((species < 0).any()):
             unknown = sorted(set(batch.numbers[species < 0].tolist()))
             raise DataError(
                 f"the potential knows {_symbols(self.elements)} only, the batch holds {_symbols(unknown)}",
@@ -206,6 +208,11 @@ class Potential(nn.Module, ABC):
         super()._apply(fn, recurse)
         self.reference_energies = reference.to(self.reference_energies.device)
         return self
+
+
+def _is_recorded() -> bool:
+    """Whether operations are traced or captured now, so that nobody can look at a value."""
+    return get_proxy_mode() is not None or (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing())
 
 
 def _symbols(numbers: Any) -> str:

@@ -114,6 +114,14 @@ class TrainingConfig(Settings):
 
     steps: PositiveInt = 2000
     batch_size: PositiveInt = 16
+    parts: PositiveInt = Field(
+        default=1, description="pieces that a batch is computed in, one after the other: less memory, same gradient"
+    )
+    step: Literal["eager", "compiled", "captured"] = Field(
+        default="eager",
+        description="how loss and gradient are computed: by autograd, or recorded once for each shape of batch and "
+        "fused (minutes for each, for long runs) or replayed as a CUDA graph",
+    )
     schedule: ScheduleConfig = ScheduleConfig()
     weight_decay: NonNegativeFloat = 1e-6
     clip: PositiveFloat | None = Field(default=10.0, description="largest norm of the gradient")

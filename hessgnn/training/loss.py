@@ -17,7 +17,7 @@ Hessian Learning (arXiv 2603.04523).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +29,7 @@ from hessgnn.data.batch import Batch, Labels
 from hessgnn.potentials.base import Potential
 from hessgnn.potentials.prediction import Prediction
 from hessgnn.training.config import LossConfig, WeightRamp
+from hessgnn.training.part import Part
 
 
 @dataclass(frozen=True)
@@ -52,19 +53,48 @@ class LossValue:
     Attributes
     ----------
     total
-        Scalar, with its graph.
+        Scalar, with its graph if the errors had theirs.
     terms
         Name -> unweighted mean over the structures labelled with it. Terms of weight 0 are absent.
     per_structure
-        Name -> (positions in the data set, values) of each structure, to find the one that is not finite.
+        Name -> (positions in the data set, values) of the labelled structures, to find the one that is not finite.
     n_products
         Hessian products that were formed, each for a whole batch.
     """
 
     total: Tensor
     terms: dict[str, float]
-    per_structure: dict[str, list[tuple[Tensor, Tensor]]]
+    per_structure: dict[str, tuple[Tensor, Tensor]]
     n_products: int
+
+    @classmethod
+    def of(cls, parts: Sequence[Part], errors: Sequence[dict[str, Tensor]]) -> LossValue:
+        """Put the parts of a batch together.
+
+        Parameters
+        ----------
+        parts
+            What the loss was computed from.
+        errors
+            Of each part: term -> ``(n_structures,)``.
+        """
+        labelled: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        for part, found in zip(parts, errors, strict=True):
+            assert part.batch.index is not None
+            for name, weight in part.weights.items():
+                counts = weight > 0
+                labelled.setdefault(name, []).append((part.batch.index[counts], found[name][counts].detach()))
+        joined = {
+            name: (torch.cat([i for i, _ in pairs]), torch.cat([v for _, v in pairs]))
+            for name, pairs in labelled.items()
+        }
+        totals = [part.total(found) for part, found in zip(parts, errors, strict=True)]
+        return cls(
+            torch.stack(totals).sum() if totals else torch.zeros((), dtype=torch.float64),
+            {name: float(values.mean()) for name, (_, values) in joined.items()},
+            joined,
+            sum(part.n_products for part in parts),
+        )
 
 
 class Loss:
@@ -100,41 +130,78 @@ class Loss:
         LossValue
             The loss and its parts.
         """
-        by_weight = {"energy": 1.0, "forces": weights.forces, "hessian": weights.hessian}
-        values: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name, weight in by_weight.items() if weight}
-        n_products = 0
-        for part, probes in self._parts(batch, weights, generator):
-            prediction = potential(
-                part,
-                forces=weights.forces > 0,
-                vectors=None if probes is None else probes.vectors,
-                create_graph=True,
-                backend=self.config.probes.backend,
-            )
-            n_products += 0 if probes is None else probes.number
-            labels, index = _labels(part), part.index
-            assert index is not None
-            for name in values:
-                if name == "hessian" and probes is None:
-                    continue
-                labelled, error = self._term(name, prediction, part, labels, probes)
-                values[name].append((index[labelled], error[labelled]))
-        means = {name: torch.cat([error for _, error in parts]) for name, parts in values.items() if parts}
-        means = {name: errors.mean() for name, errors in means.items() if len(errors)}
-        total = batch.positions.new_zeros((), dtype=torch.float64)
-        for name, mean in means.items():
-            total = total + by_weight[name] * mean
-        return LossValue(total, {name: float(mean.detach()) for name, mean in means.items()}, values, n_products)
+        parts = self.parts(batch, weights, generator)
+        return LossValue.of(parts, [self.errors(potential, part) for part in parts])
 
-    def _term(
-        self, name: str, prediction: Prediction, batch: Batch, labels: Labels, probes: Probes | None
-    ) -> tuple[Tensor, Tensor]:
-        if name == "energy":
-            return labels.has_energy, energy_error(prediction, batch, labels, self.config.energy_form)
-        if name == "forces":
-            return labels.has_forces, forces_error(prediction, batch, labels)
-        assert probes is not None
-        return labels.has_hessian, hessian_error(prediction.products, batch, labels, probes, self._function)
+    def parts(self, batch: Batch, weights: Weights, generator: Generator | None = None, number: int = 1) -> list[Part]:
+        """Draw the probes and find the targets: all of a loss but the potential.
+
+        Parameters
+        ----------
+        batch
+            With labels.
+        weights
+            Of this step.
+        generator
+            Source of the probes.
+        number
+            Parts that the batch is divided in; probes and weights are those of the whole, whatever the number. With
+            ``probes.fraction`` below 1, what is probed and what is not are divided each.
+
+        Returns
+        -------
+        list
+            Parts whose losses add up to that of the batch.
+        """
+        labels = _labels(batch)
+        shares = {"energy": _shares(labels.has_energy), "forces": weights.forces * _shares(labels.has_forces)}
+        probed = torch.zeros_like(labels.has_hessian)
+        if weights.hessian:
+            probed = _choose(labels.has_hessian, self.config.probes.fraction, generator)
+        shares["hessian"] = weights.hessian * _shares(probed)
+        parts = []
+        for chosen, with_probes in ((probed, True), (~probed, False)):
+            if not bool(chosen.any()):
+                continue
+            whole = bool(chosen.all())
+            part = batch if whole else batch.select(chosen)
+            own = shares if whole else {name: share[chosen] for name, share in shares.items()}
+            probes = draw(self.config.probes.kind, self.config.probes.number, part, generator) if with_probes else None
+            parts.append(_part(part, {name: share for name, share in own.items() if bool(share.any())}, probes))
+        return [piece for part in parts if part.weights for piece in part.split(number)]
+
+    def errors(self, potential: Callable[..., Prediction], part: Part) -> dict[str, Tensor]:
+        """Errors of the structures with their graph: nothing here looks at a value, so it can be traced.
+
+        Parameters
+        ----------
+        potential
+            The potential, or what can be called like it.
+        part
+            The structures.
+
+        Returns
+        -------
+        dict
+            Term -> ``(n_structures,)`` float64, for the terms that have a weight.
+        """
+        prediction = potential(
+            part.batch,
+            forces=part.forces is not None,
+            vectors=part.vectors,
+            create_graph=True,
+            backend=self.config.probes.backend,
+        )
+        errors = {}
+        if part.energy is not None:
+            errors["energy"] = energy_error(prediction.energy, part.energy, part.batch, self.config.energy_form)
+        if part.forces is not None:
+            errors["forces"] = forces_error(prediction.forces, part.forces, part.batch)
+        if part.products is not None:
+            assert part.probe_weights is not None
+            residual = prediction.products - part.products
+            errors["hessian"] = products_error(residual, part.probe_weights, part.batch, self._function)
+        return errors
 
     def _function(self, residual: Tensor) -> Tensor:
         if self.config.hessian_function == "l1":
@@ -144,33 +211,16 @@ class Loss:
             return functional.huber_loss(residual, zero, reduction="none", delta=self.config.huber_delta)
         return residual.square()
 
-    def _parts(
-        self, batch: Batch, weights: Weights, generator: Generator | None
-    ) -> Iterator[tuple[Batch, Probes | None]]:
-        """Divide a batch into what is probed in this step and what is not."""
-        if not weights.hessian:
-            yield batch, None
-            return
-        probed = _choose(_labels(batch).has_hessian, self.config.probes.fraction, generator)
-        for chosen, with_probes in ((probed, True), (~probed, False)):
-            if not bool(chosen.any()):
-                continue
-            part = batch if bool(chosen.all()) else batch.select(chosen)
-            probes = draw(self.config.probes.kind, self.config.probes.number, part, generator) if with_probes else None
-            yield part, probes
 
-
-def energy_error(prediction: Prediction, batch: Batch, labels: Labels, form: str = "per_atom") -> Tensor:
+def energy_error(energy: Tensor, reference: Tensor, batch: Batch, form: str = "per_atom") -> Tensor:
     """Squared energy error of each structure.
 
     Parameters
     ----------
-    prediction
-        Of the batch.
+    energy, reference
+        ``(n_structures,)`` float64, eV.
     batch
         The structures.
-    labels
-        Their labels.
     form
         ``per_atom``: ``(ΔE/N)²``; ``per_sqrt_atom``: ``ΔE²/√N``.
 
@@ -179,29 +229,26 @@ def energy_error(prediction: Prediction, batch: Batch, labels: Labels, form: str
     Tensor
         ``(n_structures,)`` float64, eV².
     """
-    difference = prediction.energy - labels.energy
     size = batch.n_atoms.double()
-    return difference.square() / (size.square() if form == "per_atom" else size.sqrt())
+    return (energy - reference).square() / (size.square() if form == "per_atom" else size.sqrt())
 
 
-def forces_error(prediction: Prediction, batch: Batch, labels: Labels) -> Tensor:
+def forces_error(forces: Tensor, reference: Tensor, batch: Batch) -> Tensor:
     """Mean square error of the force components of each structure.
 
     Parameters
     ----------
-    prediction
-        Of the batch.
+    forces, reference
+        ``(n_atoms, 3)``, eV/Å.
     batch
         The structures.
-    labels
-        Their labels.
 
     Returns
     -------
     Tensor
         ``(n_structures,)`` float64, eV²/Å².
     """
-    squares = (prediction.forces - labels.forces).double().square().sum(-1)
+    squares = (forces - reference).double().square().sum(-1)
     return batch.sum_per_structure(squares) / (3 * batch.n_atoms)
 
 
@@ -232,9 +279,67 @@ def hessian_error(
     Tensor
         ``(n_structures,)`` float64; for the square, in eV²/Å⁴.
     """
-    reference = torch.einsum("sij,ksj->ksi", labels.hessian, batch.pad(probes.vectors))
-    values = function(batch.pad(products) - reference).double().sum(-1)
-    return (probes.weights * values).sum(0) / (9 * batch.n_atoms.double().square())
+    residual = products - reference_products(batch, labels, probes.vectors)
+    return products_error(residual, probes.weights, batch, function)
+
+
+def reference_products(batch: Batch, labels: Labels, vectors: Tensor) -> Tensor:
+    """Products of the reference Hessians, ``(K, n_atoms, 3)``; zero where a structure has none.
+
+    Parameters
+    ----------
+    batch
+        The structures.
+    labels
+        Their labels.
+    vectors
+        ``(K, n_atoms, 3)``.
+    """
+    return batch.unpad(torch.einsum("sij,ksj->ksi", labels.hessian, batch.pad(vectors)))
+
+
+def products_error(
+    residual: Tensor, weights: Tensor, batch: Batch, function: Callable[[Tensor], Tensor] = torch.square
+) -> Tensor:
+    """As :func:`hessian_error`, of the products' errors.
+
+    Parameters
+    ----------
+    residual
+        ``(K, n_atoms, 3)``: predicted minus reference products.
+    weights
+        ``(K, n_structures)``, of the probes.
+    batch
+        The structures.
+    function
+        Of each entry.
+
+    Returns
+    -------
+    Tensor
+        ``(n_structures,)`` float64.
+    """
+    values = batch.sum_per_structure(function(residual).double().sum(-1).T)
+    return (weights.T * values).sum(1) / (9 * batch.n_atoms.double().square())
+
+
+def _part(batch: Batch, weights: dict[str, Tensor], probes: Probes | None) -> Part:
+    """Targets of the terms that have a weight."""
+    labels = _labels(batch)
+    targets = {f"{name}_weight": weight for name, weight in weights.items()}
+    if "energy" in weights:
+        targets["energy"] = labels.energy
+    if "forces" in weights:
+        targets["forces"] = labels.forces
+    if probes is not None:
+        products = reference_products(batch, labels, probes.vectors)
+        targets |= {"vectors": probes.vectors, "products": products, "probe_weights": probes.weights}
+    return Part(batch.replace(labels=None), **targets)
+
+
+def _shares(labelled: Tensor) -> Tensor:
+    """Weights of a mean over the labelled structures."""
+    return labelled.double() / labelled.sum().clamp(min=1)
 
 
 def _choose(labelled: Tensor, fraction: float, generator: Generator | None) -> Tensor:

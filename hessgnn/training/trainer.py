@@ -20,6 +20,7 @@ from torch.optim.swa_utils import AveragedModel
 from hessgnn.data.batch import Batch
 from hessgnn.data.checks import require_sound
 from hessgnn.data.loader import Loader
+from hessgnn.data.padding import Buckets
 from hessgnn.data.store import Store
 from hessgnn.errors import ConfigError, TrainingError
 from hessgnn.potentials.base import Potential
@@ -28,6 +29,7 @@ from hessgnn.training.loss import Loss, LossValue, Weights
 from hessgnn.training.run import Point, Run, build, load_checkpoint, load_weights, save_checkpoint
 from hessgnn.training.scaling import energy_scale, fit_reference_energies
 from hessgnn.training.schedule import Schedule
+from hessgnn.training.step import EagerStep, RecordedStep
 from hessgnn.training.validation import Errors, validate
 
 Observer = Callable[[int, Point | None], None]
@@ -160,7 +162,7 @@ class Trainer:
         self.potential = potential.to(self.device)
         self.averaged = _averaged(self.potential, config.training.ema)
         self.loss = Loss(config.loss)
-        self.trained = [p for p in self.potential.parameters() if p.requires_grad]
+        self.gradient = self._gradient()
         # Biases and scales are not decayed: pulling them to zero is no regularisation.
         decayed = [p for p in self.potential.parameters() if p.ndim > 1]
         others = [p for p in self.potential.parameters() if p.ndim <= 1]
@@ -178,6 +180,16 @@ class Trainer:
             self._restore()
         else:
             run.begin(config)
+
+    def _gradient(self) -> EagerStep:
+        """How loss and gradient are computed."""
+        settings = self.config.training
+        if settings.step == "eager":
+            return EagerStep(self.loss, self.potential)
+        n_atoms = [len(structure.numbers) for structure in self.loader.structures]
+        n_edges = [edge_index.shape[1] for edge_index, _ in self.loader.edges]
+        buckets = Buckets.of(n_atoms, n_edges, math.ceil(min(settings.batch_size, len(n_atoms)) / settings.parts))
+        return RecordedStep(self.loss, self.potential, buckets, settings.step)
 
     def fit(self, observer: Observer | None = None) -> Result:
         """Run the loop from where it stands to its end.
@@ -219,11 +231,10 @@ class Trainer:
             group["lr"] = self.schedule.lr(step)
         batch = self.loader.batch(step)
         self.optimizer.zero_grad(set_to_none=True)
-        value = self.loss(self.potential, batch, Weights.at(step, self.config.loss), generator)
-        if not math.isfinite(float(value.total.detach())):
+        parts = self.loss.parts(batch, Weights.at(step, self.config.loss), generator, settings.parts)
+        value = LossValue.of(parts, [self.gradient(part) for part in parts])
+        if not math.isfinite(float(value.total)):
             raise self._not_finite(value, step)
-        # The graph reaches back to the positions too; nobody wants that gradient, so it is not computed.
-        value.total.backward(inputs=self.trained)
         norm = torch.nn.utils.clip_grad_norm_(self.potential.parameters(), settings.clip or math.inf)
         if not math.isfinite(float(norm)):
             raise self._not_finite(value, step, batch)
@@ -245,7 +256,7 @@ class Trainer:
             device_seconds=progress.device_seconds,
             products=progress.products,
             score=score,
-            loss=_mean(float(value.total.detach()) for value in losses),
+            loss=_mean(float(value.total) for value in losses),
             **{
                 f"loss_{name}": _mean(value.terms[name] for value in losses if name in value.terms)
                 for name in ("energy", "forces", "hessian")
@@ -309,9 +320,8 @@ class Trainer:
         """Say which structures the loss is not finite for."""
         bad = [
             index
-            for parts in value.per_structure.values()
-            for positions, errors in parts
-            for index in positions[~torch.isfinite(errors.detach())].tolist()
+            for positions, errors in value.per_structure.values()
+            for index in positions[~torch.isfinite(errors)].tolist()
         ]
         if not bad and batch is not None and batch.index is not None:
             bad = batch.index.tolist()
@@ -422,5 +432,6 @@ def _out_of_memory(folder: Path) -> TrainingError:
     return TrainingError(
         "out of memory",
         where=folder,
-        remedy="lower training.batch_size, loss.probes.number or loss.probes.fraction, or validation.batch_size",
+        remedy="raise training.parts (same numbers), or lower training.batch_size, loss.probes.number or "
+        "loss.probes.fraction; in a validation, lower validation.batch_size",
     )

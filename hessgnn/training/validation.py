@@ -91,8 +91,8 @@ def validate(potential: Potential, batches: Iterable[Batch], config: ValidationC
         assert labels is not None
         prediction = potential(batch)
         errors = {
-            "energy": (labels.has_energy, energy_error(prediction, batch, labels)),
-            "forces": (labels.has_forces, forces_error(prediction, batch, labels)),
+            "energy": (labels.has_energy, energy_error(prediction.energy, labels.energy, batch)),
+            "forces": (labels.has_forces, forces_error(prediction.forces, labels.forces, batch)),
         }
         if bool(labels.has_hessian.any()):
             errors["hessian"] = labels.has_hessian, _hessian_error(potential, batch, labels, config, generator)

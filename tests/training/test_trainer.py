@@ -185,7 +185,7 @@ def test_out_of_memory_says_what_to_lower(
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(trainer_module.Trainer, "_step", exhausted)
-    with pytest.raises(TrainingError, match=r"out of memory.*training\.batch_size"):
+    with pytest.raises(TrainingError, match=r"out of memory.*raise training\.parts.*training\.batch_size"):
         train(make_config(), tmp_path / "run")
 
 

@@ -1,0 +1,159 @@
+"""Batches of a few fixed sizes, for what is recorded once and replayed: compiled steps and CUDA graphs.
+
+What a batch lacks is filled with structures of no meaning: atoms of an element that the batch holds, each with
+neighbours that are its own periodic images just inside the cutoff. To an architecture they are structures like any
+other, so none needs to know of them; whoever computes a loss gives them no weight.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hessgnn.data.batch import Batch
+
+GROWTH = 1.25
+"""Ratio of neighbouring sizes: the batches of a run share two or three, about a fifth larger than they are."""
+
+_DISTANCE = 0.95  # of filler neighbours, in cutoffs: as legal as any, outside most angular parts
+_GOLDEN_ANGLE = math.pi * (3 - math.sqrt(5))
+
+
+@dataclass(frozen=True)
+class Size:
+    """Lengths of a batch's axes."""
+
+    n_structures: int
+    n_atoms: int
+    n_edges: int
+
+    @classmethod
+    def of(cls, batch: Batch) -> Size:
+        """Size of a batch."""
+        return cls(batch.n_structures, len(batch.numbers), batch.edge_index.shape[1])
+
+    def holds(self, other: Size) -> bool:
+        """Whether a batch of another size can be filled up to this one, each filler structure with an atom at least."""
+        fillers = self.n_structures - other.n_structures
+        return fillers > 0 and self.n_atoms - other.n_atoms >= fillers and self.n_edges >= other.n_edges
+
+
+class Buckets:
+    """Sizes that batches are filled up to: a geometric ladder through the size that holds most batches.
+
+    Parameters
+    ----------
+    size
+        One rung of the ladder.
+    """
+
+    def __init__(self, size: Size) -> None:
+        self.size = size
+
+    @classmethod
+    def of(cls, n_atoms: Sequence[int], n_edges: Sequence[int], batch_size: int) -> Buckets:
+        """Choose the ladder for batches drawn at random: mean and one standard deviation of their size.
+
+        Parameters
+        ----------
+        n_atoms, n_edges
+            Of each structure of the data set.
+        batch_size
+            Structures in a batch.
+        """
+        atoms, edges = (batch_size * np.mean(n) + math.sqrt(batch_size) * np.std(n) for n in (n_atoms, n_edges))
+        return cls(Size(batch_size, math.ceil(atoms), math.ceil(edges)))
+
+    def for_size(self, size: Size) -> Size:
+        """Smallest rung that holds a size.
+
+        Parameters
+        ----------
+        size
+            Of a batch.
+
+        Returns
+        -------
+        Size
+            With an even number of edges, as both orders of each pair are present.
+        """
+        ratios = (
+            size.n_structures / self.size.n_structures,
+            size.n_atoms / max(self.size.n_atoms, 1),
+            size.n_edges / max(self.size.n_edges, 1),
+        )
+        step = math.ceil(math.log(max(ratios), GROWTH)) - 1
+        while not (rung := self._rung(step)).holds(size):
+            step += 1
+        return rung
+
+    def _rung(self, step: int) -> Size:
+        factor = GROWTH**step
+        return Size(
+            math.ceil(factor * self.size.n_structures) + 1,
+            math.ceil(factor * self.size.n_atoms) + 2,
+            2 * math.ceil(factor * self.size.n_edges / 2),
+        )
+
+
+def pad_to(batch: Batch, size: Size, cutoff: float) -> Batch:
+    """Fill a batch up with structures of no meaning, behind its own.
+
+    Parameters
+    ----------
+    batch
+        The structures.
+    size
+        What is wanted; it must hold the batch.
+    cutoff
+        Å, of the neighbour list.
+
+    Returns
+    -------
+    Batch
+        Without labels. The index of a filler structure is -1.
+
+    Raises
+    ------
+    ValueError
+        When the size does not hold the batch.
+    """
+    own = Size.of(batch)
+    if not size.holds(own) or (size.n_edges - own.n_edges) % 2:
+        raise ValueError(f"{own} cannot be filled up to {size}")
+    device, dtype = batch.positions.device, batch.positions.dtype
+    structures, atoms = size.n_structures - own.n_structures, size.n_atoms - own.n_atoms
+    n_atoms = torch.ones(structures, dtype=torch.int64)
+    n_atoms[-1] += atoms - structures
+    pairs = torch.arange((size.n_edges - own.n_edges) // 2)
+    centre = own.n_atoms + (pairs % atoms)
+    shift = cutoff * _DISTANCE * _half_sphere(len(pairs)).to(dtype)
+    # Apart from each other, so that what looks at pairs beyond the neighbour list finds no atoms on top of each other.
+    positions = torch.zeros(atoms, 3, dtype=dtype)
+    positions[:, 0] = 2 * cutoff * torch.arange(atoms)
+
+    def join(own_values: Tensor, filler: Tensor, axis: int = 0) -> Tensor:
+        return torch.cat([own_values, filler.to(device)], axis)
+
+    return Batch(
+        numbers=torch.cat([batch.numbers, batch.numbers[:1].expand(atoms)]),
+        positions=join(batch.positions, positions),
+        batch=join(batch.batch, own.n_structures + torch.repeat_interleave(n_atoms)),
+        n_atoms=join(batch.n_atoms, n_atoms),
+        edge_index=join(batch.edge_index, torch.cat([centre, centre]).expand(2, -1), 1),
+        edge_shift=join(batch.edge_shift, torch.cat([shift, -shift])),
+        index=None if batch.index is None else join(batch.index, torch.full((structures,), -1)),
+    )
+
+
+def _half_sphere(n: int) -> Tensor:
+    """Unit vectors of which no two are equal or opposite, ``(n, 3)``: a Fibonacci spiral."""
+    k = torch.arange(n, dtype=torch.float64)
+    z = (k + 0.5) / max(n, 1)
+    r, angle = (1 - z.square()).sqrt(), _GOLDEN_ANGLE * k
+    return torch.stack([r * angle.cos(), r * angle.sin(), z], -1)
