@@ -18,9 +18,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from hessgnn.benchmark.timing import interleaved
 
 import hessgnn
-from hessgnn.benchmark.timing import interleaved
 from hessgnn.data.loader import Loader
 from hessgnn.data.padding import Buckets
 from hessgnn.data.store import Store

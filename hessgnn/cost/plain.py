@@ -78,22 +78,13 @@ class ByTorchani(ANI):
         species = self.species(batch)
         aev = batch.positions.new_zeros(len(species), self.aev.out_dim)
         if batch.edge_index.shape[1]:  # torchani cannot sort an empty list of neighbours
-            once = _each_pair_once(batch)
-            vectors = -batch.edge_vectors().index_select(0, once)  # torchani's point from the second to the first atom
+            once = batch.pair_edges()
+            vectors = -batch.edge_vectors(once)  # torchani's point from the second to the first atom
             neighbors = Neighbors(batch.edge_index[:, once], vectors.norm(dim=-1), vectors)
             positions = batch.positions.unsqueeze(0)
             aev = self.aev.compute_from_neighbors(species.unsqueeze(0), positions, neighbors)[0]
         # torchani sees the whole batch as one molecule
         return self.networks(species.unsqueeze(0), aev.unsqueeze(0), atomic=True).squeeze(0)
-
-
-def _each_pair_once(batch: Batch) -> Tensor:
-    """Indices of the edges that stand for a pair, whichever order it was listed in."""
-    i, j = batch.edge_index
-    x, y, z = batch.edge_shift.unbind(-1)
-    # Between an atom and its own image (i == j) the sign of the shift decides.
-    forward = (x > 0) | ((x == 0) & ((y > 0) | ((y == 0) & (z > 0))))
-    return ((i < j) | ((i == j) & forward)).nonzero().squeeze(-1)
 
 
 class _Plain(nn.Module):

@@ -145,5 +145,6 @@ def _squared_gradient(potential: Potential, batch: Batch) -> float:
 
 def hessian_term(loss: Loss, potential: Potential, batch: Batch, generator: torch.Generator | None = None) -> Tensor:
     """The Hessian term alone, with its graph."""
-    value = loss(potential, batch, Weights(0.0, 1.0), generator)
-    return torch.cat([errors for _, errors in value.per_structure["hessian"]]).mean()
+    parts = loss.parts(batch, Weights(0.0, 1.0), generator)
+    terms = [part.weights["hessian"] * loss.errors(potential, part)["hessian"] for part in parts if part.n_products]
+    return torch.cat(terms).sum()

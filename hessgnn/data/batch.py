@@ -78,6 +78,9 @@ class Batch:
         ``(2, n_triplets)`` int64: each pair of edges with a common centre, both within the potential's
         ``triplet_cutoff``; ``None`` leaves it to the potential to find them. They go with the edges: who replaces
         those replaces these.
+    pairs
+        ``(n_edges / 2,)`` int64: one edge of each two that are opposite; ``None`` where nobody has looked for them, see
+        :meth:`pair_edges`. They go with the edges too.
     """
 
     numbers: Tensor
@@ -90,6 +93,7 @@ class Batch:
     index: Tensor | None = None
     derivatives: int | None = None
     triplets: Tensor | None = None
+    pairs: Tensor | None = None
 
     @property
     def n_structures(self) -> int:
@@ -111,10 +115,33 @@ class Batch:
         """``(n_atoms,)``: place of each atom inside its own structure."""
         return torch.arange(len(self.numbers), device=self.numbers.device) - self.first_atom[self.batch]
 
-    def edge_vectors(self) -> Tensor:
-        """Vectors from centres to neighbours, ``(n_edges, 3)``, Å, differentiable in the positions."""
+    def edge_vectors(self, edges: Tensor | None = None) -> Tensor:
+        """Vectors from centres to neighbours, differentiable in the positions.
+
+        Parameters
+        ----------
+        edges
+            ``(n,)``, which ones; all by default.
+
+        Returns
+        -------
+        Tensor
+            ``(n, 3)``, Å.
+        """
+        (i, j), shift = self.edge_index, self.edge_shift
+        if edges is not None:
+            i, j, shift = i.index_select(0, edges), j.index_select(0, edges), shift.index_select(0, edges)
+        return self.positions.index_select(0, j) - self.positions.index_select(0, i) + shift
+
+    def pair_edges(self) -> Tensor:
+        """One edge of each two that are opposite, ``(n_edges / 2,)``: all that a function of the distance needs."""
+        if self.pairs is not None:
+            return self.pairs
         i, j = self.edge_index
-        return self.positions.index_select(0, j) - self.positions.index_select(0, i) + self.edge_shift
+        x, y, z = self.edge_shift.unbind(-1)
+        # Between an atom and its own image (i == j) the sign of the shift decides.
+        forward = (x > 0) | ((x == 0) & ((y > 0) | ((y == 0) & (z > 0))))
+        return ((i < j) | ((i == j) & forward)).nonzero().squeeze(-1)
 
     def pad(self, per_atom: Tensor) -> Tensor:
         """Arrange a per-atom vector field as one row per structure.
@@ -177,7 +204,8 @@ class Batch:
             labels = Labels(**{name: getattr(labels, name).to(device) for name in _LABELS}, modes=modes)
         index = None if self.index is None else self.index.to(device)
         triplets = None if self.triplets is None else self.triplets.to(device)
-        return Batch(**moved, labels=labels, index=index, triplets=triplets)
+        pairs = None if self.pairs is None else self.pairs.to(device)
+        return Batch(**moved, labels=labels, index=index, triplets=triplets, pairs=pairs)
 
     def select(self, structures: Tensor) -> Batch:
         """Keep some structures, in their own order.
@@ -219,6 +247,7 @@ class Batch:
             labels=labels,
             index=None if self.index is None else self.index[structures],
             triplets=None if self.triplets is None else _keep(self.triplets, edges),
+            pairs=None if self.pairs is None else _keep(self.pairs.unsqueeze(0), edges).squeeze(0),
         )
 
     def repeat(self, copies: int) -> Batch:
@@ -247,6 +276,7 @@ class Batch:
             triplets=None
             if self.triplets is None
             else torch.cat([self.triplets + k * n_edges for k in range(copies)], 1),
+            pairs=None if self.pairs is None else torch.cat([self.pairs + k * n_edges for k in range(copies)]),
         )
 
     @classmethod
@@ -298,7 +328,7 @@ class Batch:
         sizes = [len(s.numbers) for s in structures]
         starts = np.cumsum([0, *sizes[:-1]])
         n_atoms = torch.tensor(sizes)
-        return cls(
+        batch = cls(
             numbers=torch.from_numpy(np.concatenate([s.numbers for s in structures]).astype(np.int64)),
             positions=torch.from_numpy(np.concatenate([s.positions for s in structures])).to(dtype),
             batch=torch.repeat_interleave(n_atoms),
@@ -311,6 +341,7 @@ class Batch:
             index=torch.tensor(list(index) if index is not None else [-1] * len(sizes)),
             triplets=None if triplets is None else _join_triplets(triplets, edges),
         )
+        return batch.replace(pairs=batch.pair_edges())
 
     @classmethod
     def from_atoms(
@@ -362,9 +393,9 @@ _TENSORS = ("numbers", "positions", "batch", "n_atoms", "edge_index", "edge_shif
 _LABELS = tuple(field.name for field in dataclasses.fields(Labels) if field.name != "modes")
 
 
-def _keep(triplets: Tensor, edges: Tensor) -> Tensor:
-    """Triplets of the edges that are kept, ``(n_edges,)`` bool, with their new numbers."""
-    return (edges.cumsum(0) - 1)[triplets[:, edges[triplets[0]]]]
+def _keep(groups: Tensor, edges: Tensor) -> Tensor:
+    """Groups ``(size, n)`` of edges that are kept, ``(n_edges,)`` bool, with the new numbers of these."""
+    return (edges.cumsum(0) - 1)[groups[:, edges[groups[0]]]]
 
 
 def _join_triplets(triplets: Sequence[Tensor], edges: Sequence[tuple[np.ndarray, np.ndarray]]) -> Tensor:

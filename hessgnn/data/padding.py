@@ -148,6 +148,7 @@ def pad_to(batch: Batch, size: Size, cutoff: float) -> Batch:
         edge_index=join(batch.edge_index, torch.cat([centre, centre]).expand(2, -1), 1),
         edge_shift=join(batch.edge_shift, torch.cat([shift, -shift])),
         index=None if batch.index is None else join(batch.index, torch.full((structures,), -1)),
+        pairs=join(batch.pair_edges(), own.n_edges + pairs),
     )
 
 

@@ -29,11 +29,12 @@ class Interaction(nn.Module):
         self.before = nn.Linear(width, width, bias=False)
         self.after = nn.Sequential(nn.Linear(width, width), activation(act), nn.Linear(width, width))
 
-    def forward(self, x: Tensor, at_distances: Callable[[nn.Sequential], Tensor], batch: Batch) -> Tensor:
-        """Update of the atom features ``(n_atoms, width)``."""
-        i, j = batch.edge_index
-        message = self.before(x).index_select(0, j) * at_distances(self.filter)
-        return self.after(message.new_zeros(x.shape).index_add(0, i, message))
+    def forward(self, x: Tensor, at_distances: Callable[[nn.Sequential], Tensor], pairs: Tensor) -> Tensor:
+        """Update of the atom features ``(n_atoms, width)``, by messages both ways between pairs of atoms ``(2, n)``."""
+        i, j = pairs
+        features, filters = self.before(x), at_distances(self.filter)
+        messages = x.new_zeros(x.shape).index_add(0, i, features.index_select(0, j) * filters)
+        return self.after(messages.index_add(0, j, features.index_select(0, i) * filters))
 
 
 @register("schnet")
@@ -50,7 +51,8 @@ class SchNet(Potential):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self.n_hops = config.n_interactions
+        # An edge's filter serves the opposite edge too, so that even one layer does not leave each atom its own edges.
+        self.n_hops = config.n_interactions if config.n_interactions > 1 else None
         self.embedding = nn.Embedding(len(config.elements), config.width)
         self.basis = GaussianBasis(config.cutoff, config.n_basis)
         self.envelope = PolynomialCutoff(config.cutoff)
@@ -61,9 +63,12 @@ class SchNet(Potential):
 
     def atomic_energies(self, batch: Batch) -> Tensor:
         """Dimensionless energy of each atom, ``(n_atoms,)``."""
-        distances = batch.edge_vectors().norm(dim=-1)
+        # A filter depends on the distance alone, so that both directions of a pair share it.
+        once = batch.pair_edges()
+        distances = batch.edge_vectors(once).norm(dim=-1)
+        pairs = batch.edge_index.index_select(1, once)
         at_distances = radial_functions(distances, self.basis, self.envelope, batch.derivatives)
         x = self.embedding(self.species(batch))
         for interaction in self.interactions:
-            x = x + interaction(x, at_distances, batch)
+            x = x + interaction(x, at_distances, pairs)
         return self.readout(x).squeeze(-1)

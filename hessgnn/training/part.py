@@ -14,7 +14,7 @@ from torch import Tensor
 from hessgnn.data.batch import Batch
 from hessgnn.data.padding import Size, pad_to
 
-_BATCH = ("numbers", "positions", "batch", "n_atoms", "edge_index", "edge_shift")
+_BATCH = ("numbers", "positions", "batch", "n_atoms", "edge_index", "edge_shift", "pairs")
 
 
 @dataclass(frozen=True)
