@@ -1,18 +1,13 @@
-import re
-from pathlib import Path
-
 import numpy as np
 import pytest
 from ase import units
 from ase.build import molecule
 from ase.data import atomic_masses
 from ase.vibrations import VibrationsData
+from gaussian_logs import LOGS, REASON, read_gaussian
 
 from hessgnn.curvature.vibrations import eckart_projector, masses_of, vibrations
 from hessgnn.errors import DataError
-from hessgnn.units import HARTREE_PER_BOHR2
-
-GAUSSIAN = Path(__file__).resolve().parents[2].parent / "shared" / "reference" / "gaussian"
 
 
 def springs(atoms, stiffness=20.0):
@@ -30,29 +25,8 @@ def springs(atoms, stiffness=20.0):
     return hessian.reshape(3 * n, 3 * n)
 
 
-def read_gaussian(path):
-    """Numbers, positions (Å), Hessian (eV/Å²) and printed frequencies of a Gaussian log."""
-    text = path.read_text()
-    archive = re.findall(r"1\\1\\.*?\\\\@", text.replace("\n ", "").replace("\n", ""))[-1]
-    sections = archive.split("\\\\")
-    index = next(i for i, section in enumerate(sections) if "NImag=" in section)
-    geometry = [line.split(",") for line in sections[3].split("\\")[1:]]
-    atoms = molecule("H2O")[:0]
-    for symbol, *numbers in geometry:
-        atoms.append(symbol)
-        atoms.positions[-1] = [float(number) for number in numbers[-3:]]
-    packed = np.array([float(value) for value in sections[index + 1].split(",")])
-    hessian = np.zeros((3 * len(atoms), 3 * len(atoms)))
-    hessian[np.tril_indices(len(hessian))] = packed
-    hessian += np.tril(hessian, -1).T
-    block = text[text.rindex("Harmonic frequencies (cm**-1)") :]
-    lines = re.findall(r"Frequencies --([ \d.-]+)", block)
-    frequencies = np.array([float(value) for line in lines for value in line.split()])
-    return atoms, hessian * HARTREE_PER_BOHR2, frequencies
-
-
-@pytest.mark.skipif(not GAUSSIAN.is_dir(), reason="the reference outputs of Gaussian are not beside this checkout")
-@pytest.mark.parametrize("path", sorted(GAUSSIAN.glob("*")), ids=lambda path: path.stem)
+@pytest.mark.skipif(not LOGS, reason=REASON)
+@pytest.mark.parametrize("path", LOGS, ids=lambda path: path.stem)
 def test_frequencies_are_those_that_gaussian_prints(path):
     atoms, hessian, printed = read_gaussian(path)
     found = vibrations(atoms.numbers, atoms.positions, hessian, masses="isotopic").frequencies
