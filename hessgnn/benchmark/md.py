@@ -49,8 +49,8 @@ class MDSettings(Settings):
     nve: PositiveFloat | None = Field(default=None, description="ps without a bath")
     nve_temperature: PositiveFloat = Field(default=300.0, description="K, at the start without a bath")
     window: PositiveInt = Field(default=50, description="steps over which bond lengths are averaged")
-    shortest: PositiveFloat = Field(default=0.75, description="of the equilibrium length; below, the bond has failed")
-    longest: PositiveFloat = Field(default=1.5, description="of the equilibrium length; above, the bond has failed")
+    shortest: PositiveFloat = Field(default=0.75, description="of the reference length; below, the bond has failed")
+    longest: PositiveFloat = Field(default=1.5, description="of the reference length; above, the bond has failed")
     fmax: PositiveFloat = Field(default=1e-3, description="largest force at the start, eV/Å")
     max_steps: PositiveInt = 500
 
@@ -71,9 +71,10 @@ class MDSettings(Settings):
 class MDTask(Task[MDSettings]):
     """Langevin dynamics from the surface's own minimum, heated until a bond fails.
 
-    A bond has failed when the mean of its length over 50 steps leaves [0.75, 1.5] times its length at the start. What
-    holds to the last rung counts with its temperature and time, so those are lower bounds then. The drift is the slope
-    of the total energy without a bath. All molecules and seeds move side by side.
+    A bond has failed when the mean of its length over 50 steps leaves [0.75, 1.5] times its length at the reference
+    minimum; bonds of the surface's own minimum would let one pass that holds together in a wrong shape. What holds to
+    the last rung counts with its temperature and time, so those are lower bounds then. The drift is the slope of the
+    total energy without a bath. All molecules and seeds move side by side.
     """
 
     name = "md"
@@ -95,6 +96,7 @@ class MDTask(Task[MDSettings]):
                 continue
             started[structure.name] = {
                 "finished": False,
+                "reference": structure.positions.tolist(),
                 "minimum": start.positions.tolist(),
                 "bonds": _bonds(structure.numbers, structure.positions).tolist(),
                 "trajectories": [
@@ -220,7 +222,7 @@ class MDTask(Task[MDSettings]):
 
 
 class _BondWatch:
-    """Running means of all bond lengths over their lengths at equilibrium."""
+    """Running means of all bond lengths over their lengths at the reference minimum."""
 
     def __init__(self, settings: MDSettings, structures: Sequence[Structure], results: Mapping[str, Result]) -> None:
         self._settings = settings
@@ -228,8 +230,8 @@ class _BondWatch:
         bonds = [np.array(results[s.name]["bonds"], dtype=int).reshape(-1, 2) for s in structures]
         self._pairs = np.concatenate([b + start for b, start in zip(bonds, starts, strict=True)])
         self._owner = np.repeat(np.arange(len(structures)), [len(b) for b in bonds])
-        minima = np.concatenate([np.array(results[s.name]["minimum"]) for s in structures])
-        self._equilibrium = self._lengths(minima)
+        reference = np.concatenate([np.array(results[s.name]["reference"]) for s in structures])
+        self._equilibrium = self._lengths(reference)
         self._last = np.ones((settings.window, len(self._pairs)))
         self._step, self._n = 0, len(structures)
 
