@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 from ase import units
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from scipy.optimize import linear_sum_assignment
 
 from hessgnn.benchmark.failures import FAILURES, TaskFailure, reason_of
-from hessgnn.benchmark.geometry import aligned, quasi_newton, rmsd
+from hessgnn.benchmark.geometry import Optimised, aligned, quasi_newton, rmsd
 from hessgnn.benchmark.journal import Result
 from hessgnn.benchmark.record import Metric
 from hessgnn.benchmark.surface import Surface
@@ -33,6 +33,8 @@ class VibrationsSettings(Settings):
 
     fmax: PositiveFloat = Field(default=1e-4, description="largest force at the own minimum, eV/Å")
     max_steps: PositiveInt = 500
+    pushes: NonNegativeInt = Field(default=3, description="times a saddle is left along its imaginary mode")
+    push: PositiveFloat = Field(default=0.1, description="largest displacement of an atom then, Å")
     width: PositiveFloat = Field(default=10.0, description="standard deviation of a line of a spectrum, cm⁻¹")
 
 
@@ -64,7 +66,7 @@ class VibrationsTask(Task[VibrationsSettings]):
             }
             try:
                 result["reference"] = self._at(calculator, structure, structure.positions, reference)
-                own = quasi_newton(surface, structure, structure.positions, self.settings.fmax, self.settings.max_steps)
+                own = self._own_minimum(surface, calculator, structure)
                 result["own"] = self._at(calculator, structure, own.positions, reference)
                 result["own"]["gradients"] = own.gradients
             except TaskFailure as error:
@@ -72,6 +74,21 @@ class VibrationsTask(Task[VibrationsSettings]):
             except FAILURES as error:
                 result["failure"] = f"no Hessian: {reason_of(error)}"
             yield structure.name, result
+
+    def _own_minimum(self, surface: Surface, calculator: Any, structure: Structure) -> Optimised:
+        """Optimise from the reference minimum; a saddle point, which symmetry may lead to, is left along its mode."""
+        settings = self.settings
+        start, gradients = structure.positions, 0
+        for _ in range(settings.pushes + 1):
+            end = quasi_newton(surface, structure, start, settings.fmax, settings.max_steps)
+            gradients += end.gradients
+            atoms = structure.to_atoms()
+            atoms.positions = end.positions
+            modes = vibrations(structure.numbers, end.positions, calculator.get_hessian(atoms))
+            if not modes.n_imaginary():
+                break
+            start = end.positions + settings.push * modes.modes[0] / np.abs(modes.modes[0]).max()
+        return Optimised(end.positions, gradients)
 
     def _at(self, calculator: Any, structure: Structure, positions: Array, reference: Vibrations) -> Result:
         """Frequencies at a geometry, in their order and in that of the reference's modes."""

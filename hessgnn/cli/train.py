@@ -94,7 +94,9 @@ def evaluate(
         console.print(table)
     for failure in record.failures:
         where = failure.split if failure.structure is None else f"{failure.split}, {failure.structure}"
-        console.print(f"{failure.task} on {where} failed: {failure.reason}", highlight=False, markup=False)
+        console.print(
+            f"{failure.task} on {where} failed: {failure.reason}", highlight=False, markup=False, soft_wrap=True
+        )
     console.print(f"record: {folder / 'record.json'}", highlight=False, markup=False)
     if record.status == "failed":
         console.print(f"failed: {record.reason}", highlight=False, markup=False)
