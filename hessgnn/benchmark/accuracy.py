@@ -9,63 +9,48 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from hessgnn.benchmark.predictions import Predictions
 from hessgnn.benchmark.record import METRICS, Metric
-from hessgnn.data.loader import Loader
+from hessgnn.benchmark.surface import Surface
 from hessgnn.data.store import Store
 from hessgnn.data.structure import Structure
-from hessgnn.potentials.base import Potential
 from hessgnn.training.scaling import composition_energy
 
 Array = NDArray[np.float64]
 
 
 def predict_split(
-    potential: Potential,
-    store: Store,
-    split: str,
-    *,
-    batch_size: int = 64,
-    device: torch.device | str = "cpu",
-    observer: Callable[[int], None] | None = None,
+    surface: Surface, store: Store, split: str, *, observer: Callable[[int], None] | None = None
 ) -> Predictions:
-    """Let a potential predict every structure of a split, in float64.
+    """Let a surface answer for every structure of a split, in float64.
 
     Parameters
     ----------
-    potential
-        The potential; it is converted to float64, in which its weights are exact.
+    surface
+        What is judged.
     store
         The data.
     split
         Name of the split.
-    batch_size
-        Structures at a time.
-    device
-        Where to compute.
     observer
-        Called with the number of structures done after each batch.
+        Called with the number of structures done after each of them.
 
     Returns
     -------
     Predictions
         In the order of the store.
     """
-    potential = potential.double().to(device)
-    shared = (torch.float64, device, potential.triplet_cutoff)
-    loader = Loader(store, store.indices(split), potential.cutoff, batch_size, *shared)
+    structures = [store[int(i)] for i in store.indices(split)]
     energy, forces, hessian = [], [], []
-    for batch in loader:
-        prediction = potential(batch)
-        energy.append(prediction.energy.cpu().numpy())
-        forces.append(prediction.forces.cpu().numpy())
-        hessian += [h.cpu().numpy().ravel() for h in potential.hessian(batch)]
+    for answer in surface.answers(structures):
+        energy.append(answer.energy)
+        forces.append(answer.forces)
+        hessian.append(answer.hessian.ravel())
         if observer is not None:
-            observer(batch.n_structures)
-    return _assemble(loader.structures, np.concatenate(energy), np.concatenate(forces), np.concatenate(hessian))
+            observer(1)
+    return _assemble(structures, np.array(energy), np.concatenate(forces), np.concatenate(hessian))
 
 
 def composition_only(store: Store, split: str, reference: dict[int, float]) -> Predictions:

@@ -4,51 +4,57 @@ from __future__ import annotations
 
 import platform
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from hessgnn.benchmark import accuracy
-from hessgnn.benchmark.record import Cost, CurvePoint, DataSource, Metric, PredictionFile, Record, write_record
+from hessgnn.benchmark.judge import Observer, Verdict, judge
+from hessgnn.benchmark.record import Cost, CurvePoint, DataSource, Record, read_record, write_record
+from hessgnn.benchmark.surface import PotentialSurface, Surface, surface_from_import_path
+from hessgnn.benchmark.tasks import ACCURACY, TaskSettings, chosen_tasks
 from hessgnn.data.splits import DISJOINT
 from hessgnn.data.store import Store
-from hessgnn.errors import ConfigError, did_you_mean
+from hessgnn.errors import ConfigError, DataError
 from hessgnn.training.config import DataConfig, RunConfig
 from hessgnn.training.run import Point, Run, load, load_checkpoint, versions
 from hessgnn.training.scaling import fit_reference_energies
 
-TASKS = ("accuracy",)
-"""Names of the tasks, one module each."""
-
-Observer = Callable[[str, int, int], None]
-"""Called with a split, the number of its structures done, and their total."""
+DEFAULT = (ACCURACY,)
+"""Tasks that are run when none is named: the others take minutes rather than seconds."""
 
 
 def evaluate(
     folder: str | Path,
     *,
-    tasks: Sequence[str] = TASKS,
+    tasks: Sequence[str] = DEFAULT,
     splits: Sequence[str] | None = None,
     device: str = "cpu",
     sweep: Cost | None = None,
+    settings: TaskSettings | None = None,
     observer: Observer | None = None,
 ) -> Record:
-    """Judge the best potential of a run and write ``record.json`` with the predictions beside it.
+    """Judge the best potential of a run and write ``record.json`` with the results beside it.
+
+    What the record says already of the same weights, data and versions is kept, and what is saved is not computed
+    again, so tasks can be added one after the other, and a killed evaluation goes on where it stopped.
 
     Parameters
     ----------
     folder
         The run folder.
     tasks
-        Names from :data:`TASKS`.
+        Names from :data:`~hessgnn.benchmark.tasks.TASKS`.
     splits
-        Splits to predict; by default all but those the run was trained and selected on.
+        Splits to judge on; by default all but those the run was trained and selected on.
     device
         Where to compute.
     sweep
         What a sweep spent on tuning before this run: its trials and their device-seconds.
+    settings
+        Of the tasks.
     observer
         Told of the progress.
 
@@ -62,50 +68,97 @@ def evaluate(
     UserError
         When the folder holds no finished run, or a name is unknown.
     """
-    for task in tasks:
-        if task not in TASKS:
-            raise ConfigError("no such task", where=task, remedy=did_you_mean(task, TASKS))
+    names = chosen_tasks(tasks)
     run = Run(Path(folder))
     config = run.config()
     potential = load(run.folder, device)
     parameters = potential.n_parameters()
+    surface = PotentialSurface(potential, config.entry, batch_size=config.validation.batch_size, device=device)
     store = Store.open(config.data.path)
-    metrics: dict[str, dict[str, Metric]] = {}
-    files: dict[str, PredictionFile] = {}
-    reason = None
-    for split in _splits(store, splits, config.data):
-        total = store.splits[split]
-        done = 0
-
-        def advance(n: int, split: str = split, total: int = total) -> None:
-            nonlocal done
-            done += n
-            if observer is not None:
-                observer(split, done, total)
-
-        predictions = accuracy.predict_split(
-            potential, store, split, batch_size=config.validation.batch_size, device=device, observer=advance
-        )
-        files[split] = predictions.save(run.folder / f"predictions-{split}.npz")
-        bad = accuracy.not_finite(predictions)
-        if bad:
-            reason = f"predictions are not finite for {len(bad)} structures of {split!r}, first {bad[0]!r}"
-            continue
-        metrics[split] = accuracy.metrics(predictions)
+    chosen = _splits(store, splits, (config.data.train, config.data.validation))
+    verdict = judge(
+        surface,
+        store,
+        chosen,
+        run.folder,
+        names,
+        settings or TaskSettings(),
+        source(store),
+        verdict=_known(run.record, surface, store),
+        all_splits=splits is not None,
+        observer=observer,
+    )
     record = Record(
         **_identity(config),
-        status="ok" if reason is None else "failed",
-        reason=reason,
+        **_findings(verdict, surface, store),
         parameters=parameters,
-        data=source(store),
         cost=_cost(run, sweep),
-        metrics=metrics,
         curve=[_curve_point(point) for point in run.curve()],
-        predictions=files,
-        versions=versions(),
-        hardware=hardware(),
     )
     write_record(record, run.record)
+    return record
+
+
+def evaluate_calculator(
+    import_path: str,
+    data: str | Path,
+    folder: str | Path,
+    *,
+    tasks: Sequence[str] = DEFAULT,
+    splits: Sequence[str] | None = None,
+    settings: TaskSettings | None = None,
+    observer: Observer | None = None,
+) -> Record:
+    """Judge any ASE calculator in the same way, and write its record.
+
+    Parameters
+    ----------
+    import_path
+        ``module:factory``, see :func:`~hessgnn.benchmark.surface.surface_from_import_path`.
+    data
+        File or name of the data.
+    folder
+        Where record and results go.
+    tasks, splits, settings, observer
+        See :func:`evaluate`.
+
+    Returns
+    -------
+    Record
+        What was written.
+
+    Raises
+    ------
+    UserError
+        When the calculator cannot be made, or a name is unknown.
+    """
+    names = chosen_tasks(tasks)
+    surface = surface_from_import_path(import_path)
+    store, path = Store.open(data), Path(folder) / "record.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    verdict = judge(
+        surface,
+        store,
+        _splits(store, splits, ()),
+        path.parent,
+        names,
+        settings or TaskSettings(),
+        source(store),
+        verdict=_known(path, surface, store),
+        all_splits=splits is not None,
+        observer=observer,
+    )
+    record = Record(
+        **_findings(verdict, surface, store),
+        entry=surface.name,
+        architecture=surface.name,
+        regime="external",
+        seed=None,
+        parameters=0,
+        cost=Cost(),
+        weights={},
+    )
+    write_record(record, path)
     return record
 
 
@@ -167,7 +220,7 @@ def record_mean_predictor(folder: str | Path, data: DataConfig, splits: Sequence
     train = [store[int(i)] for i in store.indices(data.train)]
     reference = data.reference_energies or fit_reference_energies(train, store.elements())
     metrics, files = {}, {}
-    for split in _splits(store, splits, data):
+    for split in _splits(store, splits, (data.train, data.validation)):
         predictions = accuracy.composition_only(store, split, reference)
         files[split] = predictions.save(folder / f"predictions-{split}.npz")
         metrics[split] = accuracy.metrics(predictions)
@@ -209,9 +262,34 @@ def hardware() -> str:
     return ", ".join(names)
 
 
-def _splits(store: Store, wanted: Sequence[str] | None, data: DataConfig) -> list[str]:
+def _known(path: Path, surface: Surface, store: Store) -> Verdict:
+    """What an earlier record says of the same surface, data and versions."""
+    try:
+        before = read_record(path)
+    except DataError:  # none, or a damaged one, which is written anew
+        return Verdict()
+    same = (before.fingerprint, before.data, before.versions) == (surface.fingerprint, source(store), versions())
+    return Verdict.of(before) if same else Verdict()
+
+
+def _findings(verdict: Verdict, surface: Surface, store: Store) -> dict[str, Any]:
+    return {
+        "status": "ok" if verdict.reason is None else "failed",
+        "reason": verdict.reason,
+        "data": source(store),
+        "metrics": verdict.metrics,
+        "predictions": verdict.predictions,
+        "results": verdict.results,
+        "failures": verdict.failures,
+        "fingerprint": surface.fingerprint,
+        "versions": versions(),
+        "hardware": hardware(),
+    }
+
+
+def _splits(store: Store, wanted: Sequence[str] | None, used: Sequence[str]) -> list[str]:
     if wanted is None:
-        found = [split for split in store.splits if split not in (data.train, data.validation, *DISJOINT[:2])]
+        found = [split for split in store.splits if split not in (*used, *DISJOINT[:2])]
         if not found:
             raise ConfigError(
                 "the data has no split to judge on", where=store.path, remedy="add one with `hessgnn data split`"

@@ -18,8 +18,12 @@ from hessgnn.files import write_text
 FORMAT: Literal[1] = 1
 """Version of the record's layout."""
 
-Regime = Literal["mean", "E", "E-F", "E-H", "E-F-H"]
-"""What a potential was trained on; ``mean`` is the predictor that knows the composition only."""
+Regime = Literal["mean", "E", "E-F", "E-H", "E-F-H", "external"]
+"""What a potential was trained on; ``mean`` is the predictor that knows the composition only, ``external`` any other
+code that was judged through an ASE calculator."""
+
+Better = Literal["lower", "higher"]
+"""Which of two values of a metric is the better one."""
 
 METRICS: dict[str, tuple[str, str]] = {
     "energy_mae": ("E MAE", "meV/atom"),
@@ -38,6 +42,8 @@ class Metric(Settings):
     value: float | None
     unit: str
     n: NonNegativeInt = Field(description="structures that the value was taken over")
+    title: str = Field(default="", description="heading; that of METRICS if empty")
+    better: Better = "lower"
 
 
 class DataSource(Settings):
@@ -80,6 +86,15 @@ class PredictionFile(Settings):
     sha256: str
 
 
+class Failure(Settings):
+    """A structure, or a whole task, that gave no result."""
+
+    task: str
+    split: str
+    structure: str | None = Field(description="null when the whole task failed")
+    reason: str
+
+
 class Record(Settings):
     """One run's entry for the leaderboard."""
 
@@ -97,6 +112,13 @@ class Record(Settings):
     metrics: dict[str, dict[str, Metric]] = Field(description="split -> metric name -> metric")
     curve: list[CurvePoint] = Field(default_factory=list)
     predictions: dict[str, PredictionFile] = Field(default_factory=dict)
+    results: dict[str, PredictionFile] = Field(
+        default_factory=dict, description="'task split' -> saved results of the other tasks"
+    )
+    failures: list[Failure] = Field(
+        default_factory=list, description="of the other tasks; they are counted, not hidden"
+    )
+    fingerprint: str = Field(default="", description="of the weights: results of others are not mixed with these")
     config: dict[str, Any] = Field(default_factory=dict, description="the resolved training configuration")
     versions: dict[str, str] = Field(default_factory=dict)
     hardware: str = ""

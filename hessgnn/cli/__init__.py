@@ -36,6 +36,7 @@ app.command()(authors.models)
 # Newer versions of typer bring a click of their own, whose errors are not those of the package `click`.
 _UsageError: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "UsageError")
 
+_INCOMPLETE = 3  # of `evaluate`: written, but with a task missing
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 QUICKSTART = "sweeps/quickstart.yaml"
@@ -60,15 +61,40 @@ def train(
 
 @app.command()
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
-    tasks: Annotated[list[str] | None, typer.Option("--tasks", help="Tasks to run; all by default.")] = None,
+    run: Annotated[Path | None, typer.Argument(help="Run folder; not needed with --calculator.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Settings of tasks such as md.preset=full vibrations.fmax=1e-5.")
+    ] = None,
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option("--tasks", help="accuracy (default), vibrations, relaxation, md, or all; commas between several."),
+    ] = None,
     splits: Annotated[list[str] | None, typer.Option("--splits", help="Splits to judge on.")] = None,
+    calculator: Annotated[
+        str | None, typer.Option(help="Judge an ASE calculator instead: module:factory, e.g. tblite.ase:TBLite.")
+    ] = None,
+    data: Annotated[str, typer.Option(help="Data to judge the calculator on.")] = "rtp-mini",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the calculator's record.")] = None,
     device: Annotated[str, typer.Option(help="Where to compute.")] = "cpu",
 ) -> None:
-    """Judge the best potential of a run and write its record."""
+    """Judge the best potential of a run, or any ASE calculator, and write the record.
+
+    Exit status 3 when a task could not be run; what is saved is not computed again.
+    """
     from hessgnn.cli.train import evaluate as run_tasks
 
-    run_tasks(run, tasks=tasks, splits=splits, device=device)
+    every_task_ran = run_tasks(
+        run,
+        overrides or [],
+        calculator=calculator,
+        data=data,
+        output=output,
+        tasks=tasks,
+        splits=splits,
+        device=device,
+    )
+    if not every_task_ran:
+        raise typer.Exit(_INCOMPLETE)
 
 
 @app.command()

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from hessgnn.benchmark import evaluate as benchmark
 from hessgnn.benchmark.record import METRICS, Record
-from hessgnn.config import dump, load
+from hessgnn.benchmark.tasks import TaskSettings
+from hessgnn.config import dump, load, override, parse
 from hessgnn.data.store import Store
 from hessgnn.errors import ConfigError
 from hessgnn.files import find_resource
@@ -45,22 +48,59 @@ def train(
     _print_result(console, result)
 
 
-def evaluate(run: Path, *, tasks: list[str] | None, splits: list[str] | None, device: str) -> None:
-    """Judge the best potential of a run and print its errors."""
+def evaluate(
+    run: Path | None,
+    overrides: list[str],
+    *,
+    calculator: str | None,
+    data: str,
+    output: Path | None,
+    tasks: list[str] | None,
+    splits: list[str] | None,
+    device: str,
+) -> bool:
+    """Judge the best potential of a run, or a calculator, and print its metrics; whether every task could be run."""
+    if run is not None and "=" in str(run):  # the first word may be an override when a calculator is judged
+        run, overrides = None, [str(run), *overrides]
+    if (run is None) == (calculator is None):
+        raise ConfigError(
+            "either a run or a calculator is judged", where="evaluate", remedy="name a run folder, or give --calculator"
+        )
+    settings = parse(TaskSettings, override({}, overrides), where="evaluate")
     console = Console()
     with Progress(console=console) as progress:
-        bars = {}
+        bars: dict[str, TaskID] = {}
 
-        def advance(split: str, done: int, total: int) -> None:
-            if split not in bars:
-                bars[split] = progress.add_task(f"accuracy on {split}", total=total)
-            progress.update(bars[split], completed=done)
+        def advance(label: str, done: int, total: int) -> None:
+            if label not in bars:
+                bars[label] = progress.add_task(label, total=total)
+            progress.update(bars[label], completed=done)
 
-        record = benchmark.evaluate(run, tasks=tasks or benchmark.TASKS, splits=splits, device=device, observer=advance)
-    console.print(_metrics_table(record))
-    console.print(f"record: {Run(run).record}", highlight=False, markup=False)
+        common: dict[str, Any] = {
+            "tasks": tasks or benchmark.DEFAULT,
+            "splits": splits,
+            "settings": settings,
+            "observer": advance,
+        }
+        if calculator is not None:
+            folder = output or Path("runs") / calculator.replace(":", ".")
+            record = benchmark.evaluate_calculator(calculator, data, folder, **common)
+        else:
+            assert run is not None
+            if output is not None:
+                raise ConfigError("a run keeps its record in its own folder", where="--output", remedy="leave it out")
+            folder, record = run, benchmark.evaluate(run, device=device, **common)
+    for table in _metric_tables(record):
+        console.print(table)
+    for failure in record.failures:
+        where = failure.split if failure.structure is None else f"{failure.split}, {failure.structure}"
+        console.print(
+            f"{failure.task} on {where} failed: {failure.reason}", highlight=False, markup=False, soft_wrap=True
+        )
+    console.print(f"record: {folder / 'record.json'}", highlight=False, markup=False)
     if record.status == "failed":
         console.print(f"failed: {record.reason}", highlight=False, markup=False)
+    return record.status == "ok" and not any(failure.structure is None for failure in record.failures)
 
 
 def _print_plan(console: Console, settings: RunConfig, folder: Path) -> None:
@@ -88,12 +128,29 @@ def _print_result(console: Console, result: Result) -> None:
     )
 
 
-def _metrics_table(record: Record) -> Table:
-    table = Table(title=f"{record.entry}, seed {record.seed}")
-    table.add_column("split")
-    for title, unit in METRICS.values():
-        table.add_column(f"{title}\n{unit}", justify="right")
-    for split, metrics in record.metrics.items():
-        values = (metrics[name].value for name in METRICS)
-        table.add_row(split, *("null" if value is None else f"{value:.4g}" for value in values))
-    return table
+def _metric_tables(record: Record) -> Iterator[Table]:
+    """The accuracy, a line for each split, and the other tasks, a line for each metric."""
+    name = record.entry if record.seed is None else f"{record.entry}, seed {record.seed}"
+    judged = {split: found for split, found in record.metrics.items() if METRICS.keys() <= found.keys()}
+    if judged:
+        table = Table(title=name)
+        table.add_column("split")
+        for title, unit in METRICS.values():
+            table.add_column(f"{title}\n{unit}", justify="right")
+        for split, found in judged.items():
+            table.add_row(split, *(_text(found[key].value) for key in METRICS))
+        yield table
+    for split, found in record.metrics.items():
+        others = [metric for key, metric in found.items() if key not in METRICS]
+        if others:
+            table = Table(title=f"{name}, minima of {split}")
+            table.add_column("metric")
+            for heading in ("value", "unit", "molecules"):
+                table.add_column(heading, justify="right")
+            for metric in others:
+                table.add_row(metric.title, _text(metric.value), metric.unit, str(metric.n))
+            yield table
+
+
+def _text(value: float | None) -> str:
+    return "null" if value is None else f"{value:.4g}"

@@ -76,11 +76,10 @@ class Batch:
         the parameters behind them; ``None`` if nobody knows. An architecture may use it to compute no more.
     triplets
         ``(2, n_triplets)`` int64: each pair of edges with a common centre, both within the potential's
-        ``triplet_cutoff``; ``None`` leaves it to the potential to find them. They go with the edges: who replaces
-        those replaces these.
+        ``triplet_cutoff``; ``None`` leaves it to the potential to find them.
     pairs
         ``(n_edges / 2,)`` int64: one edge of each two that are opposite; ``None`` where nobody has looked for them, see
-        :meth:`pair_edges`. They go with the edges too.
+        :meth:`pair_edges`.
     """
 
     numbers: Tensor
@@ -192,7 +191,9 @@ class Batch:
         return per_atom.new_zeros(self.n_structures, *per_atom.shape[1:]).index_add(0, self.batch, per_atom)
 
     def replace(self, **changes: Any) -> Batch:
-        """Make a copy with some fields exchanged."""
+        """Make a copy with some fields exchanged. Other edges take triplets and pairs away, unless these come too."""
+        if "edge_index" in changes:
+            changes = {"triplets": None, "pairs": None} | changes
         return dataclasses.replace(self, **changes)
 
     def to(self, device: torch.device | str) -> Batch:

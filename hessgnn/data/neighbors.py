@@ -13,6 +13,49 @@ COINCIDENT = 1e-4
 """Å: float32 cannot tell atoms apart that are nearer, and the derivatives of a distance of zero are not finite."""
 
 
+class NeighborFinder:
+    """Finds the neighbours of one structure again and again, as its atoms move.
+
+    Parameters
+    ----------
+    cutoff
+        Å. A pair at exactly this distance may be in or out: potentials must vanish there.
+    skin
+        Å. Candidates are found within ``cutoff + skin`` and kept until an atom has moved by half of the skin or the
+        cell has changed; of them only those within the cutoff are given, so the answer is that without a skin.
+    """
+
+    def __init__(self, cutoff: float, skin: float = 0.0) -> None:
+        self._finder = vesin.NeighborList(cutoff=cutoff, full_list=True, skin=skin)
+
+    def __call__(
+        self,
+        positions: np.ndarray,
+        cell: np.ndarray | None = None,
+        pbc: np.ndarray | bool = False,
+        where: object | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Find every ordered pair within the cutoff, see :func:`neighbors`."""
+        periodic = np.broadcast_to(np.asarray(pbc, dtype=bool), (3,))
+        if len(positions) < 2 and not periodic.any():
+            return np.zeros((2, 0), dtype=np.int64), np.zeros((0, 3))
+        box = np.zeros((3, 3)) if cell is None else np.asarray(cell, dtype=np.float64)
+        points = np.ascontiguousarray(positions, dtype=np.float64)
+        found = self._finder.compute(points=points, box=box, periodic=periodic.tolist(), quantities="ijSd")
+        i, j, images, distances = found
+        if len(distances) and distances.min() < COINCIDENT:
+            nearest = distances.argmin()
+            image = " (of a periodic image)" if images[nearest].any() else ""
+            raise DataError(
+                f"atoms {i[nearest]} and {j[nearest]}{image} lie at the same place, {distances[nearest]:.1e} Å apart",
+                where=where,
+                remedy="remove one of them or correct positions and cell",
+            )
+        order = np.lexsort((*images.T[::-1], j, i))  # vesin promises no order; a fixed one keeps runs reproducible
+        edge_index = np.stack([i, j]).astype(np.int64)[:, order]
+        return edge_index, images[order].astype(np.float64) @ box
+
+
 def neighbors(
     positions: np.ndarray,
     cutoff: float,
@@ -47,28 +90,7 @@ def neighbors(
     DataError
         When two atoms, or an atom and an image, lie at the same place.
     """
-    periodic = np.broadcast_to(np.asarray(pbc, dtype=bool), (3,))
-    if len(positions) < 2 and not periodic.any():
-        return np.zeros((2, 0), dtype=np.int64), np.zeros((0, 3))
-    box = np.zeros((3, 3)) if cell is None else np.asarray(cell, dtype=np.float64)
-    finder = vesin.NeighborList(cutoff=cutoff, full_list=True)
-    i, j, images, distances = finder.compute(
-        points=np.ascontiguousarray(positions, dtype=np.float64),
-        box=box,
-        periodic=periodic.tolist(),
-        quantities="ijSd",
-    )
-    if len(distances) and distances.min() < COINCIDENT:
-        nearest = distances.argmin()
-        image = " (of a periodic image)" if images[nearest].any() else ""
-        raise DataError(
-            f"atoms {i[nearest]} and {j[nearest]}{image} lie at the same place, {distances[nearest]:.1e} Å apart",
-            where=where,
-            remedy="remove one of them or correct positions and cell",
-        )
-    order = np.lexsort((*images.T[::-1], j, i))  # vesin promises no order; a fixed one keeps runs reproducible
-    edge_index = np.stack([i, j]).astype(np.int64)[:, order]
-    return edge_index, images[order].astype(np.float64) @ box
+    return NeighborFinder(cutoff)(positions, cell, pbc, where)
 
 
 def pairs_of_edges(centre: Tensor, n_atoms: int) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from hessgnn.benchmark.record import DataSource, Regime
+from hessgnn.benchmark.record import Better, DataSource, Regime
 from hessgnn.config import Settings
 
 
@@ -33,6 +33,7 @@ class MetricInfo(Settings):
 
     title: str
     unit: str
+    better: Better = "lower"
 
 
 class Row(Settings):

@@ -105,6 +105,7 @@ def html_text(board: Leaderboard, loaded: Sequence[Loaded]) -> str:
         cells=cells,
         heats=heats,
         metrics={name: METRICS[name] for name in MAIN_METRICS},
+        task_lines=tables.task_lines(board),
         gain_cell=tables.gain_cell,
         gain_label=gain_label,
         number=tables.number,
@@ -197,6 +198,15 @@ def markdown_report(board: Leaderboard) -> str:
             "## Failed runs",
             "\n".join(
                 f"- {markdown_text(f'{item.entry}, seed {item.seed}: {item.reason}')}" for item in board.failures
+            ),
+        ]
+    if lines := tables.task_lines(board):
+        parts += [
+            "## Tasks on minima",
+            markdown_table(
+                ["Split", "Metric", *(row.entry for row in board.rows)],
+                [[split, f"{info.title}, {info.unit}", *map(str, cells)] for split, info, cells in lines],
+                [False, False] + [True] * len(board.rows),
             ),
         ]
     if board.gains:

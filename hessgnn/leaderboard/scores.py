@@ -69,7 +69,7 @@ def score(loaded: Sequence[Loaded], title: str = "hessgnn leaderboard") -> Leade
         structures=structures,
         metrics=metrics,
         rows=rows,
-        gains=gains(rows, splits, metrics),
+        gains=gains(rows, splits, [name for name, info in metrics.items() if info.better == "lower"]),
         failures=[
             Failure(entry=record.entry, seed=record.seed, reason=record.reason)
             for record in records
@@ -123,7 +123,7 @@ def _group(loaded: Sequence[Loaded]) -> dict[str, list[Record]]:
 
 def _metrics(loaded: Sequence[Loaded]) -> dict[str, MetricInfo]:
     units = {name: unit for name, (_, unit) in METRICS.items()}
-    found = set()
+    found: dict[str, MetricInfo] = {}
     for item in loaded:
         for metrics in item.record.metrics.values():
             for name, metric in metrics.items():
@@ -133,12 +133,9 @@ def _metrics(loaded: Sequence[Loaded]) -> dict[str, MetricInfo]:
                         where=item.path,
                         remedy="run `hessgnn evaluate` on the run again",
                     )
-                found.add(name)
-    return {
-        name: MetricInfo(title=METRICS[name][0] if name in METRICS else name, unit=unit)
-        for name, unit in units.items()
-        if name in found
-    }
+                title = METRICS[name][0] if name in METRICS else metric.title or name
+                found.setdefault(name, MetricInfo(title=title, unit=metric.unit, better=metric.better))
+    return {name: found[name] for name in units if name in found}
 
 
 def _references(records: Iterable[Record], splits: Sequence[str]) -> References | None:
@@ -263,7 +260,8 @@ def _interval(row: Row) -> tuple[float, float]:
 
 
 def _structures(records: Iterable[Record], split: str) -> int | None:
-    counts = {metric.n for r in records for metric in r.metrics.get(split, {}).values() if metric.value is not None}
+    found = (r.metrics.get(split, {}).get(name) for r in records for name in METRICS)
+    counts = {metric.n for metric in found if metric is not None and metric.value is not None}
     return counts.pop() if len(counts) == 1 else None
 
 

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hessgnn.benchmark.record import METRICS
-from hessgnn.leaderboard.board import Gain, Leaderboard, Ratio, Row, Score
+from hessgnn.leaderboard.board import Gain, Leaderboard, MetricInfo, Ratio, Row, Score
 
 MAIN_METRICS = ("energy_mae", "forces_mae", "hessian_mae", "hessian_rmse")
 """The metrics that are printed; CSV and JSON hold all."""
@@ -112,6 +112,28 @@ def score_cell(score: Score | None) -> Cell:
     if score.std is None:
         return Cell(score.mean, number(score.mean), f"n={score.n}")
     return Cell(score.mean, *_with_spread(score.mean, score.std))
+
+
+def task_lines(board: Leaderboard) -> list[tuple[str, MetricInfo, list[Cell]]]:
+    """Return what the tasks besides accuracy found.
+
+    Parameters
+    ----------
+    board
+        The leaderboard.
+
+    Returns
+    -------
+    list of (split, metric, cells)
+        A line for each metric that any entry has on the split, with a cell for each entry.
+    """
+    lines = []
+    for split in board.splits:
+        for name, info in board.metrics.items():
+            scores = [row.scores.get(split, {}).get(name) for row in board.rows]
+            if name not in METRICS and any(score is not None for score in scores):
+                lines.append((split, info, [score_cell(score) for score in scores]))
+    return lines
 
 
 def ratio_cell(ratio: Ratio | None) -> Cell:

@@ -9,6 +9,7 @@ import torch
 import hessgnn
 from hessgnn.benchmark.accuracy import composition_only, metrics, not_finite, predict_split
 from hessgnn.benchmark.predictions import Predictions
+from hessgnn.benchmark.surface import PotentialSurface
 from hessgnn.data.store import Store
 from hessgnn.errors import DataError
 
@@ -71,7 +72,7 @@ def test_saved_predictions_come_back(tmp_path: Path) -> None:
 def test_a_potential_predicts_a_split_as_it_does_one_structure() -> None:
     torch.manual_seed(0)
     store, potential = Store.open("rtp-mini"), hessgnn.create("schnet", width=8, n_interactions=1)
-    predictions = predict_split(potential, store, "test", batch_size=3)
+    predictions = predict_split(PotentialSurface(potential, batch_size=3), store, "test")
     last = store[int(store.indices("test")[-1])]
     batch = hessgnn.Batch.from_structures([last], potential.cutoff)
     size = 9 * len(last.numbers) ** 2

@@ -291,6 +291,20 @@ def test_from_config_to_leaderboard(invoke: Invoke, home: Path) -> None:
     assert {"index.html", "leaderboard.md", "leaderboard.csv", "leaderboard.json"} <= set(files(home / "board"))
 
 
+def test_any_calculator_is_judged(invoke: Invoke, refused: Callable[..., str], home: Path, tiny_store: Path) -> None:
+    judge = ("evaluate", "--calculator", "ase.calculators.emt:EMT", "--data", tiny_store)
+    ended = invoke(*judge, "-o", "emt", "--tasks", "accuracy,vibrations", "vibrations.fmax=0.01")
+    assert ended.status == 0, ended
+    assert "ν MAE ≥ 400 cm⁻¹ by order at the reference minimum" in ended.output
+    assert read_record(home / "emt" / "record.json").entry == "EMT"
+    assert invoke(*judge, "--tasks", "vibrations", "--splits", "nms").status == 3
+    assert read_record(home / "runs" / "ase.calculators.emt.EMT" / "record.json").failures[0].structure is None
+    assert "either a run or a calculator" in refused(*judge, "emt")
+    assert "either a run or a calculator" in refused("evaluate")
+    assert "cannot be imported" in refused("evaluate", "--calculator", "no_such_engine:Engine")
+    assert "did you mean 'fmax'" in refused(*judge, "vibrations.fmaxx=1")
+
+
 def test_a_damaged_record_or_prediction_is_refused(invoke: Invoke, refused: Callable[..., str], home: Path) -> None:
     invoke("train", "my.yaml", "-o", "run")
     invoke("evaluate", "run", "--splits", "test")

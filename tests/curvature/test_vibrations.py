@@ -1,18 +1,13 @@
-import re
-from pathlib import Path
-
 import numpy as np
 import pytest
 from ase import units
 from ase.build import molecule
 from ase.data import atomic_masses
 from ase.vibrations import VibrationsData
+from gaussian_logs import LOGS, REASON, read_gaussian
 
 from hessgnn.curvature.vibrations import eckart_projector, masses_of, vibrations
-from hessgnn.data.formats.registry import structures
 from hessgnn.errors import DataError
-
-GAUSSIAN = Path(__file__).resolve().parents[2].parent / "shared" / "reference" / "gaussian"
 
 
 def springs(atoms, stiffness=20.0):
@@ -30,18 +25,12 @@ def springs(atoms, stiffness=20.0):
     return hessian.reshape(3 * n, 3 * n)
 
 
-def printed_frequencies(path):
-    text = path.read_text()
-    lines = re.findall(r"Frequencies --([ \d.-]+)", text[text.rindex("Harmonic frequencies (cm**-1)") :])
-    return [float(value) for line in lines for value in line.split()]
-
-
-@pytest.mark.skipif(not GAUSSIAN.is_dir(), reason="the reference outputs of Gaussian are not beside this checkout")
-@pytest.mark.parametrize("path", sorted(GAUSSIAN.glob("*")), ids=lambda path: path.stem)
+@pytest.mark.skipif(not LOGS, reason=REASON)
+@pytest.mark.parametrize("path", LOGS, ids=lambda path: path.stem)
 def test_frequencies_are_those_that_gaussian_prints(path):
-    (job,) = structures("gaussian", path)
+    job, printed = read_gaussian(path)
     found = vibrations(job.numbers, job.positions, job.hessian, masses="isotopic").frequencies
-    np.testing.assert_allclose(found, printed_frequencies(path), atol=0.05)
+    np.testing.assert_allclose(found, printed, atol=0.05)
 
 
 def test_agrees_with_ase_where_rigid_motions_cost_nothing():

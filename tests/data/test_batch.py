@@ -158,3 +158,35 @@ def test_torch_geometric_passes_messages_from_neighbour_to_centre():
 def test_coincident_atoms_are_told_with_the_place_of_their_structure():
     with pytest.raises(DataError, match=r"^structure 1 \(HO\): atoms 0 and 1 lie at the same place"):
         Batch.from_atoms([molecule("H2O"), Atoms("OH", np.zeros((2, 3)))], 5.0)
+
+
+def wire_and_water():
+    """A chain whose atom sees its own images, and a molecule."""
+    wire = Atoms("C", cell=[1.4, 30, 30], pbc=[True, False, False])
+    return Batch.from_atoms([wire, molecule("H2O"), Atoms("O")], 5.0)
+
+
+def is_one_of_each_two(pairs, batch):
+    (i, j), shift = batch.edge_index, batch.edge_shift
+    edges = list(zip(i.tolist(), j.tolist(), map(tuple, shift.tolist()), strict=True))
+    opposite = [(b, a, tuple(-x + 0.0 for x in s)) for a, b, s in edges]
+    once = {edges[k] for k in pairs.tolist()}
+    return len(once) == len(pairs) == len(edges) // 2 and once | {opposite[k] for k in pairs.tolist()} == set(edges)
+
+
+def test_pairs_are_one_of_each_two_opposite_edges():
+    batch = wire_and_water()
+    assert batch.edge_index.shape[1] > 6
+    structures = torch.tensor([True, False, True])
+    for one in (batch, batch.repeat(2), batch.select(structures), batch.select(~structures), batch.to("cpu")):
+        assert one.pairs is not None
+        assert torch.equal(one.pairs, one.replace(pairs=None).pair_edges())
+        assert is_one_of_each_two(one.pairs, one)
+
+
+def test_other_edges_take_pairs_and_triplets_away():
+    batch = wire_and_water()
+    assert batch.replace(positions=batch.positions + 1).pairs is batch.pairs
+    fewer = batch.replace(edge_index=batch.edge_index[:, :2], edge_shift=batch.edge_shift[:2])
+    assert fewer.pairs is None
+    assert fewer.triplets is None

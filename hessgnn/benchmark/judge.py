@@ -1,0 +1,204 @@
+"""Running tasks on a surface: what is saved is not computed again, what fails is counted, the rest goes on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hessgnn.benchmark import accuracy
+from hessgnn.benchmark.journal import Journal
+from hessgnn.benchmark.record import METRICS, DataSource, Failure, Metric, PredictionFile, Record
+from hessgnn.benchmark.surface import Surface
+from hessgnn.benchmark.task import Task
+from hessgnn.benchmark.tasks import ACCURACY, TaskSettings
+from hessgnn.data.store import Store
+from hessgnn.data.structure import Structure
+from hessgnn.errors import UserError
+
+Observer = Callable[[str, int, int], None]
+"""Called with what is being done, the number of structures done, and their total."""
+
+MINIMUM = "minimum"
+"""Kind of the structures that molecules are simulated from."""
+
+
+@dataclass
+class Verdict:
+    """What the tasks found."""
+
+    metrics: dict[str, dict[str, Metric]] = field(default_factory=dict)
+    predictions: dict[str, PredictionFile] = field(default_factory=dict)
+    results: dict[str, PredictionFile] = field(default_factory=dict)
+    failures: list[Failure] = field(default_factory=list)
+    reason: str | None = None
+    """Why the accuracy of some split is not known: this fails the record as a whole."""
+
+    @classmethod
+    def of(cls, record: Record) -> Verdict:
+        """What a record says already."""
+        return cls(
+            metrics={split: dict(found) for split, found in record.metrics.items()},
+            predictions=dict(record.predictions),
+            results=dict(record.results),
+            failures=list(record.failures),
+            reason=record.reason,
+        )
+
+    def forget(self, task: str, split: str) -> None:
+        """Make room for new results."""
+        old = self.metrics.get(split, {})
+        mine = set(METRICS) if task == ACCURACY else {name for name in old if name.startswith(f"{task}_")}
+        self.metrics[split] = {name: metric for name, metric in old.items() if name not in mine}
+        self.failures = [f for f in self.failures if (f.task, f.split) != (task, split)]
+        self.results.pop(f"{task} {split}", None)
+        if not self.metrics[split]:
+            del self.metrics[split]
+
+    def add(self, split: str, metrics: dict[str, Metric]) -> None:
+        """Join metrics to those of a split."""
+        self.metrics[split] = {**self.metrics.get(split, {}), **metrics}
+
+
+def judge(
+    surface: Surface,
+    store: Store,
+    splits: Sequence[str],
+    folder: Path,
+    names: Sequence[str],
+    settings: TaskSettings,
+    source: DataSource,
+    *,
+    verdict: Verdict,
+    all_splits: bool,
+    observer: Observer | None = None,
+) -> Verdict:
+    """Run tasks on splits.
+
+    Parameters
+    ----------
+    surface
+        What is judged.
+    store, splits
+        The data.
+    folder
+        Where results are saved.
+    names
+        Of the tasks, see :data:`~hessgnn.benchmark.tasks.TASKS`.
+    settings
+        Of the tasks.
+    source
+        What the record says of the data.
+    verdict
+        What is known already of the same surface, data and versions; it is added to.
+    all_splits
+        Whether a split without a minimum is a failure of a task that needs minima. It is if there is no other, too.
+    observer
+        Told of the progress.
+
+    Returns
+    -------
+    Verdict
+        The one that was given.
+    """
+
+    def tell(label: str, done: int, total: int) -> None:
+        if observer is not None:
+            observer(label, done, total)
+
+    if ACCURACY in names:
+        verdict.reason = None
+        for split in splits:
+            _accuracy(surface, store, split, folder, verdict, tell)
+    molecules = {split: _minima(store, split) for split in splits}
+    if not all_splits and any(molecules.values()):
+        molecules = {split: found for split, found in molecules.items() if found}
+    for task in (task for name, task in settings.tasks().items() if name in names):
+        for split, structures in molecules.items():
+            verdict.forget(task.name, split)
+            if not structures:
+                reason = "the split holds no minimum with a Hessian"
+                verdict.failures.append(Failure(task=task.name, split=split, structure=None, reason=reason))
+                continue
+            try:
+                _simulate(task, surface, structures, split, folder, source, verdict, tell)
+            except UserError as error:
+                verdict.failures.append(Failure(task=task.name, split=split, structure=None, reason=str(error)))
+    return verdict
+
+
+def _accuracy(surface: Surface, store: Store, split: str, folder: Path, verdict: Verdict, tell: Observer) -> None:
+    total, done = store.splits[split], 0
+    path = folder / f"predictions-{split}.npz"
+    if METRICS.keys() <= verdict.metrics.get(split, {}).keys() and _is_file(path, verdict.predictions.get(split)):
+        tell(f"{ACCURACY} on {split}", total, total)
+        return
+    verdict.forget(ACCURACY, split)
+
+    def advance(n: int) -> None:
+        nonlocal done
+        done += n
+        tell(f"{ACCURACY} on {split}", done, total)
+
+    try:
+        predictions = accuracy.predict_split(surface, store, split, observer=advance)
+    except UserError as error:
+        verdict.reason = f"no predictions for {split!r}: {error}"
+        return
+    verdict.predictions[split] = predictions.save(path)
+    bad = accuracy.not_finite(predictions)
+    if bad:
+        verdict.reason = f"predictions are not finite for {len(bad)} structures of {split!r}, first {bad[0]!r}"
+        return
+    verdict.add(split, accuracy.metrics(predictions))
+
+
+def _simulate(
+    task: Task,
+    surface: Surface,
+    structures: Sequence[Structure],
+    split: str,
+    folder: Path,
+    source: DataSource,
+    verdict: Verdict,
+    tell: Observer,
+) -> None:
+    key = {
+        "task": task.name,
+        "version": task.version,
+        "settings": task.settings.model_dump(mode="json"),
+        "surface": surface.fingerprint,
+        "split": split,
+        "data": [source.content_hash, source.split_hash],
+    }
+    journal = Journal(folder / f"{task.name}-{split}.jsonl", key)
+
+    def finished(name: str) -> bool:
+        return name in journal.results and journal.results[name].get("finished", True)
+
+    label, total = f"{task.name} on {split}", len(structures)
+    pending = [s for s in structures if not finished(s.name)]
+    tell(label, total - len(pending), total)
+    if pending:
+        for name, result in task.run(surface, pending, journal.results):
+            journal.add(name, result)
+            tell(label, sum(finished(s.name) for s in structures), total)
+    verdict.results[f"{task.name} {split}"] = journal.file()
+    verdict.failures += [
+        Failure(task=task.name, split=split, structure=name, reason=result["failure"])
+        for name, result in journal.results.items()
+        if "failure" in result
+    ]
+    verdict.add(split, task.metrics(journal.results))
+
+
+def _minima(store: Store, split: str) -> list[Structure]:
+    found = [int(i) for i in store.indices(split) if store.kinds[i] == MINIMUM and store.has_hessian[i]]
+    return [store[i] for i in found]
+
+
+def _is_file(path: Path, file: PredictionFile | None) -> bool:
+    if file is None or not path.is_file():
+        return False
+    return hashlib.sha256(path.read_bytes()).hexdigest() == file.sha256.lower()

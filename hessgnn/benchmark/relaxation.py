@@ -1,0 +1,79 @@
+"""Relaxation task: noised minima back to the minimum, with a quasi-Newton method and with the surface's own Hessian."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+
+from hessgnn.benchmark.failures import TaskFailure
+from hessgnn.benchmark.geometry import newton, quasi_newton, rmsd
+from hessgnn.benchmark.journal import Result
+from hessgnn.benchmark.record import Metric
+from hessgnn.benchmark.surface import Surface
+from hessgnn.benchmark.task import Task, mean_metric, share
+from hessgnn.config import Settings
+from hessgnn.data.factory.displace import molecule_rng
+from hessgnn.data.structure import Structure
+
+METHODS = {"quasi_newton": (quasi_newton, "quasi-Newton"), "newton": (newton, "Newton")}
+
+
+class RelaxationSettings(Settings):
+    """Where relaxations start and when they have ended."""
+
+    noise: PositiveFloat = Field(default=0.1, description="standard deviation of each coordinate's displacement, Å")
+    seed: NonNegativeInt = 0
+    fmax: PositiveFloat = Field(default=1e-3, description="largest force at the end, eV/Å")
+    max_steps: PositiveInt = 300
+
+
+class RelaxationTask(Task[RelaxationSettings]):
+    """Gradients until convergence and distance from the reference minimum.
+
+    Every surface starts from the same geometries. Means are over the relaxations that converged.
+    """
+
+    name = "relaxation"
+
+    def run(
+        self,
+        surface: Surface,
+        structures: Sequence[Structure],
+        unfinished: Mapping[str, Result],  # noqa: ARG002
+    ) -> Iterator[tuple[str, Result]]:
+        """See :meth:`hessgnn.benchmark.task.Task.run`."""
+        settings = self.settings
+        for structure in structures:
+            rng = molecule_rng(settings.seed, structure.name)
+            start = structure.positions + rng.normal(scale=settings.noise, size=structure.positions.shape)
+            result: Result = {}
+            reasons = []
+            for key, (method, title) in METHODS.items():
+                try:
+                    end = method(surface, structure, start, settings.fmax, settings.max_steps)
+                except TaskFailure as error:
+                    result[key] = None
+                    reasons.append(f"{title}: {error}")
+                else:
+                    result[key] = {
+                        "gradients": end.gradients,
+                        "rmsd": rmsd(end.positions, structure.positions),
+                        "positions": end.positions.tolist(),
+                    }
+            if reasons:
+                result["failure"] = "; ".join(reasons)
+            yield structure.name, result
+
+    def metrics(self, results: Mapping[str, Result]) -> dict[str, Metric]:
+        """See :meth:`hessgnn.benchmark.task.Task.metrics`."""
+        found: dict[str, Metric] = {}
+        for key, (_, title) in METHODS.items():
+            ends = [row[key] for row in results.values()]
+            finished = [end for end in ends if end is not None]
+            found[f"relaxation_{key}_gradients"] = mean_metric(
+                [end["gradients"] for end in finished], f"gradients, {title}", "1"
+            )
+            found[f"relaxation_{key}_rmsd"] = mean_metric([end["rmsd"] for end in finished], f"RMSD, {title}", "Å")
+            found[f"relaxation_{key}_failed"] = share([end is None for end in ends], f"failed, {title}")
+        return found

@@ -1,0 +1,268 @@
+"""What a task sees of whatever it judges: a potential energy surface.
+
+A potential of this package answers for many structures at once; any other code that ASE can drive answers for one
+after the other. A task need not know which of the two it has.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.metadata
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from ase.calculators.calculator import Calculator
+
+from hessgnn.benchmark.failures import FAILURES, reason_of
+from hessgnn.calculator import HessGNNCalculator
+from hessgnn.data.batch import Batch
+from hessgnn.data.factory.engine import central_difference_hessian
+from hessgnn.data.neighbors import NeighborFinder
+from hessgnn.data.structure import Array, Structure
+from hessgnn.errors import ConfigError
+from hessgnn.potentials.base import Potential
+
+HESSIAN_STEP = 2e-4
+"""Å, of central differences of the forces of a calculator that has no Hessian of its own."""
+SKIN = 0.5
+"""Å, see :class:`~hessgnn.data.neighbors.NeighborFinder`."""
+
+ForceField = Callable[[Array], tuple[Array, Array]]
+"""From positions ``(Σ N, 3)`` to energies ``(n_structures,)`` and forces ``(Σ N, 3)``; NaN where a structure fails."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Energy (eV), forces ``(N, 3)`` (eV/Å) and Hessian ``(3N, 3N)`` (eV/Å²) of a structure; NaN where it failed."""
+
+    energy: float
+    forces: Array
+    hessian: Array
+
+
+class Surface(Protocol):
+    """A potential energy surface, in eV and Å."""
+
+    name: str
+    fingerprint: str
+    """Equal if and only if the surface is: what was computed on it before need not be computed again."""
+
+    def answers(self, structures: Sequence[Structure]) -> Iterator[Answer]:
+        """Energy, forces and Hessian of each structure, in their order."""
+
+    def calculator(self) -> CalculatorWithHessian:
+        """Make an ASE calculator with ``get_hessian``."""
+
+    def force_field(self, structures: Sequence[Structure]) -> ForceField:
+        """Make a function that follows structures as they move."""
+
+
+class CalculatorWithHessian(Protocol):
+    """An ASE calculator that also gives second derivatives."""
+
+    get_hessian: Callable[..., Array]
+
+
+class PotentialSurface:
+    """The surface of a potential, in float64.
+
+    Parameters
+    ----------
+    potential
+        Converted to float64, in which its weights are exact.
+    name
+        What it is called.
+    batch_size
+        Structures at a time.
+    device
+        Where to compute.
+    """
+
+    def __init__(
+        self,
+        potential: Potential,
+        name: str = "potential",
+        *,
+        batch_size: int = 64,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.fingerprint = _fingerprint_of(potential)
+        self.potential = potential.double().to(device).eval()
+        self.name, self.batch_size, self.device = name, batch_size, str(device)
+
+    def answers(self, structures: Sequence[Structure]) -> Iterator[Answer]:
+        """Energy, forces and Hessian of each structure, a batch at a time."""
+        for start in range(0, len(structures), self.batch_size):
+            some = structures[start : start + self.batch_size]
+            batch = Batch.from_structures(some, self.potential.cutoff).replace(labels=None).to(self.device)
+            prediction = self.potential(batch)
+            forces = prediction.forces.cpu().numpy()
+            hessians = self.potential.hessian(batch)
+            stops = np.cumsum([len(s) for s in some])[:-1]
+            parts = zip(prediction.energy.tolist(), np.split(forces, stops), hessians, strict=True)
+            yield from (Answer(energy, force, hessian.cpu().numpy()) for energy, force, hessian in parts)
+
+    def calculator(self) -> HessGNNCalculator:
+        """Make an ASE calculator."""
+        return HessGNNCalculator(self.potential, device=self.device)
+
+    def force_field(self, structures: Sequence[Structure]) -> ForceField:
+        """Make a function that follows structures as they move, all in one batch."""
+        finders = [NeighborFinder(self.potential.cutoff, SKIN) for _ in structures]
+        stops = np.cumsum([len(s) for s in structures])[:-1]
+        template = Batch.from_structures(structures, self.potential.cutoff).replace(labels=None)
+        starts = template.first_atom.tolist()
+
+        def compute(positions: Array) -> tuple[Array, Array]:
+            parts = zip(finders, np.split(positions, stops), structures, strict=True)
+            edges = [find(part, s.cell, s.pbc) for find, part, s in parts]
+            moved = template.replace(
+                positions=torch.from_numpy(positions),
+                edge_index=torch.from_numpy(
+                    np.concatenate([e + start for (e, _), start in zip(edges, starts, strict=True)], axis=1)
+                ),
+                edge_shift=torch.from_numpy(np.concatenate([shift for _, shift in edges])),
+            )
+            prediction = self.potential(moved.to(self.device))
+            return prediction.energy.cpu().numpy(), prediction.forces.cpu().numpy()
+
+        return compute
+
+
+class CalculatorSurface:
+    """The surface of any ASE calculator; where it has no ``get_hessian``, its forces are differenced.
+
+    Parameters
+    ----------
+    make
+        Makes a calculator.
+    name
+        What it is called.
+    fingerprint
+        Tells it from others; made of the name and the calculator's parameters by default.
+    """
+
+    def __init__(self, make: Callable[[], Calculator], name: str = "calculator", fingerprint: str = "") -> None:
+        self.name, self._make = name, make
+        first = make()
+        parameters = json.dumps(dict(getattr(first, "parameters", {})), default=str, sort_keys=True)
+        self.fingerprint = fingerprint or _digest(name, type(first).__qualname__, parameters)
+
+    def answers(self, structures: Sequence[Structure]) -> Iterator[Answer]:
+        """Energy, forces and Hessian of each structure, one after the other; NaN where the code fails."""
+        calculator = self.calculator()
+        for structure in structures:
+            atoms, n = structure.to_atoms(), len(structure)
+            atoms.calc = calculator
+            try:
+                yield Answer(
+                    float(atoms.get_potential_energy()), np.array(atoms.get_forces()), calculator.get_hessian(atoms)
+                )
+            except FAILURES:
+                yield Answer(np.nan, np.full((n, 3), np.nan), np.full((3 * n, 3 * n), np.nan))
+
+    def calculator(self) -> Calculator:
+        """Make a calculator, with ``get_hessian`` by central differences if it has none."""
+        calculator = self._make()
+        if not hasattr(calculator, "get_hessian"):
+            engine = _Differenced(calculator)
+            calculator.get_hessian = engine.hessian
+        return calculator
+
+    def force_field(self, structures: Sequence[Structure]) -> ForceField:
+        """Make a function that follows structures as they move; each has a calculator of its own."""
+        images = [Structure.to_atoms(s) for s in structures]
+        for image in images:
+            image.calc = self._make()
+        stops = np.cumsum([len(s) for s in structures])[:-1]
+
+        def compute(positions: Array) -> tuple[Array, Array]:
+            energies, forces = [], []
+            for image, part in zip(images, np.split(positions, stops), strict=True):
+                image.positions = part
+                try:
+                    energies.append(float(image.get_potential_energy()))
+                    forces.append(np.array(image.get_forces()))
+                except FAILURES:
+                    energies.append(np.nan)
+                    forces.append(np.full(part.shape, np.nan))
+            return np.array(energies), np.concatenate(forces)
+
+        return compute
+
+
+class _Differenced:
+    """What central differences need to know of a calculator."""
+
+    level_of_theory = ""
+
+    def __init__(self, calculator: Calculator) -> None:
+        self._calculator = calculator
+
+    def energy_forces(self, atoms: Any) -> tuple[float, Array]:
+        atoms.calc = self._calculator
+        return float(atoms.get_potential_energy()), np.array(atoms.get_forces())
+
+    def hessian(self, atoms: Any) -> Array:
+        matrix = central_difference_hessian(self, atoms, HESSIAN_STEP).matrix  # type: ignore[arg-type]
+        return (matrix + matrix.T) / 2
+
+
+def surface_from_import_path(path: str) -> CalculatorSurface:
+    """Find a calculator by the import path of what makes it.
+
+    Parameters
+    ----------
+    path
+        ``module:factory``; the factory is called without arguments, so a class with defaults is one.
+
+    Returns
+    -------
+    CalculatorSurface
+        Named after the factory.
+
+    Raises
+    ------
+    ConfigError
+        When it cannot be imported or made.
+    """
+    module, _, attribute = path.partition(":")
+    if not (module and attribute):
+        raise ConfigError("is not an import path", where=path, remedy="write module:factory")
+    try:
+        factory = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            f"cannot be imported ({error})", where=path, remedy="install it, or check the spelling"
+        ) from error
+    try:
+        surface = CalculatorSurface(factory, name=attribute)
+    except (*FAILURES, TypeError) as error:
+        raise ConfigError(
+            f"cannot be made without arguments ({reason_of(error)})", where=path, remedy="name a factory of your own"
+        ) from error
+    package = module.split(".")[0]
+    try:
+        version = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        version = ""
+    surface.fingerprint = _digest(path, version, surface.fingerprint)
+    return surface
+
+
+def _fingerprint_of(potential: Potential) -> str:
+    """Digest of the architecture, its settings and its weights, whatever the type they are held in."""
+    digest = hashlib.sha256(f"{type(potential).__qualname__} {potential.config.model_dump_json()}".encode())
+    for name, tensor in potential.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().double().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()

@@ -1,0 +1,59 @@
+"""The tasks there are, and the settings of those that have any."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hessgnn.benchmark.md import MDSettings, MDTask
+from hessgnn.benchmark.relaxation import RelaxationSettings, RelaxationTask
+from hessgnn.benchmark.task import Task
+from hessgnn.benchmark.vibrations import VibrationsSettings, VibrationsTask
+from hessgnn.config import Settings
+from hessgnn.errors import ConfigError, did_you_mean
+
+ACCURACY = "accuracy"
+"""The task that every record has; it predicts whole splits, the others simulate with their minima."""
+
+
+class TaskSettings(Settings):
+    """Settings of each task, under its name."""
+
+    vibrations: VibrationsSettings = VibrationsSettings()
+    relaxation: RelaxationSettings = RelaxationSettings()
+    md: MDSettings = MDSettings()
+
+    def tasks(self) -> dict[str, Task]:
+        """Each task with its settings, under its name."""
+        made = (VibrationsTask(self.vibrations), RelaxationTask(self.relaxation), MDTask(self.md))
+        return {task.name: task for task in made}
+
+
+TASKS = (ACCURACY, *TaskSettings().tasks())
+"""Names of all tasks, in the order in which they are run."""
+
+
+def chosen_tasks(names: Sequence[str]) -> list[str]:
+    """Check names of tasks.
+
+    Parameters
+    ----------
+    names
+        Each a task, several with commas between them, or ``all``.
+
+    Returns
+    -------
+    list of str
+        In the order of :data:`TASKS`.
+
+    Raises
+    ------
+    ConfigError
+        When there is no such task.
+    """
+    wanted = [name.strip() for part in names for name in part.split(",")]
+    if "all" in wanted:
+        return list(TASKS)
+    for name in wanted:
+        if name not in TASKS:
+            raise ConfigError("no such task", where=name, remedy=did_you_mean(name, TASKS))
+    return [name for name in TASKS if name in wanted]

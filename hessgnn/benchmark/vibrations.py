@@ -1,0 +1,201 @@
+"""Vibrations task (T5): frequencies, thermochemistry and spectra at the reference minimum and at the surface's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from ase import units
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from scipy.optimize import linear_sum_assignment
+
+from hessgnn.benchmark.failures import FAILURES, TaskFailure, reason_of
+from hessgnn.benchmark.geometry import Optimised, aligned, quasi_newton, rmsd
+from hessgnn.benchmark.journal import Result
+from hessgnn.benchmark.record import Metric
+from hessgnn.benchmark.surface import Surface
+from hessgnn.benchmark.task import Task, mean_metric, share
+from hessgnn.config import Settings
+from hessgnn.curvature.thermochemistry import Thermochemistry, thermochemistry
+from hessgnn.curvature.vibrations import Vibrations, masses_of, vibrations
+from hessgnn.data.structure import Array, Structure
+
+SOFT = 400.0
+"""cm⁻¹: below are torsions and bends of the whole molecule, above the other bends and the stretches."""
+PLACES = {"reference": "at the reference minimum", "own": "at the own minimum"}
+
+_PER_MOLE = units.mol / units.J  # J/mol for an eV
+
+
+class VibrationsSettings(Settings):
+    """How minima are optimised and spectra are drawn."""
+
+    fmax: PositiveFloat = Field(default=1e-4, description="largest force at the own minimum, eV/Å")
+    max_steps: PositiveInt = 500
+    pushes: NonNegativeInt = Field(default=3, description="times a saddle is left along its imaginary mode")
+    push: PositiveFloat = Field(default=0.1, description="largest displacement of an atom then, Å")
+    width: PositiveFloat = Field(default=10.0, description="standard deviation of a line of a spectrum, cm⁻¹")
+
+
+class VibrationsTask(Task[VibrationsSettings]):
+    """Frequencies, zero-point energy, entropy, heat capacity, free energy and spectrum, against the reference Hessian.
+
+    Frequencies are compared by order, and by mode: each mode of the reference with the one that overlaps with it most,
+    every mode taken once. Spectra are densities of states (every mode counts alike, for there are no intensities).
+    Imaginary frequencies are negative numbers in all of this.
+    """
+
+    name = "vibrations"
+
+    def run(
+        self,
+        surface: Surface,
+        structures: Sequence[Structure],
+        unfinished: Mapping[str, Result],  # noqa: ARG002
+    ) -> Iterator[tuple[str, Result]]:
+        """See :meth:`hessgnn.benchmark.task.Task.run`."""
+        calculator = surface.calculator()
+        for structure in structures:
+            assert structure.hessian is not None, "tasks are given structures with Hessians"
+            reference = vibrations(structure.numbers, structure.positions, structure.hessian)
+            result: Result = {
+                "numbers": structure.numbers.tolist(),
+                "positions": structure.positions.tolist(),
+                "frequencies": reference.frequencies.tolist(),
+            }
+            try:
+                result["reference"] = self._at(calculator, structure, structure.positions, reference)
+                own = self._own_minimum(surface, calculator, structure)
+                result["own"] = self._at(calculator, structure, own.positions, reference)
+                result["own"]["gradients"] = own.gradients
+            except TaskFailure as error:
+                result["failure"] = str(error)
+            except FAILURES as error:
+                result["failure"] = f"no Hessian: {reason_of(error)}"
+            yield structure.name, result
+
+    def _own_minimum(self, surface: Surface, calculator: Any, structure: Structure) -> Optimised:
+        """Optimise from the reference minimum; a saddle point, which symmetry may lead to, is left along its mode."""
+        settings = self.settings
+        start, gradients = structure.positions, 0
+        for _ in range(settings.pushes + 1):
+            end = quasi_newton(surface, structure, start, settings.fmax, settings.max_steps)
+            gradients += end.gradients
+            atoms = structure.to_atoms()
+            atoms.positions = end.positions
+            modes = vibrations(structure.numbers, end.positions, calculator.get_hessian(atoms))
+            if not modes.n_imaginary():
+                break
+            start = end.positions + settings.push * modes.modes[0] / np.abs(modes.modes[0]).max()
+        return Optimised(end.positions, gradients)
+
+    def _at(self, calculator: Any, structure: Structure, positions: Array, reference: Vibrations) -> Result:
+        """Frequencies at a geometry, in their order and in that of the reference's modes."""
+        masses = masses_of(structure.numbers)
+        moved, rotation = aligned(positions, structure.positions, masses)
+        atoms = structure.to_atoms()
+        atoms.positions = positions
+        modes = vibrations(structure.numbers, positions, calculator.get_hessian(atoms))
+        if len(modes.frequencies) != len(reference.frequencies):
+            raise TaskFailure("one of the two geometries is linear, the other is not")
+        overlap = np.abs(np.einsum("i,kia,lia->kl", masses, reference.modes, modes.modes @ rotation.T))
+        _, partner = linear_sum_assignment(-overlap)
+        return {
+            "positions": moved.tolist(),
+            "frequencies": modes.frequencies.tolist(),
+            "matched": modes.frequencies[partner].tolist(),
+            "overlap": overlap[np.arange(len(partner)), partner].tolist(),
+        }
+
+    def metrics(self, results: Mapping[str, Result]) -> dict[str, Metric]:
+        """See :meth:`hessgnn.benchmark.task.Task.metrics`."""
+        found: dict[str, Metric] = {}
+        rows = list(results.values())
+        for place, where in PLACES.items():
+            there = [row for row in rows if place in row]
+            for kind, key in (("order", "frequencies"), ("mode", "matched")):
+                errors = [
+                    (np.array(r["frequencies"]), np.abs(np.subtract(r[place][key], r["frequencies"]))) for r in there
+                ]
+                for name, title, low, high in (
+                    ("soft", f"< {SOFT:g} cm⁻¹", -np.inf, SOFT),
+                    ("stiff", f"≥ {SOFT:g} cm⁻¹", SOFT, np.inf),
+                ):
+                    found[f"vibrations_{place}_{name}_{kind}_mae"] = mean_metric(
+                        [_mean(error[(low <= f) & (f < high)]) for f, error in errors],
+                        f"ν MAE {title} by {kind} {where}",
+                        "cm⁻¹",
+                    )
+            # With an imaginary mode one term is missing from every sum: there is nothing to compare.
+            pairs = [
+                _thermochemistry(row, place)
+                for row in there
+                if min(row[place]["frequencies"] + row["frequencies"], default=1) > 0
+            ]
+            for name, title, unit, factor in (
+                ("zero_point_energy", "ZPE", "meV", 1e3),
+                ("entropy", "S(298 K)", "J/(mol K)", _PER_MOLE),
+                ("heat_capacity", "Cv(298 K)", "J/(mol K)", _PER_MOLE),
+                ("gibbs_energy", "G(298 K)", "meV", 1e3),
+            ):
+                found[f"vibrations_{place}_{name}_mae"] = mean_metric(
+                    [factor * abs(getattr(a, name) - getattr(b, name)) for a, b in pairs],
+                    f"{title} MAE {where}",
+                    unit,
+                )
+            found[f"vibrations_{place}_spectrum_mismatch"] = mean_metric(
+                [
+                    100 * (1 - spectrum_overlap(row[place]["frequencies"], row["frequencies"], self.settings.width))
+                    for row in there
+                ],
+                f"spectrum mismatch {where}",
+                "%",
+            )
+            found[f"vibrations_{place}_imaginary"] = share(
+                [min(row[place]["frequencies"], default=1) <= 0 for row in there], f"imaginary modes {where}"
+            )
+        found["vibrations_own_rmsd"] = mean_metric(
+            [rmsd(np.array(row["own"]["positions"]), np.array(row["positions"])) for row in rows if "own" in row],
+            "RMSD of the own minimum",
+            "Å",
+        )
+        found["vibrations_failed"] = share(["failure" in row for row in rows], "failed")
+        return found
+
+
+def spectrum_overlap(first: Sequence[float], second: Sequence[float], width: float) -> float:
+    """Cosine of the angle between two spectra, ``∫fg / √(∫f²∫g²)``, in closed form.
+
+    Parameters
+    ----------
+    first, second
+        Frequencies, each the centre of a Gaussian of equal height; imaginary ones as negative numbers.
+    width
+        Standard deviation of the Gaussians.
+
+    Returns
+    -------
+    float
+        Between 0 and 1; 1 for equal spectra, and for two without a line.
+    """
+
+    def inner(a: Sequence[float], b: Sequence[float]) -> float:
+        return float(np.exp(-(np.subtract.outer(a, b) ** 2) / (4 * width**2)).sum())
+
+    if not (len(first) and len(second)):
+        return float(len(first) == len(second))
+    return inner(first, second) / np.sqrt(inner(first, first) * inner(second, second))
+
+
+def _thermochemistry(row: Result, place: str) -> tuple[Thermochemistry, Thermochemistry]:
+    """Of the surface and of the reference; the symmetry number cancels in their difference."""
+    masses = masses_of(row["numbers"])
+    return (
+        thermochemistry(masses, row[place]["positions"], row[place]["frequencies"]),
+        thermochemistry(masses, row["positions"], row["frequencies"]),
+    )
+
+
+def _mean(values: Array) -> float | None:
+    return float(values.mean()) if len(values) else None
