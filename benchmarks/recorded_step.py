@@ -1,114 +1,144 @@
 """What a recorded training step gains and costs, and what memory a batch computed in parts needs.
 
-    python benchmarks/recorded_step.py recorded_step.json --how traced compiled
+    python benchmarks/recorded_step.py recorded_step.json --architectures schnet --probes 1 2
 
-Prints seconds to record and the time of loss and gradient over the eager step's, interleaved; then peak memory and
-time for each number of parts, each in a process of its own. Ratios hold on one machine only.
+Loss and gradient of a batch, by autograd (eager) and recorded, over the eager E-F step; recorded batches are filled up
+to the size that a training on the same data would use. Recording takes minutes and is printed. Then peak memory and
+time of one large batch for each number of parts. ``hessgnn bench show`` prints the tables again.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import resource
-import subprocess
-import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
-from hessgnn.benchmark.timing import interleaved
+from rich.console import Console
 
-import hessgnn
+from hessgnn.cost.conditions import Conditions
+from hessgnn.cost.experiment import Experiment, Pieces, Work
+from hessgnn.cost.report import Comparison, Report
+from hessgnn.cost.workload import Workload
 from hessgnn.data.loader import Loader
-from hessgnn.data.padding import Buckets
+from hessgnn.data.padding import Buckets, Size
 from hessgnn.data.store import Store
 from hessgnn.errors import TrainingError
 from hessgnn.training.config import LossConfig
 from hessgnn.training.loss import Loss, Weights
+from hessgnn.training.part import Part
 from hessgnn.training.step import EagerStep, RecordedStep
 
+BASELINE = "E-F, eager"
 
-def prepare(name: str, n_probes: int, batch_size: int) -> tuple[hessgnn.Potential, Loader, Loss, Weights]:
-    torch.manual_seed(0)
-    store, potential = Store.open("rtp-mini"), hessgnn.create(name)
-    loader = Loader(store, store.indices("nms"), potential.cutoff, batch_size, torch.float32, seed=0)
+
+def problem(workload: Workload, n_probes: int) -> tuple[Loss, Part]:
+    """The loss and what it is computed from."""
     loss = Loss(LossConfig.model_validate({"probes": {"number": max(n_probes, 1)}}))
-    return potential, loader, loss, Weights(0.30, 0.09 if n_probes else 0.0)
+    weights = Weights(loss.config.forces, loss.config.hessian if n_probes else 0.0)
+    (part,) = loss.parts(workload.batch, weights, torch.Generator().manual_seed(0))
+    return loss, part
 
 
-def gains(name: str, n_probes: int, how: list[str], batch_size: int, repeats: int) -> list[dict[str, object]]:
-    """Eager and recorded steps on the same batches."""
-    potential, loader, loss, weights = prepare(name, n_probes, batch_size)
-    n_atoms = [len(s.numbers) for s in loader.structures]
-    buckets = Buckets.of(n_atoms, [edge_index.shape[1] for edge_index, _ in loader.edges], batch_size)
-    (part,) = loss.parts(loader.batch(0), weights, torch.Generator().manual_seed(0))
-    work: dict[str, Callable[[], object]] = {}
-    rows: list[dict[str, object]] = []
-    for kind in ["eager", *how]:
-        step = EagerStep(loss, potential) if kind == "eager" else RecordedStep(loss, potential, buckets, kind)  # type: ignore[arg-type]
-        start = time.perf_counter()
-        row: dict[str, object] = {"potential": name, "probes": n_probes, "how": kind}
-        try:
-            step(part)
-            step(part)
-            row["seconds to record"] = time.perf_counter() - start
-            work[kind] = lambda step=step: step(part)  # type: ignore[misc]
-        except TrainingError as error:
-            row["refused"] = str(error)
-        rows.append(row)
-    times = interleaved(work, repeats)
-    for row in rows:
-        if row["how"] in times:
-            taken = times[str(row["how"])]
-            row |= {"ms": 1e3 * taken.median, "over eager": taken.quartiles_over(times["eager"])}
-    return rows
+def eager(workload: Workload, n_probes: int) -> Work:
+    """Loss and gradient by autograd."""
+    loss, part = problem(workload, n_probes)
+    return partial(_fresh, EagerStep(loss, workload.build()), [part])
 
 
-def one_child(name: str, number: int, batch_size: int, repeats: int) -> None:
-    """Peak memory before and after steps in parts, MiB, and the median time, ms."""
-    potential, loader, loss, weights = prepare(name, 2, batch_size)
-    step, batch = EagerStep(loss, potential), loader.batch(0)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def recorded(workload: Workload, n_probes: int, how: str, console: Console) -> Work | None:
+    """The same from a record, or nothing where the potential refuses itself."""
+    potential, store = workload.build(), Store.open(workload.data)
+    loss, part = problem(workload, n_probes)
+    loader = Loader(store, store.indices("train"), potential.cutoff, 1, torch.float32)
+    n_atoms, n_edges = [len(s) for s in loader.structures], [index.shape[1] for index, _ in loader.edges]
+    buckets = Buckets.of(n_atoms, n_edges, workload.batch_size)
+    own = Size.of(part.batch)
+    filled, start = buckets.for_size(own).n_edges / own.n_edges - 1, time.perf_counter()
+    step = RecordedStep(loss, potential, buckets, how)  # type: ignore[arg-type]
+    try:
+        step(part)
+        step(part)
+    except TrainingError as error:
+        console.print(str(error), markup=False)
+        return None
+    seconds = time.perf_counter() - start
+    console.print(f"{workload.architecture}, K={n_probes}: {how} in {seconds:.0f} s, {filled:.0%} filler edges")
+    return partial(_fresh, step, [part])
 
-    def work() -> None:
-        for part in loss.parts(batch, weights, torch.Generator().manual_seed(0), number):
-            step(part)
 
-    median = interleaved({"step": work}, repeats)["step"].median
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"potential": name, "parts": number, "MiB": peak - before, "ms": 1e3 * median}))
+def in_parts(workload: Workload, number: int) -> Work:
+    """Loss and gradient of two probes in a number of parts."""
+    loss, part = problem(workload, 2)
+    return partial(_fresh, EagerStep(loss, workload.build()), part.split(number))
+
+
+def _fresh(step: EagerStep, parts: list[Part]) -> None:
+    for parameter in step.trained.values():
+        parameter.grad = None
+    for part in parts:
+        step(part)
+
+
+def gains(workload: Workload, probes: list[int], how: list[str], repeats: int, console: Console) -> Experiment:
+    """Eager and recorded steps side by side."""
+    work: dict[str, Work] = {}
+    for n_probes in dict.fromkeys([0, *probes]):
+        name = f"E-F-H, K={n_probes}" if n_probes else "E-F"
+        work[f"{name}, eager"] = eager(workload, n_probes)
+        for kind in how:
+            if (step := recorded(workload, n_probes, kind, console)) is not None:
+                work[f"{name}, {kind}"] = step
+    pieces: dict[str, Callable[[], Work]] = {name: partial(_ready, step) for name, step in work.items()}
+    title = f"{workload.architecture}: loss and gradient"
+    return Experiment(title, lambda: pieces, BASELINE, workload.batch_size, repeats, facts=workload.facts())
+
+
+def _ready(step: Work) -> Work:
+    return step
+
+
+def divisions(workload: Workload, numbers: tuple[int, ...]) -> Pieces:
+    """A batch in parts."""
+    return {_parts(number): partial(in_parts, workload, number) for number in numbers}
+
+
+def _parts(number: int) -> str:
+    return f"{number} part{'s' * (number > 1)}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, help="JSON file")
     parser.add_argument("--architectures", nargs="+", default=["schnet", "nequip", "ani"])
-    parser.add_argument("--probes", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--how", nargs="*", default=["traced", "compiled"], choices=["traced", "compiled", "captured"])
-    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--probes", type=int, nargs="*", default=[1, 2])
+    parser.add_argument("--how", nargs="*", default=["compiled"], choices=["traced", "compiled", "captured"])
+    parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--parts", type=int, nargs="*", default=[1, 2, 4])
     parser.add_argument("--parts-batch-size", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.child:
-        one_child(options.child[0], int(options.child[1]), options.parts_batch_size, options.repeats)
-        return
-    rows: list[dict[str, object]] = []
+    console, conditions = Console(), Conditions.prepare()
+    comparisons: list[Comparison] = []
+    report = Report(verb="recorded_step", settings={"repeats": options.repeats}, conditions=conditions)
+
+    def keep(experiment: Experiment, *, memory: bool) -> None:
+        comparisons.append(experiment.measure(conditions, memory=memory))
+        console.print(comparisons[-1].table())
+        report.model_copy(update={"comparisons": comparisons}).write(options.output)
+
     for name in options.architectures:
-        for n_probes in options.probes if options.how else []:
-            for row in gains(name, n_probes, options.how, options.batch_size, options.repeats):
-                rows.append(row)
-                print(row, flush=True)
-        for number in options.parts:
-            command = [sys.executable, __file__, str(options.output), "--child", name, str(number)]
-            command += ["--parts-batch-size", str(options.parts_batch_size), "--repeats", str(min(options.repeats, 5))]
-            rows.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
-            print(rows[-1], flush=True)
-    result = {"torch": torch.__version__, "threads": torch.get_num_threads(), "rows": rows}
-    options.output.write_text(json.dumps(result, indent=1) + "\n")
+        if options.how:
+            workload = Workload(name, batch_size=options.batch_size, device=conditions.device)
+            keep(gains(workload, options.probes, options.how, options.repeats, console), memory=False)
+        if options.parts:
+            large = Workload(name, batch_size=options.parts_batch_size, device=conditions.device)
+            pieces, numbers = divisions, tuple(options.parts)
+            title = f"{name}: one batch in parts, K=2"
+            experiment = Experiment(title, partial(pieces, large, numbers), _parts(numbers[0]), large.batch_size, 5)
+            keep(experiment, memory=True)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""What glibc does with memory that is freed, as an option for training on a CPU."""
+"""What glibc does with memory that is freed: an option for training on a CPU, and for measuring what it needs."""
 
 from __future__ import annotations
 
 import ctypes
 import ctypes.util
+from collections.abc import Callable
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # malloc.h
 PAD = 64 * 2**20
@@ -21,10 +22,30 @@ def keep_freed_memory() -> bool:
     bool
         Whether the system's allocator took the settings: it is glibc's, not musl's or one of another system.
     """
-    library = ctypes.util.find_library("c")
-    mallopt = getattr(ctypes.CDLL(library), "mallopt", None) if library else None
+    mallopt = _function("mallopt")
     if mallopt is None:
         return False
     settings = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, PAD))
     taken = [mallopt(name, value) == 1 for name, value in settings]
     return all(taken)
+
+
+def release_freed_memory() -> bool:
+    """Give what is freed back to the system now, so that what is resident is what is in use.
+
+    Returns
+    -------
+    bool
+        Whether the system's allocator can.
+    """
+    trim = _function("malloc_trim")
+    if trim is None:
+        return False
+    trim(0)
+    return True
+
+
+def _function(name: str) -> Callable[..., int] | None:
+    """A function of glibc, ``None`` with another C library."""
+    library = ctypes.util.find_library("c")
+    return getattr(ctypes.CDLL(library), name, None) if library else None

@@ -13,7 +13,7 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from hessgnn.errors import ConfigError, did_you_mean
+from hessgnn.errors import ConfigError, DataError, did_you_mean
 from hessgnn.files import write_text
 
 
@@ -239,6 +239,38 @@ def save(settings: Settings, path: Path) -> None:
         The YAML file.
     """
     write_text(path, dump(settings))
+
+
+def read_json(model: type[S], path: Path, *, remedy: str) -> S:
+    """Read a JSON file that this package wrote.
+
+    Parameters
+    ----------
+    model
+        What it holds.
+    path
+        The file.
+    remedy
+        What to do when it is not there.
+
+    Returns
+    -------
+    Settings
+        Checked.
+
+    Raises
+    ------
+    DataError
+        When the file is missing, damaged, or has missing or unknown fields.
+    """
+    try:
+        return model.model_validate_json(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError("no such file", where=path, remedy=remedy) from None
+    except ValidationError as error:
+        raise DataError(str(explain(error, model, where=path))) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot be read ({error})", where=path) from error
 
 
 def explain(error: ValidationError, model: type[BaseModel], *, where: object) -> ConfigError:

@@ -9,10 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, ValidationError, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, model_validator
 
-from hessgnn.config import Settings, explain
-from hessgnn.errors import DataError
+from hessgnn.config import Settings, read_json
 from hessgnn.files import write_text
 
 FORMAT: Literal[1] = 1
@@ -148,14 +147,7 @@ def read_record(path: Path) -> Record:
     DataError
         When the file is missing, damaged, or has missing or unknown fields.
     """
-    try:
-        return Record.model_validate_json(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError("no such record", where=path, remedy="run `hessgnn evaluate` on the run first") from None
-    except ValidationError as error:
-        raise DataError(str(explain(error, Record, where=path))) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot be read ({error})", where=path) from error
+    return read_json(Record, path, remedy="run `hessgnn evaluate` on the run first")
 
 
 def write_record(record: Record, path: Path) -> None:

@@ -6,13 +6,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from rich.markup import escape
 from rich.table import Table
 
-from hessgnn.config import Settings, explain
+from hessgnn.config import Settings, read_json
 from hessgnn.cost.conditions import Conditions
-from hessgnn.errors import DataError
 from hessgnn.files import write_text
 
 
@@ -96,11 +95,4 @@ class Report(Settings):
         DataError
             When the file is missing or is no report.
         """
-        try:
-            return cls.model_validate_json(Path(path).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise DataError("no such file", where=path, remedy="check the path") from None
-        except ValidationError as error:
-            raise DataError(str(explain(error, cls, where=path))) from error
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"cannot be read ({error})", where=path) from error
+        return read_json(cls, path, remedy="check the path")

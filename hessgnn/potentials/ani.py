@@ -23,7 +23,7 @@ from hessgnn.potentials.ani_hessian import edge_hessians
 from hessgnn.potentials.base import PotentialConfig
 from hessgnn.potentials.blocks import activation
 from hessgnn.potentials.closed_form import ClosedFormPotential, EdgeHessians, Evaluation
-from hessgnn.potentials.element_networks import Sweep
+from hessgnn.potentials.element_networks import NetworkPass
 from hessgnn.potentials.registry import register
 
 with warnings.catch_warnings():
@@ -162,9 +162,9 @@ class ANIEvaluation(Evaluation):
             potential.aev, len(species), self.row[i], species[j], edges, derivatives, batch.triplets
         )
         self.displaced = Displacement(self.environment, self._to_edges(vectors)) if len(vectors) else None
-        self.sweep = Sweep(weights, biases, splits, potential.act)
-        energies = self.sweep.forward(self.environment.jet(self.displaced), derivatives + 1)
-        pulled = self._to_atoms(self.environment.pull(self.sweep.reverse(), self.displaced))
+        self.network_pass = NetworkPass(weights, biases, splits, potential.act)
+        energies = self.network_pass.forward(self.environment.jet(self.displaced), derivatives + 1)
+        pulled = self._to_atoms(self.environment.pull(self.network_pass.reverse(), self.displaced))
         self.energies, self.gradient, self.products = energies[self.row], pulled[0], pulled[1:]
 
     def backward(self, energies: Tensor, gradient: Tensor, products: Tensor) -> Sequence[Tensor | None]:
@@ -172,9 +172,11 @@ class ANIEvaluation(Evaluation):
         moved = Displacement(self.environment, self._to_edges(torch.cat([gradient.unsqueeze(0), products])))
         features = self.environment.push(moved, self.displaced)
         by_row = torch.empty_like(energies).index_copy_(0, self.row, energies)
-        weights, biases = self.sweep.backward(by_row, features)
+        weights, biases = self.network_pass.backward(by_row, features)
         gradients = [*chain(*weights), *chain(*biases)][: len(self.parameters)]
-        there = [n > 0 for n in self.sweep.splits]  # an element that is not there has no gradient, as with autograd
+        there = [
+            n > 0 for n in self.network_pass.splits
+        ]  # an element that is not there has no gradient, as with autograd
         return [g if yes else None for g, yes in zip(gradients, cycle(there), strict=False)]
 
     def _to_edges(self, vectors: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 from hessgnn.data.batch import Batch
 from hessgnn.potentials.aev import Environment
 from hessgnn.potentials.closed_form import EdgeHessians
-from hessgnn.potentials.element_networks import Sweep
+from hessgnn.potentials.element_networks import NetworkPass
 
 if TYPE_CHECKING:
     from hessgnn.potentials.ani import ANI
@@ -55,9 +55,9 @@ def edge_hessians(potential: ANI, batch: Batch, atoms: Tensor) -> EdgeHessians:
 
     weights, biases = potential.layers()
     splits = torch.bincount(species[atoms], minlength=n_species).tolist()
-    sweep = Sweep(weights, biases, splits, potential.act)
-    sweep.forward(environment.jet(), 2)
-    blocks = environment.edge_curvatures(sweep.reverse()[:, 0], slot, most)
+    network_pass = NetworkPass(weights, biases, splits, potential.act)
+    network_pass.forward(environment.jet(), 2)
+    blocks = environment.edge_curvatures(network_pass.reverse()[:, 0], slot, most)
     blocks = blocks.permute(0, 1, 3, 2, 4).reshape(len(atoms), 3 * most, 3 * most)
 
     tangents = environment.edge_tangents()
@@ -67,9 +67,9 @@ def edge_hessians(potential: ANI, batch: Batch, atoms: Tensor) -> EdgeHessians:
     narrow = [w[:, columns[n]] for w in weights[0] for n in range(n_species)]
     changes = _multiply(tangents, counts.tolist(), narrow)
     place = row * most + slot
-    for n, layer in enumerate(sweep.layers):
+    for n, layer in enumerate(network_pass.layers):
         if n:
-            slopes = sweep.layers[n - 1].derivatives[0]
+            slopes = network_pass.layers[n - 1].derivatives[0]
             changes = _multiply(changes * slopes[row].unsqueeze(1), per_element, weights[n])
         curvatures = layer.derivatives[1]
         padded = changes.new_zeros(len(atoms) * most, *changes.shape[1:]).index_copy_(0, place, changes)

@@ -53,7 +53,7 @@ class Layer:
     """Adjoint of h."""
 
 
-class Sweep:
+class NetworkPass:
     """One evaluation of the networks.
 
     Parameters

@@ -165,7 +165,7 @@ def test_what_is_no_run_folder(refused: Callable[..., str], home: Path) -> None:
     assert "is not a run folder" in refused("train", "--resume", "nowhere")
     (home / "empty").mkdir()
     assert "is not a run folder" in refused("evaluate", "empty")
-    assert "record.json: no such record" in refused("leaderboard", "empty", "-o", "board")
+    assert "record.json: no such file" in refused("leaderboard", "empty", "-o", "board")
 
 
 def test_an_existing_run_is_not_overwritten(invoke: Invoke, refused: Callable[..., str]) -> None:

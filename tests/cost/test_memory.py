@@ -1,3 +1,4 @@
+import sys
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 
@@ -18,7 +19,7 @@ def work(size):
 
 
 def prepare():
-    held = work(SIZE // 2)  # what the preparation needs does not count: only what goes beyond it
+    held = work(SIZE // 2)  # what the preparation needs does not count
     return partial(work, SIZE) if held else None
 
 
@@ -29,7 +30,8 @@ def pieces():
 def test_the_peak_is_that_of_the_work_alone():
     work(2 * SIZE)  # this process's own peak must not hide it
     peak = peak_memory(pieces, "sum", Conditions.prepare("cpu"))
-    assert SIZE / 2 - 30 <= peak <= SIZE + 60
+    forgets = sys.platform == "linux"  # elsewhere only what goes beyond the preparation is seen
+    assert (SIZE if forgets else SIZE / 2) - 30 <= peak <= SIZE + 60
 
 
 def test_a_process_that_is_ended_is_told(monkeypatch):
