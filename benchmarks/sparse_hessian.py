@@ -32,6 +32,7 @@ from hessgnn.curvature.environments import Environments
 from hessgnn.curvature.hessian import sparse_hessians
 from hessgnn.curvature.probes import all_rows
 from hessgnn.curvature.sparse import WORTHWHILE, Columns, interacting_atoms
+from hessgnn.files import write_text
 from hessgnn.potentials.closed_form import has_closed_form
 
 FORMULAS, EDGES, COLORS = "formulas of each atom", "edges of each atom", "colours"
@@ -173,8 +174,8 @@ def main() -> None:
                 f"| {name} | {kind} | {len(atoms)} | {row['full']:.2f} | {' | '.join([*counts, *seconds])} |",
                 flush=True,
             )
-    record = {"threads": torch.get_num_threads(), "torch": torch.__version__, "rows": rows}
-    options.output.write_text(json.dumps(record, indent=1) + "\n")
+            record = {"threads": torch.get_num_threads(), "torch": torch.__version__, "rows": rows}
+            write_text(options.output, json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

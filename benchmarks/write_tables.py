@@ -81,16 +81,22 @@ def time_to_error(path: Path) -> Lines:
     record = json.loads(path.read_text(encoding="utf-8"))
     settings = record["settings"]
     yield f"Seeds {', '.join(map(str, settings['seeds']))}; at most {settings['steps']} steps, validated every "
-    yield f"{settings['every']}; ratio: device-seconds of hessgnn over those of the recipe, seed by seed."
+    yield f"{settings['every']}; the last columns: device-seconds over those of another recipe, seed by seed. "
+    yield "Compiling is not in the seconds of compiled steps."
     rows = []
     for name in settings["architectures"]:
         if name not in record:
             continue
+        if (compiling := record[name]["compiling_seconds"]) is not None:
+            yield f"Compiling for {name}: {compiling:.0f} s (less where its cache is warm)."
         for recipe, row in record[name]["recipes"].items():
-            each = [several(row[key], form) for key, form in (("steps", ".0f"), ("seconds", ".2f"), ("ratios", ".3f"))]
+            forms = {"steps": ".0f", "seconds": ".2f", "over 2 rows": ".2f", "over full": ".3f"}
+            each = [several(row[key], form) if key in row else "" for key, form in forms.items()]
             step = f"{1e3 * statistics.median(row['seconds_per_step']):.1f}"
             rows.append([f"{name}: {recipe}", f"{record[name]['target']:.2f}", step, *each])
-    yield from table(["recipe", "target / eV/Å²", "ms/step", "steps", "device-seconds", "ratio"], rows)
+    yield from table(
+        ["recipe", "target / eV/Å²", "ms/step", "steps", "device-seconds", "over 2 rows", "over full"], rows
+    )
 
 
 def several(values: Sequence[float | None], form: str) -> str:
@@ -146,7 +152,8 @@ def sparse(path: Path) -> Lines:
     yield f"{record['threads']} threads, float64. Row by row is extrapolated from a few products (~)."
     rows = []
     for row in record["rows"]:
-        cells = [f"{row['potential']}: {row['structure']}", str(row["atoms"]), f"{row['full']:.2f}", row["way"]]
+        way = "row by row" if row["products"] == row["row_by_row"] else row["way"]
+        cells = [f"{row['potential']}: {row['structure']}", str(row["atoms"]), f"{row['full']:.2f}", way]
         cells += ["" if row[key] is None else str(row[key]) for key in ("products", "row_by_row")]
         cells.append("" if row["seconds"] is None else f"{row['seconds']:.1f}")
         cells.append("" if row["seconds_row_by_row"] is None else f"~{row['seconds_row_by_row']:.0f}")
@@ -161,12 +168,27 @@ def machine(conditions: Conditions) -> str:
 
 
 SECTIONS: tuple[tuple[str, str, str, Callable[[Path], Lines]], ...] = (
-    ("Training steps", "steps-cpu", "hessgnn bench steps --repeats 21 --memory -o FILE", comparisons),
-    ("Full Hessians", "hessians-cpu", "hessgnn bench hessian --repeats 7 -o FILE", comparisons),
-    ("Compiled steps, and batches in parts", "recorded-cpu", "python benchmarks/recorded_step.py FILE", comparisons),
+    ("Training steps", "steps-cpu", "hessgnn bench steps --repeats {repeats} --memory -o FILE", comparisons),
+    ("Full Hessians", "hessians-cpu", "hessgnn bench hessian --repeats {repeats} -o FILE", comparisons),
+    (
+        "Compiled steps, and batches in parts",
+        "recorded-cpu",
+        "python benchmarks/recorded_step.py FILE --repeats {repeats}",
+        comparisons,
+    ),
     ("Other packages", "peers-cpu", "python benchmarks/peers.py --envs DIR -o FILE", peers),
-    ("Device-seconds to a given Hessian error", "time-to-error-cpu", "benchmarks/time_to_error.py FILE", time_to_error),
-    ("Which probe, how many", "probes-cpu", "hessgnn bench probes -o FILE", probes),
+    (
+        "Device-seconds to a given Hessian error",
+        "time-to-error-cpu",
+        "python benchmarks/time_to_error.py FILE --steps {steps} --every {every}",
+        time_to_error,
+    ),
+    (
+        "Which probe, how many",
+        "probes-cpu",
+        "hessgnn bench probes --draws {draws} --directions {directions} --steps {steps} -o FILE",
+        probes,
+    ),
     ("Large structures", "sparse-hessian-cpu", "python benchmarks/sparse_hessian.py FILE", sparse),
 )
 """Heading, file, the command that makes it, and what renders it."""
@@ -178,8 +200,9 @@ def page(folder: Path = RESULTS) -> str:
     for title, name, command, render in SECTIONS:
         path = folder / f"{name}.json"
         if path.exists():
-            lines += [f"\n## {title}\n", f"`{command}` → `benchmarks/results/{path.name}`.", *render(path)]
-    return "\n".join(lines) + "\n"
+            called = command.format(**json.loads(path.read_text(encoding="utf-8")).get("settings", {}))
+            lines += [f"\n## {title}\n", f"`{called}` → `benchmarks/results/{path.name}`.", *render(path)]
+    return "\n".join(line.rstrip(" ") for line in lines) + "\n"
 
 
 if __name__ == "__main__":
