@@ -44,16 +44,11 @@ def atomic_path(target: Path) -> Iterator[Path]:
         ) from error
     temporary = Path(name)
     try:
-        yield temporary
-        # mkstemp makes private files; what a user writes should be readable as any other file of theirs.
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(target)
-    except OSError as error:
-        if error.errno is None:
-            raise
-        raise UserError(
-            f"writing failed ({error.strerror})", where=target, remedy="free some disk space or choose another folder"
-        ) from error
+        with _failure_told(target):
+            yield temporary
+            # mkstemp makes private files; what a user writes should be readable as any other file of theirs.
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(target)
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
@@ -81,20 +76,28 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     target = Path(target)
     temporary = None
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp"))
-        yield temporary
-        temporary.chmod(0o777 & ~_umask())
-        temporary.rename(target)
+        with _failure_told(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp"))
+            yield temporary
+            temporary.chmod(0o777 & ~_umask())
+            temporary.rename(target)
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _failure_told(target: Path) -> Iterator[None]:
+    """Tell in one line that the system could not write."""
+    try:
+        yield
     except OSError as error:
         if error.errno is None:
             raise
         raise UserError(
             f"writing failed ({error.strerror})", where=target, remedy="free some disk space or choose another folder"
         ) from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _umask() -> int:
