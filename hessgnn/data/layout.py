@@ -16,16 +16,16 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from hessgnn.data.structure import Array
+from hessgnn.data.structure import STRINGS, Array
 from hessgnn.errors import DataError
 
 FORMAT = "hessgnn-store"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_READABLE = (1, 2)  # version 1 has no "parent"
 SIGN_CONVENTION = "forces = -dE/dR; hessian = +d2E/dR2, row index 3*atom + xyz, lower triangle packed by rows"
 UNITS = {"energy": "eV", "length": "Angstrom", "forces": "eV/Angstrom", "hessian": "eV/Angstrom^2"}
 
 HessianDtype = Literal["float32", "float64"]
-STRINGS = ("name", "group", "kind", "split")
 LABELS = ("energy", "forces", "hessian")
 DTYPES: dict[str, str] = {
     "n_atoms": "<i4",
@@ -136,13 +136,14 @@ def open_checked(path: Path) -> Iterator[h5py.File]:
                 remedy="read it with h5py and write it with hessgnn.data.store.write_store",
             )
         version = file.attrs.get("format_version")
-        if version != FORMAT_VERSION:
+        if version not in _READABLE:
             raise DataError(
                 f"has format version {version}, this release reads {FORMAT_VERSION}",
                 where=path,
                 remedy="build the file again, or install the release of hessgnn that wrote it",
             )
-        missing = [key for key in _REQUIRED if key not in file] + [key for key in _ATTRIBUTES if key not in file.attrs]
+        required = [key for key in _REQUIRED if version > 1 or key != "parent"]
+        missing = [key for key in required if key not in file] + [key for key in _ATTRIBUTES if key not in file.attrs]
         if missing:
             raise DataError(f"lacks {', '.join(missing)}", where=path, remedy="build the file again")
         yield file
@@ -169,10 +170,11 @@ def read_small(file: h5py.File, path: Path) -> dict[str, NDArray]:
         When a dataset cannot be read, or the lengths contradict each other.
     """
     try:
-        arrays = {key: file[key][()] for key in (*DTYPES, *STRINGS)}
+        arrays = {key: file[key][()] for key in (*DTYPES, *STRINGS) if key in file}
     except OSError as error:
         raise DataError("is damaged: a dataset cannot be read", where=path, remedy="fetch or build it again") from error
     n = len(arrays["n_atoms"])
+    arrays.setdefault("parent", np.zeros(n, "S1"))
     n_atoms = arrays["n_atoms"].astype(np.int64)
     total = int(n_atoms.sum())
     shapes: dict[str, tuple[int, ...]] = dict.fromkeys(arrays, (n,)) | {

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from hessgnn.data import layout
 from hessgnn.data.splits import DISJOINT
-from hessgnn.data.structure import Array, Structure
+from hessgnn.data.structure import STRINGS, Array, Structure
 from hessgnn.data.writer import write_store
 from hessgnn.errors import DataError, did_you_mean
 
@@ -69,7 +69,7 @@ class Store:
         Level of theory, provenance and fingerprints.
     n_atoms : (n,) int64
         Atoms of each structure.
-    names, groups, kinds, structure_splits : list of str
+    names, groups, kinds, structure_splits, parents : list of str
         Strings of each structure.
     has_energy, has_forces, has_hessian : (n,) bool
         Which labels are known.
@@ -87,8 +87,8 @@ class Store:
             self.attributes = _read_attributes(file)
             arrays = layout.read_small(file, self.path)
         self.n_atoms: NDArray[np.int64] = arrays["n_atoms"].astype(np.int64)
-        self.names, self.groups, self.kinds, self.structure_splits = (
-            [value.decode() for value in arrays[key]] for key in layout.STRINGS
+        self.names, self.groups, self.kinds, self.structure_splits, self.parents = (
+            [value.decode() for value in arrays[key]] for key in STRINGS
         )
         self.has_energy, self.has_forces, self.has_hessian = (arrays[f"has_{key}"] for key in layout.LABELS)
         self.energies: Array = arrays["energy"]
@@ -147,6 +147,7 @@ class Store:
             group=self.groups[i],
             kind=self.kinds[i],
             split=self.structure_splits[i],
+            parent=self.parents[i],
         )
 
     def __iter__(self) -> Iterator[Structure]:

@@ -13,6 +13,9 @@ from hessgnn.errors import DataError
 
 Array = NDArray[np.float64]
 
+STRINGS = ("name", "group", "kind", "split", "parent")
+"""Fields that are text; every format that can keep text keeps them under these names."""
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Structure:
@@ -31,8 +34,11 @@ class Structure:
     hessian_asymmetry   scalar      eV/Å²    largest ``|H − Hᵀ|`` when the label was made, if known
     name                                     unique within a file
     group                                    molecule or reaction, not to be divided between splits; else the name
-    kind                                     how the geometry came about: ``minimum``, ``nms``, …
-    split                                    ``train``, ``validation``, ``test``, ``nms``, …
+    kind                                     how the geometry came about: ``minimum``, ``reactant``, ``product``,
+                                             ``transition-state``, ``irc``, ``nms``, ``thermal``, …
+    split                                    ``train``, ``validation``, ``test``, ``irc``, ``nms``, …
+    parent                                   name of the structure that this one was made from: what a frame was
+                                             displaced from; the saddle point of a path and of its two ends. Or empty
     =================== =========== =======  ======================================================================
 
     Raises
@@ -53,6 +59,7 @@ class Structure:
     group: str = ""
     kind: str = "unknown"
     split: str = "train"
+    parent: str = ""
 
     def __post_init__(self) -> None:
         n_atoms = len(self.numbers)
@@ -89,7 +96,7 @@ class Structure:
             :meth:`from_atoms` reads it back.
         """
         atoms = Atoms(numbers=self.numbers, positions=self.positions, cell=self.cell, pbc=self.pbc)
-        atoms.info.update(name=self.name, group=self.group, kind=self.kind, split=self.split)
+        atoms.info.update({key: getattr(self, key) for key in STRINGS if key != "parent" or self.parent})
         if self.hessian is not None:
             atoms.info["hessian"] = self.hessian
         if self.hessian_asymmetry is not None:
@@ -123,4 +130,4 @@ class Structure:
         return cls(**{"numbers": atoms.numbers, "positions": atoms.positions, "pbc": atoms.pbc, **found, **fields})
 
 
-_FROM_INFO = ("name", "group", "kind", "split", "hessian", "hessian_asymmetry")
+_FROM_INFO = (*STRINGS, "hessian", "hessian_asymmetry")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hessgnn.data import layout
 from hessgnn.data.splits import split_hash
-from hessgnn.data.structure import Array, Structure
+from hessgnn.data.structure import STRINGS, Array, Structure
 from hessgnn.errors import DataError
 from hessgnn.files import atomic_path
 
@@ -57,7 +57,7 @@ def write_store(
         Naming the structure whose label is NaN, whose Hessian is asymmetric beyond :data:`ASYMMETRY_TOLERANCE`, or
         whose name is taken.
     """
-    columns: dict[str, list] = {key: [] for key in (*layout.DTYPES, *layout.STRINGS)}
+    columns: dict[str, list] = {key: [] for key in (*layout.DTYPES, *STRINGS)}
     seen: set[str] = set()
     with atomic_path(Path(path)) as temporary, h5py.File(temporary, "w") as file:
         hessians = _Hessians(file, hessian_dtype)
@@ -80,7 +80,7 @@ def write_store(
             flat = key in ("numbers", "positions", "forces")
             values = np.concatenate(columns[key]) if flat else np.array(columns[key])
             _create(file, key, values.astype(dtype))
-        for key in layout.STRINGS:
+        for key in STRINGS:
             _create(file, key, np.array([text.encode() for text in columns[key]], dtype=np.bytes_))
         file.attrs.update(
             {
@@ -110,7 +110,7 @@ def _append(columns: Mapping[str, list], structure: Structure, asymmetry: float)
         "hessian_asymmetry": asymmetry,
     }
     row |= {f"has_{label}": getattr(structure, label) is not None for label in layout.LABELS}
-    row |= {key: getattr(structure, key) for key in layout.STRINGS}
+    row |= {key: getattr(structure, key) for key in STRINGS}
     for key, value in row.items():
         columns[key].append(value)
 

@@ -6,11 +6,10 @@ from ase import Atoms
 
 from hessgnn.data.formats.common import composition, hessian_matrix
 from hessgnn.data.formats.registry import Record
-from hessgnn.data.structure import Structure
+from hessgnn.data.structure import STRINGS, Structure
 from hessgnn.errors import DataError
 
 _LEVEL = "level_of_theory"
-_STRINGS = ("name", "group", "kind", "split")
 
 
 def structure_of(atoms: Atoms, name: str) -> Record:
@@ -41,7 +40,7 @@ def structure_of(atoms: Atoms, name: str) -> Record:
             f"has no energy, forces or hessian, only {', '.join(others) or 'positions'}",
             remedy="rename the labels to energy, forces and hessian",
         )
-    strings = {key: str(atoms.info[key]) for key in _STRINGS if key in atoms.info}
+    strings = {key: str(atoms.info[key]) for key in STRINGS if key in atoms.info}
     fields: dict = {"name": name, "group": composition(atoms.numbers)} | strings
     structure = Structure.from_atoms(atoms, hessian=hessian_matrix(hessian, len(atoms)), **fields)
     return structure, str(atoms.info.get(_LEVEL, ""))

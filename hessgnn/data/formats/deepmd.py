@@ -17,12 +17,11 @@ from numpy.typing import NDArray
 
 from hessgnn.data.formats.common import composition, hessian_matrix, known, scalar
 from hessgnn.data.formats.registry import Entry, Record, reader, writer
-from hessgnn.data.structure import Structure
+from hessgnn.data.structure import STRINGS, Structure
 from hessgnn.errors import DataError
 from hessgnn.files import atomic_folder
 
 _FILES = {"coord": "positions", "energy": "energy", "force": "forces", "hessian": "hessian"}
-_STRINGS = ("name", "group", "kind", "split")
 _BUFFERED = 2**25  # numbers kept before a set is written
 
 
@@ -84,7 +83,7 @@ def _of_set(folder: Path, numbers: NDArray[np.int64], label: str, *, periodic: b
                 energy=scalar(row.get("energy")),
                 forces=None if force is None else force.reshape(-1, 3),
                 hessian=hessian_matrix(row.get("hessian"), len(numbers)),
-                **fields | {key: kept[key][i] for key in _STRINGS if kept},
+                **fields | {key: kept[key][i] for key in STRINGS if key in kept},
             )
             return structure, kept.get("level_of_theory", "")
 
@@ -144,6 +143,6 @@ def _flush(waiting: defaultdict[str, list[Structure]], folder: Path, level: str)
             if getattr(frames[0], key) is not None:
                 values = np.array([getattr(frame, key) for frame in frames])
                 np.save(into / f"{file}.npy", values.reshape(len(frames), -1))
-        kept = {key: [getattr(frame, key) for frame in frames] for key in _STRINGS}
+        kept = {key: [getattr(frame, key) for frame in frames] for key in STRINGS}
         (into / "frames.json").write_text(json.dumps(kept | {"level_of_theory": level}))
     waiting.clear()

@@ -14,11 +14,9 @@ import h5py
 
 from hessgnn.data.formats.common import composition, files_of, hessian_matrix, known, open_hdf5, prefix_of, scalar
 from hessgnn.data.formats.registry import Entry, Record, reader, writer
-from hessgnn.data.structure import Structure
+from hessgnn.data.structure import STRINGS, Structure
 from hessgnn.errors import DataError
 from hessgnn.files import atomic_path
-
-_STRINGS = ("name", "group", "kind", "split")
 
 
 @reader("hip")
@@ -52,7 +50,7 @@ def _structure(group: h5py.Group, prefix: str) -> Structure:
     properties = group["properties"]
     numbers = group["atomic_numbers"][()]
     cell, pbc = _value(group, "cell"), _value(group, "pbc")
-    strings = {key: str(group.attrs[key]) for key in _STRINGS if key in group.attrs}
+    strings = {key: str(group.attrs[key]) for key in STRINGS if key in group.attrs}
     fields: dict[str, Any] = {"name": f"{prefix}{group.name.strip('/')}", "group": composition(numbers)} | strings
     if pbc is not None:
         fields["pbc"] = pbc
@@ -91,6 +89,6 @@ def write(structures: Iterable[Structure], target: Path, level: str) -> None:
                 value = getattr(structure, key)
                 group[f"properties/{key}"] = "None" if value is None else value
                 group[f"property_weights/{key}"] = float(value is not None)
-            group.attrs.update({key: getattr(structure, key) for key in _STRINGS})
+            group.attrs.update({key: getattr(structure, key) for key in STRINGS})
             if structure.hessian_asymmetry is not None:
                 group.attrs["hessian_asymmetry"] = structure.hessian_asymmetry

@@ -4,7 +4,7 @@ import numpy as np
 from ase.build import molecule
 
 from hessgnn.data.formats import registry
-from hessgnn.data.structure import Structure
+from hessgnn.data.structure import STRINGS, Structure
 from hessgnn.errors import DataError
 
 HARTREE = 27.21138602  # eV
@@ -35,6 +35,7 @@ def labelled(count=6, seed=0):
                 group=f"molécule-{formula}",
                 kind=kind,
                 split=split,
+                parent=f"saddle of {kind}" if kind == "nms" else "",
             )
         )
     return made
@@ -59,7 +60,7 @@ def reasons(name, source):
     return found
 
 
-def assert_same(found, expected, *, atol=0.0, strings=("name", "group", "kind", "split")):
+def assert_same(found, expected, *, atol=0.0, strings=STRINGS):
     assert len(found) == len(expected)
     for one, other in zip(found, expected, strict=True):
         for key in strings:
