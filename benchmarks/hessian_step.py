@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 from ase.collections import g2
+from hessgnn.data.factory.engine import TBLiteEngine, central_difference_hessian
 from rich.console import Console
 from rich.table import Table
 
 from hessgnn.data.factory.displace import molecule_rng
-from hessgnn.data.factory.engine import TBLiteEngine, central_difference_hessian
 from hessgnn.data.factory.recipe import EngineSettings
 
 MOLECULES = ("H2O", "HCN", "CH3OH", "CH3NO2", "HCOOCH3", "C6H6")

@@ -192,9 +192,7 @@ def parse(model: type[S], content: Mapping[str, Any], *, where: object) -> S:
         raise ConfigError(error.what, where=place, remedy=error.remedy) from error
 
 
-def parse_named(
-    models: Mapping[str, type[S]], content: Any, *, key: str, where: str, default: str | None = None
-) -> S:
+def parse_named(models: Mapping[str, type[S]], content: Any, *, key: str, where: str, default: str | None = None) -> S:
     """Check a mapping against the model that one of its values names.
 
     Parameters

@@ -13,7 +13,8 @@ from rich.table import Table
 
 from hessgnn.config import load
 from hessgnn.data.checks import check as find_faults
-from hessgnn.data.splits import DISJOINT, NMS, require_no_leak, split_groups, split_of
+from hessgnn.data.kinds import FRAMES
+from hessgnn.data.splits import DISJOINT, require_no_leak, split_groups, split_of
 from hessgnn.data.store import Store, write_store
 from hessgnn.data.summary import SplitSummary, summarise
 from hessgnn.errors import ConfigError, DataError
@@ -28,26 +29,26 @@ DataSet = Annotated[str, typer.Argument(metavar="FILE_OR_NAME", help="a store, o
 def build(
     recipe: Annotated[Path, typer.Argument(help="YAML file, e.g. configs/data/rtp-mini.yaml")],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="HDF5 file; NAME.h5 here by default")] = None,
-    processes: Annotated[int, typer.Option(min=1, help="molecules worked on at once")] = 1,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="list the molecules and stop")] = False,
+    processes: Annotated[int, typer.Option(min=1, help="tasks worked on at once")] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="list molecules and reactions and stop")] = False,
 ) -> None:
     """Make a labelled data set from a recipe; a killed build goes on where it was."""
     # The label engine is loaded by this verb alone.
     from hessgnn.data.factory.build import build as run_recipe
-    from hessgnn.data.factory.geometries import starting_geometries
+    from hessgnn.data.factory.build import tasks_of
     from hessgnn.data.factory.recipe import Recipe
 
     console = Console()
     settings = load(Recipe, find_resource(recipe))
     if dry_run:
-        chosen, skipped = starting_geometries(settings.geometries)
+        tasks, skipped = tasks_of(settings)
         _print_reasons(console, "left out", skipped)
-        console.print(f"{len(chosen)} molecules, {settings.displaced.frames} frames of each: {', '.join(chosen)}")
+        console.print(f"{len(tasks)} molecules and reactions: {', '.join(task.name for task in tasks)}")
         return
     report = run_recipe(settings, output or Path(f"{settings.name}.h5"), processes=processes)
     _print_reasons(console, "left out", report.skipped)
     _print_reasons(console, "failed", report.failed)
-    console.print(f"{report.molecules} molecules, {report.structures} structures in {report.path}")
+    console.print(f"{report.tasks} molecules and reactions, {report.structures} structures in {report.path}")
 
 
 @app.command("import")
@@ -136,7 +137,7 @@ def split(
 ) -> None:
     """Split again, by whole groups. Displaced frames go to nms or with their molecule to validation; others stay."""
     store = Store.open(data)
-    movable = [name in (*DISJOINT, NMS) for name in store.structure_splits]
+    movable = [name in (*DISJOINT, *FRAMES) for name in store.structure_splits]
     of_group = split_groups(compress(store.groups, movable), _fractions(fractions), seed)
     structures = [
         replace(structure, split=split_of(structure.kind, of_group[structure.group])) if moves else structure

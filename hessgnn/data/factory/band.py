@@ -13,7 +13,7 @@ from ase.optimize import FIRE
 from hessgnn.data.factory.engines import Engine, EngineCalculator
 from hessgnn.data.factory.recipe import PathSettings
 from hessgnn.data.structure import Array
-from hessgnn.imports import import_extra
+from hessgnn.extras import require
 
 _ROUGH = 5.0
 """The band climbs once its forces are below so many times the limit."""
@@ -41,8 +41,12 @@ def interpolate(settings: PathSettings, reactant: Atoms, product: Atoms) -> list
         NEB(images).interpolate(apply_constraint=False)
         idpp_interpolate(images, traj=None, log=None, fmax=0.1, steps=200)
         return [image.positions for image in images]
-    interpolation = import_extra("geodesic_interpolate.interpolation", extra="factory", purpose="a geodesic path")
-    geodesic = import_extra("geodesic_interpolate.geodesic", extra="factory", purpose="a geodesic path")
+    interpolation = require(
+        "geodesic_interpolate.interpolation", package="geodesic-interpolate", extra="factory", purpose="a geodesic path"
+    )
+    geodesic = require(
+        "geodesic_interpolate.geodesic", package="geodesic-interpolate", extra="factory", purpose="a geodesic path"
+    )
     logging.getLogger("geodesic_interpolate").setLevel(logging.ERROR)
     symbols = reactant.get_chemical_symbols()
     # Constants as in the authors' own program.

@@ -10,7 +10,7 @@ from hessgnn.config import Settings, parse_named
 from hessgnn.data.factory.engines import ENGINES, EngineSettings, TBLiteSettings
 from hessgnn.data.factory.geometries import SOURCES, SourceSettings
 from hessgnn.data.factory.reactions import ReactionSettings
-from hessgnn.data.splits import KINDS
+from hessgnn.data.kinds import KINDS
 
 
 class MinimumSettings(Settings):
@@ -35,14 +35,15 @@ class SaddleSettings(Settings):
     """The search for the saddle point from the guess."""
 
     fmax: PositiveFloat = Field(default=1e-5, description="largest force on any atom, eV/Å")
-    max_steps: PositiveInt = 200
+    max_steps: PositiveInt = 100
+    renew: PositiveInt = Field(default=20, description="steps after which the Hessian is computed again")
 
 
 class IRCSettings(Settings):
     """The intrinsic reaction coordinate, and the frames taken from it."""
 
     frames: NonNegativeInt = Field(default=5, description="on each side of the saddle point")
-    fmax: PositiveFloat = Field(default=2e-3, description="largest force where a path ends, eV/Å")
+    fmax: PositiveFloat = Field(default=1e-2, description="largest force where a path ends, eV/Å")
     tolerance: PositiveFloat = Field(default=1e-3, description="of the integration, Å·amu^½")
     unintended: Literal["drop", "keep"] = Field(
         default="drop", description="what becomes of a saddle point that joins other minima than the reaction says"
@@ -115,6 +116,4 @@ class Recipe(Settings):
     def _geometries(cls, content: Any) -> Any:
         if not isinstance(content, list):
             return content
-        return [
-            parse_named(SOURCES, source, key="source", where=f"geometries.{k}") for k, source in enumerate(content)
-        ]
+        return [parse_named(SOURCES, source, key="source", where=f"geometries.{k}") for k, source in enumerate(content)]

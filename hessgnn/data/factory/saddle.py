@@ -9,7 +9,7 @@ from hessgnn.data.factory.engines import Engine, EngineCalculator, LabelError
 from hessgnn.data.factory.minimum import Stationary
 from hessgnn.data.factory.recipe import SaddleSettings
 from hessgnn.data.structure import Array
-from hessgnn.imports import import_extra
+from hessgnn.extras import require
 
 
 def find_saddle(settings: SaddleSettings, engine: Engine, guess: Atoms) -> Stationary:
@@ -36,18 +36,21 @@ def find_saddle(settings: SaddleSettings, engine: Engine, guess: Atoms) -> Stati
     LabelError
         When the search does not converge, or ends elsewhere.
     """
-    sella = import_extra("sella", extra="factory", purpose="the search for saddle points")
+    sella = require("sella", package="sella", extra="factory", purpose="the search for saddle points")
     atoms = guess.copy()
     atoms.calc = EngineCalculator(engine)
 
     def hessian(image: Atoms) -> Array:
         return engine.hessian(image).matrix
 
-    search = sella.Sella(atoms, order=1, internal=False, logfile=None, hessian_function=hessian)
-    converged = search.run(fmax=settings.fmax, steps=settings.max_steps)
-    atoms.calc = None
-    if not converged:
+    # Each search begins with the exact Hessian, which it then only updates.
+    for done in range(0, settings.max_steps, settings.renew):
+        search = sella.Sella(atoms, order=1, internal=False, logfile=None, hessian_function=hessian)
+        if search.run(fmax=settings.fmax, steps=min(settings.renew, settings.max_steps - done)):
+            break
+    else:
         raise LabelError(f"no saddle point to {settings.fmax} eV/Å in {settings.max_steps} steps")
+    atoms.calc = None
     label = engine.hessian(atoms)
     modes = vibrations(atoms.numbers, atoms.positions, label.matrix)
     if modes.n_imaginary() != 1:

@@ -45,6 +45,7 @@ def thermal_frames(
         timestep=settings.time_step * units.fs,
         temperature_K=settings.temperature,
         friction=_FRICTION / units.fs,
+        fixcm=False,
         rng=rng,
     )
     for _ in range(settings.frames):

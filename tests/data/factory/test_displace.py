@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
+from hessgnn.data.factory.engine import LabelError
 
 from hessgnn.curvature.vibrations import Vibrations, masses_of, vibrations
 from hessgnn.data.factory.displace import displace, molecule_rng, sample_frames
-from hessgnn.data.factory.engine import LabelError
 from hessgnn.data.factory.recipe import DisplacedSettings
 from hessgnn.data.store import Store
 

@@ -3,8 +3,8 @@ import pytest
 from ase import Atoms
 from ase.build import molecule
 from ase.calculators.calculator import CalculationFailed
-
 from hessgnn.data.factory.engine import LabelError, TBLiteEngine, central_difference_hessian
+
 from hessgnn.data.factory.recipe import EngineSettings
 
 

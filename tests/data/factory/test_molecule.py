@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import molecule
-
-from hessgnn.curvature.vibrations import vibrations
 from hessgnn.data.factory.engine import LabelError, TBLiteEngine
 from hessgnn.data.factory.molecule import find_minimum
+
+from hessgnn.curvature.vibrations import vibrations
 from hessgnn.data.factory.recipe import EngineSettings, MinimumSettings
 
 

@@ -15,7 +15,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from hessgnn.data.factory.engines.base import Engine, EngineSettings
 from hessgnn.data.structure import Array
 from hessgnn.errors import ConfigError
-from hessgnn.imports import import_extra
+from hessgnn.extras import require
 from hessgnn.units import BOHR, HARTREE, HARTREE_PER_BOHR, HARTREE_PER_BOHR2
 
 
@@ -29,7 +29,8 @@ class PySCFSettings(EngineSettings):
     convergence: PositiveFloat = Field(default=1e-10, description="of the energy, Hartree")
     max_memory: PositiveInt = Field(default=4000, description="MB")
     sum_rule_tolerance: PositiveFloat = Field(
-        default=5e-2, description="largest |Σ_j H_ij| accepted, eV/Å²: analytic DFT Hessians leave out the grid's motion"
+        default=5e-2,
+        description="largest |Σ_j H_ij| accepted, eV/Å²; the grid's motion is left out",
     )
 
 
@@ -52,9 +53,9 @@ class PySCFEngine(Engine):
 
     def __init__(self, settings: PySCFSettings) -> None:
         super().__init__(settings, level_of_theory=f"{settings.functional}/{settings.basis}")
-        self._gto = import_extra("pyscf.gto", extra="pyscf", purpose="the engine pyscf")
-        self._dft = import_extra("pyscf.dft", extra="pyscf", purpose="the engine pyscf")
-        import_extra("pyscf.hessian", extra="pyscf", purpose="the engine pyscf")
+        self._gto = require("pyscf.gto", package="pyscf", extra="pyscf", purpose="the engine pyscf")
+        self._dft = require("pyscf.dft", package="pyscf", extra="pyscf", purpose="the engine pyscf")
+        require("pyscf.hessian", package="pyscf", extra="pyscf", purpose="the engine pyscf")
         self._density: tuple[bytes, Array] | None = None
         self._require_known()
 
