@@ -16,6 +16,7 @@ FLOORS = {
     "hessgnn.allocator": 1,
     "hessgnn.config": 1,
     "hessgnn.errors": 1,
+    "hessgnn.extras": 1,
     "hessgnn.files": 1,
     "hessgnn.units": 1,
     "hessgnn.data": 2,

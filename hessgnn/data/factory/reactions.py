@@ -80,7 +80,7 @@ class Reaction:
     Attributes
     ----------
     name : str
-        Unique; good for a file name once ``/`` is replaced.
+        ``family/name``, unique; each part is good for a file name.
     family : str
         One of :data:`FAMILIES`.
     reactant, product : str
@@ -112,7 +112,7 @@ class ReactionEntry(Settings):
     reactant: str = ""
     product: str = ""
     molecule: str = ""
-    rotate: list[TorsionEntry] = []
+    rotate: tuple[TorsionEntry, ...] = ()
     invert: PositiveInt | None = None
     comment: str = ""
 
@@ -223,17 +223,19 @@ def read_reactions(path: Path) -> list[Reaction]:
             remedy = did_you_mean(str(content.get("family")), FAMILIES)
             raise ConfigError("the family is not known", where=where, remedy=remedy)
         entry = parse(ReactionEntry, content, where=where)
-        if entry.name in found:
-            raise ConfigError("stands twice", where=where, remedy="choose another name")
         try:
-            found[entry.name] = _reaction(entry)
+            reaction = _reaction(entry)
         except ConfigError as error:
             place = where if error.where is None else f"{where}, {error.where}"
             raise ConfigError(error.what, where=place, remedy=error.remedy) from error
+        if reaction.name in found:
+            raise ConfigError("stands twice", where=where, remedy="choose another name")
+        found[reaction.name] = reaction
     return list(found.values())
 
 
 def _reaction(entry: ReactionEntry) -> Reaction:
+    name = f"{entry.family}/{entry.name}"
     moves = bool(entry.rotate) + (entry.invert is not None)
     if entry.molecule:
         if entry.reactant or entry.product or moves != 1:
@@ -242,19 +244,20 @@ def _reaction(entry: ReactionEntry) -> Reaction:
             )
         sides = parse_pair(entry.molecule, entry.molecule)
         known = {atom.GetAtomMapNum() for atom in sides[0].GetAtoms()} - {0}
-        used = {number for torsion in entry.rotate for number in torsion.atoms} | ({entry.invert} - {None})
+        used = {number for torsion in entry.rotate for number in torsion.atoms}
+        used |= set() if entry.invert is None else {entry.invert}
         if unknown := sorted(used - known):
             raise ConfigError(f"the move names atom {unknown[0]}", remedy="use map numbers of the molecule")
         if entry.invert is None:
-            return Reaction(entry.name, entry.family, entry.molecule, entry.molecule, _rotation(entry))
+            return Reaction(name, entry.family, entry.molecule, entry.molecule, _rotation(entry))
         _check_inversion(sides[0], entry.invert)
-        return Reaction(entry.name, entry.family, entry.molecule, entry.molecule, Inversion(entry.invert))
+        return Reaction(name, entry.family, entry.molecule, entry.molecule, Inversion(entry.invert))
     if moves or not (entry.reactant and entry.product):
         raise ConfigError("needs both sides and no move", remedy="give `reactant` and `product`")
     before, after = parse_pair(entry.reactant, entry.product)
     if bonds(before) == bonds(after):
         raise ConfigError("no bond changes", remedy="write it as a `molecule` with `rotate` or `invert`")
-    return Reaction(entry.name, entry.family, entry.reactant, entry.product)
+    return Reaction(name, entry.family, entry.reactant, entry.product)
 
 
 def _rotation(entry: ReactionEntry) -> Rotation:

@@ -8,6 +8,7 @@ and which of several equivalent hydrogens is which. Each end is that geometry re
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -196,7 +197,7 @@ def _index_of(molecule: Mol) -> dict[int, int]:
 
 
 def _turns_freely(molecule: Mol, atoms: list[int]) -> bool:
-    pairs = [molecule.GetBondBetweenAtoms(i, j) for i, j in zip(atoms, atoms[1:], strict=False)]
+    pairs = [molecule.GetBondBetweenAtoms(i, j) for i, j in pairwise(atoms)]
     return all(pairs) and not pairs[1].IsInRing()
 
 
@@ -247,6 +248,7 @@ def _union(reactant: Mol, product: Mol) -> Mol:
     """The reactant with the bonds of both: rdkit heeds given bounds only within one connected molecule."""
     chem = rdkit_module("Chem")
     molecule = chem.RWMol(reactant)
+    chem.Kekulize(molecule, clearAromaticFlags=True)
     before, after = bonds(reactant), bonds(product)
     for pair in sorted(after - before):
         molecule.AddBond(*pair, chem.BondType.ZERO)
