@@ -41,12 +41,9 @@ def interpolate(settings: PathSettings, reactant: Atoms, product: Atoms) -> list
         NEB(images).interpolate(apply_constraint=False)
         idpp_interpolate(images, traj=None, log=None, fmax=0.1, steps=200)
         return [image.positions for image in images]
-    interpolation = require(
-        "geodesic_interpolate.interpolation", package="geodesic-interpolate", extra="factory", purpose="a geodesic path"
-    )
-    geodesic = require(
-        "geodesic_interpolate.geodesic", package="geodesic-interpolate", extra="factory", purpose="a geodesic path"
-    )
+    origin = {"package": "geodesic-interpolate", "extra": "factory", "purpose": "a geodesic path"}
+    interpolation = require("geodesic_interpolate.interpolation", **origin)
+    geodesic = require("geodesic_interpolate.geodesic", **origin)
     logging.getLogger("geodesic_interpolate").setLevel(logging.ERROR)
     symbols = reactant.get_chemical_symbols()
     # Constants as in the authors' own program.

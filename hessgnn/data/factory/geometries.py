@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -134,7 +133,7 @@ def _smiles(settings: SmilesSettings) -> Iterator[tuple[str, Atoms]]:
 def _files(settings: FileSettings) -> Iterator[tuple[str, Atoms]]:
     frames: dict[str, Atoms] = {}
     for pattern in settings.paths:
-        paths = sorted(glob.glob(pattern)) or [str(find_resource(pattern))]
+        paths = sorted(Path().glob(pattern)) if "*" in pattern else [find_resource(pattern)]
         for path in paths:
             try:
                 images = list(iread(path))

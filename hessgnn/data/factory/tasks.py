@@ -120,7 +120,7 @@ class MoleculeTask(Task):
 
 @dataclass(frozen=True)
 class ReactionTask(Task):
-    """A reaction: its saddle point ``NAME/ts``, its ends, and frames of its path ``NAME/ts/irc-00``, …"""
+    """A reaction: its saddle point ``NAME/ts``, its ends, and frames of its path, ``NAME/ts/irc-00`` and so on."""
 
     reaction: Reaction
 
@@ -146,10 +146,9 @@ class ReactionTask(Task):
             label(engine, point.atoms, name=name, kind=kind, parent=parent, hessian=point.hessian)
             for name, kind, parent, point in points
         ]
+        numbers = step.saddle.atoms.numbers
         made += [
-            label(
-                engine, Atoms(step.saddle.atoms.numbers, frame), name=f"{saddle}/irc-{k:02d}", kind=IRC, parent=saddle
-            )
+            label(engine, Atoms(numbers, frame), name=f"{saddle}/irc-{k:02d}", kind=IRC, parent=saddle)
             for k, frame in enumerate(step.frames)
         ]
         energies = [structure.energy or 0.0 for structure in made[:3]]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from hessgnn.data.factory.engines.ase import AseEngine, AseSettings
 from hessgnn.data.factory.engines.base import Engine, EngineCalculator, EngineSettings, HessianLabel, LabelError
 from hessgnn.data.factory.engines.pyscf import PySCFEngine, PySCFSettings
@@ -23,7 +26,7 @@ __all__ = [
     "make_engine",
 ]
 
-ENGINES: dict[str, tuple[type[EngineSettings], type[Engine]]] = {
+ENGINES: dict[str, tuple[type[EngineSettings], Callable[[Any], Engine]]] = {
     "tblite": (TBLiteSettings, TBLiteEngine),
     "pyscf": (PySCFSettings, PySCFEngine),
     "ase": (AseSettings, AseEngine),
