@@ -171,3 +171,59 @@ def bonds(molecule: Mol) -> frozenset[Pair]:
     return frozenset(
         (min(pair), max(pair)) for pair in ((b.GetBeginAtomIdx(), b.GetEndAtomIdx()) for b in molecule.GetBonds())
     )
+
+
+def write_mapped(molecule: Mol) -> str:
+    """Write a molecule whose atoms carry map numbers; hydrogens without one become part of their atom.
+
+    Parameters
+    ----------
+    molecule
+        With all hydrogens as atoms.
+
+    Returns
+    -------
+    str
+        What :func:`parse_mapped` reads; bonds in Kekulé form.
+    """
+    chem = rdkit_module("Chem")
+    copy = chem.Mol(molecule)
+    for atom in copy.GetAtoms():
+        atom.SetNoImplicit(True)
+    chem.SanitizeMol(copy)
+    chem.Kekulize(copy, clearAromaticFlags=True)
+    options = chem.RemoveHsParameters()
+    options.removeMapped = False
+    return str(chem.MolToSmiles(chem.RemoveHs(copy, options, sanitize=False), kekuleSmiles=True))
+
+
+def change_graph(before: Mol, after: Mol) -> str:
+    """Write which bonds a reaction changes, whatever the numbers of its atoms.
+
+    Parameters
+    ----------
+    before, after
+        Both sides, in one atom order; stereochemistry and charges are not looked at.
+
+    Returns
+    -------
+    str
+        Canonical SMILES of the atoms with a node on each bond that tells its order before and after.
+    """
+    chem = rdkit_module("Chem")
+    graph = chem.RWMol()
+    for atom in before.GetAtoms():
+        graph.AddAtom(chem.Atom(atom.GetAtomicNum()))
+    for i, j in sorted(bonds(before) | bonds(after)):
+        orders = [
+            0 if bond is None else round(2 * bond.GetBondTypeAsDouble())
+            for bond in (side.GetBondBetweenAtoms(i, j) for side in (before, after))
+        ]
+        node = chem.Atom(0)
+        node.SetIsotope(1 + 10 * orders[0] + orders[1])
+        k = graph.AddAtom(node)
+        graph.AddBond(i, k, chem.BondType.SINGLE)
+        graph.AddBond(k, j, chem.BondType.SINGLE)
+    for atom in graph.GetAtoms():
+        atom.SetNoImplicit(True)
+    return str(chem.MolToSmiles(graph.GetMol()))

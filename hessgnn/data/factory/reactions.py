@@ -1,99 +1,24 @@
-"""Reactions: what they are, where they are written down, and which of them a recipe takes."""
+"""Where reactions are written down, and which of them a recipe takes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from pydantic import Field, PositiveInt, field_validator
 
 from hessgnn.config import Settings, parse, read_yaml
 from hessgnn.data.factory.mapping import bonds, parse_pair
+from hessgnn.data.factory.molecules import BUNDLED as MOLECULES
+from hessgnn.data.factory.molecules import read_molecules
+from hessgnn.data.factory.reaction import FAMILIES, Family, Inversion, Reaction, Rotation, Torsion
+from hessgnn.data.factory.rules import RULE_NAMES, enumerate_reactions
 from hessgnn.errors import ConfigError, did_you_mean
 from hessgnn.files import find_resource
 
-Family = Literal[
-    "addition",
-    "cycloaddition",
-    "electrocyclic",
-    "elimination",
-    "hydrogen-shift",
-    "inversion",
-    "isomerisation",
-    "proton-transfer",
-    "ring-opening",
-    "rotation",
-    "sigmatropic",
-]
-FAMILIES: tuple[Family, ...] = get_args(Family)
-
 BUNDLED = Path(__file__).with_name("reactions.yaml")
 """The reactions that ship with the package."""
-
-
-@dataclass(frozen=True)
-class Torsion:
-    """A torsion angle that a conformational change turns.
-
-    Attributes
-    ----------
-    atoms : tuple of int
-        Map numbers of the four atoms.
-    start, end : float
-        Angle of the reactant and the product, degrees.
-    """
-
-    atoms: tuple[int, int, int, int]
-    start: float
-    end: float
-
-
-@dataclass(frozen=True)
-class Rotation:
-    """A change of conformation, told by the torsions that differ: one of a single bond, several of a ring."""
-
-    torsions: tuple[Torsion, ...]
-
-
-@dataclass(frozen=True)
-class Inversion:
-    """A pyramidal atom that goes through the plane of its three partners.
-
-    Attributes
-    ----------
-    atom : int
-        Its map number.
-    """
-
-    atom: int
-
-
-Move = Rotation | Inversion
-
-
-@dataclass(frozen=True)
-class Reaction:
-    """An elementary step to be found, as it was written or enumerated.
-
-    Attributes
-    ----------
-    name : str
-        ``family/name``, unique; each part is good for a file name.
-    family : str
-        One of :data:`FAMILIES`.
-    reactant, product : str
-        Mapped SMILES, see :mod:`hessgnn.data.factory.mapping`.
-    move : Rotation, Inversion or None
-        What happens where no bond changes; reactant and product are the same SMILES then.
-    """
-
-    name: str
-    family: Family
-    reactant: str
-    product: str
-    move: Move | None = None
 
 
 class TorsionEntry(Settings):
@@ -120,8 +45,11 @@ class ReactionEntry(Settings):
 class ReactionSettings(Settings):
     """Which reactions a recipe takes."""
 
-    files: list[Path] = Field(default=[], description="data files beside the bundled one")
     bundled: bool = Field(default=True, description="take the reactions that ship with hessgnn")
+    files: list[Path] = Field(default=[], description="data files of reactions")
+    rules: list[str] = Field(default=[], description="as family/name, or `all`; applied to the molecules")
+    molecules: Path | None = Field(default=None, description="data file; what ships with hessgnn by default")
+    rule_limit: PositiveInt | None = Field(default=None, description="so many of each rule, small molecules first")
     families: list[Family] = Field(default=list(FAMILIES), min_length=1)
     max_heavy_atoms: PositiveInt = 9
     names: list[str] | None = Field(default=None, description="only these; all by default")
@@ -129,11 +57,22 @@ class ReactionSettings(Settings):
 
     @field_validator("families", mode="before")
     @classmethod
-    def _known(cls, families: Any) -> Any:
-        for family in families if isinstance(families, list) else ():
-            if family not in FAMILIES:
-                raise ValueError(f"no such family, {did_you_mean(str(family), FAMILIES)}")
-        return families
+    def _known_family(cls, families: Any) -> Any:
+        return _only(families, FAMILIES, "family")
+
+    @field_validator("rules")
+    @classmethod
+    def _known_rule(cls, rules: list[str]) -> list[str]:
+        if rules == ["all"]:
+            return list(RULE_NAMES)
+        return _only(rules, RULE_NAMES, "rule")
+
+
+def _only(names: Any, known: tuple[str, ...], what: str) -> Any:
+    for name in names if isinstance(names, list) else ():
+        if name not in known:
+            raise ValueError(f"no such {what}, {did_you_mean(str(name), known)}")
+    return names
 
 
 def reactions(settings: ReactionSettings) -> list[Reaction]:
@@ -147,7 +86,7 @@ def reactions(settings: ReactionSettings) -> list[Reaction]:
     Returns
     -------
     list of Reaction
-        Sorted by family, then in the order of their sources.
+        Sorted by family; written ones before those made by rule, none of which repeats a written one.
 
     Raises
     ------
@@ -160,6 +99,7 @@ def reactions(settings: ReactionSettings) -> list[Reaction]:
             if reaction.name in found:
                 raise ConfigError("the name is taken", where=f"{path}, {reaction.name}", remedy="choose another name")
             found[reaction.name] = reaction
+    found |= {reaction.name: reaction for reaction in _by_rule(settings, list(found.values()))}
     for name in settings.names or ():
         if name not in found:
             raise ConfigError("no such reaction", where=name, remedy=did_you_mean(name, found))
@@ -174,6 +114,20 @@ def reactions(settings: ReactionSettings) -> list[Reaction]:
         ]
         chosen += members[: settings.limit]
     return chosen
+
+
+def _by_rule(settings: ReactionSettings, written: list[Reaction]) -> list[Reaction]:
+    names = [name for name in settings.rules if name.split("/")[0] in settings.families]
+    if not names:
+        return []
+    path = MOLECULES if settings.molecules is None else find_resource(settings.molecules)
+    return enumerate_reactions(
+        names,
+        read_molecules(path),
+        max_heavy_atoms=settings.max_heavy_atoms,
+        limit=settings.rule_limit,
+        known=written,
+    )
 
 
 def n_heavy(reaction: Reaction) -> int:

@@ -17,12 +17,18 @@ from ase.build import minimize_rotation_and_translation
 from scipy.spatial.distance import pdist
 
 from hessgnn.data.factory.mapping import Mol, bonds, parse, parse_pair, rdkit_module
-from hessgnn.data.factory.reactions import Inversion, Reaction, Rotation
+from hessgnn.data.factory.reaction import Inversion, Reaction, Rotation, Torsion
 from hessgnn.data.structure import Array
 from hessgnn.errors import ConfigError
 
-_STRETCH = (1.25, 1.45)
+_STRETCH = 1.35
 """Length of a bond that breaks or forms, halfway, in units of its length when it is whole."""
+
+_HYDROGEN = 0.6
+"""Share of the stretch that a bond of hydrogen gets: it is transferred between partners that are close."""
+
+_TOLERANCE = 0.07
+"""Of the bounds of stretched bonds."""
 
 _TRIALS = 10
 """Starts from which the ends of a reaction are built."""
@@ -124,20 +130,25 @@ def reaction_ends(reaction: Reaction, *, seed: int) -> tuple[Atoms, Atoms]:
     return best[1]
 
 
-def halfway(reaction: Reaction, *, seed: int) -> list[Atoms]:
-    """Embed geometries between reactant and product: bonds that break or form are stretched by a third.
+def halfway(reaction: Reaction, *, seed: int, stretch: float = _STRETCH) -> list[Atoms]:
+    """Build geometries between reactant and product, crude guesses of the saddle point.
+
+    Bonds that break or form are stretched, torsions stand in the middle of their turn (the short way round), an atom
+    that inverts lies in the plane of its partners.
 
     Parameters
     ----------
     reaction
-        One that changes bonds.
+        What happens.
     seed
         Of the embedding.
+    stretch
+        Length of a bond that breaks or forms, in units of its length when it is whole; bonds of hydrogen less.
 
     Returns
     -------
     list of ase.Atoms
-        In the atom order of :func:`reaction_ends`; crude guesses of the saddle point.
+        In the atom order of :func:`reaction_ends`.
 
     Raises
     ------
@@ -145,7 +156,18 @@ def halfway(reaction: Reaction, *, seed: int) -> list[Atoms]:
         When the SMILES cannot be read, or no geometry obeys both.
     """
     reactant, product = parse_pair(reaction.reactant, reaction.product)
-    return [_atoms(reactant, positions) for positions in _embed_halfway(reactant, product, seed, reaction.name)]
+    if isinstance(reaction.move, Rotation):
+        middle = [Torsion(t.atoms, t.start, t.start + _short_way(t) / 2) for t in reaction.move.torsions]
+        found = [after for _, _, after in _rotated(reactant, Rotation(tuple(middle)), seed, reaction.name)]
+    elif isinstance(reaction.move, Inversion):
+        found = [(before + after) / 2 for _, before, after in _inverted(reactant, reaction.move, seed, reaction.name)]
+    else:
+        found = _embed_halfway(reactant, product, seed, reaction.name, stretch)
+    return [_atoms(reactant, positions) for positions in found]
+
+
+def _short_way(torsion: Torsion) -> float:
+    return (torsion.end - torsion.start + 180) % 360 - 180
 
 
 Pairs = Iterator[tuple[float, Array, Array]]
@@ -153,7 +175,7 @@ Pairs = Iterator[tuple[float, Array, Array]]
 
 
 def _relaxed_from_halfway(reactant: Mol, product: Mol, seed: int, name: str) -> Pairs:
-    for positions in _embed_halfway(reactant, product, seed, name):
+    for positions in _embed_halfway(reactant, product, seed, name, _STRETCH):
         energies, ends = zip(*(_relax(side, positions, leash=_LEASH) for side in (reactant, product)), strict=True)
         yield sum(energies), *ends
 
@@ -208,9 +230,9 @@ def _embed(molecule: Mol, number: int, seed: int, where: str) -> list[Array]:
     return _run_embedding(molecule, number, options, where)
 
 
-def _embed_halfway(reactant: Mol, product: Mol, seed: int, where: str) -> list[Array]:
+def _embed_halfway(reactant: Mol, product: Mol, seed: int, where: str, stretch: float) -> list[Array]:
     geometry, distances = rdkit_module("Chem.rdDistGeom"), rdkit_module("DistanceGeometry")
-    lower, upper = _bounds_between(reactant, product)
+    lower, upper = _bounds_between(reactant, product, stretch)
     matrix = upper + lower.T
     distances.DoTriangleSmoothing(matrix)
     options = geometry.EmbedParameters()
@@ -230,7 +252,7 @@ def _run_embedding(molecule: Mol, number: int, options: Any, where: str) -> list
     return [molecule.GetConformer(k).GetPositions() for k in found]
 
 
-def _bounds_between(reactant: Mol, product: Mol) -> tuple[Array, Array]:
+def _bounds_between(reactant: Mol, product: Mol, stretch: float) -> tuple[Array, Array]:
     """Bounds of distances halfway, in the upper triangles: what both molecules allow, or what lies between them."""
     geometry = rdkit_module("Chem.rdDistGeom")
     sides = [geometry.GetMoleculeBoundsMatrix(side) for side in (reactant, product)]
@@ -240,7 +262,9 @@ def _bounds_between(reactant: Mol, product: Mol) -> tuple[Array, Array]:
     before, after = bonds(reactant), bonds(product)
     for changed, whole in ((before - after, upper[0]), (after - before, upper[1])):
         for pair in changed:
-            low[pair], high[pair] = (factor * whole[pair] for factor in _STRETCH)
+            hydrogen = any(reactant.GetAtomWithIdx(k).GetAtomicNum() == 1 for k in pair)
+            length = whole[pair] * (1 + (stretch - 1) * (_HYDROGEN if hydrogen else 1))
+            low[pair], high[pair] = length * (1 - _TOLERANCE), length * (1 + _TOLERANCE)
     return low, high
 
 
