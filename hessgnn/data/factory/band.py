@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Literal
 
 import numpy as np
 from ase import Atoms
@@ -19,14 +20,16 @@ _ROUGH = 5.0
 """The band climbs once its forces are below so many times the limit."""
 
 
-def interpolate(settings: PathSettings, reactant: Atoms, product: Atoms) -> list[Array]:
+def interpolate(way: Literal["geodesic", "idpp"], images: int, reactant: Atoms, product: Atoms) -> list[Array]:
     """Guess a path.
 
     Parameters
     ----------
-    settings
+    way
         ``geodesic`` (X. Zhu, K. C. Thompson, T. J. Martínez, J. Chem. Phys. 150, 164103 (2019)) or ``idpp``
         (S. Smidstrup et al., J. Chem. Phys. 140, 214106 (2014)).
+    images
+        Between the ends.
     reactant, product
         The ends, in one atom order.
 
@@ -35,19 +38,19 @@ def interpolate(settings: PathSettings, reactant: Atoms, product: Atoms) -> list
     list of (N, 3) float64
         Both ends and the images between them, Å.
     """
-    n = settings.images + 2
-    if settings.guess == "idpp":
-        images = [reactant.copy() for _ in range(n - 1)] + [product.copy()]
-        NEB(images).interpolate(apply_constraint=False)
-        idpp_interpolate(images, traj=None, log=None, fmax=0.1, steps=200)
-        return [image.positions for image in images]
+    if way == "idpp":
+        band = [reactant.copy() for _ in range(images + 1)] + [product.copy()]
+        NEB(band).interpolate(apply_constraint=False)
+        idpp_interpolate(band, traj=None, log=None, fmax=0.1, steps=200)
+        return [image.positions for image in band]
     origin = {"package": "geodesic-interpolate", "extra": "factory", "purpose": "a geodesic path"}
     interpolation = require("geodesic_interpolate.interpolation", **origin)
     geodesic = require("geodesic_interpolate.geodesic", **origin)
     logging.getLogger("geodesic_interpolate").setLevel(logging.ERROR)
     symbols = reactant.get_chemical_symbols()
     # Constants as in the authors' own program.
-    raw = interpolation.redistribute(symbols, [reactant.positions, product.positions], n, tol=1e-2)
+    np.random.seed(0)  # noqa: NPY002 - the interpolation draws from the global stream
+    raw = interpolation.redistribute(symbols, [reactant.positions, product.positions], images + 2, tol=1e-2)
     smoother = geodesic.Geodesic(symbols, raw, 1.7, threshold=3, friction=1e-2)
     smoother.smooth(tol=2e-3, max_iter=15)
     return list(np.asarray(smoother.path))

@@ -12,13 +12,11 @@ from ase.data import atomic_numbers
 from ase.io import iread
 from pydantic import Field, PositiveInt, field_validator
 
-from hessgnn.config import Settings, read_yaml
+from hessgnn.config import Settings
+from hessgnn.data.factory.molecules import BUNDLED, read_molecules
 from hessgnn.data.factory.smiles import conformers
 from hessgnn.errors import ConfigError, did_you_mean
 from hessgnn.files import find_resource
-
-MOLECULES = Path(__file__).with_name("molecules.yaml")
-"""The molecules that ship with the package, by name."""
 
 
 class SourceSettings(Settings):
@@ -52,8 +50,8 @@ class SmilesSettings(SourceSettings):
     """Molecules written as SMILES, embedded by RDKit."""
 
     source: Literal["smiles"] = "smiles"
-    molecules: dict[str, str] = Field(default={}, description="name -> SMILES")
-    files: list[Path] = Field(default=[], description="YAML files of the same form")
+    molecules: list[str] = Field(default=[], description="SMILES, which are the names too")
+    files: list[Path] = Field(default=[], description="YAML files, see hessgnn.data.factory.molecules")
     bundled: bool = Field(default=False, description="take the molecules that ship with hessgnn")
     conformers: PositiveInt = Field(default=1, description="of each molecule at most, the lowest first")
     embeddings: PositiveInt = Field(default=20, description="tried for each molecule")
@@ -118,16 +116,13 @@ def _g2(settings: G2Settings) -> Iterator[tuple[str, Atoms]]:
 
 
 def _smiles(settings: SmilesSettings) -> Iterator[tuple[str, Atoms]]:
-    molecules = dict(settings.molecules)
-    for path in ([MOLECULES] if settings.bundled else []) + [find_resource(path) for path in settings.files]:
-        for name, smiles in read_yaml(path).items():
-            if not isinstance(smiles, str):
-                raise ConfigError("is not a SMILES", where=f"{path}, {name}", remedy="write `name: SMILES` lines")
-            molecules.setdefault(str(name), smiles)
-    for name in _wanted(settings, list(molecules)):
-        found = conformers(molecules[name], number=settings.embeddings, seed=settings.seed)
+    molecules = list(settings.molecules)
+    for path in ([BUNDLED] if settings.bundled else []) + [find_resource(path) for path in settings.files]:
+        molecules += read_molecules(path)
+    for smiles in _wanted(settings, list(dict.fromkeys(molecules))):
+        found = conformers(smiles, number=settings.embeddings, seed=settings.seed)
         for k, atoms in enumerate(found[: settings.conformers]):
-            yield (f"{name}/conformer-{k}" if k else name), atoms
+            yield (f"{smiles}/conformer-{k}" if k else smiles), atoms
 
 
 def _files(settings: FileSettings) -> Iterator[tuple[str, Atoms]]:

@@ -22,9 +22,11 @@ class MinimumSettings(Settings):
 
 
 class PathSettings(Settings):
-    """The guess of a saddle point: a path between the ends, relaxed as a climbing-image nudged elastic band."""
+    """Guesses of a saddle point: a geometry halfway, or a path relaxed as a climbing-image nudged elastic band."""
 
-    guess: Literal["geodesic", "idpp"] = "geodesic"
+    guesses: list[Literal["halfway", "geodesic", "idpp"]] = Field(
+        default=["halfway", "geodesic"], min_length=1, description="ways to guess, tried in turn until one leads there"
+    )
     images: PositiveInt = Field(default=9, ge=3, description="between the ends")
     spring: PositiveFloat = Field(default=0.1, description="eV/Å²")
     fmax: PositiveFloat = Field(default=0.1, description="largest force on the band that is converged, eV/Å")
@@ -36,7 +38,7 @@ class SaddleSettings(Settings):
 
     fmax: PositiveFloat = Field(default=1e-5, description="largest force on any atom, eV/Å")
     max_steps: PositiveInt = 100
-    renew: PositiveInt = Field(default=20, description="steps after which the Hessian is computed again")
+    renew: PositiveInt = Field(default=10, description="steps after which the Hessian is computed again")
 
 
 class IRCSettings(Settings):
@@ -45,9 +47,6 @@ class IRCSettings(Settings):
     frames: NonNegativeInt = Field(default=5, description="on each side of the saddle point")
     fmax: PositiveFloat = Field(default=1e-2, description="largest force where a path ends, eV/Å")
     tolerance: PositiveFloat = Field(default=1e-3, description="of the integration, Å·amu^½")
-    unintended: Literal["drop", "keep"] = Field(
-        default="drop", description="what becomes of a saddle point that joins other minima than the reaction says"
-    )
 
 
 class DisplacedSettings(Settings):

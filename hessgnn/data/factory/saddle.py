@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from ase import Atoms
 
 from hessgnn.curvature.vibrations import vibrations
@@ -46,7 +47,11 @@ def find_saddle(settings: SaddleSettings, engine: Engine, guess: Atoms) -> Stati
     # Each search begins with the exact Hessian, which it then only updates.
     for done in range(0, settings.max_steps, settings.renew):
         search = sella.Sella(atoms, order=1, internal=False, logfile=None, hessian_function=hessian)
-        if search.run(fmax=settings.fmax, steps=min(settings.renew, settings.max_steps - done)):
+        try:
+            converged = search.run(fmax=settings.fmax, steps=min(settings.renew, settings.max_steps - done))
+        except (RuntimeError, ValueError, np.linalg.LinAlgError) as error:
+            raise LabelError(f"the search for a saddle point failed: {error}") from error
+        if converged:
             break
     else:
         raise LabelError(f"no saddle point to {settings.fmax} eV/Å in {settings.max_steps} steps")

@@ -14,7 +14,7 @@ from hessgnn.data.factory.elementary import find_step
 from hessgnn.data.factory.engines import Engine
 from hessgnn.data.factory.labelled import frames_around, label
 from hessgnn.data.factory.minimum import find_minimum
-from hessgnn.data.factory.reactions import Reaction
+from hessgnn.data.factory.reaction import Reaction
 from hessgnn.data.factory.recipe import Recipe
 from hessgnn.data.kinds import IRC, MINIMUM, PRODUCT, REACTANT, TRANSITION_STATE
 from hessgnn.data.structure import Structure
@@ -156,7 +156,6 @@ class ReactionTask(Task):
             "family": self.reaction.family,
             "reactant": self.reaction.reactant,
             "product": self.reaction.product,
-            "intended": step.intended,
             "barrier": round(energies[0] - energies[1], 4),
             "reaction_energy": round(energies[2] - energies[1], 4),
             "imaginary_frequency": round(float(step.saddle.modes.frequencies[0]), 1),

@@ -32,16 +32,15 @@ def test_sizes_and_names():
 def test_smiles_and_conformers(tmp_path):
     pytest.importorskip("rdkit", reason="the extra hessgnn[factory] is not installed")
     more = tmp_path / "more.yaml"
-    more.write_text("ethanol: CCO\n")
-    settings = SmilesSettings(molecules={"butane": "CCCC"}, files=[more], conformers=3)
+    more.write_text("molecules: {alcohols: CCO}\n")
+    settings = SmilesSettings(molecules=["CCCC"], files=[more], conformers=2)
     chosen, _ = starting_geometries([settings])
-    assert list(chosen) == ["butane", "butane/conformer-1", "ethanol", "ethanol/conformer-1"]
-    assert len(chosen["butane"]) == 14
+    assert list(chosen) == ["CCCC", "CCCC/conformer-1", "CCO", "CCO/conformer-1"]
+    assert len(chosen["CCCC"]) == 14
     again, _ = starting_geometries([settings])
-    assert (again["ethanol"].positions == chosen["ethanol"].positions).all()
-    more.write_text("ethanol: [CCO]\n")
-    with pytest.raises(ConfigError, match="ethanol: is not a SMILES"):
-        starting_geometries([settings])
+    assert (again["CCO"].positions == chosen["CCO"].positions).all()
+    with pytest.raises(ConfigError, match="C\\(C"):
+        starting_geometries([SmilesSettings(molecules=["C(C"])])
 
 
 def test_files_of_ase(tmp_path):
