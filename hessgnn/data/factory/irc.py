@@ -104,7 +104,7 @@ def frames(branch: Branch, number: int) -> list[Array]:
     wanted = last * np.arange(1, number + 1) / (number + 0.5)
     flat = branch.positions.reshape(len(branch.arc), -1)
     rows = [np.interp(wanted, branch.arc, column) for column in flat.T]
-    return list(np.array(rows).T.reshape(number, -1, 3))
+    return list(np.array(rows).T.reshape(number, *branch.end.shape))
 
 
 def _descend(settings: IRCSettings, engine: Engine, saddle: Atoms, push: Array) -> Branch:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import numpy as np
 from ase import units
 from ase.md.langevin import Langevin
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 
 from hessgnn.data.factory.engines import Engine, EngineCalculator
 from hessgnn.data.factory.recipe import ThermalSettings
@@ -39,7 +38,8 @@ def thermal_frames(
     """
     atoms = structure.to_atoms()
     atoms.calc = EngineCalculator(engine)
-    MaxwellBoltzmannDistribution(atoms, temperature_K=settings.temperature, rng=rng)
+    spread = np.sqrt(units.kB * settings.temperature * atoms.get_masses())[:, None]
+    atoms.set_momenta(spread * rng.standard_normal(atoms.positions.shape))
     dynamics = Langevin(
         atoms,
         timestep=settings.time_step * units.fs,
