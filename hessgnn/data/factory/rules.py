@@ -63,11 +63,6 @@ RULES = (
         "elimination",
         "[C,N,O;+0:1]=[C:2]-[C,O:3]-[C:4]-[C,O,N:5][H:6]>>([H:6][*:1]-[*:2]=[*:3].[*:4]=[*:5])",
     ),
-    Rule(
-        "six-ring",
-        "elimination",
-        "[C,N,O;+0:1]=[C:2]-[C:3]-[C:4](=[O:7])-[O:5][H:6]>>([H:6][*:1]-[*:2]=[*:3].[*:7]=[*:4]=[*:5])",
-    ),
     Rule("dinitrogen", "elimination", "[C:1]([H:5])-[N:2]=[N+:3]=[N-:4]>>([*:1]=[*:2][H:5].[N+0:3]#[N+0:4])"),
     Rule(
         "diels-alder",
@@ -135,7 +130,7 @@ RULES = (
     Rule("cyclopropane-propene", "ring-opening", "[C:1]1-[C:2]-[C:3]1[H:4]>>[H:4][*:1]-[*:3]=[*:2]"),
     Rule("cyclopropene-alkyne", "ring-opening", "[C:1]1-[C:2]=[C:3]1[H:4]>>[H:4][*:1]-[*:3]#[*:2]"),
     Rule("cyclopropanol", "ring-opening", "[O,N:4]([H:5])-[C:1]1-[C:2]-[C:3]1>>[*:4]=[*:1]-[*:3]-[*:2][H:5]"),
-    Rule("azirine", "ring-opening", "[C:1]1([H:4])-[C:2]=[N:3]1>>[*:1]=[*:2]=[*:3][H:4]"),
+    Rule("azirine", "ring-opening", "[C:1]1-[C:2]([H:4])=[N:3]1>>[*:1]=[*:2]=[*:3][H:4]"),
     Rule("isocyanide-nitrile", "isomerisation", "[C,N:1]-[N+:2]#[C-:3]>>[*:1]-[C+0:3]#[N+0:2]"),
     Rule("nitro-nitrite", "isomerisation", "[C:1]-[N+:2](=[O:3])-[O-:4]>>[*:1]-[O+0:4]-[N+0:2]=[*:3]"),
     Rule(

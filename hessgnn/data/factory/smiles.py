@@ -27,6 +27,9 @@ _STRETCH = 1.35
 _HYDROGEN = 0.6
 """Share of the stretch that a bond of hydrogen gets: it is transferred between partners that are close."""
 
+_SLACK = 1.5
+"""How much farther apart atoms may be per unit of stretch of a bond between them, Å: its length."""
+
 _TOLERANCE = 0.07
 """Of the bounds of stretched bonds."""
 
@@ -226,7 +229,7 @@ def _turns_freely(molecule: Mol, atoms: list[int]) -> bool:
 def _embed(molecule: Mol, number: int, seed: int, where: str) -> list[Array]:
     geometry = rdkit_module("Chem.rdDistGeom")
     options = geometry.ETKDGv3()
-    options.randomSeed = seed
+    options.randomSeed = seed + 1  # rdkit multiplies it by the number of the conformer: zero would give copies
     return _run_embedding(molecule, number, options, where)
 
 
@@ -236,7 +239,7 @@ def _embed_halfway(reactant: Mol, product: Mol, seed: int, where: str, stretch: 
     matrix = upper + lower.T
     distances.DoTriangleSmoothing(matrix)
     options = geometry.EmbedParameters()
-    options.randomSeed = seed
+    options.randomSeed = seed + 1  # rdkit multiplies it by the number of the conformer: zero would give copies
     options.useRandomCoords = True
     options.ignoreSmoothingFailures = True  # the bounds of two molecules need not agree; the nearest geometry will do
     options.SetBoundsMat(matrix)
@@ -259,6 +262,8 @@ def _bounds_between(reactant: Mol, product: Mol, stretch: float) -> tuple[Array,
     lower, upper = [np.tril(side).T for side in sides], [np.triu(side) for side in sides]
     low, high = np.maximum(*lower), np.minimum(*upper)
     low, high = np.minimum(low, high), np.maximum(low, high)
+    steps = [rdkit_module("Chem").GetDistanceMatrix(side) for side in (reactant, product)]
+    high[np.triu(steps[0] != steps[1], 1)] += _SLACK * (stretch - 1)  # atoms that are joined across a changing bond
     before, after = bonds(reactant), bonds(product)
     for changed, whole in ((before - after, upper[0]), (after - before, upper[1])):
         for pair in changed:
