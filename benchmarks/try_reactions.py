@@ -9,12 +9,13 @@ point, prove it by its frequencies, go downhill both ways and compare the bonds 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import signal
 import time
 import warnings
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import suppress
@@ -260,9 +261,9 @@ def main() -> None:
     for way in arguments.ways:
         settled = {r["name"] for r in records if r["verified"] or r["way"] == way}
         todo = [reaction for reaction in chosen if reaction.name not in settled]
-        turns: Counter[str] = Counter()
-        order = {reaction.name: turns.update([reaction.family]) or turns[reaction.family] for reaction in todo}
-        todo.sort(key=lambda reaction: order[reaction.name])  # all families have their share of an interrupted run
+        families = [list(members) for _, members in itertools.groupby(todo, key=lambda reaction: reaction.family)]
+        rounds = itertools.zip_longest(*families)  # all families have their share of an interrupted run
+        todo = [reaction for turn in rounds for reaction in turn if reaction is not None]
         with ProcessPoolExecutor(arguments.processes, initializer=quiet) as pool, arguments.output.open("a") as file:
             for task in as_completed([pool.submit(attempt, reaction, way) for reaction in todo]):
                 record = task.result()

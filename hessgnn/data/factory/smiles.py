@@ -16,7 +16,7 @@ from ase import Atoms
 from ase.build import minimize_rotation_and_translation
 from scipy.spatial.distance import pdist
 
-from hessgnn.data.factory.mapping import Mol, bonds, parse, parse_pair, rdkit_module
+from hessgnn.data.factory.mapping import Mol, bonds, parse, parse_pair, rdkit_module, union
 from hessgnn.data.factory.reaction import Inversion, Reaction, Rotation, Torsion
 from hessgnn.data.structure import Array
 from hessgnn.errors import ConfigError
@@ -243,7 +243,8 @@ def _embed_halfway(reactant: Mol, product: Mol, seed: int, where: str, stretch: 
     options.useRandomCoords = True
     options.ignoreSmoothingFailures = True  # the bounds of two molecules need not agree; the nearest geometry will do
     options.SetBoundsMat(matrix)
-    return _run_embedding(_union(reactant, product), _TRIALS, options, where)
+    # rdkit heeds given bounds only within one connected molecule
+    return _run_embedding(union(reactant, product), _TRIALS, options, where)
 
 
 def _run_embedding(molecule: Mol, number: int, options: Any, where: str) -> list[Array]:
@@ -271,21 +272,6 @@ def _bounds_between(reactant: Mol, product: Mol, stretch: float) -> tuple[Array,
             length = whole[pair] * (1 + (stretch - 1) * (_HYDROGEN if hydrogen else 1))
             low[pair], high[pair] = length * (1 - _TOLERANCE), length * (1 + _TOLERANCE)
     return low, high
-
-
-def _union(reactant: Mol, product: Mol) -> Mol:
-    """The reactant with the bonds of both: rdkit heeds given bounds only within one connected molecule."""
-    chem = rdkit_module("Chem")
-    molecule = chem.RWMol(reactant)
-    chem.Kekulize(molecule, clearAromaticFlags=True)
-    before, after = bonds(reactant), bonds(product)
-    for pair in sorted(after - before):
-        molecule.AddBond(*pair, chem.BondType.ZERO)
-    for pair in before - after:
-        molecule.GetBondBetweenAtoms(*pair).SetBondType(chem.BondType.ZERO)
-    molecule.UpdatePropertyCache(strict=False)
-    chem.FastFindRings(molecule)
-    return molecule
 
 
 def _relax(
