@@ -173,6 +173,32 @@ def bonds(molecule: Mol) -> frozenset[Pair]:
     )
 
 
+def union(before: Mol, after: Mol) -> Mol:
+    """Join the bonds of both sides of a reaction.
+
+    Parameters
+    ----------
+    before, after
+        Both sides, in one atom order.
+
+    Returns
+    -------
+    rdkit.Chem.Mol
+        The first in Kekulé form, with bonds of order zero where only one side has a bond. Not a molecule with sane
+        valences, but all that reacts is connected.
+    """
+    chem = rdkit_module("Chem")
+    joined = chem.RWMol(before)
+    chem.Kekulize(joined, clearAromaticFlags=True)
+    for pair in sorted(bonds(after) - bonds(before)):
+        joined.AddBond(*pair, chem.BondType.ZERO)
+    for pair in bonds(before) - bonds(after):
+        joined.GetBondBetweenAtoms(*pair).SetBondType(chem.BondType.ZERO)
+    joined.UpdatePropertyCache(strict=False)
+    chem.FastFindRings(joined)
+    return joined
+
+
 def write_mapped(molecule: Mol) -> str:
     """Write a molecule whose atoms carry map numbers; hydrogens without one become part of their atom.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from hessgnn.data.factory.mapping import change_graph, parse_pair, rdkit_module
+from hessgnn.data.factory.mapping import change_graph, parse, parse_pair, rdkit_module
 
 Family = Literal[
     "addition",
@@ -113,3 +113,19 @@ def reaction_key(reaction: Reaction) -> str:
         atom.SetIsotope(int(atom.GetAtomMapNum() in marked))
         atom.SetAtomMapNum(0)
     return f"{kind} {chem.MolToSmiles(molecule)}"
+
+
+def n_heavy(reaction: Reaction) -> int:
+    """Count the atoms other than hydrogen.
+
+    Parameters
+    ----------
+    reaction
+        Any.
+
+    Returns
+    -------
+    int
+        Of one side.
+    """
+    return int(parse(reaction.reactant).GetNumHeavyAtoms())

@@ -12,7 +12,7 @@ from hessgnn.config import Settings, parse, read_yaml
 from hessgnn.data.factory.mapping import bonds, parse_pair
 from hessgnn.data.factory.molecules import BUNDLED as MOLECULES
 from hessgnn.data.factory.molecules import read_molecules
-from hessgnn.data.factory.reaction import FAMILIES, Family, Inversion, Reaction, Rotation, Torsion
+from hessgnn.data.factory.reaction import FAMILIES, Family, Inversion, Reaction, Rotation, Torsion, n_heavy
 from hessgnn.data.factory.rules import RULE_NAMES, enumerate_reactions
 from hessgnn.errors import ConfigError, did_you_mean
 from hessgnn.files import find_resource
@@ -128,22 +128,6 @@ def _by_rule(settings: ReactionSettings, written: list[Reaction]) -> list[Reacti
         limit=settings.rule_limit,
         known=written,
     )
-
-
-def n_heavy(reaction: Reaction) -> int:
-    """Count the atoms other than hydrogen.
-
-    Parameters
-    ----------
-    reaction
-        Any.
-
-    Returns
-    -------
-    int
-        Of one side.
-    """
-    return int(parse_pair(reaction.reactant, reaction.product)[0].GetNumHeavyAtoms())
 
 
 def read_reactions(path: Path) -> list[Reaction]:

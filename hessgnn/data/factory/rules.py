@@ -10,7 +10,7 @@ from itertools import islice
 from itertools import product as pairs_of
 from typing import Any
 
-from hessgnn.data.factory.mapping import Mol, bonds, parse, parse_pair, rdkit_module, write_mapped
+from hessgnn.data.factory.mapping import Mol, bonds, parse, parse_pair, rdkit_module, union, write_mapped
 from hessgnn.data.factory.reaction import Family, Inversion, Move, Reaction, Rotation, Torsion, reaction_key
 from hessgnn.errors import ConfigError
 
@@ -62,11 +62,6 @@ RULES = (
         "retro-ene",
         "elimination",
         "[C,N,O;+0:1]=[C:2]-[C,O:3]-[C:4]-[C,O,N:5][H:6]>>([H:6][*:1]-[*:2]=[*:3].[*:4]=[*:5])",
-    ),
-    Rule(
-        "six-ring",
-        "elimination",
-        "[C,N,O;+0:1]=[C:2]-[C:3]-[C:4](=[O:7])-[O:5][H:6]>>([H:6][*:1]-[*:2]=[*:3].[*:7]=[*:4]=[*:5])",
     ),
     Rule("dinitrogen", "elimination", "[C:1]([H:5])-[N:2]=[N+:3]=[N-:4]>>([*:1]=[*:2][H:5].[N+0:3]#[N+0:4])"),
     Rule(
@@ -135,7 +130,7 @@ RULES = (
     Rule("cyclopropane-propene", "ring-opening", "[C:1]1-[C:2]-[C:3]1[H:4]>>[H:4][*:1]-[*:3]=[*:2]"),
     Rule("cyclopropene-alkyne", "ring-opening", "[C:1]1-[C:2]=[C:3]1[H:4]>>[H:4][*:1]-[*:3]#[*:2]"),
     Rule("cyclopropanol", "ring-opening", "[O,N:4]([H:5])-[C:1]1-[C:2]-[C:3]1>>[*:4]=[*:1]-[*:3]-[*:2][H:5]"),
-    Rule("azirine", "ring-opening", "[C:1]1([H:4])-[C:2]=[N:3]1>>[*:1]=[*:2]=[*:3][H:4]"),
+    Rule("azirine", "ring-opening", "[C:1]1-[C:2]([H:4])=[N:3]1>>[*:1]=[*:2]=[*:3][H:4]"),
     Rule("isocyanide-nitrile", "isomerisation", "[C,N:1]-[N+:2]#[C-:3]>>[*:1]-[C+0:3]#[N+0:2]"),
     Rule("nitro-nitrite", "isomerisation", "[C:1]-[N+:2](=[O:3])-[O-:4]>>[*:1]-[O+0:4]-[N+0:2]=[*:3]"),
     Rule(
@@ -148,10 +143,10 @@ RULES = (
     Rule("conjugated", "rotation", "[C,N,O;+0:1]=[C:2]-!@[C:3]=[C,N,O;+0:4]", (180, 0)),
     Rule("acid", "rotation", "[O:1]=[C:2]-[O:3]-[H:4]", (0, 180)),
     Rule("ester", "rotation", "[O:1]=[C:2]-!@[O:3]-[C:4]", (0, 180)),
-    Rule("amide", "rotation", "[O:1]=[C:2]-!@[NX3:3]-[C,H:4]", (0, 180)),
+    Rule("amide", "rotation", "[O:1]=[C:2]-!@[NX3:3]-[C,#1:4]", (0, 180)),
     Rule("ether", "rotation", "[C:1]-[CX4:2]-!@[O:3]-[C:4]", (180, 70)),
     Rule("amine", "inversion", "[NX3;+0;!$(N-*=,#*);!$(N-c):1]"),
-    Rule("imine", "inversion", "[C,H:1][C:2]=[NX2;!R:3]-[H,C:4]", (180, 0)),
+    Rule("imine", "inversion", "[C,#1:1]-[C:2]=[NX2;!R:3]-[C,#1:4]", (180, 0)),
 )
 RULE_NAMES = tuple(f"{rule.family}/{rule.name}" for rule in RULES)
 
@@ -296,15 +291,11 @@ def _mapped(molecule: Mol, outcome: Mol) -> tuple[str, str] | None:
 
 def _sensible(reactant: str, product: str) -> bool:
     """Whether both sides are molecules that one would draw, and all of them take part."""
-    chem = rdkit_module("Chem")
     try:
         sides = parse_pair(reactant, product)
     except ConfigError:
         return False
-    union = chem.RWMol(sides[0])
-    for i, j in bonds(sides[1]) - bonds(sides[0]):
-        union.AddBond(i, j, chem.BondType.ZERO)
-    if len(chem.GetMolFrags(union)) > 1 or bonds(sides[0]) == bonds(sides[1]):
+    if bonds(sides[0]) == bonds(sides[1]) or len(rdkit_module("Chem").GetMolFrags(union(*sides))) > 1:
         return False
     for side in sides:
         allowed = {index for smarts in _CHARGES for match in _matches(side, smarts) for index in match}

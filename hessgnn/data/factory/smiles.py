@@ -16,7 +16,7 @@ from ase import Atoms
 from ase.build import minimize_rotation_and_translation
 from scipy.spatial.distance import pdist
 
-from hessgnn.data.factory.mapping import Mol, bonds, parse, parse_pair, rdkit_module
+from hessgnn.data.factory.mapping import Mol, bonds, parse, parse_pair, rdkit_module, union
 from hessgnn.data.factory.reaction import Inversion, Reaction, Rotation, Torsion
 from hessgnn.data.structure import Array
 from hessgnn.errors import ConfigError
@@ -26,6 +26,9 @@ _STRETCH = 1.35
 
 _HYDROGEN = 0.6
 """Share of the stretch that a bond of hydrogen gets: it is transferred between partners that are close."""
+
+_SLACK = 1.5
+"""How much farther apart atoms may be per unit of stretch of a bond between them, Å: its length."""
 
 _TOLERANCE = 0.07
 """Of the bounds of stretched bonds."""
@@ -226,7 +229,7 @@ def _turns_freely(molecule: Mol, atoms: list[int]) -> bool:
 def _embed(molecule: Mol, number: int, seed: int, where: str) -> list[Array]:
     geometry = rdkit_module("Chem.rdDistGeom")
     options = geometry.ETKDGv3()
-    options.randomSeed = seed
+    options.randomSeed = seed + 1  # rdkit multiplies it by the number of the conformer: zero would give copies
     return _run_embedding(molecule, number, options, where)
 
 
@@ -236,11 +239,12 @@ def _embed_halfway(reactant: Mol, product: Mol, seed: int, where: str, stretch: 
     matrix = upper + lower.T
     distances.DoTriangleSmoothing(matrix)
     options = geometry.EmbedParameters()
-    options.randomSeed = seed
+    options.randomSeed = seed + 1  # rdkit multiplies it by the number of the conformer: zero would give copies
     options.useRandomCoords = True
     options.ignoreSmoothingFailures = True  # the bounds of two molecules need not agree; the nearest geometry will do
     options.SetBoundsMat(matrix)
-    return _run_embedding(_union(reactant, product), _TRIALS, options, where)
+    # rdkit heeds given bounds only within one connected molecule
+    return _run_embedding(union(reactant, product), _TRIALS, options, where)
 
 
 def _run_embedding(molecule: Mol, number: int, options: Any, where: str) -> list[Array]:
@@ -259,6 +263,8 @@ def _bounds_between(reactant: Mol, product: Mol, stretch: float) -> tuple[Array,
     lower, upper = [np.tril(side).T for side in sides], [np.triu(side) for side in sides]
     low, high = np.maximum(*lower), np.minimum(*upper)
     low, high = np.minimum(low, high), np.maximum(low, high)
+    steps = [rdkit_module("Chem").GetDistanceMatrix(side) for side in (reactant, product)]
+    high[np.triu(steps[0] != steps[1], 1)] += _SLACK * (stretch - 1)  # atoms that are joined across a changing bond
     before, after = bonds(reactant), bonds(product)
     for changed, whole in ((before - after, upper[0]), (after - before, upper[1])):
         for pair in changed:
@@ -266,21 +272,6 @@ def _bounds_between(reactant: Mol, product: Mol, stretch: float) -> tuple[Array,
             length = whole[pair] * (1 + (stretch - 1) * (_HYDROGEN if hydrogen else 1))
             low[pair], high[pair] = length * (1 - _TOLERANCE), length * (1 + _TOLERANCE)
     return low, high
-
-
-def _union(reactant: Mol, product: Mol) -> Mol:
-    """The reactant with the bonds of both: rdkit heeds given bounds only within one connected molecule."""
-    chem = rdkit_module("Chem")
-    molecule = chem.RWMol(reactant)
-    chem.Kekulize(molecule, clearAromaticFlags=True)
-    before, after = bonds(reactant), bonds(product)
-    for pair in sorted(after - before):
-        molecule.AddBond(*pair, chem.BondType.ZERO)
-    for pair in before - after:
-        molecule.GetBondBetweenAtoms(*pair).SetBondType(chem.BondType.ZERO)
-    molecule.UpdatePropertyCache(strict=False)
-    chem.FastFindRings(molecule)
-    return molecule
 
 
 def _relax(
