@@ -40,8 +40,9 @@ def interpolate(way: Literal["geodesic", "idpp"], images: int, reactant: Atoms, 
     """
     if way == "idpp":
         band = [reactant.copy() for _ in range(images + 1)] + [product.copy()]
-        NEB(band).interpolate(apply_constraint=False)
-        idpp_interpolate(band, traj=None, log=None, fmax=0.1, steps=200)
+        chain = NEB(band, method="improvedtangent")
+        chain.interpolate(apply_constraint=False)
+        idpp_interpolate(chain, traj=None, log=None, fmax=0.1, steps=200)
         return [image.positions for image in band]
     origin = {"package": "geodesic-interpolate", "extra": "factory", "purpose": "a geodesic path"}
     interpolation = require("geodesic_interpolate.interpolation", **origin)

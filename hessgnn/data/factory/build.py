@@ -21,6 +21,7 @@ from ase.data import chemical_symbols
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from hessgnn.config import dump
+from hessgnn.data.factory.copies import find_copies
 from hessgnn.data.factory.engines import Engine, LabelError, make_engine
 from hessgnn.data.factory.geometries import starting_geometries
 from hessgnn.data.factory.reactions import reactions
@@ -118,6 +119,9 @@ def build(recipe: Recipe, output: Path, *, processes: int = 1) -> BuildReport:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in finished.failed.items())
         raise DataError("nothing could be labelled", where=recipe.name, remedy=f"see the reasons: {reasons}")
     structures = [structure for name in good for structure in Store.open(parts[name])]
+    copies = find_copies(structures)
+    skipped |= {name: f"is {other}" for name, other in copies.items()}
+    structures = [s for s in structures if s.name not in copies and s.parent not in copies]
     structures = [_rounded(s, recipe.resolution) for s in assign_splits(recipe, structures)]
     record = {
         "recipe": yaml.safe_load(dump(recipe)),

@@ -76,9 +76,8 @@ def _proved(recipe: Recipe, engine: Engine, reaction: Reaction, guess: Atoms) ->
     """Refine a guess and follow the path from it."""
     saddle = find_saddle(recipe.saddle, engine, guess)
     branches = irc.follow(recipe.irc, engine, saddle)
-    # Where steepest descent ends is a minimum or it is nothing: a push would leave the path.
-    settings = recipe.minimum.model_copy(update={"pushes": 0})
-    minima = [find_minimum(settings, engine, Atoms(guess.numbers, branch.end)) for branch in branches]
+    # Steepest descent keeps a symmetry that it begins with, and can end on the ridge between two equal minima.
+    minima = [find_minimum(recipe.minimum, engine, Atoms(guess.numbers, branch.end)) for branch in branches]
     sides = [side_of(reaction, minimum.atoms) for minimum in minima]
     if sorted(map(str, sides)) != ["product", "reactant"]:
         raise LabelError(f"the path joins {' and '.join(side or 'something else' for side in sides)}")

@@ -1,4 +1,5 @@
 import sys
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -154,11 +155,8 @@ def test_a_missing_package_is_told_with_its_line(monkeypatch):
         make_engine(PySCFSettings())
 
 
+@pytest.mark.skipif(find_spec("pyscf") is None, reason="the extra hessgnn[pyscf] is not installed")
 class TestPySCF:
-    @pytest.fixture(scope="class", autouse=True)
-    def installed(self):
-        pytest.importorskip("pyscf", reason="the extra hessgnn[pyscf] is not installed")
-
     def test_unknown_methods_are_told_before_anything_is_computed(self):
         with pytest.raises(ConfigError, match="cannot do wB97Q"):
             make_engine(PySCFSettings(functional="wB97Q"))
@@ -166,7 +164,7 @@ class TestPySCF:
             make_engine(PySCFSettings(basis="6-99G"))
 
     def test_water_with_a_range_separated_functional(self):
-        engine = PySCFEngine(PySCFSettings(grid_level=3))
+        engine = PySCFEngine(PySCFSettings())
         assert engine.level_of_theory == "wB97X/6-31G(d)"
         atoms = WATER.copy()
         atoms.positions[1] += [0.02, 0.03, 0.01]

@@ -99,7 +99,9 @@ class PySCFEngine(Engine):
     def _require_known(self) -> None:
         """Ask for a hydrogen molecule's integrals rather than failing on every molecule of a long build."""
         try:
-            molecule = self._gto.M(atom="H 0 0 0; H 0 0 0.74", basis=self.settings.basis, verbose=0)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # where else the basis may be found
+                molecule = self._gto.M(atom="H 0 0 0; H 0 0 0.74", basis=self.settings.basis, verbose=0)
             self._dft.libxc.parse_xc(self.settings.functional)
             self._dft.RKS(molecule, xc=self.settings.functional).build()
         except (KeyError, ValueError, RuntimeError, NotImplementedError) as error:
