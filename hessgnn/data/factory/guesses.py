@@ -84,10 +84,11 @@ def _halfway(recipe: Recipe, engine: Engine, reaction: Reaction) -> Iterator[Ato
 def _from_band(way: Literal["geodesic", "idpp"], recipe: Recipe, engine: Engine, reaction: Reaction) -> Atoms:
     """The highest image of an elastic band between both sides."""
     ends = reaction_ends(reaction, seed=recipe.seed)
-    for side, end in zip(("reactant", "product"), ends, strict=True):
+    for end in ends:
         optimise(engine, end, _END_FMAX, recipe.minimum.max_steps)
-        if side_of(reaction, end) != side:
-            raise LabelError(f"the {side} is no minimum: it relaxes to something else")
+    sides = [side_of(reaction, end) for end in ends]
+    if sorted(map(str, sides)) != ["product", "reactant"]:  # which hand is which in an inversion is nobody's choice
+        raise LabelError(f"the ends relax to {' and '.join(side or 'something else' for side in sides)}")
     minimize_rotation_and_translation(*ends)
     path = interpolate(way, recipe.path.images, *ends)
     return highest_image(recipe.path, engine, path, ends[0].numbers)
