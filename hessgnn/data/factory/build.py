@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import re
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -26,7 +27,9 @@ from hessgnn.data.factory.engines import Engine, LabelError, make_engine
 from hessgnn.data.factory.geometries import starting_geometries
 from hessgnn.data.factory.reactions import reactions
 from hessgnn.data.factory.recipe import Recipe
+from hessgnn.data.factory.targets import PairTarget, WrittenTarget
 from hessgnn.data.factory.tasks import MoleculeTask, ReactionTask, Task
+from hessgnn.data.kinds import FRAMES
 from hessgnn.data.splits import split_groups, split_of
 from hessgnn.data.store import Store, write_store
 from hessgnn.data.structure import Structure
@@ -75,7 +78,8 @@ def tasks_of(recipe: Recipe) -> tuple[list[Task], dict[str, str]]:
     geometries, skipped = starting_geometries(recipe.geometries)
     tasks: list[Task] = [MoleculeTask(name, atoms) for name, atoms in geometries.items()]
     if recipe.reactions is not None:
-        tasks += [ReactionTask(reaction) for reaction in reactions(recipe.reactions)]
+        tasks += [ReactionTask(WrittenTarget(reaction)) for reaction in reactions(recipe.reactions)]
+    tasks += [ReactionTask(PairTarget.read(pair)) for pair in recipe.pairs]
     names = [task.name for task in tasks]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -161,7 +165,15 @@ def assign_splits(recipe: Recipe, structures: Sequence[Structure]) -> list[Struc
         When the training split lacks an element that occurs.
     """
     of_group = split_groups((structure.group for structure in structures), recipe.split.fractions, recipe.split.seed)
-    divided = [replace(s, split=split_of(s.kind, of_group[s.group])) for s in structures]
+    met: Counter[tuple[str, str]] = Counter()
+    divided = []
+    for structure in structures:
+        place = (structure.group, structure.kind)
+        kept = structure.kind in FRAMES and met[place] % recipe.split.validation_every
+        divided.append(
+            replace(structure, split=structure.kind if kept else split_of(structure.kind, of_group[structure.group]))
+        )
+        met[place] += 1
     shown = {int(z) for structure in divided if structure.split == "train" for z in structure.numbers}
     absent = sorted({int(z) for structure in divided for z in structure.numbers} - shown)
     if absent:

@@ -10,10 +10,9 @@ from hessgnn.data.factory import irc
 from hessgnn.data.factory.engines import Engine, LabelError
 from hessgnn.data.factory.guesses import guesses
 from hessgnn.data.factory.minimum import Stationary, find_minimum
-from hessgnn.data.factory.reaction import Reaction
 from hessgnn.data.factory.recipe import Recipe
 from hessgnn.data.factory.saddle import find_saddle
-from hessgnn.data.factory.sides import side_of
+from hessgnn.data.factory.targets import Target
 from hessgnn.data.structure import Array
 
 
@@ -37,7 +36,7 @@ class Step:
     frames: list[Array]
 
 
-def find_step(recipe: Recipe, engine: Engine, reaction: Reaction) -> Step:
+def find_step(recipe: Recipe, engine: Engine, target: Target) -> Step:
     """Find and prove an elementary step.
 
     Parameters
@@ -46,14 +45,14 @@ def find_step(recipe: Recipe, engine: Engine, reaction: Reaction) -> Step:
         Ways to guess, limits of each search.
     engine
         What computes labels.
-    reaction
+    target
         What to look for.
 
     Returns
     -------
     Step
         Its saddle point has exactly one imaginary mode, and steepest descent from it ends in the two minima that the
-        reaction says.
+        target says.
 
     Raises
     ------
@@ -61,10 +60,10 @@ def find_step(recipe: Recipe, engine: Engine, reaction: Reaction) -> Step:
         When no guess leads to that, with the reasons.
     """
     reasons: list[str] = []
-    tried = guesses(recipe, engine, reaction)
+    tried = guesses(recipe, engine, target)
     while True:
         try:
-            return _proved(recipe, engine, reaction, next(tried))
+            return _proved(recipe, engine, target, next(tried))
         except StopIteration:
             break
         except LabelError as error:
@@ -72,13 +71,13 @@ def find_step(recipe: Recipe, engine: Engine, reaction: Reaction) -> Step:
     raise LabelError("; ".join(dict.fromkeys(reasons)) or "there is no guess of the saddle point")
 
 
-def _proved(recipe: Recipe, engine: Engine, reaction: Reaction, guess: Atoms) -> Step:
+def _proved(recipe: Recipe, engine: Engine, target: Target, guess: Atoms) -> Step:
     """Refine a guess and follow the path from it."""
     saddle = find_saddle(recipe.saddle, engine, guess)
     branches = irc.follow(recipe.irc, engine, saddle)
     # Steepest descent keeps a symmetry that it begins with, and can end on the ridge between two equal minima.
     minima = [find_minimum(recipe.minimum, engine, Atoms(guess.numbers, branch.end)) for branch in branches]
-    sides = [side_of(reaction, minimum.atoms) for minimum in minima]
+    sides = [target.side(minimum.atoms) for minimum in minima]
     if sorted(map(str, sides)) != ["product", "reactant"]:
         raise LabelError(f"the path joins {' and '.join(side or 'something else' for side in sides)}")
     if sides[0] == "product":

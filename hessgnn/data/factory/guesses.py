@@ -13,10 +13,8 @@ from ase.optimize import BFGS
 from hessgnn.data.factory.band import highest_image, interpolate
 from hessgnn.data.factory.engines import Engine, EngineCalculator, LabelError
 from hessgnn.data.factory.minimum import optimise
-from hessgnn.data.factory.reaction import Reaction
 from hessgnn.data.factory.recipe import Recipe
-from hessgnn.data.factory.sides import changing_bonds, side_of
-from hessgnn.data.factory.smiles import halfway, reaction_ends
+from hessgnn.data.factory.targets import Target
 from hessgnn.data.structure import Array
 
 _STRETCHES = (1.35, 1.55, 1.2)
@@ -31,7 +29,7 @@ _END_FMAX = 1e-2
 """Largest force at the ends of a band, eV/Å; the true ends are those of the path from the saddle point."""
 
 
-def guesses(recipe: Recipe, engine: Engine, reaction: Reaction) -> Iterator[Atoms]:
+def guesses(recipe: Recipe, engine: Engine, target: Target) -> Iterator[Atoms]:
     """Guess where the saddle point of a reaction is, again and again.
 
     Parameters
@@ -40,13 +38,13 @@ def guesses(recipe: Recipe, engine: Engine, reaction: Reaction) -> Iterator[Atom
         The ways to guess, in their order.
     engine
         What computes energies and forces.
-    reaction
+    target
         What to look for.
 
     Yields
     ------
     ase.Atoms
-        In the atom order of the reaction.
+        In the atom order of the target.
 
     Raises
     ------
@@ -55,20 +53,20 @@ def guesses(recipe: Recipe, engine: Engine, reaction: Reaction) -> Iterator[Atom
     """
     for way in recipe.path.guesses:
         if way == "halfway":
-            yield from _halfway(recipe, engine, reaction)
+            yield from _halfway(recipe, engine, target)
         else:
-            yield _from_band(way, recipe, engine, reaction)
+            yield _from_band(way, recipe, engine, target)
 
 
-def _halfway(recipe: Recipe, engine: Engine, reaction: Reaction) -> Iterator[Atoms]:
+def _halfway(recipe: Recipe, engine: Engine, target: Target) -> Iterator[Atoms]:
     """Geometries between both sides, relaxed while the bonds that change are held."""
-    held = changing_bonds(reaction)
+    held = target.changing_bonds()
     if not held:
-        yield from halfway(reaction, seed=recipe.seed)[:2]
+        yield from target.halfway(recipe.seed, _STRETCHES[0])[:2]
         return
     for stretch in _STRETCHES:
         relaxed: list[tuple[float, Atoms]] = []
-        for atoms in halfway(reaction, seed=recipe.seed, stretch=stretch)[:_EMBEDDINGS]:
+        for atoms in target.halfway(recipe.seed, stretch)[:_EMBEDDINGS]:
             atoms.calc = EngineCalculator(engine)
             atoms.set_constraint(_Springs(atoms, held))
             try:
@@ -81,12 +79,12 @@ def _halfway(recipe: Recipe, engine: Engine, reaction: Reaction) -> Iterator[Ato
             yield Atoms(best.numbers, best.positions)
 
 
-def _from_band(way: Literal["geodesic", "idpp"], recipe: Recipe, engine: Engine, reaction: Reaction) -> Atoms:
+def _from_band(way: Literal["geodesic", "idpp"], recipe: Recipe, engine: Engine, target: Target) -> Atoms:
     """The highest image of an elastic band between both sides."""
-    ends = reaction_ends(reaction, seed=recipe.seed)
+    ends = target.ends(recipe.seed)
     for end in ends:
         optimise(engine, end, _END_FMAX, recipe.minimum.max_steps)
-    sides = [side_of(reaction, end) for end in ends]
+    sides = [target.side(end) for end in ends]
     if sorted(map(str, sides)) != ["product", "reactant"]:  # which hand is which in an inversion is nobody's choice
         raise LabelError(f"the ends relax to {' and '.join(side or 'something else' for side in sides)}")
     minimize_rotation_and_translation(*ends)

@@ -10,6 +10,7 @@ from hessgnn.config import Settings, parse_named
 from hessgnn.data.factory.engines import ENGINES, EngineSettings, TBLiteSettings
 from hessgnn.data.factory.geometries import SOURCES, SourceSettings
 from hessgnn.data.factory.reactions import ReactionSettings
+from hessgnn.data.factory.targets import PairSettings
 from hessgnn.data.kinds import KINDS
 
 
@@ -82,6 +83,9 @@ class SplitSettings(Settings):
 
     fractions: dict[str, float] = Field(default={"train": 0.7, "validation": 0.15, "test": 0.15})
     seed: NonNegativeInt = 0
+    validation_every: PositiveInt = Field(
+        default=1, description="each so many-th frame of a validation group is validated on, the others are kept apart"
+    )
 
 
 class Recipe(Settings):
@@ -93,6 +97,7 @@ class Recipe(Settings):
     engine: SerializeAsAny[EngineSettings] = TBLiteSettings()
     geometries: list[SerializeAsAny[SourceSettings]] = Field(default=[], description="starting points of minima")
     reactions: ReactionSettings | None = None
+    pairs: list[PairSettings] = Field(default=[], description="reactions whose two sides are geometries")
     minimum: MinimumSettings = MinimumSettings()
     path: PathSettings = PathSettings()
     saddle: SaddleSettings = SaddleSettings()

@@ -14,8 +14,8 @@ from hessgnn.data.factory.elementary import find_step
 from hessgnn.data.factory.engines import Engine
 from hessgnn.data.factory.labelled import frames_around, label
 from hessgnn.data.factory.minimum import find_minimum
-from hessgnn.data.factory.reaction import Reaction
 from hessgnn.data.factory.recipe import Recipe
+from hessgnn.data.factory.targets import Target
 from hessgnn.data.kinds import IRC, MINIMUM, PRODUCT, REACTANT, TRANSITION_STATE
 from hessgnn.data.structure import Structure
 
@@ -96,7 +96,7 @@ class Task(ABC):
         str
             Hexadecimal digits.
         """
-        rest = {"name", "description", "geometries", "reactions", "split", "resolution"}
+        rest = {"name", "description", "geometries", "reactions", "pairs", "split", "resolution"}
         relevant = recipe.model_dump_json(exclude=rest)
         return hashlib.sha256(relevant.encode() + self.name.encode() + self.identity()).hexdigest()[:16]
 
@@ -122,20 +122,20 @@ class MoleculeTask(Task):
 class ReactionTask(Task):
     """A reaction: its saddle point ``NAME/ts``, its ends, and frames of its path, ``NAME/ts/irc-00`` and so on."""
 
-    reaction: Reaction
+    target: Target
 
     @property
     def name(self) -> str:  # type: ignore[override]
-        """The reaction's."""
-        return self.reaction.name
+        """The target's."""
+        return self.target.name
 
     def identity(self) -> bytes:
-        """What the reaction says."""
-        return repr(self.reaction).encode()
+        """What the target says."""
+        return self.target.identity()
 
     def stationary(self, recipe: Recipe, engine: Engine) -> tuple[list[Structure], dict[str, Any]]:
         """The saddle point, its two minima and the frames of the path."""
-        step = find_step(recipe, engine, self.reaction)
+        step = find_step(recipe, engine, self.target)
         saddle = f"{self.name}/ts"
         points = [
             (saddle, TRANSITION_STATE, "", step.saddle),
@@ -153,9 +153,7 @@ class ReactionTask(Task):
         ]
         energies = [structure.energy or 0.0 for structure in made[:3]]
         facts = {
-            "family": self.reaction.family,
-            "reactant": self.reaction.reactant,
-            "product": self.reaction.product,
+            **self.target.facts(),
             "barrier": round(energies[0] - energies[1], 4),
             "reaction_energy": round(energies[2] - energies[1], 4),
             "imaginary_frequency": round(float(step.saddle.modes.frequencies[0]), 1),

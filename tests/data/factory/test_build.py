@@ -1,3 +1,4 @@
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -114,6 +115,21 @@ def test_training_must_show_every_element(built):
     recipe = parse(Recipe, SMALL | {"split": {"fractions": {"train": 0.5, "test": 0.5}}}, where="test")
     with pytest.raises(DataError, match="training split has no"):
         assign_splits(recipe, list(built[1]))
+
+
+def test_a_part_of_the_frames_of_validation_groups_follows_them(recipe, built):
+    frames = [replace(built[1][1], name=f"f{k}") for k in range(6)]
+    rest = [replace(built[1][0], name="other", group="other")]
+    for every, count in ((1, 6), (2, 3), (4, 2)):
+        split = {"fractions": {"validation": 0.5, "train": 0.5}, "validation_every": every}
+        placed = {}
+        for seed in range(8):  # one of them draws the group of the frames for validation
+            settings = parse(Recipe, SMALL | {"split": split | {"seed": seed}}, where="test")
+            with contextlib.suppress(DataError):
+                made = assign_splits(settings, [*frames, *rest])
+                placed[next(s.split for s in made if s.name == "other")] = [s.split for s in made[:6]]
+        assert placed["train"].count("validation") == count
+        assert placed["train"].count("nms") == 6 - count
 
 
 def test_rounded_hessians_lie_on_their_grid_and_near_the_truth(recipe, built, tmp_path):

@@ -9,15 +9,15 @@ from hessgnn.data.factory.elementary import find_step
 from hessgnn.data.factory.engines import LabelError, make_engine
 from hessgnn.data.factory.reaction import Inversion, Reaction
 from hessgnn.data.factory.recipe import Recipe
-from hessgnn.data.factory.sides import side_of
+from hessgnn.data.factory.targets import PairTarget, WrittenTarget
 from hessgnn.data.factory.tasks import ReactionTask
 from hessgnn.data.kinds import IRC, NMS, PRODUCT, REACTANT, TRANSITION_STATE
 
 for package in ("sella", "rdkit", "geodesic_interpolate"):
     pytest.importorskip(package, reason="the extra hessgnn[factory] is not installed")
 
-HCN = Reaction("hcn", "isomerisation", "[C:1]([H:3])#[N:2]", "[C-:1]#[N+:2][H:3]")
-AMMONIA = Reaction("nh3", "inversion", "[NH3:1]", "[NH3:1]", Inversion(1))
+HCN = WrittenTarget(Reaction("hcn", "isomerisation", "[C:1]([H:3])#[N:2]", "[C-:1]#[N+:2][H:3]"))
+AMMONIA = WrittenTarget(Reaction("nh3", "inversion", "[NH3:1]", "[NH3:1]", Inversion(1)))
 RECIPE = parse(
     Recipe,
     {"name": "x", "irc": {"frames": 3}, "displaced": {"frames": {"transition-state": 2, "irc": 1}}},
@@ -41,7 +41,7 @@ def test_the_step_is_proved(outcome):
     counts = [vibrations(s.numbers, s.positions, s.hessian).n_imaginary() for s in (reactant, saddle, product)]
     assert counts == [0, 1, 0]
     for end, side in ((reactant, "reactant"), (product, "product")):
-        assert side_of(HCN, Atoms(end.numbers, end.positions)) == side
+        assert HCN.side(Atoms(end.numbers, end.positions)) == side
         assert np.abs(end.forces).max() < 1e-4
     assert outcome.facts["barrier"] == pytest.approx(saddle.energy - reactant.energy, abs=1e-4)
     assert outcome.facts["barrier"] == pytest.approx(3.175, abs=0.01)
@@ -70,6 +70,15 @@ def test_displaced_frames_know_their_parents(outcome):
 
 
 # The straight line that IDPP begins with takes the hydrogen of HCN through the nitrogen.
+def test_two_geometries_are_joined(outcome):
+    ends = [of_kind(outcome, kind)[0] for kind in (REACTANT, PRODUCT)]
+    atoms = [Atoms(end.numbers, end.positions) for end in ends]
+    atoms[0].positions[2, 0] += 0.05  # off the line, where a search for the saddle point would stay
+    made = ReactionTask(PairTarget("pair/hcn", *atoms)).run(RECIPE, make_engine(RECIPE.engine))
+    assert made.facts["barrier"] == pytest.approx(outcome.facts["barrier"], abs=1e-3)
+    assert {structure.parent for structure in of_kind(made, IRC)} == {"pair/hcn/ts"}
+
+
 @pytest.mark.parametrize(("way", "reaction", "imaginary"), [("geodesic", HCN, -1426), ("idpp", AMMONIA, -971)])
 def test_a_band_finds_it_too(way, reaction, imaginary):
     recipe = RECIPE.model_copy(update={"path": RECIPE.path.model_copy(update={"guesses": [way]})})
@@ -81,7 +90,7 @@ def test_a_path_that_joins_something_else_is_refused_with_the_reason(monkeypatch
     planar = Atoms("NH3", [[0, 0, 0], [1, 0, 0.02], [-0.5, 0.866, 0], [-0.5, -0.866, 0]])
     monkeypatch.setattr(elementary, "guesses", lambda *_: iter([planar]))
     assert find_step(RECIPE, make_engine(RECIPE.engine), AMMONIA).saddle.modes.n_imaginary() == 1
-    monkeypatch.setattr(elementary, "side_of", lambda *_: None)
+    monkeypatch.setattr(WrittenTarget, "side", lambda *_: None)
     with pytest.raises(LabelError, match="joins something else and something else"):
         find_step(RECIPE, make_engine(RECIPE.engine), AMMONIA)
 
