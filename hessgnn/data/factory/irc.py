@@ -22,9 +22,11 @@ _DROP = 1e-3
 """How far below the saddle point a path begins, in the harmonic approximation, eV."""
 _LEFT = 5e-3
 """A path has left the saddle point, where forces are small too, when it has come down so far, eV."""
+_FLAT = 1e-3
+"""Below this force a path has ended however little it has come down, eV/Å: some barriers are lower than that."""
 _LONGEST_PUSH = 0.1
 """Å·amu^½; a flat saddle point is not left farther than that."""
-_LONGEST_TIME = 1e6
+_LONGEST_TIME = 2e4
 """Å²·amu/eV. The slowest motion of a molecule takes some thousand."""
 _STEP = 1e-3
 """Of the differences that steer the integrator, Å·amu^½."""
@@ -126,7 +128,8 @@ def _descend(settings: IRCSettings, engine: Engine, saddle: Atoms, push: Array) 
 
     def away_from_minimum(_: float, q: Array) -> float:
         energy, forces = engine.energy_forces(atoms_at(q))
-        return max(float(np.abs(forces).max()) - settings.fmax, energy - (top - _LEFT))
+        largest = float(np.abs(forces).max())
+        return min(largest - _FLAT, max(largest - settings.fmax, energy - (top - _LEFT)))
 
     away_from_minimum.terminal, away_from_minimum.direction = True, -1  # type: ignore[attr-defined]
     start = (saddle.positions + push).ravel() * root

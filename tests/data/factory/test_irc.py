@@ -81,3 +81,10 @@ def test_ammonia_inverts_along_a_path_that_is_its_own_mirror_image():
         step = (after - before) * np.sqrt(masses)
         cosine = (downhill * step).sum() / np.linalg.norm(downhill) / np.linalg.norm(step)
         assert cosine > 0.99
+
+
+def test_a_barrier_of_some_millielectronvolts_is_followed_too():
+    low = double_well(barrier=3e-3)
+    top = stationary(low, Atoms("CO", [[0, 0, 0], [0, 0, 1.5]]))
+    lengths = sorted(float(np.linalg.norm(np.diff(b.end, axis=0))) for b in irc.follow(IRCSettings(), low, top))
+    np.testing.assert_allclose(lengths, [1.0, 2.0], atol=0.05)
