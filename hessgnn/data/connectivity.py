@@ -42,7 +42,8 @@ def connectivity(structure: Structure) -> str:
 
     Atoms are told apart by their elements and, round by round, by those of their neighbours (Weisfeiler and Lehman).
     The digests are made here and not by networkx, whose hashes differ from release to release: a split is drawn by
-    them.
+    them. The method takes some pairs of graphs for equal that are not, such as decalin and bicyclopentyl: so they stay
+    in one split, which does no harm.
 
     Parameters
     ----------
