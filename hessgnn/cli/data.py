@@ -75,6 +75,14 @@ def import_(
     _print_reasons(console, "left out", report.unreadable)
     if report.renamed:
         console.print(f"{report.renamed} structures had a name that was taken and got a number")
+    if len(report.states) > 1:
+        mixed = ", ".join(f"{state} {count}" for state, count in report.states.items())
+        console.print(
+            f"warning: taken as one level: {mixed}; no potential of elements and positions tells these states apart",
+            highlight=False,
+            soft_wrap=True,
+            markup=False,
+        )
     console.print(
         f"{report.structures} of {report.entries} structures at {report.level} in {output};"
         f" judge them: hessgnn data check {output}",

@@ -108,7 +108,7 @@ def _noise_of_splits(summaries: Mapping[str, SplitSummary]) -> Table:
     of_split = {split: {noise.quantity: noise for noise in found.noise} for split, found in summaries.items()}
     quantities = list(dict.fromkeys(key for measured in of_split.values() for key in measured))
     units = {key: noise.unit for measured in of_split.values() for key, noise in measured.items()}
-    headings = ("split", *(f"{key.partition(' (')[0]} {units[key]}" for key in quantities))
+    headings = ("split", *(f"{key.partition(' (')[0].removeprefix('max ')}\n{units[key]}" for key in quantities))
     rows = [
         (split, *(_number(measured[key].high if key in measured else None) for key in quantities))
         for split, measured in of_split.items()

@@ -35,7 +35,7 @@ class Noise:
     largest: float
 
 
-SYMMETRY = "max |H − Hᵀ| when made"
+SYMMETRY = "max |H − Hᵀ| (as made)"
 TRANSLATION = "max |Σ_j H_ij| (translation)"
 ROTATION = "max |H u + ω × F| (rotation)"
 NET_FORCE = "|Σ_i F_i|"

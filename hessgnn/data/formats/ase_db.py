@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -42,7 +43,12 @@ def write(structures: Iterable[Structure], target: Path, level: str) -> None:
     """Write one database. Names go into the data of a row too: ASE refuses key-value texts that look like numbers."""
     with atomic_path(target) as temporary:
         kind = "json" if target.suffix == ".json" else "db"
-        with connect(temporary, type=kind, append=False, use_lock_file=False) as database:
-            for structure in structures:
-                atoms = atoms_of(structure, level)
-                database.write(atoms, data=atoms.info)
+        try:
+            with connect(temporary, type=kind, append=False, use_lock_file=False) as database:
+                for structure in structures:
+                    atoms = atoms_of(structure, level)
+                    database.write(atoms, data=atoms.info)
+        except sqlite3.Error as error:  # it does not tell a full disk from other failures to write
+            raise OSError(errno.EIO, str(error)) from error
+        finally:
+            temporary.with_name(f"{temporary.name}-journal").unlink(missing_ok=True)

@@ -69,7 +69,7 @@ def _of_batch(batch: Any, shard: Path, environment: str) -> Iterator[Entry]:
                 kind="minimum",
                 split=environment or "train",
             )
-            return structure, level
+            return Record(structure, level)
 
         yield Entry(f"{shard}, {label}", load)
 

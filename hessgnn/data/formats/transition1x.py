@@ -68,6 +68,6 @@ def _of_group(holder: h5py.Group, path: Path, name: str, group: str, kind: str, 
                 kind=kind if top is None or not np.array_equal(positions(i), top) else "transition-state",
                 split=split,
             )
-            return structure, LEVEL
+            return Record(structure, LEVEL)
 
         yield Entry(f"{path}, {holder.name}[{i}]", load)
