@@ -186,4 +186,4 @@ def _print_json(console: Console, store: Store, found: dict[str, Any]) -> None:
 
 def _print_reasons(console: Console, title: str, reasons: dict[str, str]) -> None:
     for name, reason in reasons.items():
-        console.print(f"{title}: {name}: {reason}", highlight=False, soft_wrap=True, markup=False)
+        console.print(" ".join(f"{title}: {name}: {reason}".split()), highlight=False, soft_wrap=True, markup=False)

@@ -49,6 +49,8 @@ class HDF5Output(h5py.File):
         self._disk.close()
         if kind is None:
             self.require_written()
+        elif issubclass(kind, OSError) and self._disk.failure is not None:  # what was dropped could not be read back
+            raise self._disk.failure from error
 
 
 class _Disk(io.FileIO):

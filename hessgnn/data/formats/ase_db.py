@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ase.db import connect
+from ase.io.formats import UnknownFileTypeError
 
 from hessgnn.data.formats.atoms import atoms_of, structure_of
 from hessgnn.data.formats.common import files_of, prefix_of
@@ -25,8 +26,9 @@ def read(source: Path) -> Iterator[Entry]:
         try:
             database = connect(path, type="json" if path.suffix == ".json" else "db", use_lock_file=False)
             rows = [row.id for row in database.select(columns=["id"], include_data=False)]
-        except (sqlite3.Error, ValueError, KeyError) as error:
-            raise DataError(f"is not a database of ASE, or is damaged ({error})", where=path) from error
+        except (sqlite3.Error, ValueError, KeyError, UnknownFileTypeError) as error:
+            reason = " ".join(str(error).split())
+            raise DataError(f"is not a database of ASE, or is damaged ({reason})", where=path) from error
         for number in rows:
 
             def load(number: int = number, database: object = database, prefix: str = prefix) -> Record:

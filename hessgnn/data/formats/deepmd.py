@@ -11,6 +11,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 from ase.data import atomic_numbers, chemical_symbols
@@ -94,7 +95,7 @@ def _of_set(folder: Path, numbers: NDArray[np.int64], label: str, *, periodic: b
 def _open(path: Path) -> NDArray:
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, EOFError, OSError, SyntaxError, TokenError) as error:
         raise DataError("is not a .npy file of numbers, or is damaged", where=path, remedy="write it again") from error
 
 

@@ -16,7 +16,10 @@ from typing import NamedTuple, TypeVar
 from hessgnn.data.structure import Structure
 from hessgnn.errors import ConfigError, DataError, did_you_mean
 
-_DAMAGE = (ValueError, LookupError, TypeError, OSError, EOFError, RuntimeError, MemoryError, sqlite3.Error)
+_DAMAGE = (
+    *(ValueError, LookupError, TypeError, AttributeError, SyntaxError, OSError, EOFError, RuntimeError, MemoryError),
+    sqlite3.Error,
+)
 """What libraries raise on damaged files."""
 
 
@@ -71,7 +74,7 @@ class Entry:
         try:
             return Record(*self.load())
         except DataError as error:
-            raise DataError(error.what, where=self.where, remedy=error.remedy) from error
+            raise DataError(" ".join(error.what.split()), where=self.where, remedy=error.remedy) from error
         except _DAMAGE as error:
             raise DataError(f"cannot be read ({_reason(error)})", where=self.where) from error
 
