@@ -1,4 +1,7 @@
-"""Splits of a data set: whole groups (molecules, reactions) drawn at random, so that none leaks into another split."""
+"""Splits of a data set: whole groups (molecules, reactions) drawn at random, so that none leaks into another split.
+
+What belongs together is found in :mod:`hessgnn.data.families`.
+"""
 
 from __future__ import annotations
 
@@ -54,8 +57,9 @@ def split_groups(groups: Iterable[str], fractions: Mapping[str, float], seed: in
 def split_of(kind: str, group_split: str) -> str:
     """Place a structure, given where its group was drawn to.
 
-    Frames are kept for judging extrapolation, in splits named after their kind, but those of validation groups follow
-    them: at stationary points every force is zero, so validated on these alone the flattest surface would win.
+    Frames away from stationary points are kept for judging extrapolation, each kind in a split of its own, but those of
+    validation groups follow them: at a minimum every force is zero, so validated on minima alone the flattest surface
+    would win.
 
     Parameters
     ----------

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hessgnn.data import layout
+from hessgnn.data.hdf5 import HDF5Output
 from hessgnn.data.splits import split_hash
 from hessgnn.data.structure import STRINGS, Array, Structure
 from hessgnn.errors import DataError
@@ -59,7 +60,7 @@ def write_store(
     """
     columns: dict[str, list] = {key: [] for key in (*layout.DTYPES, *STRINGS)}
     seen: set[str] = set()
-    with atomic_path(Path(path)) as temporary, h5py.File(temporary, "w") as file:
+    with atomic_path(Path(path)) as temporary, HDF5Output(temporary) as file:
         hessians = _Hessians(file, hessian_dtype)
         for structure in structures:
             if structure.name in seen:
@@ -67,6 +68,7 @@ def write_store(
                     "this name occurs twice", where=structure.name, remedy="give every structure its own name"
                 )
             seen.add(structure.name)
+            file.require_written()
             require_finite(structure)
             asymmetry = 0.0
             if structure.hessian is not None:
