@@ -84,7 +84,8 @@ class SplitSettings(Settings):
     fractions: dict[str, float] = Field(default={"train": 0.7, "validation": 0.15, "test": 0.15})
     seed: NonNegativeInt = 0
     validation_every: PositiveInt = Field(
-        default=1, description="each so many-th frame of a validation group is validated on, the others are kept apart"
+        default=1,
+        description="which structures of validation groups take their frames along: each so many-th",
     )
 
 
