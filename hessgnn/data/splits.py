@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -19,6 +20,9 @@ NMS = "nms"
 EXTRAPOLATION = ("irc", NMS, "thermal")
 """Kinds of frames away from stationary points: of a reaction path, along normal modes, of molecular dynamics. Each is
 the name of a split too, where most of its frames go."""
+
+Kinship = Literal["reaction", "composition", "molecule"]
+"""What a split keeps together, see :func:`hessgnn.data.families.kinship`."""
 
 
 def split_groups(groups: Iterable[str], fractions: Mapping[str, float], seed: int) -> dict[str, str]:
