@@ -11,12 +11,8 @@ from rich.console import Console
 
 from hessgnn.cli import tables
 from hessgnn.config import load
-from hessgnn.data.checks import examine
-from hessgnn.data.families import Kinship
-from hessgnn.data.resplit import resplit
-from hessgnn.data.splits import DISJOINT
+from hessgnn.data.splits import DISJOINT, Kinship
 from hessgnn.data.store import Store
-from hessgnn.data.summary import summarise
 from hessgnn.errors import ConfigError, DataError
 from hessgnn.files import find_resource
 
@@ -118,6 +114,9 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="print the whole report as JSON")] = False,
 ) -> None:
     """Look for faults: units, signs, leaks, broken labels, outliers. Ends with exit status 2 when there are errors."""
+    # The checks find neighbours, which needs torch.
+    from hessgnn.data.checks import examine
+
     store = Store.open(data)
     store.verify()
     report = examine(store, sample=sample)
@@ -136,6 +135,8 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="print everything as JSON")] = False,
 ) -> None:
     """Describe each split of a data set: counts, kinds, elements, label ranges and noise, origin."""
+    from hessgnn.data.summary import summarise
+
     store = Store.open(data)
     summaries = summarise(store)
     if as_json:
@@ -159,6 +160,8 @@ def split(
     Frames of kind irc, nms and thermal go to a split of that name, or with their group to validation. Splits of other
     names stay.
     """
+    from hessgnn.data.resplit import resplit
+
     made = resplit(Store.open(data), output, by=by, fractions=_fractions(fractions), seed=seed)
     counts = ", ".join(f"{name} {count}" for name, count in made.splits.items())
     line = f"{output}: {counts}; splits {made.attributes.split_hash[:16]}"

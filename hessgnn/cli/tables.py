@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from hessgnn.data.checks import Report
-from hessgnn.data.checks.membership import TRAIN
-from hessgnn.data.checks.noise import Noise
+from hessgnn.data.splits import DISJOINT
 from hessgnn.data.store import Store
-from hessgnn.data.summary import SplitSummary
+
+if TYPE_CHECKING:  # they need torch, for which `hessgnn --help` does not wait
+    from hessgnn.data.checks import Report
+    from hessgnn.data.checks.noise import Noise
+    from hessgnn.data.summary import SplitSummary
+
+TRAIN = DISJOINT[0]
 
 _WRAPPED = ("kinds", "elements")  # columns of words, which may take several lines
 

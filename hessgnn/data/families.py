@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
-from typing import Literal, get_args
 
 import numpy as np
 from ase.symbols import Symbols
@@ -12,10 +11,8 @@ from scipy.sparse.csgraph import connected_components
 
 from hessgnn.data.connectivity import connectivity
 from hessgnn.data.duplicates import Duplicates
+from hessgnn.data.splits import Kinship
 from hessgnn.data.structure import Structure
-
-Kinship = Literal["reaction", "composition", "molecule"]
-KINSHIPS: tuple[Kinship, ...] = get_args(Kinship)
 
 
 def families(

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from hessgnn.data.families import Kinship, families, kinship
+from hessgnn.data.families import families, kinship
 from hessgnn.data.kinds import FRAMES
-from hessgnn.data.splits import DISJOINT, require_no_leak, split_groups, split_of
+from hessgnn.data.splits import DISJOINT, Kinship, require_no_leak, split_groups, split_of
 from hessgnn.data.store import Store, write_store
 from hessgnn.errors import DataError
 from hessgnn.progress import tracked

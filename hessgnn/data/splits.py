@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -15,6 +16,9 @@ from hessgnn.errors import ConfigError, DataError
 
 DISJOINT = ("train", "validation", "test")
 """Splits that must not share a group. Others, such as ``nms``, hold frames of the same molecules by design."""
+
+Kinship = Literal["reaction", "composition", "molecule"]
+"""What a split keeps together, see :func:`hessgnn.data.families.kinship`."""
 
 
 def split_groups(groups: Iterable[str], fractions: Mapping[str, float], seed: int) -> dict[str, str]:
