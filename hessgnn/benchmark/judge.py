@@ -11,17 +11,13 @@ from hessgnn.benchmark import accuracy
 from hessgnn.benchmark.journal import Journal
 from hessgnn.benchmark.record import METRICS, DataSource, Failure, Metric, PredictionFile, Record
 from hessgnn.benchmark.surface import Surface
-from hessgnn.benchmark.task import Task
+from hessgnn.benchmark.task import Subject, Task
 from hessgnn.benchmark.tasks import ACCURACY, TaskSettings
 from hessgnn.data.store import Store
-from hessgnn.data.structure import Structure
 from hessgnn.errors import UserError
 
 Observer = Callable[[str, int, int], None]
 """Called with what is being done, the number of structures done, and their total."""
-
-MINIMUM = "minimum"
-"""Kind of the structures that molecules are simulated from."""
 
 
 @dataclass
@@ -93,7 +89,7 @@ def judge(
     verdict
         What is known already of the same surface, data and versions; it is added to.
     all_splits
-        Whether a split without a minimum is a failure of a task that needs minima. It is if there is no other, too.
+        Whether a split that holds nothing for a task is a failure of it. It is if no split holds anything, too.
     observer
         Told of the progress.
 
@@ -111,18 +107,18 @@ def judge(
         verdict.reason = None
         for split in splits:
             _accuracy(surface, store, split, folder, verdict, tell)
-    molecules = {split: _minima(store, split) for split in splits}
-    if not all_splits and any(molecules.values()):
-        molecules = {split: found for split, found in molecules.items() if found}
     for task in (task for name, task in settings.tasks().items() if name in names):
-        for split, structures in molecules.items():
+        subjects = {split: task.subjects(store, split) for split in splits}
+        if not all_splits and any(subjects.values()):
+            subjects = {split: found for split, found in subjects.items() if found}
+        for split, found in subjects.items():
             verdict.forget(task.name, split)
-            if not structures:
-                reason = "the split holds no minimum with a Hessian"
+            if not found:
+                reason = f"the split holds no {task.needs}"
                 verdict.failures.append(Failure(task=task.name, split=split, structure=None, reason=reason))
                 continue
             try:
-                _simulate(task, surface, structures, split, folder, source, verdict, tell)
+                _simulate(task, surface, found, split, folder, source, verdict, tell)
             except UserError as error:
                 verdict.failures.append(Failure(task=task.name, split=split, structure=None, reason=str(error)))
     return verdict
@@ -157,7 +153,7 @@ def _accuracy(surface: Surface, store: Store, split: str, folder: Path, verdict:
 def _simulate(
     task: Task,
     surface: Surface,
-    structures: Sequence[Structure],
+    subjects: Sequence[Subject],
     split: str,
     folder: Path,
     source: DataSource,
@@ -177,13 +173,13 @@ def _simulate(
     def finished(name: str) -> bool:
         return name in journal.results and journal.results[name].get("finished", True)
 
-    label, total = f"{task.name} on {split}", len(structures)
-    pending = [s for s in structures if not finished(s.name)]
+    label, total = f"{task.name} on {split}", len(subjects)
+    pending = [s for s in subjects if not finished(s.name)]
     tell(label, total - len(pending), total)
     if pending:
         for name, result in task.run(surface, pending, journal.results):
             journal.add(name, result)
-            tell(label, sum(finished(s.name) for s in structures), total)
+            tell(label, sum(finished(s.name) for s in subjects), total)
     verdict.results[f"{task.name} {split}"] = journal.file()
     verdict.failures += [
         Failure(task=task.name, split=split, structure=name, reason=result["failure"])
@@ -191,11 +187,6 @@ def _simulate(
         if "failure" in result
     ]
     verdict.add(split, task.metrics(journal.results))
-
-
-def _minima(store: Store, split: str) -> list[Structure]:
-    found = [int(i) for i in store.indices(split) if store.kinds[i] == MINIMUM and store.has_hessian[i]]
-    return [store[i] for i in found]
 
 
 def _is_file(path: Path, file: PredictionFile | None) -> bool:

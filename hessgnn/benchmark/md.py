@@ -6,18 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
-from ase import Atoms, units
-from ase.neighborlist import natural_cutoffs, neighbor_list
-from numpy.typing import NDArray
+from ase import units
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from hessgnn.benchmark.dynamics import Dynamics
 from hessgnn.benchmark.failures import TaskFailure
-from hessgnn.benchmark.geometry import quasi_newton
+from hessgnn.benchmark.geometry import bonds, quasi_newton
 from hessgnn.benchmark.journal import Result
 from hessgnn.benchmark.record import Metric
 from hessgnn.benchmark.surface import Surface
-from hessgnn.benchmark.task import Task, mean_metric
+from hessgnn.benchmark.task import MoleculeTask, mean_metric
 from hessgnn.config import Settings
 from hessgnn.curvature.vibrations import masses_of
 from hessgnn.data.factory.displace import molecule_rng
@@ -29,9 +27,6 @@ PRESETS: dict[str, dict[str, float]] = {
 }
 """``full`` heats by 5 K every 5 ps, as the study does (its end is ours: 1000 K, after 1 ns); ``short`` by 100 K every
 0.1 ps, for two cores: its heat bath lags behind, so its temperatures are no match for those of ``full``."""
-
-_BOND = 1.2
-"""A pair is bonded when it is closer than this times the sum of its covalent radii."""
 
 
 class MDSettings(Settings):
@@ -68,7 +63,7 @@ class MDSettings(Settings):
         return max(self.window, round(1e3 * self.of_preset(key) / self.timestep))
 
 
-class MDTask(Task[MDSettings]):
+class MDTask(MoleculeTask[MDSettings]):
     """Langevin dynamics from the surface's own minimum, heated until a bond fails.
 
     A bond has failed when the mean of its length over 50 steps leaves [0.75, 1.5] times its length at the reference
@@ -78,14 +73,15 @@ class MDTask(Task[MDSettings]):
     """
 
     name = "md"
+    side_by_side = True
 
     def run(
-        self, surface: Surface, structures: Sequence[Structure], unfinished: Mapping[str, Result]
+        self, surface: Surface, subjects: Sequence[Structure], unfinished: Mapping[str, Result]
     ) -> Iterator[tuple[str, Result]]:
         """See :meth:`hessgnn.benchmark.task.Task.run`."""
         settings = self.settings
         started: dict[str, Result] = {}
-        for structure in structures:
+        for structure in subjects:
             if structure.name in unfinished:
                 started[structure.name] = unfinished[structure.name]
                 continue
@@ -98,13 +94,13 @@ class MDTask(Task[MDSettings]):
                 "finished": False,
                 "reference": structure.positions.tolist(),
                 "minimum": start.positions.tolist(),
-                "bonds": _bonds(structure.numbers, structure.positions).tolist(),
+                "bonds": bonds(structure.numbers, structure.positions).tolist(),
                 "trajectories": [
                     {"seed": k, "rung": 0, "positions": start.positions.tolist(), "velocities": None, "failed": None}
                     for k in range(settings.seeds)
                 ],
             }
-        chosen = [s for s in structures if s.name in started]
+        chosen = [s for s in subjects if s.name in started]
         if not chosen:
             return
         fresh = [s for s in chosen if "drift" not in started[s.name]]
@@ -181,27 +177,28 @@ class MDTask(Task[MDSettings]):
             for slope, s, alive in zip(slopes, structures, dynamics.alive, strict=True)
         ]
 
+    def values(self, results: Mapping[str, Result]) -> dict[str, dict[str, float | None]]:
+        """See :meth:`hessgnn.benchmark.task.Task.values`; a molecule without a minimum fails at once, at 0 K."""
+        hottest = self.settings.temperatures()[-1]
+        found = {name: _reached(row, "temperature", hottest) for name, row in results.items()}
+        return {"md_failure_temperature": dict(found)}
+
     def metrics(self, results: Mapping[str, Result]) -> dict[str, Metric]:
         """See :meth:`hessgnn.benchmark.task.Task.metrics`; a molecule without a minimum fails at once, at 0 K."""
         settings = self.settings
         hottest = settings.temperatures()[-1]
         longest = 1e-3 * settings.timestep * settings.steps("rung") * len(settings.temperatures())
         rows = list(results.values())
-
-        def reached(row: Result, key: str, whole: float) -> float:
-            ends = [t["failed"][key] if t["failed"] else whole for t in row["trajectories"]]
-            return float(np.mean(ends)) if ends else 0.0
-
         drifts = [1e3 * abs(row["drift"]) for row in rows if row.get("drift") is not None]
         return {
             "md_failure_temperature": mean_metric(
-                [reached(row, "temperature", hottest) for row in rows],
+                [_reached(row, "temperature", hottest) for row in rows],
                 f"T to failure (at most {hottest:g} K)",
                 "K",
                 better="higher",
             ),
             "md_failure_time": mean_metric(
-                [reached(row, "time", longest) for row in rows],
+                [_reached(row, "time", longest) for row in rows],
                 f"time to failure (at most {longest:g} ps)",
                 "ps",
                 better="higher",
@@ -260,11 +257,10 @@ def _going(result: Result) -> list[Result]:
     return [trajectory for trajectory in result["trajectories"] if trajectory["failed"] is None]
 
 
-def _bonds(numbers: NDArray[np.int64], positions: Array) -> Array:
-    """Bonded pairs, ``(n, 2)``."""
-    atoms = Atoms(numbers, positions)
-    i, j = neighbor_list("ij", atoms, natural_cutoffs(atoms, mult=_BOND))
-    return np.stack([i, j], axis=1)[i < j]
+def _reached(row: Result, key: str, whole: float) -> float:
+    """Temperature or time at failure, mean over the trajectories of a molecule; ``whole`` for those that held."""
+    ends = [t["failed"][key] if t["failed"] else whole for t in row["trajectories"]]
+    return float(np.mean(ends)) if ends else 0.0
 
 
 def _thermal(structure: Structure, temperature: float, rng: np.random.Generator) -> Array:

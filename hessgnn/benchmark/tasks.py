@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hessgnn.benchmark.md import MDSettings, MDTask
+from hessgnn.benchmark.neb import NEBSettings, NEBTask
 from hessgnn.benchmark.relaxation import RelaxationSettings, RelaxationTask
+from hessgnn.benchmark.saddle import SaddleSettings, SaddleTask
 from hessgnn.benchmark.task import Task
 from hessgnn.benchmark.vibrations import VibrationsSettings, VibrationsTask
 from hessgnn.config import Settings
 from hessgnn.errors import ConfigError, did_you_mean
 
 ACCURACY = "accuracy"
-"""The task that every record has; it predicts whole splits, the others simulate with their minima."""
+"""The task that every record has; it predicts whole splits, the others simulate with their molecules and reactions."""
 
 
 class TaskSettings(Settings):
@@ -20,11 +22,19 @@ class TaskSettings(Settings):
 
     vibrations: VibrationsSettings = VibrationsSettings()
     relaxation: RelaxationSettings = RelaxationSettings()
+    saddle: SaddleSettings = SaddleSettings()
+    neb: NEBSettings = NEBSettings()
     md: MDSettings = MDSettings()
 
     def tasks(self) -> dict[str, Task]:
         """Each task with its settings, under its name."""
-        made = (VibrationsTask(self.vibrations), RelaxationTask(self.relaxation), MDTask(self.md))
+        made: tuple[Task, ...] = (
+            VibrationsTask(self.vibrations),
+            RelaxationTask(self.relaxation),
+            SaddleTask(self.saddle),
+            NEBTask(self.neb),
+            MDTask(self.md),
+        )
         return {task.name: task for task in made}
 
 

@@ -15,7 +15,7 @@ from hessgnn.benchmark.geometry import Optimised, aligned, quasi_newton, rmsd
 from hessgnn.benchmark.journal import Result
 from hessgnn.benchmark.record import Metric
 from hessgnn.benchmark.surface import Surface
-from hessgnn.benchmark.task import Task, mean_metric, share
+from hessgnn.benchmark.task import MoleculeTask, mean_metric, share
 from hessgnn.config import Settings
 from hessgnn.curvature.thermochemistry import Thermochemistry, thermochemistry
 from hessgnn.curvature.vibrations import Vibrations, masses_of, vibrations
@@ -38,7 +38,7 @@ class VibrationsSettings(Settings):
     width: PositiveFloat = Field(default=10.0, description="standard deviation of a line of a spectrum, cm⁻¹")
 
 
-class VibrationsTask(Task[VibrationsSettings]):
+class VibrationsTask(MoleculeTask[VibrationsSettings]):
     """Frequencies, zero-point energy, entropy, heat capacity, free energy and spectrum, against the reference Hessian.
 
     Frequencies are compared by order, and by mode: each mode of the reference with the one that overlaps with it most,
@@ -51,12 +51,12 @@ class VibrationsTask(Task[VibrationsSettings]):
     def run(
         self,
         surface: Surface,
-        structures: Sequence[Structure],
+        subjects: Sequence[Structure],
         unfinished: Mapping[str, Result],  # noqa: ARG002
     ) -> Iterator[tuple[str, Result]]:
         """See :meth:`hessgnn.benchmark.task.Task.run`."""
         calculator = surface.calculator()
-        for structure in structures:
+        for structure in subjects:
             assert structure.hessian is not None, "tasks are given structures with Hessians"
             reference = vibrations(structure.numbers, structure.positions, structure.hessian)
             result: Result = {
@@ -108,12 +108,24 @@ class VibrationsTask(Task[VibrationsSettings]):
             "overlap": overlap[np.arange(len(partner)), partner].tolist(),
         }
 
+    def values(self, results: Mapping[str, Result]) -> dict[str, dict[str, float | None]]:
+        """See :meth:`hessgnn.benchmark.task.Task.values`."""
+
+        def error(row: Result, place: str) -> float | None:
+            return _mean(np.abs(np.subtract(row[place]["frequencies"], row["frequencies"]))) if place in row else None
+
+        return {
+            f"vibrations_{place}_mae": {name: error(row, place) for name, row in results.items()} for place in PLACES
+        }
+
     def metrics(self, results: Mapping[str, Result]) -> dict[str, Metric]:
         """See :meth:`hessgnn.benchmark.task.Task.metrics`."""
         found: dict[str, Metric] = {}
-        rows = list(results.values())
+        rows, values = list(results.values()), self.values(results)
         for place, where in PLACES.items():
             there = [row for row in rows if place in row]
+            key = f"vibrations_{place}_mae"
+            found[key] = mean_metric(list(values[key].values()), f"ν MAE {where}", "cm⁻¹")
             for kind, key in (("order", "frequencies"), ("mode", "matched")):
                 errors = [
                     (np.array(r["frequencies"]), np.abs(np.subtract(r[place][key], r["frequencies"]))) for r in there

@@ -67,7 +67,10 @@ def evaluate(
     ] = None,
     tasks: Annotated[
         list[str] | None,
-        typer.Option("--tasks", help="accuracy (default), vibrations, relaxation, md, or all; commas between several."),
+        typer.Option(
+            "--tasks",
+            help="accuracy (default), vibrations, relaxation, saddle, neb, md, or all; commas between several.",
+        ),
     ] = None,
     splits: Annotated[list[str] | None, typer.Option("--splits", help="Splits to judge on.")] = None,
     calculator: Annotated[
