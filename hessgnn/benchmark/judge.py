@@ -45,8 +45,12 @@ class Verdict:
     def forget(self, task: str, split: str) -> None:
         """Make room for new results."""
         old = self.metrics.get(split, {})
-        mine = set(METRICS) if task == ACCURACY else {name for name in old if name.startswith(f"{task}_")}
-        self.metrics[split] = {name: metric for name, metric in old.items() if name not in mine}
+        mine = accuracy.DIAGNOSTICS if task == ACCURACY else (f"{task}_",)
+        self.metrics[split] = {
+            name: metric
+            for name, metric in old.items()
+            if not (name.startswith(mine) or (task == ACCURACY and name in METRICS))
+        }
         self.failures = [f for f in self.failures if (f.task, f.split) != (task, split)]
         self.results.pop(f"{task} {split}", None)
         if not self.metrics[split]:
@@ -147,7 +151,7 @@ def _accuracy(surface: Surface, store: Store, split: str, folder: Path, verdict:
     if bad:
         verdict.reason = f"predictions are not finite for {len(bad)} structures of {split!r}, first {bad[0]!r}"
         return
-    verdict.add(split, accuracy.metrics(predictions))
+    verdict.add(split, {**accuracy.metrics(predictions), **accuracy.diagnostics(predictions)})
 
 
 def _simulate(

@@ -143,9 +143,9 @@ def _metric_tables(record: Record) -> Iterator[Table]:
     for split, found in record.metrics.items():
         others = [metric for key, metric in found.items() if key not in METRICS]
         if others:
-            table = Table(title=f"{name}, minima of {split}")
+            table = Table(title=f"{name}, {split}")
             table.add_column("metric")
-            for heading in ("value", "unit", "molecules"):
+            for heading in ("value", "unit", "subjects"):
                 table.add_column(heading, justify="right")
             for metric in others:
                 table.add_row(metric.title, _text(metric.value), metric.unit, str(metric.n))

@@ -202,7 +202,7 @@ def markdown_report(board: Leaderboard) -> str:
         ]
     if lines := tables.task_lines(board):
         parts += [
-            "## Tasks on minima",
+            "## Tasks",
             markdown_table(
                 ["Split", "Metric", *(row.entry for row in board.rows)],
                 [[split, f"{info.title}, {info.unit}", *map(str, cells)] for split, info, cells in lines],
