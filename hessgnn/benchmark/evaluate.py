@@ -12,7 +12,7 @@ import torch
 
 from hessgnn.benchmark import accuracy
 from hessgnn.benchmark.judge import Observer, Verdict, judge
-from hessgnn.benchmark.record import Cost, CurvePoint, DataSource, Record, read_record, write_record
+from hessgnn.benchmark.record import Cost, CurvePoint, DataSource, Record, Regime, read_record, write_record
 from hessgnn.benchmark.surface import PotentialSurface, Surface, surface_from_import_path
 from hessgnn.benchmark.tasks import ACCURACY, TaskSettings, chosen_tasks
 from hessgnn.data.splits import DISJOINT
@@ -34,6 +34,8 @@ def evaluate(
     device: str = "cpu",
     sweep: Cost | None = None,
     settings: TaskSettings | None = None,
+    data: str | Path | None = None,
+    regime: Regime | None = None,
     observer: Observer | None = None,
 ) -> Record:
     """Judge the best potential of a run and write ``record.json`` with the results beside it.
@@ -55,6 +57,10 @@ def evaluate(
         What a sweep spent on tuning before this run: its trials and their device-seconds.
     settings
         Of the tasks.
+    data
+        Data to judge on, by file or name; those the run was trained on by default.
+    regime
+        What it was trained on, where the loss does not tell; what the loss saw by default.
     observer
         Told of the progress.
 
@@ -74,7 +80,7 @@ def evaluate(
     potential = load(run.folder, device)
     parameters = potential.n_parameters()
     surface = PotentialSurface(potential, config.entry, batch_size=config.validation.batch_size, device=device)
-    store = Store.open(config.data.path)
+    store = Store.open(data or config.data.path)
     chosen = _splits(store, splits, (config.data.train, config.data.validation))
     verdict = judge(
         surface,
@@ -89,7 +95,7 @@ def evaluate(
         observer=observer,
     )
     record = Record(
-        **_identity(config),
+        **_identity(config, regime),
         **_findings(verdict, surface, store),
         parameters=parameters,
         cost=_cost(run, sweep),
@@ -162,7 +168,15 @@ def evaluate_calculator(
     return record
 
 
-def record_failure(folder: str | Path, config: RunConfig, reason: str, sweep: Cost | None = None) -> Record:
+def record_failure(
+    folder: str | Path,
+    config: RunConfig,
+    reason: str,
+    sweep: Cost | None = None,
+    *,
+    data: str | Path | None = None,
+    regime: Regime | None = None,
+) -> Record:
     """Write the record of a run that failed, so that it is counted and not forgotten.
 
     Parameters
@@ -173,7 +187,7 @@ def record_failure(folder: str | Path, config: RunConfig, reason: str, sweep: Co
         What was tried.
     reason
         Why it failed.
-    sweep
+    sweep, data, regime
         See :func:`evaluate`.
 
     Returns
@@ -183,11 +197,11 @@ def record_failure(folder: str | Path, config: RunConfig, reason: str, sweep: Co
     """
     run = Run(Path(folder))
     record = Record(
-        **_identity(config),
+        **_identity(config, regime),
         status="failed",
         reason=reason,
         parameters=config.potential_class()(config.potential_config()).n_parameters(),
-        data=source(Store.open(config.data.path)),
+        data=source(Store.open(data or config.data.path)),
         cost=_cost(run, sweep),
         metrics={},
         curve=[_curve_point(point) for point in run.curve()],
@@ -300,11 +314,11 @@ def _splits(store: Store, wanted: Sequence[str] | None, used: Sequence[str]) -> 
     return list(wanted)
 
 
-def _identity(config: RunConfig) -> dict[str, Any]:
+def _identity(config: RunConfig, regime: Regime | None) -> dict[str, Any]:
     return {
         "entry": config.entry,
         "architecture": config.potential["name"],
-        "regime": config.loss.regime,
+        "regime": regime or config.loss.regime,
         "seed": config.training.seed,
         "weights": {"energy": 1.0, "forces": config.loss.forces, "hessian": config.loss.hessian},
         "config": config.model_dump(mode="json"),

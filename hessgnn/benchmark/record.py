@@ -17,8 +17,9 @@ from hessgnn.files import write_text
 FORMAT: Literal[1] = 1
 """Version of the record's layout."""
 
-Regime = Literal["mean", "E", "E-F", "E-H", "E-F-H", "external"]
-"""What a potential was trained on; ``mean`` is the predictor that knows the composition only, ``external`` any other
+Regime = Literal["mean", "E", "E-F", "E-F+", "E-H", "E-F-H", "external"]
+"""What a potential was trained on; ``E-F+`` are energies and forces of more frames, for what Hessians would have cost;
+``mean`` is the predictor that knows the composition only, ``external`` any other
 code that was judged through an ASE calculator."""
 
 Better = Literal["lower", "higher"]

@@ -37,11 +37,11 @@ DEFINITIONS = {
 }
 """How each number is defined, for the page and for Markdown."""
 CLAIMS_NOTE = (
-    "Mean ± standard deviation over the seeds that both regimes have. Two paired, two-sided tests: Student's t over "
-    "seeds (three or more) and Wilcoxon's signed ranks over molecules, reactions or paths (six or more that differ), "
-    "seeds averaged. Confirmed: all tests that could be done are significant at 5 % in the claimed direction. Not confirmed: "
-    "they are in the opposite one. Undecided: the rest. Each test stands for itself, so of twenty claims without any "
-    "substance one may seem confirmed. What failed counts with the worst value of all records."
+    "Mean ± standard deviation over the seeds that both sides have. Two paired, two-sided tests: Student's t over seeds "
+    "(three or more), and Wilcoxon's signed ranks over molecules, reactions or paths (six or more that differ), with "
+    "seeds averaged. Confirmed: all tests that could be done are significant at 5 % in the claimed direction. Not "
+    "confirmed: they are in the opposite one. Undecided: the rest. Each test stands for itself, so of twenty claims "
+    "without any substance one may seem confirmed. What failed counts with the worst value of all records."
 )
 
 
