@@ -29,6 +29,7 @@ FLOORS = {
     "hessgnn.cost": 5,
     "hessgnn.leaderboard": 6,
     "hessgnn.sweep": 6,
+    "hessgnn.study": 6,
     "hessgnn.cli": 7,
 }
 """The longest name that a module begins with counts."""

@@ -118,6 +118,19 @@ def sweep(
     run(Path(config), overrides, output=output, dry_run=dry_run)
 
 
+@app.command()
+def study(
+    config: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="Study file such as sweeps/paper.yaml.")],
+    overrides: Overrides = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder; the same one resumes.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan.")] = False,
+) -> None:
+    """Compare labels (E, E-F, E-F+, E-F-H) under fixed settings, on parts of the data, and test what is claimed."""
+    from hessgnn.cli.study import study as run
+
+    run(config, overrides or [], output=output, dry_run=dry_run)
+
+
 def main(application: typer.Typer = app, arguments: Sequence[str] | None = None) -> None:
     """Run a command. Exit status 2 for wrong input, told in one line; 1 for a bug, with its traceback in a file.
 

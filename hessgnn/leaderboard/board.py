@@ -85,8 +85,8 @@ class ClaimResult(Settings):
     unit: str
     direction: Better = Field(description="where Hessian labels are said to move the number")
     architecture: str
-    without: Score = Field(description="E-F, over the seeds that both regimes have")
-    having: Score = Field(description="E-F-H, over the same seeds")
+    without: Score = Field(description="without Hessian labels (E-F), over the seeds that both sides have")
+    having: Score = Field(description="with them (E-F-H), over the same seeds")
     n_seeds: PositiveInt
     p_seeds: float | None = Field(description="paired t-test over seeds; null with fewer than three")
     n_subjects: NonNegativeInt = Field(description="molecules, reactions or paths")

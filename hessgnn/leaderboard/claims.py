@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from hessgnn.benchmark.record import Better
+from hessgnn.benchmark.record import Better, Regime
 from hessgnn.benchmark.tasks import ACCURACY
 from hessgnn.leaderboard.board import ClaimResult, Score, Verdict
 from hessgnn.leaderboard.collect import Loaded
@@ -89,7 +89,9 @@ Values = dict[str, float | None]
 Array = NDArray[np.float64]
 
 
-def judge_claims(loaded: Sequence[Loaded], claims: Sequence[Claim] = CLAIMS) -> list[ClaimResult]:
+def judge_claims(
+    loaded: Sequence[Loaded], claims: Sequence[Claim] = CLAIMS, regimes: tuple[Regime, Regime] = ("E-F", "E-F-H")
+) -> list[ClaimResult]:
     """Hold the records against the claims.
 
     A subject that failed counts with the worst value that any record has for any subject, in both regimes alike, and
@@ -101,6 +103,8 @@ def judge_claims(loaded: Sequence[Loaded], claims: Sequence[Claim] = CLAIMS) -> 
         Records with what was saved beside them.
     claims
         What is claimed.
+    regimes
+        What is compared: labels without Hessians, and with them.
 
     Returns
     -------
@@ -110,12 +114,12 @@ def judge_claims(loaded: Sequence[Loaded], claims: Sequence[Claim] = CLAIMS) -> 
     return [
         result
         for claim in claims
-        for architecture, without, having in _pairs(loaded)
+        for architecture, without, having in _pairs(loaded, regimes)
         if (result := _judge(claim, architecture, without, having, loaded)) is not None
     ]
 
 
-def _pairs(loaded: Iterable[Loaded]) -> list[tuple[str, list[Loaded], list[Loaded]]]:
+def _pairs(loaded: Iterable[Loaded], regimes: tuple[Regime, Regime]) -> list[tuple[str, list[Loaded], list[Loaded]]]:
     """Entries without and with Hessians of the same architecture, each with its seeds."""
     entries: dict[tuple[str, str], dict[str, list[Loaded]]] = {}
     for item in loaded:
@@ -123,7 +127,7 @@ def _pairs(loaded: Iterable[Loaded]) -> list[tuple[str, list[Loaded], list[Loade
         entries.setdefault((record.architecture, record.regime), {}).setdefault(record.entry, []).append(item)
     found = []
     for architecture in dict.fromkeys(architecture for architecture, _ in entries):
-        without, having = entries.get((architecture, "E-F"), {}), entries.get((architecture, "E-F-H"), {})
+        without, having = (entries.get((architecture, regime), {}) for regime in regimes)
         several = len(without) * len(having) > 1
         for (old, a), (new, b) in product(without.items(), having.items()):
             found.append((f"{new} / {old}" if several else architecture, a, b))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import plotly.offline
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -37,11 +38,11 @@ DEFINITIONS = {
 }
 """How each number is defined, for the page and for Markdown."""
 CLAIMS_NOTE = (
-    "Mean ± standard deviation over the seeds that both sides have. Two paired, two-sided tests: Student's t over seeds "
-    "(three or more), and Wilcoxon's signed ranks over molecules, reactions or paths (six or more that differ), with "
-    "seeds averaged. Confirmed: all tests that could be done are significant at 5 % in the claimed direction. Not "
-    "confirmed: they are in the opposite one. Undecided: the rest. Each test stands for itself, so of twenty claims "
-    "without any substance one may seem confirmed. What failed counts with the worst value of all records."
+    "Mean ± standard deviation over the seeds that both sides have. Two paired, two-sided tests: Student's t over "
+    "seeds (three or more), and Wilcoxon's signed ranks over molecules, reactions or paths (six or more that differ), "
+    "with seeds averaged. Confirmed: all tests that could be done are significant at 5 % in the claimed direction. "
+    "Not confirmed: they are in the opposite one. Undecided: the rest. Each test stands for itself, so of twenty "
+    "claims without any substance one may seem confirmed. What failed counts with the worst value of all records."
 )
 
 
@@ -97,14 +98,8 @@ def html_text(board: Leaderboard, loaded: Sequence[Loaded]) -> str:
         tables.heat([line[position] for line in cells]) if column.heat else [None] * len(cells)
         for position, column in enumerate(columns)
     ]
-    environment = Environment(
-        loader=PackageLoader("hessgnn.leaderboard"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("index.html.j2").render(
+    return render(
+        "index.html.j2",
         board=board,
         summary=summary(board),
         groups=_column_groups(columns),
@@ -113,7 +108,7 @@ def html_text(board: Leaderboard, loaded: Sequence[Loaded]) -> str:
         heats=heats,
         metrics={name: METRICS[name] for name in MAIN_METRICS},
         task_lines=tables.task_lines(board),
-        claim_headings=tables.CLAIM_HEADINGS,
+        claim_headings=tables.claim_headings(),
         claim_numeric=tables.CLAIM_NUMERIC,
         claim_lines=[tables.claim_line(result) for result in board.claims],
         claims_note=CLAIMS_NOTE,
@@ -127,8 +122,32 @@ def html_text(board: Leaderboard, loaded: Sequence[Loaded]) -> str:
         curve_panels=curve_panels(board, loaded),
         parity=parity_plots(board, loaded),
         parity_split=parity_split(board),
-        plotlyjs=Markup(plotly.offline.get_plotlyjs()),
     )
+
+
+def render(template: str, **content: Any) -> str:
+    """Fill one of the page templates, with plotly inside, so that the page needs no network.
+
+    Parameters
+    ----------
+    template
+        Its name.
+    **content
+        What it shows; text is escaped.
+
+    Returns
+    -------
+    str
+        A self-contained HTML document.
+    """
+    environment = Environment(
+        loader=PackageLoader("hessgnn.leaderboard"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(plotlyjs=Markup(plotly.offline.get_plotlyjs()), **content)
 
 
 def _column_groups(columns: Sequence[Column]) -> list[tuple[Column, int]]:
@@ -243,9 +262,9 @@ def markdown_report(board: Leaderboard) -> str:
             "## The study's claims",
             CLAIMS_NOTE,
             markdown_table(
-                tables.CLAIM_HEADINGS,
+                tables.claim_headings(),
                 [tables.claim_line(result) for result in board.claims],
-                [heading in tables.CLAIM_NUMERIC for heading in tables.CLAIM_HEADINGS],
+                tables.CLAIM_NUMERIC,
             ),
         ]
     parts += ["## Fairness", "\n".join(f"- {name}: {markdown_text(text)}" for name, text in fairness(board))]

@@ -136,25 +136,18 @@ def task_lines(board: Leaderboard) -> list[tuple[str, MetricInfo, list[Cell]]]:
     return lines
 
 
-CLAIM_HEADINGS = (
-    "Claim",
-    "Source",
-    "Number",
-    "Architecture",
-    "E-F",
-    "E-F-H",
-    "Claimed",
-    "p over seeds",
-    "p over subjects",
-    "Verdict",
-)
+CLAIM_NUMERIC = (False, False, False, False, True, True, False, True, True, False)
+"""Which columns of the table of claims are numbers."""
 
 
-CLAIM_NUMERIC = ("E-F", "E-F-H", "p over seeds", "p over subjects")
+def claim_headings(without: str = "E-F", having: str = "E-F-H") -> list[str]:
+    """Columns of the table of claims; the two sides may have other names."""
+    tested = ["Claimed", "p over seeds", "p over subjects", "Verdict"]
+    return ["Claim", "Source", "Number", "Architecture", without, having, *tested]
 
 
 def claim_line(result: ClaimResult) -> list[str]:
-    """Print what the records say of a claim, under :data:`CLAIM_HEADINGS`."""
+    """Print what the records say of a claim, under :func:`claim_headings`."""
 
     def tested(p: float | None, n: int) -> str:
         return f"{MISSING} (n={n})" if p is None else f"{number(p, 2)} (n={n})"
