@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import platform
+import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from hessgnn.benchmark import accuracy
+from hessgnn.benchmark.hardware import hardware
 from hessgnn.benchmark.judge import Observer, Verdict, judge
 from hessgnn.benchmark.record import Cost, CurvePoint, DataSource, Record, Regime, read_record, write_record
 from hessgnn.benchmark.surface import PotentialSurface, Surface, surface_from_import_path
@@ -268,14 +267,6 @@ def source(store: Store) -> DataSource:
     )
 
 
-def hardware() -> str:
-    """The processor and, where there is one, the GPU."""
-    names = [_processor()]
-    if torch.cuda.is_available():
-        names.append(torch.cuda.get_device_name())
-    return ", ".join(names)
-
-
 def _known(path: Path, surface: Surface, store: Store) -> Verdict:
     """What an earlier record says of the same surface, data and versions."""
     try:
@@ -330,12 +321,15 @@ def _cost(run: Run, sweep: Cost | None) -> Cost:
     if not run.last.exists():
         return Cost(sweep_trials=spent.sweep_trials, sweep_device_seconds=spent.sweep_device_seconds)
     progress = load_checkpoint(run.last)["progress"]
-    seconds = progress["seconds_per_step"]
+    seconds, config = progress["seconds_per_step"], run.config()
+    per_step = statistics.median(seconds) if seconds else None
+    epoch = math.ceil(len(Store.open(config.data.path).indices(config.data.train)) / config.training.batch_size)
     return Cost(
         steps=progress["step"],
         device=progress["device"],
         threads=progress["threads"],
-        seconds_per_step=statistics.median(seconds) if seconds else None,
+        seconds_per_step=per_step,
+        seconds_per_epoch=None if per_step is None else per_step * epoch,
         device_seconds=progress["device_seconds"],
         products=progress["products"],
         sweep_trials=spent.sweep_trials,
@@ -355,12 +349,3 @@ def _curve_point(point: Point) -> CurvePoint:
         forces_rmse=scaled(point.forces_rmse, 1e3),
         hessian_rmse=point.hessian_rmse,
     )
-
-
-def _processor() -> str:
-    """Model of the processor; the platform's own word where Linux does not tell."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

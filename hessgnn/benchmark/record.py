@@ -62,6 +62,7 @@ class Cost(Settings):
     device: str = "none"
     threads: NonNegativeInt = Field(default=0, description="CPU threads that torch used")
     seconds_per_step: NonNegativeFloat | None = Field(default=None, description="median over the run")
+    seconds_per_epoch: NonNegativeFloat | None = Field(default=None, description="steps of an epoch at that median")
     device_seconds: NonNegativeFloat = 0.0
     products: NonNegativeInt = Field(default=0, description="Hessian-vector products of whole batches, in training")
     sweep_trials: NonNegativeInt = Field(default=0, description="trials spent on tuning before this run")

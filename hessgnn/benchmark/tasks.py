@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from hessgnn.benchmark.cost import CostSettings, CostTask
 from hessgnn.benchmark.journal import read_journal
 from hessgnn.benchmark.md import MDSettings, MDTask
 from hessgnn.benchmark.neb import NEBSettings, NEBTask
@@ -27,6 +28,7 @@ class TaskSettings(Settings):
     saddle: SaddleSettings = SaddleSettings()
     neb: NEBSettings = NEBSettings()
     md: MDSettings = MDSettings()
+    cost: CostSettings = CostSettings()
 
     def tasks(self) -> dict[str, Task]:
         """Each task with its settings, under its name."""
@@ -36,6 +38,7 @@ class TaskSettings(Settings):
             SaddleTask(self.saddle),
             NEBTask(self.neb),
             MDTask(self.md),
+            CostTask(self.cost),
         )
         return {task.name: task for task in made}
 

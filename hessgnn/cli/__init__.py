@@ -69,7 +69,7 @@ def evaluate(
         list[str] | None,
         typer.Option(
             "--tasks",
-            help="accuracy (default), vibrations, relaxation, saddle, neb, md, or all; commas between several.",
+            help="accuracy (default), vibrations, relaxation, saddle, neb, md, cost, or all; commas between several.",
         ),
     ] = None,
     splits: Annotated[list[str] | None, typer.Option("--splits", help="Splits to judge on.")] = None,

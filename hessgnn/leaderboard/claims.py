@@ -26,7 +26,8 @@ LEVEL = 0.05
 FEWEST_SEEDS = 3
 FEWEST_SUBJECTS = 6
 """Pairs that a test needs: five that all agree have a two-sided p of 0.06 and could never be significant."""
-COST = "cost"
+TRAINING = "training"
+"""Not a task: what the record says of the training itself."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ CLAIMS = (
     Claim("barriers are better", "neb", "test", "neb_barrier_mae", "barrier MAE", "meV", "T7"),
     Claim("energy profiles are better", ACCURACY, "irc", "profile_mae", "profile MAE", "meV", "T8"),
     Claim("dynamics last hotter", "md", "test", "md_failure_temperature", "T to failure", "K", "T9", "higher"),
-    Claim("a training step costs more", COST, "", "seconds_per_step", "time per step", "s", "T10", "higher"),
+    Claim("a training step costs more", TRAINING, "", "seconds_per_step", "time per step", "s", "T10", "higher"),
     Claim(
         "minima are where they should be",
         "relaxation",
@@ -154,7 +155,7 @@ def _judge(
     subjects = sorted({name for item in done for name in values(claim, item)})
     if not known:
         return None
-    worst = min(known) if claim.direction == "higher" and claim.task != COST else max(known)
+    worst = min(known) if claim.direction == "higher" and claim.task != TRAINING else max(known)
 
     def filled(item: Loaded) -> list[float]:
         found = {} if _failed(claim, item) else values(claim, item)
@@ -162,7 +163,7 @@ def _judge(
 
     numbers = np.array([[filled(item) for item in pair] for pair in runs])  # (seeds, regimes, subjects)
     by_seed, by_subject = numbers.mean(axis=2), numbers.mean(axis=0)
-    single = values is _by_run or claim.task == COST
+    single = values is _by_run or claim.task == TRAINING
     p_subjects = None if single else _signed_rank(by_subject[1] - by_subject[0])
     p_seeds = _paired_t(by_seed[:, 1] - by_seed[:, 0])
     change = float(by_seed[:, 1].mean() - by_seed[:, 0].mean())
@@ -198,12 +199,14 @@ def _verdict(direction: Better, change: float, differences: Array, ps: Sequence[
 
 def _by_subject(claim: Claim, item: Loaded) -> Values:
     """The number subject by subject; empty where these were not saved."""
-    return _by_run(claim, item) if claim.task == COST else item.values(claim.task, claim.split).get(claim.metric, {})
+    return (
+        _by_run(claim, item) if claim.task == TRAINING else item.values(claim.task, claim.split).get(claim.metric, {})
+    )
 
 
 def _by_run(claim: Claim, item: Loaded) -> Values:
     """The number as the record has it, as that of a single subject."""
-    if claim.task == COST:
+    if claim.task == TRAINING:
         return {"": item.record.cost.seconds_per_step}
     metric = item.record.metrics.get(claim.split, {}).get(claim.metric)
     return {} if metric is None else {"": metric.value}

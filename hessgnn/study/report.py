@@ -105,9 +105,10 @@ def summary(points: Points) -> str:
     """Say in a sentence what was trained on what."""
     failed = sum(point.status == "failed" for point in points.points)
     return (
-        f"{len(points.points)} trainings on {points.data} ({points.level_of_theory}), {failed} failed. A Hessian counts "
-        f"as {points.hessian_gradients:g} gradients an atom, {points.hessian_gradients * points.mean_atoms:.0f} for "
-        "the mean training structure; an energy with or without its gradient counts as one."
+        f"{len(points.points)} trainings on {points.data} ({points.level_of_theory}), {failed} failed. A Hessian "
+        f"counts as {points.hessian_gradients:g} gradients an atom, "
+        f"{points.hessian_gradients * points.mean_atoms:.0f} for the mean training structure; an energy with or "
+        "without its gradient counts as one."
     )
 
 

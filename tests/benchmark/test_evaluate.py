@@ -114,7 +114,7 @@ def test_any_calculator_is_judged_and_its_failures_are_counted(tmp_path: Path) -
     assert "not finite for 1 structures of 'test', first 'CH4'" in (record.reason or "")
     assert (record.entry, record.regime) == ("FailsOnMethane", "external")
     reasons = {f.task: f.reason for f in record.failures if f.structure == "CH4"}
-    assert reasons.keys() == {"vibrations", "relaxation", "md"}
+    assert reasons.keys() == {"vibrations", "relaxation", "md", "cost"}
     assert all("no convergence" in reason and "lines" not in reason for reason in reasons.values())
     metrics = record.metrics["test"]
     assert metrics["vibrations_failed"].n == 2

@@ -12,13 +12,15 @@ from pair_springs import PairSprings
 from surfaces import minima, reference_surface, untrained
 
 import hessgnn
+from hessgnn.benchmark.cost import CostSettings, CostTask
+from hessgnn.benchmark.infrared import broadened, spectrum_overlap
 from hessgnn.benchmark.md import MDSettings, MDTask
 from hessgnn.benchmark.record import Metric
 from hessgnn.benchmark.relaxation import RelaxationSettings, RelaxationTask
 from hessgnn.benchmark.surface import PotentialSurface, Surface
 from hessgnn.benchmark.task import MoleculeTask, Task
 from hessgnn.benchmark.tasks import TASKS, TaskSettings, chosen_tasks
-from hessgnn.benchmark.vibrations import VibrationsSettings, VibrationsTask, spectrum_overlap
+from hessgnn.benchmark.vibrations import VibrationsSettings, VibrationsTask
 from hessgnn.curvature.vibrations import vibrations
 from hessgnn.data.structure import Structure
 from hessgnn.errors import ConfigError
@@ -44,10 +46,11 @@ def test_vibrations_of_the_reference_are_right_and_of_a_bad_potential_wrong() ->
     good = {name: metric.value for name, metric in scores(task, reference_surface(), structures).items()}
     assert good.pop("vibrations_reference_soft_order_mae") is None  # no mode of these is below 400 cm⁻¹
     assert max(value for value in good.values() if value is not None) < 1e-3
-    assert sum(value is not None for value in good.values()) == 20
+    assert sum(value is not None for value in good.values()) == 22
     bad = scores(task, untrained(), structures)
     assert bad["vibrations_reference_stiff_order_mae"].value > 200
     assert bad["vibrations_reference_spectrum_mismatch"].value > 50
+    assert bad["vibrations_reference_infrared_mismatch"].value > 50
     assert bad["vibrations_own_rmsd"].value > 0.1
 
 
@@ -124,6 +127,13 @@ def test_spectra_overlap_as_their_integrals_say() -> None:
     assert spectrum_overlap(first, first, width) == pytest.approx(1)
     assert spectrum_overlap([], [], width) == 1
 
+    heights = [3.0, 0.5, 1.0], [2.0, 4.0]
+    f, g = (broadened(x, h, width, grid) for x, h in zip((first, second), heights, strict=True))
+    assert f.sum() * (grid[1] - grid[0]) == pytest.approx(4.5)
+    expected = (f * g).sum() / np.sqrt((f * f).sum() * (g * g).sum())
+    assert spectrum_overlap(first, second, width, heights) == pytest.approx(expected)
+    assert spectrum_overlap(first, second, width, ([0, 0, 0], [1, 1])) == 0
+
 
 def test_relaxations_of_the_reference_come_back_and_of_a_bad_potential_do_not() -> None:
     task, structures = RelaxationTask(RelaxationSettings()), minima("CH4", "O3")
@@ -180,6 +190,34 @@ def test_dynamics_of_the_reference_holds_and_of_a_bad_potential_fails() -> None:
     nowhere = scores(task, untrained(), structures)
     assert nowhere["md_failed"].value >= 50
     assert nowhere["md_failure_temperature"].value < 600
+
+
+def test_all_pairs_may_be_watched() -> None:
+    """Two molecules' atoms that are not bonded part, which bonds do not see."""
+    structure, potential = spring_minimum()
+    surface = PotentialSurface(potential)
+    watched = {
+        pairs: dict(MDTask(SHORT_RAMP.model_copy(update={"pairs": pairs})).run(surface, [structure], {}))["water"][
+            "pairs"
+        ]
+        for pairs in ("bonds", "all")
+    }
+    assert watched == {"bonds": [[0, 1], [0, 2]], "all": [[0, 1], [0, 2], [1, 2]]}
+
+
+def test_costs_are_positive_and_a_hessian_costs_more_than_a_gradient() -> None:
+    task, structures = CostTask(CostSettings(memory=False)), minima("CH4", "O3")
+    found = scores(task, reference_surface(), structures)
+    assert 6 * 3 < found["cost_ratio"].value < 6 * 5 * 4  # 6N gradients, give or take what a warm start saves
+    assert found["cost_hessian"].value > found["cost_gradient"].value > 0
+    assert found["cost_memory"].value is None
+    assert found["cost_hessian"].n == 2
+
+
+def test_the_memory_of_a_hessian_is_measured_in_a_process_of_its_own() -> None:
+    found = scores(CostTask(CostSettings(repeats=1)), untrained(), minima("CH4"))
+    assert found["cost_memory"].n == 1
+    assert 0 <= found["cost_memory"].value < 1000
 
 
 def test_a_ramp_that_was_stopped_goes_on_as_if_it_had_not_been() -> None:
