@@ -18,6 +18,7 @@ from hessgnn.leaderboard.collect import Loaded
 from hessgnn.leaderboard.figures import cost_panels, curve_panels, gain_label, gain_panels
 from hessgnn.leaderboard.parity import parity_plots, parity_split
 from hessgnn.leaderboard.scores import score
+from hessgnn.leaderboard.spectra import spectra_panels
 from hessgnn.leaderboard.tables import MAIN_METRICS, Column, markdown_table, markdown_text
 
 DEFINITIONS = {
@@ -120,6 +121,7 @@ def html_text(board: Leaderboard, loaded: Sequence[Loaded]) -> str:
         gain_panels=gain_panels(board),
         cost_panels=cost_panels(board),
         curve_panels=curve_panels(board, loaded),
+        spectra_panels=spectra_panels(board, loaded),
         parity=parity_plots(board, loaded),
         parity_split=parity_split(board),
     )

@@ -140,6 +140,7 @@ def test_a_board_takes_records_with_other_tasks(run: Path, tmp_path: Path, store
     assert "different numbers of structures" not in text  # that is said of accuracy
     assert "| test | RMSD of the own minimum, Å |" in text
     assert "RMSD of the own minimum" in page.read_text()
+    assert "Infrared spectrum of" in page.read_text()
 
 
 def test_what_is_unknown_is_told(run: Path) -> None:
