@@ -17,6 +17,7 @@ FLOORS = {
     "hessgnn.config": 1,
     "hessgnn.errors": 1,
     "hessgnn.files": 1,
+    "hessgnn.processes": 1,
     "hessgnn.units": 1,
     "hessgnn.data": 2,
     "hessgnn.potentials": 2,

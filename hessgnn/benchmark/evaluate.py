@@ -35,6 +35,7 @@ def evaluate(
     settings: TaskSettings | None = None,
     data: str | Path | None = None,
     regime: Regime | None = None,
+    processes: int = 1,
     observer: Observer | None = None,
 ) -> Record:
     """Judge the best potential of a run and write ``record.json`` with the results beside it.
@@ -60,6 +61,8 @@ def evaluate(
         Data to judge on, by file or name; those the run was trained on by default.
     regime
         What it was trained on, where the loss does not tell; what the loss saw by default.
+    processes
+        That tasks on single molecules and reactions are divided between.
     observer
         Told of the progress.
 
@@ -91,6 +94,7 @@ def evaluate(
         source(store),
         verdict=_known(run.record, surface, store),
         all_splits=splits is not None,
+        processes=processes,
         observer=observer,
     )
     record = Record(
@@ -112,6 +116,7 @@ def evaluate_calculator(
     tasks: Sequence[str] = DEFAULT,
     splits: Sequence[str] | None = None,
     settings: TaskSettings | None = None,
+    processes: int = 1,
     observer: Observer | None = None,
 ) -> Record:
     """Judge any ASE calculator in the same way, and write its record.
@@ -124,7 +129,7 @@ def evaluate_calculator(
         File or name of the data.
     folder
         Where record and results go.
-    tasks, splits, settings, observer
+    tasks, splits, settings, processes, observer
         See :func:`evaluate`.
 
     Returns
@@ -151,6 +156,7 @@ def evaluate_calculator(
         source(store),
         verdict=_known(path, surface, store),
         all_splits=splits is not None,
+        processes=processes,
         observer=observer,
     )
     record = Record(

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 from hessgnn.benchmark import accuracy
-from hessgnn.benchmark.journal import Journal
+from hessgnn.benchmark.journal import Journal, Result
 from hessgnn.benchmark.record import METRICS, DataSource, Failure, Metric, PredictionFile, Record
 from hessgnn.benchmark.surface import Surface
 from hessgnn.benchmark.task import Subject, Task
 from hessgnn.benchmark.tasks import ACCURACY, TaskSettings
 from hessgnn.data.store import Store
 from hessgnn.errors import UserError
+from hessgnn.processes import end_with
 
 Observer = Callable[[str, int, int], None]
 """Called with what is being done, the number of structures done, and their total."""
@@ -72,6 +79,7 @@ def judge(
     *,
     verdict: Verdict,
     all_splits: bool,
+    processes: int = 1,
     observer: Observer | None = None,
 ) -> Verdict:
     """Run tasks on splits.
@@ -94,6 +102,8 @@ def judge(
         What is known already of the same surface, data and versions; it is added to.
     all_splits
         Whether a split that holds nothing for a task is a failure of it. It is if no split holds anything, too.
+    processes
+        That subjects of a task are divided between, one thread each; tasks that compute them together use this one.
     observer
         Told of the progress.
 
@@ -122,7 +132,7 @@ def judge(
                 verdict.failures.append(Failure(task=task.name, split=split, structure=None, reason=reason))
                 continue
             try:
-                _simulate(task, surface, found, split, folder, source, verdict, tell)
+                _simulate(task, surface, found, split, folder, source, verdict, processes, tell)
             except UserError as error:
                 verdict.failures.append(Failure(task=task.name, split=split, structure=None, reason=str(error)))
     return verdict
@@ -162,6 +172,7 @@ def _simulate(
     folder: Path,
     source: DataSource,
     verdict: Verdict,
+    processes: int,
     tell: Observer,
 ) -> None:
     key = {
@@ -181,7 +192,7 @@ def _simulate(
     pending = [s for s in subjects if not finished(s.name)]
     tell(label, total - len(pending), total)
     if pending:
-        for name, result in task.run(surface, pending, journal.results):
+        for name, result in _results(task, surface, pending, journal.results, processes):
             journal.add(name, result)
             tell(label, sum(finished(s.name) for s in subjects), total)
     verdict.results[f"{task.name} {split}"] = journal.file()
@@ -191,6 +202,34 @@ def _simulate(
         if "failure" in result
     ]
     verdict.add(split, task.metrics(journal.results))
+
+
+def _results(
+    task: Task, surface: Surface, pending: Sequence[Subject], unfinished: Mapping[str, Result], processes: int
+) -> Iterator[tuple[str, Result]]:
+    """Results as they come: in this process, or subject by subject in others."""
+    if min(processes, len(pending)) < 2 or task.side_by_side:
+        yield from task.run(surface, pending, unfinished)
+        return
+    context = multiprocessing.get_context("spawn")  # a fork would copy torch's threads
+    with ProcessPoolExecutor(min(processes, len(pending)), context, _begin, (os.getpid(),)) as pool:
+        running = [pool.submit(_of_one, task, surface, subject) for subject in pending]
+        try:
+            for one in as_completed(running):
+                yield from one.result()
+        except BrokenProcessPool as error:
+            raise UserError("a process was ended by the system", remedy="ask for fewer --processes") from error
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _begin(parent: int) -> None:
+    torch.set_num_threads(1)
+    end_with(parent)
+
+
+def _of_one(task: Task, surface: Surface, subject: Subject) -> list[tuple[str, Result]]:
+    return list(task.run(surface, [subject], {}))
 
 
 def _is_file(path: Path, file: PredictionFile | None) -> bool:

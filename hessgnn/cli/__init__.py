@@ -79,6 +79,9 @@ def evaluate(
     data: Annotated[str, typer.Option(help="Data to judge the calculator on.")] = "rtp-mini",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the calculator's record.")] = None,
     device: Annotated[str, typer.Option(help="Where to compute.")] = "cpu",
+    processes: Annotated[
+        int, typer.Option(min=1, help="Divide tasks on single molecules and reactions between so many.")
+    ] = 1,
 ) -> None:
     """Judge the best potential of a run, or any ASE calculator, and write the record.
 
@@ -95,6 +98,7 @@ def evaluate(
         tasks=tasks,
         splits=splits,
         device=device,
+        processes=processes,
     )
     if not every_task_ran:
         raise typer.Exit(_INCOMPLETE)

@@ -58,6 +58,7 @@ def evaluate(
     tasks: list[str] | None,
     splits: list[str] | None,
     device: str,
+    processes: int,
 ) -> bool:
     """Judge the best potential of a run, or a calculator, and print its metrics; whether every task could be run."""
     if run is not None and "=" in str(run):  # the first word may be an override when a calculator is judged
@@ -80,6 +81,7 @@ def evaluate(
             "tasks": tasks or benchmark.DEFAULT,
             "splits": splits,
             "settings": settings,
+            "processes": processes,
             "observer": advance,
         }
         if calculator is not None:

@@ -23,6 +23,7 @@ from hessgnn.benchmark.evaluate import DEFAULT, evaluate, record_failure
 from hessgnn.benchmark.record import Cost, Record, Regime, read_record, write_record
 from hessgnn.benchmark.tasks import TaskSettings
 from hessgnn.errors import TrainingError
+from hessgnn.processes import end_with
 from hessgnn.training.config import RunConfig
 from hessgnn.training.run import Point, Run
 from hessgnn.training.trainer import train
@@ -231,11 +232,4 @@ _stopping: Any = None
 def _begin(queue: Any, stopping: Any, parent: int) -> None:
     global _queue, _stopping
     _queue, _stopping = queue, stopping
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: int) -> None:
-    """End this process when its parent was killed: an orphan would write into a folder that a new sweep resumes."""
-    while os.getppid() == parent:
-        time.sleep(0.2)
-    os._exit(1)
+    end_with(parent)

@@ -121,6 +121,18 @@ def test_any_calculator_is_judged_and_its_failures_are_counted(tmp_path: Path) -
     assert metrics["vibrations_reference_stiff_order_mae"].n == 1
 
 
+def test_processes_change_no_number(tmp_path: Path) -> None:
+    store = tmp_path / "two.h5"
+    write_store(store, minima("CH4", "O3"), level_of_theory="GFN2-xTB")
+    found = [
+        evaluate_calculator("surfaces:tight_gfn2", store, tmp_path / str(n), tasks=["relaxation"], processes=n).metrics
+        for n in (1, 2)
+    ]
+    one, two = (metrics["test"]["relaxation_newton_rmsd"] for metrics in found)
+    assert two.value == pytest.approx(one.value, abs=1e-9)
+    assert one.n == two.n == 2
+
+
 def test_a_board_takes_records_with_other_tasks(run: Path, tmp_path: Path, store: Path) -> None:
     evaluate(run, tasks=["accuracy", "vibrations"])
     evaluate_calculator("ase.calculators.emt:EMT", store, tmp_path / "emt", tasks=["accuracy", "vibrations"])
