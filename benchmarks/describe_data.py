@@ -70,7 +70,9 @@ def section(name: str, found: dict[str, Any]) -> Lines:
     for split, one in found["splits"].items():
         kinds = ", ".join(f"{kind} {number}" for kind, number in one["kinds"].items())
         elements = ", ".join(f"{symbol} {number}" for symbol, number in one["elements"].items())
-        rows.append([split, str(one["structures"]), kinds, str(one["groups"]), "…".join(map(str, one["atoms"])), elements])
+        rows.append(
+            [split, str(one["structures"]), kinds, str(one["groups"]), "…".join(map(str, one["atoms"])), elements]
+        )
     yield from table(["split", "structures", "kinds", "compositions", "atoms", "structures with"], rows)
     rows = []
     for split, one in found["splits"].items():
