@@ -132,16 +132,14 @@ class Store:
 
     def __getitem__(self, index: int) -> Structure:
         i = range(len(self))[index]
-        first = int(self.first_atom[i])
-        atoms = (first, first + int(self.n_atoms[i]))
         cell = self.columns.rows("cell", i, i + 1)[0]
         return Structure(
-            numbers=self.columns.rows("numbers", *atoms),
-            positions=self.columns.rows("positions", *atoms),
+            numbers=self.per_atom("numbers", i),
+            positions=self.per_atom("positions", i),
             cell=cell if cell.any() else None,
             pbc=self.columns.rows("pbc", i, i + 1)[0],
             energy=float(self.energies[i]) if self.has_energy[i] else None,
-            forces=self.columns.rows("forces", *atoms) if self.has_forces[i] else None,
+            forces=self.per_atom("forces", i) if self.has_forces[i] else None,
             hessian=self.hessian(i),
             hessian_asymmetry=float(self.hessian_asymmetry[i]) if self.has_hessian[i] else None,
             name=self.names[i],
@@ -274,6 +272,19 @@ class Store:
     def symbols(self, indices: Iterable[int] | None = None) -> list[str]:
         """Element symbols that occur, sorted by atomic number; see :meth:`elements`."""
         return [chemical_symbols[number] for number in self.elements(indices)]
+
+    def per_atom(self, key: str, index: int) -> NDArray:
+        """Numbers of the atoms of one structure.
+
+        Parameters
+        ----------
+        key
+            ``numbers``, ``positions`` or ``forces``.
+        index
+            Of the structure, from 0 on.
+        """
+        first = int(self.first_atom[index])
+        return self.columns.rows(key, first, first + int(self.n_atoms[index]))
 
     def hessian(self, index: int) -> Array | None:
         """Hessian of one structure.
