@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -119,14 +119,28 @@ class Collator:
         Batch
             With labels, whose Hessians are read when they are asked for.
         """
-        tensors = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
-        vectors, parts = (tensors.pop(name, None) for name in ("mode_vectors", "mode_parts"))
+        t = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
+        modes = None if self.n_parts is None else Modes(t["mode_vectors"], t["mode_parts"], self.n_parts)
         labels = Labels(
+            energy=t["energy"],
+            forces=t["forces"],
             hessians=self._hessians(arrays, device),
-            modes=None if vectors is None or parts is None else Modes(vectors, parts, self.n_parts or 0),
-            **{name: tensors.pop(name) for name in _LABELS},
+            has_energy=t["has_energy"],
+            has_forces=t["has_forces"],
+            has_hessian=t["has_hessian"],
+            modes=modes,
         )
-        batch = Batch(**tensors, labels=labels)
+        batch = Batch(
+            numbers=t["numbers"],
+            positions=t["positions"],
+            batch=t["batch"],
+            n_atoms=t["n_atoms"],
+            edge_index=t["edge_index"],
+            edge_shift=t["edge_shift"],
+            labels=labels,
+            index=t["index"],
+            triplets=t.get("triplets"),
+        )
         if not self._by_all_pairs[arrays["index"]].all():
             return batch.replace(pairs=batch.pair_edges())
         i, j = batch.edge_index  # no atom is a neighbour of its own image, so the order decides
@@ -231,4 +245,3 @@ class _Kept(Generic[Value]):
 
 
 _NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
-_LABELS: Sequence[str] = ("energy", "forces", "has_energy", "has_forces", "has_hessian")

@@ -144,8 +144,9 @@ class Columns:
         target.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(target.parent).free
         if free < dataset.nbytes:
+            needed = f"{dataset.nbytes / 1e9:.1f} GB"
             raise DataError(
-                f"needs {dataset.nbytes / 1e9:.1f} GB to unpack {key}, and {free / 1e9:.1f} GB are free in {target.parent}",
+                f"unpacking {key} takes {needed}, and {target.parent} has {free / 1e9:.1f} GB free",
                 where=self.path,
                 remedy=f"free some disk space, or set {SCRATCH} to a folder that has it",
             )

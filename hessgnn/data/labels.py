@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,8 +25,8 @@ class Hessians:
     """Where the packed lower triangles of a batch's reference Hessians lie.
 
     Products and rows are formed without the matrices: a product reads the triangle and holds some of its rows at a
-    time, a row reads its own 3N entries. ``D`` stands for ``3 max(N)``; what lies past a structure's 3N is zero, and so are all entries
-    of a structure without a Hessian.
+    time, a row reads its own 3N entries. ``D`` stands for ``3 max(N)``; what lies past a structure's 3N is zero, and
+    so are all entries of a structure without a Hessian.
 
     Attributes
     ----------
@@ -173,8 +173,9 @@ class Labels:
 
     def to(self, device: torch.device | str) -> Labels:
         """Move everything to a device."""
-        given = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Labels(**{name: value if value is None else value.to(device) for name, value in given.items()})
+        tensors = {name: getattr(self, name).to(device) for name in _TENSORS}
+        modes = None if self.modes is None else self.modes.to(device)
+        return Labels(hessians=self.hessians.to(device), modes=modes, **tensors)
 
     def select(self, structures: Tensor, atoms: Tensor, max_atoms: int) -> Labels:
         """Keep some structures.
@@ -197,3 +198,6 @@ class Labels:
             has_hessian=self.has_hessian[structures],
             modes=None if self.modes is None else self.modes.select(structures, 3 * max_atoms),
         )
+
+
+_TENSORS = ("energy", "forces", "has_energy", "has_forces", "has_hessian")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -162,6 +163,6 @@ class _Steps(Dataset["Arrays | UserError"]):
             return error
 
 
-def _as_it_is(arrays: Arrays | UserError) -> Arrays | UserError:
+def _as_it_is(arrays: Any) -> Any:
     """Arrays stay arrays: as tensors each would be shared by a file of its own, which costs more than a small copy."""
     return arrays

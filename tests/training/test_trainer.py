@@ -233,6 +233,9 @@ def test_modes_are_computed_once_for_the_run(
     config = make_config(loss={"probes": {"kind": "modes", "number": 2, "fraction": fraction}})
     trainer = Trainer(config, Run(tmp_path / "run"))
     monkeypatch.setattr("hessgnn.curvature.probes.reference_modes", lambda *_: pytest.fail("computed in a step"))
+    for step in range(len(trainer.loader)):
+        trainer.loader.batch(step)
+    monkeypatch.setattr("hessgnn.data.collate.reference_modes", lambda *_: pytest.fail("computed again"))
     assert trainer.fit().progress.products == 2 * config.training.steps
     without = make_config(loss={"hessian": 0.0, "probes": {"kind": "modes"}})
-    assert Trainer(without, Run(tmp_path / "without")).loader.modes is None
+    assert Trainer(without, Run(tmp_path / "without")).loader.collator.n_parts is None
