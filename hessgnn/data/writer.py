@@ -86,9 +86,8 @@ def drafted(path: Path, hessian_dtype: layout.HessianDtype) -> Iterator[Draft]:
         draft = Draft(temporary, hessian_dtype)
         try:
             yield draft
-        except BaseException:
-            draft.abandon()
-            raise
+        finally:
+            draft.close()
 
 
 def judged(structure: Structure) -> tuple[Structure, float]:
