@@ -50,7 +50,7 @@ class Collator:
     ) -> None:
         self.store, self.cutoff, self.dtype = store, cutoff, dtype
         self.triplet_cutoff, self.n_parts = triplet_cutoff, modes
-        self._by_all_pairs = (store.n_atoms <= ALL_PAIRS) & ~store.columns.array("pbc").any(axis=1)
+        self._by_all_pairs = (store.n_atoms <= ALL_PAIRS) & ~store.columns.rows("pbc", 0, len(store)).any(axis=1)
         self._edges: _Kept[Edges] = _Kept(self._edges_of, lambda edges: edges[0].nbytes + edges[1].nbytes)
         self._modes: _Kept[StructureModes] = _Kept(self._modes_of, lambda modes: modes.vectors.nbytes)
 

@@ -137,7 +137,7 @@ class Hessians:
             # Entries past a structure's 3N lie behind its triangle, where there are zeros.
             place = high * (high + 1) // 2 + low
             block = triangles.index_select(1, place.view(-1)).view(-1, *place.shape)
-            yield slice(start, start + step), block
+            yield slice(start, start + len(rows)), block
 
 
 @dataclass(frozen=True)

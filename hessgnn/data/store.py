@@ -195,7 +195,7 @@ class Store:
     @property
     def splits(self) -> dict[str, int]:
         """Number of structures of each split: train, validation, test, then the others in alphabetical order."""
-        names, numbers = np.unique(self.columns.array("split"), return_counts=True)
+        names, numbers = np.unique(self.columns.rows("split", 0, len(self)), return_counts=True)
         counts = {name.decode(): int(number) for name, number in zip(names, numbers, strict=True)}
         order = [name for name in DISJOINT if name in counts] + sorted(set(counts) - set(DISJOINT))
         return {name: counts[name] for name in order}
@@ -218,7 +218,7 @@ class Store:
         DataError
             When there is no such split.
         """
-        found = np.flatnonzero(self.columns.array("split") == split.encode())
+        found = np.flatnonzero(self.columns.rows("split", 0, len(self)) == split.encode())
         if not len(found):
             raise DataError(f"has no split {split!r}", where=self.path, remedy=did_you_mean(split, self.splits))
         return found
@@ -334,7 +334,7 @@ class Store:
             yield sizes, numbers[ragged(self.first_atom[block], sizes)]
 
     def _strings(self, key: str) -> list[str]:
-        values = self.columns.array(key)
+        values = self.columns.rows(key, 0, len(self))
         if key == "name":
             return [value.decode() for value in values.tolist()]
         known: dict[bytes, str] = {}  # most occur again and again: one object for all

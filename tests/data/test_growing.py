@@ -24,7 +24,6 @@ from hessgnn.data.growing import StoreWriter, merge_stores
 from hessgnn.data.store import Store, write_store
 from hessgnn.errors import DataError, UserError
 
-
 ENVIRONMENT = os.environ | {"PYTHONPATH": f"{Path(endless_writer.__file__).parent}:{Path(hessgnn.__file__).parents[1]}"}
 
 
@@ -108,9 +107,14 @@ def test_an_error_leaves_what_was_committed(tmp_path: Path) -> None:
     with StoreWriter(path, level_of_theory=LEVEL) as writer:
         writer.append(structure(0))
     before = path.read_bytes()
-    with pytest.raises(ZeroDivisionError), StoreWriter(path, level_of_theory=LEVEL) as writer:
-        writer.append(structure(1))
-        raise ZeroDivisionError
+
+    def fail() -> None:
+        with StoreWriter(path, level_of_theory=LEVEL) as writer:
+            writer.append(structure(1))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
