@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -204,12 +206,12 @@ def scales(sizes: Mapping[str, int], batch_size: int, served: int, *, cold: bool
     """
 
     def warm(size: int) -> Epoch:
-        loader = _loader(file := _File(size), size, batch_size)
-        every = iter(range(10**9))  # goes on where the last turn ended: nothing is met again in a cache
+        file = _File(size)
+        loader = _loader(file, size, batch_size)
+        every = itertools.count()  # goes on where the last turn ended: nothing is met again in a cache
 
         def batches() -> Iterator[Batch]:
-            assert file.path.exists()
-            return (loader.batch(step) for step in islice(every, -(-served // batch_size)))
+            return (loader.batch(step) for step in itertools.islice(every, -(-served // batch_size)))
 
         return Epoch(batches, _triangles)
 
@@ -313,8 +315,9 @@ class _File:
     """
 
     def __init__(self, size: int) -> None:
-        self._folder = tempfile.TemporaryDirectory()
-        self.path = Path(self._folder.name) / "generated.h5"
+        self._folder = tempfile.mkdtemp()
+        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        self.path = Path(self._folder) / "generated.h5"
         write_store(self.path, generate(min(size, REAL)), level_of_theory="none")
         if size > REAL:
             with drafted(self.path, "float32") as draft, open_checked(self.path) as file:
@@ -328,7 +331,7 @@ class _File:
     def scratch(self) -> Iterator[None]:
         """Unpack beside the file, nowhere else."""
         before = os.environ.get(SCRATCH)
-        with tempfile.TemporaryDirectory(dir=self._folder.name) as folder:
+        with tempfile.TemporaryDirectory(dir=self._folder) as folder:
             os.environ[SCRATCH] = folder
             try:
                 yield  # what is mapped stays readable when the folder is gone
