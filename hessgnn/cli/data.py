@@ -138,15 +138,13 @@ def split(
     store = Store.open(data)
     movable = [name in (*DISJOINT, NMS) for name in store.structure_splits]
     of_group = split_groups(compress(store.groups, movable), _fractions(fractions), seed)
-    structures = [
-        replace(structure, split=split_of(structure.kind, of_group[structure.group])) if moves else structure
-        for structure, moves in zip(store, movable, strict=True)
-    ]
-    require_no_leak([s.group for s in structures], [s.split for s in structures], where=store.path)
+    everything = zip(store.kinds, store.groups, store.structure_splits, movable, strict=True)
+    splits = [split_of(kind, of_group[group]) if moves else old for kind, group, old, moves in everything]
+    require_no_leak(store.groups, splits, where=store.path)
     attributes = store.attributes
     write_store(
         output,
-        structures,
+        (replace(structure, split=new) for structure, new in zip(store, splits, strict=True)),
         level_of_theory=attributes.level_of_theory,
         provenance=attributes.provenance,
         versions=attributes.versions,

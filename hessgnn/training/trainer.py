@@ -108,6 +108,8 @@ def train(config: RunConfig, folder: str | Path, *, resume: bool = False, observ
         if "can't allocate memory" in str(error):
             raise _out_of_memory(folder) from error
         raise
+    finally:
+        trainer.loader.close()
 
 
 def default_folder(config: RunConfig) -> Path:
