@@ -27,8 +27,8 @@ PAGE = Path(__file__).parents[1] / "docs" / "results" / "data.md"
 
 HEAD = """# The data sets
 
-Written by `python benchmarks/describe_data.py` from the files in `benchmarks/results`; `hessgnn data info` prints the same
-of any set. How they are made: [data](../data.md)."""
+Written by `python benchmarks/describe_data.py` from the files in `benchmarks/results`; `hessgnn data info` prints the
+same of any set. How they are made: [data](../data.md)."""
 
 
 def describe(store: Store) -> dict[str, Any]:
@@ -86,9 +86,9 @@ def section(name: str, found: dict[str, Any]) -> Lines:
     yield "the lowest structure of their composition. The last three columns are label noise, eV/Å²: 95 % of structures"
     yield "lie below."
     yield (
-        f"\n**Cost.** {found['gradients']:,} gradients. What succeeded took {found['seconds'] / 60:.0f} minutes one after"
-        f" the other, so about {found['seconds'] / 120:.0f} minutes by two processes on two cores, which did other work at"
-        f" the same time. Failed: {len(found['failed'])}."
+        f"\n**Cost.** {found['gradients']:,} gradients. What succeeded took {found['seconds'] / 60:.0f} minutes one"
+        f" after the other, so about {found['seconds'] / 120:.0f} minutes by two processes on two cores, which did"
+        f" other work at the same time. Failed: {len(found['failed'])}."
     )
     for what, reason in found["failed"].items():
         yield f"- {what}: {reason}"

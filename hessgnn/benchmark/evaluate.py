@@ -236,8 +236,8 @@ def record_mean_predictor(folder: str | Path, data: DataConfig, splits: Sequence
     """
     folder = Path(folder)
     store = Store.open(data.path)
-    train = [store[int(i)] for i in store.indices(data.train)]
-    reference = data.reference_energies or fit_reference_energies(train, store.elements())
+    train = store.indices(data.train)
+    reference = data.reference_energies or fit_reference_energies(store, train, store.elements())
     metrics, files = {}, {}
     for split in _splits(store, splits, (data.train, data.validation)):
         predictions = accuracy.composition_only(store, split, reference)

@@ -110,9 +110,12 @@ def _print_plan(console: Console, settings: RunConfig, folder: Path) -> None:
     settings = settings.with_resolved_potential(store.elements())
     console.print(dump(settings), markup=False)
     train_size = len(store.indices(settings.data.train))
-    per_epoch = -(-train_size // settings.training.batch_size)
+    training = settings.training
+    per_epoch = f"{-(-train_size // training.batch_size)} steps an epoch"
+    if training.max_atoms or training.max_edges:
+        per_epoch = f"at least {per_epoch}"
     console.print(
-        f"{train_size} training structures, {per_epoch} steps an epoch, {settings.training.steps} steps, "
+        f"{train_size} training structures, {per_epoch}, {training.steps} steps, "
         f"{build(settings).n_parameters()} parameters, into {folder}",
         markup=False,
         highlight=False,

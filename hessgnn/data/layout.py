@@ -149,8 +149,8 @@ def open_checked(path: Path) -> Iterator[h5py.File]:
         yield file
 
 
-def read_small(file: h5py.File, path: Path) -> dict[str, NDArray]:
-    """Read every dataset but the Hessians, and check that their lengths agree.
+def read_per_structure(file: h5py.File, path: Path) -> dict[str, NDArray]:
+    """Read the numbers that every structure has one of, and check the shapes of all datasets.
 
     Parameters
     ----------
@@ -162,29 +162,30 @@ def read_small(file: h5py.File, path: Path) -> dict[str, NDArray]:
     Returns
     -------
     dict
-        Dataset name -> array; strings as bytes.
+        Dataset name -> ``(n,)``.
 
     Raises
     ------
     DataError
         When a dataset cannot be read, or the lengths contradict each other.
     """
+    keys = ("n_atoms", "energy", "hessian_asymmetry", *(f"has_{label}" for label in LABELS))
     try:
-        arrays = {key: file[key][()] for key in (*DTYPES, *STRINGS) if key in file}
+        arrays = {key: file[key][()] for key in keys}
     except OSError as error:
         raise DataError("is damaged: a dataset cannot be read", where=path, remedy="fetch or build it again") from error
     n = len(arrays["n_atoms"])
-    arrays.setdefault("parent", np.zeros(n, "S1"))
     n_atoms = arrays["n_atoms"].astype(np.int64)
     total = int(n_atoms.sum())
-    shapes: dict[str, tuple[int, ...]] = dict.fromkeys(arrays, (n,)) | {
+    present = [key for key in (*DTYPES, *STRINGS) if key in file]
+    shapes: dict[str, tuple[int, ...]] = dict.fromkeys(present, (n,)) | {
         "numbers": (total,),
         "positions": (total, 3),
         "forces": (total, 3),
         "cell": (n, 3, 3),
         "pbc": (n, 3),
     }
-    wrong = [key for key, array in arrays.items() if array.shape != shapes[key]]
+    wrong = [key for key in present if file[key].shape != shapes[key]]
     if not wrong and file["hessian"].shape != (int((packed_size(n_atoms) * arrays["has_hessian"]).sum()),):
         wrong = ["hessian"]
     if wrong:
