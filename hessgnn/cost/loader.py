@@ -9,7 +9,7 @@ import tempfile
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ GEOMETRIC = "torch_geometric DataLoader"
 N_ATOMS = 15
 CUTOFF = 5.0
 ELEMENTS = (1, 6, 7, 8)
-REAL = 6 * 16_384
+REAL = 7 * 16_384
 """Structures of the largest file whose structures all differ; larger ones repeat them. Divides into whole chunks."""
 
 Totals = tuple[int, int, int, float, float, float]
@@ -172,7 +172,7 @@ def epochs(structures: int, batch_size: int) -> Pieces:
     Pieces
         One :class:`Epoch` or :class:`GeometricEpoch` each.
     """
-    file = _File(structures)
+    file = _file(structures)
 
     def ours(read: Callable[[Batch], Any]) -> Epoch:
         loader = _loader(file, structures, batch_size)
@@ -206,7 +206,7 @@ def scales(sizes: Mapping[str, int], batch_size: int, served: int, *, cold: bool
     """
 
     def warm(size: int) -> Epoch:
-        file = _File(size)
+        file = _file(size)
         loader = _loader(file, size, batch_size)
         every = itertools.count()  # goes on where the last turn ended: nothing is met again in a cache
 
@@ -216,7 +216,7 @@ def scales(sizes: Mapping[str, int], batch_size: int, served: int, *, cold: bool
         return Epoch(batches, _triangles)
 
     def first(size: int) -> Epoch:
-        file = _File(size)
+        file = _file(size)
 
         def batches() -> Iterator[Batch]:
             yield _loader(file, size, batch_size).batch(0)
@@ -339,6 +339,12 @@ class _File:
                 del os.environ[SCRATCH]
                 if before is not None:
                     os.environ[SCRATCH] = before
+
+
+@cache
+def _file(size: int) -> _File:
+    """The same file for all that ask for the size, until the process ends."""
+    return _File(size)
 
 
 def _loader(file: _File, size: int, batch_size: int) -> Loader:
