@@ -166,13 +166,14 @@ class _Prepared:
         engine = make_engine(labels.engine) if "E-F+" in config.regimes else None
         if engine is not None:
             require_same_level(store, engine)
-        train = [store[int(i)] for i in store.indices(data.train)]
+        train = store.indices(data.train)
         per_atom = labels.hessian_gradients
         if per_atom == "measured":
             measuring = make_engine(labels.engine)
             require_same_level(store, measuring)
             per_atom = _kept_number(
-                folder / "data" / "hessian-gradients.txt", lambda: measured_hessian_gradients(measuring, train)
+                folder / "data" / "hessian-gradients.txt",
+                lambda: measured_hessian_gradients(measuring, [store[int(i)] for i in train]),
             )
         sets = {}
         for fraction in config.fractions:
@@ -181,7 +182,7 @@ class _Prepared:
                 given = engine if plus else None
                 write_part(store, data, fraction, path, labels, engine=given, hessian_gradients=float(per_atom))
                 sets[fraction, plus] = path
-        reference = data.reference_energies or fit_reference_energies(train, store.elements())
+        reference = data.reference_energies or fit_reference_energies(store, train, store.elements())
         # A small part need not hold every element, nor determine their energies: they are those of the whole.
         changes = {"potential.elements": store.elements(), "data.reference_energies": reference}
         return cls(store, float(per_atom), sets, changes)
