@@ -39,12 +39,16 @@ class Draft:
 
     def __init__(self, path: Path, hessian_dtype: layout.HessianDtype) -> None:
         self._file = HDF5Output(path)
-        for key, dtype in {**layout.DTYPES, "hessian": hessian_dtype}.items():
+        self._dtypes = {**layout.DTYPES, "hessian": hessian_dtype}
+        self._datasets: dict[str, h5py.Dataset] = {}
+        for key, dtype in self._dtypes.items():
             shape = _SHAPES.get(key, ())
             chunk = (max(1, _CHUNK // int(np.prod(shape, dtype=int))), *shape)
-            self._file.create_dataset(key, (0, *shape), dtype, maxshape=(None, *shape), chunks=chunk, **_FILTERS)
+            self._datasets[key] = self._file.create_dataset(
+                key, (0, *shape), dtype, maxshape=(None, *shape), chunks=chunk, **_FILTERS
+            )
         self.strings: dict[str, list[bytes]] = {key: [] for key in STRINGS}
-        self._waiting: dict[str, list[NDArray]] = {key: [] for key in (*layout.DTYPES, "hessian")}
+        self._waiting: dict[str, list[NDArray]] = {key: [] for key in self._dtypes}
         self._n_waiting = 0
 
     def __len__(self) -> int:
@@ -74,7 +78,7 @@ class Draft:
         }
         row |= {f"has_{label}": [getattr(structure, label) is not None] for label in layout.LABELS}
         for key, value in row.items():
-            values = np.asarray(value, dtype=self._file[key].dtype)
+            values = np.asarray(value, dtype=self._dtypes[key])
             self._waiting[key].append(values)
             self._n_waiting += values.size
         for key, texts in self.strings.items():
@@ -93,7 +97,7 @@ class Draft:
         self._flush()
         n = len(other["n_atoms"])
         for key in self._waiting:
-            _extend(self._file[key], other[key])
+            _extend(self._datasets[key], other[key])
             self._file.require_written()
         for key, texts in self.strings.items():
             texts += other[key][()].tolist() if key in other else [b""] * n
@@ -131,7 +135,7 @@ class Draft:
     def _flush(self) -> None:
         for key, arrays in self._waiting.items():
             if arrays:
-                values, dataset = np.concatenate(arrays), self._file[key]
+                values, dataset = np.concatenate(arrays), self._datasets[key]
                 start = len(dataset)
                 dataset.resize(start + len(values), axis=0)
                 dataset[start:] = values

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -75,7 +76,7 @@ def pack(hessian: Array) -> Array:
     ndarray
         ``(3N (3N + 1) / 2,)``.
     """
-    return hessian[np.tril_indices(len(hessian))]
+    return hessian[_triangle(len(hessian))]
 
 
 def unpack(packed: NDArray[np.floating], n_atoms: int) -> Array:
@@ -94,10 +95,18 @@ def unpack(packed: NDArray[np.floating], n_atoms: int) -> Array:
         The symmetric matrix.
     """
     hessian = np.zeros((3 * n_atoms, 3 * n_atoms))
-    rows, columns = np.tril_indices(3 * n_atoms)
+    rows, columns = _triangle(3 * n_atoms)
     hessian[rows, columns] = packed
     hessian[columns, rows] = packed
     return hessian
+
+
+def _triangle(size: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Rows and columns of the lower triangle; finding them takes longer than packing does, so small ones are kept."""
+    return _small_triangle(size) if size <= 192 else np.tril_indices(size)
+
+
+_small_triangle = lru_cache(maxsize=64)(np.tril_indices)
 
 
 @contextmanager
