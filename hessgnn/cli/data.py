@@ -25,26 +25,29 @@ DataSet = Annotated[str, typer.Argument(metavar="FILE_OR_NAME", help="a store, o
 def build(
     recipe: Annotated[Path, typer.Argument(help="YAML file, e.g. configs/data/rtp-mini.yaml")],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="HDF5 file; NAME.h5 here by default")] = None,
-    processes: Annotated[int, typer.Option(min=1, help="molecules worked on at once")] = 1,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="list the molecules and stop")] = False,
+    processes: Annotated[int, typer.Option(min=1, help="molecules and reactions worked on at once")] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="list molecules and reactions and stop")] = False,
 ) -> None:
     """Make a labelled data set from a recipe; a killed build goes on where it was."""
     # The label engine is loaded by this verb alone.
     from hessgnn.data.factory.build import build as run_recipe
-    from hessgnn.data.factory.geometries import starting_geometries
+    from hessgnn.data.factory.build import part_path, tasks_of
     from hessgnn.data.factory.recipe import Recipe
 
     console = Console()
     settings = load(Recipe, find_resource(recipe))
+    target = output or Path(f"{settings.name}.h5")
     if dry_run:
-        chosen, skipped = starting_geometries(settings.geometries)
+        tasks, skipped = tasks_of(settings)
         _print_reasons(console, "left out", skipped)
-        console.print(f"{len(chosen)} molecules, {settings.displaced.frames} frames of each: {', '.join(chosen)}")
+        done = sum(part_path(target, settings, task).exists() for task in tasks)
+        console.print(f"{len(tasks)} molecules and reactions, {done} of them finished in an earlier run:")
+        console.print(", ".join(task.name for task in tasks), highlight=False, markup=False)
         return
-    report = run_recipe(settings, output or Path(f"{settings.name}.h5"), processes=processes)
+    report = run_recipe(settings, target, processes=processes)
     _print_reasons(console, "left out", report.skipped)
     _print_reasons(console, "failed", report.failed)
-    console.print(f"{report.molecules} molecules, {report.structures} structures in {report.path}")
+    console.print(f"{report.tasks} molecules and reactions, {report.structures} structures in {report.path}")
 
 
 @app.command("import")

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from hessgnn.data.families import families, kinship
-from hessgnn.data.splits import DISJOINT, EXTRAPOLATION, Kinship, require_no_leak, split_groups, split_of
+from hessgnn.data.kinds import FRAMES
+from hessgnn.data.splits import DISJOINT, Kinship, require_no_leak, split_groups, split_of
 from hessgnn.data.store import Store, write_store
 from hessgnn.errors import DataError
 from hessgnn.progress import tracked
@@ -42,7 +43,7 @@ def resplit(store: Store, output: Path, *, by: Kinship, fractions: Mapping[str, 
     """
     reading = (store[i] for i in tracked(range(len(store)), f"reading {store.path.name}"))
     of_family = families(store.names, store.groups, store.parents, kinship(reading, by))
-    moves = [split in (*DISJOINT, *EXTRAPOLATION) for split in store.structure_splits]
+    moves = [split in (*DISJOINT, *FRAMES) for split in store.structure_splits]
     drawn = {family for family, moving in zip(of_family, moves, strict=True) if moving}
     split_of_family = split_groups(drawn, fractions, seed)
     empty = sorted(name for name, share in fractions.items() if share > 0 and name not in split_of_family.values())

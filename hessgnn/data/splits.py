@@ -11,15 +11,11 @@ from typing import Literal
 
 import numpy as np
 
+from hessgnn.data.kinds import FRAMES
 from hessgnn.errors import ConfigError, DataError
 
 DISJOINT = ("train", "validation", "test")
 """Splits that must not share a group. Others, such as ``nms``, hold frames of the same molecules by design."""
-NMS = "nms"
-"""Kind of the frames displaced along normal modes."""
-EXTRAPOLATION = ("irc", NMS, "thermal")
-"""Kinds of frames away from stationary points: of a reaction path, along normal modes, of molecular dynamics. Each is
-the name of a split too, where most of its frames go."""
 
 Kinship = Literal["reaction", "composition", "molecule"]
 """What a split keeps together, see :func:`hessgnn.data.families.kinship`."""
@@ -81,7 +77,7 @@ def split_of(kind: str, group_split: str) -> str:
     str
         Its split.
     """
-    return kind if kind in EXTRAPOLATION and group_split != "validation" else group_split
+    return kind if kind in FRAMES and group_split != "validation" else group_split
 
 
 def leaking_groups(groups: Sequence[str], splits: Sequence[str]) -> dict[str, set[str]]:

@@ -2,7 +2,8 @@ from collections import Counter
 
 import pytest
 
-from hessgnn.data.splits import EXTRAPOLATION, leaking_groups, require_no_leak, split_groups, split_hash, split_of
+from hessgnn.data.kinds import FRAMES
+from hessgnn.data.splits import leaking_groups, require_no_leak, split_groups, split_hash, split_of
 from hessgnn.errors import ConfigError, DataError
 
 FRACTIONS = {"train": 0.7, "validation": 0.15, "test": 0.15}
@@ -39,7 +40,7 @@ def test_displaced_frames_may_share_their_molecule():
     require_no_leak(["a", "a"], ["train", "nms"], where="set.h5")
 
 
-@pytest.mark.parametrize("kind", EXTRAPOLATION)
+@pytest.mark.parametrize("kind", FRAMES)
 def test_frames_follow_their_group_into_validation_only(kind):
     assert split_of(kind, "validation") == "validation"
     assert split_of(kind, "train") == split_of(kind, "test") == kind

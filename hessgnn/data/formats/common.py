@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import prod
@@ -16,7 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from hessgnn.data.layout import unpack
 from hessgnn.data.structure import Array
-from hessgnn.errors import DataError, UserError
+from hessgnn.errors import DataError
+from hessgnn.extras import require
 
 _BLOCK = 256  # structures read from HDF5 at once,
 _BLOCK_NUMBERS = 2**24  # and numbers; one structure may be larger
@@ -41,15 +41,10 @@ def optional(module: str, package: str) -> Any:
 
     Raises
     ------
-    UserError
+    ConfigError
         With the pip line, when it is not installed.
     """
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"this format needs {package}, which is not installed", remedy="pip install 'hessgnn[formats]'"
-        ) from error
+    return require(module, package=package, extra="formats", purpose="this format")
 
 
 def files_of(source: Path, *suffixes: str) -> list[Path]:
