@@ -33,7 +33,7 @@ def minima(*formulas: str) -> list[Structure]:
         group = Atoms(formula).get_chemical_formula()
         candidates = [i for i, kind in enumerate(store.kinds) if store.groups[i] == group and kind in MINIMA]
         lowest = min(candidates, key=lambda i: store.energies[i])
-        found.append(replace(store[lowest], name=formula, kind="minimum", parent=""))
+        found.append(replace(store[lowest], name=formula, kind="minimum", parent="", split="test"))
     return found
 
 
