@@ -18,6 +18,7 @@ FLOORS = {
     "hessgnn.errors": 1,
     "hessgnn.extras": 1,
     "hessgnn.files": 1,
+    "hessgnn.imports": 1,
     "hessgnn.progress": 1,
     "hessgnn.units": 1,
     "hessgnn.data": 2,
