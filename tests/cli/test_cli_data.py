@@ -105,3 +105,26 @@ def test_build_dry_run(run, tmp_path):
     assert "58 molecules" in output
     assert "odd number of electrons" in output
     assert not list(tmp_path.iterdir())
+
+
+def test_merge_and_append(run, tmp_path):
+    structures = list(Store.open("rtp-mini"))
+    paths = [tmp_path / f"{name}.h5" for name in "abc"]
+    for k, path in enumerate(paths):
+        write_store(path, structures[3 * k : 3 * k + 3], level_of_theory="GFN2-xTB")
+    merged = tmp_path / "merged.h5"
+    assert "6 structures" in run("merge", *paths[:2], "-o", merged)
+    assert "9 structures" in run("append", merged, paths[2])
+    assert Store.open(merged).names == [s.name for s in structures[:9]]
+    before = merged.read_bytes()
+    with pytest.raises(DataError, match=r"merged\.h5: exists already.*hessgnn data append"):
+        run("merge", *paths, "-o", merged)
+    with pytest.raises(DataError, match=r"is taken"):
+        run("append", merged, paths[2])
+    write_store(paths[0], structures[9:10], level_of_theory="DFT")
+    with pytest.raises(DataError, match=r"a\.h5: is at DFT, and .*merged\.h5 at GFN2-xTB"):
+        run("append", merged, paths[0])
+    with pytest.raises(DataError, match="no such data set"):
+        run("append", tmp_path / "new.h5", paths[2])
+    assert merged.read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 4

@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import re
 import threading
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -165,15 +164,16 @@ def assign_splits(recipe: Recipe, structures: Sequence[Structure]) -> list[Struc
         When the training split lacks an element that occurs.
     """
     of_group = split_groups((structure.group for structure in structures), recipe.split.fractions, recipe.split.seed)
-    met: Counter[tuple[str, str]] = Counter()
+    origins: dict[str, list[str]] = {kind: [] for kind in FRAMES}
     divided = []
     for structure in structures:
-        place = (structure.group, structure.kind)
-        kept = structure.kind in FRAMES and met[place] % recipe.split.validation_every
-        divided.append(
-            replace(structure, split=structure.kind if kept else split_of(structure.kind, of_group[structure.group]))
-        )
-        met[place] += 1
+        split = split_of(structure.kind, of_group[structure.group])
+        if split == "validation" and structure.kind in FRAMES:
+            # All frames of one origin together: both sides of a symmetric path are the same geometries.
+            met = origins[structure.kind]
+            met += [] if structure.parent in met else [structure.parent]
+            split = structure.kind if met.index(structure.parent) % recipe.split.validation_every else split
+        divided.append(replace(structure, split=split))
     shown = {int(z) for structure in divided if structure.split == "train" for z in structure.numbers}
     absent = sorted({int(z) for structure in divided for z in structure.numbers} - shown)
     if absent:

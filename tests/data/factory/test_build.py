@@ -118,18 +118,18 @@ def test_training_must_show_every_element(built):
 
 
 def test_a_part_of_the_frames_of_validation_groups_follows_them(recipe, built):
-    frames = [replace(built[1][1], name=f"f{k}") for k in range(6)]
+    frames = [replace(built[1][1], name=f"f{k}", parent=f"p{k // 2}") for k in range(12)]
     rest = [replace(built[1][0], name="other", group="other")]
-    for every, count in ((1, 6), (2, 3), (4, 2)):
+    for every, count in ((1, 12), (2, 6), (4, 4)):
         split = {"fractions": {"validation": 0.5, "train": 0.5}, "validation_every": every}
         placed = {}
         for seed in range(8):  # one of them draws the group of the frames for validation
             settings = parse(Recipe, SMALL | {"split": split | {"seed": seed}}, where="test")
             with contextlib.suppress(DataError):
                 made = assign_splits(settings, [*frames, *rest])
-                placed[next(s.split for s in made if s.name == "other")] = [s.split for s in made[:6]]
+                placed[next(s.split for s in made if s.name == "other")] = [s.split for s in made[:12]]
         assert placed["train"].count("validation") == count
-        assert placed["train"].count("nms") == 6 - count
+        assert placed["train"].count("nms") == 12 - count
 
 
 def test_rounded_hessians_lie_on_their_grid_and_near_the_truth(recipe, built, tmp_path):

@@ -14,7 +14,7 @@ from hessgnn.data.store import Store
 @pytest.fixture(scope="module")
 def methane():
     store = Store.open("rtp-mini")
-    return store[store.names.index("CH4")]
+    return store[store.names.index("C")]
 
 
 @pytest.fixture(scope="module")
