@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tblite.ase import TBLite
 
 from hessgnn.benchmark.surface import CalculatorSurface
@@ -18,6 +20,11 @@ def reference_surface() -> CalculatorSurface:
     return CalculatorSurface(tight_gfn2, "GFN2-xTB")
 
 
-def minima(*names: str) -> list[Structure]:
+def minima(*formulas: str) -> list[Structure]:
+    """Minima of the bundled set, each the only one of its composition and named by it, in the test split."""
     store = Store.open("rtp-mini")
-    return [store[store.names.index(name)] for name in names]
+    found = []
+    for formula in formulas:
+        (index,) = (i for i, kind in enumerate(store.kinds) if (kind, store.groups[i]) == ("minimum", formula))
+        found.append(replace(store[index], name=formula, split="test"))
+    return found
