@@ -28,8 +28,9 @@ def test_bundled_set_is_sound():
     assert outlier.structures == ("sigmatropic/allyl-formimidate/ts", "sigmatropic/allyl-formimidate/ts/irc-04")
     assert (duplicate.level, duplicate.code) == ("warning", "duplicate")
     assert {store.kinds[i] for i in duplicate.indices} == {"reactant", "product", "irc"}
-    paths = {name for i, name in zip(duplicate.indices, reactions_of(store, duplicate), strict=True) if "irc" in store.names[i]}
-    ends = [name for i, name in zip(duplicate.indices, reactions_of(store, duplicate), strict=True) if "irc" not in store.names[i]]
+    named = [(store.kinds[i], name) for i, name in zip(duplicate.indices, reactions_of(store, duplicate), strict=True)]
+    paths = {name for kind, name in named if kind == "irc"}
+    ends = [name for kind, name in named if kind != "irc"]
     assert paths == {name for name in paths if ends.count(name) == 2}  # both ends are one, so both halves are
     require_sound(store, store.indices("train"))
 
