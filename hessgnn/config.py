@@ -192,6 +192,43 @@ def parse(model: type[S], content: Mapping[str, Any], *, where: object) -> S:
         raise ConfigError(error.what, where=place, remedy=error.remedy) from error
 
 
+def parse_named(models: Mapping[str, type[S]], content: Any, *, key: str, where: str, default: str | None = None) -> S:
+    """Check a mapping against the model that one of its values names.
+
+    Parameters
+    ----------
+    models
+        Name -> settings class.
+    content
+        What the user wrote, or settings that were checked already.
+    key
+        Which value names the model.
+    where
+        The section, for the error.
+    default
+        The name where there is none.
+
+    Returns
+    -------
+    Settings
+        An instance of the model.
+
+    Raises
+    ------
+    ConfigError
+        When there is no such name, or the mapping does not fit the model.
+    """
+    if isinstance(content, Settings):
+        return content  # type: ignore[return-value]
+    if not isinstance(content, Mapping):
+        raise ConfigError("is not a section of settings", where=where, remedy=f"write `{key}: NAME` and its settings")
+    name = content.get(key, default)
+    if name not in models:
+        what = "is missing" if name is None else f"no such {key}: {name!r}"
+        raise ConfigError(what, where=f"{where}.{key}", remedy=did_you_mean(str(name or ""), models))
+    return parse(models[name], {**content, key: name}, where=where)
+
+
 def load(model: type[S], path: Path, assignments: Sequence[str] = ()) -> S:
     """Read a YAML file, apply overrides and check it against a model.
 

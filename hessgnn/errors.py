@@ -28,7 +28,7 @@ class UserError(Exception):
         line = what if where is None else f"{where}: {what}"
         if remedy is not None:
             line = f"{line}. To mend: {remedy}"
-        super().__init__(line)
+        super().__init__(" ".join(line.split()))  # names and reasons come from files, and may hold line breaks
 
 
 class DataError(UserError):

@@ -12,16 +12,18 @@ import importlib.metadata
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
+from typing import Protocol
 
 import numpy as np
 import torch
+from ase import Atoms
 from ase.calculators.calculator import Calculator
 
 from hessgnn.benchmark.failures import FAILURES, reason_of
 from hessgnn.calculator import HessGNNCalculator
 from hessgnn.data.batch import Batch
-from hessgnn.data.factory.engine import central_difference_hessian
+from hessgnn.data.factory.engines.base import central_differences
 from hessgnn.data.neighbors import NeighborFinder
 from hessgnn.data.structure import Array, Structure
 from hessgnn.errors import ConfigError
@@ -170,8 +172,7 @@ class CalculatorSurface:
         """Make a calculator, with ``get_hessian`` by central differences if it has none."""
         calculator = self._make()
         if not hasattr(calculator, "get_hessian"):
-            engine = _Differenced(calculator)
-            calculator.get_hessian = engine.hessian
+            calculator.get_hessian = partial(_differenced, calculator)
         return calculator
 
     def force_field(self, structures: Sequence[Structure]) -> ForceField:
@@ -196,21 +197,15 @@ class CalculatorSurface:
         return compute
 
 
-class _Differenced:
-    """What central differences need to know of a calculator."""
+def _differenced(calculator: Calculator, atoms: Atoms) -> Array:
+    """Hessian of a calculator by central differences of its forces, symmetrised."""
 
-    level_of_theory = ""
+    def forces(image: Atoms) -> Array:
+        image.calc = calculator
+        return np.array(image.get_forces())
 
-    def __init__(self, calculator: Calculator) -> None:
-        self._calculator = calculator
-
-    def energy_forces(self, atoms: Any) -> tuple[float, Array]:
-        atoms.calc = self._calculator
-        return float(atoms.get_potential_energy()), np.array(atoms.get_forces())
-
-    def hessian(self, atoms: Any) -> Array:
-        matrix = central_difference_hessian(self, atoms, HESSIAN_STEP).matrix  # type: ignore[arg-type]
-        return (matrix + matrix.T) / 2
+    matrix = central_differences(forces, atoms, HESSIAN_STEP)
+    return (matrix + matrix.T) / 2
 
 
 def surface_from_import_path(path: str) -> CalculatorSurface:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from itertools import compress
+import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
+from hessgnn.cli import tables
 from hessgnn.config import load
-from hessgnn.data.checks import check as find_faults
-from hessgnn.data.splits import DISJOINT, NMS, require_no_leak, split_groups, split_of
-from hessgnn.data.store import Store, write_store
-from hessgnn.data.summary import SplitSummary, summarise
+from hessgnn.data.splits import DISJOINT, Kinship
+from hessgnn.data.store import Store
 from hessgnn.errors import ConfigError, DataError
 from hessgnn.files import find_resource
 
@@ -28,26 +25,29 @@ DataSet = Annotated[str, typer.Argument(metavar="FILE_OR_NAME", help="a store, o
 def build(
     recipe: Annotated[Path, typer.Argument(help="YAML file, e.g. configs/data/rtp-mini.yaml")],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="HDF5 file; NAME.h5 here by default")] = None,
-    processes: Annotated[int, typer.Option(min=1, help="molecules worked on at once")] = 1,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="list the molecules and stop")] = False,
+    processes: Annotated[int, typer.Option(min=1, help="molecules and reactions worked on at once")] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="list molecules and reactions and stop")] = False,
 ) -> None:
     """Make a labelled data set from a recipe; a killed build goes on where it was."""
     # The label engine is loaded by this verb alone.
     from hessgnn.data.factory.build import build as run_recipe
-    from hessgnn.data.factory.geometries import starting_geometries
+    from hessgnn.data.factory.build import part_path, tasks_of
     from hessgnn.data.factory.recipe import Recipe
 
     console = Console()
     settings = load(Recipe, find_resource(recipe))
+    target = output or Path(f"{settings.name}.h5")
     if dry_run:
-        chosen, skipped = starting_geometries(settings.geometries)
+        tasks, skipped = tasks_of(settings)
         _print_reasons(console, "left out", skipped)
-        console.print(f"{len(chosen)} molecules, {settings.displaced.frames} frames of each: {', '.join(chosen)}")
+        done = sum(part_path(target, settings, task).exists() for task in tasks)
+        console.print(f"{len(tasks)} molecules and reactions, {done} of them finished in an earlier run:")
+        console.print(", ".join(task.name for task in tasks), highlight=False, markup=False)
         return
-    report = run_recipe(settings, output or Path(f"{settings.name}.h5"), processes=processes)
+    report = run_recipe(settings, target, processes=processes)
     _print_reasons(console, "left out", report.skipped)
     _print_reasons(console, "failed", report.failed)
-    console.print(f"{report.molecules} molecules, {report.structures} structures in {report.path}")
+    console.print(f"{report.tasks} molecules and reactions, {report.structures} structures in {report.path}")
 
 
 @app.command("import")
@@ -74,6 +74,14 @@ def import_(
     _print_reasons(console, "left out", report.unreadable)
     if report.renamed:
         console.print(f"{report.renamed} structures had a name that was taken and got a number")
+    if len(report.states) > 1:
+        mixed = ", ".join(f"{state} {count}" for state, count in report.states.items())
+        console.print(
+            f"warning: taken as one level: {mixed}; no potential of elements and positions tells these states apart",
+            highlight=False,
+            soft_wrap=True,
+            markup=False,
+        )
     console.print(
         f"{report.structures} of {report.entries} structures at {report.level} in {output};"
         f" judge them: hessgnn data check {output}",
@@ -98,60 +106,66 @@ def export(
 
 
 @app.command()
-def check(data: DataSet) -> None:
-    """Look for faults: units, signs, leaks, broken labels. Ends with exit status 2 when there are errors."""
-    console = Console()
+def check(
+    data: DataSet,
+    sample: Annotated[
+        int | None, typer.Option(min=1, help="read so many structures, drawn at random; else all")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the whole report as JSON")] = False,
+) -> None:
+    """Look for faults: units, signs, leaks, broken labels, outliers. Ends with exit status 2 when there are errors."""
+    # The checks find neighbours, which needs torch.
+    from hessgnn.data.checks import examine
+
     store = Store.open(data)
     store.verify()
-    findings = find_faults(store)
-    for finding in findings:
-        console.print(f"{finding.level} \\[{finding.code}]: {finding.message}", soft_wrap=True)
-    errors = sum(finding.level == "error" for finding in findings)
-    if errors:
-        raise DataError(f"{errors} errors among {len(store)} structures", where=store.path)
-    console.print(f"{len(store)} structures, no error, {len(findings)} warnings")
+    report = examine(store, sample=sample)
+    console = Console()
+    if as_json:
+        _print_json(console, store, report.to_dict())
+    else:
+        tables.print_check(console, report)
+    if report.errors:
+        raise DataError(f"{len(report.errors)} errors among {len(store)} structures", where=store.path)
 
 
 @app.command()
-def info(data: DataSet) -> None:
-    """Describe a data set: counts, elements, label ranges, origin."""
-    console = Console()
+def info(
+    data: DataSet,
+    as_json: Annotated[bool, typer.Option("--json", help="print everything as JSON")] = False,
+) -> None:
+    """Describe each split of a data set: counts, kinds, elements, label ranges and noise, origin."""
+    from hessgnn.data.summary import summarise
+
     store = Store.open(data)
-    attributes = store.attributes
-    table = Table("", *store.splits, title=f"{store.path.stem}, {attributes.level_of_theory}, {len(store)} structures")
-    columns = [_described(summarise(store, name)) for name in store.splits]
-    for title in columns[0]:
-        table.add_row(title, *(column[title] for column in columns))
-    console.print(table)
-    versions = ", ".join(f"{name} {number}" for name, number in attributes.versions.items())
-    console.print(f"content {attributes.content_hash[:16]}  splits {attributes.split_hash[:16]}  {versions}")
+    summaries = summarise(store)
+    if as_json:
+        _print_json(Console(), store, {"splits": {split: found.to_dict() for split, found in summaries.items()}})
+    else:
+        tables.print_info(Console(), store, summaries)
 
 
 @app.command()
 def split(
     data: DataSet,
     output: Annotated[Path, typer.Option("-o", "--output", help="HDF5 file to write")],
+    by: Annotated[
+        Kinship, typer.Option(help="what stays together, besides groups, what was made from what, and copies")
+    ] = "reaction",
     fractions: Annotated[str, typer.Option(help="shares of train, validation and test")] = "0.8,0.1,0.1",
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
-    """Split again, by whole groups. Displaced frames go to nms or with their molecule to validation; others stay."""
-    store = Store.open(data)
-    movable = [name in (*DISJOINT, NMS) for name in store.structure_splits]
-    of_group = split_groups(compress(store.groups, movable), _fractions(fractions), seed)
-    everything = zip(store.kinds, store.groups, store.structure_splits, movable, strict=True)
-    splits = [split_of(kind, of_group[group]) if moves else old for kind, group, old, moves in everything]
-    require_no_leak(store.groups, splits, where=store.path)
-    attributes = store.attributes
-    write_store(
-        output,
-        (replace(structure, split=new) for structure, new in zip(store, splits, strict=True)),
-        level_of_theory=attributes.level_of_theory,
-        provenance=attributes.provenance,
-        versions=attributes.versions,
-        hessian_dtype=attributes.hessian_dtype,
-    )
-    counts = ", ".join(f"{name} {count}" for name, count in Store.open(output).splits.items())
-    Console().print(f"{output}: {counts}")
+    """Split again, by whole reactions, molecules or compositions.
+
+    Frames of kind irc, nms and thermal go to a split of that name, or with their group to validation. Splits of other
+    names stay.
+    """
+    from hessgnn.data.resplit import resplit
+
+    made = resplit(Store.open(data), output, by=by, fractions=_fractions(fractions), seed=seed)
+    counts = ", ".join(f"{name} {count}" for name, count in made.splits.items())
+    line = f"{output}: {counts}; splits {made.attributes.split_hash[:16]}"
+    Console().print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 @app.command()
@@ -196,25 +210,20 @@ def _fractions(text: str) -> dict[str, float]:
         raise ConfigError("not three numbers", where=f"--fractions {text}", remedy="write it as 0.8,0.1,0.1") from None
 
 
-def _described(summary: SplitSummary) -> dict[str, str]:
-    heights = summary.energies_above_lowest or (None, None, None)
-    quantiles = {f"E − lowest, {q} % (eV)": height for q, height in zip((5, 50, 95), heights, strict=True)}
-    numbers = quantiles | {
-        "RMS F (eV/Å)": summary.rms_forces,
-        "max |F| (eV/Å)": summary.max_force,
-        "RMS H (eV/Å²)": summary.rms_hessian,
-        "max |H − Hᵀ| (eV/Å²)": summary.max_asymmetry,
+def _print_json(console: Console, store: Store, found: dict[str, Any]) -> None:
+    attributes = store.attributes
+    record = {
+        "path": str(store.path),
+        "structures": len(store),
+        "level_of_theory": attributes.level_of_theory,
+        "content_hash": attributes.content_hash,
+        "split_hash": attributes.split_hash,
+        "versions": attributes.versions,
     }
-    return {
-        "structures": str(summary.structures),
-        "groups": str(summary.groups),
-        "atoms": "…".join(str(count) for count in summary.atoms),
-        "elements": " ".join(summary.elements),
-        "with E, F, H": ", ".join(str(count) for count in summary.labels),
-        **{title: "–" if number is None else f"{number:.3g}" for title, number in numbers.items()},
-    }
+    text = json.dumps(record | found, ensure_ascii=False, indent=1)
+    console.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
 def _print_reasons(console: Console, title: str, reasons: dict[str, str]) -> None:
     for name, reason in reasons.items():
-        console.print(f"{title}: {name}: {reason}", highlight=False, soft_wrap=True, markup=False)
+        console.print(" ".join(f"{title}: {name}: {reason}".split()), highlight=False, soft_wrap=True, markup=False)

@@ -58,6 +58,7 @@ def evaluate(
     tasks: list[str] | None,
     splits: list[str] | None,
     device: str,
+    processes: int,
 ) -> bool:
     """Judge the best potential of a run, or a calculator, and print its metrics; whether every task could be run."""
     if run is not None and "=" in str(run):  # the first word may be an override when a calculator is judged
@@ -80,6 +81,7 @@ def evaluate(
             "tasks": tasks or benchmark.DEFAULT,
             "splits": splits,
             "settings": settings,
+            "processes": processes,
             "observer": advance,
         }
         if calculator is not None:
@@ -146,9 +148,9 @@ def _metric_tables(record: Record) -> Iterator[Table]:
     for split, found in record.metrics.items():
         others = [metric for key, metric in found.items() if key not in METRICS]
         if others:
-            table = Table(title=f"{name}, minima of {split}")
+            table = Table(title=f"{name}, {split}")
             table.add_column("metric")
-            for heading in ("value", "unit", "molecules"):
+            for heading in ("value", "unit", "subjects"):
                 table.add_column(heading, justify="right")
             for metric in others:
                 table.add_row(metric.title, _text(metric.value), metric.unit, str(metric.n))

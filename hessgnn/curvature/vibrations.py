@@ -96,6 +96,7 @@ def vibrations(
     hessian: ArrayLike,
     *,
     masses: Literal["average", "isotopic"] = "average",
+    exclude: ArrayLike | None = None,
 ) -> Vibrations:
     """Compute the normal modes of an isolated molecule.
 
@@ -109,11 +110,15 @@ def vibrations(
         ``(3N, 3N)`` or anything that reshapes to it, eV/Å², row index ``3 * atom + xyz``. Symmetrised here.
     masses
         Which masses stand for atomic numbers, see :func:`masses_of`.
+    exclude
+        ``(N, 3)``: one more displacement, of any length, that is projected out as translations and rotations are. On a
+        reaction path that is its direction, ``−∇E / m`` (W. H. Miller, N. C. Handy, J. E. Adams, J. Chem. Phys. 72, 99
+        (1980)).
 
     Returns
     -------
     Vibrations
-        All modes but translations and rotations.
+        All modes but translations, rotations and what is excluded.
 
     Raises
     ------
@@ -136,6 +141,8 @@ def vibrations(
     scale = np.repeat(weights, 3) ** -0.5
     weighted = (matrix + matrix.T) / 2 * np.outer(scale, scale)
     internal = _internal_basis(weights, coordinates)
+    if exclude is not None:
+        internal = _without(internal, np.asarray(exclude, dtype=np.float64).reshape(-1) / scale)
     eigenvalues, vectors = np.linalg.eigh(internal.T @ weighted @ internal)
     displacements = (scale[:, None] * (internal @ vectors)).T
     reduced_masses = 1 / (displacements**2).sum(axis=1)
@@ -165,6 +172,12 @@ def eckart_projector(masses: ArrayLike, positions: ArrayLike) -> Array:
     """
     basis = _internal_basis(np.asarray(masses, dtype=np.float64), np.asarray(positions, dtype=np.float64))
     return basis @ basis.T
+
+
+def _without(basis: Array, direction: Array) -> Array:
+    """The part of an orthonormal basis (n, m) that is perpendicular to a direction (n,) with a part in its span."""
+    inside = basis.T @ direction
+    return basis @ np.linalg.svd(inside[:, None], full_matrices=True)[0][:, 1:]
 
 
 def _internal_basis(masses: Array, positions: Array) -> Array:

@@ -2,62 +2,23 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from hessgnn.data import layout
+from hessgnn.data.hdf5 import HDF5Output
 from hessgnn.data.splits import split_hash
 from hessgnn.data.structure import STRINGS, Structure
-
-if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer
 
 _CHUNK = 16_384  # numbers; one chunk holds the Hessians of a few dozen small molecules
 _WAITING = 8 * 1024**2  # numbers that are kept until they are written together
 _SHAPES = {"positions": (3,), "forces": (3,), "cell": (3, 3), "pbc": (3,)}
 _FILTERS = {"compression": "gzip", "compression_opts": 6, "shuffle": True}
-
-
-class _Disk(io.FileIO):
-    """A file for HDF5 to write to that never fails: a failure is kept for :meth:`check`.
-
-    After a failed write, on a full disk for example, HDF5 (2.0) ends the process by a segmentation fault when the file
-    is closed.
-    """
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, "w+")
-        self._error: OSError | None = None
-
-    def write(self, data: ReadableBuffer) -> int:
-        rest = memoryview(data).cast("B")
-        size = len(rest)
-        while rest and self._error is None:
-            try:
-                rest = rest[super().write(rest) :]
-            except OSError as error:
-                self._error = error
-        return size
-
-    def truncate(self, size: int | None = None) -> int:
-        if self._error is None:
-            try:
-                return super().truncate(size)
-            except OSError as error:
-                self._error = error
-        return size or 0
-
-    def check(self) -> None:
-        """Raise what went wrong since the file was opened."""
-        if self._error is not None:
-            raise self._error
 
 
 class Draft:
@@ -77,8 +38,7 @@ class Draft:
     """
 
     def __init__(self, path: Path, hessian_dtype: layout.HessianDtype) -> None:
-        self._disk = _Disk(path)
-        self._file = h5py.File(self._disk, "w")
+        self._file = HDF5Output(path)
         self._dtypes = {**layout.DTYPES, "hessian": hessian_dtype}
         self._datasets: dict[str, h5py.Dataset] = {}
         for key, dtype in self._dtypes.items():
@@ -138,7 +98,7 @@ class Draft:
         n = len(other["n_atoms"])
         for key in self._waiting:
             _extend(self._datasets[key], other[key])
-            self._disk.check()
+            self._file.require_written()
         for key, texts in self.strings.items():
             texts += other[key][()].tolist() if key in other else [b""] * n
 
@@ -150,7 +110,7 @@ class Draft:
             array = np.array(texts, dtype=np.bytes_)
             file.create_dataset(key, data=array, chunks=(min(len(array), _CHUNK),), **_FILTERS)
         file.flush()
-        self._disk.check()
+        self._file.require_written()
         names, splits = ([text.decode() for text in self.strings[key]] for key in ("name", "split"))
         file.attrs.update(
             {
@@ -166,12 +126,11 @@ class Draft:
             }
         )
         self.close()
-        self._disk.check()
+        file.require_written()
 
     def close(self) -> None:
         """Close the file, sealed or not."""
         self._file.close()
-        self._disk.close()
 
     def _flush(self) -> None:
         for key, arrays in self._waiting.items():
@@ -182,7 +141,7 @@ class Draft:
                 dataset[start:] = values
                 arrays.clear()
         self._n_waiting = 0
-        self._disk.check()
+        self._file.require_written()
 
 
 def _extend(target: h5py.Dataset, source: h5py.Dataset) -> None:

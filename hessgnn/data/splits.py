@@ -1,18 +1,24 @@
-"""Splits of a data set: whole groups (molecules, reactions) drawn at random, so that none leaks into another split."""
+"""Splits of a data set: whole groups (molecules, reactions) drawn at random, so that none leaks into another split.
+
+What belongs together is found in :mod:`hessgnn.data.families`.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 
+from hessgnn.data.kinds import FRAMES
 from hessgnn.errors import ConfigError, DataError
 
 DISJOINT = ("train", "validation", "test")
 """Splits that must not share a group. Others, such as ``nms``, hold frames of the same molecules by design."""
-NMS = "nms"
-"""Kind of the frames displaced along normal modes, and the split of most of them."""
+
+Kinship = Literal["reaction", "composition", "molecule"]
+"""What a split keeps together, see :func:`hessgnn.data.families.kinship`."""
 
 
 def split_groups(groups: Iterable[str], fractions: Mapping[str, float], seed: int) -> dict[str, str]:
@@ -55,8 +61,9 @@ def split_groups(groups: Iterable[str], fractions: Mapping[str, float], seed: in
 def split_of(kind: str, group_split: str) -> str:
     """Place a structure, given where its group was drawn to.
 
-    Displaced frames are kept for judging extrapolation, in the split ``nms``, but those of validation molecules follow
-    them: at a minimum every force is zero, so validated on minima alone the flattest surface would win.
+    Frames away from stationary points are kept for judging extrapolation, each kind in a split of its own, but those of
+    validation groups follow them: at a minimum every force is zero, so validated on minima alone the flattest surface
+    would win.
 
     Parameters
     ----------
@@ -70,7 +77,7 @@ def split_of(kind: str, group_split: str) -> str:
     str
         Its split.
     """
-    return NMS if kind == NMS and group_split != "validation" else group_split
+    return kind if kind in FRAMES and group_split != "validation" else group_split
 
 
 def leaking_groups(groups: Sequence[str], splits: Sequence[str]) -> dict[str, set[str]]:

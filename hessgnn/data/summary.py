@@ -1,98 +1,168 @@
-"""What a split holds, in a few numbers."""
+"""What each split holds, in a few numbers, read one structure at a time."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
+from ase.data import chemical_symbols
 
+from hessgnn.data.checks.finding import Seen
+from hessgnn.data.checks.noise import LabelNoise, Noise
 from hessgnn.data.store import Store
+from hessgnn.data.structure import Array, Structure
+from hessgnn.progress import tracked
+
+DISPLACED = ("nms", "thermal")
+"""Kinds whose energies are told above the structure that they were made from; those of others, above the lowest
+structure of their group."""
 
 
 @dataclass(frozen=True)
 class SplitSummary:
-    """One split of a store.
+    """One split of a store. ``None`` stands where no structure has the label.
 
     Attributes
     ----------
     structures, groups : int
         How many.
+    kinds : dict
+        Kind -> structures.
     atoms : (int, int)
         Smallest and largest number of atoms.
-    elements : list of str
-        Symbols, sorted by atomic number.
-    labels : (int, int, int)
-        Structures with energy, forces, Hessian.
-    energies_above_lowest : (float, float, float) or None
-        5 %, 50 % and 95 % quantiles of the energy above the lowest structure of the same group in the whole store, eV.
+    elements : dict
+        Symbol -> structures that hold it, by atomic number.
+    energy, forces, hessian : int
+        Structures with the label.
+    heights : (float, float, float) or None
+        5 %, 50 % and 95 % quantiles of the energy above the parent (:data:`DISPLACED`) or above the lowest structure
+        of the same group and number of atoms in the whole store, eV.
     rms_forces, max_force : float or None
         Over all components, eV/Å.
-    rms_hessian : float or None
+    rms_hessian, max_hessian : float or None
         Over all elements of all Hessians, eV/Å².
-    max_asymmetry : float
-        Largest ``|H − Hᵀ|`` when the labels were made, eV/Å².
+    noise : tuple of Noise
+        Label noise, from what must be zero.
     """
 
     structures: int
     groups: int
+    kinds: dict[str, int]
     atoms: tuple[int, int]
-    elements: list[str]
-    labels: tuple[int, int, int]
-    energies_above_lowest: tuple[float, float, float] | None
+    elements: dict[str, int]
+    energy: int
+    forces: int
+    hessian: int
+    heights: tuple[float, float, float] | None
     rms_forces: float | None
     max_force: float | None
     rms_hessian: float | None
-    max_asymmetry: float
+    max_hessian: float | None
+    noise: tuple[Noise, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain containers, for JSON."""
+        return asdict(self)
 
 
-def summarise(store: Store, split: str) -> SplitSummary:
-    """Describe one split.
+def summarise(store: Store) -> dict[str, SplitSummary]:
+    """Describe every split.
 
     Parameters
     ----------
     store
-        The data.
-    split
-        Its name.
+        The data; each structure is read once.
 
     Returns
     -------
-    SplitSummary
-        ``None`` stands where no structure has the label.
+    dict
+        Split -> summary, in the order of :attr:`Store.splits`.
     """
-    indices = store.indices(split)
-    structures = [store[int(i)] for i in indices]
-    forces = [s.forces.ravel() for s in structures if s.forces is not None]
-    hessians = [s.hessian.ravel() for s in structures if s.hessian is not None]
-    return SplitSummary(
-        structures=len(indices),
-        groups=len({s.group for s in structures}),
-        atoms=(int(store.n_atoms[indices].min()), int(store.n_atoms[indices].max())),
-        elements=store.symbols(indices),
-        labels=(
-            int(store.has_energy[indices].sum()),
-            int(store.has_forces[indices].sum()),
-            int(store.has_hessian[indices].sum()),
-        ),
-        energies_above_lowest=_energies_above_lowest(store, split),
-        rms_forces=_rms(forces),
-        max_force=float(np.abs(np.concatenate(forces)).max()) if forces else None,
-        rms_hessian=_rms(hessians),
-        max_asymmetry=float(store.hessian_asymmetry[indices].max()),
-    )
+    gathered = {split: _Gathered() for split in store.splits}
+    for i in tracked(range(len(store)), f"reading {store.path.name}"):
+        gathered[store.structure_splits[i]].add(store[i])
+    heights = _heights(store)
+    found = {}
+    for split, numbers in gathered.items():
+        indices = store.indices(split)
+        known = heights[indices][np.isfinite(heights[indices])]
+        found[split] = SplitSummary(
+            structures=len(indices),
+            groups=len({store.groups[i] for i in indices}),
+            kinds=dict(Counter(store.kinds[i] for i in indices).most_common()),
+            atoms=(int(store.n_atoms[indices].min()), int(store.n_atoms[indices].max())),
+            elements={chemical_symbols[z]: count for z, count in sorted(numbers.elements.items())},
+            energy=int(store.has_energy[indices].sum()),
+            forces=int(store.has_forces[indices].sum()),
+            hessian=int(store.has_hessian[indices].sum()),
+            heights=_quantiles(known) if len(known) else None,
+            rms_forces=numbers.forces.rms,
+            max_force=numbers.forces.largest,
+            rms_hessian=numbers.hessians.rms,
+            max_hessian=numbers.hessians.largest,
+            noise=tuple(numbers.noise.estimates()),
+        )
+    return found
 
 
-def _energies_above_lowest(store: Store, split: str) -> tuple[float, float, float] | None:
-    lowest: dict[str, float] = {}
-    for i in np.flatnonzero(store.has_energy):
-        group = store.groups[i]
-        lowest[group] = min(lowest.get(group, np.inf), float(store.energies[i]))
-    heights = [store.energies[i] - lowest[store.groups[i]] for i in store.indices(split) if store.has_energy[i]]
-    if not heights:
-        return None
-    low, middle, high = np.quantile(heights, [0.05, 0.5, 0.95])
+@dataclass
+class _Size:
+    """Root mean square and largest size of numbers that come in pieces."""
+
+    squares: float = 0.0
+    count: int = 0
+    most: float = 0.0
+
+    def add(self, values: Array) -> None:
+        self.squares, self.count = self.squares + float((values**2).sum()), self.count + values.size
+        self.most = max(self.most, float(np.abs(values).max()))
+
+    @property
+    def rms(self) -> float | None:
+        return float(np.sqrt(self.squares / self.count)) if self.count else None
+
+    @property
+    def largest(self) -> float | None:
+        return self.most if self.count else None
+
+
+@dataclass
+class _Gathered:
+    """What is kept of the structures of a split."""
+
+    elements: Counter[int] = field(default_factory=Counter)
+    forces: _Size = field(default_factory=_Size)
+    hessians: _Size = field(default_factory=_Size)
+    noise: LabelNoise = field(default_factory=LabelNoise)
+
+    def add(self, structure: Structure) -> None:
+        self.elements.update(set(structure.numbers.tolist()))
+        self.noise.see(Seen(0, structure))
+        for size, values in ((self.forces, structure.forces), (self.hessians, structure.hessian)):
+            if values is not None:
+                size.add(values)
+
+
+def _quantiles(values: Array) -> tuple[float, float, float]:
+    low, middle, high = np.quantile(values, [0.05, 0.5, 0.95])
     return float(low), float(middle), float(high)
 
 
-def _rms(arrays: list[np.ndarray]) -> float | None:
-    return float(np.sqrt(np.mean(np.concatenate(arrays) ** 2))) if arrays else None
+def _heights(store: Store) -> Array:
+    """Energy of each structure above what it is measured from, eV; NaN where one of the two is unknown."""
+    place = {name: i for i, name in enumerate(store.names)}
+    lowest: dict[tuple[str, int], float] = {}
+    for i in np.flatnonzero(store.has_energy):
+        key = store.groups[i], int(store.n_atoms[i])
+        lowest[key] = min(lowest.get(key, np.inf), float(store.energies[i]))
+
+    def base(i: int) -> float:
+        parent = place.get(store.parents[i]) if store.kinds[i] in DISPLACED else None
+        if parent is not None:
+            return float(store.energies[parent]) if store.has_energy[parent] else np.nan
+        return lowest.get((store.groups[i], int(store.n_atoms[i])), np.nan)
+
+    bases = np.array([base(i) for i in range(len(store))])
+    return np.where(store.has_energy, store.energies - bases, np.nan)

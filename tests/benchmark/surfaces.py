@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from tblite.ase import TBLite
 
-from hessgnn.benchmark.surface import CalculatorSurface
+import hessgnn
+from hessgnn.benchmark.surface import CalculatorSurface, PotentialSurface
 from hessgnn.data.store import Store
 from hessgnn.data.structure import Structure
 
@@ -21,3 +23,10 @@ def reference_surface() -> CalculatorSurface:
 def minima(*names: str) -> list[Structure]:
     store = Store.open("rtp-mini")
     return [store[store.names.index(name)] for name in names]
+
+
+def untrained() -> PotentialSurface:
+    torch.manual_seed(0)
+    potential = hessgnn.create("schnet", width=8, n_interactions=1, cutoff=4.0)
+    potential.set_scaling(dict.fromkeys((1, 6, 7, 8), -10.0), 3.0)
+    return PotentialSurface(potential)

@@ -1,3 +1,6 @@
+import json
+from dataclasses import replace
+
 import pytest
 from typer.testing import CliRunner
 
@@ -21,7 +24,28 @@ def test_info(run):
     output = run("info", "rtp-mini")
     assert "GFN2-xTB" in output
     assert "validation" in output
-    assert "H C N O" in output
+    assert "H 38, C 35, N 11, O 18" in output
+    assert "nms 72, minimum 9" in output
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_tables_fit_the_terminal(run, monkeypatch, width):
+    """Nothing is cut and no number is broken over two lines."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    for verb in ("info", "check"):
+        output = run(verb, "rtp-mini")
+        assert "…" not in output.replace("3…1", "")
+        assert all(len(line) <= width for line in output.splitlines() if not line.startswith("content"))
+
+
+def test_json(run):
+    described = json.loads(run("info", "rtp-mini", "--json"))
+    assert described["splits"]["train"]["elements"] == {"H": 38, "C": 35, "N": 11, "O": 18}
+    assert described["split_hash"] == Store.open("rtp-mini").attributes.split_hash
+    judged = json.loads(run("check", "rtp-mini", "--json"))
+    assert judged["findings"] == []
+    assert judged["counts"]["nms"]["hessian"] == 384
+    assert {"quantity", "unit", "median", "largest"} <= set(judged["noise"][0])
 
 
 def test_info_without_labels(run, tmp_path):
@@ -32,7 +56,11 @@ def test_info_without_labels(run, tmp_path):
 
 
 def test_check(run, tmp_path):
-    assert "no error" in run("check", "rtp-mini")
+    output = run("check", "rtp-mini")
+    assert "513 structures, no error, 0 warnings" in output
+    assert "2 of 7" in output  # formulas of test that are in train
+    assert "max |Σ_j H_ij|" in output
+    assert "read: 40 of 513" in run("check", "rtp-mini", "--sample", "40")
     (tmp_path / "x.h5").write_text("no")
     with pytest.raises(DataError, match="not an HDF5 file"):
         run("check", tmp_path / "x.h5")
@@ -44,9 +72,27 @@ def test_split_moves_groups_and_keeps_content(run, tmp_path):
     new, old = Store.open(tmp_path / "new.h5"), Store.open("rtp-mini")
     assert new.splits == {"train": 29, "validation": 14 * 9, "test": 14, "nms": 43 * 8}
     assert new.attributes.content_hash == old.attributes.content_hash
-    assert new.attributes.provenance == old.attributes.provenance
+    assert new.attributes.split_hash[:16] in output
+    assert new.attributes.provenance.startswith(old.attributes.provenance)
     with pytest.raises(ConfigError, match="not three numbers"):
         run("split", "rtp-mini", "-o", tmp_path / "new.h5", "--fractions", "0.5")
+
+
+def test_findings_end_with_status_2_and_are_listed(run, tmp_path):
+    structures = [s for s in Store.open("rtp-mini") if s.kind == "minimum"]
+    structures = [replace(s, hessian=s.hessian / 97.17) for s in structures]
+    write_store(tmp_path / "bad.h5", structures, level_of_theory="none")
+    result = CliRunner().invoke(app, ["check", str(tmp_path / "bad.h5")])
+    assert "error [hessian-unit]" in result.output
+    assert "97.2 times too small: Hartree/Bohr² read as eV/Å²?" in result.output
+    assert isinstance(result.exception, DataError)
+    assert "1 errors among 57 structures" in str(result.exception)
+
+
+def test_split_by_what(run, tmp_path):
+    run("split", "rtp-mini", "-o", tmp_path / "new.h5", "--by", "composition")
+    assert "split by composition" in Store.open(tmp_path / "new.h5").attributes.provenance
+    assert "'colour' is not one of" in run("split", "rtp-mini", "-o", tmp_path / "x.h5", "--by", "colour")
 
 
 def test_split_as_the_recipe_gives_the_bundled_split(run, tmp_path):

@@ -48,6 +48,17 @@ def test_import_and_export(run, frames, tmp_path):
         assert (tmp_path / name).exists()
 
 
+def test_states_taken_as_one_level_are_told(run, tmp_path):
+    atoms = [molecule("H2O"), molecule("OH")]
+    for one, charge in zip(atoms, (0, -1), strict=True):
+        one.calc = EMT()
+        one.get_forces()
+        one.info["charge"] = charge
+    ase_write(tmp_path / "frames.xyz", atoms)
+    output = run("import", "extxyz", tmp_path / "frames.xyz", "-o", tmp_path / "x.h5", "--level", "EMT")
+    assert "warning: taken as one level: usual 1, charge -1 1; no potential" in output
+
+
 def test_mistakes_cost_nothing(run, frames, tmp_path):
     with pytest.raises(DataError, match=r"level of theory is not in the source.*--level"):
         run("import", "extxyz", frames, "-o", tmp_path / "x.h5")

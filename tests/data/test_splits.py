@@ -2,6 +2,7 @@ from collections import Counter
 
 import pytest
 
+from hessgnn.data.kinds import FRAMES
 from hessgnn.data.splits import leaking_groups, require_no_leak, split_groups, split_hash, split_of
 from hessgnn.errors import ConfigError, DataError
 
@@ -39,10 +40,15 @@ def test_displaced_frames_may_share_their_molecule():
     require_no_leak(["a", "a"], ["train", "nms"], where="set.h5")
 
 
-def test_displaced_frames_follow_their_molecule_into_validation_only():
-    assert split_of("nms", "validation") == "validation"
-    assert split_of("nms", "train") == split_of("nms", "test") == "nms"
-    assert split_of("minimum", "train") == "train"
+@pytest.mark.parametrize("kind", FRAMES)
+def test_frames_follow_their_group_into_validation_only(kind):
+    assert split_of(kind, "validation") == "validation"
+    assert split_of(kind, "train") == split_of(kind, "test") == kind
+
+
+@pytest.mark.parametrize("kind", ["minimum", "transition-state", "unknown"])
+def test_others_follow_their_group_everywhere(kind):
+    assert [split_of(kind, split) for split in FRACTIONS] == list(FRACTIONS)
 
 
 def test_hash_knows_membership_not_order():

@@ -1,50 +1,98 @@
-"""Running a recipe: one task per molecule. What is finished is kept, so that a killed build goes on where it was."""
+"""Running a recipe: one task per molecule or reaction. What is finished is kept, so a killed build goes on."""
 
 from __future__ import annotations
 
-import hashlib
+import json
 import multiprocessing
 import os
+import re
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import yaml
-from ase import Atoms
-from ase.data import atomic_numbers
-from rich.progress import track
+from ase.data import chemical_symbols
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from hessgnn.config import dump
-from hessgnn.data.factory.engine import LabelError, TBLiteEngine
+from hessgnn.data.factory.copies import find_copies
+from hessgnn.data.factory.engines import Engine, LabelError, make_engine
 from hessgnn.data.factory.geometries import starting_geometries
-from hessgnn.data.factory.molecule import label_molecule
+from hessgnn.data.factory.reactions import reactions
 from hessgnn.data.factory.recipe import Recipe
+from hessgnn.data.factory.targets import PairTarget, WrittenTarget
+from hessgnn.data.factory.tasks import MoleculeTask, ReactionTask, Task
+from hessgnn.data.kinds import FRAMES
 from hessgnn.data.splits import split_groups, split_of
 from hessgnn.data.store import Store, write_store
 from hessgnn.data.structure import Structure
-from hessgnn.errors import DataError
+from hessgnn.errors import ConfigError, DataError
+from hessgnn.files import write_text
 
 
 @dataclass(frozen=True)
 class BuildReport:
-    """What became of a recipe's molecules: how many were labelled, and why others were not."""
+    """What became of a recipe: how much was labelled, and why the rest was not."""
 
     path: Path
-    molecules: int
+    tasks: int
     structures: int
     skipped: dict[str, str]
     failed: dict[str, str]
 
 
+@dataclass
+class Finished:
+    """What is known of the tasks that are done: facts of the good ones, reasons of the others."""
+
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    frames_failed: dict[str, str] = field(default_factory=dict)
+
+
+def tasks_of(recipe: Recipe) -> tuple[list[Task], dict[str, str]]:
+    """List what a recipe asks for.
+
+    Parameters
+    ----------
+    recipe
+        What to make.
+
+    Returns
+    -------
+    list of Task, dict
+        The tasks, molecules first; and name -> reason for molecules that were left out.
+
+    Raises
+    ------
+    ConfigError
+        When it asks for nothing, or for two things of one name.
+    """
+    geometries, skipped = starting_geometries(recipe.geometries)
+    tasks: list[Task] = [MoleculeTask(name, atoms) for name, atoms in geometries.items()]
+    if recipe.reactions is not None:
+        tasks += [ReactionTask(WrittenTarget(reaction)) for reaction in reactions(recipe.reactions)]
+    tasks += [ReactionTask(PairTarget.read(pair)) for pair in recipe.pairs]
+    names = [task.name for task in tasks]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError("a molecule and a reaction have this name", where=twice[0], remedy="rename one of them")
+    if not tasks:
+        raise ConfigError("asks for nothing", where=recipe.name, remedy="add geometries or reactions to the recipe")
+    return tasks, skipped
+
+
 def build(recipe: Recipe, output: Path, *, processes: int = 1) -> BuildReport:
     """Run a recipe and write the store.
 
-    Finished molecules are kept in ``<output>.parts/``, under a name that changes with the recipe and the starting
-    geometry, until the store is written.
+    Finished tasks are kept in ``<output>.parts/``, under a name that changes with the recipe and what they start from,
+    until the store is written.
 
     Parameters
     ----------
@@ -53,7 +101,7 @@ def build(recipe: Recipe, output: Path, *, processes: int = 1) -> BuildReport:
     output
         The HDF5 file.
     processes
-        Molecules worked on at once, each on one thread. The result does not depend on it.
+        Tasks worked on at once, each on one thread. The result does not depend on it.
 
     Returns
     -------
@@ -63,18 +111,27 @@ def build(recipe: Recipe, output: Path, *, processes: int = 1) -> BuildReport:
     Raises
     ------
     DataError
-        When no molecule can be labelled, or the training split lacks an element of the recipe.
+        When nothing can be labelled, or the training split lacks an element that occurs.
     """
-    geometries, skipped = starting_geometries(recipe.geometries)
-    parts = {name: part_path(output, recipe, name, atoms) for name, atoms in geometries.items()}
-    todo = {name: atoms for name, atoms in geometries.items() if not parts[name].exists()}
-    failed = _label_all(recipe, todo, parts, processes)
-    structures = [structure for name in geometries if name not in failed for structure in Store.open(parts[name])]
-    if not structures:
-        raise DataError("no molecule could be labelled", where=recipe.name, remedy="see the reasons: " + str(failed))
-    structures = assign_splits(recipe, structures)
-    record = {"recipe": yaml.safe_load(dump(recipe)), "skipped": skipped, "failed": failed}
-    engine = TBLiteEngine(recipe.engine)
+    tasks, skipped = tasks_of(recipe)
+    engine = make_engine(recipe.engine)  # what is wrong with it is told before anything is computed
+    parts = {task.name: part_path(output, recipe, task) for task in tasks}
+    finished = _finish(recipe, tasks, parts, processes)
+    good = [task.name for task in tasks if task.name in finished.facts]
+    if not good:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in finished.failed.items())
+        raise DataError("nothing could be labelled", where=recipe.name, remedy=f"see the reasons: {reasons}")
+    structures = [structure for name in good for structure in Store.open(parts[name])]
+    copies = find_copies(structures)
+    skipped |= {name: f"is {other}" for name, other in copies.items()}
+    structures = [s for s in structures if s.name not in copies and s.parent not in copies]
+    structures = [_rounded(s, recipe.resolution) for s in assign_splits(recipe, structures)]
+    record = {
+        "recipe": yaml.safe_load(dump(recipe)),
+        "skipped": skipped,
+        "failed": finished.failed | finished.frames_failed,
+        "tasks": finished.facts,
+    }
     write_store(
         output,
         structures,
@@ -83,16 +140,16 @@ def build(recipe: Recipe, output: Path, *, processes: int = 1) -> BuildReport:
         versions=engine.versions(),
     )
     _remove(parts.values())
-    return BuildReport(output, len(geometries) - len(failed), len(structures), skipped, failed)
+    return BuildReport(output, len(good), len(structures), skipped, finished.failed | finished.frames_failed)
 
 
-def assign_splits(recipe: Recipe, structures: list[Structure]) -> list[Structure]:
-    """Divide the molecules; where their displaced frames go is told by :func:`~hessgnn.data.splits.split_of`.
+def assign_splits(recipe: Recipe, structures: Sequence[Structure]) -> list[Structure]:
+    """Divide the groups; where frames go is told by :func:`~hessgnn.data.splits.split_of`.
 
     Parameters
     ----------
     recipe
-        Fractions, seed, and the elements that training must show.
+        Fractions and seed.
     structures
         All that was labelled.
 
@@ -104,65 +161,94 @@ def assign_splits(recipe: Recipe, structures: list[Structure]) -> list[Structure
     Raises
     ------
     DataError
-        When the training split lacks an element of the recipe.
+        When the training split lacks an element that occurs.
     """
-    minima = [structure for structure in structures if structure.kind == "minimum"]
-    of_group = split_groups((structure.group for structure in minima), recipe.split.fractions, recipe.split.seed)
-    shown = {int(z) for structure in minima if of_group[structure.group] == "train" for z in structure.numbers}
-    absent = [symbol for symbol in recipe.geometries.elements if atomic_numbers[symbol] not in shown]
+    of_group = split_groups((structure.group for structure in structures), recipe.split.fractions, recipe.split.seed)
+    origins: dict[str, list[str]] = {kind: [] for kind in FRAMES}
+    divided = []
+    for structure in structures:
+        split = split_of(structure.kind, of_group[structure.group])
+        if split == "validation" and structure.kind in FRAMES:
+            # All frames of one origin together: both sides of a symmetric path are the same geometries.
+            met = origins[structure.kind]
+            met += [] if structure.parent in met else [structure.parent]
+            split = structure.kind if met.index(structure.parent) % recipe.split.validation_every else split
+        divided.append(replace(structure, split=split))
+    shown = {int(z) for structure in divided if structure.split == "train" for z in structure.numbers}
+    absent = sorted({int(z) for structure in divided for z in structure.numbers} - shown)
     if absent:
         raise DataError(
-            f"the training split has no {', '.join(absent)}",
+            f"the training split has no {', '.join(chemical_symbols[z] for z in absent)}",
             where=recipe.name,
             remedy="change split.seed in the recipe",
         )
-    return [replace(structure, split=split_of(structure.kind, of_group[structure.group])) for structure in structures]
+    return divided
 
 
-def part_path(output: Path, recipe: Recipe, name: str, atoms: Atoms) -> Path:
-    """Where a finished molecule is kept until the store is written.
+def part_path(output: Path, recipe: Recipe, task: Task) -> Path:
+    """Where a finished task is kept until the store is written.
 
     Parameters
     ----------
     output
         The store to be.
-    recipe, name, atoms
+    recipe, task
         What the content depends on; how molecules are chosen and split is not part of it.
 
     Returns
     -------
     Path
-        Inside ``<output>.parts/``.
+        Inside ``<output>.parts/``. A task that failed has a file of the same name with the suffix ``.failed``.
     """
-    relevant = recipe.model_dump_json(include={"seed", "engine", "minimum", "displaced"})
-    digest = hashlib.sha256(relevant.encode() + name.encode() + atoms.numbers.tobytes() + atoms.positions.tobytes())
-    return output.with_name(output.name + ".parts") / f"{name}-{digest.hexdigest()[:16]}.h5"
+    readable = re.sub(r"[^A-Za-z0-9_+-]", "_", task.name)[:80]
+    return output.with_name(output.name + ".parts") / f"{readable}-{task.digest(recipe)}.h5"
 
 
-def _label_all(recipe: Recipe, todo: Mapping[str, Atoms], parts: Mapping[str, Path], processes: int) -> dict[str, str]:
-    """Label the molecules in worker processes; return the reasons of those that failed."""
-    failed: dict[str, str] = {}
-    if not todo:
-        return failed
+def _finish(recipe: Recipe, tasks: Sequence[Task], parts: dict[str, Path], processes: int) -> Finished:
+    """Work on the tasks that are not done yet in worker processes, then gather what became of all."""
+    todo = [task for task in tasks if not parts[task.name].exists() and not _failure(parts[task.name]).exists()]
+    if todo:
+        _work_on(recipe, todo, parts, len(tasks), min(processes, len(todo)))
+    finished = Finished()
+    for task in tasks:
+        part = parts[task.name]
+        if part.exists():
+            told = json.loads(Store.open(part).attributes.provenance)
+            finished.facts[task.name] = told["facts"]
+            finished.frames_failed |= told["failed"]
+        else:
+            finished.failed[task.name] = _failure(part).read_text(encoding="utf-8").strip()
+    return finished
+
+
+def _work_on(recipe: Recipe, todo: Sequence[Task], parts: dict[str, Path], total: int, workers: int) -> None:
     context = multiprocessing.get_context("spawn")
-    workers = min(processes, len(todo))
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[failed]} failed"),
+    )
     with _one_thread_each(), ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
-        tasks = {pool.submit(_label_one, recipe, name, atoms, parts[name]): name for name, atoms in todo.items()}
+        running = {pool.submit(_run_one, recipe, task, parts[task.name]): task for task in todo}
         try:
-            for task in track(as_completed(tasks), description="labelling molecules", total=len(tasks)):
-                reason = task.result()
-                if reason is not None:
-                    failed[tasks[task]] = reason
+            with progress:
+                bar = progress.add_task(recipe.name, total=total, completed=total - len(todo), failed=0)
+                failed = 0
+                for done in as_completed(running):
+                    failed += not done.result()
+                    progress.update(bar, advance=1, failed=failed)
         except BrokenProcessPool as error:
             raise DataError(
                 "a worker process died (out of memory, or killed)",
                 where=recipe.name,
-                remedy="run the same command again: finished molecules are kept; use fewer --processes",
+                remedy="run the same command again: what is finished is kept; use fewer --processes",
             ) from error
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    return dict(sorted(failed.items()))
 
 
 def _end_with_parent() -> None:
@@ -177,19 +263,45 @@ def _end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _label_one(recipe: Recipe, name: str, atoms: Atoms, part: Path) -> str | None:
-    engine = TBLiteEngine(recipe.engine)
+def _run_one(recipe: Recipe, task: Task, part: Path) -> bool:
+    """Run a task in a worker; tell whether it succeeded. Each worker makes its engine for itself."""
+    engine: Engine = make_engine(recipe.engine)
     try:
-        structures = label_molecule(recipe, engine, name, atoms)
+        outcome = task.run(recipe, engine)
     except LabelError as error:
-        return str(error)
-    write_store(part, structures, level_of_theory=engine.level_of_theory, hessian_dtype="float64")
-    return None
+        write_text(_failure(part), f"{error}\n")
+        return False
+    except Exception as error:  # what a library raises on one odd geometry must not end a build of thousands
+        write_text(_failure(part), f"{type(error).__name__}: {error}\n")
+        return False
+    told = json.dumps({"facts": outcome.facts, "failed": outcome.failed})
+    write_store(
+        part,
+        outcome.structures,
+        level_of_theory=engine.level_of_theory,
+        provenance=told,
+        hessian_dtype="float64",
+    )
+    return True
+
+
+def _failure(part: Path) -> Path:
+    return part.with_suffix(".failed")
+
+
+def _rounded(structure: Structure, resolution: float | None) -> Structure:
+    """Round the Hessian to a grid of a power of two, whose multiples float32 holds exactly: zeros compress."""
+    if resolution is None or structure.hessian is None:
+        return structure
+    grid = 2.0 ** np.floor(np.log2(resolution))
+    symmetric = (structure.hessian + structure.hessian.T) / 2
+    return replace(structure, hessian=np.round(symmetric / grid) * grid)
 
 
 def _remove(parts: Iterable[Path]) -> None:
     for part in parts:
         part.unlink(missing_ok=True)
+        _failure(part).unlink(missing_ok=True)
         with suppress(OSError):  # not empty: parts of another recipe
             part.parent.rmdir()
 
@@ -197,12 +309,14 @@ def _remove(parts: Iterable[Path]) -> None:
 @contextmanager
 def _one_thread_each() -> Iterator[None]:
     """Let processes that are started meanwhile use one thread: molecules this small gain nothing from more."""
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"
+    variables = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(dict.fromkeys(variables, "1"))
     try:
         yield
     finally:
-        if before is None:
-            del os.environ["OMP_NUM_THREADS"]
-        else:
-            os.environ["OMP_NUM_THREADS"] = before
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

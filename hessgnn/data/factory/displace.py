@@ -1,8 +1,8 @@
-"""Normal-mode sampling: frames displaced from a minimum, up to an energy.
+"""Normal-mode sampling: frames displaced from a structure across its reaction mode, up to an energy.
 
 As in J. S. Smith, O. Isayev, A. E. Roitberg, Chem. Sci. 8, 3192 (2017), all modes move at once and each carries
 the same energy on average; here the energy is drawn instead of the temperature, and frames above the limit are
-drawn again.
+drawn again. As in arXiv 2503.07839 saddle points and frames of paths do not move along the reaction.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from hessgnn.curvature.vibrations import Vibrations
-from hessgnn.data.factory.engine import LabelError
+from hessgnn.curvature.vibrations import Vibrations, masses_of, vibrations
+from hessgnn.data.factory.engines import LabelError
 from hessgnn.data.factory.recipe import DisplacedSettings
-from hessgnn.data.structure import Array
+from hessgnn.data.kinds import IRC, TRANSITION_STATE
+from hessgnn.data.structure import Array, Structure
+from hessgnn.units import ANGULAR_TO_WAVENUMBER
 
 
 def molecule_rng(seed: int, name: str) -> np.random.Generator:
@@ -36,10 +38,41 @@ def molecule_rng(seed: int, name: str) -> np.random.Generator:
     return np.random.default_rng([seed, int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")])
 
 
+def transverse_modes(structure: Structure) -> Vibrations:
+    """Modes that a frame may move along: all of a minimum, those across the reaction of the others.
+
+    Parameters
+    ----------
+    structure
+        With its Hessian; a frame of a path also with its forces.
+
+    Returns
+    -------
+    Vibrations
+        Those with a positive curvature.
+    """
+    assert structure.hessian is not None
+    exclude = None
+    if structure.kind == IRC:
+        assert structure.forces is not None
+        exclude = structure.forces / masses_of(structure.numbers)[:, None]
+    modes = vibrations(structure.numbers, structure.positions, structure.hessian, exclude=exclude)
+    rising = modes.eigenvalues > 0
+    if structure.kind == TRANSITION_STATE:
+        rising[0] = False
+    fields = ("frequencies", "modes", "eigenvalues", "reduced_masses", "force_constants")
+    return Vibrations(**{field: getattr(modes, field)[rising] for field in fields})
+
+
 def displace(
-    positions: Array, masses: Array, modes: Vibrations, harmonic_energy: float, rng: np.random.Generator
+    positions: Array,
+    masses: Array,
+    modes: Vibrations,
+    harmonic_energy: float,
+    rng: np.random.Generator,
+    softest: float = 0.0,
 ) -> Array:
-    """Displace a minimum along all its modes at random.
+    """Displace a structure along modes at random.
 
     The coefficients are the components of one random vector along the modes, so the frame depends neither on the signs
     that the eigensolver gave the modes nor on how it mixed degenerate ones: a rebuild elsewhere gives the same frame.
@@ -47,15 +80,17 @@ def displace(
     Parameters
     ----------
     positions
-        ``(N, 3)`` of the minimum, Å.
+        ``(N, 3)``, Å.
     masses
         ``(N,)``, amu: those the modes were computed with.
     modes
-        Its normal modes; all eigenvalues must be positive.
+        Where it may move; all eigenvalues must be positive.
     harmonic_energy
         Energy of the displacement in the harmonic approximation, eV.
     rng
         Source of randomness.
+    softest
+        Softer modes move as if they had this frequency, cm⁻¹: a straight line is no rotation about a bond.
 
     Returns
     -------
@@ -65,29 +100,31 @@ def displace(
     direction = rng.standard_normal(positions.shape) * np.sqrt(masses)[:, None]
     coefficients = np.einsum("kia,ia->k", modes.modes, direction)
     amplitude = np.sqrt(2 * harmonic_energy / (coefficients @ coefficients))
-    return positions + np.einsum("k,kia->ia", amplitude * coefficients / np.sqrt(modes.eigenvalues), modes.modes)
+    stiffness = np.maximum(np.sqrt(modes.eigenvalues), softest / ANGULAR_TO_WAVENUMBER)
+    return positions + np.einsum("k,kia->ia", amplitude * coefficients / stiffness, modes.modes)
 
 
 def sample_frames(
-    positions: Array,
-    masses: Array,
-    modes: Vibrations,
-    energy_above_minimum: Callable[[Array], float],
+    structure: Structure,
+    number: int,
+    energy: Callable[[Array], float],
     settings: DisplacedSettings,
     rng: np.random.Generator,
 ) -> Iterator[Array]:
-    """Draw frames whose energy above the minimum lies in ``(0, max_energy]``.
+    """Draw frames whose energy above the structure lies in ``(0, max_energy]``.
 
     Frame k of n aims at a harmonic energy in the k-th of n equal intervals, so that all heights occur.
 
     Parameters
     ----------
-    positions, masses, modes
-        As in :func:`displace`.
-    energy_above_minimum
+    structure
+        With energy and Hessian.
+    number
+        Of frames.
+    energy
         Positions -> eV; may raise :class:`LabelError`, which counts as a rejection.
     settings
-        Number of frames, energy limit, attempts.
+        Energy limit, attempts.
     rng
         Source of randomness.
 
@@ -101,12 +138,14 @@ def sample_frames(
     LabelError
         When no draw is accepted within the attempts.
     """
-    for k in range(settings.frames):
+    assert structure.energy is not None
+    masses, modes = masses_of(structure.numbers), transverse_modes(structure)
+    for k in range(number):
         for _ in range(settings.attempts):
-            target = settings.max_energy * (k + rng.uniform()) / settings.frames
-            frame = displace(positions, masses, modes, target, rng)
+            target = settings.max_energy * (k + rng.uniform()) / number
+            frame = displace(structure.positions, masses, modes, target, rng, settings.softest)
             try:
-                accepted = 0 < energy_above_minimum(frame) <= settings.max_energy
+                accepted = 0 < energy(frame) - structure.energy <= settings.max_energy
             except LabelError:
                 continue
             if accepted:

@@ -2,41 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from ase.data import atomic_numbers
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, SerializeAsAny, field_validator
 
-from hessgnn.config import Settings
-
-
-class EngineSettings(Settings):
-    """How labels are computed."""
-
-    method: Literal["GFN2-xTB", "GFN1-xTB"] = "GFN2-xTB"
-    accuracy: PositiveFloat = Field(default=1e-5, description="tblite's accuracy; smaller is tighter, 1 its default")
-    step: PositiveFloat = Field(default=2e-4, le=0.1, description="central-difference step of the Hessian, Å")
-    sum_rule_tolerance: PositiveFloat = Field(
-        default=1e-3, description="largest |Σ_j H_ij| of a Hessian that is accepted, eV/Å²"
-    )
-
-
-class GeometrySettings(Settings):
-    """Where the starting geometries come from."""
-
-    source: Literal["g2"] = "g2"
-    elements: list[str] = Field(default=["H", "C", "N", "O"], min_length=1)
-    min_atoms: int = Field(default=2, ge=2, description="a single atom has no internal motion to learn")
-    max_atoms: PositiveInt = 50
-    names: list[str] | None = Field(default=None, description="only these molecules; all by default")
-
-    @field_validator("elements")
-    @classmethod
-    def _known(cls, elements: list[str]) -> list[str]:
-        unknown = [symbol for symbol in elements if symbol not in atomic_numbers]
-        if unknown:
-            raise ValueError(f"no such element: {', '.join(unknown)}")
-        return elements
+from hessgnn.config import Settings, parse_named
+from hessgnn.data.factory.engines import EngineChoice, TBLiteSettings
+from hessgnn.data.factory.geometries import SOURCES, SourceSettings
+from hessgnn.data.factory.reactions import ReactionSettings
+from hessgnn.data.factory.targets import PairSettings
+from hessgnn.data.kinds import KINDS
 
 
 class MinimumSettings(Settings):
@@ -47,19 +22,71 @@ class MinimumSettings(Settings):
     pushes: NonNegativeInt = Field(default=3, description="times a saddle is left along its imaginary mode")
 
 
-class DisplacedSettings(Settings):
-    """Frames displaced along the normal modes of each minimum."""
+class PathSettings(Settings):
+    """Guesses of a saddle point: a geometry halfway, or a path relaxed as a climbing-image nudged elastic band."""
 
-    frames: NonNegativeInt = 8
-    max_energy: PositiveFloat = Field(default=1.7346, description="highest energy above the minimum, eV")
-    attempts: PositiveInt = Field(default=100, description="draws per frame before the molecule counts as failed")
+    guesses: list[Literal["halfway", "geodesic", "idpp"]] = Field(
+        default=["halfway", "geodesic"], min_length=1, description="ways to guess, tried in turn until one leads there"
+    )
+    images: PositiveInt = Field(default=9, ge=3, description="between the ends")
+    spring: PositiveFloat = Field(default=0.1, description="eV/Å²")
+    fmax: PositiveFloat = Field(default=0.1, description="largest force on the band that is converged, eV/Å")
+    max_steps: PositiveInt = Field(default=150, description="a band that has not converged still gives a guess")
+
+
+class SaddleSettings(Settings):
+    """The search for the saddle point from the guess."""
+
+    fmax: PositiveFloat = Field(default=1e-5, description="largest force on any atom, eV/Å")
+    max_steps: PositiveInt = 100
+    renew: PositiveInt = Field(default=10, description="steps after which the Hessian is computed again")
+
+
+class IRCSettings(Settings):
+    """The intrinsic reaction coordinate, and the frames taken from it."""
+
+    frames: NonNegativeInt = Field(default=5, description="on each side of the saddle point")
+    fmax: PositiveFloat = Field(default=1e-2, description="largest force where a path ends, eV/Å")
+    tolerance: PositiveFloat = Field(default=1e-3, description="of the integration, Å·amu^½")
+
+
+class DisplacedSettings(Settings):
+    """Frames displaced along normal modes, of minima, saddle points and frames of paths."""
+
+    frames: dict[str, NonNegativeInt] = Field(
+        default={"minimum": 8}, description="kind of structure -> frames of each, e.g. {minimum: 4, irc: 1}"
+    )
+    max_energy: PositiveFloat = Field(default=1.7346, description="highest energy above the structure itself, eV")
+    softest: PositiveFloat = Field(default=100.0, description="softer modes move as if they had this frequency, cm⁻¹")
+    attempts: PositiveInt = Field(default=100, description="draws per frame before it is given up")
+
+    @field_validator("frames")
+    @classmethod
+    def _known(cls, frames: dict[str, int]) -> dict[str, int]:
+        unknown = sorted(set(frames) - set(KINDS))
+        if unknown:
+            raise ValueError(f"no such kind of structure: {', '.join(unknown)}; there are {', '.join(KINDS)}")
+        return frames
+
+
+class ThermalSettings(Settings):
+    """Frames of short molecular dynamics from each minimum."""
+
+    frames: NonNegativeInt = 0
+    temperature: PositiveFloat = Field(default=500.0, description="K")
+    interval: PositiveFloat = Field(default=50.0, description="between frames, fs")
+    time_step: PositiveFloat = Field(default=0.5, description="fs")
 
 
 class SplitSettings(Settings):
-    """How the minima are divided, by molecule. Displaced frames go to ``nms``, or to validation with their molecule."""
+    """How the structures are divided, by whole groups; see :func:`hessgnn.data.splits.split_of` for the frames."""
 
     fractions: dict[str, float] = Field(default={"train": 0.7, "validation": 0.15, "test": 0.15})
     seed: NonNegativeInt = 0
+    validation_every: PositiveInt = Field(
+        default=1,
+        description="which structures of validation groups take their frames along: each so many-th",
+    )
 
 
 class Recipe(Settings):
@@ -67,9 +94,25 @@ class Recipe(Settings):
 
     name: str
     description: str = ""
-    seed: NonNegativeInt = Field(default=0, description="of the displacements; each molecule has a stream of its own")
-    engine: EngineSettings = EngineSettings()
-    geometries: GeometrySettings = GeometrySettings()
+    seed: NonNegativeInt = Field(default=0, description="of all that is drawn; each molecule has a stream of its own")
+    engine: EngineChoice = TBLiteSettings()
+    geometries: list[SerializeAsAny[SourceSettings]] = Field(default=[], description="starting points of minima")
+    reactions: ReactionSettings | None = None
+    pairs: list[PairSettings] = Field(default=[], description="reactions whose two sides are geometries")
     minimum: MinimumSettings = MinimumSettings()
+    path: PathSettings = PathSettings()
+    saddle: SaddleSettings = SaddleSettings()
+    irc: IRCSettings = IRCSettings()
     displaced: DisplacedSettings = DisplacedSettings()
+    thermal: ThermalSettings = ThermalSettings()
     split: SplitSettings = SplitSettings()
+    resolution: PositiveFloat | None = Field(
+        default=None, description="stored Hessians are rounded to about so fine a grid, eV/Å²; below their noise"
+    )
+
+    @field_validator("geometries", mode="before")
+    @classmethod
+    def _geometries(cls, content: Any) -> Any:
+        if not isinstance(content, list):
+            return content
+        return [parse_named(SOURCES, source, key="source", where=f"geometries.{k}") for k, source in enumerate(content)]

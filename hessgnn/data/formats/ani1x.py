@@ -43,7 +43,7 @@ def read(source: Path) -> Iterator[Entry]:
                             name=f"{key}/{i}",
                             group=composition(number),
                         )
-                        return structure, LEVEL
+                        return Record(structure, LEVEL)
 
                     yield Entry(f"{path}, {key}[{i}]", load)
 

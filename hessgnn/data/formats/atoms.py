@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 from ase import Atoms
 
-from hessgnn.data.formats.common import composition, hessian_matrix
+from hessgnn.data.formats.common import composition, hessian_matrix, state
 from hessgnn.data.formats.registry import Record
 from hessgnn.data.structure import STRINGS, Structure
 from hessgnn.errors import DataError
@@ -43,7 +44,8 @@ def structure_of(atoms: Atoms, name: str) -> Record:
     strings = {key: str(atoms.info[key]) for key in STRINGS if key in atoms.info}
     fields: dict = {"name": name, "group": composition(atoms.numbers)} | strings
     structure = Structure.from_atoms(atoms, hessian=hessian_matrix(hessian, len(atoms)), **fields)
-    return structure, str(atoms.info.get(_LEVEL, ""))
+    charge, multiplicity = (_whole_number(atoms.info.get(key)) for key in ("charge", "multiplicity"))
+    return Record(structure, str(atoms.info.get(_LEVEL, "")), state(atoms.numbers, charge, multiplicity))
 
 
 def atoms_of(structure: Structure, level: str) -> Atoms:
@@ -65,3 +67,7 @@ def atoms_of(structure: Structure, level: str) -> Atoms:
     if level:
         atoms.info[_LEVEL] = level
     return atoms
+
+
+def _whole_number(value: object) -> int | None:
+    return None if not isinstance(value, int | float | np.number) else round(float(value))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from hessgnn.data.layout import unpack
 from hessgnn.data.structure import Array
-from hessgnn.errors import DataError, UserError
+from hessgnn.errors import DataError
+from hessgnn.extras import require
 
-_BLOCK = 256  # structures read from HDF5 at once
+_BLOCK = 256  # structures read from HDF5 at once,
+_BLOCK_NUMBERS = 2**24  # and numbers; one structure may be larger
+MAX_NUMBERS = 2**28
+"""No dataset of one structure is larger, the Hessian of 5000 atoms: a file may claim any size and hold nothing."""
 
 
 def optional(module: str, package: str) -> Any:
@@ -37,15 +41,10 @@ def optional(module: str, package: str) -> Any:
 
     Raises
     ------
-    UserError
+    ConfigError
         With the pip line, when it is not installed.
     """
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"this format needs {package}, which is not installed", remedy="pip install 'hessgnn[formats]'"
-        ) from error
+    return require(module, package=package, extra="formats", purpose="this format")
 
 
 def files_of(source: Path, *suffixes: str) -> list[Path]:
@@ -104,6 +103,8 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
     """
     try:
         file = h5py.File(path, "r")
+    except PermissionError as error:
+        raise DataError("may not be read", where=path, remedy="ask for the permission to read it") from error
     except OSError as error:
         what = "is truncated" if "truncated" in str(error) else "is not an HDF5 file, or is damaged"
         raise DataError(what, where=path, remedy="fetch it again, or check the format") from error
@@ -140,17 +141,72 @@ def rows(group: h5py.Group, key: str, *, batched: bool = True) -> Callable[[int]
         return lambda _: None
     dataset = group[key]
     if not batched:
-        return lambda _: dataset[()]
+        return lambda _: whole(dataset)
+    size = prod(dataset.shape[1:])
+    block = min(_BLOCK, max(1, _BLOCK_NUMBERS // max(size, 1)))
     blocks: dict[int, NDArray] = {}
 
     def row(index: int) -> Any:
-        start = index - index % _BLOCK
+        _require_possible(dataset, size)
+        start = index - index % block
         if start not in blocks:
             blocks.clear()
-            blocks[start] = dataset[start : start + _BLOCK]
+            blocks[start] = dataset[start : start + block]
         return blocks[start][index - start]
 
     return row
+
+
+def whole(dataset: h5py.Dataset) -> Any:
+    """Read a dataset of one structure.
+
+    Parameters
+    ----------
+    dataset
+        Of any shape.
+
+    Returns
+    -------
+    object
+        Its content.
+
+    Raises
+    ------
+    DataError
+        When it claims more than :data:`MAX_NUMBERS`.
+    """
+    _require_possible(dataset, prod(dataset.shape))
+    return dataset[()]
+
+
+def _require_possible(dataset: h5py.Dataset, size: int) -> None:
+    if size > MAX_NUMBERS:
+        raise DataError(f"{dataset.name} claims {size} numbers for one structure")
+
+
+def state(numbers: ArrayLike, charge: int | None, multiplicity: int | None) -> str:
+    """Charge and multiplicity, unless they are the usual ones: neutral, and as few unpaired electrons as can be.
+
+    A potential of positions and elements alone cannot tell two states of one molecule apart, so they must not be mixed.
+
+    Parameters
+    ----------
+    numbers
+        Atomic numbers.
+    charge, multiplicity
+        Total charge in e and 2S + 1; ``None`` where the source does not say it.
+
+    Returns
+    -------
+    str
+        E.g. ``charge -1, multiplicity 3``; empty for the usual state.
+    """
+    total = charge or 0
+    lowest = 1 + (int(np.sum(numbers)) - total) % 2
+    parts = [f"charge {total:+d}"] if total else []
+    if multiplicity not in (None, lowest):
+        parts.append(f"multiplicity {multiplicity}")
+    return ", ".join(parts)
 
 
 def known(value: ArrayLike | None, unit: float = 1.0) -> Array | None:

@@ -6,10 +6,12 @@ hessian}.npy``; ``nopbc`` marks molecules. ``frames.json``, which DeePMD passes 
 
 from __future__ import annotations
 
+import io
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 from ase.data import atomic_numbers, chemical_symbols
@@ -47,11 +49,11 @@ def _numbers(system: Path) -> NDArray[np.int64]:
     symbols = names.read_text().split()
     unknown = [symbol for symbol in symbols if symbol not in atomic_numbers]
     types = [int(word) for word in (system / "type.raw").read_text().split()]
-    if unknown or not types or max(types) >= len(symbols):
+    if unknown or not types or not 0 <= min(types) <= max(types) < len(symbols):
         what = (
             f"names {', '.join(unknown)}, no elements"
             if unknown
-            else f"has {len(symbols)} names for types up to {max(types, default=0)}"
+            else f"has {len(symbols)} names for types {min(types, default=0)} to {max(types, default=0)}"
         )
         raise DataError(what, where=names, remedy="write a chemical symbol for each type")
     return np.array([atomic_numbers[symbols[index]] for index in types])
@@ -85,7 +87,7 @@ def _of_set(folder: Path, numbers: NDArray[np.int64], label: str, *, periodic: b
                 hessian=hessian_matrix(row.get("hessian"), len(numbers)),
                 **fields | {key: kept[key][i] for key in STRINGS if key in kept},
             )
-            return structure, kept.get("level_of_theory", "")
+            return Record(structure, kept.get("level_of_theory", ""))
 
         yield Entry(f"{folder}[{i}]", load)
 
@@ -93,7 +95,7 @@ def _of_set(folder: Path, numbers: NDArray[np.int64], label: str, *, periodic: b
 def _open(path: Path) -> NDArray:
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, EOFError, OSError, SyntaxError, TokenError) as error:
         raise DataError("is not a .npy file of numbers, or is damaged", where=path, remedy="write it again") from error
 
 
@@ -138,11 +140,18 @@ def _flush(waiting: defaultdict[str, list[Structure]], folder: Path, level: str)
         into = system / f"set.{len(list(system.glob('set.*'))):03d}"
         into.mkdir()
         cells = [np.zeros((3, 3)) if frame.cell is None else frame.cell for frame in frames]
-        np.save(into / "box.npy", np.stack(cells).reshape(len(frames), 9))
+        _save(into / "box.npy", np.stack(cells).reshape(len(frames), 9))
         for file, key in _FILES.items():
             if getattr(frames[0], key) is not None:
                 values = np.array([getattr(frame, key) for frame in frames])
-                np.save(into / f"{file}.npy", values.reshape(len(frames), -1))
+                _save(into / f"{file}.npy", values.reshape(len(frames), -1))
         kept = {key: [getattr(frame, key) for frame in frames] for key in STRINGS}
         (into / "frames.json").write_text(json.dumps(kept | {"level_of_theory": level}))
     waiting.clear()
+
+
+def _save(path: Path, values: NDArray) -> None:
+    """Write one ``.npy``; :func:`numpy.save` itself does not say why a write failed."""
+    buffer = io.BytesIO()
+    np.save(buffer, values)
+    path.write_bytes(buffer.getbuffer())

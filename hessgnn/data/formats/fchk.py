@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hessgnn.data.formats.common import composition, from_triangle
+from hessgnn.data.formats.common import composition, from_triangle, state
 from hessgnn.data.structure import Structure
 from hessgnn.errors import DataError
 from hessgnn.units import BOHR, HARTREE, HARTREE_PER_BOHR, HARTREE_PER_BOHR2
@@ -22,11 +22,13 @@ _KEYS = {
     "Current cartesian coordinates": "positions",
     "Total Energy": "energy",
     "Cartesian Gradient": "gradient",
+    "Charge": "charge",
+    "Multiplicity": "multiplicity",
     "Cartesian Force Constants": "hessian",
 }
 
 
-def read_fchk(path: Path, name: str) -> Structure:
+def read_fchk(path: Path, name: str) -> tuple[Structure, str]:
     """Read a formatted checkpoint file.
 
     Parameters
@@ -38,8 +40,10 @@ def read_fchk(path: Path, name: str) -> Structure:
 
     Returns
     -------
-    Structure
+    structure : Structure
         In eV and Å.
+    state : str
+        Charge and multiplicity where they are not the usual ones.
 
     Raises
     ------
@@ -54,7 +58,7 @@ def read_fchk(path: Path, name: str) -> Structure:
         raise DataError(f"has no {', '.join(missing)}", remedy="run formchk on the checkpoint of a frequency job")
     numbers = found["numbers"].astype(np.int64)
     gradient, energy = found.get("gradient"), found.get("energy")
-    return Structure(
+    structure = Structure(
         numbers=numbers,
         positions=found["positions"].reshape(-1, 3) * BOHR,
         energy=None if energy is None else float(energy[0]) * HARTREE,
@@ -63,6 +67,8 @@ def read_fchk(path: Path, name: str) -> Structure:
         name=name,
         group=composition(numbers),
     )
+    charge, multiplicity = (int(found[key][0]) if key in found else None for key in ("charge", "multiplicity"))
+    return structure, state(numbers, charge, multiplicity)
 
 
 def level_words(path: Path) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from ase.data import atomic_numbers
 
-from hessgnn.data.formats.common import composition, files_of, from_triangle, prefix_of
+from hessgnn.data.formats.common import composition, files_of, from_triangle, prefix_of, state
 from hessgnn.data.formats.fchk import level_words, read_fchk
 from hessgnn.data.formats.registry import Entry, Record, reader
 from hessgnn.data.structure import Structure
@@ -34,7 +34,8 @@ def read(source: Path) -> Iterator[Entry]:
         if path.suffix.lower() in (".fchk", ".fch"):
 
             def load_fchk(path: Path = path, name: str = name) -> Record:
-                return read_fchk(path, name), _level(*level_words(path), route="")
+                structure, special = read_fchk(path, name)
+                return Record(structure, _level(*level_words(path), route=""), special)
 
             yield Entry(str(path), load_fchk)
             continue
@@ -113,7 +114,8 @@ def parse_archive(block: str, name: str) -> Record:
         name=name,
         group=composition(numbers),
     )
-    return structure, _level(head[4], head[5], route)
+    charge, multiplicity = (int(word) for word in sections[3].split("\\")[0].split(",")[:2])
+    return Record(structure, _level(head[4], head[5], route), state(numbers, charge, multiplicity))
 
 
 def _floats(section: str) -> np.ndarray:

@@ -32,6 +32,7 @@ def read(source: Path) -> Iterator[Entry]:
             try:
                 with arrow.memory_map(str(shard)) as file, arrow.ipc.open_stream(file) as stream:
                     for batch in stream:
+                        batch.validate(full=True)  # offsets that lead nowhere kill the process
                         yield from _of_batch(batch, shard, environment)
             except (arrow.ArrowInvalid, OSError) as error:
                 raise DataError(
@@ -69,7 +70,7 @@ def _of_batch(batch: Any, shard: Path, environment: str) -> Iterator[Entry]:
                 kind="minimum",
                 split=environment or "train",
             )
-            return structure, level
+            return Record(structure, level)
 
         yield Entry(f"{shard}, {label}", load)
 

@@ -12,8 +12,18 @@ from typing import Any
 
 import h5py
 
-from hessgnn.data.formats.common import composition, files_of, hessian_matrix, known, open_hdf5, prefix_of, scalar
+from hessgnn.data.formats.common import (
+    composition,
+    files_of,
+    hessian_matrix,
+    known,
+    open_hdf5,
+    prefix_of,
+    scalar,
+    whole,
+)
 from hessgnn.data.formats.registry import Entry, Record, reader, writer
+from hessgnn.data.hdf5 import HDF5Output
 from hessgnn.data.structure import STRINGS, Structure
 from hessgnn.errors import DataError
 from hessgnn.files import atomic_path
@@ -36,7 +46,7 @@ def _of_batch(batch: h5py.Group, where: str, prefix: str, level: str) -> Iterato
     for config in sorted(batch, key=_number):
 
         def load(config: str = config) -> Record:
-            return _structure(batch[config], prefix), level
+            return Record(_structure(batch[config], prefix), level)
 
         yield Entry(f"{where}/{config}", load)
 
@@ -48,7 +58,7 @@ def _number(key: str) -> int:
 
 def _structure(group: h5py.Group, prefix: str) -> Structure:
     properties = group["properties"]
-    numbers = group["atomic_numbers"][()]
+    numbers = whole(group["atomic_numbers"])
     cell, pbc = _value(group, "cell"), _value(group, "pbc")
     strings = {key: str(group.attrs[key]) for key in STRINGS if key in group.attrs}
     fields: dict[str, Any] = {"name": f"{prefix}{group.name.strip('/')}", "group": composition(numbers)} | strings
@@ -56,7 +66,7 @@ def _structure(group: h5py.Group, prefix: str) -> Structure:
         fields["pbc"] = pbc
     return Structure(
         numbers=numbers,
-        positions=group["positions"][()],
+        positions=whole(group["positions"]),
         cell=cell if cell is not None and cell.any() else None,
         energy=scalar(_value(properties, "energy")),
         forces=known(_value(properties, "forces")),
@@ -69,14 +79,14 @@ def _structure(group: h5py.Group, prefix: str) -> Structure:
 def _value(group: h5py.Group, key: str) -> Any:
     if key not in group:
         return None
-    value = group[key][()]
+    value = whole(group[key])
     return None if isinstance(value, bytes) else value  # b"None"
 
 
 @writer("hip")
 def write(structures: Iterable[Structure], target: Path, level: str) -> None:
     """Write one file with a single batch: MACE takes every batch for as long as the first."""
-    with atomic_path(target) as temporary, h5py.File(temporary, "w") as file:
+    with atomic_path(target) as temporary, HDF5Output(temporary) as file:
         file.attrs["level_of_theory"] = level
         batch = file.create_group("config_batch_0")
         for i, structure in enumerate(structures):
@@ -90,5 +100,6 @@ def write(structures: Iterable[Structure], target: Path, level: str) -> None:
                 group[f"properties/{key}"] = "None" if value is None else value
                 group[f"property_weights/{key}"] = float(value is not None)
             group.attrs.update({key: getattr(structure, key) for key in STRINGS})
+            file.require_written()
             if structure.hessian_asymmetry is not None:
                 group.attrs["hessian_asymmetry"] = structure.hessian_asymmetry

@@ -40,10 +40,12 @@ def read(source: Path) -> Iterator[Entry]:
                 f"is not an LMDB, or is damaged ({error})", where=path, remedy="check the format"
             ) from error
         with environment, environment.begin() as transaction:
+            _require_whole(path, environment)
             length = transaction.get(b"length")
-            count = environment.stat()["entries"] if length is None else loads(length)
-            if type(count) is not int:
-                raise DataError("its length is no number", where=path, remedy="check the format")
+            stored = environment.stat()["entries"]
+            count = stored if length is None else loads(length)
+            if type(count) is not int or count > stored:
+                raise DataError(f"says that it holds {str(count)[:40]} records, but has {stored} keys", where=path)
             prefix = f"{path.stem}/" if path == source else prefix_of(source, path)
             for i in range(count):
 
@@ -54,9 +56,17 @@ def read(source: Path) -> Iterator[Entry]:
                         raise DataError(f"the file is damaged ({error})") from error
                     if content is None:
                         raise DataError("there is no such key")
-                    return _structure(loads(content), prefix + key), LEVEL
+                    return Record(_structure(loads(content), prefix + key), LEVEL)
 
                 yield Entry(f"{path}, {i}", load)
+
+
+def _require_whole(path: Path, environment: Any) -> None:
+    """Refuse a truncated file: it is mapped into memory, and to touch what is missing kills the process."""
+    pages = environment.info()["last_pgno"] + 1
+    size = (path / "data.mdb" if path.is_dir() else path).stat().st_size
+    if size < pages * environment.stat()["psize"]:
+        raise DataError("is truncated", where=path, remedy="fetch it again")
 
 
 def _structure(fields: Mapping[str, Any], name: str) -> Structure:
@@ -64,8 +74,8 @@ def _structure(fields: Mapping[str, Any], name: str) -> Structure:
         raise DataError("is not a record")
     number_key = next((key for key in ("charges", "z", "atomic_numbers") if key in fields), None)
     if number_key is None or "pos" not in fields:
-        raise DataError(f"has no pos or no charges, only {', '.join(map(str, fields))}")
-    numbers = _array(fields[number_key]).astype(np.int64).ravel()
+        raise DataError(f"has no pos or no charges, only {', '.join(str(key) for key in list(fields)[:20])}")
+    numbers = np.ravel(_array(fields[number_key])).astype(np.int64)
     reaction = fields.get("rxn")
     return Structure(
         numbers=numbers,
@@ -89,9 +99,14 @@ def _energy(fields: Mapping[str, Any], numbers: NDArray[np.int64]) -> float | No
 
 
 def _array(value: Any) -> Any:
-    return value.numpy() if hasattr(value, "numpy") else value
+    """A tensor's or a plain number; a list may hold itself many times over and fill the memory as an array."""
+    if value is not None and not isinstance(value, np.ndarray | int | float):
+        raise DataError(f"holds a {type(value).__name__} where a tensor belongs")
+    return value
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
     array = _array(value)
     return str(array.item() if isinstance(array, np.ndarray) and array.size == 1 else array)

@@ -29,6 +29,8 @@ from hessgnn.errors import DataError
 
 PART = 2000
 """Structures of one part: what a kill can cost."""
+PART_NUMBERS = 2**25
+"""A part ends sooner when its Hessians have so many elements, which are in memory together."""
 HOPELESS = 100
 """When none of so many first entries can be read, the rest is not tried."""
 
@@ -71,6 +73,8 @@ class ImportReport:
     """File and key -> reason."""
     renamed: int = 0
     """Structures whose name was taken and that got a number."""
+    states: dict[str, int] = field(default_factory=dict)
+    """Charge and multiplicity -> structures; ``usual`` for neutral ones without avoidable unpaired electrons."""
 
 
 def import_data(
@@ -101,19 +105,19 @@ def import_data(
     DataError
         When nothing can be read, the level of theory is not known, or two levels are mixed.
     """
-    reader = registry.find("import", name, registry.readers())
+    registry.find("import", name, registry.readers())
     if output.exists():
         raise DataError("exists already", where=output, remedy="remove it or give another name")
     if not source.exists():
         raise DataError("no such file or folder", where=source, remedy="check the path")
-    with closing(_first(reader(source), limit)) as entries:
+    with closing(_first(registry.entries(name, source), limit)) as entries:
         total = sum(1 for _ in entries)
     if not total:
         raise DataError(f"holds nothing that {name} could read", where=source, remedy="check the format")
     parts = _Parts(output, name, source, options)
     job = _Import(parts, options, ImportReport(output, total))
     start = job.resume(total)
-    with _progress() as progress, closing(_first(reader(source), limit)) as entries:
+    with _progress() as progress, closing(_first(registry.entries(name, source), limit)) as entries:
         task = progress.add_task(f"reading {source.name}", total=total, completed=start)
         for index, entry in enumerate(entries):
             if index >= start:
@@ -121,12 +125,16 @@ def import_data(
                 progress.advance(task)
     job.finish(total)
     report = job.report
-    record = {"import": {"format": name, "source": str(source), "limit": limit, **asdict(options)}}
+    record = {
+        "import": {"format": name, "source": str(source), "limit": limit, **asdict(options)},
+        "states": report.states,
+        "unreadable": report.unreadable,
+    }
     write_store(
         output,
         (structure for path in job.paths for structure in Store.open(path)),
         level_of_theory=report.level,
-        provenance=yaml.safe_dump(record | {"unreadable": report.unreadable}, sort_keys=False, allow_unicode=True),
+        provenance=yaml.safe_dump(record, sort_keys=False, allow_unicode=True),
         versions={package: version(package) for package in ("hessgnn", "ase", "h5py")},
         hessian_dtype=options.hessian_dtype,
     )
@@ -140,6 +148,10 @@ def _first(entries: Iterator[registry.Entry], limit: int | None) -> Generator[re
         yield from islice(entries, limit)
 
 
+USUAL = "usual"
+_KEPT = ("unreadable", "renamed", "states")  # of a report, in every part
+
+
 class _Import:
     """The state of an import between two parts."""
 
@@ -150,6 +162,7 @@ class _Import:
         self._names: set[str] = set()
         self._repeats: dict[str, int] = {}
         self._waiting: list[Structure] = []
+        self._numbers = 0
 
     def resume(self, total: int) -> int:
         """Take over the finished parts; return how many entries they cover."""
@@ -164,14 +177,15 @@ class _Import:
             self._names.update(store.names)
             self.report.structures += len(store)
             self.report.level = store.attributes.level_of_theory
-            self.report.unreadable, self.report.renamed = done["unreadable"], done["renamed"]
+            for key in _KEPT:
+                setattr(self.report, key, done[key])
         return start
 
     def take(self, entry: registry.Entry, index: int) -> None:
         """Read one entry, or note why it cannot be."""
         report = self.report
         try:
-            structure, level = entry.read()
+            structure, level, state = entry.read()
             _require_sound(structure)
         except DataError as error:
             report.unreadable[entry.where] = error.what
@@ -180,9 +194,11 @@ class _Import:
                     f"none of the first {HOPELESS} entries can be read; the first: {error}", where=self.parts.source
                 ) from error
             return
-        self._require_level(level, entry.where)
+        self._require_level(level, state, entry.where)
+        report.states[state or USUAL] = report.states.get(state or USUAL, 0) + 1
         self._waiting.append(self._named(self.options.applied(structure)))
-        if len(self._waiting) == PART:
+        self._numbers += 9 * len(structure) ** 2
+        if len(self._waiting) == PART or self._numbers > PART_NUMBERS:
             self._write(index + 1)
 
     def finish(self, total: int) -> None:
@@ -197,7 +213,7 @@ class _Import:
 
     def _write(self, stop: int) -> None:
         path = self.parts.path(len(self.paths))
-        done = {"stop": stop, "unreadable": self.report.unreadable, "renamed": self.report.renamed}
+        done = {"stop": stop} | {key: getattr(self.report, key) for key in _KEPT}
         write_store(
             path,
             self._waiting,
@@ -207,12 +223,13 @@ class _Import:
         )
         self.report.structures += len(self._waiting)
         self.paths.append(path)
-        self._waiting = []
+        self._waiting, self._numbers = [], 0
 
-    def _require_level(self, found: str, where: str) -> None:
+    def _require_level(self, level: str, state: str, where: str) -> None:
         if self.options.level:
             return
-        if not found:
+        found = f"{level}, {state}" if state else level
+        if not level:
             raise DataError(
                 "the level of theory is not in the source",
                 where=where,
@@ -222,7 +239,7 @@ class _Import:
             raise DataError(
                 f"is at {found}, what came before at {self.report.level}: a set has one level of theory",
                 where=where,
-                remedy="import them one by one, or give --level if these are names of the same",
+                remedy="import them one by one, or give --level if these are to be one",
             )
         self.report.level = found
 

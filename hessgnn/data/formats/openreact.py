@@ -67,7 +67,7 @@ def _of_group(group: h5py.Group, path: Path, prefix: str, kind: str) -> Iterator
                 kind=kind,
                 split="train" if kind == "unknown" else kind,
             )
-            return structure, LEVEL
+            return Record(structure, LEVEL)
 
         yield Entry(f"{path}, {key}[{i}]", load)
 

@@ -25,7 +25,7 @@ def read(source: Path) -> Iterator[Entry]:
     for path in files_of(source, ".hess"):
 
         def load(path: Path = path, name: str = prefix_of(source, path).rstrip("/") or path.stem) -> Record:
-            return _structure(_sections(path), name), ""
+            return Record(_structure(_sections(path), name), "")
 
         yield Entry(str(path), load)
 

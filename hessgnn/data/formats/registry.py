@@ -11,16 +11,34 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from hessgnn.data.structure import Structure
 from hessgnn.errors import ConfigError, DataError, did_you_mean
 
-_DAMAGE = (ValueError, LookupError, TypeError, OSError, EOFError, RuntimeError, sqlite3.Error)
+_DAMAGE = (
+    *(ValueError, LookupError, TypeError, AttributeError, SyntaxError, OSError, EOFError, RuntimeError, MemoryError),
+    sqlite3.Error,
+)
 """What libraries raise on damaged files."""
 
-Record = tuple[Structure, str]
-"""A structure and the level of theory of its labels; the latter empty where the source does not say it."""
+
+class Record(NamedTuple):
+    """What a source says of one structure.
+
+    Attributes
+    ----------
+    structure : Structure
+        In eV and Å.
+    level : str
+        Level of theory of its labels; empty where the source does not say it.
+    state : str
+        Charge and multiplicity where they are not the usual ones, see :func:`~hessgnn.data.formats.common.state`.
+    """
+
+    structure: Structure
+    level: str
+    state: str = ""
 
 
 @dataclass(frozen=True)
@@ -34,11 +52,11 @@ class Entry:
     where : str
         File and key, for messages.
     load : callable
-        Reads it. Valid until the reader is asked for the next entry.
+        Reads it; a pair of structure and level will do. Valid until the reader is asked for the next entry.
     """
 
     where: str
-    load: Callable[[], Record]
+    load: Callable[[], Record | tuple[Structure, str]]
 
     def read(self) -> Record:
         """Read the structure.
@@ -54,12 +72,11 @@ class Entry:
             With file, key and reason.
         """
         try:
-            return self.load()
+            return Record(*self.load())
         except DataError as error:
-            raise DataError(error.what, where=self.where, remedy=error.remedy) from error
+            raise DataError(" ".join(error.what.split()), where=self.where, remedy=error.remedy) from error
         except _DAMAGE as error:
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            raise DataError(f"cannot be read ({reason})", where=self.where) from error
+            raise DataError(f"cannot be read ({_reason(error)})", where=self.where) from error
 
 
 Reader = Callable[[Path], Iterator[Entry]]
@@ -164,8 +181,40 @@ def structures(name: str, source: str | Path) -> Iterator[Structure]:
     DataError
         At the first one that cannot be read.
     """
-    for entry in find("import", name, readers())(Path(source)):
-        yield entry.read()[0]
+    for entry in entries(name, Path(source)):
+        yield entry.read().structure
+
+
+def entries(name: str, source: Path) -> Iterator[Entry]:
+    """List what a source holds.
+
+    Parameters
+    ----------
+    name
+        The format.
+    source
+        File or folder.
+
+    Yields
+    ------
+    Entry
+        In the source's order.
+
+    Raises
+    ------
+    DataError
+        When the source as a whole is missing, damaged or something else.
+    """
+    try:
+        yield from find("import", name, readers())(source)
+    except DataError as error:
+        raise error if error.where is not None else DataError(error.what, where=source, remedy=error.remedy) from error
+    except _DAMAGE as error:
+        raise DataError(f"cannot be read ({_reason(error)})", where=source, remedy="check the format") from error
+
+
+def _reason(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def _import_all() -> None:

@@ -46,7 +46,7 @@ def _of_reaction(reaction: h5py.Group, path: Path, split: str) -> Iterator[Entry
         yield from _of_group(reaction, path, group, group, "path", split)
     elif "transition_state" in reaction:
         yield from _of_group(
-            reaction["transition_state"], path, f"{group}/transition_state", group, "transition_state", split
+            reaction["transition_state"], path, f"{group}/transition_state", group, "transition-state", split
         )
 
 
@@ -65,9 +65,9 @@ def _of_group(holder: h5py.Group, path: Path, name: str, group: str, kind: str, 
                 forces=known(forces(i)),
                 name=f"{name}/{i}" if kind == "path" else name,
                 group=group,
-                kind=kind if top is None or not np.array_equal(positions(i), top) else "transition_state",
+                kind=kind if top is None or not np.array_equal(positions(i), top) else "transition-state",
                 split=split,
             )
-            return structure, LEVEL
+            return Record(structure, LEVEL)
 
         yield Entry(f"{path}, {holder.name}[{i}]", load)

@@ -27,6 +27,6 @@ def read(source: Path) -> Iterator[Entry]:
             if len(data.get_indices()) != len(atoms):
                 raise DataError("holds the Hessian of some of its atoms only", remedy="compute that of all atoms")
             fields = {"name": name, "group": composition(atoms.numbers)}
-            return Structure.from_atoms(atoms, hessian=data.get_hessian_2d(), **fields), ""
+            return Record(Structure.from_atoms(atoms, hessian=data.get_hessian_2d(), **fields), "")
 
         yield Entry(str(path), load)

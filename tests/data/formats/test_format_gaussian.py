@@ -68,7 +68,7 @@ def test_energy_and_forces_are_those_that_gaussian_prints():
 def test_a_folder_has_levels_of_theory_by_file():
     found = {entry.where: entry.read() for entry in registry.readers()["gaussian"](REFERENCE)}
     assert len(found) == 12
-    assert {level for _, level in found.values()} == {
+    assert {record.level for record in found.values()} == {
         "B97D/6-31G(d)",
         "B3LYP/6-31G(d)",
         "B3LYP/CBSB7",  # of the frequency job, not of the composite method around it
@@ -109,7 +109,7 @@ def test_jobs_of_one_log(tmp_path):
 )
 def test_the_energy_is_that_of_the_method(method, energies, expected, level):
     (block,) = archives(log(head=HEAD.replace("RB3LYP", method), tail=TAIL.replace(r"\HF=-1.175", energies)))
-    structure, found = parse_archive(block, "x")
+    structure, found, _ = parse_archive(block, "x")
     assert structure.energy == pytest.approx(expected * HARTREE, rel=1e-9)
     assert found == f"{level}/6-31G(d)"
 
@@ -138,6 +138,26 @@ def test_what_cannot_be_read_has_its_reason(tmp_path, text, reason):
     (found,) = reasons("gaussian", tmp_path / "h2.out").items()
     assert found[0] == str(tmp_path / "h2.out")
     assert reason in found[1]
+
+
+@pytest.mark.parametrize(
+    ("state", "found"),
+    [
+        ("0,1", ""),
+        ("1,2", "charge +1"),
+        ("-1,2", "charge -1"),
+        ("0,3", "multiplicity 3"),
+        ("1,4", "charge +1, multiplicity 4"),
+    ],
+)
+def test_charge_and_multiplicity(tmp_path, state, found):
+    (block,) = archives(log(head=HEAD.replace("0,1", state)))
+    assert parse_archive(block, "x").state == found
+    charge, multiplicity = state.split(",")
+    numbers = f"{'Charge':40}   I     {charge:>12}\n{'Multiplicity':40}   I     {multiplicity:>12}\n"
+    (tmp_path / "h2.fchk").write_text(fchk().replace("SCF Energy", numbers + "SCF Energy"))
+    (entry,) = registry.readers()["gaussian"](tmp_path)
+    assert entry.read().state == found
 
 
 def fchk(**changes):

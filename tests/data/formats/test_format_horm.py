@@ -99,5 +99,26 @@ def test_a_file_that_is_no_lmdb(tmp_path):
 
 def test_a_hostile_length_is_refused(tmp_path):
     source = write(tmp_path / "a.lmdb", [Data(**fields())], length="many")
-    with pytest.raises(DataError, match="length is no number"):
+    with pytest.raises(DataError, match="says that it holds many records, but has 2 keys"):
         read("horm", source)
+    source = write(tmp_path / "b.lmdb", [Data(**fields())], length=10**18)
+    with pytest.raises(DataError, match=r"b\.lmdb: says that it holds 1000000000000000000 records, but has 2 keys"):
+        read("horm", source)
+
+
+@pytest.mark.parametrize("share", [0.9, 0.5, 0.1])
+def test_a_truncated_file_does_not_kill_the_process(tmp_path, share):
+    source = write(tmp_path / "a.lmdb", [Data(**fields()) for _ in range(50)])
+    source.write_bytes(source.read_bytes()[: int(share * source.stat().st_size)])
+    with pytest.raises(DataError, match=r"a\.lmdb: is truncated"):
+        read("horm", source)
+
+
+def test_lists_that_hold_themselves_many_times_over(tmp_path):
+    """As an array this would have 10^12 elements."""
+    bomb = [0.0] * 10
+    for _ in range(11):
+        bomb = [bomb] * 10
+    source = write(tmp_path / "a.lmdb", [Data(**fields(forces=bomb)), Data(**fields(rxn=bomb)), bomb])
+    found = list(reasons("horm", source).values())
+    assert found == ["holds a list where a tensor belongs"] * 2 + ["is not a record"]

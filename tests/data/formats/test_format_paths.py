@@ -35,7 +35,7 @@ def test_transition1x(transition1x):
     found = read("transition1x", transition1x)
     assert [s.split for s in found] == ["train"] * 6 + ["validation"] * 6 + ["test"] * 6  # `data` is not read again
     assert {s.group for s in found[:6]} == {"H2O/rxn0"}
-    assert [s.kind for s in found[:6]] == ["reactant", "product", "path", "path", "transition_state", "path"]
+    assert [s.kind for s in found[:6]] == ["reactant", "product", "path", "path", "transition-state", "path"]
     assert [s.name for s in found[1:4]] == ["H2O/rxn0/product", "H2O/rxn0/0", "H2O/rxn0/1"]
     assert found[3].energy == -2079.0  # eV already
     np.testing.assert_array_equal(found[3].forces, found[3].positions / 2)

@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 import yaml
-from labelled import assert_same, labelled
+from labelled import assert_same, labelled, reasons
 
 from hessgnn.data.formats import importing, registry
 from hessgnn.data.formats.exporting import export_data
@@ -234,3 +234,65 @@ def test_one_file_is_one_format(tmp_path, monkeypatch):
     (tmp_path / "x").touch()
     assert_same(list(registry.structures("mine", tmp_path / "x")), labelled(3))
     assert import_data("mine", tmp_path / "x", tmp_path / "out.h5").level == "made up"
+
+
+def of_states(*states):
+    """A format whose structures have these charges and multiplicities."""
+
+    def read(source):
+        for structure, state in zip(labelled(len(states)), states, strict=True):
+            yield registry.Entry(structure.name, lambda s=structure, state=state: registry.Record(s, "DFT", state))
+
+    return read
+
+
+def test_charged_and_neutral_ones_are_not_mixed_unnoticed(tmp_path, monkeypatch):
+    (tmp_path / "x").touch()
+    monkeypatch.setattr(
+        registry, "_readers", {"mixed": of_states("", "charge -1", ""), "ions": of_states(*["charge +1"] * 2)}
+    )
+    with pytest.raises(DataError, match="is at DFT, charge -1, what came before at DFT: a set has one level of theory"):
+        import_data("mixed", tmp_path / "x", tmp_path / "a.h5")
+    report = import_data("mixed", tmp_path / "x", tmp_path / "b.h5", ImportOptions(level="any charge"))
+    assert report.states == {"usual": 2, "charge -1": 1}
+    assert yaml.safe_load(Store.open(tmp_path / "b.h5").attributes.provenance)["states"] == report.states
+    assert import_data("ions", tmp_path / "x", tmp_path / "c.h5").level == "DFT, charge +1"
+
+
+def test_parts_of_large_structures_are_small(source, tmp_path, monkeypatch):
+    """What is in memory together does not grow with the structures."""
+    monkeypatch.setattr(importing, "PART_NUMBERS", 1000)
+    sizes = []
+
+    def counted(path, structures, **keywords):
+        structures = list(structures)
+        if path.name.startswith("part"):
+            sizes.append(sum(9 * len(s) ** 2 for s in structures[:-1]))
+        write_store(path, structures, **keywords)
+
+    monkeypatch.setattr(importing, "write_store", counted)
+    assert import_data("hip", source, tmp_path / "out.h5").structures == 11
+    assert len(sizes) > 2
+    assert max(sizes) <= 1000
+
+
+def test_a_source_that_cannot_even_be_listed(tmp_path, monkeypatch):
+    def read(source):
+        yield registry.Entry("first", lambda: (labelled(1)[0], "x"))
+        raise KeyError("no such group")
+
+    monkeypatch.setattr(registry, "_readers", {"broken": read})
+    (tmp_path / "x").touch()
+    with pytest.raises(DataError, match=r"x: cannot be read \(KeyError: 'no such group'\). To mend: check the format"):
+        import_data("broken", tmp_path / "x", tmp_path / "out.h5")
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_sizes_that_a_file_only_claims(tmp_path):
+    """HDF5 hands out as many zeros as it is asked for."""
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        group = file.create_group("H2")
+        group["atomic_numbers"] = [1, 1]
+        group.create_dataset("coordinates", (2, 10**6, 10**6), "f8", chunks=(1, 1000, 1000))
+    found = reasons("ani1x", tmp_path / "a.h5")
+    assert set(found.values()) == {"/H2/coordinates claims 1000000000000 numbers for one structure"}

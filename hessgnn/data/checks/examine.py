@@ -1,0 +1,238 @@
+"""Reading a store once for all checks, and the report of what they found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hessgnn.data.checks.finding import Check, Finding, Seen, Suspects
+from hessgnn.data.checks.geometry import Distances, Repetitions
+from hessgnn.data.checks.labels import Invariances, Placeholders, Symmetry
+from hessgnn.data.checks.magnitude import ForceMagnitude, HessianMagnitude
+from hessgnn.data.checks.membership import (
+    Compositions,
+    Counts,
+    counts,
+    leaks,
+    missing_labels,
+    molecules,
+    unseen_elements,
+)
+from hessgnn.data.checks.noise import LabelNoise, Noise
+from hessgnn.data.checks.outliers import Outliers
+from hessgnn.data.checks.slopes import Slopes
+from hessgnn.data.store import Store
+from hessgnn.errors import DataError
+from hessgnn.progress import tracked
+
+TRAINING_SAMPLE = 20_000
+"""Structures read before training, drawn with :data:`SEED` from a larger set. ``hessgnn data check`` reads all."""
+COMPARED = 2_000
+"""Structures of groups with several that are read again, to be compared with each other."""
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an examination found.
+
+    Attributes
+    ----------
+    findings : tuple of Finding
+        Errors first.
+    counts : dict
+        Split -> labels, of all structures.
+    compositions : dict
+        Split -> (compositions, of these in train), of the structures read.
+    noise : tuple of Noise
+        Label noise, of the structures read.
+    structures, read, compared : int
+        Structures judged, those whose numbers were read, and those compared with others of their group.
+    """
+
+    findings: tuple[Finding, ...]
+    counts: dict[str, Counts]
+    compositions: dict[str, tuple[int, int]]
+    noise: tuple[Noise, ...]
+    structures: int
+    read: int
+    compared: int
+
+    @property
+    def errors(self) -> list[Finding]:
+        """The findings that forbid training."""
+        return [finding for finding in self.findings if finding.level == "error"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain containers, for JSON."""
+        return asdict(self)
+
+
+def examine(store: Store, indices: Iterable[int] | None = None, *, sample: int | None = None) -> Report:
+    """Judge a store.
+
+    Parameters
+    ----------
+    store
+        The data. Each structure is read once, in the order of the file, and again if it is compared.
+    indices
+        Structures to look at; all by default. Leaks are sought in the whole store.
+    sample
+        Read the numbers of so many at most, drawn at random with a fixed seed. Counts, missing labels, elements and
+        leaks are of all.
+
+    Returns
+    -------
+    Report
+        Findings, counts and label noise.
+    """
+    chosen = np.arange(len(store)) if indices is None else np.unique(np.fromiter(indices, dtype=np.int64))
+    read = _sampled(chosen, sample)
+    wide = [*leaks(store), *unseen_elements(store, chosen), *missing_labels(store, chosen)]
+    slopes, outliers, noise, compositions = Slopes(), Outliers(), LabelNoise(), Compositions()
+    reading = _Reading(store)
+    checks: list[Check] = [
+        Distances(),
+        HessianMagnitude(),
+        ForceMagnitude(),
+        slopes,
+        Symmetry(),
+        Invariances(),
+        Placeholders(),
+        Repetitions(),
+        outliers,
+    ]
+    what = f"checking {store.path.name}" + (f", {len(read)} of {len(chosen)}" if len(read) < len(chosen) else "")
+    for seen in reading.of(tracked(read, what)):
+        compositions.see(seen)
+        noise.see(seen)
+        for check in checks:
+            check.see(seen)
+    compared = 0
+    for members in tracked(molecules(store, read, COMPARED, SEED), "comparing neighbouring frames"):
+        frames = {seen.index: seen.structure for seen in reading.of(members)}
+        slopes.see_molecule(frames)
+        compared += len(frames)
+    found = [*reading.findings(), *wide, *(finding for check in checks for finding in check.findings())]
+    return Report(
+        findings=tuple(sorted(_without_echoes(found), key=lambda finding: finding.level != "error")),
+        counts=counts(store, chosen),
+        compositions=compositions.shared(),
+        noise=tuple(noise.estimates(slopes.energy_residuals, slopes.force_residuals)),
+        structures=len(chosen),
+        read=len(read),
+        compared=compared,
+    )
+
+
+def check(store: Store, indices: Iterable[int] | None = None) -> list[Finding]:
+    """Judge a store, reading every structure.
+
+    Parameters
+    ----------
+    store
+        The data.
+    indices
+        Structures to look at; all by default.
+
+    Returns
+    -------
+    list of Finding
+        Errors first; empty when nothing is to be said.
+    """
+    return list(examine(store, indices).findings)
+
+
+def require_sound(store: Store, indices: Iterable[int] | None = None) -> None:
+    """Refuse data with errors. Above :data:`TRAINING_SAMPLE` structures a sample is read.
+
+    Parameters
+    ----------
+    store
+        The data.
+    indices
+        Structures to look at; all by default.
+
+    Raises
+    ------
+    DataError
+        Telling the first error and counting the others.
+    """
+    errors = examine(store, indices, sample=TRAINING_SAMPLE).errors
+    if errors:
+        others = f" (and {len(errors) - 1} more, see `hessgnn data check`)" if len(errors) > 1 else ""
+        raise DataError(errors[0].message + others, where=store.path, remedy=REMEDIES.get(errors[0].code, _REMEDY))
+
+
+_REMEDY = "correct the labels and write the file again"
+REMEDIES = {
+    "leakage": "split whole groups with `hessgnn data split`",
+    "duplicate": "split again with `hessgnn data split`, which keeps copies together, or remove them",
+    "unseen-element": "draw another split, or leave these structures out",
+}
+"""What to do about an error, where it is not the labels."""
+
+
+class _Reading:
+    """Reads structures, and keeps those out of every check that cannot be read or hold NaN."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._reasons: dict[str, Suspects] = {}
+        self._bad: set[int] = set()
+
+    def of(self, indices: Iterable[int]) -> Iterator[Seen]:
+        """Yield the sound ones."""
+        for index in map(int, indices):
+            if index in self._bad:
+                continue
+            try:
+                structure = self._store[index]
+            except DataError as error:
+                self._spoil(index, "unreadable", f"cannot be read: {error.what}")
+                continue
+            for key in ("positions", "cell", "energy", "forces", "hessian"):
+                value = getattr(structure, key)
+                if value is not None and not np.isfinite(value).all():
+                    self._spoil(index, "not-finite", f"{key} hold NaN or infinity")
+            if index not in self._bad:
+                yield Seen(index, structure)
+
+    def findings(self) -> Iterator[Finding]:
+        for suspects in self._reasons.values():
+            yield from suspects.findings()
+
+    def _spoil(self, index: int, code: str, what: str) -> None:
+        self._bad.add(index)
+        suspects = self._reasons.setdefault(what, Suspects("error", code, what.replace("{", "{{").replace("}", "}}")))
+        suspects.add_named(index, self._store.names[index])
+
+
+def _sampled(chosen: NDArray[np.int64], sample: int | None) -> NDArray[np.int64]:
+    if sample is None or len(chosen) <= sample:
+        return chosen
+    return np.sort(np.random.default_rng(SEED).choice(chosen, size=sample, replace=False))
+
+
+_ECHOES = {
+    # A wrong sign or unit of forces or Hessians breaks the rule for turns too, structure by structure.
+    "rotation": (
+        "forces-sign",
+        "forces-unit",
+        "hessian-forces-sign",
+        "hessian-forces-unit",
+        "hessian-sign",
+        "position-unit",
+    ),
+    "energy-spread": ("energy-unit",),
+}
+
+
+def _without_echoes(found: list[Finding]) -> Iterator[Finding]:
+    """Leave out what another finding explains."""
+    codes = {finding.code for finding in found}
+    return (finding for finding in found if codes.isdisjoint(_ECHOES.get(finding.code, ())))

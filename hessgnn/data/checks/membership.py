@@ -1,0 +1,174 @@
+"""Checks of the set as a whole, from what a store keeps in memory: leaks, missing labels, elements never trained on."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from ase.data import chemical_symbols
+from numpy.typing import NDArray
+
+from hessgnn.data.checks.finding import Finding, Level, Seen, finding
+from hessgnn.data.families import families
+from hessgnn.data.splits import DISJOINT, leaking_groups
+from hessgnn.data.store import Store
+
+TRAIN = DISJOINT[0]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Labels of one split: how many structures and groups there are, and how many with energy, forces, Hessian."""
+
+    structures: int
+    groups: int
+    energy: int
+    forces: int
+    hessian: int
+
+
+def counts(store: Store, indices: NDArray[np.int64]) -> dict[str, Counts]:
+    """Count the labels of each split.
+
+    Parameters
+    ----------
+    store
+        The data.
+    indices
+        Structures to count.
+
+    Returns
+    -------
+    dict
+        Split -> counts.
+    """
+    members = _by_split(store, indices)
+    return {
+        split: Counts(
+            len(places),
+            len({store.groups[i] for i in places}),
+            int(store.has_energy[places].sum()),
+            int(store.has_forces[places].sum()),
+            int(store.has_hessian[places].sum()),
+        )
+        for split, places in members.items()
+    }
+
+
+def leaks(store: Store) -> Iterator[Finding]:
+    """Find groups, and reactions connected by what was made from what, that stand in two disjoint splits."""
+    of_family = families(store.names, store.groups, store.parents)
+    leaking = leaking_groups(of_family, store.structure_splits)
+    if leaking:
+        places = [i for i, family in enumerate(of_family) if family in leaking]
+        family, shared = min(leaking.items())
+        verb = "group stands" if len(leaking) == 1 else "groups stand"
+        what = f"{len(leaking)} {verb} in several splits, e.g. {family!r} in {' and '.join(sorted(shared))}"
+        yield finding("error", "leakage", what, places, [store.names[i] for i in places])
+
+
+def missing_labels(store: Store, indices: NDArray[np.int64]) -> Iterator[Finding]:
+    """Tell which labels are missing; forces or Hessians that nobody has are no fault."""
+    for key, has in (("energy", store.has_energy), ("forces", store.has_forces), ("hessian", store.has_hessian)):
+        without = indices[~has[indices]]
+        if len(without) and (key == "energy" or len(without) < len(indices)):
+            names = [store.names[i] for i in without]
+            level: Level = "error" if key == "energy" else "warning"
+            yield finding(level, "missing", f"no {key} label", without.tolist(), names)
+
+
+def unseen_elements(store: Store, indices: NDArray[np.int64]) -> Iterator[Finding]:
+    """Find elements that no structure of the training split has: their energies are never fitted.
+
+    An error in the validation split, by which the best potential is chosen; a warning elsewhere.
+    """
+    members = _by_split(store, indices)
+    if TRAIN not in members:
+        return
+    trained = set(store.elements(members[TRAIN]))
+    for split, places in members.items():
+        unseen = sorted(set(store.elements(places)) - trained)
+        if unseen:
+            symbols = ", ".join(chemical_symbols[number] for number in unseen)
+            concerned = [i for i in places.tolist() if not trained.issuperset(store.elements([i]))]
+            what = f"{symbols} in {split}, but not in {TRAIN}: nothing is learnt of it"
+            names = [store.names[i] for i in concerned]
+            yield finding("error" if split == "validation" else "warning", "unseen-element", what, concerned, names)
+
+
+class Compositions:
+    """Which compositions each split has."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, int] = {}
+        self._ids: dict[str, array[int]] = {}
+
+    def see(self, seen: Seen) -> None:
+        """Note one."""
+        structure = seen.structure
+        key = np.sort(structure.numbers).astype(np.uint8).tobytes()
+        ids = self._ids.setdefault(structure.split, array("q"))
+        ids.append(self._known.setdefault(key, len(self._known)))
+
+    def shared(self) -> dict[str, tuple[int, int]]:
+        """Compositions of each split, and how many of them the training split has too.
+
+        Returns
+        -------
+        dict
+            Split -> (compositions, of these in train). Isomers share one, so this is no leak; it tells how far a
+            test reaches.
+        """
+        found = {split: set(ids) for split, ids in self._ids.items()}
+        trained = found.get(TRAIN, set())
+        return {split: (len(own), len(own & trained)) for split, own in found.items()}
+
+
+def _by_split(store: Store, indices: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
+    """Indices of each split, in the order of :attr:`Store.splits`."""
+    names = np.array(store.structure_splits)[indices]
+    there = Counter(names.tolist())
+    return {split: indices[names == split] for split in store.splits if split in there}
+
+
+def molecules(store: Store, indices: NDArray[np.int64], most: int, seed: int) -> list[NDArray[np.int64]]:
+    """Draw groups of several structures, whose frames may be neighbours.
+
+    Parameters
+    ----------
+    store
+        The data.
+    indices
+        Structures to draw from.
+    most
+        Largest number of structures drawn.
+    seed
+        Equal seeds draw equal groups.
+
+    Returns
+    -------
+    list of (k,) int64
+        Indices of each group, k ≥ 2; of large groups the beginning.
+    """
+    of_group: dict[str, list[int]] = {}
+    for i in indices.tolist():
+        of_group.setdefault(store.groups[i], []).append(i)
+    several = [members for members in of_group.values() if len(members) > 1]
+    drawn: list[NDArray[np.int64]] = []
+    left = most
+    for place in np.random.default_rng(seed).permutation(len(several)):
+        members = several[place]
+        size = 9 * int(max(store.n_atoms[members])) ** 2
+        chosen = members[: max(2, min(_FRAMES, _NUMBERS // size, left))]
+        drawn.append(np.array(chosen))
+        left -= len(chosen)
+        if left < 2:
+            break
+    return drawn
+
+
+_FRAMES = 64  # of one group
+_NUMBERS = 2**25  # elements of its Hessians, which are in memory together
