@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
+from ase import Atoms
 from tblite.ase import TBLite
 
 import hessgnn
 from hessgnn.benchmark.surface import CalculatorSurface, PotentialSurface
 from hessgnn.data.store import Store
 from hessgnn.data.structure import Structure
+
+MINIMA = ("minimum", "reactant", "product")
 
 
 def tight_gfn2() -> TBLite:
@@ -20,9 +25,16 @@ def reference_surface() -> CalculatorSurface:
     return CalculatorSurface(tight_gfn2, "GFN2-xTB")
 
 
-def minima(*names: str) -> list[Structure]:
+def minima(*formulas: str) -> list[Structure]:
+    """The lowest minimum of each formula, named after it."""
     store = Store.open("rtp-mini")
-    return [store[store.names.index(name)] for name in names]
+    found = []
+    for formula in formulas:
+        group = Atoms(formula).get_chemical_formula()
+        candidates = [i for i, kind in enumerate(store.kinds) if store.groups[i] == group and kind in MINIMA]
+        lowest = min(candidates, key=lambda i: store.energies[i])
+        found.append(replace(store[lowest], name=formula, kind="minimum", parent="", split="test"))
+    return found
 
 
 def untrained() -> PotentialSurface:

@@ -11,9 +11,34 @@ from hessgnn.errors import DataError
 FRACTIONS = {"train": 0.7, "validation": 0.15, "test": 0.15}
 
 
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    """The minima of the bundled set, and ten reactions with what was made from them, each a group of its own.
+
+    Of degenerate reactions one half is the other one mirrored, and some reactions have an end in common: the products
+    are left out, and reactions that are not degenerate are taken.
+    """
+    bundled = Store.open("rtp-mini")
+    reactions = [name for name in bundled.names if name.startswith("cycloaddition/") and name.endswith("/ts")]
+    reactions += [name for name in bundled.names if name.startswith("ring-opening/di") and name.endswith("/ts")]
+    names = [name.removesuffix("/ts") for name in reactions]
+    structures = []
+    for i, (name, kind) in enumerate(zip(bundled.names, bundled.kinds, strict=True)):
+        reaction = "/".join(name.split("/")[:2])
+        if kind == "minimum":
+            structures.append(replace(bundled[i], group=name))
+        elif reaction in names and "/product" not in name:
+            structures.append(replace(bundled[i], group=reaction))
+    path = tmp_path_factory.mktemp("few") / "few.h5"
+    provenance = bundled.attributes.provenance
+    write_store(path, structures, level_of_theory="GFN2-xTB", provenance=provenance)
+    return Store.open(path)
+
+
 @pytest.mark.parametrize("by", ["reaction", "molecule", "composition"])
-def test_nothing_leaks_and_everything_is_kept(tmp_path, by):
-    old = Store.open("rtp-mini")
+def test_nothing_leaks_and_everything_is_kept(tmp_path, few, by):
+    old = few
+    assert len(old) == 225 + 11 * 22
     new = resplit(old, tmp_path / "new.h5", by=by, fractions=FRACTIONS, seed=4)
     assert check(new) == []
     assert new.attributes.content_hash == old.attributes.content_hash
@@ -29,7 +54,8 @@ def test_nothing_leaks_and_everything_is_kept(tmp_path, by):
 
 def test_copies_stay_together(tmp_path):
     """One molecule under many names: divided, it would be a leak that no split by groups mends."""
-    minima = [s for s in Store.open("rtp-mini") if s.kind == "minimum"][:12]
+    bundled = Store.open("rtp-mini")
+    minima = [bundled[i] for i, kind in enumerate(bundled.kinds) if kind == "minimum"][:12]
     copies = [replace(s, name=f"{s.name}-again", group=f"{s.name}-again", split="test") for s in minima]
     write_store(tmp_path / "a.h5", [*minima, *copies], level_of_theory="none")
     store = Store.open(tmp_path / "a.h5")
@@ -41,9 +67,9 @@ def test_copies_stay_together(tmp_path):
 
 def test_splits_of_other_names_stay_and_frames_go_by_kind(tmp_path):
     structures = []
-    for s in Store.open("rtp-mini"):
-        if s.kind == "minimum":
-            structures += [s, replace(s, name=f"{s.name}-b", positions=s.positions * 1.001, kind="irc", split="irc")]
+    bundled = Store.open("rtp-mini")
+    for s in (bundled[i] for i, kind in enumerate(bundled.kinds) if kind == "minimum"):
+        structures += [s, replace(s, name=f"{s.name}-b", positions=s.positions * 1.001, kind="irc", split="irc")]
     structures[0] = replace(structures[0], split="pool")
     write_store(tmp_path / "a.h5", structures, level_of_theory="none")
     new = resplit(Store.open(tmp_path / "a.h5"), tmp_path / "b.h5", by="reaction", fractions=FRACTIONS, seed=0)
@@ -54,8 +80,10 @@ def test_splits_of_other_names_stay_and_frames_go_by_kind(tmp_path):
 
 
 def test_too_few_families(tmp_path):
-    few = [s for s in Store.open("rtp-mini") if s.group in ("H2O", "NH3")]
-    write_store(tmp_path / "a.h5", few, level_of_theory="none")
+    bundled = Store.open("rtp-mini")
+    two = [bundled[i] for i, name in enumerate(bundled.names) if name.split("/")[0] in ("H2O", "HCN")]
+    assert len(two) == 6
+    write_store(tmp_path / "a.h5", two, level_of_theory="none")
     with pytest.raises(DataError, match=r"a\.h5: 2 families are too few: none is left for test"):
         resplit(Store.open(tmp_path / "a.h5"), tmp_path / "b.h5", by="reaction", fractions=FRACTIONS, seed=0)
     assert not (tmp_path / "b.h5").exists()

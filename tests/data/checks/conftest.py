@@ -1,15 +1,45 @@
+from dataclasses import replace
+
 import pytest
 
 from hessgnn.data.checks import check
 from hessgnn.data.store import Store, write_store
 
-MOLECULES = ("C2H4", "CH3OH", "H2O", "HCN", "NH3", "CH3NO2", "C2H6NH", "CO2")
+MOLECULES = {
+    "CH3OH": "rotation/methanol",
+    "CH3NO2": "isomerisation/methyl-nitrite-nitromethane",
+    "NH3": "inversion/ammonia",
+    "C2H6NH": "inversion/dimethylamine",
+    "C2H4": "C2H4",
+    "H2O": "H2O",
+    "HCN": "HCN",
+    "CO2": "CO2",
+}
+"""A minimum of the bundled set, or a reaction: its reactant, with the half of the path that leads up from there."""
 
 
 @pytest.fixture(scope="session")
 def sound():
-    """Real molecules and their displaced frames: faults are planted in these."""
-    return [structure for structure in Store.open("rtp-mini") if structure.group in MOLECULES]
+    """Real molecules and frames near them: faults are planted in these.
+
+    Named by their molecule, with the minimum first. The other half of a path is left out, for where the reaction is
+    degenerate that is the same half mirrored, and a warning rightly so.
+    """
+    store = Store.open("rtp-mini")
+    found = []
+    for molecule, source in MOLECULES.items():
+        places = [i for i, name in enumerate(store.names) if name == source or name.startswith(f"{source}/")]
+        other = ("product", "irc-04", "irc-05", "irc-06", "irc-07")
+        near = [store[i] for i in places if not set(store.names[i].split("/")) & set(other)]
+        (minimum,) = [s for s in near if s.kind in ("minimum", "reactant")]
+        frames = [s for s in near if s is not minimum]
+        home = "validation" if minimum.split == "validation" else "nms"
+        found.append(replace(minimum, name=molecule, group=molecule, kind="minimum", parent=""))
+        found += [
+            replace(s, name=f"{molecule}/nms-{k}", group=molecule, kind="nms", split=home, parent=molecule)
+            for k, s in enumerate(frames)
+        ]
+    return found
 
 
 @pytest.fixture
