@@ -122,7 +122,8 @@ class _Node(torch.autograd.Function):
     def forward(ctx: Any, evaluation: Evaluation, *parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         ctx.evaluation = evaluation
         ctx.save_for_backward(*parameters)
-        return evaluation.energies, evaluation.gradient, evaluation.products
+        # Aliases: what is returned refers to this node, and would keep itself alive through the evaluation for ever.
+        return evaluation.energies.detach(), evaluation.gradient.detach(), evaluation.products.detach()
 
     @staticmethod
     @torch.autograd.function.once_differentiable

@@ -1,0 +1,33 @@
+"""What a training step made is freed with it: a node that its own outputs keep alive is seen by no garbage collector."""
+
+import gc
+
+import pytest
+import torch
+from ase.build import molecule
+
+import hessgnn
+from hessgnn.potentials.registry import names
+
+
+def live_tensors():
+    gc.collect()
+    return sum(type(one) is torch.Tensor for one in gc.get_objects())
+
+
+@pytest.mark.parametrize("name", names())
+def test_steps_leave_no_tensors_behind(name):
+    torch.manual_seed(0)
+    potential = hessgnn.create(name, elements=[1, 6, 7, 8], cutoff=4.0)
+    batch = hessgnn.Batch.from_atoms([molecule("CH3OH"), molecule("H2O")], cutoff=potential.cutoff, dtype=torch.float32)
+    vectors = torch.randn(2, *batch.positions.shape)
+
+    def step():
+        out = potential(batch, forces=True, vectors=vectors, create_graph=True)
+        (out.energy.sum() + out.forces.square().sum() + out.products.square().sum()).backward()
+
+    counts = []
+    for _ in range(4):
+        step()
+        counts.append(live_tensors())
+    assert counts[3] == counts[1]
