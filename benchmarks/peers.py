@@ -234,7 +234,7 @@ def batches() -> dict[str, list[Structure]]:
     """The molecules: those of ``steps.py``, and as many of the large ones; energies less a sum over atoms."""
     store = Store.open("rtp-mini")
     everything = [store[i] for i in range(len(store.names))]
-    reference = fit_reference_energies(everything, [atomic_numbers[symbol] for symbol in ELEMENTS])
+    reference = fit_reference_energies(store, np.arange(len(store)), [atomic_numbers[symbol] for symbol in ELEMENTS])
     candidates = {"mini": np.arange(len(everything)), "large": np.flatnonzero(store.n_atoms >= LARGE)}
     result = {}
     for name, index in candidates.items():

@@ -53,8 +53,7 @@ def recorded(workload: Workload, n_probes: int, how: str, console: Console) -> W
     potential, store = workload.build(), Store.open(workload.data)
     loss, part = problem(workload, n_probes)
     loader = Loader(store, store.indices("train"), potential.cutoff, 1, torch.float32)
-    n_atoms, n_edges = [len(s) for s in loader.structures], [index.shape[1] for index, _ in loader.edges]
-    buckets = Buckets.of(n_atoms, n_edges, workload.batch_size)
+    buckets = Buckets.of(loader.n_atoms, loader.n_edges, workload.batch_size)
     own = Size.of(part.batch)
     filled, start = buckets.for_size(own).n_edges / own.n_edges - 1, time.perf_counter()
     step = RecordedStep(loss, potential, buckets, how)  # type: ignore[arg-type]

@@ -95,8 +95,8 @@ class Data:
         """With the weights of a seed, scaled to the training split."""
         torch.manual_seed(seed)
         potential = build(self.config)
-        reference = fit_reference_energies(loader.structures, potential.elements)
-        potential.set_scaling(reference, energy_scale(loader.structures, reference))
+        reference = fit_reference_energies(self.store, loader.indices, potential.elements)
+        potential.set_scaling(reference, energy_scale(self.store, loader.indices, reference))
         return potential
 
     def error(self, potential: Potential) -> float:
@@ -120,8 +120,7 @@ class Training:
         self.loss, self.weights = Loss(config), Weights(config.forces, config.hessian)
         self.gradient = EagerStep(self.loss, self.potential)
         if recipe.compiled:
-            n_atoms = [len(structure) for structure in self.loader.structures]
-            buckets = Buckets.of(n_atoms, [index.shape[1] for index, _ in self.loader.edges], BATCH)
+            buckets = Buckets.of(self.loader.n_atoms, self.loader.n_edges, BATCH)
             self.gradient = RecordedStep(self.loss, self.potential, buckets, "compiled")
         self.parameters = [p for p in self.potential.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=rate, weight_decay=1e-6)

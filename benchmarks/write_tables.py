@@ -189,6 +189,12 @@ SECTIONS: tuple[tuple[str, str, str, Callable[[Path], Lines]], ...] = (
         "hessgnn bench probes --draws {draws} --directions {directions} --steps {steps} -o FILE",
         probes,
     ),
+    (
+        "Loading",
+        "loader-cpu",
+        "hessgnn bench loader --structures {structures} --sizes {sizes} --repeats {repeats} -o FILE",
+        comparisons,
+    ),
     ("Large structures", "sparse-hessian-cpu", "python benchmarks/sparse_hessian.py FILE", sparse),
 )
 """Heading, file, the command that makes it, and what renders it."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import os
 import shutil
 import tempfile
@@ -85,6 +87,42 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def locked(target: Path) -> Iterator[None]:
+    """Keep other processes that ask for the same from writing a file meanwhile.
+
+    The lock ends with the process. What a killed one left of an :func:`atomic_path` is removed.
+
+    Parameters
+    ----------
+    target
+        The file. Its folder is created.
+
+    Raises
+    ------
+    UserError
+        When another process has the lock, or the folder cannot be written to.
+    """
+    target = Path(target)
+    path = target.with_name(f".{target.name}.lock")
+    with _failure_told(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.open("w")
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not path.exists() or not os.path.samestat(path.stat(), os.fstat(lock.fileno())):
+                raise BlockingIOError  # its last owner removed it just now
+        except BlockingIOError:
+            raise UserError("another process is writing it", where=target, remedy="wait until that has ended") from None
+        try:
+            for left in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
+                left.unlink(missing_ok=True)
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ FLOORS = {
     "hessgnn.files": 1,
     "hessgnn.imports": 1,
     "hessgnn.progress": 1,
+    "hessgnn.processes": 1,
     "hessgnn.units": 1,
     "hessgnn.data": 2,
     "hessgnn.potentials": 2,
@@ -32,6 +33,7 @@ FLOORS = {
     "hessgnn.cost": 5,
     "hessgnn.leaderboard": 6,
     "hessgnn.sweep": 6,
+    "hessgnn.study": 6,
     "hessgnn.cli": 7,
 }
 """The longest name that a module begins with counts."""

@@ -1,4 +1,4 @@
-"""Accuracy task: energies, forces and full Hessians of a split against the reference.
+"""Accuracy task (T1-T3, T8): energies, forces and full Hessians of a split against the reference.
 
 The heavy part, :func:`predict_split`, gives what is saved; :func:`metrics` needs nothing but that, so every number of
 the leaderboard can be recomputed without the potential.
@@ -11,7 +11,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from hessgnn.benchmark.curvature import curvature_metrics, curvature_values
 from hessgnn.benchmark.predictions import Predictions
+from hessgnn.benchmark.profiles import profile_metrics, profile_values
 from hessgnn.benchmark.record import METRICS, Metric
 from hessgnn.benchmark.surface import Surface
 from hessgnn.data.store import Store
@@ -19,6 +21,10 @@ from hessgnn.data.structure import Structure
 from hessgnn.training.scaling import composition_energy
 
 Array = NDArray[np.float64]
+
+QUANTITIES = ("energy", "forces", "hessian")
+DIAGNOSTICS = ("curvature_", "profile_")
+"""What the names of :func:`diagnostics` begin with."""
 
 
 def predict_split(
@@ -89,23 +95,66 @@ def metrics(predictions: Predictions) -> dict[str, Metric]:
     dict
         For each name of :data:`~hessgnn.benchmark.record.METRICS`; ``None`` where no structure has the label.
     """
-    sizes = {"energy": np.ones_like(predictions.n_atoms), "forces": 3 * predictions.n_atoms}
-    sizes["hessian"] = 9 * predictions.n_atoms**2
-    factors = {"energy": 1e3 / predictions.n_atoms, "forces": 1e3, "hessian": 1.0}  # meV/atom, meV/Å, eV/Å²
     found = {}
-    for name, size in sizes.items():
-        reference = getattr(predictions, f"{name}_reference").ravel()
-        difference = (getattr(predictions, f"{name}_predicted").ravel() - reference) * factors[name]
-        starts = np.cumsum(size) - size
-        known = np.isfinite(np.add.reduceat(reference, starts))
-        absolute = (np.add.reduceat(np.abs(difference), starts) / size)[known]
-        square = (np.add.reduceat(np.square(difference), starts) / size)[known]
-        values = {"mae": absolute.mean(), "rmse": np.sqrt(square.mean())} if known.any() else {}
+    for quantity in QUANTITIES:
+        known, absolute, square = _errors(predictions, quantity)
+        values = {"mae": absolute[known].mean(), "rmse": np.sqrt(square[known].mean())} if known.any() else {}
         for kind in ("mae", "rmse"):
-            key = f"{name}_{kind}"
+            key = f"{quantity}_{kind}"
             value = float(values[kind]) if values else None
             found[key] = Metric(value=value, unit=METRICS[key][1], n=int(known.sum()))
     return found
+
+
+def diagnostics(predictions: Predictions) -> dict[str, Metric]:
+    """What a split says of curvature and of energy profiles.
+
+    See :mod:`~hessgnn.benchmark.curvature` and :mod:`~hessgnn.benchmark.profiles`.
+
+    Parameters
+    ----------
+    predictions
+        Of the split.
+
+    Returns
+    -------
+    dict
+        Names begin with ``curvature_`` or ``profile_``.
+    """
+    return {**curvature_metrics(curvature_values(predictions)), **profile_metrics(profile_values(predictions))}
+
+
+def values(predictions: Predictions) -> dict[str, dict[str, float | None]]:
+    """The numbers that two surfaces are compared by, structure by structure, or path by path.
+
+    Parameters
+    ----------
+    predictions
+        Of a split.
+
+    Returns
+    -------
+    dict
+        Name of a metric -> name of the structure or path -> its value.
+    """
+    found: dict[str, dict[str, float | None]] = {}
+    for quantity in QUANTITIES:
+        known, absolute, _ = _errors(predictions, quantity)
+        pairs = zip(predictions.name[known], absolute[known], strict=True)
+        found[f"{quantity}_mae"] = {str(name): float(error) for name, error in pairs}
+    return {**found, **curvature_values(predictions), **profile_values(predictions)}
+
+
+def _errors(predictions: Predictions, quantity: str) -> tuple[NDArray[np.bool_], Array, Array]:
+    """Which structures have the label, and mean absolute and mean square error of each, ``(n_structures,)``."""
+    n = predictions.n_atoms
+    size = {"energy": np.ones_like(n), "forces": 3 * n, "hessian": 9 * n**2}[quantity]
+    factor = {"energy": 1e3 / n, "forces": 1e3, "hessian": 1.0}[quantity]  # meV/atom, meV/Å, eV/Å²
+    reference = getattr(predictions, f"{quantity}_reference").ravel()
+    difference = (getattr(predictions, f"{quantity}_predicted").ravel() - reference) * factor
+    starts = np.cumsum(size) - size
+    known = np.isfinite(np.add.reduceat(reference, starts))
+    return known, np.add.reduceat(np.abs(difference), starts) / size, np.add.reduceat(difference**2, starts) / size
 
 
 def not_finite(predictions: Predictions) -> list[str]:
@@ -143,7 +192,11 @@ def _assemble(structures: Sequence[Structure], energy: Array, forces: Array, hes
     pairs = list(zip(structures, sizes, strict=True))
     return Predictions(
         name=np.array([s.name for s in structures]),
+        kind=np.array([s.kind for s in structures]),
+        parent=np.array([s.parent for s in structures]),
         n_atoms=np.array(sizes),
+        numbers=np.concatenate([s.numbers for s in structures]),
+        positions=np.concatenate([s.positions for s in structures]),
         energy_reference=np.array([known(s.energy, ()) for s in structures]),
         energy_predicted=energy,
         forces_reference=np.concatenate([known(s.forces, (n, 3)) for s, n in pairs]),

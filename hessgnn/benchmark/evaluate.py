@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import platform
+import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from hessgnn.benchmark import accuracy
+from hessgnn.benchmark.hardware import hardware
 from hessgnn.benchmark.judge import Observer, Verdict, judge
-from hessgnn.benchmark.record import Cost, CurvePoint, DataSource, Record, read_record, write_record
+from hessgnn.benchmark.record import Cost, CurvePoint, DataSource, Record, Regime, read_record, write_record
 from hessgnn.benchmark.surface import PotentialSurface, Surface, surface_from_import_path
 from hessgnn.benchmark.tasks import ACCURACY, TaskSettings, chosen_tasks
 from hessgnn.data.splits import DISJOINT
@@ -34,6 +33,9 @@ def evaluate(
     device: str = "cpu",
     sweep: Cost | None = None,
     settings: TaskSettings | None = None,
+    data: str | Path | None = None,
+    regime: Regime | None = None,
+    processes: int = 1,
     observer: Observer | None = None,
 ) -> Record:
     """Judge the best potential of a run and write ``record.json`` with the results beside it.
@@ -55,6 +57,12 @@ def evaluate(
         What a sweep spent on tuning before this run: its trials and their device-seconds.
     settings
         Of the tasks.
+    data
+        Data to judge on, by file or name; those the run was trained on by default.
+    regime
+        What it was trained on, where the loss does not tell; what the loss saw by default.
+    processes
+        That tasks on single molecules and reactions are divided between.
     observer
         Told of the progress.
 
@@ -74,7 +82,7 @@ def evaluate(
     potential = load(run.folder, device)
     parameters = potential.n_parameters()
     surface = PotentialSurface(potential, config.entry, batch_size=config.validation.batch_size, device=device)
-    store = Store.open(config.data.path)
+    store = Store.open(data or config.data.path)
     chosen = _splits(store, splits, (config.data.train, config.data.validation))
     verdict = judge(
         surface,
@@ -86,10 +94,11 @@ def evaluate(
         source(store),
         verdict=_known(run.record, surface, store),
         all_splits=splits is not None,
+        processes=processes,
         observer=observer,
     )
     record = Record(
-        **_identity(config),
+        **_identity(config, regime),
         **_findings(verdict, surface, store),
         parameters=parameters,
         cost=_cost(run, sweep),
@@ -107,6 +116,7 @@ def evaluate_calculator(
     tasks: Sequence[str] = DEFAULT,
     splits: Sequence[str] | None = None,
     settings: TaskSettings | None = None,
+    processes: int = 1,
     observer: Observer | None = None,
 ) -> Record:
     """Judge any ASE calculator in the same way, and write its record.
@@ -119,7 +129,7 @@ def evaluate_calculator(
         File or name of the data.
     folder
         Where record and results go.
-    tasks, splits, settings, observer
+    tasks, splits, settings, processes, observer
         See :func:`evaluate`.
 
     Returns
@@ -146,6 +156,7 @@ def evaluate_calculator(
         source(store),
         verdict=_known(path, surface, store),
         all_splits=splits is not None,
+        processes=processes,
         observer=observer,
     )
     record = Record(
@@ -162,7 +173,15 @@ def evaluate_calculator(
     return record
 
 
-def record_failure(folder: str | Path, config: RunConfig, reason: str, sweep: Cost | None = None) -> Record:
+def record_failure(
+    folder: str | Path,
+    config: RunConfig,
+    reason: str,
+    sweep: Cost | None = None,
+    *,
+    data: str | Path | None = None,
+    regime: Regime | None = None,
+) -> Record:
     """Write the record of a run that failed, so that it is counted and not forgotten.
 
     Parameters
@@ -173,7 +192,7 @@ def record_failure(folder: str | Path, config: RunConfig, reason: str, sweep: Co
         What was tried.
     reason
         Why it failed.
-    sweep
+    sweep, data, regime
         See :func:`evaluate`.
 
     Returns
@@ -183,11 +202,11 @@ def record_failure(folder: str | Path, config: RunConfig, reason: str, sweep: Co
     """
     run = Run(Path(folder))
     record = Record(
-        **_identity(config),
+        **_identity(config, regime),
         status="failed",
         reason=reason,
         parameters=config.potential_class()(config.potential_config()).n_parameters(),
-        data=source(Store.open(config.data.path)),
+        data=source(Store.open(data or config.data.path)),
         cost=_cost(run, sweep),
         metrics={},
         curve=[_curve_point(point) for point in run.curve()],
@@ -217,8 +236,8 @@ def record_mean_predictor(folder: str | Path, data: DataConfig, splits: Sequence
     """
     folder = Path(folder)
     store = Store.open(data.path)
-    train = [store[int(i)] for i in store.indices(data.train)]
-    reference = data.reference_energies or fit_reference_energies(train, store.elements())
+    train = store.indices(data.train)
+    reference = data.reference_energies or fit_reference_energies(store, train, store.elements())
     metrics, files = {}, {}
     for split in _splits(store, splits, (data.train, data.validation)):
         predictions = accuracy.composition_only(store, split, reference)
@@ -252,14 +271,6 @@ def source(store: Store) -> DataSource:
         split_hash=attributes.split_hash,
         level_of_theory=attributes.level_of_theory,
     )
-
-
-def hardware() -> str:
-    """The processor and, where there is one, the GPU."""
-    names = [_processor()]
-    if torch.cuda.is_available():
-        names.append(torch.cuda.get_device_name())
-    return ", ".join(names)
 
 
 def _known(path: Path, surface: Surface, store: Store) -> Verdict:
@@ -300,11 +311,11 @@ def _splits(store: Store, wanted: Sequence[str] | None, used: Sequence[str]) -> 
     return list(wanted)
 
 
-def _identity(config: RunConfig) -> dict[str, Any]:
+def _identity(config: RunConfig, regime: Regime | None) -> dict[str, Any]:
     return {
         "entry": config.entry,
         "architecture": config.potential["name"],
-        "regime": config.loss.regime,
+        "regime": regime or config.loss.regime,
         "seed": config.training.seed,
         "weights": {"energy": 1.0, "forces": config.loss.forces, "hessian": config.loss.hessian},
         "config": config.model_dump(mode="json"),
@@ -316,12 +327,15 @@ def _cost(run: Run, sweep: Cost | None) -> Cost:
     if not run.last.exists():
         return Cost(sweep_trials=spent.sweep_trials, sweep_device_seconds=spent.sweep_device_seconds)
     progress = load_checkpoint(run.last)["progress"]
-    seconds = progress["seconds_per_step"]
+    seconds, config = progress["seconds_per_step"], run.config()
+    per_step = statistics.median(seconds) if seconds else None
+    epoch = math.ceil(len(Store.open(config.data.path).indices(config.data.train)) / config.training.batch_size)
     return Cost(
         steps=progress["step"],
         device=progress["device"],
         threads=progress["threads"],
-        seconds_per_step=statistics.median(seconds) if seconds else None,
+        seconds_per_step=per_step,
+        seconds_per_epoch=None if per_step is None else per_step * epoch,
         device_seconds=progress["device_seconds"],
         products=progress["products"],
         sweep_trials=spent.sweep_trials,
@@ -341,12 +355,3 @@ def _curve_point(point: Point) -> CurvePoint:
         forces_rmse=scaled(point.forces_rmse, 1e3),
         hessian_rmse=point.hessian_rmse,
     )
-
-
-def _processor() -> str:
-    """Model of the processor; the platform's own word where Linux does not tell."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

@@ -6,14 +6,18 @@ from dataclasses import dataclass
 
 import numpy as np
 from ase import Atoms
+from ase.neighborlist import natural_cutoffs, neighbor_list
 from ase.optimize import BFGS
+from numpy.typing import NDArray
 
 from hessgnn.benchmark.failures import FAILURES, TaskFailure, reason_of
 from hessgnn.benchmark.surface import Surface
 from hessgnn.data.structure import Array, Structure
 
 FAR = 5.0
-"""Å: an atom that moves further in an optimisation of a minimum has left its molecule."""
+"""Å: an atom that moves further in an optimisation has left its molecule."""
+BOND = 1.2
+"""A pair is bonded when it is closer than this times the sum of its covalent radii."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,9 @@ class Optimised:
     gradients: int
 
 
-def quasi_newton(surface: Surface, structure: Structure, positions: Array, fmax: float, max_steps: int) -> Optimised:
+def quasi_newton(
+    surface: Surface, structure: Structure, positions: Array, fmax: float, max_steps: int, longest: float = 0.2
+) -> Optimised:
     """Optimise with :class:`ase.optimize.BFGS`.
 
     Parameters
@@ -39,6 +45,8 @@ def quasi_newton(surface: Surface, structure: Structure, positions: Array, fmax:
         Largest force on any atom that counts as converged, eV/Å.
     max_steps
         Most steps.
+    longest
+        Most that an atom moves in a step, Å. Short steps stay near the path of steepest descent.
 
     Returns
     -------
@@ -52,12 +60,12 @@ def quasi_newton(surface: Surface, structure: Structure, positions: Array, fmax:
     """
     atoms = Atoms(structure.numbers, positions)
     atoms.calc = surface.calculator()
-    optimiser = BFGS(atoms, logfile=None)
+    optimiser = BFGS(atoms, logfile=None, maxstep=longest)
     try:
         for converged in optimiser.irun(fmax=fmax, steps=max_steps):
             if converged:
                 return Optimised(atoms.positions.copy(), optimiser.nsteps + 1)
-            _require_near(atoms.positions, positions)
+            require_near(atoms.positions, positions)
     except FAILURES as error:
         raise TaskFailure(f"the optimisation failed: {reason_of(error)}") from error
     raise TaskFailure(f"not optimised to {fmax} eV/Å in {max_steps} steps")
@@ -116,7 +124,7 @@ def newton(
             # Near convergence the change of energy drowns in its last digits; the gradient still tells.
             if ratio > 0 or np.abs(new_gradient).max() < np.abs(gradient).max():
                 atoms, energy, gradient, values = moved, new_energy, new_gradient, None
-                _require_near(atoms.positions, positions)
+                require_near(atoms.positions, positions)
             elif radius < 1e-8:
                 raise TaskFailure("no step lowers the energy: forces, energies and Hessian do not belong together")
     except FAILURES as error:
@@ -154,6 +162,31 @@ def rmsd(positions: Array, reference: Array) -> float:
     return float(np.sqrt(np.square(moved - reference).sum(axis=1).mean()))
 
 
+def bonds(numbers: NDArray[np.int64], positions: Array) -> NDArray[np.int64]:
+    """Bonded pairs of a molecule.
+
+    Parameters
+    ----------
+    numbers
+        ``(N,)`` atomic numbers.
+    positions
+        ``(N, 3)``, Å.
+
+    Returns
+    -------
+    (n, 2) int64
+        Each pair once, the lower index first, sorted.
+    """
+    atoms = Atoms(numbers, positions)
+    i, j = neighbor_list("ij", atoms, natural_cutoffs(atoms, mult=BOND))
+    return np.unique(np.stack([i, j], axis=1)[i < j], axis=0)
+
+
+def same_bonds(numbers: NDArray[np.int64], first: Array, second: Array) -> bool:
+    """Whether two geometries of the same atoms, in the same order, are bonded alike."""
+    return np.array_equal(bonds(numbers, first), bonds(numbers, second))
+
+
 def _rational_step(gradient: Array, values: Array, vectors: Array, radius: float) -> tuple[Array, float]:
     """The step, no longer than the radius, and the change of energy that the quadratic model foretells."""
     along = vectors.T @ gradient
@@ -169,6 +202,7 @@ def _rational_step(gradient: Array, values: Array, vectors: Array, radius: float
     return vectors @ step, float(along @ step + 0.5 * values @ step**2)
 
 
-def _require_near(positions: Array, start: Array) -> None:
+def require_near(positions: Array, start: Array) -> None:
+    """Raise :class:`TaskFailure` when an atom has moved by more than :data:`FAR`, or to nowhere."""
     if not np.abs(positions - start).max() < FAR:
         raise TaskFailure(f"an atom moved by more than {FAR:g} Å")

@@ -71,12 +71,33 @@ def read_results(path: Path) -> dict[str, Result]:
     DataError
         When the file is missing or holds no results.
     """
+    return read_journal(path)[1]
+
+
+def read_journal(path: Path) -> tuple[Result, dict[str, Result]]:
+    """Read what a task saved, and what it belongs to.
+
+    Parameters
+    ----------
+    path
+        The file.
+
+    Returns
+    -------
+    dict, dict
+        The key, which names the task and its settings; and name of the structure -> result.
+
+    Raises
+    ------
+    DataError
+        When the file is missing or holds no results.
+    """
     if not path.is_file():
         raise DataError("no such results", where=path, remedy="run `hessgnn evaluate` first")
     head, lines = _read(path)
     if head is None:
         raise DataError("holds no results", where=path, remedy="run `hessgnn evaluate` on the run again")
-    return dict(lines)
+    return head, dict(lines)
 
 
 def _read(path: Path) -> tuple[Result | None, list[tuple[str, Result]]]:

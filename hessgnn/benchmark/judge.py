@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 from hessgnn.benchmark import accuracy
-from hessgnn.benchmark.journal import Journal
+from hessgnn.benchmark.journal import Journal, Result
 from hessgnn.benchmark.record import METRICS, DataSource, Failure, Metric, PredictionFile, Record
 from hessgnn.benchmark.surface import Surface
-from hessgnn.benchmark.task import Task
+from hessgnn.benchmark.task import Subject, Task
 from hessgnn.benchmark.tasks import ACCURACY, TaskSettings
 from hessgnn.data.store import Store
-from hessgnn.data.structure import Structure
 from hessgnn.errors import UserError
+from hessgnn.processes import end_with
 
 Observer = Callable[[str, int, int], None]
 """Called with what is being done, the number of structures done, and their total."""
-
-MINIMUM = "minimum"
-"""Kind of the structures that molecules are simulated from."""
 
 
 @dataclass
@@ -49,8 +52,12 @@ class Verdict:
     def forget(self, task: str, split: str) -> None:
         """Make room for new results."""
         old = self.metrics.get(split, {})
-        mine = set(METRICS) if task == ACCURACY else {name for name in old if name.startswith(f"{task}_")}
-        self.metrics[split] = {name: metric for name, metric in old.items() if name not in mine}
+        mine = accuracy.DIAGNOSTICS if task == ACCURACY else (f"{task}_",)
+        self.metrics[split] = {
+            name: metric
+            for name, metric in old.items()
+            if not (name.startswith(mine) or (task == ACCURACY and name in METRICS))
+        }
         self.failures = [f for f in self.failures if (f.task, f.split) != (task, split)]
         self.results.pop(f"{task} {split}", None)
         if not self.metrics[split]:
@@ -72,6 +79,7 @@ def judge(
     *,
     verdict: Verdict,
     all_splits: bool,
+    processes: int = 1,
     observer: Observer | None = None,
 ) -> Verdict:
     """Run tasks on splits.
@@ -93,7 +101,9 @@ def judge(
     verdict
         What is known already of the same surface, data and versions; it is added to.
     all_splits
-        Whether a split without a minimum is a failure of a task that needs minima. It is if there is no other, too.
+        Whether a split that holds nothing for a task is a failure of it. It is if no split holds anything, too.
+    processes
+        That subjects of a task are divided between, one thread each; tasks that compute them together use this one.
     observer
         Told of the progress.
 
@@ -111,18 +121,18 @@ def judge(
         verdict.reason = None
         for split in splits:
             _accuracy(surface, store, split, folder, verdict, tell)
-    molecules = {split: _minima(store, split) for split in splits}
-    if not all_splits and any(molecules.values()):
-        molecules = {split: found for split, found in molecules.items() if found}
     for task in (task for name, task in settings.tasks().items() if name in names):
-        for split, structures in molecules.items():
+        subjects = {split: task.subjects(store, split) for split in splits}
+        if not all_splits and any(subjects.values()):
+            subjects = {split: found for split, found in subjects.items() if found}
+        for split, found in subjects.items():
             verdict.forget(task.name, split)
-            if not structures:
-                reason = "the split holds no minimum with a Hessian"
+            if not found:
+                reason = f"the split holds no {task.needs}"
                 verdict.failures.append(Failure(task=task.name, split=split, structure=None, reason=reason))
                 continue
             try:
-                _simulate(task, surface, structures, split, folder, source, verdict, tell)
+                _simulate(task, surface, found, split, folder, source, verdict, processes, tell)
             except UserError as error:
                 verdict.failures.append(Failure(task=task.name, split=split, structure=None, reason=str(error)))
     return verdict
@@ -151,17 +161,18 @@ def _accuracy(surface: Surface, store: Store, split: str, folder: Path, verdict:
     if bad:
         verdict.reason = f"predictions are not finite for {len(bad)} structures of {split!r}, first {bad[0]!r}"
         return
-    verdict.add(split, accuracy.metrics(predictions))
+    verdict.add(split, {**accuracy.metrics(predictions), **accuracy.diagnostics(predictions)})
 
 
 def _simulate(
     task: Task,
     surface: Surface,
-    structures: Sequence[Structure],
+    subjects: Sequence[Subject],
     split: str,
     folder: Path,
     source: DataSource,
     verdict: Verdict,
+    processes: int,
     tell: Observer,
 ) -> None:
     key = {
@@ -177,13 +188,13 @@ def _simulate(
     def finished(name: str) -> bool:
         return name in journal.results and journal.results[name].get("finished", True)
 
-    label, total = f"{task.name} on {split}", len(structures)
-    pending = [s for s in structures if not finished(s.name)]
+    label, total = f"{task.name} on {split}", len(subjects)
+    pending = [s for s in subjects if not finished(s.name)]
     tell(label, total - len(pending), total)
     if pending:
-        for name, result in task.run(surface, pending, journal.results):
+        for name, result in _results(task, surface, pending, journal.results, processes):
             journal.add(name, result)
-            tell(label, sum(finished(s.name) for s in structures), total)
+            tell(label, sum(finished(s.name) for s in subjects), total)
     verdict.results[f"{task.name} {split}"] = journal.file()
     verdict.failures += [
         Failure(task=task.name, split=split, structure=name, reason=result["failure"])
@@ -193,9 +204,32 @@ def _simulate(
     verdict.add(split, task.metrics(journal.results))
 
 
-def _minima(store: Store, split: str) -> list[Structure]:
-    found = [int(i) for i in store.indices(split) if store.kinds[i] == MINIMUM and store.has_hessian[i]]
-    return [store[i] for i in found]
+def _results(
+    task: Task, surface: Surface, pending: Sequence[Subject], unfinished: Mapping[str, Result], processes: int
+) -> Iterator[tuple[str, Result]]:
+    """Results as they come: in this process, or subject by subject in others."""
+    if min(processes, len(pending)) < 2 or task.side_by_side:
+        yield from task.run(surface, pending, unfinished)
+        return
+    context = multiprocessing.get_context("spawn")  # a fork would copy torch's threads
+    with ProcessPoolExecutor(min(processes, len(pending)), context, _begin, (os.getpid(),)) as pool:
+        running = [pool.submit(_of_one, task, surface, subject) for subject in pending]
+        try:
+            for one in as_completed(running):
+                yield from one.result()
+        except BrokenProcessPool as error:
+            raise UserError("a process was ended by the system", remedy="ask for fewer --processes") from error
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _begin(parent: int) -> None:
+    torch.set_num_threads(1)
+    end_with(parent)
+
+
+def _of_one(task: Task, surface: Surface, subject: Subject) -> list[tuple[str, Result]]:
+    return list(task.run(surface, [subject], {}))
 
 
 def _is_file(path: Path, file: PredictionFile | None) -> bool:

@@ -6,18 +6,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
-from ase import Atoms, units
-from ase.neighborlist import natural_cutoffs, neighbor_list
+from ase import units
 from numpy.typing import NDArray
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from hessgnn.benchmark.dynamics import Dynamics
 from hessgnn.benchmark.failures import TaskFailure
-from hessgnn.benchmark.geometry import quasi_newton
+from hessgnn.benchmark.geometry import bonds, quasi_newton
 from hessgnn.benchmark.journal import Result
 from hessgnn.benchmark.record import Metric
 from hessgnn.benchmark.surface import Surface
-from hessgnn.benchmark.task import Task, mean_metric
+from hessgnn.benchmark.task import MoleculeTask, mean_metric
 from hessgnn.config import Settings
 from hessgnn.curvature.vibrations import masses_of
 from hessgnn.data.factory.displace import molecule_rng
@@ -29,9 +28,6 @@ PRESETS: dict[str, dict[str, float]] = {
 }
 """``full`` heats by 5 K every 5 ps, as the study does (its end is ours: 1000 K, after 1 ns); ``short`` by 100 K every
 0.1 ps, for two cores: its heat bath lags behind, so its temperatures are no match for those of ``full``."""
-
-_BOND = 1.2
-"""A pair is bonded when it is closer than this times the sum of its covalent radii."""
 
 
 class MDSettings(Settings):
@@ -49,8 +45,11 @@ class MDSettings(Settings):
     nve: PositiveFloat | None = Field(default=None, description="ps without a bath")
     nve_temperature: PositiveFloat = Field(default=300.0, description="K, at the start without a bath")
     window: PositiveInt = Field(default=50, description="steps over which bond lengths are averaged")
-    shortest: PositiveFloat = Field(default=0.75, description="of the reference length; below, the bond has failed")
-    longest: PositiveFloat = Field(default=1.5, description="of the reference length; above, the bond has failed")
+    pairs: Literal["bonds", "all"] = Field(
+        default="bonds", description="of atoms that are watched; all is the study's criterion to the letter"
+    )
+    shortest: PositiveFloat = Field(default=0.75, description="of the reference distance; below, the pair has failed")
+    longest: PositiveFloat = Field(default=1.5, description="of the reference distance; above, the pair has failed")
     fmax: PositiveFloat = Field(default=1e-3, description="largest force at the start, eV/Å")
     max_steps: PositiveInt = 500
 
@@ -68,24 +67,27 @@ class MDSettings(Settings):
         return max(self.window, round(1e3 * self.of_preset(key) / self.timestep))
 
 
-class MDTask(Task[MDSettings]):
+class MDTask(MoleculeTask[MDSettings]):
     """Langevin dynamics from the surface's own minimum, heated until a bond fails.
 
     A bond has failed when the mean of its length over 50 steps leaves [0.75, 1.5] times its length at the reference
-    minimum; bonds of the surface's own minimum would let one pass that holds together in a wrong shape. What holds to
+    minimum; bonds of the surface's own minimum would let one pass that holds together in a wrong shape. The study
+    watches all pairs of atoms: then a group that turns freely, as it may, can count as a failure. What holds to
     the last rung counts with its temperature and time, so those are lower bounds then. The drift is the slope of the
     total energy without a bath. All molecules and seeds move side by side.
     """
 
     name = "md"
+    version = 2
+    side_by_side = True
 
     def run(
-        self, surface: Surface, structures: Sequence[Structure], unfinished: Mapping[str, Result]
+        self, surface: Surface, subjects: Sequence[Structure], unfinished: Mapping[str, Result]
     ) -> Iterator[tuple[str, Result]]:
         """See :meth:`hessgnn.benchmark.task.Task.run`."""
         settings = self.settings
         started: dict[str, Result] = {}
-        for structure in structures:
+        for structure in subjects:
             if structure.name in unfinished:
                 started[structure.name] = unfinished[structure.name]
                 continue
@@ -98,13 +100,13 @@ class MDTask(Task[MDSettings]):
                 "finished": False,
                 "reference": structure.positions.tolist(),
                 "minimum": start.positions.tolist(),
-                "bonds": _bonds(structure.numbers, structure.positions).tolist(),
+                "pairs": _pairs(settings, structure).tolist(),
                 "trajectories": [
                     {"seed": k, "rung": 0, "positions": start.positions.tolist(), "velocities": None, "failed": None}
                     for k in range(settings.seeds)
                 ],
             }
-        chosen = [s for s in structures if s.name in started]
+        chosen = [s for s in subjects if s.name in started]
         if not chosen:
             return
         fresh = [s for s in chosen if "drift" not in started[s.name]]
@@ -181,27 +183,28 @@ class MDTask(Task[MDSettings]):
             for slope, s, alive in zip(slopes, structures, dynamics.alive, strict=True)
         ]
 
+    def values(self, results: Mapping[str, Result]) -> dict[str, dict[str, float | None]]:
+        """See :meth:`hessgnn.benchmark.task.Task.values`; a molecule without a minimum fails at once, at 0 K."""
+        hottest = self.settings.temperatures()[-1]
+        found = {name: _reached(row, "temperature", hottest) for name, row in results.items()}
+        return {"md_failure_temperature": dict(found)}
+
     def metrics(self, results: Mapping[str, Result]) -> dict[str, Metric]:
         """See :meth:`hessgnn.benchmark.task.Task.metrics`; a molecule without a minimum fails at once, at 0 K."""
         settings = self.settings
         hottest = settings.temperatures()[-1]
         longest = 1e-3 * settings.timestep * settings.steps("rung") * len(settings.temperatures())
         rows = list(results.values())
-
-        def reached(row: Result, key: str, whole: float) -> float:
-            ends = [t["failed"][key] if t["failed"] else whole for t in row["trajectories"]]
-            return float(np.mean(ends)) if ends else 0.0
-
         drifts = [1e3 * abs(row["drift"]) for row in rows if row.get("drift") is not None]
         return {
             "md_failure_temperature": mean_metric(
-                [reached(row, "temperature", hottest) for row in rows],
+                [_reached(row, "temperature", hottest) for row in rows],
                 f"T to failure (at most {hottest:g} K)",
                 "K",
                 better="higher",
             ),
             "md_failure_time": mean_metric(
-                [reached(row, "time", longest) for row in rows],
+                [_reached(row, "time", longest) for row in rows],
                 f"time to failure (at most {longest:g} ps)",
                 "ps",
                 better="higher",
@@ -225,14 +228,14 @@ class MDTask(Task[MDSettings]):
 
 
 class _BondWatch:
-    """Running means of all bond lengths over their lengths at the reference minimum."""
+    """Running means of the watched distances over those at the reference minimum."""
 
     def __init__(self, settings: MDSettings, structures: Sequence[Structure], results: Mapping[str, Result]) -> None:
         self._settings = settings
         starts = np.cumsum([0, *(len(s) for s in structures[:-1])])
-        bonds = [np.array(results[s.name]["bonds"], dtype=int).reshape(-1, 2) for s in structures]
-        self._pairs = np.concatenate([b + start for b, start in zip(bonds, starts, strict=True)])
-        self._owner = np.repeat(np.arange(len(structures)), [len(b) for b in bonds])
+        pairs = [np.array(results[s.name]["pairs"], dtype=int).reshape(-1, 2) for s in structures]
+        self._pairs = np.concatenate([b + start for b, start in zip(pairs, starts, strict=True)])
+        self._owner = np.repeat(np.arange(len(structures)), [len(b) for b in pairs])
         reference = np.concatenate([np.array(results[s.name]["reference"]) for s in structures])
         self._equilibrium = self._lengths(reference)
         self._last = np.ones((settings.window, len(self._pairs)))
@@ -248,7 +251,7 @@ class _BondWatch:
             return reasons
         means = self._last.mean(axis=0)
         for k in np.flatnonzero((means < settings.shortest) | (means > settings.longest)):
-            reasons[self._owner[k]] = f"a bond is {means[k]:.2f} of its length"
+            reasons[self._owner[k]] = f"a distance is {means[k]:.2f} of its length"
         return reasons
 
     def _lengths(self, positions: Array) -> Array:
@@ -260,11 +263,17 @@ def _going(result: Result) -> list[Result]:
     return [trajectory for trajectory in result["trajectories"] if trajectory["failed"] is None]
 
 
-def _bonds(numbers: NDArray[np.int64], positions: Array) -> Array:
-    """Bonded pairs, ``(n, 2)``."""
-    atoms = Atoms(numbers, positions)
-    i, j = neighbor_list("ij", atoms, natural_cutoffs(atoms, mult=_BOND))
-    return np.stack([i, j], axis=1)[i < j]
+def _pairs(settings: MDSettings, structure: Structure) -> NDArray[np.int64]:
+    """Watched pairs of atoms, ``(n, 2)``."""
+    if settings.pairs == "bonds":
+        return bonds(structure.numbers, structure.positions)
+    return np.stack(np.triu_indices(len(structure), 1), axis=1)
+
+
+def _reached(row: Result, key: str, whole: float) -> float:
+    """Temperature or time at failure, mean over the trajectories of a molecule; ``whole`` for those that held."""
+    ends = [t["failed"][key] if t["failed"] else whole for t in row["trajectories"]]
+    return float(np.mean(ends)) if ends else 0.0
 
 
 def _thermal(structure: Structure, temperature: float, rng: np.random.Generator) -> Array:

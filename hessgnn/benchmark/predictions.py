@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -23,10 +24,12 @@ class Predictions:
 
     Attributes
     ----------
-    name
-        ``(n_structures,)``.
+    name, kind, parent
+        ``(n_structures,)``, see :class:`~hessgnn.data.structure.Structure`.
     n_atoms
         ``(n_structures,)``.
+    numbers, positions
+        ``(Σ N,)`` and ``(Σ N, 3)``, Å.
     energy_reference, energy_predicted
         ``(n_structures,)``, eV.
     forces_reference, forces_predicted
@@ -36,7 +39,11 @@ class Predictions:
     """
 
     name: NDArray[np.str_]
+    kind: NDArray[np.str_]
+    parent: NDArray[np.str_]
     n_atoms: NDArray[np.int64]
+    numbers: NDArray[np.int64]
+    positions: Array
     energy_reference: Array
     energy_predicted: Array
     forces_reference: Array
@@ -45,16 +52,28 @@ class Predictions:
     hessian_predicted: Array
 
     def __post_init__(self) -> None:
-        n_structures = self.n_atoms.shape
-        shapes = {
-            "energy": n_structures,
-            "forces": (int(self.n_atoms.sum()), 3),
-            "hessian": (int((9 * self.n_atoms**2).sum()),),
-        }
+        n_structures, n_atoms = self.n_atoms.shape, int(self.n_atoms.sum())
+        shapes = {"energy": n_structures, "forces": (n_atoms, 3), "hessian": (int((9 * self.n_atoms**2).sum()),)}
         expected = {f"{key}_{kind}": shape for key, shape in shapes.items() for kind in ("reference", "predicted")}
-        for name, shape in {"name": n_structures, **expected}.items():
+        expected |= dict.fromkeys(("name", "kind", "parent"), n_structures)
+        for name, shape in {"numbers": (n_atoms,), "positions": (n_atoms, 3), **expected}.items():
             if getattr(self, name).shape != shape:
                 raise DataError(f"array {name!r} has shape {getattr(self, name).shape}, expected {shape}")
+
+    def hessians(self) -> Iterator[tuple[str, NDArray[np.int64], Array, Array, Array]]:
+        """Name, numbers, positions, reference and predicted ``(3N, 3N)`` Hessian of each structure."""
+        atoms, entries = np.cumsum(self.n_atoms)[:-1], np.cumsum(9 * self.n_atoms**2)[:-1]
+        columns = zip(
+            self.name,
+            np.split(self.numbers, atoms),
+            np.split(self.positions, atoms),
+            np.split(self.hessian_reference, entries),
+            np.split(self.hessian_predicted, entries),
+            strict=True,
+        )
+        for name, numbers, positions, reference, predicted in columns:
+            shape = (3 * len(numbers), 3 * len(numbers))
+            yield str(name), numbers, positions, reference.reshape(shape), predicted.reshape(shape)
 
     def save(self, path: Path) -> PredictionFile:
         """Write all arrays to a compressed ``.npz`` file.

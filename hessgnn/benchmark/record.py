@@ -17,8 +17,9 @@ from hessgnn.files import write_text
 FORMAT: Literal[1] = 1
 """Version of the record's layout."""
 
-Regime = Literal["mean", "E", "E-F", "E-H", "E-F-H", "external"]
-"""What a potential was trained on; ``mean`` is the predictor that knows the composition only, ``external`` any other
+Regime = Literal["mean", "E", "E-F", "E-F+", "E-H", "E-F-H", "external"]
+"""What a potential was trained on; ``E-F+`` are energies and forces of more frames, for what Hessians would have cost;
+``mean`` is the predictor that knows the composition only, ``external`` any other
 code that was judged through an ASE calculator."""
 
 Better = Literal["lower", "higher"]
@@ -61,6 +62,7 @@ class Cost(Settings):
     device: str = "none"
     threads: NonNegativeInt = Field(default=0, description="CPU threads that torch used")
     seconds_per_step: NonNegativeFloat | None = Field(default=None, description="median over the run")
+    seconds_per_epoch: NonNegativeFloat | None = Field(default=None, description="steps of an epoch at that median")
     device_seconds: NonNegativeFloat = 0.0
     products: NonNegativeInt = Field(default=0, description="Hessian-vector products of whole batches, in training")
     sweep_trials: NonNegativeInt = Field(default=0, description="trials spent on tuning before this run")

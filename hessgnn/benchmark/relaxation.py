@@ -11,7 +11,7 @@ from hessgnn.benchmark.geometry import newton, quasi_newton, rmsd
 from hessgnn.benchmark.journal import Result
 from hessgnn.benchmark.record import Metric
 from hessgnn.benchmark.surface import Surface
-from hessgnn.benchmark.task import Task, mean_metric, share
+from hessgnn.benchmark.task import MoleculeTask, mean_metric, share
 from hessgnn.config import Settings
 from hessgnn.data.factory.displace import molecule_rng
 from hessgnn.data.structure import Structure
@@ -28,7 +28,7 @@ class RelaxationSettings(Settings):
     max_steps: PositiveInt = 300
 
 
-class RelaxationTask(Task[RelaxationSettings]):
+class RelaxationTask(MoleculeTask[RelaxationSettings]):
     """Gradients until convergence and distance from the reference minimum.
 
     Every surface starts from the same geometries. Means are over the relaxations that converged.
@@ -39,12 +39,12 @@ class RelaxationTask(Task[RelaxationSettings]):
     def run(
         self,
         surface: Surface,
-        structures: Sequence[Structure],
+        subjects: Sequence[Structure],
         unfinished: Mapping[str, Result],  # noqa: ARG002
     ) -> Iterator[tuple[str, Result]]:
         """See :meth:`hessgnn.benchmark.task.Task.run`."""
         settings = self.settings
-        for structure in structures:
+        for structure in subjects:
             rng = molecule_rng(settings.seed, structure.name)
             start = structure.positions + rng.normal(scale=settings.noise, size=structure.positions.shape)
             result: Result = {}
@@ -64,6 +64,15 @@ class RelaxationTask(Task[RelaxationSettings]):
             if reasons:
                 result["failure"] = "; ".join(reasons)
             yield structure.name, result
+
+    def values(self, results: Mapping[str, Result]) -> dict[str, dict[str, float | None]]:
+        """See :meth:`hessgnn.benchmark.task.Task.values`."""
+        return {
+            f"relaxation_{key}_rmsd": {
+                name: None if row[key] is None else float(row[key]["rmsd"]) for name, row in results.items()
+            }
+            for key in METHODS
+        }
 
     def metrics(self, results: Mapping[str, Result]) -> dict[str, Metric]:
         """See :meth:`hessgnn.benchmark.task.Task.metrics`."""

@@ -1,10 +1,10 @@
-"""What every task on single molecules is made of: a heavy part that saves results, and a light part that reads them."""
+"""What every task is made of: a heavy part that saves results, and a light part that reads them."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import ClassVar, Generic, TypeVar
+from typing import ClassVar, Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -12,46 +12,83 @@ from hessgnn.benchmark.journal import Result
 from hessgnn.benchmark.record import Better, Metric
 from hessgnn.benchmark.surface import Surface
 from hessgnn.config import Settings
+from hessgnn.data.store import Store
 from hessgnn.data.structure import Structure
 
+MINIMA = ("minimum", "reactant", "product")
+"""Kinds of the structures that molecules are simulated from."""
+
+
+class Subject(Protocol):
+    """What a task gives one result for: a molecule, a reaction."""
+
+    @property
+    def name(self) -> str:
+        """Unique within a split."""
+
+
 S = TypeVar("S", bound=Settings)
+X = TypeVar("X", bound=Subject)
 
 
-class Task(ABC, Generic[S]):
-    """A task on the minima of a split.
+class Task(ABC, Generic[S, X]):
+    """Something that a surface is judged by, subject by subject.
 
     Parameters
     ----------
     settings
-        All that its results depend on besides the surface and the structures.
+        All that its results depend on besides the surface and the subjects.
     """
 
     name: ClassVar[str]
     version: ClassVar[int] = 1
     """Raised when results change their meaning, so that old ones are not taken for new."""
+    needs: ClassVar[str]
+    """What a split must hold, in words: said where it holds none."""
+    side_by_side: ClassVar[bool] = False
+    """Whether subjects are computed together, so that dividing them between processes gains nothing."""
 
     def __init__(self, settings: S) -> None:
         self.settings = settings
 
     @abstractmethod
+    def subjects(self, store: Store, split: str) -> list[X]:
+        """What the split holds for this task; empty if it lacks the data or their labels."""
+
+    @abstractmethod
     def run(
-        self, surface: Surface, structures: Sequence[Structure], unfinished: Mapping[str, Result]
+        self, surface: Surface, subjects: Sequence[X], unfinished: Mapping[str, Result]
     ) -> Iterator[tuple[str, Result]]:
-        """The heavy part: yield the result of each structure as it comes.
+        """The heavy part: yield the result of each subject as it comes.
 
         Parameters
         ----------
         surface
             What is judged.
-        structures
-            Minima of the reference, with Hessians, for which there is no finished result yet.
+        subjects
+            Those for which there is no finished result yet.
         unfinished
             Results that a killed run left with ``"finished": False``.
 
         Yields
         ------
         str, dict
-            Name of the structure and its result. A structure that fails has its reason under ``"failure"``.
+            Name of the subject and its result. A subject that fails has its reason under ``"failure"``.
+        """
+
+    @abstractmethod
+    def values(self, results: Mapping[str, Result]) -> dict[str, dict[str, float | None]]:
+        """The numbers that two surfaces are compared by, subject by subject.
+
+        Parameters
+        ----------
+        results
+            Name of the subject -> what :meth:`run` gave.
+
+        Returns
+        -------
+        dict
+            Name of a metric -> name of the subject -> its value; ``None`` where the subject failed.
         """
 
     @abstractmethod
@@ -68,6 +105,16 @@ class Task(ABC, Generic[S]):
         dict
             Names begin with the task's.
         """
+
+
+class MoleculeTask(Task[S, Structure]):
+    """A task on the minima of a split that have a Hessian."""
+
+    needs = "minimum with a Hessian"
+
+    def subjects(self, store: Store, split: str) -> list[Structure]:
+        """See :meth:`Task.subjects`."""
+        return [store[i] for i in map(int, store.indices(split)) if store.kinds[i] in MINIMA and store.has_hessian[i]]
 
 
 def mean_metric(values: Sequence[float | None], title: str, unit: str, *, better: Better = "lower") -> Metric:

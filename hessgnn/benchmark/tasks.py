@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
+from hessgnn.benchmark.cost import CostSettings, CostTask
+from hessgnn.benchmark.journal import read_journal
 from hessgnn.benchmark.md import MDSettings, MDTask
+from hessgnn.benchmark.neb import NEBSettings, NEBTask
 from hessgnn.benchmark.relaxation import RelaxationSettings, RelaxationTask
+from hessgnn.benchmark.saddle import SaddleSettings, SaddleTask
 from hessgnn.benchmark.task import Task
 from hessgnn.benchmark.vibrations import VibrationsSettings, VibrationsTask
-from hessgnn.config import Settings
-from hessgnn.errors import ConfigError, did_you_mean
+from hessgnn.config import Settings, parse
+from hessgnn.errors import ConfigError, DataError, did_you_mean
 
 ACCURACY = "accuracy"
-"""The task that every record has; it predicts whole splits, the others simulate with their minima."""
+"""The task that every record has; it predicts whole splits, the others simulate with their molecules and reactions."""
 
 
 class TaskSettings(Settings):
@@ -20,11 +25,21 @@ class TaskSettings(Settings):
 
     vibrations: VibrationsSettings = VibrationsSettings()
     relaxation: RelaxationSettings = RelaxationSettings()
+    saddle: SaddleSettings = SaddleSettings()
+    neb: NEBSettings = NEBSettings()
     md: MDSettings = MDSettings()
+    cost: CostSettings = CostSettings()
 
     def tasks(self) -> dict[str, Task]:
         """Each task with its settings, under its name."""
-        made = (VibrationsTask(self.vibrations), RelaxationTask(self.relaxation), MDTask(self.md))
+        made: tuple[Task, ...] = (
+            VibrationsTask(self.vibrations),
+            RelaxationTask(self.relaxation),
+            SaddleTask(self.saddle),
+            NEBTask(self.neb),
+            MDTask(self.md),
+            CostTask(self.cost),
+        )
         return {task.name: task for task in made}
 
 
@@ -57,3 +72,30 @@ def chosen_tasks(names: Sequence[str]) -> list[str]:
         if name not in TASKS:
             raise ConfigError("no such task", where=name, remedy=did_you_mean(name, TASKS))
     return [name for name in TASKS if name in wanted]
+
+
+def saved_values(path: Path) -> dict[str, dict[str, float | None]]:
+    """Numbers subject by subject, from what a task saved.
+
+    Parameters
+    ----------
+    path
+        The file of results.
+
+    Returns
+    -------
+    dict
+        See :meth:`hessgnn.benchmark.task.Task.values`.
+
+    Raises
+    ------
+    DataError
+        When the file is missing, or is not of a task as it is now.
+    """
+    key, results = read_journal(path)
+    remedy = "run `hessgnn evaluate` on the run again"
+    task = TaskSettings().tasks().get(key.get("task", ""))
+    if task is None or key.get("version") != task.version:
+        raise DataError("are results of another version", where=path, remedy=remedy)
+    settings = parse(type(task.settings), key["settings"], where=path)
+    return type(task)(settings).values(results)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from ase import units
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from scipy.optimize import linear_sum_assignment
+from tblite.ase import TBLite
 
 from hessgnn.benchmark.failures import FAILURES, TaskFailure, reason_of
 from hessgnn.benchmark.geometry import Optimised, aligned, quasi_newton, rmsd
+from hessgnn.benchmark.infrared import dipole_derivatives, intensities, spectrum_overlap
 from hessgnn.benchmark.journal import Result
 from hessgnn.benchmark.record import Metric
 from hessgnn.benchmark.surface import Surface
-from hessgnn.benchmark.task import Task, mean_metric, share
+from hessgnn.benchmark.task import MoleculeTask, mean_metric, share
 from hessgnn.config import Settings
 from hessgnn.curvature.thermochemistry import Thermochemistry, thermochemistry
 from hessgnn.curvature.vibrations import Vibrations, masses_of, vibrations
@@ -26,6 +28,7 @@ SOFT = 400.0
 PLACES = {"reference": "at the reference minimum", "own": "at the own minimum"}
 
 _PER_MOLE = units.mol / units.J  # J/mol for an eV
+_DIPOLE_ACCURACY = 1e-5  # of tblite; the dipoles are differentiated
 
 
 class VibrationsSettings(Settings):
@@ -36,27 +39,33 @@ class VibrationsSettings(Settings):
     pushes: NonNegativeInt = Field(default=3, description="times a saddle is left along its imaginary mode")
     push: PositiveFloat = Field(default=0.1, description="largest displacement of an atom then, Å")
     width: PositiveFloat = Field(default=10.0, description="standard deviation of a line of a spectrum, cm⁻¹")
+    dipole: Literal["GFN2-xTB", "GFN1-xTB"] | None = Field(
+        default="GFN2-xTB", description="engine of the dipole moments of infrared intensities; none if absent"
+    )
+    dipole_step: PositiveFloat = Field(default=1e-3, description="central-difference step of the dipole, Å")
 
 
-class VibrationsTask(Task[VibrationsSettings]):
+class VibrationsTask(MoleculeTask[VibrationsSettings]):
     """Frequencies, zero-point energy, entropy, heat capacity, free energy and spectrum, against the reference Hessian.
 
     Frequencies are compared by order, and by mode: each mode of the reference with the one that overlaps with it most,
-    every mode taken once. Spectra are densities of states (every mode counts alike, for there are no intensities).
+    every mode taken once. Spectra are drawn twice: as densities of states, in which every mode counts alike, and as
+    infrared spectra with the dipole derivatives of one engine at the reference minimum, whatever the surface.
     Imaginary frequencies are negative numbers in all of this.
     """
 
     name = "vibrations"
+    version = 2
 
     def run(
         self,
         surface: Surface,
-        structures: Sequence[Structure],
+        subjects: Sequence[Structure],
         unfinished: Mapping[str, Result],  # noqa: ARG002
     ) -> Iterator[tuple[str, Result]]:
         """See :meth:`hessgnn.benchmark.task.Task.run`."""
         calculator = surface.calculator()
-        for structure in structures:
+        for structure in subjects:
             assert structure.hessian is not None, "tasks are given structures with Hessians"
             reference = vibrations(structure.numbers, structure.positions, structure.hessian)
             result: Result = {
@@ -64,16 +73,30 @@ class VibrationsTask(Task[VibrationsSettings]):
                 "positions": structure.positions.tolist(),
                 "frequencies": reference.frequencies.tolist(),
             }
+            dipoles = self._dipole_derivatives(structure)
+            if dipoles is not None:
+                result["intensities"] = intensities(dipoles, reference.modes).tolist()
             try:
-                result["reference"] = self._at(calculator, structure, structure.positions, reference)
+                result["reference"] = self._at(calculator, structure, structure.positions, reference, dipoles)
                 own = self._own_minimum(surface, calculator, structure)
-                result["own"] = self._at(calculator, structure, own.positions, reference)
+                result["own"] = self._at(calculator, structure, own.positions, reference, dipoles)
                 result["own"]["gradients"] = own.gradients
             except TaskFailure as error:
                 result["failure"] = str(error)
             except FAILURES as error:
                 result["failure"] = f"no Hessian: {reason_of(error)}"
             yield structure.name, result
+
+    def _dipole_derivatives(self, structure: Structure) -> Array | None:
+        """Of the engine at the reference minimum; ``None`` where there is no engine, or it fails."""
+        settings = self.settings
+        if settings.dipole is None:
+            return None
+        calculator = TBLite(method=settings.dipole, accuracy=_DIPOLE_ACCURACY, verbosity=0)
+        try:
+            return dipole_derivatives(calculator, structure, settings.dipole_step)
+        except FAILURES:
+            return None
 
     def _own_minimum(self, surface: Surface, calculator: Any, structure: Structure) -> Optimised:
         """Optimise from the reference minimum; a saddle point, which symmetry may lead to, is left along its mode."""
@@ -90,8 +113,10 @@ class VibrationsTask(Task[VibrationsSettings]):
             start = end.positions + settings.push * modes.modes[0] / np.abs(modes.modes[0]).max()
         return Optimised(end.positions, gradients)
 
-    def _at(self, calculator: Any, structure: Structure, positions: Array, reference: Vibrations) -> Result:
-        """Frequencies at a geometry, in their order and in that of the reference's modes."""
+    def _at(
+        self, calculator: Any, structure: Structure, positions: Array, reference: Vibrations, dipoles: Array | None
+    ) -> Result:
+        """Frequencies at a geometry, in their order and in that of the reference's modes, and their intensities."""
         masses = masses_of(structure.numbers)
         moved, rotation = aligned(positions, structure.positions, masses)
         atoms = structure.to_atoms()
@@ -99,21 +124,35 @@ class VibrationsTask(Task[VibrationsSettings]):
         modes = vibrations(structure.numbers, positions, calculator.get_hessian(atoms))
         if len(modes.frequencies) != len(reference.frequencies):
             raise TaskFailure("one of the two geometries is linear, the other is not")
-        overlap = np.abs(np.einsum("i,kia,lia->kl", masses, reference.modes, modes.modes @ rotation.T))
+        turned = modes.modes @ rotation.T
+        overlap = np.abs(np.einsum("i,kia,lia->kl", masses, reference.modes, turned))
         _, partner = linear_sum_assignment(-overlap)
-        return {
+        infrared = {} if dipoles is None else {"intensities": intensities(dipoles, turned).tolist()}
+        return infrared | {
             "positions": moved.tolist(),
             "frequencies": modes.frequencies.tolist(),
             "matched": modes.frequencies[partner].tolist(),
             "overlap": overlap[np.arange(len(partner)), partner].tolist(),
         }
 
+    def values(self, results: Mapping[str, Result]) -> dict[str, dict[str, float | None]]:
+        """See :meth:`hessgnn.benchmark.task.Task.values`."""
+
+        def error(row: Result, place: str) -> float | None:
+            return _mean(np.abs(np.subtract(row[place]["frequencies"], row["frequencies"]))) if place in row else None
+
+        return {
+            f"vibrations_{place}_mae": {name: error(row, place) for name, row in results.items()} for place in PLACES
+        }
+
     def metrics(self, results: Mapping[str, Result]) -> dict[str, Metric]:
         """See :meth:`hessgnn.benchmark.task.Task.metrics`."""
         found: dict[str, Metric] = {}
-        rows = list(results.values())
+        rows, values = list(results.values()), self.values(results)
         for place, where in PLACES.items():
             there = [row for row in rows if place in row]
+            key = f"vibrations_{place}_mae"
+            found[key] = mean_metric(list(values[key].values()), f"ν MAE {where}", "cm⁻¹")
             for kind, key in (("order", "frequencies"), ("mode", "matched")):
                 errors = [
                     (np.array(r["frequencies"]), np.abs(np.subtract(r[place][key], r["frequencies"]))) for r in there
@@ -152,6 +191,14 @@ class VibrationsTask(Task[VibrationsSettings]):
                 f"spectrum mismatch {where}",
                 "%",
             )
+            found[f"vibrations_{place}_infrared_mismatch"] = mean_metric(
+                [
+                    100 * (1 - _infrared_overlap(row, place, self.settings.width)) if "intensities" in row else None
+                    for row in there
+                ],
+                f"infrared mismatch {where}",
+                "%",
+            )
             found[f"vibrations_{place}_imaginary"] = share(
                 [min(row[place]["frequencies"], default=1) <= 0 for row in there], f"imaginary modes {where}"
             )
@@ -164,30 +211,6 @@ class VibrationsTask(Task[VibrationsSettings]):
         return found
 
 
-def spectrum_overlap(first: Sequence[float], second: Sequence[float], width: float) -> float:
-    """Cosine of the angle between two spectra, ``∫fg / √(∫f²∫g²)``, in closed form.
-
-    Parameters
-    ----------
-    first, second
-        Frequencies, each the centre of a Gaussian of equal height; imaginary ones as negative numbers.
-    width
-        Standard deviation of the Gaussians.
-
-    Returns
-    -------
-    float
-        Between 0 and 1; 1 for equal spectra, and for two without a line.
-    """
-
-    def inner(a: Sequence[float], b: Sequence[float]) -> float:
-        return float(np.exp(-(np.subtract.outer(a, b) ** 2) / (4 * width**2)).sum())
-
-    if not (len(first) and len(second)):
-        return float(len(first) == len(second))
-    return inner(first, second) / np.sqrt(inner(first, first) * inner(second, second))
-
-
 def _thermochemistry(row: Result, place: str) -> tuple[Thermochemistry, Thermochemistry]:
     """Of the surface and of the reference; the symmetry number cancels in their difference."""
     masses = masses_of(row["numbers"])
@@ -195,6 +218,12 @@ def _thermochemistry(row: Result, place: str) -> tuple[Thermochemistry, Thermoch
         thermochemistry(masses, row[place]["positions"], row[place]["frequencies"]),
         thermochemistry(masses, row["positions"], row["frequencies"]),
     )
+
+
+def _infrared_overlap(row: Result, place: str, width: float) -> float:
+    there = row[place]
+    heights = (there["intensities"], row["intensities"])
+    return spectrum_overlap(there["frequencies"], row["frequencies"], width, heights)
 
 
 def _mean(values: Array) -> float | None:

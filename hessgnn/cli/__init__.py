@@ -67,7 +67,10 @@ def evaluate(
     ] = None,
     tasks: Annotated[
         list[str] | None,
-        typer.Option("--tasks", help="accuracy (default), vibrations, relaxation, md, or all; commas between several."),
+        typer.Option(
+            "--tasks",
+            help="accuracy (default), vibrations, relaxation, saddle, neb, md, cost, or all; commas between several.",
+        ),
     ] = None,
     splits: Annotated[list[str] | None, typer.Option("--splits", help="Splits to judge on.")] = None,
     calculator: Annotated[
@@ -76,6 +79,9 @@ def evaluate(
     data: Annotated[str, typer.Option(help="Data to judge the calculator on.")] = "rtp-mini",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the calculator's record.")] = None,
     device: Annotated[str, typer.Option(help="Where to compute.")] = "cpu",
+    processes: Annotated[
+        int, typer.Option(min=1, help="Divide tasks on single molecules and reactions between so many.")
+    ] = 1,
 ) -> None:
     """Judge the best potential of a run, or any ASE calculator, and write the record.
 
@@ -92,6 +98,7 @@ def evaluate(
         tasks=tasks,
         splits=splits,
         device=device,
+        processes=processes,
     )
     if not every_task_ran:
         raise typer.Exit(_INCOMPLETE)
@@ -113,6 +120,19 @@ def sweep(
     given = arguments or []
     config, overrides = (given[0], given[1:]) if given and "=" not in given[0] else (QUICKSTART, given)
     run(Path(config), overrides, output=output, dry_run=dry_run)
+
+
+@app.command()
+def study(
+    config: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="Study file such as sweeps/paper.yaml.")],
+    overrides: Overrides = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder; the same one resumes.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan.")] = False,
+) -> None:
+    """Compare labels (E, E-F, E-F+, E-F-H) under fixed settings, on parts of the data, and test what is claimed."""
+    from hessgnn.cli.study import study as run
+
+    run(config, overrides or [], output=output, dry_run=dry_run)
 
 
 def main(application: typer.Typer = app, arguments: Sequence[str] | None = None) -> None:

@@ -102,19 +102,23 @@ def hessian(
 
 @app.command()
 def loader(
-    structures: Annotated[int, typer.Option(min=1, help="Generated structures of 15 atoms.")] = 2000,
+    structures: Annotated[int, typer.Option(min=1, help="Generated structures of 15 atoms, for both.")] = 2000,
+    sizes: Annotated[list[str], typer.Option(help="Structures of files for ours, divided by commas.")] = ["1000,10000"],  # noqa: B006
     repeats: Repeats = 5,
     batch_size: BatchSize = 32,
     threads: Threads = None,
     output: Output = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Time the loader on the CPU, against that of torch-geometric."""
-    from hessgnn.cost.loader import experiment
+    """Time the loader on the CPU, against that of torch-geometric, and on files of growing size."""
+    from hessgnn.cost.loader import experiments
 
-    settings = {"structures": structures, "repeats": repeats, "batch_size": batch_size}
+    numbers = _numbers(sizes, "--sizes")
+    settings = {"structures": structures, "sizes": ",".join(map(str, numbers)), "repeats": repeats}
+    settings |= {"batch_size": batch_size}
     conditions = _prepare(Device.cpu, threads, keep_memory=False)
-    _run("loader", settings, [experiment(structures, batch_size, repeats)], conditions, False, output, dry_run)
+    planned = experiments(structures, numbers, batch_size, repeats)
+    _run("loader", settings, planned, conditions, False, output, dry_run)
 
 
 @app.command()
@@ -230,10 +234,10 @@ def _names(architectures: Sequence[str]) -> list[str]:
     return _divided(architectures) or registry.names()
 
 
-def _numbers(probes: Sequence[str]) -> list[int]:
-    parts = _divided(probes)
+def _numbers(values: Sequence[str], option: str = "--probes") -> list[int]:
+    parts = _divided(values)
     if not all(part.isdecimal() and int(part) for part in parts):
-        raise ConfigError("not positive whole numbers", where=f"--probes {','.join(parts)}", remedy="write it as 1,2,4")
+        raise ConfigError("not positive whole numbers", where=f"{option} {','.join(parts)}", remedy="write it as 1,2,4")
     return [int(part) for part in parts]
 
 

@@ -1,4 +1,4 @@
-"""``hessgnn data …``: make, judge, describe and split data sets."""
+"""``hessgnn data …``: make, judge, describe, split and merge data sets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hessgnn.data.store import Store
 from hessgnn.errors import ConfigError, DataError
 from hessgnn.files import find_resource
 
-app = typer.Typer(help="Make, judge, describe and split data sets.", no_args_is_help=True)
+app = typer.Typer(help="Make, judge, describe, split and merge data sets.", no_args_is_help=True)
 
 DataSet = Annotated[str, typer.Argument(metavar="FILE_OR_NAME", help="a store, or the name of a bundled set: rtp-mini")]
 
@@ -166,6 +166,40 @@ def split(
     counts = ", ".join(f"{name} {count}" for name, count in made.splits.items())
     line = f"{output}: {counts}; splits {made.attributes.split_hash[:16]}"
     Console().print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+@app.command()
+def merge(
+    data: Annotated[list[str], typer.Argument(metavar="FILE_OR_NAME…", help="stores at one level of theory")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="HDF5 file to write; must not exist")],
+) -> None:
+    """Join data sets into a new one."""
+    if output.exists():
+        raise DataError(
+            "exists already", where=output, remedy="give another name, or use `hessgnn data append` to add to it"
+        )
+    _merge(data, output)
+
+
+@app.command()
+def append(
+    target: Annotated[Path, typer.Argument(metavar="FILE", help="the store that grows")],
+    data: Annotated[list[str], typer.Argument(metavar="FILE_OR_NAME…", help="stores at its level of theory")],
+) -> None:
+    """Add data sets to another, which stays as it is until all is written."""
+    _merge([str(target), *data], target)
+
+
+def _merge(data: list[str], output: Path) -> None:
+    from hessgnn.data.growing import merge_stores
+
+    store = merge_stores([Store.open(one).path for one in data], output)
+    Console().print(
+        f"{len(store)} structures in {output}; judge them: hessgnn data check {output}",
+        highlight=False,
+        soft_wrap=True,
+        markup=False,
+    )
 
 
 def _fractions(text: str) -> dict[str, float]:

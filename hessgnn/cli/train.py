@@ -58,6 +58,7 @@ def evaluate(
     tasks: list[str] | None,
     splits: list[str] | None,
     device: str,
+    processes: int,
 ) -> bool:
     """Judge the best potential of a run, or a calculator, and print its metrics; whether every task could be run."""
     if run is not None and "=" in str(run):  # the first word may be an override when a calculator is judged
@@ -80,6 +81,7 @@ def evaluate(
             "tasks": tasks or benchmark.DEFAULT,
             "splits": splits,
             "settings": settings,
+            "processes": processes,
             "observer": advance,
         }
         if calculator is not None:
@@ -108,9 +110,12 @@ def _print_plan(console: Console, settings: RunConfig, folder: Path) -> None:
     settings = settings.with_resolved_potential(store.elements())
     console.print(dump(settings), markup=False)
     train_size = len(store.indices(settings.data.train))
-    per_epoch = -(-train_size // settings.training.batch_size)
+    training = settings.training
+    per_epoch = f"{-(-train_size // training.batch_size)} steps an epoch"
+    if training.max_atoms or training.max_edges:
+        per_epoch = f"at least {per_epoch}"
     console.print(
-        f"{train_size} training structures, {per_epoch} steps an epoch, {settings.training.steps} steps, "
+        f"{train_size} training structures, {per_epoch}, {training.steps} steps, "
         f"{build(settings).n_parameters()} parameters, into {folder}",
         markup=False,
         highlight=False,
@@ -143,9 +148,9 @@ def _metric_tables(record: Record) -> Iterator[Table]:
     for split, found in record.metrics.items():
         others = [metric for key, metric in found.items() if key not in METRICS]
         if others:
-            table = Table(title=f"{name}, minima of {split}")
+            table = Table(title=f"{name}, {split}")
             table.add_column("metric")
-            for heading in ("value", "unit", "molecules"):
+            for heading in ("value", "unit", "subjects"):
                 table.add_column(heading, justify="right")
             for metric in others:
                 table.add_row(metric.title, _text(metric.value), metric.unit, str(metric.n))

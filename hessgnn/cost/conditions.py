@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, PositiveInt
 
 from hessgnn.allocator import keep_freed_memory
-from hessgnn.benchmark.evaluate import hardware
+from hessgnn.benchmark.hardware import hardware
 from hessgnn.config import Settings
 from hessgnn.errors import ConfigError
 from hessgnn.training.run import versions

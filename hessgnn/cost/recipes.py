@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from hessgnn.data.batch import Batch, Labels
+from hessgnn.data.batch import Batch
+from hessgnn.data.labels import Labels
 from hessgnn.potentials.base import Potential
 from hessgnn.training.loss import Weights
 

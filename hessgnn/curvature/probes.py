@@ -11,7 +11,7 @@ modes of the reference Hessian, divided among the products.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -38,10 +38,14 @@ class Probes:
         ``(K, n_atoms, 3)``. A structure with fewer than K probes has zero vectors for the rest.
     weights
         ``(K, n_structures)``: zero for those.
+    rows
+        ``(K, n_structures)`` int64: which unit vector of each structure a probe is, ``3N`` or more for a zero vector;
+        ``None`` where probes are not unit vectors.
     """
 
     vectors: Tensor
     weights: Tensor
+    rows: Tensor | None = None
 
     @property
     def number(self) -> int:
@@ -145,7 +149,7 @@ def _modes_of(batch: Batch, number: int) -> Modes:
         )
     if labels.modes is not None and labels.modes.number == number:
         return labels.modes
-    sizes, hessians = batch.n_atoms.tolist(), labels.hessian.double().cpu().numpy()
+    sizes, hessians = batch.n_atoms.tolist(), replace(labels.hessians.to("cpu"), dtype=torch.float64).dense().numpy()
     modes = [
         reference_modes(hessians[s, : 3 * n, : 3 * n] if known else None, number, n)
         for s, (n, known) in enumerate(zip(sizes, labels.has_hessian.tolist(), strict=True))
@@ -171,4 +175,4 @@ def _unit_vectors(rows: Tensor, batch: Batch) -> Probes:
     padded = batch.positions.new_zeros(rows.shape[1], batch.n_structures, 3 * batch.max_atoms)
     padded.scatter_(2, rows.T.unsqueeze(2), valid.T.unsqueeze(2).to(padded.dtype))
     weights = valid * (3 * batch.n_atoms / valid.sum(1)).unsqueeze(1)
-    return Probes(batch.unpad(padded), weights.T.to(padded.dtype))
+    return Probes(batch.unpad(padded), weights.T.to(padded.dtype), rows.T)

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hessgnn.data.labels import Hessians, Labels
+from hessgnn.data.layout import pack
 from hessgnn.data.modes import Modes, StructureModes
 from hessgnn.data.neighbors import neighbors
 from hessgnn.data.structure import Structure
@@ -19,34 +21,6 @@ from hessgnn.data.structure import Structure
 if TYPE_CHECKING:
     from ase import Atoms
     from torch_geometric.data import Batch as GeometricBatch
-
-
-@dataclass(frozen=True)
-class Labels:
-    """Reference values of a batch. A structure without a label has zeros there and ``False`` in its mask.
-
-    Attributes
-    ----------
-    energy
-        ``(n_structures,)`` float64, eV.
-    forces
-        ``(n_atoms, 3)``, eV/Å.
-    hessian
-        ``(n_structures, D, D)``, eV/Å², with ``D = 3 max(N)``; rows and columns past 3N are zero. A batch without
-        any Hessian has ``D = 0``.
-    has_energy, has_forces, has_hessian
-        ``(n_structures,)`` bool.
-    modes
-        Of the Hessians, where somebody has computed them once for all batches, as the loader does if it is asked.
-    """
-
-    energy: Tensor
-    forces: Tensor
-    hessian: Tensor
-    has_energy: Tensor
-    has_forces: Tensor
-    has_hessian: Tensor
-    modes: Modes | None = None
 
 
 @dataclass(frozen=True)
@@ -199,10 +173,7 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """Move every tensor to a device."""
         moved = {name: getattr(self, name).to(device) for name in _TENSORS}
-        labels = self.labels
-        if labels is not None:
-            modes = None if labels.modes is None else labels.modes.to(device)
-            labels = Labels(**{name: getattr(labels, name).to(device) for name in _LABELS}, modes=modes)
+        labels = None if self.labels is None else self.labels.to(device)
         index = None if self.index is None else self.index.to(device)
         triplets = None if self.triplets is None else self.triplets.to(device)
         pairs = None if self.pairs is None else self.pairs.to(device)
@@ -227,17 +198,7 @@ class Batch:
         new_atom = atoms.cumsum(0) - 1
         labels = self.labels
         if labels is not None:
-            width = 3 * int(self.n_atoms[structures].max()) if bool(structures.any()) else 0
-            n = min(width, labels.hessian.shape[-1])
-            labels = Labels(
-                energy=labels.energy[structures],
-                forces=labels.forces[atoms],
-                hessian=labels.hessian[structures][:, :n, :n],
-                has_energy=labels.has_energy[structures],
-                has_forces=labels.has_forces[structures],
-                has_hessian=labels.has_hessian[structures],
-                modes=None if labels.modes is None else labels.modes.select(structures, width),
-            )
+            labels = labels.select(structures, atoms, int(self.n_atoms[structures].max()) if bool(atoms.any()) else 0)
         return Batch(
             numbers=self.numbers[atoms],
             positions=self.positions[atoms],
@@ -391,7 +352,6 @@ class Batch:
 
 
 _TENSORS = ("numbers", "positions", "batch", "n_atoms", "edge_index", "edge_shift")
-_LABELS = tuple(field.name for field in dataclasses.fields(Labels) if field.name != "modes")
 
 
 def _keep(groups: Tensor, edges: Tensor) -> Tensor:
@@ -410,21 +370,18 @@ def _join_labels(
     dtype: torch.dtype,
     modes: tuple[Sequence[StructureModes], int] | None,
 ) -> Labels:
-    """Put the labels of ragged structures into padded tensors."""
-    has_hessian = [s.hessian is not None for s in structures]
-    width = 3 * max(sizes) if any(has_hessian) else 0
-    hessian = np.zeros((len(structures), width, width))
+    """Put the labels of ragged structures together."""
     forces = [np.zeros((size, 3)) if s.forces is None else s.forces for s, size in zip(structures, sizes, strict=True)]
-    for row, structure in zip(hessian, structures, strict=True):
-        if structure.hessian is not None:
-            n = len(structure.hessian)
-            row[:n, :n] = structure.hessian
+    known = np.array([s.hessian is not None for s in structures])
+    triangles = [np.zeros(0) if s.hessian is None else pack((s.hessian + s.hessian.T) / 2) for s in structures]
+    first = np.cumsum([0, *(len(one) for one in triangles[:-1])])
+    numbers = np.concatenate(triangles)
     return Labels(
         energy=torch.tensor([0.0 if s.energy is None else s.energy for s in structures], dtype=torch.float64),
         forces=torch.from_numpy(np.concatenate(forces)).to(dtype),
-        hessian=torch.from_numpy(hessian).to(dtype),
+        hessians=Hessians(numbers, first, np.array(sizes), known, dtype, torch.device("cpu")),
         has_energy=torch.tensor([s.energy is not None for s in structures]),
         has_forces=torch.tensor([s.forces is not None for s in structures]),
-        has_hessian=torch.tensor(has_hessian),
+        has_hessian=torch.from_numpy(known),
         modes=None if modes is None else Modes.join(list(modes[0]), modes[1], dtype),
     )

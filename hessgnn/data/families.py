@@ -11,6 +11,7 @@ from scipy.sparse.csgraph import connected_components
 
 from hessgnn.data.connectivity import connectivity
 from hessgnn.data.duplicates import Duplicates
+from hessgnn.data.kinds import FRAMES, TRANSITION_STATE
 from hessgnn.data.splits import Kinship
 from hessgnn.data.structure import Structure
 
@@ -90,4 +91,4 @@ def kinship(structures: Iterable[Structure], by: Kinship) -> list[list[Hashable]
 
 def _follows(structure: Structure) -> bool:
     related = structure.parent or structure.group != structure.name
-    return bool(related) and structure.kind in (*"path", "transition-state")
+    return bool(related) and structure.kind in (*FRAMES, TRANSITION_STATE)

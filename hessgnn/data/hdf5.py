@@ -42,11 +42,15 @@ class HDF5Output(h5py.File):
         if self._disk.failure is not None:
             raise self._disk.failure
 
+    def close(self) -> None:
+        """Close the file, in order even when something could not be written."""
+        super().close()
+        self._disk.close()
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-        self._disk.close()
         if kind is None:
             self.require_written()
         elif issubclass(kind, OSError) and self._disk.failure is not None:  # what was dropped could not be read back

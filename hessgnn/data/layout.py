@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -75,7 +76,7 @@ def pack(hessian: Array) -> Array:
     ndarray
         ``(3N (3N + 1) / 2,)``.
     """
-    return hessian[np.tril_indices(len(hessian))]
+    return hessian[_triangle(len(hessian))]
 
 
 def unpack(packed: NDArray[np.floating], n_atoms: int) -> Array:
@@ -94,10 +95,18 @@ def unpack(packed: NDArray[np.floating], n_atoms: int) -> Array:
         The symmetric matrix.
     """
     hessian = np.zeros((3 * n_atoms, 3 * n_atoms))
-    rows, columns = np.tril_indices(3 * n_atoms)
+    rows, columns = _triangle(3 * n_atoms)
     hessian[rows, columns] = packed
     hessian[columns, rows] = packed
     return hessian
+
+
+def _triangle(size: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Rows and columns of the lower triangle; finding them takes longer than packing does, so small ones are kept."""
+    return _small_triangle(size) if size <= 192 else np.tril_indices(size)
+
+
+_small_triangle = lru_cache(maxsize=64)(np.tril_indices)
 
 
 @contextmanager
@@ -149,8 +158,8 @@ def open_checked(path: Path) -> Iterator[h5py.File]:
         yield file
 
 
-def read_small(file: h5py.File, path: Path) -> dict[str, NDArray]:
-    """Read every dataset but the Hessians, and check that their lengths agree.
+def read_per_structure(file: h5py.File, path: Path) -> dict[str, NDArray]:
+    """Read the numbers that every structure has one of, and check the shapes of all datasets.
 
     Parameters
     ----------
@@ -162,29 +171,30 @@ def read_small(file: h5py.File, path: Path) -> dict[str, NDArray]:
     Returns
     -------
     dict
-        Dataset name -> array; strings as bytes.
+        Dataset name -> ``(n,)``.
 
     Raises
     ------
     DataError
         When a dataset cannot be read, or the lengths contradict each other.
     """
+    keys = ("n_atoms", "energy", "hessian_asymmetry", *(f"has_{label}" for label in LABELS))
     try:
-        arrays = {key: file[key][()] for key in (*DTYPES, *STRINGS) if key in file}
+        arrays = {key: file[key][()] for key in keys}
     except OSError as error:
         raise DataError("is damaged: a dataset cannot be read", where=path, remedy="fetch or build it again") from error
     n = len(arrays["n_atoms"])
-    arrays.setdefault("parent", np.zeros(n, "S1"))
     n_atoms = arrays["n_atoms"].astype(np.int64)
     total = int(n_atoms.sum())
-    shapes: dict[str, tuple[int, ...]] = dict.fromkeys(arrays, (n,)) | {
+    present = [key for key in (*DTYPES, *STRINGS) if key in file]
+    shapes: dict[str, tuple[int, ...]] = dict.fromkeys(present, (n,)) | {
         "numbers": (total,),
         "positions": (total, 3),
         "forces": (total, 3),
         "cell": (n, 3, 3),
         "pbc": (n, 3),
     }
-    wrong = [key for key, array in arrays.items() if array.shape != shapes[key]]
+    wrong = [key for key in present if file[key].shape != shapes[key]]
     if not wrong and file["hessian"].shape != (int((packed_size(n_atoms) * arrays["has_hessian"]).sum()),):
         wrong = ["hessian"]
     if wrong:

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
 
 from hessgnn.data.batch import Batch
-from hessgnn.data.modes import reference_modes
-from hessgnn.data.neighbors import neighbors, triplets
+from hessgnn.data.collate import Arrays, Collator
+from hessgnn.data.plan import LimitedPlan, Plan
 from hessgnn.data.store import Store
+from hessgnn.errors import DataError, UserError
 
 
 class Loader:
     """Structures of a store as batches.
 
-    Structures and their neighbour lists are read once and kept in memory. Any batch of any epoch can be asked for
-    directly, so a run resumes in the middle of an epoch without replaying it.
+    Any batch of any epoch can be asked for directly, so a run resumes in the middle of an epoch without replaying it.
+    Nothing is kept of a batch; its Hessians are not read before something is asked of them, see
+    :class:`~hessgnn.data.labels.Hessians`.
 
     Parameters
     ----------
@@ -28,18 +35,21 @@ class Loader:
     cutoff
         Å, of the neighbour lists.
     batch_size
-        Most structures in a batch. The batches of an epoch differ by one structure at most in size.
+        Most structures in a batch. Without other limits the batches of an epoch differ by one structure at most.
     dtype
         Floating type of the batches.
     device
         Where the batches are put.
     triplet_cutoff
-        Å; find the triplets too, once, as the potential asks for with its ``triplet_cutoff``.
+        Å; find the triplets too, as the potential asks for with its ``triplet_cutoff``.
     seed
         Of the shuffling; ``None`` keeps the order of ``indices``.
     modes
-        Divide the modes of each structure's reference Hessian into so many parts, once, and give them with the labels.
-        They take as much memory as the Hessians.
+        Divide the modes of each structure's reference Hessian into so many parts, and give them with the labels.
+    max_atoms, max_edges
+        Most atoms and edges in a batch.
+    workers
+        Processes that make the next batches ahead; they do not change what a batch is.
     """
 
     def __init__(
@@ -54,22 +64,35 @@ class Loader:
         *,
         seed: int | None = None,
         modes: int | None = None,
+        max_atoms: int | None = None,
+        max_edges: int | None = None,
+        workers: int = 0,
     ) -> None:
         self.indices = np.asarray(indices, dtype=np.int64)
-        self.structures = [store[int(i)] for i in self.indices]
-        self.edges = [neighbors(s.positions, cutoff, s.cell, s.pbc, where=s.name) for s in self.structures]
-        self.triplets = None
-        if triplet_cutoff is not None:
-            self.triplets = [
-                triplets(s.positions, e, triplet_cutoff) for s, e in zip(self.structures, self.edges, strict=True)
-            ]
-        self.cutoff, self.batch_size, self.dtype, self.device, self.seed = cutoff, batch_size, dtype, device, seed
-        self.n_parts = modes
-        self.modes = [reference_modes(s.hessian, modes, len(s)) for s in self.structures] if modes else None
+        self.device, self.workers = torch.device(device), workers
+        self.collator = Collator(store, cutoff, dtype, triplet_cutoff, modes)
+        limits = {}
+        if max_atoms is not None:
+            limits["atoms"] = self.n_atoms, max_atoms
+        if max_edges is not None:
+            limits["edges"] = self.n_edges, max_edges
+        number = len(self.indices)
+        self.plan = LimitedPlan(number, batch_size, seed, limits) if limits else Plan(number, batch_size, seed)
+        self._ahead: tuple[int, Iterator[Arrays | UserError]] | None = None
+
+    @property
+    def n_atoms(self) -> NDArray[np.int64]:
+        """Atoms of each structure."""
+        return self.collator.store.n_atoms[self.indices]
+
+    @cached_property
+    def n_edges(self) -> NDArray[np.int64]:
+        """Edges of each structure; all neighbours are found to count them."""
+        return self.collator.count_edges(self.indices)
 
     def __len__(self) -> int:
-        """Batches in an epoch."""
-        return -(-len(self.indices) // self.batch_size)
+        """Batches in the first epoch."""
+        return len(self.plan)
 
     def batch(self, step: int) -> Batch:
         """The batch of a training step, counted from the first step of the first epoch.
@@ -83,26 +106,63 @@ class Loader:
         -------
         Batch
             With labels.
+
+        Raises
+        ------
+        DataError
+            When atoms of a structure coincide, something cannot be read, or a worker died.
         """
-        epoch, place = divmod(step, len(self))
-        return self._join(np.array_split(self._order(epoch), len(self))[place])
+        arrays = self._from_worker(step) if self.workers else self.collator.arrays(self.indices[self.plan.batch(step)])
+        return self.collator.batch(arrays, self.device)
 
     def __iter__(self) -> Iterator[Batch]:
         """The batches of the first epoch."""
         return (self.batch(step) for step in range(len(self)))
 
-    def _order(self, epoch: int) -> np.ndarray:
-        if self.seed is None:
-            return np.arange(len(self.indices))
-        return np.random.default_rng([self.seed, epoch]).permutation(len(self.indices))
+    def close(self) -> None:
+        """End the workers."""
+        self._ahead = None
 
-    def _join(self, chosen: np.ndarray) -> Batch:
-        return Batch.from_structures(
-            [self.structures[i] for i in chosen],
-            self.cutoff,
-            self.dtype,
-            edges=[self.edges[i] for i in chosen],
-            index=self.indices[chosen].tolist(),
-            modes=([self.modes[i] for i in chosen], self.n_parts) if self.modes and self.n_parts else None,
-            triplets=None if self.triplets is None else [self.triplets[i] for i in chosen],
-        ).to(self.device)
+    def _from_worker(self, step: int) -> Arrays:
+        if self._ahead is None or self._ahead[0] != step:
+            self._ahead = step, self._start_workers(step)
+        batches = self._ahead[1]
+        try:
+            arrays = next(batches)
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise DataError(
+                "a process that makes batches died (out of memory, or killed)",
+                where=self.collator.store.path,
+                remedy="go on with fewer workers",
+            ) from error
+        self._ahead = step + 1, batches
+        if isinstance(arrays, UserError):
+            raise arrays
+        return arrays
+
+    def _start_workers(self, step: int) -> Iterator[Arrays | UserError]:
+        steps = _Steps(self.collator, self.indices, self.plan)
+        loader = DataLoader(
+            steps, batch_size=None, sampler=itertools.count(step), num_workers=self.workers, collate_fn=_as_it_is
+        )
+        return iter(loader)
+
+
+class _Steps(Dataset["Arrays | UserError"]):
+    """What each step is made of, for worker processes."""
+
+    def __init__(self, collator: Collator, indices: NDArray[np.int64], plan: Plan) -> None:
+        self.collator, self.indices, self.plan = collator, indices, plan
+
+    def __getitem__(self, step: int) -> Arrays | UserError:
+        try:
+            return self.collator.arrays(self.indices[self.plan.batch(step)])
+        except UserError as error:  # raised in the main process, which would tell it with a worker's traceback
+            return error
+
+
+def _as_it_is(arrays: Any) -> Any:
+    """Arrays stay arrays: as tensors each would be shared by a file of its own, which costs more than a small copy."""
+    return arrays

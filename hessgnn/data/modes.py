@@ -8,6 +8,7 @@ parts give no noise any more, so those that are large should lie between parts.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,11 +67,7 @@ class Modes:
         dtype
             Floating type of the batch.
         """
-        width = max(len(one.part) for one in modes)
-        vectors, part = np.zeros((len(modes), width, width)), np.full((len(modes), width), -1)
-        for k, one in enumerate(modes):
-            n = len(one.part)
-            vectors[k, :n, :n], part[k, :n] = one.vectors, one.part
+        vectors, part = join_modes(modes)
         return cls(torch.from_numpy(vectors).to(dtype), torch.from_numpy(part), number)
 
     def to(self, device: torch.device | str) -> Modes:
@@ -80,6 +77,16 @@ class Modes:
     def select(self, structures: Tensor, width: int) -> Modes:
         """Keep some structures, and ``width`` of the padded columns."""
         return Modes(self.vectors[structures][:, :width, :width], self.part[structures][:, :width], self.number)
+
+
+def join_modes(modes: Sequence[StructureModes]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Vectors and parts of several structures as the padded arrays of :class:`Modes`."""
+    width = max(len(one.part) for one in modes)
+    vectors, part = np.zeros((len(modes), width, width)), np.full((len(modes), width), -1)
+    for k, one in enumerate(modes):
+        n = len(one.part)
+        vectors[k, :n, :n], part[k, :n] = one.vectors, one.part
+    return vectors, part
 
 
 def reference_modes(hessian: NDArray[np.float64] | None, number: int, n_atoms: int) -> StructureModes:

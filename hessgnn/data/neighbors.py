@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 import vesin
@@ -91,6 +93,53 @@ def neighbors(
         When two atoms, or an atom and an image, lie at the same place.
     """
     return NeighborFinder(cutoff)(positions, cell, pbc, where)
+
+
+def neighbors_of_molecules(
+    positions: np.ndarray, sizes: np.ndarray, cutoff: float, where: Callable[[int], object]
+) -> np.ndarray:
+    """Find every ordered pair of atoms within a cutoff in many small molecules at once, by looking at all pairs.
+
+    Parameters
+    ----------
+    positions
+        ``(n_atoms, 3)``, Å, of one molecule after the other.
+    sizes
+        ``(n_molecules,)``, their numbers of atoms.
+    cutoff
+        Å.
+    where
+        Names a molecule, given its place, in an error.
+
+    Returns
+    -------
+    ndarray
+        ``(2, n_edges)`` int64: the edges that :func:`neighbors` finds in each molecule, one molecule after the other.
+
+    Raises
+    ------
+    DataError
+        When two atoms of a molecule lie at the same place.
+    """
+    n_molecules, most = len(sizes), int(sizes.max())
+    first = np.cumsum(sizes) - sizes
+    if (sizes == most).all():
+        padded = positions.reshape(n_molecules, most, 3)
+    else:
+        padded = np.full((n_molecules, most, 3), np.nan)  # compares as false with any distance
+        padded[np.arange(most) < sizes[:, None]] = positions
+    x = np.ascontiguousarray(padded.transpose(2, 0, 1))
+    difference = x[..., :, None] - x[..., None, :]
+    difference *= difference
+    squares = difference.sum(axis=0)
+    squares.reshape(n_molecules, -1)[:, :: most + 1] = np.inf  # an atom is not its own neighbour
+    if (squares < COINCIDENT**2).any():
+        molecule = int(np.argwhere(squares < COINCIDENT**2)[0, 0])
+        neighbors(padded[molecule, : sizes[molecule]], cutoff, where=where(molecule))  # tells which atoms
+    near = squares <= cutoff**2
+    atom = first[:, None] + np.arange(most)
+    centre = np.repeat(atom.ravel(), near.sum(axis=2).ravel())
+    return np.stack([centre, np.broadcast_to(atom[:, None, :], near.shape)[near]])
 
 
 def pairs_of_edges(centre: Tensor, n_atoms: int) -> Tensor:

@@ -13,9 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hessgnn.data.batch import Batch
+
+Lengths = Sequence[int] | NDArray[np.int64]
 
 GROWTH = 1.25
 """Ratio of neighbouring sizes: the batches of a run share two or three, about a fifth larger than they are."""
@@ -56,7 +59,7 @@ class Buckets:
         self.size = size
 
     @classmethod
-    def of(cls, n_atoms: Sequence[int], n_edges: Sequence[int], batch_size: int) -> Buckets:
+    def of(cls, n_atoms: Lengths, n_edges: Lengths, batch_size: int) -> Buckets:
         """Choose the ladder for batches drawn at random: mean and one standard deviation of their size.
 
         Parameters

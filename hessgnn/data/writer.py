@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
-import h5py
 import numpy as np
-from numpy.typing import NDArray
 
 from hessgnn.data import layout
-from hessgnn.data.hdf5 import HDF5Output
-from hessgnn.data.splits import split_hash
-from hessgnn.data.structure import STRINGS, Array, Structure
+from hessgnn.data.draft import Draft
+from hessgnn.data.structure import Array, Structure
 from hessgnn.errors import DataError
 from hessgnn.files import atomic_path
 
 ASYMMETRY_TOLERANCE = 5e-3
 """Largest ``max|H − Hᵀ| / max|H|`` that can be the noise of a label rather than a wrong index order."""
-
-_CHUNK = 16_384  # numbers; one chunk holds the Hessians of a few dozen small molecules
 
 
 def write_store(
@@ -58,63 +54,76 @@ def write_store(
         Naming the structure whose label is NaN, whose Hessian is asymmetric beyond :data:`ASYMMETRY_TOLERANCE`, or
         whose name is taken.
     """
-    columns: dict[str, list] = {key: [] for key in (*layout.DTYPES, *STRINGS)}
     seen: set[str] = set()
-    with atomic_path(Path(path)) as temporary, HDF5Output(temporary) as file:
-        hessians = _Hessians(file, hessian_dtype)
+    with drafted(Path(path), hessian_dtype) as draft:
         for structure in structures:
             if structure.name in seen:
-                raise DataError(
-                    "this name occurs twice", where=structure.name, remedy="give every structure its own name"
-                )
+                raise name_taken(structure.name)
             seen.add(structure.name)
-            file.require_written()
-            require_finite(structure)
-            asymmetry = 0.0
-            if structure.hessian is not None:
-                symmetric, asymmetry = symmetrised(structure.hessian, structure.name)
-                hessians.append(layout.pack(symmetric))
-            _append(columns, structure, max(asymmetry, structure.hessian_asymmetry or 0.0))
+            draft.add(*judged(structure))
         if not seen:
             raise DataError("there is no structure to write", where=path)
-        hessians.flush()
-        for key, dtype in layout.DTYPES.items():
-            flat = key in ("numbers", "positions", "forces")
-            values = np.concatenate(columns[key]) if flat else np.array(columns[key])
-            _create(file, key, values.astype(dtype))
-        for key in STRINGS:
-            _create(file, key, np.array([text.encode() for text in columns[key]], dtype=np.bytes_))
-        file.attrs.update(
-            {
-                "format": layout.FORMAT,
-                "format_version": layout.FORMAT_VERSION,
-                "level_of_theory": level_of_theory,
-                "units": json.dumps(layout.UNITS),
-                "sign_convention": layout.SIGN_CONVENTION,
-                "versions": json.dumps(dict(versions or {}), sort_keys=True),
-                "provenance": provenance,
-                "content_hash": layout.content_hash(file),
-                "split_hash": split_hash(columns["name"], columns["split"]),
-            }
-        )
+        draft.seal(level_of_theory, provenance, versions or {})
 
 
-def _append(columns: Mapping[str, list], structure: Structure, asymmetry: float) -> None:
-    n_atoms = len(structure)
-    row: dict[str, object] = {
-        "n_atoms": n_atoms,
-        "numbers": structure.numbers,
-        "positions": structure.positions,
-        "cell": np.zeros((3, 3)) if structure.cell is None else structure.cell,
-        "pbc": structure.pbc,
-        "energy": structure.energy or 0.0,
-        "forces": np.zeros((n_atoms, 3)) if structure.forces is None else structure.forces,
-        "hessian_asymmetry": asymmetry,
-    }
-    row |= {f"has_{label}": getattr(structure, label) is not None for label in layout.LABELS}
-    row |= {key: getattr(structure, key) for key in STRINGS}
-    for key, value in row.items():
-        columns[key].append(value)
+@contextmanager
+def drafted(path: Path, hessian_dtype: layout.HessianDtype) -> Iterator[Draft]:
+    """Give a draft that becomes a file when the block ends without an error; it must have been sealed.
+
+    Parameters
+    ----------
+    path
+        The file. On an error it stays as it was.
+    hessian_dtype
+        Precision of the Hessians.
+
+    Yields
+    ------
+    Draft
+        The draft.
+    """
+    with atomic_path(path) as temporary:
+        draft = Draft(temporary, hessian_dtype)
+        try:
+            yield draft
+        finally:
+            draft.close()
+
+
+def judged(structure: Structure) -> tuple[Structure, float]:
+    """Make a structure ready to be stored, or refuse it.
+
+    Parameters
+    ----------
+    structure
+        The structure.
+
+    Returns
+    -------
+    structure : Structure
+        With its Hessian symmetrised.
+    asymmetry : float
+        What that removed, ``max|H − Hᵀ|``, or the structure's own value where that is larger; eV/Å².
+
+    Raises
+    ------
+    DataError
+        When a number is NaN or infinite, or the Hessian is not symmetric.
+    """
+    require_finite(structure)
+    if structure.hessian is None:
+        return structure, structure.hessian_asymmetry or 0.0
+    symmetric, asymmetry = symmetrised(structure.hessian, structure.name)
+    return replace(structure, hessian=symmetric), max(asymmetry, structure.hessian_asymmetry or 0.0)
+
+
+def name_taken(name: str, where: object | None = None) -> DataError:
+    """The error for a name that occurs twice."""
+    return DataError(
+        "this name occurs twice" if where is None else f"the name {name!r} is taken",
+        where=name if where is None else where,
+        remedy="give every structure its own name",
+    )
 
 
 def require_finite(structure: Structure) -> None:
@@ -167,43 +176,3 @@ def symmetrised(hessian: Array, name: str) -> tuple[Array, float]:
             remedy="check its index order (3*atom + xyz), or compute it more tightly",
         )
     return (hessian + hessian.T) / 2, asymmetry
-
-
-class _Hessians:
-    """The dataset of packed Hessians, written as it comes: together they can be larger than the memory."""
-
-    def __init__(self, file: h5py.File, dtype: layout.HessianDtype) -> None:
-        self._dataset = file.create_dataset(
-            "hessian",
-            (0,),
-            dtype,
-            maxshape=(None,),
-            chunks=(_CHUNK,),
-            compression="gzip",
-            compression_opts=6,
-            shuffle=True,
-        )
-        self._waiting: list[NDArray] = []
-        self._size = 0
-
-    def append(self, packed: Array) -> None:
-        self._waiting.append(packed.astype(self._dataset.dtype))
-        self._size += len(packed)
-        if self._size >= 64 * _CHUNK:
-            self.flush()
-
-    def flush(self) -> None:
-        start = len(self._dataset)
-        self._dataset.resize(start + self._size, axis=0)
-        if self._waiting:
-            self._dataset[start:] = np.concatenate(self._waiting)
-        self._waiting, self._size = [], 0
-
-
-def _create(file: h5py.File, key: str, values: NDArray | Sequence[bytes]) -> None:
-    array = np.asarray(values)
-    if not array.size:
-        file.create_dataset(key, data=array)
-        return
-    chunks = (min(len(array), _CHUNK), *array.shape[1:])
-    file.create_dataset(key, data=array, chunks=chunks, compression="gzip", compression_opts=6, shuffle=True)

@@ -70,6 +70,30 @@ class Gain(Settings):
     n_failed: NonNegativeInt = Field(description="failed seeds of both, which the ratios leave out")
 
 
+Verdict = Literal["confirmed", "not confirmed", "undecided"]
+"""``not confirmed``: the opposite is significant. ``undecided``: a test says nothing, or none could be done."""
+
+
+class ClaimResult(Settings):
+    """What the records say of one claim, for one architecture."""
+
+    claim: str
+    source: str = Field(description="evaluation of the study (T1-T10), or this project")
+    split: str
+    metric: str
+    title: str
+    unit: str
+    direction: Better = Field(description="where Hessian labels are said to move the number")
+    architecture: str
+    without: Score = Field(description="without Hessian labels (E-F), over the seeds that both sides have")
+    having: Score = Field(description="with them (E-F-H), over the same seeds")
+    n_seeds: PositiveInt
+    p_seeds: float | None = Field(description="paired t-test over seeds; null with fewer than three")
+    n_subjects: NonNegativeInt = Field(description="molecules, reactions or paths")
+    p_subjects: float | None = Field(description="signed-rank test over subjects; null with fewer than six that differ")
+    verdict: Verdict
+
+
 class Failure(Settings):
     """A run without scores."""
 
@@ -90,6 +114,7 @@ class Leaderboard(Settings):
     metrics: dict[str, MetricInfo]
     rows: list[Row]
     gains: list[Gain]
+    claims: list[ClaimResult] = Field(default_factory=list)
     failures: list[Failure]
     notes: list[str]
     hardware: list[str]

@@ -7,8 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hessgnn.benchmark import accuracy
 from hessgnn.benchmark.predictions import Predictions
-from hessgnn.benchmark.record import Record, read_record
+from hessgnn.benchmark.record import PredictionFile, Record, read_record
+from hessgnn.benchmark.tasks import ACCURACY, saved_values
 from hessgnn.errors import DataError
 
 RECORD_NAME = "record.json"
@@ -22,12 +24,27 @@ class Loaded:
     record: Record
     files: dict[str, Path] = field(default_factory=dict)
     """Split to file; checksums verified."""
+    results: dict[str, Path] = field(default_factory=dict)
+    """'task split' to file, of the other tasks; checksums verified."""
     notes: tuple[str, ...] = ()
     """What is missing, for the reader of the report."""
+    _values: dict[tuple[str, str], dict[str, dict[str, float | None]]] = field(default_factory=dict, repr=False)
 
     def predictions(self, split: str) -> Predictions | None:
         """Read the predictions for ``split``, or return None when the run saved none."""
         return Predictions.load(self.files[split]) if split in self.files else None
+
+    def values(self, task: str, split: str) -> dict[str, dict[str, float | None]]:
+        """Numbers subject by subject: metric -> molecule, reaction or path -> value; empty where none are saved."""
+        key = (task, split)
+        if key not in self._values:
+            if task == ACCURACY:
+                predictions = self.predictions(split)
+                self._values[key] = {} if predictions is None else accuracy.values(predictions)
+            else:
+                path = self.results.get(f"{task} {split}")
+                self._values[key] = {} if path is None else saved_values(path)
+        return self._values[key]
 
 
 def collect(paths: Iterable[Path]) -> list[Loaded]:
@@ -60,24 +77,27 @@ def _load(path: Path) -> Loaded:
     if path.is_dir():
         path = path / RECORD_NAME
     record = read_record(path)
-    files: dict[str, Path] = {}
     notes: list[str] = []
-    for split, saved in record.predictions.items():
-        file = path.parent / saved.path
-        if not file.is_file():
-            notes.append(
-                f"{record.entry}, seed {record.seed}: the predictions for {split} ({saved.path}) are missing, "
-                "so they are not plotted"
-            )
-            continue
-        if _sha256(file) != saved.sha256.lower():
-            raise DataError(
-                "is not the file that the record was made with (SHA-256 differs)",
-                where=file,
-                remedy="restore it, or run `hessgnn evaluate` on the run again",
-            )
-        files[split] = file
-    return Loaded(path=path, record=record, files=files, notes=tuple(notes))
+
+    def present(saved: dict[str, PredictionFile], what: str, so: str) -> dict[str, Path]:
+        found: dict[str, Path] = {}
+        for key, item in saved.items():
+            file = path.parent / item.path
+            if not file.is_file():
+                notes.append(f"{record.entry}, seed {record.seed}: the {what} {key} ({item.path}) are missing, so {so}")
+                continue
+            if _sha256(file) != item.sha256.lower():
+                raise DataError(
+                    "is not the file that the record was made with (SHA-256 differs)",
+                    where=file,
+                    remedy="restore it, or run `hessgnn evaluate` on the run again",
+                )
+            found[key] = file
+        return found
+
+    files = present(record.predictions, "predictions for", "they are not plotted")
+    results = present(record.results, "results of", "claims are judged by their means alone")
+    return Loaded(path=path, record=record, files=files, results=results, notes=tuple(notes))
 
 
 def _sha256(path: Path) -> str:

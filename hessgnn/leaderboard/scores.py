@@ -10,6 +10,7 @@ from importlib import metadata
 from hessgnn.benchmark.record import METRICS, DataSource, Record
 from hessgnn.errors import DataError
 from hessgnn.leaderboard.board import Failure, Leaderboard, MetricInfo, Row, Score
+from hessgnn.leaderboard.claims import judge_claims
 from hessgnn.leaderboard.collect import Loaded
 from hessgnn.leaderboard.gains import gains
 
@@ -70,6 +71,7 @@ def score(loaded: Sequence[Loaded], title: str = "hessgnn leaderboard") -> Leade
         metrics=metrics,
         rows=rows,
         gains=gains(rows, splits, [name for name, info in metrics.items() if info.better == "lower"]),
+        claims=judge_claims(loaded),
         failures=[
             Failure(entry=record.entry, seed=record.seed, reason=record.reason)
             for record in records

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hessgnn.benchmark.record import METRICS
-from hessgnn.leaderboard.board import Gain, Leaderboard, MetricInfo, Ratio, Row, Score
+from hessgnn.leaderboard.board import ClaimResult, Gain, Leaderboard, MetricInfo, Ratio, Row, Score
 
 MAIN_METRICS = ("energy_mae", "forces_mae", "hessian_mae", "hessian_rmse")
 """The metrics that are printed; CSV and JSON hold all."""
@@ -134,6 +134,37 @@ def task_lines(board: Leaderboard) -> list[tuple[str, MetricInfo, list[Cell]]]:
             if name not in METRICS and any(score is not None for score in scores):
                 lines.append((split, info, [score_cell(score) for score in scores]))
     return lines
+
+
+CLAIM_NUMERIC = (False, False, False, False, True, True, False, True, True, False)
+"""Which columns of the table of claims are numbers."""
+
+
+def claim_headings(without: str = "E-F", having: str = "E-F-H") -> list[str]:
+    """Columns of the table of claims; the two sides may have other names."""
+    tested = ["Claimed", "p over seeds", "p over subjects", "Verdict"]
+    return ["Claim", "Source", "Number", "Architecture", without, having, *tested]
+
+
+def claim_line(result: ClaimResult) -> list[str]:
+    """Print what the records say of a claim, under :func:`claim_headings`."""
+
+    def tested(p: float | None, n: int) -> str:
+        return f"{MISSING} (n={n})" if p is None else f"{number(p, 2)} (n={n})"
+
+    where = f"{result.split} {result.title}".strip()
+    return [
+        f"Hessian labels: {result.claim}",
+        result.source,
+        f"{where}, {result.unit}",
+        result.architecture,
+        str(score_cell(result.without)),
+        str(score_cell(result.having)),
+        result.direction,
+        tested(result.p_seeds, result.n_seeds),
+        MISSING if not result.n_subjects else tested(result.p_subjects, result.n_subjects),
+        result.verdict,
+    ]
 
 
 def ratio_cell(ratio: Ratio | None) -> Cell:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from pydantic import Discriminator, Field, NonNegativeInt, PositiveInt, Tag, field_validator, model_validator
 
+from hessgnn.benchmark.tasks import ACCURACY, chosen_tasks
 from hessgnn.config import Settings, merge, parse, set_dotted
 from hessgnn.training.config import RunConfig
 
@@ -91,9 +92,15 @@ class SweepConfig(Settings):
     final_steps: PositiveInt = 800
     regimes: tuple[Regime, ...] = Field(default=("E-F", "E-F-H"), min_length=1, description="retrained and compared")
     seeds: tuple[NonNegativeInt, ...] = Field(default=(1,), min_length=1, description="of the retraining")
+    tasks: tuple[str, ...] = Field(default=(ACCURACY,), min_length=1, description="that the retrained are judged by")
     workers: PositiveInt = Field(default=2, description="processes, one thread each")
     storage: str | None = Field(default=None, description="Optuna storage URL; a journal file in the folder if absent")
     seed: NonNegativeInt = Field(default=0, description="of the sampler and of the trials")
+
+    @field_validator("tasks")
+    @classmethod
+    def _tasks_are_known(cls, tasks: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(chosen_tasks(tasks))
 
     @field_validator("space")
     @classmethod

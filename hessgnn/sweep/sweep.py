@@ -15,27 +15,24 @@
 from __future__ import annotations
 
 import csv
-import fcntl
 import io
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hessgnn.benchmark.evaluate import record_failure, record_mean_predictor
 from hessgnn.benchmark.record import Cost, read_record
-from hessgnn.config import load, save
+from hessgnn.config import save
 from hessgnn.data.store import Store
-from hessgnn.errors import ConfigError, TrainingError, UserError
+from hessgnn.errors import TrainingError
 from hessgnn.files import write_text
 from hessgnn.sweep.config import SweepConfig, folder_name
+from hessgnn.sweep.folder import locked, require_same
 from hessgnn.sweep.study import Study, Task, device_seconds_of, mend_journal, reason_of, regime_of, slot_of
-from hessgnn.sweep.worker import Job, Outcome, Report, Workers, run_job
+from hessgnn.sweep.worker import Evaluation, Job, Report, Submit, Workers, run_chains
 from hessgnn.training.config import DataConfig
 from hessgnn.training.run import Run
 
@@ -97,7 +94,7 @@ def sweep(config: SweepConfig, folder: Path, observer: Callable[[Report], None])
     TrainingError
         When no architecture could be trained.
     """
-    with _locked(folder):
+    with locked(folder):
         _begin(config, folder)
         workers = Workers(config.workers)
         try:
@@ -116,37 +113,11 @@ def sweep(config: SweepConfig, folder: Path, observer: Callable[[Report], None])
 
 
 def _run_all(config: SweepConfig, folder: Path, workers: Workers, observer: Callable[[Report], None]) -> list[Path]:
-    """One thread for each architecture waits for its runs; the processes do the work."""
-    stopped = threading.Event()
-
-    def submit(job: Job) -> Future[Outcome]:
-        if stopped.is_set():
-            raise BrokenProcessPool("stopped")
-        return workers.pool.submit(run_job, job)
-
-    # The threads start the workers, which inherit this: Ctrl-C is for the parent alone, who ends them in order.
-    block = (signal.SIG_BLOCK, {signal.SIGINT})
-    with ThreadPoolExecutor(len(config.architectures), "chain", signal.pthread_sigmask, block) as threads:
-        chains = [
-            threads.submit(_tune_and_retrain, config, architecture, folder, submit)
-            for architecture in config.architectures
-        ]
-        try:
-            pending = set(chains)
-            while pending:
-                done, pending = wait(pending, timeout=0.2)
-                for report in workers.reports():
-                    observer(report)
-                for chain in done:
-                    chain.result()
-        except BaseException:
-            stopped.set()
-            workers.stop()
-            raise
-    for report in workers.reports():
-        observer(report)
+    """One chain for each architecture."""
+    chains = [partial(_tune_and_retrain, config, architecture, folder) for architecture in config.architectures]
+    found = run_chains(workers, chains, observer)
     _write_trials(config, folder)
-    finals = [path for chain in chains for path in chain.result()]
+    finals = [path for paths in found for path in paths]
     if all(read_record(Run(path).record).status == "failed" for path in finals):
         raise TrainingError(
             "no architecture could be trained", where=folder / "trials.csv", remedy="see its column `reason`"
@@ -154,9 +125,7 @@ def _run_all(config: SweepConfig, folder: Path, workers: Workers, observer: Call
     return finals
 
 
-def _tune_and_retrain(
-    config: SweepConfig, architecture: str, folder: Path, submit: Callable[[Job], Future[Outcome]]
-) -> list[Path]:
+def _tune_and_retrain(config: SweepConfig, architecture: str, folder: Path, submit: Submit) -> list[Path]:
     """Everything for one architecture; the same budget for each."""
     study = Study(config, architecture, folder)
     while (task := study.next()) is not None:
@@ -177,7 +146,7 @@ def _tune_and_retrain(
             # The twin without Hessians was not tuned on its own: it has its partner's other settings.
             run = config.run_config(architecture, values, steps=config.final_steps, seed=seed, regime=regime)
             path = folder / "final" / f"{folder_name(architecture)}-{regime}-{chosen}-seed{seed}"
-            jobs.append(Job(run, path, architecture, f"final {regime}", judge=spent))
+            jobs.append(Job(run, path, architecture, f"final {regime}", Evaluation(spent, tasks=config.tasks)))
     if best is None:
         reason = f"no trial could be trained; the last: {reason_of(study.trials()[-1])}"
         for job in jobs:
@@ -199,16 +168,7 @@ def _trial_job(config: SweepConfig, architecture: str, task: Task, folder: Path)
 def _begin(config: SweepConfig, folder: Path) -> None:
     """Keep the settings, or refuse to mix two sweeps in one folder."""
     path = folder / "sweep.yaml"
-    if path.exists():
-        before, now = load(SweepConfig, path).identity(), config.identity()
-        changed = [key for key in now if now[key] != before[key]]
-        if changed:
-            differences = "; ".join(f"{key}: {before[key]!r} became {now[key]!r}" for key in changed)
-            raise ConfigError(
-                f"holds a sweep with other settings ({differences})",
-                where=folder,
-                remedy="name another folder with -o, or restore the settings",
-            )
+    require_same(config, path)
     store = Store.open(_data(config).path)
     for split in (_data(config).train, _data(config).validation):
         store.indices(split)
@@ -242,21 +202,3 @@ def _write_trials(config: SweepConfig, folder: Path) -> None:
             }
             writer.writerow(row)
     write_text(folder / "trials.csv", text.getvalue())
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Refuse a second sweep in the same folder. The lock goes with the process, however that ends."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
-    except OSError as error:
-        raise UserError(f"cannot write here ({error.strerror})", where=folder, remedy="name another with -o") from error
-    with lock as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ConfigError(
-                "another sweep is running in this folder", where=folder, remedy="wait for it, or name another folder"
-            ) from error
-        yield

@@ -6,24 +6,45 @@ import contextlib
 import math
 import multiprocessing
 import os
+import signal
 import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import wait as wait_futures
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from pathlib import Path
 from queue import Empty
-from typing import Any
+from typing import Any, TypeVar
 
-from hessgnn.benchmark.evaluate import evaluate, record_failure
-from hessgnn.benchmark.record import Cost, Record, read_record, write_record
+from hessgnn.benchmark.evaluate import DEFAULT, evaluate, record_failure
+from hessgnn.benchmark.record import Cost, Record, Regime, read_record, write_record
+from hessgnn.benchmark.tasks import TaskSettings
 from hessgnn.errors import TrainingError
+from hessgnn.processes import end_with
 from hessgnn.training.config import RunConfig
 from hessgnn.training.run import Point, Run
 from hessgnn.training.trainer import train
 
+T = TypeVar("T")
+
 _GRACE = 3.0  # seconds that a worker has to end by itself
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How a run is judged."""
+
+    spent: Cost = field(default_factory=Cost)
+    """What tuning cost before this run."""
+    tasks: tuple[str, ...] = DEFAULT
+    settings: TaskSettings = field(default_factory=TaskSettings)
+    data: str | None = None
+    """Data to judge on; those the run was trained on if absent."""
+    regime: Regime | None = None
+    """What the labels were, where the loss does not tell."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +55,7 @@ class Job:
     folder: Path
     architecture: str
     label: str
-    judge: Cost | None = None
-    """What the sweep spent before this run, if the run is to be judged."""
+    judge: Evaluation | None = None
 
 
 @dataclass(frozen=True)
@@ -90,7 +110,8 @@ def run_job(job: Job) -> Outcome:
             raise TrainingError("no validation had finite errors", where=job.folder)
     except TrainingError as error:
         if job.judge is not None:
-            record_failure(job.folder, job.config, str(error), job.judge)
+            how = job.judge
+            record_failure(job.folder, job.config, str(error), how.spent, data=how.data, regime=how.regime)
         return Outcome(None, 0.0, str(error))
     if job.judge is not None:
         record = _judge(job.folder, job.judge)
@@ -98,11 +119,11 @@ def run_job(job: Job) -> Outcome:
     return Outcome(result.score, result.progress.device_seconds)
 
 
-def _judge(folder: Path, spent: Cost) -> Record:
+def _judge(folder: Path, how: Evaluation) -> Record:
     """Judge a run once: of one that was judged before, only what tuning cost by now is written again."""
-    path = Run(folder).record
+    path, spent = Run(folder).record, how.spent
     if not path.exists():
-        return evaluate(folder, sweep=spent)
+        return evaluate(folder, tasks=how.tasks, settings=how.settings, sweep=spent, data=how.data, regime=how.regime)
     before = read_record(path)
     tuning = {"sweep_trials": spent.sweep_trials, "sweep_device_seconds": spent.sweep_device_seconds}
     record = before.model_copy(update={"cost": before.cost.model_copy(update=tuning)})
@@ -153,6 +174,57 @@ class Workers:
                 process.terminate()
 
 
+Submit = Callable[[Job], "Future[Outcome]"]
+"""Gives a job to the workers."""
+
+
+def run_chains(
+    workers: Workers, chains: Sequence[Callable[[Submit], T]], observer: Callable[[Report], None]
+) -> list[T]:
+    """Let chains of jobs go on side by side: a thread for each waits for its jobs, the processes do the work.
+
+    Parameters
+    ----------
+    workers
+        The processes; they are stopped if a chain fails.
+    chains
+        Each gives jobs to the workers and returns what came out.
+    observer
+        Told what the workers report.
+
+    Returns
+    -------
+    list
+        What the chains returned, in their order.
+    """
+    stopped = threading.Event()
+
+    def submit(job: Job) -> Future[Outcome]:
+        if stopped.is_set():
+            raise BrokenProcessPool("stopped")
+        return workers.pool.submit(run_job, job)
+
+    # The threads start the workers, which inherit this: Ctrl-C is for the parent alone, who ends them in order.
+    block = (signal.SIG_BLOCK, {signal.SIGINT})
+    with ThreadPoolExecutor(len(chains), "chain", signal.pthread_sigmask, block) as threads:
+        running = [threads.submit(chain, submit) for chain in chains]
+        try:
+            pending = set(running)
+            while pending:
+                done, pending = wait_futures(pending, timeout=0.2)
+                for report in workers.reports():
+                    observer(report)
+                for chain in done:
+                    chain.result()
+        except BaseException:
+            stopped.set()
+            workers.stop()
+            raise
+    for report in workers.reports():
+        observer(report)
+    return [chain.result() for chain in running]
+
+
 _queue: Any = None
 _stopping: Any = None
 
@@ -160,11 +232,4 @@ _stopping: Any = None
 def _begin(queue: Any, stopping: Any, parent: int) -> None:
     global _queue, _stopping
     _queue, _stopping = queue, stopping
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: int) -> None:
-    """End this process when its parent was killed: an orphan would write into a folder that a new sweep resumes."""
-    while os.getppid() == parent:
-        time.sleep(0.2)
-    os._exit(1)
+    end_with(parent)

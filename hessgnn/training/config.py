@@ -113,7 +113,14 @@ class TrainingConfig(Settings):
     """The optimisation."""
 
     steps: PositiveInt = 2000
-    batch_size: PositiveInt = 16
+    batch_size: PositiveInt = Field(default=16, description="most structures in a batch")
+    max_atoms: PositiveInt | None = Field(default=None, description="most atoms in a batch; no limit if absent")
+    max_edges: PositiveInt | None = Field(
+        default=None, description="most edges in a batch: what time and memory of most architectures grow with"
+    )
+    workers: NonNegativeInt = Field(
+        default=0, description="processes that make the next batches ahead; does not change the batches"
+    )
     parts: PositiveInt = Field(
         default=1, description="pieces that a batch is computed in, one after the other: less memory, same gradient"
     )

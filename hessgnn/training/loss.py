@@ -25,7 +25,8 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from hessgnn.curvature.probes import Probes, draw
-from hessgnn.data.batch import Batch, Labels
+from hessgnn.data.batch import Batch
+from hessgnn.data.labels import Labels
 from hessgnn.potentials.base import Potential
 from hessgnn.potentials.prediction import Prediction
 from hessgnn.training.config import LossConfig, WeightRamp
@@ -279,11 +280,11 @@ def hessian_error(
     Tensor
         ``(n_structures,)`` float64; for the square, in eV²/Å⁴.
     """
-    residual = products - reference_products(batch, labels, probes.vectors)
+    residual = products - reference_products(batch, labels, probes)
     return products_error(residual, probes.weights, batch, function)
 
 
-def reference_products(batch: Batch, labels: Labels, vectors: Tensor) -> Tensor:
+def reference_products(batch: Batch, labels: Labels, probes: Probes) -> Tensor:
     """Products of the reference Hessians, ``(K, n_atoms, 3)``; zero where a structure has none.
 
     Parameters
@@ -292,10 +293,12 @@ def reference_products(batch: Batch, labels: Labels, vectors: Tensor) -> Tensor:
         The structures.
     labels
         Their labels.
-    vectors
-        ``(K, n_atoms, 3)``.
+    probes
+        What is multiplied with; of unit vectors only these rows of the Hessians are read.
     """
-    return batch.unpad(torch.einsum("sij,ksj->ksi", labels.hessian, batch.pad(vectors)))
+    if probes.rows is not None:
+        return labels.hessians.rows(batch, probes.rows)
+    return labels.hessians.products(batch, probes.vectors)
 
 
 def products_error(
@@ -332,7 +335,7 @@ def _part(batch: Batch, weights: dict[str, Tensor], probes: Probes | None) -> Pa
     if "forces" in weights:
         targets["forces"] = labels.forces
     if probes is not None:
-        products = reference_products(batch, labels, probes.vectors)
+        products = reference_products(batch, labels, probes)
         targets |= {"vectors": probes.vectors, "products": products, "probe_weights": probes.weights}
     return Part(batch.replace(labels=None), **targets)
 

@@ -108,6 +108,8 @@ def train(config: RunConfig, folder: str | Path, *, resume: bool = False, observ
         if "can't allocate memory" in str(error):
             raise _out_of_memory(folder) from error
         raise
+    finally:
+        trainer.loader.close()
 
 
 def default_folder(config: RunConfig) -> Path:
@@ -147,20 +149,28 @@ class Trainer:
                 f"the Hessian of {config.potential['name']!r} jumps ({potential.not_c2}), so training on it is noisy",
                 stacklevel=2,
             )
-        dtype, size = getattr(torch, config.training.dtype), config.training.batch_size
-        cutoff = potential.cutoff
+        settings, cutoff = config.training, potential.cutoff
         modes = config.loss.probes.number if config.loss.hessian and config.loss.probes.kind == "modes" else None
-        shared = (dtype, self.device, potential.triplet_cutoff)
-        self.loader = Loader(store, train, cutoff, size, *shared, seed=config.training.seed, modes=modes)
-        held_out = Loader(store, validation, cutoff, config.validation.batch_size, *shared)
-        self.validation = list(held_out)
-        structures = self.loader.structures
-        reference = config.data.reference_energies or fit_reference_energies(structures, potential.elements)
-        potential.set_scaling(reference, energy_scale(structures, reference))
+        shared = (getattr(torch, settings.dtype), self.device, potential.triplet_cutoff)
+        self.loader = Loader(
+            store,
+            train,
+            cutoff,
+            settings.batch_size,
+            *shared,
+            seed=settings.seed,
+            modes=modes,
+            max_atoms=settings.max_atoms,
+            max_edges=settings.max_edges,
+            workers=settings.workers,
+        )
+        self.validation = Loader(store, validation, cutoff, config.validation.batch_size, *shared)
+        reference = config.data.reference_energies or fit_reference_energies(store, train, potential.elements)
+        potential.set_scaling(reference, energy_scale(store, train, reference))
 
-        self.names = store.names
+        self.store = store
         self.potential = potential.to(self.device)
-        self.averaged = _averaged(self.potential, config.training.ema)
+        self.averaged = _averaged(self.potential, settings.ema)
         self.loss = Loss(config.loss)
         self.gradient = self._gradient()
         # Biases and scales are not decayed: pulling them to zero is no regularisation.
@@ -168,13 +178,13 @@ class Trainer:
         others = [p for p in self.potential.parameters() if p.ndim <= 1]
         self.optimizer = torch.optim.AdamW(
             [
-                {"params": decayed, "weight_decay": config.training.weight_decay},
+                {"params": decayed, "weight_decay": settings.weight_decay},
                 {"params": others, "weight_decay": 0.0},
             ],
-            lr=config.training.schedule.lr,
+            lr=settings.schedule.lr,
             fused=True,
         )
-        self.schedule = Schedule(config.training.schedule, config.training.steps)
+        self.schedule = Schedule(settings.schedule, settings.steps)
         self.progress = Progress(device=self.device.type, threads=torch.get_num_threads())
         if resume and run.last.exists():
             self._restore()
@@ -186,9 +196,8 @@ class Trainer:
         settings = self.config.training
         if settings.step == "eager":
             return EagerStep(self.loss, self.potential)
-        n_atoms = [len(structure.numbers) for structure in self.loader.structures]
-        n_edges = [edge_index.shape[1] for edge_index, _ in self.loader.edges]
-        buckets = Buckets.of(n_atoms, n_edges, math.ceil(min(settings.batch_size, len(n_atoms)) / settings.parts))
+        typical = math.ceil(len(self.loader.indices) / len(self.loader))
+        buckets = Buckets.of(self.loader.n_atoms, self.loader.n_edges, math.ceil(typical / settings.parts))
         return RecordedStep(self.loss, self.potential, buckets, settings.step)
 
     def fit(self, observer: Observer | None = None) -> Result:
@@ -251,7 +260,7 @@ class Trainer:
         score = errors.score({str(name): weight for name, weight in self.config.validation.weights.items()})
         point = Point(
             step=progress.step,
-            epoch=progress.step / len(self.loader),
+            epoch=self.loader.plan.epochs(progress.step),
             lr=self.schedule.lr(progress.step - 1),
             device_seconds=progress.device_seconds,
             products=progress.products,
@@ -325,7 +334,7 @@ class Trainer:
         ]
         if not bad and batch is not None and batch.index is not None:
             bad = batch.index.tolist()
-        names = ", ".join(dict.fromkeys(self.names[index] for index in bad))
+        names = ", ".join(dict.fromkeys(self.store.names[index] for index in bad))
         what = "loss" if batch is None else "gradient"
         kept = f"; the last good checkpoint is of step {self.progress.best_step}" if self.progress.curve else ""
         return TrainingError(

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from hessgnn.curvature.hessian import padded_hessians
 from hessgnn.curvature.probes import draw
-from hessgnn.data.batch import Batch, Labels
+from hessgnn.data.batch import Batch
+from hessgnn.data.labels import Labels
 from hessgnn.potentials.base import Potential
 from hessgnn.training.config import ValidationConfig
 from hessgnn.training.loss import energy_error, forces_error, hessian_error

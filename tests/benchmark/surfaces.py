@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
+from ase import Atoms
 from tblite.ase import TBLite
 
-from hessgnn.benchmark.surface import CalculatorSurface
+import hessgnn
+from hessgnn.benchmark.surface import CalculatorSurface, PotentialSurface
 from hessgnn.data.store import Store
 from hessgnn.data.structure import Structure
+
+MINIMA = ("minimum", "reactant", "product")
 
 
 def tight_gfn2() -> TBLite:
@@ -21,10 +26,19 @@ def reference_surface() -> CalculatorSurface:
 
 
 def minima(*formulas: str) -> list[Structure]:
-    """Minima of the bundled set, each the only one of its composition and named by it, in the test split."""
+    """The lowest minimum of each formula, named after it."""
     store = Store.open("rtp-mini")
     found = []
     for formula in formulas:
-        (index,) = (i for i, kind in enumerate(store.kinds) if (kind, store.groups[i]) == ("minimum", formula))
-        found.append(replace(store[index], name=formula, split="test"))
+        group = Atoms(formula).get_chemical_formula()
+        candidates = [i for i, kind in enumerate(store.kinds) if store.groups[i] == group and kind in MINIMA]
+        lowest = min(candidates, key=lambda i: store.energies[i])
+        found.append(replace(store[lowest], name=formula, kind="minimum", parent="", split="test"))
     return found
+
+
+def untrained() -> PotentialSurface:
+    torch.manual_seed(0)
+    potential = hessgnn.create("schnet", width=8, n_interactions=1, cutoff=4.0)
+    potential.set_scaling(dict.fromkeys((1, 6, 7, 8), -10.0), 3.0)
+    return PotentialSurface(potential)

@@ -21,7 +21,11 @@ def make_predictions(**changes: np.ndarray) -> Predictions:
     n_forces, n_hessian = (N_ATOMS.sum(), 3), (9 * N_ATOMS**2).sum()
     arrays = {
         "name": np.array(["a", "b"]),
+        "kind": np.array(["minimum", "nms"]),
+        "parent": np.array(["", "a"]),
         "n_atoms": N_ATOMS,
+        "numbers": np.array([1, 8, 1, 8, 1]),
+        "positions": np.array([[0, 0, 0], [0, 0, 1], [0, 0, 0], [0, 0, 1], [0, 1, 1.2]]),
         "energy_reference": np.zeros(2),
         "energy_predicted": np.ones(2),
         "forces_reference": np.zeros(n_forces),

@@ -10,7 +10,7 @@ from ase.calculators.emt import EMT
 from surfaces import minima
 from tiny_store import TINY, write_tiny_store
 
-from hessgnn.benchmark import accuracy
+from hessgnn.benchmark import accuracy, curvature
 from hessgnn.benchmark.evaluate import evaluate, evaluate_calculator
 from hessgnn.benchmark.journal import read_results
 from hessgnn.benchmark.record import METRICS, read_record, write_record
@@ -51,7 +51,7 @@ def forbid(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
 def test_tasks_join_the_record_one_after_the_other(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = evaluate(run)
     assert set(first.metrics) == {"test", "nms"}
-    assert first.metrics["test"].keys() == METRICS.keys()
+    assert first.metrics["test"].keys() == METRICS.keys() | curvature.TITLES.keys()
     forbid(monkeypatch, "hessgnn.benchmark.accuracy.predict_split")
     second = evaluate(run, tasks=["vibrations"])
     assert second.metrics["nms"] == first.metrics["nms"]
@@ -114,11 +114,23 @@ def test_any_calculator_is_judged_and_its_failures_are_counted(tmp_path: Path) -
     assert "not finite for 1 structures of 'test', first 'CH4'" in (record.reason or "")
     assert (record.entry, record.regime) == ("FailsOnMethane", "external")
     reasons = {f.task: f.reason for f in record.failures if f.structure == "CH4"}
-    assert reasons.keys() == {"vibrations", "relaxation", "md"}
+    assert reasons.keys() == {"vibrations", "relaxation", "md", "cost"}
     assert all("no convergence" in reason and "lines" not in reason for reason in reasons.values())
     metrics = record.metrics["test"]
     assert metrics["vibrations_failed"].n == 2
     assert metrics["vibrations_reference_stiff_order_mae"].n == 1
+
+
+def test_processes_change_no_number(tmp_path: Path) -> None:
+    store = tmp_path / "two.h5"
+    write_store(store, minima("CH4", "O3"), level_of_theory="GFN2-xTB")
+    found = [
+        evaluate_calculator("surfaces:tight_gfn2", store, tmp_path / str(n), tasks=["relaxation"], processes=n).metrics
+        for n in (1, 2)
+    ]
+    one, two = (metrics["test"]["relaxation_newton_rmsd"] for metrics in found)
+    assert two.value == pytest.approx(one.value, abs=1e-9)
+    assert one.n == two.n == 2
 
 
 def test_a_board_takes_records_with_other_tasks(run: Path, tmp_path: Path, store: Path) -> None:
@@ -140,6 +152,7 @@ def test_a_board_takes_records_with_other_tasks(run: Path, tmp_path: Path, store
     assert "different numbers of structures" not in text  # that is said of accuracy
     assert "| test | RMSD of the own minimum, Å |" in text
     assert "RMSD of the own minimum" in page.read_text()
+    assert "Infrared spectrum of" in page.read_text()
 
 
 def test_what_is_unknown_is_told(run: Path) -> None:

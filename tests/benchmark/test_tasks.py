@@ -6,32 +6,26 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from ase import Atoms
 from ase.build import molecule
 from pair_springs import PairSprings
-from surfaces import minima, reference_surface
+from surfaces import minima, reference_surface, untrained
 
 import hessgnn
+from hessgnn.benchmark.cost import CostSettings, CostTask
+from hessgnn.benchmark.infrared import broadened, spectrum_overlap
 from hessgnn.benchmark.md import MDSettings, MDTask
 from hessgnn.benchmark.record import Metric
 from hessgnn.benchmark.relaxation import RelaxationSettings, RelaxationTask
 from hessgnn.benchmark.surface import PotentialSurface, Surface
-from hessgnn.benchmark.task import Task
+from hessgnn.benchmark.task import MoleculeTask, Task
 from hessgnn.benchmark.tasks import TASKS, TaskSettings, chosen_tasks
-from hessgnn.benchmark.vibrations import VibrationsSettings, VibrationsTask, spectrum_overlap
+from hessgnn.benchmark.vibrations import VibrationsSettings, VibrationsTask
 from hessgnn.curvature.vibrations import vibrations
 from hessgnn.data.structure import Structure
 from hessgnn.errors import ConfigError
 
 SHORT_RAMP = MDSettings(rise=500.0, rung=0.025, highest=1005.0, nve=0.05)
-
-
-def untrained() -> PotentialSurface:
-    torch.manual_seed(0)
-    potential = hessgnn.create("schnet", width=8, n_interactions=1, cutoff=4.0)
-    potential.set_scaling(dict.fromkeys((1, 6, 7, 8), -10.0), 3.0)
-    return PotentialSurface(potential)
 
 
 def spring_minimum(stiffness: float = 20.0) -> tuple[Structure, PairSprings]:
@@ -43,7 +37,7 @@ def spring_minimum(stiffness: float = 20.0) -> tuple[Structure, PairSprings]:
     return Structure.from_atoms(atoms, hessian=hessian, name="water", kind="minimum"), potential
 
 
-def scores(task: Task[Any], surface: Surface, structures: list[Structure]) -> dict[str, Metric]:
+def scores(task: Task[Any, Any], surface: Surface, structures: list[Structure]) -> dict[str, Metric]:
     return task.metrics(dict(task.run(surface, structures, {})))
 
 
@@ -52,15 +46,19 @@ def test_vibrations_of_the_reference_are_right_and_of_a_bad_potential_wrong() ->
     good = {name: metric.value for name, metric in scores(task, reference_surface(), structures).items()}
     assert good.pop("vibrations_reference_soft_order_mae") is None  # no mode of these is below 400 cm⁻¹
     assert max(value for value in good.values() if value is not None) < 1e-3
-    assert sum(value is not None for value in good.values()) == 18
+    assert sum(value is not None for value in good.values()) == 22
     bad = scores(task, untrained(), structures)
     assert bad["vibrations_reference_stiff_order_mae"].value > 200
     assert bad["vibrations_reference_spectrum_mismatch"].value > 50
+    assert bad["vibrations_reference_infrared_mismatch"].value > 50
     assert bad["vibrations_own_rmsd"].value > 0.1
 
 
-@pytest.mark.parametrize("task", TaskSettings().tasks().values(), ids=lambda task: task.name)
-def test_what_gives_no_numbers_is_counted_with_the_reason(task: Task[Any]) -> None:
+MOLECULE_TASKS = [task for task in TaskSettings().tasks().values() if isinstance(task, MoleculeTask)]
+
+
+@pytest.mark.parametrize("task", MOLECULE_TASKS, ids=lambda task: task.name)
+def test_what_gives_no_numbers_is_counted_with_the_reason(task: Task[Any, Any]) -> None:
     structure, potential = spring_minimum()
     potential.scale.fill_(np.nan)
     results = dict(task.run(PotentialSurface(potential), [structure], {}))
@@ -129,6 +127,13 @@ def test_spectra_overlap_as_their_integrals_say() -> None:
     assert spectrum_overlap(first, first, width) == pytest.approx(1)
     assert spectrum_overlap([], [], width) == 1
 
+    heights = [3.0, 0.5, 1.0], [2.0, 4.0]
+    f, g = (broadened(x, h, width, grid) for x, h in zip((first, second), heights, strict=True))
+    assert f.sum() * (grid[1] - grid[0]) == pytest.approx(4.5)
+    expected = (f * g).sum() / np.sqrt((f * f).sum() * (g * g).sum())
+    assert spectrum_overlap(first, second, width, heights) == pytest.approx(expected)
+    assert spectrum_overlap(first, second, width, ([0, 0, 0], [1, 1])) == 0
+
 
 def test_relaxations_of_the_reference_come_back_and_of_a_bad_potential_do_not() -> None:
     task, structures = RelaxationTask(RelaxationSettings()), minima("CH4", "O3")
@@ -187,6 +192,34 @@ def test_dynamics_of_the_reference_holds_and_of_a_bad_potential_fails() -> None:
     assert nowhere["md_failure_temperature"].value < 600
 
 
+def test_all_pairs_may_be_watched() -> None:
+    """Two molecules' atoms that are not bonded part, which bonds do not see."""
+    structure, potential = spring_minimum()
+    surface = PotentialSurface(potential)
+    watched = {
+        pairs: dict(MDTask(SHORT_RAMP.model_copy(update={"pairs": pairs})).run(surface, [structure], {}))["water"][
+            "pairs"
+        ]
+        for pairs in ("bonds", "all")
+    }
+    assert watched == {"bonds": [[0, 1], [0, 2]], "all": [[0, 1], [0, 2], [1, 2]]}
+
+
+def test_costs_are_positive_and_a_hessian_costs_more_than_a_gradient() -> None:
+    task, structures = CostTask(CostSettings(memory=False)), minima("CH4", "O3")
+    found = scores(task, reference_surface(), structures)
+    assert 6 * 3 < found["cost_ratio"].value < 6 * 5 * 4  # 6N gradients, give or take what a warm start saves
+    assert found["cost_hessian"].value > found["cost_gradient"].value > 0
+    assert found["cost_memory"].value is None
+    assert found["cost_hessian"].n == 2
+
+
+def test_the_memory_of_a_hessian_is_measured_in_a_process_of_its_own() -> None:
+    found = scores(CostTask(CostSettings(repeats=1)), untrained(), minima("CH4"))
+    assert found["cost_memory"].n == 1
+    assert 0 <= found["cost_memory"].value < 1000
+
+
 def test_a_ramp_that_was_stopped_goes_on_as_if_it_had_not_been() -> None:
     task, surface = MDTask(SHORT_RAMP), PotentialSurface(spring_minimum()[1])
     structure = spring_minimum()[0]
@@ -209,7 +242,7 @@ def test_presets() -> None:
 
 
 def test_tasks_are_chosen_by_name() -> None:
-    assert chosen_tasks(["md,accuracy", "vibrations"]) == ["accuracy", "vibrations", "md"]
+    assert chosen_tasks(["md,accuracy", "vibrations,neb"]) == ["accuracy", "vibrations", "neb", "md"]
     assert chosen_tasks(["all"]) == list(TASKS)
     with pytest.raises(ConfigError, match="did you mean 'relaxation'"):
         chosen_tasks(["relaxtion"])

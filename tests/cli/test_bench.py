@@ -55,8 +55,9 @@ def test_hessian_and_loader(invoke, tmp_path):
     assert status == 0
     assert "torch.func.hessian" in output
     assert {path.name for path in tmp_path.iterdir()} == {"tiny.h5"}  # nothing is written that is not asked for
-    status, output, _ = invoke("loader", "--structures", 5, *TINY)
+    status, output, _ = invoke("loader", "--structures", 5, "--sizes", "3,6", *TINY)
     assert status == 0
+    assert "6 structures" in output
     assert "5 molecules, 15 atoms each" in output
 
 

@@ -106,6 +106,10 @@ def save_predictions(folder: Path, split: str, scale: float, seed: int, **change
     arrays: dict[str, Any] = {
         "n_atoms": N_ATOMS,
         "name": np.array([f"{split}-{position}" for position in range(len(N_ATOMS))]),
+        "kind": np.full(len(N_ATOMS), "minimum"),
+        "parent": np.full(len(N_ATOMS), ""),
+        "numbers": np.ones(N_ATOMS.sum(), dtype=int),
+        "positions": labels.normal(size=(N_ATOMS.sum(), 3)),
     }
     sizes = {"energy": (len(N_ATOMS),), "forces": (N_ATOMS.sum(), 3), "hessian": (9 * (N_ATOMS**2).sum(),)}
     for name, shape in sizes.items():

@@ -13,20 +13,17 @@ from hessgnn.data.structure import Structure
 TINY = {"name": "schnet", "width": 8, "n_interactions": 1, "n_basis": 8}
 
 
+STIFFNESS = 20.0  # eV/Å²
+
+
 def spring_structure(name: str, split: str, **without: None) -> Structure:
-    """Bonded by springs to where it stands: energy, forces and Hessian in closed form, about a displaced minimum."""
+    """Atoms bonded to each other by springs, each to each: energy, forces and Hessian about a displaced minimum."""
     atoms = molecule(name)
     rng = np.random.default_rng(len(name))
     positions = atoms.positions - atoms.positions.mean(0)
     displaced = positions + rng.normal(scale=0.05, size=positions.shape)
-    n = 3 * len(atoms)
-    hessian = 20.0 * (np.eye(n) - np.kron(np.ones((len(atoms),) * 2) / len(atoms), np.eye(3)))
-    step = (displaced - positions).ravel()
-    labels = {
-        "energy": float(0.5 * step @ hessian @ step) - 10.0 * len(atoms) - atoms.numbers.sum(),
-        "forces": -(hessian @ step).reshape(-1, 3),
-        "hessian": hessian,
-    }
+    energy, forces, hessian = springs(positions, displaced)
+    labels = {"energy": energy - 10.0 * len(atoms) - atoms.numbers.sum(), "forces": forces, "hessian": hessian}
     return Structure(
         numbers=atoms.numbers,
         positions=displaced,
@@ -35,6 +32,22 @@ def spring_structure(name: str, split: str, **without: None) -> Structure:
         split=split,
         **(labels | without),
     )
+
+
+def springs(rest: np.ndarray, positions: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+    """Labels of E = Σ_{i<j} k (r_ij − r⁰_ij)² / 2, which neither moving nor turning the whole changes."""
+    energy, forces, hessian = 0.0, np.zeros_like(positions), np.zeros((len(positions), 3) * 2)
+    for i, j in zip(*np.triu_indices(len(positions), 1), strict=True):
+        vector = positions[j] - positions[i]
+        length = np.linalg.norm(vector)
+        along, stretch = vector / length, length - np.linalg.norm(rest[j] - rest[i])
+        energy += STIFFNESS * stretch**2 / 2
+        forces[i] += STIFFNESS * stretch * along
+        forces[j] -= STIFFNESS * stretch * along
+        block = STIFFNESS * (np.outer(along, along) + stretch / length * (np.eye(3) - np.outer(along, along)))
+        for first, second, sign in ((i, i, 1), (j, j, 1), (i, j, -1), (j, i, -1)):
+            hessian[first, :, second] += sign * block
+    return float(energy), forces, hessian.reshape(positions.size, positions.size)
 
 
 def write_springs(path: Path) -> Path:

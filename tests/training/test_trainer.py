@@ -96,6 +96,32 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # Python 3.12 on fork
+@pytest.mark.parametrize("limits", [{}, {"max_atoms": 12}, {"max_edges": 60}])
+def test_workers_change_no_number_also_where_a_run_is_resumed(
+    make_config: MakeConfig, tmp_path: Path, limits: dict[str, int]
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def kill(step: int, point: object) -> None:
+        if step == 6:
+            raise Killed
+
+    train(make_config(training=limits), tmp_path / "alone")
+    helped = make_config(training={**limits, "workers": 1})
+    with pytest.raises(Killed):
+        train(helped, tmp_path / "helped", observer=kill)
+    train(helped, tmp_path / "helped", resume=True)
+    assert_same_run(tmp_path / "alone", tmp_path / "helped")
+
+
+def test_a_structure_beyond_a_limit_is_told_before_the_first_step(make_config: MakeConfig, tmp_path: Path) -> None:
+    with pytest.raises(hessgnn.UserError, match="max_atoms: a batch may hold 2 atoms"):
+        train(make_config(training={"max_atoms": 2}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_kill_9_in_mid_epoch_and_the_same_command_give_the_same_numbers(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
@@ -233,6 +259,9 @@ def test_modes_are_computed_once_for_the_run(
     config = make_config(loss={"probes": {"kind": "modes", "number": 2, "fraction": fraction}})
     trainer = Trainer(config, Run(tmp_path / "run"))
     monkeypatch.setattr("hessgnn.curvature.probes.reference_modes", lambda *_: pytest.fail("computed in a step"))
+    for step in range(len(trainer.loader)):
+        trainer.loader.batch(step)
+    monkeypatch.setattr("hessgnn.data.collate.reference_modes", lambda *_: pytest.fail("computed again"))
     assert trainer.fit().progress.products == 2 * config.training.steps
     without = make_config(loss={"hessian": 0.0, "probes": {"kind": "modes"}})
-    assert Trainer(without, Run(tmp_path / "without")).loader.modes is None
+    assert Trainer(without, Run(tmp_path / "without")).loader.collator.n_parts is None

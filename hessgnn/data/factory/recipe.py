@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, SerializeAsAny, field_validator
 
 from hessgnn.config import Settings, parse_named
-from hessgnn.data.factory.engines import ENGINES, EngineSettings, TBLiteSettings
+from hessgnn.data.factory.engines import EngineChoice, TBLiteSettings
 from hessgnn.data.factory.geometries import SOURCES, SourceSettings
 from hessgnn.data.factory.reactions import ReactionSettings
 from hessgnn.data.factory.targets import PairSettings
@@ -95,7 +95,7 @@ class Recipe(Settings):
     name: str
     description: str = ""
     seed: NonNegativeInt = Field(default=0, description="of all that is drawn; each molecule has a stream of its own")
-    engine: SerializeAsAny[EngineSettings] = TBLiteSettings()
+    engine: EngineChoice = TBLiteSettings()
     geometries: list[SerializeAsAny[SourceSettings]] = Field(default=[], description="starting points of minima")
     reactions: ReactionSettings | None = None
     pairs: list[PairSettings] = Field(default=[], description="reactions whose two sides are geometries")
@@ -109,12 +109,6 @@ class Recipe(Settings):
     resolution: PositiveFloat | None = Field(
         default=None, description="stored Hessians are rounded to about so fine a grid, eV/Å²; below their noise"
     )
-
-    @field_validator("engine", mode="before")
-    @classmethod
-    def _engine(cls, content: Any) -> EngineSettings:
-        models = {name: settings for name, (settings, _) in ENGINES.items()}
-        return parse_named(models, content, key="name", where="engine", default="tblite")
 
     @field_validator("geometries", mode="before")
     @classmethod

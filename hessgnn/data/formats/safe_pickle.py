@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from hessgnn.errors import DataError
 
-MAX_INSTRUCTIONS = 1_000_000
+MAX_INSTRUCTIONS = 100_000
 """Longer programs are refused; a record of HORM has some 200 instructions, whatever its size."""
 
 _RECORDS = frozenset(

@@ -197,7 +197,7 @@ def bombs():
         "byte array": (b"\x80\x05\x96" + claims + b"a.", "not a readable pickle"),
         "frame that is not there": (b"\x80\x04\x95" + claims + b"K\x01.", None),
         "number of many digits": (b"\x80\x04\x8b\xff\xff\xff\x7f\x01.", "not a readable pickle"),
-        "endless program": (b"\x80\x04" + b"]0" * 600_000 + b".", "more than 1000000 instructions"),
+        "endless program": (b"\x80\x04" + b"]0" * 60_000 + b".", "more than 100000 instructions"),
         "no end": (b"\x80\x04" + b"]0" * 100, "not a readable pickle"),
         "end without a value": (b"\x80\x04.", "not a readable pickle"),
         "marks without end": (b"\x80\x04" + b"(" * 1000 + b".", "not a readable pickle"),
@@ -217,7 +217,7 @@ def bombs():
 def test_bombs_do_not_go_off(name):
     content, reason = bombs()[name]
     tracemalloc.start()
-    started = time.monotonic()
+    started = time.process_time()
     try:
         if reason is None:  # claims what it does not use: that costs nothing, and may be read
             loads(content)
@@ -227,7 +227,7 @@ def test_bombs_do_not_go_off(name):
         assert tracemalloc.get_traced_memory()[1] < 2e7
     finally:
         tracemalloc.stop()
-    assert time.monotonic() - started < 30
+    assert time.process_time() - started < 30
 
 
 def test_one_number_cannot_stand_for_many():

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import BeforeValidator, SerializeAsAny
+
+from hessgnn.config import parse_named
 from hessgnn.data.factory.engines.ase import AseEngine, AseSettings
 from hessgnn.data.factory.engines.base import Engine, EngineCalculator, EngineSettings, HessianLabel, LabelError
 from hessgnn.data.factory.engines.pyscf import PySCFEngine, PySCFSettings
@@ -16,6 +19,7 @@ __all__ = [
     "AseSettings",
     "Engine",
     "EngineCalculator",
+    "EngineChoice",
     "EngineSettings",
     "HessianLabel",
     "LabelError",
@@ -32,6 +36,15 @@ ENGINES: dict[str, tuple[type[EngineSettings], Callable[[Any], Engine]]] = {
     "ase": (AseSettings, AseEngine),
 }
 """Name -> what the recipe may say, and the engine."""
+
+
+def _chosen(content: Any) -> EngineSettings:
+    models = {name: settings for name, (settings, _) in ENGINES.items()}
+    return parse_named(models, content, key="name", where="engine", default="tblite")
+
+
+EngineChoice = Annotated[SerializeAsAny[EngineSettings], BeforeValidator(_chosen)]
+"""A field of settings that holds those of any engine, by its name; tblite where none is given."""
 
 
 def make_engine(settings: EngineSettings) -> Engine:

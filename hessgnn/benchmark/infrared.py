@@ -1,0 +1,125 @@
+"""Infrared spectra in the double harmonic approximation: modes of one surface, dipoles of one engine.
+
+A potential has no dipole. Intensities are those of the reference engine's dipole moment along a surface's own modes, so
+that what differs between two spectra is the Hessian alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import pi
+
+import numpy as np
+from ase import units
+from ase.calculators.calculator import Calculator
+
+from hessgnn.data.structure import Array, Structure
+
+KM_PER_MOL = units._Nav * units._e**2 / (12 * units._eps0 * units._c**2 * units._amu) / 1e3
+"""km/mol for a squared dipole derivative of 1 e²/amu: N_A π/(3c²) (∂μ/∂Q)²/(4πε₀)
+(E. B. Wilson, J. C. Decius, P. C. Cross, *Molecular Vibrations*, 1955, chapter 7)."""
+
+
+def dipole_derivatives(calculator: Calculator, structure: Structure, step: float) -> Array:
+    """Differentiate the dipole moment numerically.
+
+    Parameters
+    ----------
+    calculator
+        With a dipole, in e·Å; called 6N times.
+    structure
+        Where.
+    step
+        Å, to both sides.
+
+    Returns
+    -------
+    (N, 3, 3) float64
+        ∂μ_b/∂x_ia as ``[i, a, b]``, e.
+    """
+    atoms = structure.to_atoms()
+    atoms.calc = calculator
+    found = np.empty((len(structure), 3, 3))
+    for i, a in np.ndindex(len(structure), 3):
+        sides = []
+        for sign in (1, -1):
+            atoms.positions = structure.positions
+            atoms.positions[i, a] += sign * step
+            sides.append(np.array(atoms.get_dipole_moment()))
+        found[i, a] = (sides[0] - sides[1]) / (2 * step)
+    return found
+
+
+def intensities(derivatives: Array, modes: Array) -> Array:
+    """Infrared intensity of each normal mode.
+
+    Parameters
+    ----------
+    derivatives
+        ``(N, 3, 3)``, e, from :func:`dipole_derivatives`.
+    modes
+        ``(M, N, 3)``, amu^−½, turned as the derivatives are.
+
+    Returns
+    -------
+    (M,) float64
+        km/mol.
+    """
+    return KM_PER_MOL * np.square(np.einsum("iab,kia->kb", derivatives, modes)).sum(axis=1)
+
+
+def broadened(frequencies: Sequence[float], heights: Sequence[float], width: float, grid: Array) -> Array:
+    """Draw a spectrum: a Gaussian for each line, with the line's intensity as its area.
+
+    Parameters
+    ----------
+    frequencies
+        Centres, cm⁻¹; imaginary ones as negative numbers.
+    heights
+        Intensity of each.
+    width
+        Standard deviation, cm⁻¹.
+    grid
+        ``(n,)``, cm⁻¹.
+
+    Returns
+    -------
+    (n,) float64
+        Intensity per cm⁻¹.
+    """
+    lines = np.exp(-np.square(np.subtract.outer(grid, frequencies)) / (2 * width**2))
+    return lines @ np.asarray(heights, dtype=np.float64) / (width * np.sqrt(2 * pi))
+
+
+def spectrum_overlap(
+    first: Sequence[float],
+    second: Sequence[float],
+    width: float,
+    heights: tuple[Sequence[float], Sequence[float]] | None = None,
+) -> float:
+    """Cosine of the angle between two spectra, ``∫fg / √(∫f²∫g²)``, in closed form.
+
+    Parameters
+    ----------
+    first, second
+        Frequencies, each the centre of a Gaussian; imaginary ones as negative numbers.
+    width
+        Standard deviation of the Gaussians.
+    heights
+        Intensity of each line of both; all alike by default, which makes densities of states.
+
+    Returns
+    -------
+    float
+        Between 0 and 1; 1 for equal spectra, and for two without a line.
+    """
+    a, b = (np.ones(len(first)), np.ones(len(second))) if heights is None else map(np.asarray, heights)
+
+    def inner(x: Sequence[float], weights: Array, y: Sequence[float], others: Array) -> float:
+        kernel = np.exp(-(np.subtract.outer(x, y) ** 2) / (4 * width**2))
+        return float(weights @ kernel @ others)
+
+    if not (len(first) and len(second)):
+        return float(len(first) == len(second))
+    norm = np.sqrt(inner(first, a, first, a) * inner(second, b, second, b))
+    return inner(first, a, second, b) / norm if norm else 0.0

@@ -1,0 +1,247 @@
+"""Making the arrays of a batch out of a store's flat arrays, all structures at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from hessgnn.data.batch import Batch
+from hessgnn.data.columns import ragged
+from hessgnn.data.labels import Hessians, Labels
+from hessgnn.data.modes import Modes, StructureModes, join_modes, reference_modes
+from hessgnn.data.neighbors import neighbors, neighbors_of_molecules, pairs_of_edges
+from hessgnn.data.store import Store
+
+Arrays = dict[str, NDArray]
+Edges = tuple[NDArray[np.int64], NDArray[np.float64]]
+
+ALL_PAIRS = 64
+"""Atoms of the largest molecule whose neighbours are found anew in each batch by looking at all pairs."""
+KEPT = 512 * 1024**2
+"""Bytes of what takes long to find, that a process keeps for the next epoch: neighbours of large or periodic
+structures, and as much again for modes of reference Hessians."""
+
+_COUNTED = 512  # structures whose neighbours are counted together
+
+
+class Collator:
+    """Makes batches of a store's structures; can be sent to other processes.
+
+    Parameters
+    ----------
+    store
+        Where the structures are.
+    cutoff
+        Å, of the neighbour lists.
+    dtype
+        Floating type of the batches.
+    triplet_cutoff
+        Å; find the triplets too.
+    modes
+        Divide the modes of each structure's reference Hessian into so many parts, and give them with the labels.
+    """
+
+    def __init__(
+        self, store: Store, cutoff: float, dtype: torch.dtype, triplet_cutoff: float | None, modes: int | None
+    ) -> None:
+        self.store, self.cutoff, self.dtype = store, cutoff, dtype
+        self.triplet_cutoff, self.n_parts = triplet_cutoff, modes
+        self._by_all_pairs = (store.n_atoms <= ALL_PAIRS) & ~store.columns.rows("pbc", 0, len(store)).any(axis=1)
+        self._edges: _Kept[Edges] = _Kept(self._edges_of, lambda edges: edges[0].nbytes + edges[1].nbytes)
+        self._modes: _Kept[StructureModes] = _Kept(self._modes_of, lambda modes: modes.vectors.nbytes)
+
+    def __reduce__(self) -> tuple[type[Collator], tuple[object, ...]]:
+        return Collator, (self.store, self.cutoff, self.dtype, self.triplet_cutoff, self.n_parts)
+
+    def arrays(self, chosen: NDArray[np.int64]) -> Arrays:
+        """Everything of a batch but the Hessians, as arrays that travel between processes.
+
+        Parameters
+        ----------
+        chosen
+            ``(n_structures,)``, indices in the store.
+
+        Returns
+        -------
+        dict
+            Name -> array, for :meth:`batch`.
+
+        Raises
+        ------
+        DataError
+            When atoms of a structure coincide.
+        """
+        store, columns, real = self.store, self.store.columns, _NUMPY[self.dtype]
+        sizes = store.n_atoms[chosen]
+        atoms = ragged(store.first_atom[chosen], sizes)
+        positions = columns.array("positions").take(atoms, axis=0)
+        edge_index, edge_shift = self.edges(chosen, positions)
+        arrays = {
+            "numbers": columns.array("numbers").take(atoms).astype(np.int64),
+            "positions": positions.astype(real, copy=False),
+            "batch": np.repeat(np.arange(len(chosen)), sizes),
+            "n_atoms": sizes,
+            "edge_index": edge_index,
+            "edge_shift": edge_shift.astype(real, copy=False),
+            "index": chosen,
+            "energy": store.energies[chosen],
+            "forces": columns.array("forces").take(atoms, axis=0).astype(real, copy=False),
+            "has_energy": store.has_energy[chosen],
+            "has_forces": store.has_forces[chosen],
+            "has_hessian": store.has_hessian[chosen],
+        }
+        if self.triplet_cutoff is not None:
+            (i, j) = edge_index
+            lengths = np.linalg.norm(positions[j] + edge_shift - positions[i], axis=1)
+            near = torch.from_numpy(np.flatnonzero(lengths < self.triplet_cutoff))
+            arrays["triplets"] = near[pairs_of_edges(torch.from_numpy(i)[near], len(atoms))].numpy()
+        if self.n_parts:
+            vectors, arrays["mode_parts"] = join_modes([self._modes[i] for i in chosen.tolist()])
+            arrays["mode_vectors"] = vectors.astype(real, copy=False)
+        return arrays
+
+    def batch(self, arrays: Arrays, device: torch.device) -> Batch:
+        """The batch that arrays stand for.
+
+        Parameters
+        ----------
+        arrays
+            Of :meth:`arrays`.
+        device
+            Where the batch is put.
+
+        Returns
+        -------
+        Batch
+            With labels, whose Hessians are read when they are asked for.
+        """
+        t = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
+        modes = None if self.n_parts is None else Modes(t["mode_vectors"], t["mode_parts"], self.n_parts)
+        labels = Labels(
+            energy=t["energy"],
+            forces=t["forces"],
+            hessians=self._hessians(arrays, device),
+            has_energy=t["has_energy"],
+            has_forces=t["has_forces"],
+            has_hessian=t["has_hessian"],
+            modes=modes,
+        )
+        batch = Batch(
+            numbers=t["numbers"],
+            positions=t["positions"],
+            batch=t["batch"],
+            n_atoms=t["n_atoms"],
+            edge_index=t["edge_index"],
+            edge_shift=t["edge_shift"],
+            labels=labels,
+            index=t["index"],
+            triplets=t.get("triplets"),
+        )
+        if not self._by_all_pairs[arrays["index"]].all():
+            return batch.replace(pairs=batch.pair_edges())
+        i, j = batch.edge_index  # no atom is a neighbour of its own image, so the order decides
+        return batch.replace(pairs=(i < j).nonzero().squeeze(-1))
+
+    def edges(self, chosen: NDArray[np.int64], positions: NDArray[np.float64]) -> Edges:
+        """Neighbours of every atom of a batch, in the order that one structure after the other would give.
+
+        Parameters
+        ----------
+        chosen
+            ``(n_structures,)``, indices in the store.
+        positions
+            ``(n_atoms, 3)``, Å, of all these structures.
+
+        Returns
+        -------
+        edge_index
+            ``(2, n_edges)`` int64, atoms of the batch.
+        edge_shift
+            ``(n_edges, 3)``, Å; in the type of the batch where no structure is periodic.
+        """
+        small = self._by_all_pairs[chosen]
+        sizes = self.store.n_atoms[chosen]
+        starts = np.cumsum(sizes) - sizes
+
+        def where(structure: int) -> str:
+            return self.store.names[chosen[structure]]
+
+        if small.all():
+            edge_index = neighbors_of_molecules(positions, sizes, self.cutoff, where)
+            return edge_index, np.zeros((edge_index.shape[1], 3), dtype=_NUMPY[self.dtype])
+        found = [self._edges[i] for i in chosen[~small].tolist()]
+        edge_index = np.concatenate([e + start for (e, _), start in zip(found, starts[~small], strict=True)], axis=1)
+        edge_shift = np.concatenate([shift for _, shift in found])
+        if small.any():
+            atoms = ragged(starts[small], sizes[small])
+            among = np.flatnonzero(small)
+            molecules = atoms[
+                neighbors_of_molecules(positions[atoms], sizes[small], self.cutoff, lambda s: where(among[s]))
+            ]
+            edge_index = np.concatenate([edge_index, molecules], axis=1)
+            edge_shift = np.concatenate([edge_shift, np.zeros((molecules.shape[1], 3))])
+            order = np.argsort(edge_index[0], kind="stable")
+            edge_index, edge_shift = edge_index[:, order], edge_shift[order]
+        return edge_index, edge_shift
+
+    def count_edges(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Edges of each structure.
+
+        Parameters
+        ----------
+        indices
+            In the store.
+        """
+        store, counts = self.store, np.zeros(len(indices), dtype=np.int64)
+        for start in range(0, len(indices), _COUNTED):
+            chosen = indices[start : start + _COUNTED]
+            sizes = store.n_atoms[chosen]
+            positions = store.columns.array("positions")[ragged(store.first_atom[chosen], sizes)]
+            structure = np.repeat(np.arange(len(chosen)), sizes)
+            (i, _), _ = self.edges(chosen, positions)
+            counts[start : start + _COUNTED] = np.bincount(structure[i], minlength=len(chosen))
+        return counts
+
+    def _hessians(self, arrays: Arrays, device: torch.device) -> Hessians:
+        index, numbers = arrays["index"], self.store.columns.array("hessian")
+        first, sizes = self.store.first_hessian[index], arrays["n_atoms"]
+        return Hessians(numbers, first, sizes, arrays["has_hessian"], self.dtype, device)
+
+    def _edges_of(self, index: int) -> Edges:
+        store = self.store
+        cell, pbc = (store.columns.rows(key, index, index + 1)[0] for key in ("cell", "pbc"))
+        return neighbors(store.per_atom("positions", index), self.cutoff, cell, pbc, where=store.names[index])
+
+    def _modes_of(self, index: int) -> StructureModes:
+        return reference_modes(self.store.hessian(index), self.n_parts or 1, int(self.store.n_atoms[index]))
+
+
+Value = TypeVar("Value")
+
+
+class _Kept(Generic[Value]):
+    """What was found for structures, until the memory for it is used up; then the others are found anew each time.
+
+    In a shuffled order nothing better can be kept than whatever came first.
+    """
+
+    def __init__(self, find: Callable[[int], Value], size: Callable[[Value], int]) -> None:
+        self._find, self._size = find, size
+        self._found: dict[int, Value] = {}
+        self._left = KEPT
+
+    def __getitem__(self, index: int) -> Value:
+        if index in self._found:
+            return self._found[index]
+        value = self._find(index)
+        if (size := self._size(value)) <= self._left:
+            self._left -= size
+            self._found[index] = value
+        return value
+
+
+_NUMPY = {torch.float32: np.float32, torch.float64: np.float64}

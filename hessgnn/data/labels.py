@@ -1,0 +1,203 @@
+"""Reference values of a batch; Hessians stay packed, and only what is asked for of them is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hessgnn.data.layout import packed_size
+from hessgnn.data.modes import Modes
+
+if TYPE_CHECKING:
+    from hessgnn.data.batch import Batch
+
+_BLOCK = 4 * 1024**2  # entries that are unpacked at a time
+
+
+@dataclass(frozen=True)
+class Hessians:
+    """Where the packed lower triangles of a batch's reference Hessians lie.
+
+    Products and rows are formed without the matrices: a product reads the triangle and holds some of its rows at a
+    time, a row reads its own 3N entries. ``D`` stands for ``3 max(N)``; what lies past a structure's 3N is zero, and
+    so are all entries of a structure without a Hessian.
+
+    Attributes
+    ----------
+    numbers
+        ``(any length,)`` float, eV/Å²: in memory or mapped from a file, and shared by all batches of a loader.
+    first
+        ``(n_structures,)`` int64: where the triangle of each structure begins in it.
+    n_atoms
+        ``(n_structures,)`` int64.
+    known
+        ``(n_structures,)`` bool: which structures have a Hessian.
+    dtype, device
+        Of what is formed.
+    """
+
+    numbers: NDArray[np.floating]
+    first: NDArray[np.int64]
+    n_atoms: NDArray[np.int64]
+    known: NDArray[np.bool_]
+    dtype: torch.dtype
+    device: torch.device
+
+    def products(self, batch: Batch, vectors: Tensor) -> Tensor:
+        """Multiply each structure's Hessian with its part of some vectors.
+
+        Parameters
+        ----------
+        batch
+            The structures.
+        vectors
+            ``(K, n_atoms, 3)``.
+
+        Returns
+        -------
+        Tensor
+            ``(K, n_atoms, 3)``.
+        """
+        padded = batch.pad(vectors)
+        products = torch.zeros_like(padded)
+        for rows, block in self._blocks():
+            products[..., rows] = torch.einsum("sij,ksj->ksi", block, padded[..., : block.shape[-1]])
+        return batch.unpad(products)
+
+    def rows(self, batch: Batch, rows: Tensor) -> Tensor:
+        """Take rows of the Hessians, and read no more than these.
+
+        Parameters
+        ----------
+        batch
+            The structures.
+        rows
+            ``(K, n_structures)`` int64: which row of each structure; one at or past 3N is zero.
+
+        Returns
+        -------
+        Tensor
+            ``(K, n_atoms, 3)``.
+        """
+        size = 3 * self.n_atoms * self.known
+        columns, chosen = np.arange(3 * batch.max_atoms), rows.cpu().numpy()[..., None]
+        there = (chosen < size[:, None]) & (columns < size[:, None])
+        high, low = np.maximum(chosen, columns), np.minimum(chosen, columns)
+        values = np.zeros(there.shape, dtype=self.numbers.dtype)
+        values[there] = self.numbers[(self.first[:, None] + high * (high + 1) // 2 + low)[there]]
+        return batch.unpad(torch.from_numpy(values).to(self.device, self.dtype))
+
+    def dense(self) -> Tensor:
+        """The matrices, ``(n_structures, D, D)``, formed anew at each call; ``D`` is 0 where no structure has one."""
+        n_structures, width = len(self.first), 3 * int(self.n_atoms.max()) if self.known.any() else 0
+        matrices = torch.zeros(n_structures, width, width, dtype=self.dtype, device=self.device)
+        for rows, block in self._blocks():
+            matrices[:, rows, : block.shape[-1]] = block
+        return matrices
+
+    def select(self, structures: Tensor) -> Hessians:
+        """Keep some structures, ``(n_structures,)`` bool."""
+        kept = structures.cpu().numpy()
+        return replace(self, first=self.first[kept], n_atoms=self.n_atoms[kept], known=self.known[kept])
+
+    def to(self, device: torch.device | str) -> Hessians:
+        """Form what is asked for on another device."""
+        return replace(self, device=torch.device(device))
+
+    def triangles(self) -> NDArray[np.floating]:
+        """Read the packed triangles, ``(n_structures, 3 max(N) (3 max(N) + 1) / 2)``, with zeros behind each."""
+        sizes = packed_size(self.n_atoms) * self.known
+        triangles = np.zeros((len(sizes), sizes.max()), dtype=self.numbers.dtype)
+        for triangle, first, size in zip(triangles, self.first.tolist(), sizes.tolist(), strict=True):
+            triangle[:size] = self.numbers[first : first + size]
+        return triangles
+
+    def __reduce__(self) -> tuple[type[Hessians], tuple[object, ...]]:
+        """Another process gets the triangles of these structures, not those of the whole data set."""
+        triangles = self.triangles()
+        first = np.arange(len(triangles)) * triangles.shape[1]
+        return Hessians, (triangles.ravel(), first, self.n_atoms, self.known, self.dtype, self.device)
+
+    def _blocks(self) -> Iterator[tuple[slice, Tensor]]:
+        """Rows of all matrices, ``(n_structures, number of rows, D)``, block by block; nothing without a Hessian."""
+        if not self.known.any():
+            return
+        triangles = torch.from_numpy(self.triangles()).to(self.device, self.dtype)
+        columns = torch.arange(3 * int(self.n_atoms[self.known].max()), device=self.device)
+        step = max(1, _BLOCK // (len(triangles) * len(columns)))
+        for start in range(0, len(columns), step):
+            rows = columns[start : start + step].unsqueeze(1)
+            high, low = torch.maximum(rows, columns), torch.minimum(rows, columns)
+            # Entries past a structure's 3N lie behind its triangle, where there are zeros.
+            place = high * (high + 1) // 2 + low
+            block = triangles.index_select(1, place.view(-1)).view(-1, *place.shape)
+            yield slice(start, start + len(rows)), block
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Reference values of a batch. A structure without a label has zeros there and ``False`` in its mask.
+
+    Attributes
+    ----------
+    energy
+        ``(n_structures,)`` float64, eV.
+    forces
+        ``(n_atoms, 3)``, eV/Å.
+    hessians
+        Of all structures, eV/Å²; read when something is asked of them.
+    has_energy, has_forces, has_hessian
+        ``(n_structures,)`` bool.
+    modes
+        Of the Hessians, where somebody has computed them already, as the loader does if it is asked.
+    """
+
+    energy: Tensor
+    forces: Tensor
+    hessians: Hessians
+    has_energy: Tensor
+    has_forces: Tensor
+    has_hessian: Tensor
+    modes: Modes | None = None
+
+    @property
+    def hessian(self) -> Tensor:
+        """The Hessians as matrices, see :meth:`Hessians.dense`: for comparisons that need all their entries."""
+        return self.hessians.dense()
+
+    def to(self, device: torch.device | str) -> Labels:
+        """Move everything to a device."""
+        tensors = {name: getattr(self, name).to(device) for name in _TENSORS}
+        modes = None if self.modes is None else self.modes.to(device)
+        return Labels(hessians=self.hessians.to(device), modes=modes, **tensors)
+
+    def select(self, structures: Tensor, atoms: Tensor, max_atoms: int) -> Labels:
+        """Keep some structures.
+
+        Parameters
+        ----------
+        structures
+            ``(n_structures,)`` bool.
+        atoms
+            ``(n_atoms,)`` bool: their atoms.
+        max_atoms
+            Of the largest of them.
+        """
+        return Labels(
+            energy=self.energy[structures],
+            forces=self.forces[atoms],
+            hessians=self.hessians.select(structures),
+            has_energy=self.has_energy[structures],
+            has_forces=self.has_forces[structures],
+            has_hessian=self.has_hessian[structures],
+            modes=None if self.modes is None else self.modes.select(structures, 3 * max_atoms),
+        )
+
+
+_TENSORS = ("energy", "forces", "has_energy", "has_forces", "has_hessian")

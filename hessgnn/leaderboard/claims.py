@@ -1,0 +1,249 @@
+"""The study's claims, held against the records: what Hessian labels change, with paired tests.
+
+A claim is about one number. For each architecture its runs with Hessian labels (E-F-H) and without (E-F) are paired,
+by seed and by what was judged (molecule, reaction, path), and a two-sided test says whether the difference is more
+than noise.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from hessgnn.benchmark.record import Better, Regime
+from hessgnn.benchmark.tasks import ACCURACY
+from hessgnn.leaderboard.board import ClaimResult, Score, Verdict
+from hessgnn.leaderboard.collect import Loaded
+
+LEVEL = 0.05
+"""Of significance, of each test by itself."""
+FEWEST_SEEDS = 3
+FEWEST_SUBJECTS = 6
+"""Pairs that a test needs: five that all agree have a two-sided p of 0.06 and could never be significant."""
+TRAINING = "training"
+"""Not a task: what the record says of the training itself."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Something that Hessian labels are said to change.
+
+    Attributes
+    ----------
+    text
+        What is claimed.
+    task, split, metric
+        Which number is about it.
+    title, unit
+        Of the number.
+    direction
+        Where the labels are said to move it.
+    source
+        Of the claim: the evaluation of arXiv 2503.07839 that it belongs to (T1-T10), or this project.
+    """
+
+    text: str
+    task: str
+    split: str
+    metric: str
+    title: str
+    unit: str
+    source: str
+    direction: Better = "lower"
+
+
+CLAIMS = (
+    Claim("Hessians of new molecules are better", ACCURACY, "test", "hessian_mae", "H MAE", "eV/Å²", "T1"),
+    Claim("energies of new molecules are better", ACCURACY, "test", "energy_mae", "E MAE", "meV/atom", "T1"),
+    Claim("they carry further along reaction paths", ACCURACY, "irc", "hessian_mae", "H MAE", "eV/Å²", "T2"),
+    Claim("forces along reaction paths are better", ACCURACY, "irc", "forces_mae", "F MAE", "meV/Å", "T2"),
+    Claim("energies along reaction paths are better", ACCURACY, "irc", "energy_mae", "E MAE", "meV/atom", "T2"),
+    Claim("they carry further off the paths", ACCURACY, "nms", "hessian_mae", "H MAE", "eV/Å²", "T3"),
+    Claim("forces off the paths are better", ACCURACY, "nms", "forces_mae", "F MAE", "meV/Å", "T3"),
+    Claim("energies off the paths are better", ACCURACY, "nms", "energy_mae", "E MAE", "meV/atom", "T3"),
+    Claim("spectra are better", "vibrations", "test", "vibrations_reference_mae", "ν MAE", "cm⁻¹", "T5"),
+    Claim("saddle points are recognised", "saddle", "test", "saddle_recognised", "recognised", "%", "T6", "higher"),
+    Claim("saddle points are found", "saddle", "test", "saddle_right", "found", "%", "T6", "higher"),
+    Claim("barriers are better", "neb", "test", "neb_barrier_mae", "barrier MAE", "meV", "T7"),
+    Claim("energy profiles are better", ACCURACY, "irc", "profile_mae", "profile MAE", "meV", "T8"),
+    Claim("dynamics last hotter", "md", "test", "md_failure_temperature", "T to failure", "K", "T9", "higher"),
+    Claim("a training step costs more", TRAINING, "", "seconds_per_step", "time per step", "s", "T10", "higher"),
+    Claim(
+        "minima are where they should be",
+        "relaxation",
+        "test",
+        "relaxation_quasi_newton_rmsd",
+        "RMSD of the minimum",
+        "Å",
+        "hessgnn",
+    ),
+)
+"""T4, data efficiency, is a matter of many trainings: ``hessgnn study`` judges it."""
+
+Values = dict[str, float | None]
+Array = NDArray[np.float64]
+
+
+def judge_claims(
+    loaded: Sequence[Loaded], claims: Sequence[Claim] = CLAIMS, regimes: tuple[Regime, Regime] = ("E-F", "E-F-H")
+) -> list[ClaimResult]:
+    """Hold the records against the claims.
+
+    A subject that failed counts with the worst value that any record has for any subject, in both regimes alike, and
+    so does a run that failed for all of its subjects.
+
+    Parameters
+    ----------
+    loaded
+        Records with what was saved beside them.
+    claims
+        What is claimed.
+    regimes
+        What is compared: labels without Hessians, and with them.
+
+    Returns
+    -------
+    list of ClaimResult
+        Claim by claim, architecture by architecture; claims that no pair of runs says anything about are left out.
+    """
+    return [
+        result
+        for claim in claims
+        for architecture, without, having in _pairs(loaded, regimes)
+        if (result := _judge(claim, architecture, without, having, loaded)) is not None
+    ]
+
+
+def _pairs(loaded: Iterable[Loaded], regimes: tuple[Regime, Regime]) -> list[tuple[str, list[Loaded], list[Loaded]]]:
+    """Entries without and with Hessians of the same architecture, each with its seeds."""
+    entries: dict[tuple[str, str], dict[str, list[Loaded]]] = {}
+    for item in loaded:
+        record = item.record
+        entries.setdefault((record.architecture, record.regime), {}).setdefault(record.entry, []).append(item)
+    found = []
+    for architecture in dict.fromkeys(architecture for architecture, _ in entries):
+        without, having = (entries.get((architecture, regime), {}) for regime in regimes)
+        several = len(without) * len(having) > 1
+        for (old, a), (new, b) in product(without.items(), having.items()):
+            found.append((f"{new} / {old}" if several else architecture, a, b))
+    return found
+
+
+def _judge(
+    claim: Claim,
+    architecture: str,
+    without: Sequence[Loaded],
+    having: Sequence[Loaded],
+    loaded: Sequence[Loaded],
+) -> ClaimResult | None:
+    before, after = ({item.record.seed: item for item in items if _tried(claim, item)} for items in (without, having))
+    seeds = [seed for seed in before if seed in after]
+    runs = [(before[seed], after[seed]) for seed in seeds]
+    done = [item for pair in runs for item in pair if not _failed(claim, item)]
+    if not done:
+        return None
+    # Where one run has saved nothing but its mean, there are only means to compare.
+    values = _by_subject if all(_by_subject(claim, item) for item in done) else _by_run
+    trained = [item for item in loaded if item.record.regime not in ("mean", "external")]
+    known = [value for item in trained for value in values(claim, item).values() if value is not None]
+    subjects = sorted({name for item in done for name in values(claim, item)})
+    if not known:
+        return None
+    worst = min(known) if claim.direction == "higher" and claim.task != TRAINING else max(known)
+
+    def filled(item: Loaded) -> list[float]:
+        found = {} if _failed(claim, item) else values(claim, item)
+        return [worst if (value := found.get(name)) is None else value for name in subjects]
+
+    numbers = np.array([[filled(item) for item in pair] for pair in runs])  # (seeds, regimes, subjects)
+    by_seed, by_subject = numbers.mean(axis=2), numbers.mean(axis=0)
+    single = values is _by_run or claim.task == TRAINING
+    p_subjects = None if single else _signed_rank(by_subject[1] - by_subject[0])
+    p_seeds = _paired_t(by_seed[:, 1] - by_seed[:, 0])
+    change = float(by_seed[:, 1].mean() - by_seed[:, 0].mean())
+    return ClaimResult(
+        claim=claim.text,
+        source=claim.source,
+        split=claim.split,
+        metric=claim.metric,
+        title=claim.title,
+        unit=claim.unit,
+        direction=claim.direction,
+        architecture=architecture,
+        without=_score(by_seed[:, 0]),
+        having=_score(by_seed[:, 1]),
+        n_seeds=len(seeds),
+        p_seeds=p_seeds,
+        n_subjects=0 if single else len(subjects),
+        p_subjects=p_subjects,
+        verdict=_verdict(claim.direction, change, by_subject[1] - by_subject[0], [p_seeds, p_subjects]),
+    )
+
+
+def _verdict(direction: Better, change: float, differences: Array, ps: Sequence[float | None]) -> Verdict:
+    """What every test that could be done says; undecided where they differ, or none could be done."""
+    done = [p for p in ps if p is not None]
+    if not done or max(done) >= LEVEL:
+        return "undecided"
+    ranks = np.sign(differences) @ stats.rankdata(np.abs(differences))
+    if len(differences) > 1 and np.sign(ranks) != np.sign(change):
+        return "undecided"
+    return "confirmed" if (change < 0) == (direction == "lower") else "not confirmed"
+
+
+def _by_subject(claim: Claim, item: Loaded) -> Values:
+    """The number subject by subject; empty where these were not saved."""
+    return (
+        _by_run(claim, item) if claim.task == TRAINING else item.values(claim.task, claim.split).get(claim.metric, {})
+    )
+
+
+def _by_run(claim: Claim, item: Loaded) -> Values:
+    """The number as the record has it, as that of a single subject."""
+    if claim.task == TRAINING:
+        return {"": item.record.cost.seconds_per_step}
+    metric = item.record.metrics.get(claim.split, {}).get(claim.metric)
+    return {} if metric is None else {"": metric.value}
+
+
+def _failed(claim: Claim, item: Loaded) -> bool:
+    """Whether the run, or the whole task, gave nothing."""
+    record = item.record
+    return record.status == "failed" or any(
+        (failure.task, failure.split, failure.structure) == (claim.task, claim.split, None)
+        for failure in record.failures
+    )
+
+
+def _tried(claim: Claim, item: Loaded) -> bool:
+    """Whether the run was judged by this number at all."""
+    return _failed(claim, item) or bool(_by_subject(claim, item) or _by_run(claim, item))
+
+
+def _score(values: Array) -> Score:
+    std = float(values.std(ddof=1)) if len(values) > 1 else None
+    return Score(mean=float(values.mean()), std=std, n=len(values))
+
+
+def _paired_t(differences: Array) -> float | None:
+    """Two-sided p of a paired t-test over seeds."""
+    if len(differences) < FEWEST_SEEDS:
+        return None
+    if np.ptp(differences) == 0:  # shares of a few molecules may agree to the last digit: the limit of t
+        return 0.0 if differences[0] else 1.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of differences that are nearly the same
+        return float(stats.ttest_1samp(differences, 0.0).pvalue)
+
+
+def _signed_rank(differences: Array) -> float | None:
+    """Two-sided p of Wilcoxon's signed-rank test over subjects (F. Wilcoxon, Biometrics Bull. 1, 80 (1945))."""
+    if np.count_nonzero(differences) < FEWEST_SUBJECTS:
+        return None
+    return float(stats.wilcoxon(differences).pvalue)

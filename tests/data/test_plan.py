@@ -1,0 +1,76 @@
+"""Which structures make up a batch."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from hessgnn.data.plan import LimitedPlan, Plan
+from hessgnn.errors import ConfigError
+
+SIZES = np.random.default_rng(0).integers(3, 30, 100)
+EDGES = SIZES * (SIZES - 1)
+
+
+def limited(seed: int | None = 0, batch_size: int = 20, atoms: int = 120, edges: int = 2500) -> LimitedPlan:
+    return LimitedPlan(100, batch_size, seed, {"atoms": (SIZES, atoms), "edges": (EDGES, edges)})
+
+
+def epoch(plan: Plan, number: int) -> list[np.ndarray]:
+    steps = itertools.takewhile(lambda step: plan.locate(step)[0] <= number, itertools.count())
+    return [plan.batch(step) for step in list(steps) if plan.locate(step)[0] == number]
+
+
+@pytest.mark.parametrize("plan", [Plan(100, 7, 0), Plan(100, 7), limited(), limited(None)])
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_an_epoch_holds_every_structure_once(plan: Plan, number: int) -> None:
+    chosen = np.concatenate(epoch(plan, number))
+    assert sorted(chosen) == list(range(100))
+    assert (list(chosen) == list(range(100))) == (plan.seed is None)
+
+
+def test_batches_differ_by_one_structure_at_most() -> None:
+    assert sorted({len(batch) for batch in epoch(Plan(100, 7, 0), 0)}) == [6, 7]
+    assert len(Plan(100, 7)) == len(epoch(Plan(100, 7), 0)) == 15
+
+
+def test_epochs_and_seeds_differ_and_repeat() -> None:
+    for make in (lambda seed: Plan(100, 7, seed), limited):
+        first = np.concatenate(epoch(make(0), 0))
+        assert (first == np.concatenate(epoch(make(0), 0))).all()
+        assert (first != np.concatenate(epoch(make(0), 1))).any()
+        assert (first != np.concatenate(epoch(make(1), 0))).any()
+
+
+def test_no_limit_is_exceeded_and_no_batch_could_take_one_more() -> None:
+    plan = limited()
+    batches = epoch(plan, 1)
+    for batch, following in itertools.pairwise(batches):
+        assert len(batch) <= 20
+        assert SIZES[batch].sum() <= 120
+        assert EDGES[batch].sum() <= 2500
+        more = np.append(batch, following[0])
+        assert len(more) > 20 or SIZES[more].sum() > 120 or EDGES[more].sum() > 2500
+    assert max(len(batch) for batch in epoch(limited(batch_size=3), 0)) == 3
+
+
+def test_any_step_can_be_asked_for_without_those_before() -> None:
+    walked, jumped = limited(), limited()
+    batches = [walked.batch(step) for step in range(60)]
+    for step in (59, 3, 31):
+        assert (jumped.batch(step) == batches[step]).all()
+
+
+@pytest.mark.parametrize("plan", [Plan(100, 7, 0), limited()])
+def test_epochs_that_are_done(plan: Plan) -> None:
+    done = [plan.epochs(step) for step in range(2 * len(plan) + 1)]
+    assert done[0] == 0
+    assert done[len(plan)] == 1
+    assert done == sorted(done)
+
+
+def test_a_structure_beyond_a_limit_is_told() -> None:
+    with pytest.raises(ConfigError, match=r"max_atoms: a batch may hold 20 atoms, and the largest .* has 29.*raise it"):
+        limited(atoms=20)

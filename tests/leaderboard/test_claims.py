@@ -1,0 +1,125 @@
+"""Claims are confirmed by what is significant in their direction, and by nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from synthetic_runs import failed_record, make_record
+
+from hessgnn.benchmark.record import Failure, Metric
+from hessgnn.leaderboard.board import ClaimResult
+from hessgnn.leaderboard.claims import CLAIMS, Claim, judge_claims
+from hessgnn.leaderboard.collect import Loaded, collect
+from hessgnn.leaderboard.report import CLAIMS_NOTE, write_report
+
+BARRIERS = Claim("barriers are better", "neb", "test", "neb_barrier_mae", "barrier MAE", "meV", "T7")
+HOLDS = Claim("dynamics last", "md", "test", "md_failure_temperature", "T", "K", "T9", "higher")
+
+
+def run(regime: str, seed: int, values: dict[str, float | None], claim: Claim = BARRIERS) -> Loaded:
+    record = make_record("ani", regime, seed)  # type: ignore[arg-type]
+    return Loaded(Path("record.json"), record, _values={(claim.task, claim.split): {claim.metric: values}})
+
+
+def subjects(mean: float, seed: int, n: int = 10) -> dict[str, float | None]:
+    noise = np.random.default_rng(seed).normal(size=n)
+    return {f"reaction-{k}": float(mean + noise[k]) for k in range(n)}
+
+
+def judged(*runs: Loaded, claim: Claim = BARRIERS) -> ClaimResult:
+    (result,) = judge_claims(runs, [claim])
+    return result
+
+
+def test_what_every_test_says_is_confirmed_or_not() -> None:
+    worse = [run("E-F", seed, subjects(100, seed)) for seed in range(3)]
+    better = [run("E-F-H", seed, subjects(50, seed + 9)) for seed in range(3)]
+    found = judged(*worse, *better)
+    assert found.verdict == "confirmed"
+    assert found.without.mean == pytest.approx(100, abs=1)
+    assert (found.n_seeds, found.n_subjects) == (3, 10)
+    assert found.p_subjects == pytest.approx(2 * 0.5**10)  # ten that all agree
+    assert found.p_seeds is not None
+    assert found.p_seeds < 0.01
+    assert judged(*worse, *better, claim=BARRIERS).direction == "lower"
+    turned = [run("E-F", s, subjects(50, s)) for s in range(3)] + [run("E-F-H", s, subjects(99, s)) for s in range(3)]
+    assert judged(*turned).verdict == "not confirmed"
+
+
+def test_noise_is_undecided_and_so_is_one_seed_of_few_molecules() -> None:
+    same = [run(regime, s, subjects(50, s + 7 * (regime == "E-F"))) for regime in ("E-F", "E-F-H") for s in range(3)]
+    assert judged(*same).verdict == "undecided"
+    few = [run("E-F", 0, subjects(100, 0, n=5)), run("E-F-H", 0, subjects(1, 0, n=5))]
+    found = judged(*few)
+    assert (found.verdict, found.p_seeds, found.p_subjects) == ("undecided", None, None)
+    enough = [run("E-F", 0, subjects(100, 0)), run("E-F-H", 0, subjects(1, 0))]
+    assert judged(*enough).verdict == "confirmed"  # by its molecules, of one seed
+
+
+def test_a_few_large_errors_do_not_outweigh_the_rest() -> None:
+    """Most reactions got worse, one so much better that the mean did too: no verdict."""
+    before = {f"r{k}": 10.0 for k in range(12)} | {"outlier": 1000.0}
+    after = {f"r{k}": 11.0 + 0.1 * k for k in range(12)} | {"outlier": 1.0}
+    assert judged(run("E-F", 0, before), run("E-F-H", 0, after)).verdict == "undecided"
+
+
+def test_what_failed_counts_with_the_worst() -> None:
+    before = [run("E-F", 0, {**subjects(100, 0), "reaction-3": None, "reaction-4": 400.0})]
+    after = [run("E-F-H", 0, subjects(50, 1))]
+    expected = np.mean([400.0 if k in (3, 4) else subjects(100, 0)[f"reaction-{k}"] for k in range(10)])
+    assert judged(*before, *after).without.mean == pytest.approx(expected)
+    hot = [run("E-F", 0, {"a": 100.0, "b": None}, HOLDS), run("E-F-H", 0, {"a": 900.0, "b": 500.0}, HOLDS)]
+    assert judged(*hot, claim=HOLDS).without.mean == pytest.approx(100.0)  # the worst is the lowest
+
+
+def test_a_run_that_failed_counts_and_one_that_was_not_judged_does_not() -> None:
+    good = [run(regime, s, subjects(50, s)) for regime in ("E-F", "E-F-H") for s in range(2)]
+    failed = Loaded(Path("x"), failed_record(architecture="ani", regime="E-F-H", seed=2))
+    found = judged(*good, run("E-F", 2, subjects(20, 2)), failed)
+    assert found.n_seeds == 3
+    assert found.having.mean > found.without.mean
+    task_failed = make_record("ani", "E-F-H", 2).model_copy(
+        update={"failures": [Failure(task="neb", split="test", structure=None, reason="no engine")]}
+    )
+    assert judged(*good, run("E-F", 2, subjects(20, 2)), Loaded(Path("x"), task_failed)).n_seeds == 3
+    absent = Loaded(Path("x"), make_record("ani", "E-F-H", 2))
+    assert judged(*good, run("E-F", 2, subjects(20, 2)), absent).n_seeds == 2
+    assert judge_claims([failed, absent], [BARRIERS]) == []
+
+
+def test_means_are_compared_where_nothing_else_was_saved() -> None:
+    def only_mean(regime: str, seed: int, value: float) -> Loaded:
+        record = make_record("ani", regime, seed)  # type: ignore[arg-type]
+        metrics = {"test": {**record.metrics["test"], "neb_barrier_mae": Metric(value=value, unit="meV", n=9)}}
+        return Loaded(Path("x"), record.model_copy(update={"metrics": metrics}))
+
+    runs = [only_mean(regime, s, 10 * (1 + (regime == "E-F")) + s) for regime in ("E-F", "E-F-H") for s in range(3)]
+    found = judged(*runs)
+    assert (found.without.mean, found.having.mean, found.n_subjects) == (21, 11, 0)
+    assert (found.p_seeds, found.verdict) == (0.0, "confirmed")
+    same = [only_mean(regime, s, 10.0) for regime in ("E-F", "E-F-H") for s in range(3)]
+    assert (judged(*same).p_seeds, judged(*same).verdict) == (1.0, "undecided")
+
+
+def test_the_board_and_its_page_show_the_claims(save_run: Callable[..., Path], tmp_path: Path) -> None:
+    paths = [save_run(make_record("mean predictor", "mean", None, 1.0))]
+    for regime, scale in (("E-F", 0.3), ("E-F-H", 0.1)):
+        paths += [save_run(make_record("ani", regime, seed, scale * (1 + 0.1 * seed)), scale) for seed in range(3)]
+    loaded = collect(paths)
+    found = {(claim.metric, claim.split): claim for claim in judge_claims(loaded)}
+    hessian = found["hessian_mae", "nms"]
+    assert (hessian.verdict, hessian.n_subjects) == ("confirmed", 7)
+    assert found["seconds_per_step", ""].verdict == "confirmed"
+    page = write_report(loaded, tmp_path / "board").read_text()
+    assert 'id="claims"' in page
+    text = (tmp_path / "board" / "leaderboard.md").read_text()
+    assert CLAIMS_NOTE[:60] in text
+    assert "| Hessian labels: they carry further off the paths | T3 | nms H MAE, eV/Å² | ani |" in text
+
+
+def test_every_claim_is_about_a_number_of_a_task() -> None:
+    texts = [claim.text for claim in CLAIMS]
+    assert len(set(texts)) == len(texts)

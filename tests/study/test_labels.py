@@ -1,0 +1,121 @@
+"""Parts of the data, and frames that cost what Hessians cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hessgnn.data.factory.engines import LabelError, TBLiteEngine, TBLiteSettings
+from hessgnn.data.store import Store, write_store
+from hessgnn.errors import ConfigError, DataError
+from hessgnn.study.config import LabelSettings
+from hessgnn.study.labels import (
+    displaced_frames,
+    label_gradients,
+    measured_hessian_gradients,
+    n_frames,
+    part_of,
+    require_same_level,
+    write_part,
+)
+from hessgnn.training.config import DataConfig
+
+
+@pytest.fixture(scope="module")
+def engine() -> TBLiteEngine:
+    return TBLiteEngine(TBLiteSettings())
+
+
+def test_smaller_parts_are_inside_larger_ones_and_hold_whole_groups() -> None:
+    store = Store.open("rtp-mini")
+    parts = [set(part_of(store, "train", fraction, 0)) for fraction in (0.05, 0.3, 1.0)]
+    assert parts[0] < parts[1] < parts[2]
+    assert len(parts[2]) == store.splits["train"]
+    groups = {store.groups[i] for i in parts[1]}
+    assert {i for i in parts[2] if store.groups[i] in groups} == parts[1]
+    assert len(groups) == np.ceil(0.3 * len({store.groups[i] for i in parts[2]}))
+    assert part_of(store, "train", 0.3, 1) != sorted(parts[1])
+    assert len(part_of(store, "train", 1e-6, 0)) >= 1
+
+
+def test_frames_cost_as_much_as_the_hessians_do(tiny_store: Path) -> None:
+    store = Store.open(tiny_store)
+    train = [store[int(i)] for i in store.indices("train")]
+    atoms = sum(len(s) for s in train)
+    assert label_gradients(train, "E", 6.0) == label_gradients(train, "E-F", 6.0) == len(train)
+    assert label_gradients(train, "E-F-H", 6.0) == label_gradients(train, "E-F+", 6.0) == len(train) + 6 * atoms
+    assert n_frames(train[0], 2.5) == round(2.5 * len(train[0]))
+
+
+def test_frames_are_labelled_and_lie_around_their_structure(tiny_store: Path, engine: TBLiteEngine) -> None:
+    structure = Store.open(tiny_store)[0]
+    frames = displaced_frames(structure, 12, engine, LabelSettings(displacement=0.08))
+    assert [frame.parent for frame in frames] == [structure.name] * 12
+    assert {frame.split for frame in frames} == {structure.split}
+    assert len({frame.name for frame in frames}) == 12
+    spreads = [np.std(frame.positions - structure.positions) for frame in frames]
+    assert 0.005 < min(spreads) < max(spreads) < 0.16
+    energy, forces = engine.energy_forces(frames[3].to_atoms())
+    assert frames[3].energy == pytest.approx(energy, abs=1e-8)
+    np.testing.assert_allclose(frames[3].forces, forces, atol=1e-7)
+    assert all(frame.energy > structure.energy for frame in frames)  # the structure is a minimum
+    again = displaced_frames(structure, 12, engine, LabelSettings(displacement=0.08))
+    np.testing.assert_array_equal(again[5].positions, frames[5].positions)
+
+
+def test_what_cannot_be_labelled_is_told(tiny_store: Path) -> None:
+    class Broken:
+        level_of_theory = "GFN2-xTB"
+
+        def energy_forces(self, atoms):
+            raise LabelError("no convergence")
+
+    structure = Store.open(tiny_store)[0]
+    with pytest.raises(DataError, match="frame 0 could not be labelled in 20 attempts"):
+        displaced_frames(structure, 2, Broken(), LabelSettings())  # type: ignore[arg-type]
+
+
+def test_a_training_set_is_written_once_and_killed_labelling_goes_on(
+    tiny_store: Path, tmp_path: Path, engine: TBLiteEngine
+) -> None:
+    store, data, settings = Store.open(tiny_store), DataConfig(), LabelSettings()
+    path = tmp_path / "train-plus.h5"
+    write_part(store, data, 0.4, path, settings, engine=engine, hessian_gradients=1.0)
+    written = Store.open(path)
+    part = [store[i] for i in part_of(store, "train", 0.4, 0)]
+    assert written.splits == {"train": sum(1 + len(s) for s in part), "validation": 2}
+    assert written.attributes.level_of_theory == "GFN2-xTB"
+    before = written.attributes.content_hash
+    path.unlink()
+
+    class Never:
+        level_of_theory = "GFN2-xTB"
+
+        def energy_forces(self, atoms):
+            raise AssertionError("was labelled again")
+
+    write_part(store, data, 0.4, path, settings, engine=Never(), hessian_gradients=1.0)  # type: ignore[arg-type]
+    assert Store.open(path).attributes.content_hash == before
+    damaged = next((tmp_path / "frames").iterdir())
+    damaged.write_bytes(b"damaged")
+    path.unlink()
+    write_part(store, data, 0.4, path, settings, engine=engine, hessian_gradients=1.0)
+    assert Store.open(path).splits == written.splits
+
+
+def test_frames_of_another_level_of_theory_are_refused(tiny_store: Path, tmp_path: Path, engine: TBLiteEngine) -> None:
+    store = Store.open(tiny_store)
+    other = tmp_path / "other.h5"
+    write_store(other, [store[0]], level_of_theory="wB97X-D/6-31G(d)")
+    with pytest.raises(ConfigError, match="leave E-F"):
+        require_same_level(Store.open(other), engine)
+    require_same_level(store, engine)
+
+
+def test_the_cost_of_a_hessian_is_measured(tiny_store: Path, engine: TBLiteEngine) -> None:
+    """Central differences: six gradients for each atom, which differ in how fast they converge."""
+    store = Store.open(tiny_store)
+    found = measured_hessian_gradients(engine, [store[int(i)] for i in store.indices("train")])
+    assert 2 < found < 18
