@@ -91,4 +91,4 @@ def kinship(structures: Iterable[Structure], by: Kinship) -> list[list[Hashable]
 
 def _follows(structure: Structure) -> bool:
     related = structure.parent or structure.group != structure.name
-    return bool(related) and structure.kind in (*FRAMES, TRANSITION_STATE)
+    return bool(related) and structure.kind in (*FRAMES, "path", TRANSITION_STATE)

@@ -115,7 +115,7 @@ def test_split_by_what(run, tmp_path):
 
 @pytest.mark.slow
 def test_split_as_the_recipe_gives_the_bundled_split(run, tmp_path):
-    """But for the frames of validation families: the recipe keeps every fourth of one parent in validation."""
+    """But for the frames of validation families: the recipe leaves those of every fourth parent there."""
     run("split", "rtp-mini", "-o", tmp_path / "same.h5", "--fractions", "0.7,0.15,0.15", "--seed", "135")
     new, old = Store.open(tmp_path / "same.h5"), Store.open("rtp-mini")
     pairs = list(zip(new.structure_splits, old.structure_splits, old.kinds, strict=True))
