@@ -145,7 +145,12 @@ class Loader:
     def _start_workers(self, step: int) -> Iterator[Arrays | UserError]:
         steps = _Steps(self.collator, self.indices, self.plan)
         loader = DataLoader(
-            steps, batch_size=None, sampler=itertools.count(step), num_workers=self.workers, collate_fn=_as_it_is
+            steps,
+            batch_size=None,
+            sampler=itertools.count(step),
+            num_workers=self.workers,
+            collate_fn=_as_it_is,
+            multiprocessing_context="spawn",  # a fork may copy locks that threads of torch or JAX hold
         )
         return iter(loader)
 

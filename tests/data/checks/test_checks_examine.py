@@ -1,5 +1,6 @@
 """The whole examination: silent on sound data, one pass, all that is wrong in one report."""
 
+import re
 from dataclasses import replace
 
 import h5py
@@ -14,8 +15,13 @@ from hessgnn.errors import DataError
 MOLECULES = ("C2H4", "CH3OH", "H2O", "HCN", "NH3", "CH3NO2", "C2H6NH", "CO2")
 
 
+def reactions_of(store, duplicate):
+    """Of each structure in a finding, by its name: what stands in front of ``/ts`` and the ends."""
+    return [re.sub(r"/(ts|reactant|product)(/irc-\d\d)?$", "", store.names[i]) for i in duplicate.indices]
+
+
 def test_bundled_set_is_sound():
-    """Two warnings are known: one path over a cusp, and ends that reactions share or mirror (see test_duplicates)."""
+    """Two warnings are known: ends that reactions share or mirror, and one path over a cusp."""
     store = Store.open("rtp-mini")
     outlier, duplicate = check(store)
     assert (outlier.level, outlier.code) == ("warning", "slope-outlier")
@@ -23,6 +29,10 @@ def test_bundled_set_is_sound():
     assert (duplicate.level, duplicate.code) == ("warning", "duplicate")
     assert len(duplicate.indices) == 73
     assert {store.kinds[i] for i in duplicate.indices} == {"reactant", "product", "irc"}
+    named = [(store.kinds[i], name) for i, name in zip(duplicate.indices, reactions_of(store, duplicate), strict=True)]
+    paths = {name for kind, name in named if kind == "irc"}
+    ends = [name for kind, name in named if kind != "irc"]
+    assert paths == {name for name in paths if ends.count(name) == 2}  # both ends are one, so both halves are
     require_sound(store, store.indices("train"))
 
 

@@ -13,10 +13,9 @@ def test_one_frame_of_another_state_is_listed(judge, sound):
     spoilt[index] = replace(frames[index], energy=frames[index].energy + 3)
     found = judge([replace(s, split="train") for s in spoilt])
     assert set(found) == {("warning", "slope-outlier")}
-    what = found["warning", "slope-outlier"]  # three digits: 3.00 is printed as 3
-    assert re.search(
-        rf"by up to 3(\.\d*)? eV, in \d of \d pairs: .*: {index} {re.escape(repr(frames[index].name))}", what
-    )
+    what = found["warning", "slope-outlier"]
+    named = f"{index} {re.escape(repr(frames[index].name))}"
+    assert re.search(rf"by up to 3(\.\d+)? eV, in \d of \d pairs: .*: {named}", what)
 
 
 def test_one_hessian_of_another_frame(judge, sound):
