@@ -27,6 +27,7 @@ def test_bundled_set_is_sound():
     assert (outlier.level, outlier.code) == ("warning", "slope-outlier")
     assert outlier.structures == ("sigmatropic/allyl-formimidate/ts", "sigmatropic/allyl-formimidate/ts/irc-04")
     assert (duplicate.level, duplicate.code) == ("warning", "duplicate")
+    assert len(duplicate.indices) == 73
     assert {store.kinds[i] for i in duplicate.indices} == {"reactant", "product", "irc"}
     named = [(store.kinds[i], name) for i, name in zip(duplicate.indices, reactions_of(store, duplicate), strict=True)]
     paths = {name for kind, name in named if kind == "irc"}
