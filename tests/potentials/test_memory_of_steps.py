@@ -1,4 +1,4 @@
-"""What a training step made is freed with it: a node that its own outputs keep alive is seen by no garbage collector."""
+"""What a training step made is freed with it: no garbage collector sees a node that its own outputs keep alive."""
 
 import gc
 
