@@ -7,7 +7,6 @@ after the other. A task need not know which of the two it has.
 from __future__ import annotations
 
 import hashlib
-import importlib
 import importlib.metadata
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +26,7 @@ from hessgnn.data.factory.engines.base import central_differences
 from hessgnn.data.neighbors import NeighborFinder
 from hessgnn.data.structure import Array, Structure
 from hessgnn.errors import ConfigError
+from hessgnn.imports import import_attribute
 from hessgnn.potentials.base import Potential
 
 HESSIAN_STEP = 2e-4
@@ -226,15 +226,8 @@ def surface_from_import_path(path: str) -> CalculatorSurface:
     ConfigError
         When it cannot be imported or made.
     """
+    factory = import_attribute(path)
     module, _, attribute = path.partition(":")
-    if not (module and attribute):
-        raise ConfigError("is not an import path", where=path, remedy="write module:factory")
-    try:
-        factory = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(
-            f"cannot be imported ({error})", where=path, remedy="install it, or check the spelling"
-        ) from error
     try:
         surface = CalculatorSurface(factory, name=attribute)
     except (*FAILURES, TypeError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.spatial.distance import pdist
 
 from hessgnn.data.kinds import MINIMUM, STATIONARY
@@ -37,7 +38,7 @@ def find_copies(structures: Sequence[Structure]) -> dict[str, str]:
     for members in groups.values():
         kept: list[tuple[Structure, Array]] = []
         for structure in sorted(members, key=lambda one: one.kind == MINIMUM):
-            fingerprint = _fingerprint(structure)
+            fingerprint = sorted_distances(structure.numbers, structure.positions)
             twin = next((other for other, its in kept if _same(structure, fingerprint, other, its)), None)
             if twin is not None and structure.kind == MINIMUM:
                 copies[structure.name] = twin.name
@@ -51,10 +52,22 @@ def _same(first: Structure, its: Array, second: Structure, others: Array) -> boo
     return close and its.shape == others.shape and bool(np.abs(its - others).max() < _DISTANCE)
 
 
-def _fingerprint(structure: Structure) -> Array:
-    """All distances, sorted within each pair of elements."""
-    distances = pdist(structure.positions)
-    i, j = np.triu_indices(len(structure), 1)
-    z = structure.numbers
-    pair = np.maximum(z[i], z[j]) * 1000 + np.minimum(z[i], z[j])
+def sorted_distances(numbers: NDArray[np.int64], positions: Array) -> Array:
+    """All distances, sorted within each pair of elements: equal for copies, whatever their order and handedness.
+
+    Parameters
+    ----------
+    numbers
+        ``(N,)`` atomic numbers.
+    positions
+        ``(N, 3)``, Å.
+
+    Returns
+    -------
+    (N (N - 1) / 2,) float64
+        Å.
+    """
+    distances = pdist(positions)
+    i, j = np.triu_indices(len(numbers), 1)
+    pair = np.maximum(numbers[i], numbers[j]) * 1000 + np.minimum(numbers[i], numbers[j])
     return distances[np.lexsort([distances, pair])]

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from ase.build import minimize_rotation_and_translation
-from scipy.spatial.distance import pdist
 
+from hessgnn.data.factory.copies import sorted_distances
 from hessgnn.data.factory.mapping import Mol, bonds, parse, parse_pair, rdkit_module, union
 from hessgnn.data.factory.reaction import Inversion, Reaction, Rotation, Torsion
 from hessgnn.data.structure import Array
@@ -81,7 +81,7 @@ def conformers(smiles: str, *, number: int, seed: int) -> list[Atoms]:
     prints: list[Array] = []
     for _, positions in found:
         atoms = _atoms(molecule, positions)
-        fingerprint = _fingerprint(atoms)
+        fingerprint = sorted_distances(atoms.numbers, atoms.positions)
         if all(np.abs(fingerprint - other).max() > _COPY for other in prints):
             kept.append(atoms)
             prints.append(fingerprint)
@@ -328,14 +328,6 @@ def _has_stereo(molecule: Mol, positions: Array) -> bool:
         or (got.HasProp("_CIPCode") and wanted.GetProp("_CIPCode") == got.GetProp("_CIPCode"))
         for wanted, got in atoms
     ) and all(wanted.GetStereo() in (chem.BondStereo.STEREONONE, got.GetStereo()) for wanted, got in double_bonds)
-
-
-def _fingerprint(atoms: Atoms) -> Array:
-    """All distances, sorted within each pair of elements: equal for copies, whatever their order and handedness."""
-    distances = pdist(atoms.positions)
-    i, j = np.triu_indices(len(atoms), 1)
-    pairs = np.sort(atoms.numbers[np.stack([i, j])], axis=0)
-    return distances[np.lexsort((distances, pairs[1], pairs[0]))]
 
 
 def _atoms(molecule: Mol, positions: Array) -> Atoms:
