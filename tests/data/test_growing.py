@@ -75,7 +75,7 @@ def test_a_killed_writer_loses_and_doubles_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_writer_killed_a_hundred_times_loses_and_doubles_nothing(tmp_path: Path) -> None:
-    assert loses_nothing(tmp_path / "set.h5", kills=100, total=3000, longest=1.0, seed=1) >= 90
+    assert loses_nothing(tmp_path / "set.h5", kills=100, total=15_000, longest=1.0, seed=1) >= 90
 
 
 def test_a_writer_commits_by_itself_when_the_file_has_doubled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
