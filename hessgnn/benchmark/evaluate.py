@@ -11,7 +11,7 @@ from typing import Any
 from hessgnn.benchmark import accuracy
 from hessgnn.benchmark.hardware import hardware
 from hessgnn.benchmark.judge import Observer, Verdict, judge
-from hessgnn.benchmark.record import Cost, CurvePoint, DataSource, Record, Regime, read_record, write_record
+from hessgnn.benchmark.record import Budget, Cost, CurvePoint, DataSource, Record, Regime, read_record, write_record
 from hessgnn.benchmark.surface import PotentialSurface, Surface, surface_from_import_path
 from hessgnn.benchmark.tasks import ACCURACY, TaskSettings, chosen_tasks
 from hessgnn.data.splits import DISJOINT
@@ -35,6 +35,7 @@ def evaluate(
     settings: TaskSettings | None = None,
     data: str | Path | None = None,
     regime: Regime | None = None,
+    budget: Budget = "steps",
     processes: int = 1,
     observer: Observer | None = None,
 ) -> Record:
@@ -61,6 +62,8 @@ def evaluate(
         Data to judge on, by file or name; those the run was trained on by default.
     regime
         What it was trained on, where the loss does not tell; what the loss saw by default.
+    budget
+        What it shares with the other regimes of its architecture: steps, or the device-seconds of E-F-H.
     processes
         That tasks on single molecules and reactions are divided between.
     observer
@@ -98,7 +101,7 @@ def evaluate(
         observer=observer,
     )
     record = Record(
-        **_identity(config, regime),
+        **_identity(config, regime, budget),
         **_findings(verdict, surface, store),
         parameters=parameters,
         cost=_cost(run, sweep),
@@ -181,6 +184,7 @@ def record_failure(
     *,
     data: str | Path | None = None,
     regime: Regime | None = None,
+    budget: Budget = "steps",
 ) -> Record:
     """Write the record of a run that failed, so that it is counted and not forgotten.
 
@@ -192,7 +196,7 @@ def record_failure(
         What was tried.
     reason
         Why it failed.
-    sweep, data, regime
+    sweep, data, regime, budget
         See :func:`evaluate`.
 
     Returns
@@ -202,7 +206,7 @@ def record_failure(
     """
     run = Run(Path(folder))
     record = Record(
-        **_identity(config, regime),
+        **_identity(config, regime, budget),
         status="failed",
         reason=reason,
         parameters=config.potential_class()(config.potential_config()).n_parameters(),
@@ -311,11 +315,12 @@ def _splits(store: Store, wanted: Sequence[str] | None, used: Sequence[str]) -> 
     return list(wanted)
 
 
-def _identity(config: RunConfig, regime: Regime | None) -> dict[str, Any]:
+def _identity(config: RunConfig, regime: Regime | None, budget: Budget) -> dict[str, Any]:
     return {
         "entry": config.entry,
         "architecture": config.potential["name"],
         "regime": regime or config.loss.regime,
+        "budget": budget,
         "seed": config.training.seed,
         "weights": {"energy": 1.0, "forces": config.loss.forces, "hessian": config.loss.hessian},
         "config": config.model_dump(mode="json"),

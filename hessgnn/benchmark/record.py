@@ -22,6 +22,9 @@ Regime = Literal["mean", "E", "E-F", "E-F+", "E-H", "E-F-H", "external"]
 ``mean`` is the predictor that knows the composition only, ``external`` any other
 code that was judged through an ASE calculator."""
 
+Budget = Literal["steps", "seconds"]
+"""What was equal for all regimes of an architecture: training steps, or the device-seconds that E-F-H took."""
+
 Better = Literal["lower", "higher"]
 """Which of two values of a metric is the better one."""
 
@@ -103,6 +106,7 @@ class Record(Settings):
     entry: str = Field(description="what the leaderboard joins seeds under, e.g. 'schnet E-F-H'")
     architecture: str
     regime: Regime
+    budget: Budget = Field(default="steps", description="what was equal for all regimes of the architecture")
     seed: int | None
     status: Literal["ok", "failed"]
     reason: str | None = Field(default=None, description="why it failed; mandatory then")

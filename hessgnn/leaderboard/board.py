@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from hessgnn.benchmark.record import Better, DataSource, Regime
+from hessgnn.benchmark.record import Better, Budget, DataSource, Regime
 from hessgnn.config import Settings
 
 
@@ -43,6 +43,7 @@ class Row(Settings):
     entry: str
     architecture: str
     regime: Regime
+    budget: Budget = Field(default="steps", description="what was equal for all regimes of the architecture")
     status: Literal["ok", "partly failed", "failed"]
     seeds: list[int | None] = Field(description="of all runs, failed ones included")
     n_failed: NonNegativeInt
@@ -63,6 +64,7 @@ class Gain(Settings):
     """What Hessian labels bought one architecture: E-F-H over E-F. Below one, the labels helped."""
 
     architecture: str
+    budget: Budget = Field(default="steps", description="what was equal for both")
     with_hessian: str | None = Field(description="the E-F-H entry")
     without_hessian: str | None = Field(description="the E-F entry")
     ratios: dict[str, dict[str, Ratio | None]] = Field(description="split -> metric; null if a part is missing")
@@ -85,6 +87,7 @@ class ClaimResult(Settings):
     unit: str
     direction: Better = Field(description="where Hessian labels are said to move the number")
     architecture: str
+    budget: Budget = Field(default="steps", description="what was equal for both")
     without: Score = Field(description="without Hessian labels (E-F), over the seeds that both sides have")
     having: Score = Field(description="with them (E-F-H), over the same seeds")
     n_seeds: PositiveInt

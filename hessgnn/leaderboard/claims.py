@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from hessgnn.benchmark.record import Better, Regime
+from hessgnn.benchmark.record import Better, Budget, Regime
 from hessgnn.benchmark.tasks import ACCURACY
 from hessgnn.leaderboard.board import ClaimResult, Score, Verdict
 from hessgnn.leaderboard.collect import Loaded
+from hessgnn.leaderboard.gains import BUDGETS, comparable
 
 LEVEL = 0.05
 """Of significance, of each test by itself."""
@@ -115,33 +116,43 @@ def judge_claims(
     return [
         result
         for claim in claims
-        for architecture, without, having in _pairs(loaded, regimes)
-        if (result := _judge(claim, architecture, without, having, loaded)) is not None
+        for pair in _pairs(loaded, regimes)
+        if (result := _judge(claim, pair, loaded)) is not None
     ]
 
 
-def _pairs(loaded: Iterable[Loaded], regimes: tuple[Regime, Regime]) -> list[tuple[str, list[Loaded], list[Loaded]]]:
-    """Entries without and with Hessians of the same architecture, each with its seeds."""
+@dataclass(frozen=True)
+class _Pair:
+    """Entries without and with Hessians of one architecture, each with its seeds."""
+
+    label: str
+    budget: Budget
+    without: list[Loaded]
+    having: list[Loaded]
+
+
+def _pairs(loaded: Iterable[Loaded], regimes: tuple[Regime, Regime]) -> list[_Pair]:
+    """What is compared with what: under equal steps, then for equal time where such runs are."""
     entries: dict[tuple[str, str], dict[str, list[Loaded]]] = {}
     for item in loaded:
         record = item.record
         entries.setdefault((record.architecture, record.regime), {}).setdefault(record.entry, []).append(item)
     found = []
-    for architecture in dict.fromkeys(architecture for architecture, _ in entries):
-        without, having = (entries.get((architecture, regime), {}) for regime in regimes)
-        several = len(without) * len(having) > 1
-        for (old, a), (new, b) in product(without.items(), having.items()):
-            found.append((f"{new} / {old}" if several else architecture, a, b))
+    for budget in BUDGETS:
+        for architecture in dict.fromkeys(architecture for architecture, _ in entries):
+            sides = [entries.get((architecture, regime), {}) for regime in regimes]
+            pairs = [
+                (old, new)
+                for old, new in product(*(side.items() for side in sides))
+                if comparable(budget, old[1][0].record.budget, new[1][0].record.budget)
+            ]
+            for (old, a), (new, b) in pairs:
+                found.append(_Pair(f"{new} / {old}" if len(pairs) > 1 else architecture, budget, a, b))
     return found
 
 
-def _judge(
-    claim: Claim,
-    architecture: str,
-    without: Sequence[Loaded],
-    having: Sequence[Loaded],
-    loaded: Sequence[Loaded],
-) -> ClaimResult | None:
+def _judge(claim: Claim, pair: _Pair, loaded: Sequence[Loaded]) -> ClaimResult | None:
+    without, having = pair.without, pair.having
     before, after = ({item.record.seed: item for item in items if _tried(claim, item)} for items in (without, having))
     seeds = [seed for seed in before if seed in after]
     runs = [(before[seed], after[seed]) for seed in seeds]
@@ -175,7 +186,8 @@ def _judge(
         title=claim.title,
         unit=claim.unit,
         direction=claim.direction,
-        architecture=architecture,
+        architecture=pair.label,
+        budget=pair.budget,
         without=_score(by_seed[:, 0]),
         having=_score(by_seed[:, 1]),
         n_seeds=len(seeds),

@@ -6,7 +6,20 @@ import math
 from collections.abc import Iterable, Sequence
 from itertools import product
 
+from hessgnn.benchmark.record import Budget
 from hessgnn.leaderboard.board import Gain, Ratio, Row, Score
+
+BUDGETS: dict[Budget, str] = {"steps": "equal steps", "seconds": "equal device-seconds"}
+"""What may be equal for both sides of a comparison."""
+
+
+def comparable(budget: Budget, without: Budget, having: Budget) -> bool:
+    """Whether entries without and with Hessians are a pair under ``budget``.
+
+    Runs for equal time were given the device-seconds that E-F-H took for its steps, so that same E-F-H is their
+    counterpart.
+    """
+    return without == having == "steps" if budget == "steps" else without == "seconds"
 
 
 def gains(rows: Sequence[Row], splits: Iterable[str], metrics: Iterable[str]) -> list[Gain]:
@@ -26,14 +39,22 @@ def gains(rows: Sequence[Row], splits: Iterable[str], metrics: Iterable[str]) ->
     """
     splits, metrics = list(splits), list(metrics)
     table = []
-    for architecture in sorted({row.architecture for row in rows if row.regime in ("E-F", "E-F-H")}):
+    names = sorted({row.architecture for row in rows if row.regime in ("E-F", "E-F-H")})
+    for budget, architecture in product(BUDGETS, names):
         mine = [row for row in rows if row.architecture == architecture]
-        with_hessian: list[Row | None] = [row for row in mine if row.regime == "E-F-H"]
-        without: list[Row | None] = [row for row in mine if row.regime == "E-F"]
-        for new, old in product(with_hessian or [None], without or [None]):
+        without: list[Row | None] = [row for row in mine if row.regime == "E-F" and row.budget == budget]
+        having: list[Row | None] = [
+            row for row in mine if row.regime == "E-F-H" and comparable(budget, budget, row.budget)
+        ]
+        if budget != "steps" and not without:
+            continue
+        for new, old in product(having or [None], without or [None]):
+            if new is None and old is None:
+                continue
             table.append(
                 Gain(
                     architecture=architecture,
+                    budget=budget,
                     with_hessian=None if new is None else new.entry,
                     without_hessian=None if old is None else old.entry,
                     ratios={

@@ -100,6 +100,10 @@ def _common_data(loaded: Sequence[Loaded]) -> DataSource:
     return first.record.data
 
 
+def _kind(record: Record) -> tuple[str, str, str]:
+    return record.architecture, record.regime, record.budget
+
+
 def _group(loaded: Sequence[Loaded]) -> dict[str, list[Record]]:
     groups: dict[str, list[Record]] = {}
     seen: dict[tuple[str, int | None], Loaded] = {}
@@ -113,9 +117,9 @@ def _group(loaded: Sequence[Loaded]) -> dict[str, list[Record]]:
                 remedy="name every run once, and give other configurations an entry of their own",
             )
         group = groups.setdefault(record.entry, [])
-        if group and (group[0].architecture, group[0].regime) != (record.architecture, record.regime):
+        if group and _kind(group[0]) != _kind(record):
             raise DataError(
-                f"entry {record.entry!r} joins different architectures or regimes",
+                f"entry {record.entry!r} joins different architectures, regimes or budgets",
                 where=item.path,
                 remedy="give each an entry of its own",
             )
@@ -210,6 +214,7 @@ def _row(
         entry=first.entry,
         architecture=first.architecture,
         regime=first.regime,
+        budget=first.budget,
         status="ok" if n_failed == 0 else "partly failed" if finished else "failed",
         seeds=[record.seed for record in group],
         n_failed=n_failed,
@@ -286,7 +291,8 @@ def _notes(
         for split, reference in (references or {}).items()
         if "forces_rmse" not in reference
     ]
-    budgets = sorted({row.steps for row in rows if row.regime != "mean" and row.status != "failed"})
+    equal = [row for row in rows if row.regime not in ("mean", "external") and row.budget == "steps"]
+    budgets = sorted({row.steps for row in equal if row.status != "failed"})
     if len(budgets) > 1:
         notes.append(f"The training budgets differ: {', '.join(map(str, budgets))} steps.")
     notes += [

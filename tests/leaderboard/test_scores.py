@@ -150,6 +150,30 @@ def test_a_gain_without_its_counterpart_is_null() -> None:
     assert all(ratio is None for ratios in gain.ratios.values() for ratio in ratios.values())
 
 
+def test_equal_steps_and_equal_time_are_compared_apart() -> None:
+    records = [make_record("ani", "E-F-H", seed, 0.05) for seed in (0, 1, 2)]
+    records += [make_record("ani", "E-F", seed, 0.2) for seed in (0, 1, 2)]
+    records += [make_record("ani", "E-F", s, 0.1, entry="ani E-F, equal time", budget="seconds") for s in (0, 1, 2)]
+    board = board_of(MEAN, *records)
+    found = {gain.budget: gain for gain in board.gains}
+    assert {budget: gain.without_hessian for budget, gain in found.items()} == {
+        "steps": "ani E-F",
+        "seconds": "ani E-F, equal time",
+    }
+    ratios = {budget: gain.ratios["test"]["forces_mae"] for budget, gain in found.items()}
+    assert {budget: ratio.value for budget, ratio in ratios.items() if ratio} == pytest.approx(
+        {"steps": 0.25, "seconds": 0.5}
+    )
+    claims = [claim for claim in board.claims if (claim.metric, claim.split) == ("forces_mae", "nms")]
+    assert [(claim.budget, claim.architecture) for claim in claims] == [("steps", "ani"), ("seconds", "ani")]
+    assert claims[1].without.mean == pytest.approx(claims[0].without.mean / 2)
+
+
+def test_no_gain_for_equal_time_where_no_run_had_it() -> None:
+    board = board_of(MEAN, make_record("ani", "E-F"), make_record("ani", "E-F-H"))
+    assert [gain.budget for gain in board.gains] == ["steps"]
+
+
 @pytest.mark.parametrize("key", ["content_hash", "split_hash", "level_of_theory"])
 def test_unlike_data_are_refused(key: str) -> None:
     other = make_record(seed=1, data=DATA.model_copy(update={key: "different"}))
