@@ -31,6 +31,7 @@ FLOORS = {
     "hessgnn.calculator": 4,
     "hessgnn.benchmark": 5,
     "hessgnn.cost": 5,
+    "hessgnn.jobs": 6,
     "hessgnn.leaderboard": 6,
     "hessgnn.sweep": 6,
     "hessgnn.study": 6,

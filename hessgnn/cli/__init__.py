@@ -112,14 +112,15 @@ def sweep(
         typer.Argument(metavar="[SWEEP.yaml] [key=value]...", help=f"Sweep file ({QUICKSTART}) and overrides."),
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder; the same one resumes.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan.")] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes, a run at a time each.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, with time and memory measured.")] = False,
 ) -> None:
     """Tune the loss weights of each architecture, retrain the best, judge it, and write the leaderboard."""
     from hessgnn.cli.sweep import sweep as run
 
     given = arguments or []
     config, overrides = (given[0], given[1:]) if given and "=" not in given[0] else (QUICKSTART, given)
-    run(Path(config), overrides, output=output, dry_run=dry_run)
+    run(Path(config), overrides, output=output, dry_run=dry_run, workers=workers)
 
 
 @app.command()

@@ -11,10 +11,10 @@ from rich.table import Table
 from hessgnn.cli.leaderboard import leaderboard
 from hessgnn.config import load
 from hessgnn.files import find_resource
+from hessgnn.jobs.job import Report
 from hessgnn.study.config import StudyConfig
 from hessgnn.study.study import plan
 from hessgnn.study.study import study as run_study
-from hessgnn.sweep.worker import Report
 from hessgnn.training import bar
 
 

@@ -2,68 +2,190 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import TaskID
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from hessgnn.cli.leaderboard import leaderboard
 from hessgnn.config import load
 from hessgnn.files import find_resource
+from hessgnn.jobs.job import Report
 from hessgnn.sweep.config import SweepConfig
-from hessgnn.sweep.sweep import plan
+from hessgnn.sweep.estimate import Estimate, estimates
+from hessgnn.sweep.plan import Plan, plan
+from hessgnn.sweep.sweep import Ended, Event
 from hessgnn.sweep.sweep import sweep as run_sweep
-from hessgnn.sweep.worker import Report
+from hessgnn.sweep.trials import TrialRow
 from hessgnn.training import bar
 
 
-def sweep(config: Path, overrides: list[str], *, output: Path | None, dry_run: bool) -> None:
-    """Tune, retrain, judge, compare, with a bar for each architecture and one for the whole."""
+def sweep(
+    config: Path, overrides: list[str], *, output: Path | None, dry_run: bool, workers: int | None = None
+) -> None:
+    """Tune, retrain, judge, compare, with a table of what runs, what is best and how long it will take."""
     console = Console()
-    settings = load(SweepConfig, find_resource(config), overrides)
+    given = [*overrides, *([] if workers is None else [f"workers={workers}"])]
+    settings = load(SweepConfig, find_resource(config), given)
     folder = output or Path("runs") / settings.name
     console.print(_plan_table(settings, folder))
     if dry_run:
+        with console.status("measuring a few steps of each architecture"):
+            measured = estimates(settings)
+        console.print(_estimate_table(settings, measured))
         return
     console.print(bar.LEGEND, style="dim")
-    with bar.progress_bar(console) as progress:
-        whole = progress.add_task("[bold]whole sweep", total=plan(settings).steps, errors="steps")
-        lines: dict[str, TaskID] = {
-            name: progress.add_task(f"{name} waiting", total=None, errors="") for name in settings.architectures
-        }
-        done: dict[str, int] = {}
-
-        def observer(report: Report) -> None:
-            line = lines[report.architecture]
-            progress.update(
-                line, description=f"{report.architecture} {report.label}", completed=report.step, total=report.total
-            )
-            if report.point is not None:
-                progress.update(line, errors=bar.describe(report.point))
-            progress.advance(whole, report.step - done.get(report.folder, 0))
-            done[report.folder] = report.step
-
-        records = run_sweep(settings, folder, observer)
-        progress.update(whole, completed=plan(settings).steps)
+    view = _View(settings, console)
+    with Live(get_renderable=view.render, console=console, refresh_per_second=4, transient=False):
+        records = run_sweep(settings, folder, view.observe)
+        view.finish()
     console.print(f"trials: {folder / 'trials.csv'}   best settings: {folder / 'best'}", highlight=False)
+    console.print(f"what tuning found: {folder / 'sweep.html'}", markup=False, highlight=False, soft_wrap=True)
     leaderboard(records, folder / "leaderboard", f"What Hessians buy: {settings.name}")
 
 
+class _View:
+    """The live table: for each architecture what runs, what is best, and the time left of the whole."""
+
+    def __init__(self, settings: SweepConfig, console: Console) -> None:
+        self._settings, self._console, self._plan = settings, console, plan(settings)
+        self._running: dict[str, Report] = {}
+        self._errors: dict[str, str] = {}
+        self._rows: dict[str, dict[int, TrialRow]] = {name: {} for name in settings.architectures}
+        self._done: dict[str, int] = {}
+        self._bar = Progress(
+            TextColumn("[bold]whole sweep"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.completed:.0f}/{task.total:.0f} steps"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+            console=console,
+        )
+        self._whole = self._bar.add_task("whole sweep", total=self._plan.steps)
+
+    def observe(self, event: Event) -> None:
+        """Take in what a worker reports."""
+        if isinstance(event, Ended):
+            self._rows[event.row.architecture][event.row.trial] = event.row
+            if not self._console.is_terminal:
+                self._console.print(_ended(event.row), markup=False, highlight=False, soft_wrap=True)
+            return
+        self._running[event.folder] = event
+        if event.point is not None:
+            self._errors[event.folder] = bar.describe(event.point)
+        self._bar.advance(self._whole, event.step - self._done.get(event.folder, 0))
+        self._done[event.folder] = event.step
+        if event.step == event.total and not event.label.startswith("final"):
+            self._running.pop(event.folder)
+
+    def finish(self) -> None:
+        """Everything is done: what was finished before this start, or elsewhere, included."""
+        self._running.clear()
+        self._bar.update(self._whole, completed=self._plan.steps)
+
+    def render(self) -> Group:
+        """The table as it is now."""
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for heading in ("architecture", "trials", "best over E-F", "its weights", "running", "errors"):
+            table.add_column(heading, no_wrap=heading != "running")
+        for name, rows in self._rows.items():
+            running = [report for report in self._running.values() if report.architecture == name]
+            scored = [row for row in rows.values() if row.score is not None and row.kind != "baseline"]
+            best = min(scored, key=lambda row: row.score or 0.0, default=None)
+            failed = sum(row.state == "failed" for row in rows.values())
+            table.add_row(
+                name,
+                f"{len(rows)}/{self._settings.budget.trials}" + (f", {failed} failed" if failed else ""),
+                "" if best is None else f"{best.score:.3f} (trial {best.trial})",
+                "" if best is None else _weights(best),
+                Text("\n".join(_progress(report) for report in running)),
+                Text("\n".join(self._errors.get(report.folder, "") for report in running)),
+            )
+        return Group(table, self._bar)
+
+
+def _progress(report: Report) -> str:
+    if report.step == report.total:
+        return f"{report.label}: judging"
+    return f"{report.label}: {report.step}/{report.total}"
+
+
+def _weights(row: TrialRow) -> str:
+    return ", ".join(f"{key.removeprefix('loss.')} {row.values[key]:.3g}" for key in _shown(row.values))
+
+
+def _shown(keys: Sequence[str] | dict[str, object]) -> list[str]:
+    return [key for key in ("loss.forces", "loss.hessian") if key in keys]
+
+
+def _ended(row: TrialRow) -> str:
+    """A line for a log."""
+    outcome = row.reason if row.score is None else f"{row.score:.3f} over E-F ({_weights(row)})"
+    return f"{row.architecture} trial {row.trial} ({row.kind}) {row.state}: {outcome}, {row.device_seconds:.1f} s"
+
+
 def _plan_table(settings: SweepConfig, folder: Path) -> Table:
-    counted = plan(settings)
+    counted: Plan = plan(settings)
+    budget = settings.budget
     table = Table(title=f"sweep {settings.name} into {folder}", show_header=False)
-    n = len(settings.architectures)
     table.add_row("architectures", ", ".join(settings.architectures))
     table.add_row("tuned", ", ".join(settings.space))
-    table.add_row("trials", f"{settings.trials} for each architecture, {settings.trial_steps} steps each")
+    weights = ", ".join(f"{name} {weight:g}" for name, weight in settings.objective.weights.items())
+    cost = f"; and {settings.objective.cost}" if settings.objective.cost else ""
+    table.add_row("objective", f"validation errors over those of E-F (exponents: {weights}){cost}")
+    limits = [
+        f"{value:g} {unit}"
+        for value, unit in (
+            (budget.hours, "hours"),
+            (budget.device_seconds, "device-seconds"),
+            (budget.trial_hours, "hours each"),
+        )
+        if value is not None
+    ]
+    most = f" (at most {', '.join(limits)})" if limits else ""
+    table.add_row("trials", f"{budget.trials} for each architecture, {budget.steps} steps each{most}")
+    table.add_row("sampler, pruner", f"{settings.sampler.kind}, {settings.pruner.kind}")
+    if counted.transfers:
+        table.add_row("transfer", f"{counted.transfers} trials with the weights of another architecture")
     table.add_row(
         "retraining",
         f"{', '.join(settings.regimes)} with seeds {', '.join(map(str, settings.seeds))}, "
-        f"{settings.final_steps} steps each",
+        f"{settings.final_steps} steps each" + (", and for equal time" if settings.equal_seconds else ""),
     )
-    table.add_row(
-        "in all", f"{counted.trials} trials + {counted.finals} retrainings = {counted.steps} steps, {n} studies"
+    table.add_row("judged by", ", ".join(settings.tasks))
+    runs = counted.trials + counted.transfers + counted.finals + counted.equal_seconds
+    table.add_row("in all", f"{runs} runs, {counted.steps:,} steps, {len(settings.architectures)} studies")
+    table.add_row("workers", f"{settings.workers} processes; trials are kept in {settings.storage or 'a journal file'}")
+    return table
+
+
+def _estimate_table(settings: SweepConfig, measured: Sequence[Estimate]) -> Table:
+    """What the plan will cost, from a few steps of each architecture."""
+    table = Table(title="measured on this machine, one run at a time", show_header=True)
+    costs = ("step E-F / ms", "step E-F-H / ms", "validation / s", "memory / MiB", "training / min")
+    for heading in ("architecture", *costs):
+        table.add_column(heading, justify="left" if heading == "architecture" else "right")
+    for item in measured:
+        if item.reason is not None:
+            table.add_row(item.architecture, item.reason)
+            continue
+        table.add_row(
+            item.architecture,
+            f"{1e3 * item.plain_step:.1f}",
+            f"{1e3 * item.hessian_step:.1f}",
+            f"{item.validation:.2f}",
+            f"{item.memory / 2**20:.0f}",
+            f"{item.seconds(settings) / 60:.1f}",
+        )
+    total = sum(item.seconds(settings) for item in measured if item.reason is None) / settings.workers / 60
+    memory = settings.workers * max((item.memory for item in measured if item.reason is None), default=0) / 2**30
+    table.caption = (
+        f"about {total:.0f} min of training and validation with {settings.workers} workers that do not slow each other "
+        f"down, and {memory:.1f} GiB at once; judging ({', '.join(settings.tasks)}) comes on top"
     )
-    table.add_row("workers", f"{settings.workers} processes")
     return table

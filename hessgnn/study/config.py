@@ -15,9 +15,6 @@ from hessgnn.training.config import DataConfig, RunConfig
 Regime = Literal["E", "E-F", "E-F+", "E-F-H"]
 """Labels that a potential is trained on: energies, forces, Hessians; ``E-F+`` has what Hessians cost in more frames."""
 
-Budget = Literal["steps", "seconds"]
-"""What is equal for all regimes of an architecture: training steps, or the device-seconds that E-F-H took."""
-
 _MAY_CHANGE = {"workers"}
 
 

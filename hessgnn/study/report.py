@@ -11,7 +11,7 @@ from typing import Literal
 import plotly.graph_objects as go
 from pydantic import Field, NonNegativeFloat, NonNegativeInt
 
-from hessgnn.benchmark.record import METRICS
+from hessgnn.benchmark.record import METRICS, Budget
 from hessgnn.benchmark.tasks import ACCURACY
 from hessgnn.config import Settings
 from hessgnn.files import write_text
@@ -22,7 +22,7 @@ from hessgnn.leaderboard.plotting import COLOURS, DASHES, SYMBOLS, Panel, figure
 from hessgnn.leaderboard.report import CLAIMS_NOTE, render
 from hessgnn.leaderboard.scores import join
 from hessgnn.leaderboard.tables import markdown_table, markdown_text, score_cell
-from hessgnn.study.config import Budget, Regime
+from hessgnn.study.config import Regime
 
 BUDGETS: dict[Budget, str] = {"steps": "equal steps", "seconds": "equal device-seconds"}
 CURVES = ("energy_mae", "forces_mae", "hessian_mae")

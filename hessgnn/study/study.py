@@ -15,20 +15,22 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hessgnn.benchmark.evaluate import record_mean_predictor
-from hessgnn.benchmark.record import Record, read_record
+from hessgnn.benchmark.record import Budget, Record, read_record
 from hessgnn.benchmark.tasks import ACCURACY
 from hessgnn.config import save
 from hessgnn.data.factory.engines import make_engine
 from hessgnn.data.store import Store
 from hessgnn.errors import TrainingError
-from hessgnn.study.config import Budget, Regime, StudyConfig
+from hessgnn.jobs.folder import locked, require_same
+from hessgnn.jobs.job import Evaluation, Job, Report, equal_steps, fail
+from hessgnn.jobs.workers import Chains, WorkerDied, Workers
+from hessgnn.study.config import Regime, StudyConfig
 from hessgnn.study.labels import (
     label_gradients,
     measured_hessian_gradients,
@@ -38,8 +40,6 @@ from hessgnn.study.labels import (
 )
 from hessgnn.study.report import Point, Points, write_study
 from hessgnn.sweep.config import folder_name
-from hessgnn.sweep.folder import locked, require_same
-from hessgnn.sweep.worker import Evaluation, Job, Report, Submit, Workers, run_chains
 from hessgnn.training.run import Run
 from hessgnn.training.scaling import fit_reference_energies
 
@@ -126,19 +126,12 @@ def study(config: StudyConfig, folder: Path, observer: Callable[[Report], None])
         prepared = _Prepared.of(config, store, folder)
         save(config, path)
         workers = Workers(config.workers)
-        try:
-            for budget in ("steps", "seconds"):
-                cells = [cell for cell in plan(config) if cell.budget == budget]
-                chains = [partial(_train, config, prepared, cell, folder) for cell in cells]
-                if chains:
-                    run_chains(workers, chains, observer)
-            workers.close()
-        except BrokenProcessPool as error:
-            raise TrainingError(
-                "a worker process was killed (out of memory?)",
-                where=folder,
-                remedy="run the same command to go on; lower `workers` or the batch size if it happens again",
-            ) from error
+        jobs = Chains(workers)
+        for budget in ("steps", "seconds"):
+            cells = [cell for cell in plan(config) if cell.budget == budget]
+            if cells:
+                jobs.run([partial(_train, config, prepared, cell, folder, jobs) for cell in cells], observer)
+        workers.close()
         points = _points(config, prepared, folder)
         if all(point.status == "failed" for point in points.points):
             raise TrainingError("no run could be trained", where=folder, remedy="see `points.json` for the reasons")
@@ -196,7 +189,7 @@ def _kept_number(path: Path, measure: Callable[[], float]) -> float:
     return float(path.read_text(encoding="utf-8"))
 
 
-def _train(config: StudyConfig, prepared: _Prepared, cell: Cell, folder: Path, submit: Submit) -> None:
+def _train(config: StudyConfig, prepared: _Prepared, cell: Cell, folder: Path, jobs: Chains) -> None:
     """Train and judge one cell, in a worker."""
     steps = config.steps if cell.budget == "steps" else _equal_steps(config, cell, folder)
     if steps is None:
@@ -216,8 +209,16 @@ def _train(config: StudyConfig, prepared: _Prepared, cell: Cell, folder: Path, s
         settings=config.evaluate,
         data=str(prepared.store.path),
         regime=cell.regime,
+        budget=cell.budget,
     )
-    submit(Job(run, cell.folder(folder), cell.architecture, cell.entry, judged)).result()
+    job = Job(run, cell.folder(folder), cell.architecture, cell.entry, judged)
+    try:
+        outcome = jobs.submit(job)
+    except WorkerDied as error:
+        fail(job, error.what)
+    else:
+        if outcome.score is None and not Run(job.folder).record.exists():
+            fail(job, outcome.reason or "no score")
 
 
 def _equal_steps(config: StudyConfig, cell: Cell, folder: Path) -> int | None:
@@ -227,9 +228,7 @@ def _equal_steps(config: StudyConfig, cell: Cell, folder: Path) -> int | None:
         return run.config().training.steps  # a run that goes on has the length that it was begun with
     own = _record(Cell(cell.architecture, cell.regime, cell.fraction, cell.seed), folder)
     other = _record(Cell(cell.architecture, "E-F-H", cell.fraction, cell.seed), folder)
-    if own is None or other is None or not own.cost.seconds_per_step or other.status == "failed":
-        return None
-    return max(1, round(config.steps * (other.cost.seconds_per_step or 0.0) / own.cost.seconds_per_step))
+    return None if own is None or other is None else equal_steps(config.steps, own, other)
 
 
 def _record(cell: Cell, folder: Path) -> Record | None:

@@ -2,74 +2,87 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from pydantic import Discriminator, Field, NonNegativeInt, PositiveInt, Tag, field_validator, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
-from hessgnn.benchmark.tasks import ACCURACY, chosen_tasks
-from hessgnn.config import Settings, merge, parse, set_dotted
+from hessgnn.benchmark.record import Budget
+from hessgnn.benchmark.tasks import ACCURACY, TaskSettings, chosen_tasks
+from hessgnn.config import Settings, get_dotted, merge, parse, set_dotted
+from hessgnn.sweep.space import Choice, Range, Space, check_conditions
 from hessgnn.training.config import RunConfig
 
 Regime = Literal["E", "E-F", "E-F-H"]
+"""Labels that a potential is retrained on."""
 
-_MAY_CHANGE = {"trials", "workers"}
+PAPER_WEIGHTS = {"loss.forces": 0.30, "loss.hessian": 0.09}
+"""Å² and Å⁴, of arXiv 2503.07839."""
+
+
+class BudgetConfig(Settings):
+    """What each architecture may spend on tuning. No trial is begun once any of it is spent."""
+
+    trials: int = Field(default=6, ge=2, description="in total: raise it to go on. The first is E-F alone")
+    steps: PositiveInt = Field(default=200, description="of a trial")
+    hours: PositiveFloat | None = Field(default=None, description="that the trials may take together, by the clock")
+    device_seconds: PositiveFloat | None = Field(default=None, description="of training, over all trials")
+    trial_hours: PositiveFloat | None = Field(
+        default=None, description="that one trial may take; a longer one has failed"
+    )
+
+
+class SamplerConfig(Settings):
+    """Who proposes the values."""
+
+    kind: Literal["tpe", "gp", "cmaes", "random", "qmc"] = Field(
+        default="tpe",
+        description="tree-structured Parzen estimator (multivariate), Gaussian process, CMA-ES, random, quasi-random",
+    )
+    startup: PositiveInt = Field(default=3, description="trials before it learns from the others")
+
+
+class PrunerConfig(Settings):
+    """Who stops trials that promise little."""
+
+    kind: Literal["none", "median", "hyperband"] = "none"
+    startup: PositiveInt = Field(default=3, description="median: trials that are not stopped")
+    warmup: NonNegativeInt = Field(default=0, description="steps before which no trial is stopped")
+    reduction: int = Field(default=3, ge=2, description="hyperband: share of the trials that go on is one in so many")
+
+
+class ObjectiveConfig(Settings):
+    """What a trial is judged by: its validation errors relative to those of the E-F baseline of its architecture."""
+
+    weights: dict[Literal["energy", "forces", "hessian"], NonNegativeFloat] = Field(
+        default={"energy": 1.0, "forces": 1.0, "hessian": 1.0},
+        description="exponents of the errors in their geometric mean; checkpoints are chosen by the same",
+    )
+    cost: Literal["device_seconds", "products"] | None = Field(
+        default=None, description="a second objective, of training: every compromise is kept (Pareto front)"
+    )
+
+
+_MAY_CHANGE: dict[str, Any] = {
+    "budget": {"trials", "hours", "device_seconds", "trial_hours"},
+    "workers": True,
+    "threads": True,
+    "max_retries": True,
+    "heartbeat": True,
+    "storage": True,
+}
 """Settings that the same sweep may be resumed with: a larger budget, other hands."""
 
 
-class Range(Settings):
-    """Numbers between two bounds."""
-
-    low: float
-    high: float
-    log: bool = Field(default=False, description="equal chances for equal ratios; needs low > 0")
-    integer: bool = False
-
-    @model_validator(mode="after")
-    def _in_order(self) -> Range:
-        if self.low >= self.high:
-            raise ValueError(f"the range is empty: low {self.low} is not below high {self.high}")
-        if self.log and self.low <= 0:
-            raise ValueError("a logarithmic range needs low > 0")
-        if self.integer and not (self.low.is_integer() and self.high.is_integer()):
-            raise ValueError("an integer range needs whole numbers as bounds")
-        return self
-
-    def extremes(self) -> tuple[Any, ...]:
-        """Values that are valid settings if all are."""
-        return (int(self.low), int(self.high)) if self.integer else (self.low, self.high)
-
-    def distribution(self) -> BaseDistribution:
-        """The same for Optuna."""
-        if self.integer:
-            return IntDistribution(int(self.low), int(self.high), log=self.log)
-        return FloatDistribution(self.low, self.high, log=self.log)
-
-
-class Choice(Settings):
-    """One of some values."""
-
-    choices: tuple[str | int | float | bool | None, ...] = Field(min_length=1)
-
-    def extremes(self) -> tuple[Any, ...]:
-        """Values that are valid settings if all are."""
-        return self.choices
-
-    def distribution(self) -> BaseDistribution:
-        """The same for Optuna."""
-        return CategoricalDistribution(self.choices)
-
-
-def _kind(values: Any) -> str:
-    return "[choice]" if isinstance(values, Choice) or (isinstance(values, dict) and "choices" in values) else "[range]"
-
-
-# Told apart by the key `choices`, so that an error is about the one that was meant.
-Values = Annotated[Annotated[Range, Tag("[range]")] | Annotated[Choice, Tag("[choice]")], Discriminator(_kind)]
-
-
 class SweepConfig(Settings):
-    """A sweep. Every architecture gets the same trials, steps, data and rule of selection."""
+    """A sweep. Every architecture gets the same budget, data and rule of selection."""
 
     name: str = Field(pattern=r"^\w[\w.-]*$", description="of the study, and of its folder under runs/")
     architectures: dict[str, dict[str, Any]] = Field(
@@ -77,25 +90,47 @@ class SweepConfig(Settings):
         description="label -> what its training configuration adds to the base; its potential's name is the label",
     )
     base: dict[str, Any] = Field(default_factory=dict, description="a training configuration without its potential")
-    space: dict[str, Values] = Field(
+    space: Space = Field(
         default={
             "loss.forces": Range(low=0.01, high=10.0, log=True),
             "loss.hessian": Range(low=1e-4, high=1.0, log=True),
         },
         description="dotted key of the training configuration -> values to try",
     )
-    trials: int = Field(
-        default=6, ge=2, description="for each architecture, in total: raise it to go on. The first is E-F alone"
+    objective: ObjectiveConfig = ObjectiveConfig()
+    budget: BudgetConfig = BudgetConfig()
+    sampler: SamplerConfig = SamplerConfig()
+    pruner: PrunerConfig = PrunerConfig()
+    transfer: bool = Field(
+        default=True, description="try each architecture with the tuned weights of each other, when all are tuned"
     )
-    startup: PositiveInt = Field(default=3, description="trials before the sampler learns from the others")
-    trial_steps: PositiveInt = 200
     final_steps: PositiveInt = 800
     regimes: tuple[Regime, ...] = Field(default=("E-F", "E-F-H"), min_length=1, description="retrained and compared")
+    equal_seconds: bool = Field(
+        default=False, description="retrain again, the other regimes for the device-seconds that E-F-H took"
+    )
     seeds: tuple[NonNegativeInt, ...] = Field(default=(1,), min_length=1, description="of the retraining")
     tasks: tuple[str, ...] = Field(default=(ACCURACY,), min_length=1, description="that the retrained are judged by")
-    workers: PositiveInt = Field(default=2, description="processes, one thread each")
-    storage: str | None = Field(default=None, description="Optuna storage URL; a journal file in the folder if absent")
+    evaluate: TaskSettings = TaskSettings()
+    workers: PositiveInt = Field(default=2, description="processes, a trial at a time each")
+    threads: PositiveInt | None = Field(default=None, description="of each; the cores shared out if absent")
+    storage: str | None = Field(
+        default=None,
+        description="where trials are kept and shared by several machines: an Optuna URL (postgresql://, mysql://, "
+        "sqlite:///), journal:PATH or grpc://HOST:PORT; a journal file in the folder if absent",
+    )
+    max_retries: NonNegativeInt = Field(
+        default=3, description="times that a trial whose process died is tried again, from its last checkpoint"
+    )
+    heartbeat: PositiveFloat = Field(
+        default=15.0, description="seconds between signs of life; three missing ones, and a trial counts as dead"
+    )
     seed: NonNegativeInt = Field(default=0, description="of the sampler and of the trials")
+
+    @field_validator("sampler", "pruner", mode="before")
+    @classmethod
+    def _kind_alone(cls, given: Any) -> Any:
+        return {"kind": given} if isinstance(given, str) else given
 
     @field_validator("tasks")
     @classmethod
@@ -104,30 +139,58 @@ class SweepConfig(Settings):
 
     @field_validator("space")
     @classmethod
-    def _space_holds_the_hessian_weight(cls, space: dict[str, Range | Choice]) -> dict[str, Range | Choice]:
+    def _space_is_fair(cls, space: dict[str, Range | Choice]) -> dict[str, Range | Choice]:
         if "loss.hessian" not in space:
             raise ValueError("must tune loss.hessian: that is what a sweep is for")
+        if space["loss.hessian"].when:
+            raise ValueError("loss.hessian is tuned in every trial: it cannot depend on another key")
         reserved = {"training.steps", "training.seed", "training.threads"} & set(space)
         if reserved:
             raise ValueError(f"cannot tune {', '.join(sorted(reserved))}: the budget is equal for every trial")
-        tuned = [key for key in space if key.startswith("validation.")]
+        tuned = [key for key in space if key.startswith(("validation.", "objective."))]
         if tuned:
             raise ValueError(f"cannot tune {tuned[0]}: the objective must be the same for every trial")
+        check_conditions(space)
         return space
+
+    @model_validator(mode="after")
+    def _parts_suit_each_other(self) -> SweepConfig:
+        if self.objective.cost is not None:
+            if self.pruner.kind != "none":
+                raise ValueError(
+                    f"the pruner {self.pruner.kind!r} cannot weigh two objectives: "
+                    "leave objective.cost out, or set pruner.kind to none"
+                )
+            if self.sampler.kind == "cmaes":
+                raise ValueError("the sampler 'cmaes' has one objective only: choose tpe, gp, random or qmc")
+        conditional = [key for key, values in self.space.items() if values.when]
+        if conditional and self.sampler.kind not in ("tpe", "random"):
+            raise ValueError(
+                f"the sampler {self.sampler.kind!r} knows no conditions, and {conditional[0]} has one: "
+                "choose tpe or random"
+            )
+        if not sum(self.objective.weights.values()) > 0:
+            raise ValueError("objective.weights: at least one must be positive")
+        if self.equal_seconds and "E-F-H" not in self.regimes:
+            raise ValueError("equal_seconds needs the regime E-F-H, whose seconds the others get")
+        return self
 
     @model_validator(mode="after")
     def _every_configuration_is_valid(self) -> SweepConfig:
         if "potential" in self.base:
             raise ValueError("base holds no potential: architectures says which")
+        for where in (self.base, *self.architectures.values()):
+            if get_dotted(where, "validation.weights") is not None:
+                raise ValueError("validation.weights is objective.weights in a sweep: write it there")
         folders = [folder_name(label) for label in self.architectures]
         twice = [label for label in self.architectures if folders.count(folder_name(label)) > 1]
         if twice:
             raise ValueError(f"architectures {' and '.join(twice)} would share a folder: their labels are too alike")
         for architecture in self.architectures:
-            self.run_config(architecture, {}, steps=self.trial_steps, seed=self.seed)
+            self.run_config(architecture, {}, steps=self.budget.steps, seed=self.seed)
             for key, values in self.space.items():  # also refuses a key that a training configuration does not have
                 for value in values.extremes():
-                    self.run_config(architecture, {key: value}, steps=self.trial_steps, seed=self.seed)
+                    self.run_config(architecture, {key: value}, steps=self.budget.steps, seed=self.seed)
         return self
 
     def identity(self) -> dict[str, Any]:
@@ -135,7 +198,14 @@ class SweepConfig(Settings):
         return self.model_dump(mode="json", exclude=_MAY_CHANGE)
 
     def run_config(
-        self, architecture: str, values: dict[str, Any], *, steps: int, seed: int, regime: Regime = "E-F-H"
+        self,
+        architecture: str,
+        values: dict[str, Any],
+        *,
+        steps: int,
+        seed: int,
+        regime: Regime = "E-F-H",
+        budget: Budget = "steps",
     ) -> RunConfig:
         """The training configuration of a trial or of a retraining.
 
@@ -151,6 +221,8 @@ class SweepConfig(Settings):
             Of the run.
         regime
             Weights of labels outside it are set to 0.
+        budget
+            What it shares with the other regimes.
 
         Returns
         -------
@@ -158,8 +230,12 @@ class SweepConfig(Settings):
             Checked.
         """
         content = merge({"potential": {"name": architecture}}, self.base, self.architectures[architecture])
-        content["name"] = f"{architecture} {regime}"
-        fixed = {"training.steps": steps, "training.seed": seed, "training.threads": 1}
+        content["name"] = f"{architecture} {regime}" + (", equal time" if budget == "seconds" else "")
+        fixed = {
+            "training.steps": steps,
+            "training.seed": seed,
+            "validation.weights": dict(self.objective.weights),
+        }
         off = {"E": {"loss.forces": 0.0, "loss.hessian": 0.0}, "E-F": {"loss.hessian": 0.0}}.get(regime, {})
         for key, value in {**values, **fixed, **off}.items():
             set_dotted(content, key, value)

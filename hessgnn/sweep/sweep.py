@@ -4,74 +4,70 @@
 
     runs/quickstart/
     ├── sweep.yaml          the resolved settings; a different sweep is refused here
-    ├── study.journal       the Optuna studies, one for each architecture
-    ├── trials/ANI/000/     run folder of each trial
+    ├── study.journal       the Optuna studies: one for each architecture, and one for the work that is fixed
+    ├── trials/ani/000/     run folder of each trial; 000 is E-F alone
+    ├── transfer/           run folders of each architecture with the weights of another
     ├── final/              run folders of the retraining, with records and predictions
-    ├── best/ANI.yaml       trains as it is
+    ├── best/ani.yaml       trains as it is
     ├── trials.csv          every trial: values, score, cost, reason of a failure
+    ├── sweep.html          what tuning found: history, importance, slices, contours, transfer
     └── leaderboard/        index.html, leaderboard.md, .csv, .json
+
+Several processes, on one machine or on many, may do the same sweep: a piece of work is done by whoever claims it
+first (:mod:`hessgnn.sweep.ledger`). Each waits for the others at the end, and has the whole result then.
 """
 
 from __future__ import annotations
 
-import csv
-import io
+import math
+import time
 from collections.abc import Callable
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from optuna.exceptions import StorageInternalError
+from optuna.trial import FrozenTrial, Trial, TrialState
+
 from hessgnn.benchmark.evaluate import record_failure, record_mean_predictor
-from hessgnn.benchmark.record import Cost, read_record
+from hessgnn.benchmark.record import Budget, Cost, read_record
 from hessgnn.config import save
-from hessgnn.data.store import Store
 from hessgnn.errors import TrainingError
 from hessgnn.files import write_text
-from hessgnn.sweep.config import SweepConfig, folder_name
-from hessgnn.sweep.folder import locked, require_same
-from hessgnn.sweep.study import Study, Task, device_seconds_of, mend_journal, reason_of, regime_of, slot_of
-from hessgnn.sweep.worker import Evaluation, Job, Report, Submit, Workers, run_chains
+from hessgnn.jobs.folder import joined
+from hessgnn.jobs.job import Evaluation, Job, Outcome, Report, Stopped, Work, equal_steps, fail, note_spending, run_job
+from hessgnn.jobs.workers import Chains, Watch, WorkerDied, Workers
+from hessgnn.sweep.balance import weigh
+from hessgnn.sweep.config import PAPER_WEIGHTS, Regime, SweepConfig, folder_name
+from hessgnn.sweep.ledger import GIVEN_UP, STOPPED, Ledger, is_open, reason_of
+from hessgnn.sweep.life import Heart
+from hessgnn.sweep.opening import begin, data_of, study_name
+from hessgnn.sweep.report import Transferred, write_report
+from hessgnn.sweep.storage import open_storage, unusable
+from hessgnn.sweep.trials import TrialRow, baseline_key, trial_rows, write_trials
+from hessgnn.sweep.tuning import PRODUCTS, SCORE, SECONDS, Task, Tuning, create_study
 from hessgnn.training.config import DataConfig
-from hessgnn.training.run import Run
+from hessgnn.training.run import Point, Run
+
+_RECORD = "record"
+"""User attribute of a retraining: its record, so that every machine has it."""
+_PAUSE = 1.0  # seconds between two looks at what others do
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How much a sweep will do: what ``--dry-run`` prints and what the bar counts."""
+class Ended:
+    """A trial has come to its end."""
 
-    trials: int
-    trial_steps: int
-    finals: int
-    final_steps: int
-
-    @property
-    def steps(self) -> int:
-        """Training steps of everything."""
-        return self.trials * self.trial_steps + self.finals * self.final_steps
+    row: TrialRow
 
 
-def plan(config: SweepConfig) -> Plan:
-    """Count the runs and steps of a sweep.
-
-    Parameters
-    ----------
-    config
-        The sweep.
-
-    Returns
-    -------
-    Plan
-        Over all architectures.
-    """
-    n = len(config.architectures)
-    finals = n * len(config.regimes) * len(config.seeds)
-    return Plan(n * config.trials, config.trial_steps, finals, config.final_steps)
+Event = Report | Ended
+Observer = Callable[[Event], None]
 
 
-def sweep(config: SweepConfig, folder: Path, observer: Callable[[Report], None]) -> list[Path]:
-    """Run a sweep, or go on with it.
+def sweep(config: SweepConfig, folder: Path, observer: Observer) -> list[Path]:
+    """Run a sweep, or go on with it, or help another process with it.
 
     Parameters
     ----------
@@ -90,115 +86,272 @@ def sweep(config: SweepConfig, folder: Path, observer: Callable[[Report], None])
     Raises
     ------
     ConfigError
-        When the folder holds another sweep, or one that is still running.
+        When the folder or the storage holds another sweep, or cannot be used.
     TrainingError
         When no architecture could be trained.
     """
-    with locked(folder):
-        _begin(config, folder)
-        workers = Workers(config.workers)
+    with joined(folder, partial(begin, config, folder)):
         try:
-            finals = _run_all(config, folder, workers, observer)
-            workers.close()
-        except BrokenProcessPool as error:
-            raise TrainingError(
-                "a worker process was killed (out of memory?)",
-                where=folder,
-                remedy="run the same command to go on; lower `workers` or the batch size if it happens again",
-            ) from error
+            storage = open_storage(config, folder)
+            with Heart(storage, config.heartbeat) as heart:
+                finals = _Sweep(config, folder, storage, heart, observer).run()
+        except StorageInternalError as error:
+            raise unusable(config, folder, error) from error
     mean = folder / "final" / "mean-predictor"
-    first = config.run_config(next(iter(config.architectures)), {}, steps=1, seed=0)
-    record_mean_predictor(mean, DataConfig.model_validate(first.data.model_dump()))
+    if not Run(mean).record.exists():
+        record_mean_predictor(mean, DataConfig.model_validate(data_of(config).model_dump()))
     return [mean, *finals]
 
 
-def _run_all(config: SweepConfig, folder: Path, workers: Workers, observer: Callable[[Report], None]) -> list[Path]:
-    """One chain for each architecture."""
-    chains = [partial(_tune_and_retrain, config, architecture, folder) for architecture in config.architectures]
-    found = run_chains(workers, chains, observer)
-    _write_trials(config, folder)
-    finals = [path for paths in found for path in paths]
-    if all(read_record(Run(path).record).status == "failed" for path in finals):
-        raise TrainingError(
-            "no architecture could be trained", where=folder / "trials.csv", remedy="see its column `reason`"
+class _Sweep:
+    """A sweep as one process does it: a chain for each architecture."""
+
+    def __init__(self, config: SweepConfig, folder: Path, storage: Any, heart: Heart, observer: Observer) -> None:
+        self.config, self.folder, self.storage, self.heart, self.observer = config, folder, storage, heart, observer
+        self.works = Ledger(create_study(config.name, storage), heart, config.max_retries)
+        self.workers = Workers(config.workers, config.threads)
+        self.chains = Chains(self.workers)
+        self.pause = min(_PAUSE, config.heartbeat / 3)
+
+    def run(self) -> list[Path]:
+        """Everything; the folders of the retrained."""
+        chains = [partial(self._architecture, architecture) for architecture in self.config.architectures]
+        try:
+            found = self.chains.run(chains, self.observer)
+        finally:
+            self._write_trials()
+        self.workers.close()
+        rows = self._write_trials()
+        studies = {architecture: self._tuning(architecture).study for architecture in self.config.architectures}
+        write_report(self.config, rows, [item for _, items in found for item in items], studies, self.folder)
+        finals = [path for paths, _ in found for path in paths]
+        if all(read_record(Run(path).record).status == "failed" for path in finals):
+            reasons = sorted({row.reason for row in rows if row.reason})
+            raise TrainingError(
+                f"no architecture could be trained ({'; '.join(reasons[:3]) or 'the retraining failed'})",
+                where=self.folder / "trials.csv",
+                remedy="see its column `reason`",
+            )
+        return finals
+
+    def _architecture(self, architecture: str) -> tuple[list[Path], list[Transferred]]:
+        baseline = self._tune(architecture)
+        finals = self._retrain(architecture)
+        return finals, self._transfer(architecture, baseline) if self.config.transfer else []
+
+    # Tuning
+
+    def _tune(self, architecture: str) -> float:
+        """The baseline first, which scores are relative to; then the trials, by several hands if there are enough."""
+        baseline = self._baseline(architecture)
+        known = self._balance(architecture)
+        hands = math.ceil(self.config.workers / len(self.config.architectures))
+        self.chains.beside([partial(self._try_all, architecture, baseline, known)] * hands)
+        return baseline
+
+    def _baseline(self, architecture: str) -> float:
+        """Score of E-F alone, with the base's settings; 1 where it failed, so that scores are in fixed units."""
+        values = self._tuning(architecture).starting_values({})
+        job = self._trial_job(architecture, 0, values, regime="E-F")
+        entry, fresh = self._once(baseline_key(architecture), job)
+        if fresh:
+            self.observer(Ended(trial_rows(self.config, architecture, self.works, self._tuning(architecture))[0]))
+        return entry.user_attrs.get(SCORE, 1.0)
+
+    def _balance(self, architecture: str) -> dict[str, float]:
+        """The Hessian weight that balances the losses; nothing where it cannot be measured."""
+        values = self._tuning(architecture).starting_values({})
+        run = self.config.run_config(architecture, values, steps=self.config.budget.steps, seed=self.config.seed)
+        job = Job(run, self.folder / "trials" / folder_name(architecture) / "balance", architecture, "balance")
+        entry, _ = self._once(f"balance {architecture}", job, work=weigh)
+        return {} if entry.state != TrialState.COMPLETE else {"loss.hessian": entry.values[0]}
+
+    def _try_all(self, architecture: str, baseline: float, known: dict[str, float]) -> None:
+        tuning = self._tuning(architecture)
+        while (task := tuning.next(known)) is not None:
+            if not isinstance(task, Task):
+                self.chains.pause(self.pause)
+                continue
+            job = self._trial_job(architecture, task.number, task.values)
+            outcome = self._attempt(tuning.ledger, task.trial, job, partial(tuning.prune, task, baseline=baseline))
+            if outcome is not None:
+                tuning.tell(task, outcome, baseline)
+                rows = trial_rows(self.config, architecture, self.works, tuning)
+                for row in rows:
+                    if row.trial == task.number:
+                        self.observer(Ended(row))
+
+    def _transfer(self, architecture: str, baseline: float) -> list[Transferred]:
+        """The architecture with the loss weights of each other, as long as a trial."""
+        own, found = self._tuning(architecture).best(), []
+        for other in self.config.architectures:
+            tuning = self._tuning(other)
+            while other != architecture and not tuning.is_done:
+                self.chains.pause(self.pause)
+            best = tuning.best()
+            if other == architecture or own is None or best is None:
+                continue
+            number, trial = best
+            values = {**own[1].params, **{key: trial.params[key] for key in PAPER_WEIGHTS if key in trial.params}}
+            run = self.config.run_config(architecture, values, steps=self.config.budget.steps, seed=self.config.seed)
+            name = f"{folder_name(architecture)}-with-{folder_name(other)}-{own[0]:03d}-{number:03d}"
+            job = Job(run, self.folder / "transfer" / name, architecture, f"with the weights of {other}")
+            entry, _ = self._once(f"transfer {architecture} {own[0]} {other} {number}", job)
+            score = entry.values[0] / baseline if entry.state == TrialState.COMPLETE else None
+            found.append(Transferred(architecture, other, values, score))
+        return found
+
+    # Retraining
+
+    def _retrain(self, architecture: str) -> list[Path]:
+        """The best of the trials again, longer and with fresh seeds, beside its twins without Hessians."""
+        config, tuning = self.config, self._tuning(architecture)
+        rows = trial_rows(config, architecture, self.works, tuning)
+        spent = Cost(sweep_trials=len(rows), sweep_device_seconds=sum(row.device_seconds for row in rows))
+        best = tuning.best()
+        pairs = [(regime, seed) for seed in config.seeds for regime in config.regimes]
+        jobs = [self._final_job(architecture, best, regime, seed, spent) for regime, seed in pairs]
+        if best is None:
+            reason = f"no trial could be trained; the last: {rows[-1].reason if rows else 'none was begun'}"
+            for job in jobs:
+                record_failure(job.folder, job.config, reason, spent)
+            return [job.folder for job in jobs]
+        tuned = config.run_config(architecture, best[1].params, steps=config.final_steps, seed=config.seeds[0])
+        threads = tuned.training.threads or self.workers.threads  # sums depend on it in their last digits
+        training = tuned.training.model_copy(update={"threads": threads})
+        path = self.folder / "best" / f"{folder_name(architecture)}.yaml"
+        save(tuned.model_copy(update={"training": training}), path)
+        self.chains.beside([partial(self._final, job) for job in jobs])
+        if config.equal_seconds:
+            others = [(regime, seed) for regime, seed in pairs if regime != "E-F-H"]
+            equal = [self._equal_job(architecture, best, regime, seed, spent) for regime, seed in others]
+            again = [job for job in equal if job is not None]
+            self.chains.beside([partial(self._final, job) for job in again])
+            jobs += again
+        return [job.folder for job in jobs]
+
+    def _final(self, job: Job) -> None:
+        entry, _ = self._once(f"final {job.folder.name}", job)
+        path = Run(job.folder).record
+        assert job.judge is not None
+        if not path.exists():
+            if (text := entry.user_attrs.get(_RECORD)) is not None:  # made on another machine
+                write_text(path, text)
+            else:
+                fail(job, reason_of(entry) or "no record was written")
+        note_spending(path, job.judge.spent)
+
+    def _final_job(
+        self,
+        architecture: str,
+        best: tuple[int, FrozenTrial] | None,
+        regime: Regime,
+        seed: int,
+        spent: Cost,
+        *,
+        steps: int | None = None,
+    ) -> Job:
+        """A retraining. The twins without Hessians were not tuned on their own: they have the other settings of it."""
+        config = self.config
+        values, chosen = ({}, "failed") if best is None else (best[1].params, f"trial{best[0]:03d}")
+        budget: Budget = "steps" if steps is None else "seconds"
+        run = config.run_config(
+            architecture, values, steps=steps or config.final_steps, seed=seed, regime=regime, budget=budget
         )
-    return finals
+        equal = "" if budget == "steps" else "-seconds"
+        path = self.folder / "final" / f"{folder_name(architecture)}-{regime}{equal}-{chosen}-seed{seed}"
+        how = Evaluation(spent, tasks=config.tasks, settings=config.evaluate, budget=budget)
+        return Job(run, path, architecture, f"final {regime}{', equal time' if equal else ''}, seed {seed}", how)
 
+    def _equal_job(
+        self, architecture: str, best: tuple[int, FrozenTrial], regime: Regime, seed: int, spent: Cost
+    ) -> Job | None:
+        """A retraining for the device-seconds of E-F-H; none where one of the two failed."""
+        pair = [self._final_job(architecture, best, r, seed, spent).folder for r in (regime, "E-F-H")]
+        own, other = (read_record(Run(path).record) for path in pair)
+        steps = equal_steps(self.config.final_steps, own, other)
+        if steps is None:
+            return None
+        return self._final_job(architecture, best, regime, seed, spent, steps=steps)
 
-def _tune_and_retrain(config: SweepConfig, architecture: str, folder: Path, submit: Submit) -> list[Path]:
-    """Everything for one architecture; the same budget for each."""
-    study = Study(config, architecture, folder)
-    while (task := study.next()) is not None:
-        outcome = submit(_trial_job(config, architecture, task, folder)).result()
-        if outcome.score is None:
-            study.fail(task, outcome.reason or "no score")
-        else:
-            study.complete(task, outcome.score, outcome.device_seconds)
-    spent = Cost(
-        sweep_trials=len(study.trials()),
-        sweep_device_seconds=sum(device_seconds_of(trial) for trial in study.trials()),
-    )
-    best = study.best()
-    values, chosen = ({}, "failed") if best is None else (best.params, f"trial{slot_of(best):03d}")
-    jobs = []
-    for seed in config.seeds:
-        for regime in config.regimes:
-            # The twin without Hessians was not tuned on its own: it has its partner's other settings.
-            run = config.run_config(architecture, values, steps=config.final_steps, seed=seed, regime=regime)
-            path = folder / "final" / f"{folder_name(architecture)}-{regime}-{chosen}-seed{seed}"
-            jobs.append(Job(run, path, architecture, f"final {regime}", Evaluation(spent, tasks=config.tasks)))
-    if best is None:
-        reason = f"no trial could be trained; the last: {reason_of(study.trials()[-1])}"
-        for job in jobs:
-            record_failure(job.folder, job.config, reason, spent)
-    else:
-        tuned = config.run_config(architecture, values, steps=config.final_steps, seed=config.seeds[0])
-        save(tuned, folder / "best" / f"{folder_name(architecture)}.yaml")
-        for future in [submit(job) for job in jobs]:  # `wait` would wait for ever for one that a stop has cancelled
-            future.result()
-    return [job.folder for job in jobs]
+    # Work
 
+    def _once(self, key: str, job: Job, *, work: Work = run_job) -> tuple[FrozenTrial, bool]:
+        """Do a piece of fixed work, or wait until another process has done it; and whether it was done here."""
+        self.works.add([key])
+        done_here = False
+        while is_open(entry := self.works.entries()[key]):
+            trial = self.works.claim(entry) if entry.state == TrialState.WAITING else None
+            if trial is None:
+                self.chains.pause(self.pause)
+                continue
+            outcome = self._attempt(self.works, trial, job, work=work)
+            if outcome is None:
+                continue
+            done_here = True
+            if outcome.score is None:
+                self.works.fail(trial, outcome.reason or "no score")
+                continue
+            facts: dict[str, Any] = {SCORE: outcome.score, SECONDS: outcome.device_seconds, PRODUCTS: outcome.products}
+            if job.judge is not None:
+                facts[_RECORD] = Run(job.folder).record.read_text(encoding="utf-8")
+            self.works.note(trial, facts)
+            self.works.finish(trial, (outcome.score,))
+        return entry, done_here
 
-def _trial_job(config: SweepConfig, architecture: str, task: Task, folder: Path) -> Job:
-    run = config.run_config(architecture, task.values, steps=config.trial_steps, seed=config.seed, regime=task.regime)
-    path = folder / "trials" / folder_name(architecture) / f"{task.slot:03d}"
-    return Job(run, path, architecture, f"trial {task.slot + 1}/{config.trials}")
+    def _attempt(
+        self,
+        ledger: Ledger,
+        trial: Trial,
+        job: Job,
+        prune: Callable[[Any], str | None] | None = None,
+        work: Work = run_job,
+    ) -> Outcome | None:
+        """Let a worker do a job; ``None`` where its process died, and the job has been put in again or given up."""
+        try:
+            return self.chains.submit(job, self._watch(trial, prune), work=work)
+        except WorkerDied as error:
+            ledger.interrupt(trial, error.what, died=True)
+            return None
+        except Stopped:
+            ledger.interrupt(trial, STOPPED, died=False)
+            raise
+        except BaseException as error:
+            ledger.interrupt(trial, f"stopped by {type(error).__name__}: {error}", died=False)
+            raise
 
+    def _watch(self, trial: Trial, prune: Callable[[Any], str | None] | None) -> Watch:
+        hours = self.config.budget.trial_hours if prune is not None else None
+        started: list[float] = []  # when it is first asked: a job may wait for a worker
 
-def _begin(config: SweepConfig, folder: Path) -> None:
-    """Keep the settings, or refuse to mix two sweeps in one folder."""
-    path = folder / "sweep.yaml"
-    require_same(config, path)
-    store = Store.open(_data(config).path)
-    for split in (_data(config).train, _data(config).validation):
-        store.indices(split)
-    mend_journal(folder)
-    for architecture in config.architectures:
-        Study(config, architecture, folder)  # an unreachable storage is told before any work
-    save(config, path)
+        def watch(point: Point | None) -> str | None:
+            if not started:
+                started.append(time.monotonic())
+            if self.heart.lost(trial._trial_id):
+                return GIVEN_UP
+            if hours is not None and time.monotonic() - started[0] > 3600 * hours:
+                return f"ran longer than budget.trial_hours = {hours:g}"
+            return None if prune is None or point is None else prune(point)
 
+        return watch
 
-def _data(config: SweepConfig) -> DataConfig:
-    return config.run_config(next(iter(config.architectures)), {}, steps=1, seed=0).data
+    def _tuning(self, architecture: str) -> Tuning:
+        """Each thread has its own: the sampler of a study is changed from trial to trial."""
+        objectives = 1 if self.config.objective.cost is None else 2
+        study = create_study(study_name(self.config, architecture), self.storage, objectives=objectives)
+        return Tuning(self.config, architecture, study, self.heart)
 
+    def _trial_job(self, architecture: str, number: int, values: dict[str, Any], regime: Regime = "E-F-H") -> Job:
+        config = self.config
+        run = config.run_config(architecture, values, steps=config.budget.steps, seed=config.seed, regime=regime)
+        path = self.folder / "trials" / folder_name(architecture) / f"{number:03d}"
+        return Job(run, path, architecture, f"trial {number + 1}/{config.budget.trials}")
 
-def _write_trials(config: SweepConfig, folder: Path) -> None:
-    """Every trial of every architecture as one table."""
-    text = io.StringIO()
-    columns = ["architecture", "trial", "regime", *config.space, "score", "device_seconds", "state", "reason"]
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    for architecture in config.architectures:
-        for trial in Study(config, architecture, folder).trials():
-            row: dict[str, Any] = {
-                "architecture": architecture,
-                "trial": slot_of(trial),
-                "regime": regime_of(trial),
-                **trial.params,
-                "score": trial.value,
-                "device_seconds": device_seconds_of(trial),
-                "state": trial.state.name.lower(),
-                "reason": reason_of(trial),
-            }
-            writer.writerow(row)
-    write_text(folder / "trials.csv", text.getvalue())
+    def _write_trials(self) -> list[TrialRow]:
+        rows = [
+            row
+            for architecture in self.config.architectures
+            for row in trial_rows(self.config, architecture, self.works, self._tuning(architecture))
+        ]
+        write_trials(rows, self.config, self.folder / "trials.csv")
+        return rows

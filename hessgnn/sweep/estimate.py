@@ -1,0 +1,157 @@
+"""What a sweep will cost, from a few steps of each architecture, each measured in a process of its own."""
+
+from __future__ import annotations
+
+import math
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+
+from hessgnn.errors import UserError
+from hessgnn.jobs.job import Job, Link, Outcome
+from hessgnn.jobs.workers import WorkerDied, Workers
+from hessgnn.sweep.config import SweepConfig
+from hessgnn.training.run import Run
+from hessgnn.training.trainer import Trainer
+from hessgnn.training.validation import validate
+
+_STEPS, _WARMUP = 5, 2
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Measured cost of an architecture.
+
+    Attributes
+    ----------
+    architecture
+        Its label.
+    plain_step, hessian_step
+        Seconds of a step without and with Hessians.
+    validation
+        Seconds of a validation.
+    every
+        Steps between two validations.
+    memory
+        Peak resident memory of the process, bytes.
+    reason
+        Why nothing could be measured.
+    """
+
+    architecture: str
+    plain_step: float = 0.0
+    hessian_step: float = 0.0
+    validation: float = 0.0
+    every: int = 1
+    memory: float = 0.0
+    reason: str | None = None
+
+    def seconds(self, config: SweepConfig) -> float:
+        """Training and validation of all its runs, one after the other.
+
+        Parameters
+        ----------
+        config
+            The sweep.
+
+        Returns
+        -------
+        float
+            Seconds.
+        """
+
+        def run(steps: int, step: float) -> float:
+            return steps * step + math.ceil(steps / self.every) * self.validation
+
+        budget, others = config.budget, len(config.architectures) - 1
+        trials = (budget.trials - 1) + (others if config.transfer else 0)
+        total = run(budget.steps, self.plain_step) + trials * run(budget.steps, self.hessian_step)
+        with_hessians = run(config.final_steps, self.hessian_step)
+        for regime in config.regimes:
+            if regime == "E-F-H":
+                total += len(config.seeds) * with_hessians
+            else:
+                equal_time = with_hessians if config.equal_seconds else 0.0
+                total += len(config.seeds) * (run(config.final_steps, self.plain_step) + equal_time)
+        return total
+
+
+def estimates(config: SweepConfig) -> list[Estimate]:
+    """Measure each architecture of a sweep with the settings of its base.
+
+    Parameters
+    ----------
+    config
+        The sweep; nothing is written.
+
+    Returns
+    -------
+    list of Estimate
+        One for each, in order.
+    """
+    workers = Workers(1, config.threads)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            return [_estimate(config, workers, architecture, Path(folder)) for architecture in config.architectures]
+    finally:
+        workers.close()
+
+
+def _estimate(config: SweepConfig, workers: Workers, architecture: str, folder: Path) -> Estimate:
+    found: dict[str, Outcome] = {}
+    every = 1
+    for regime in ("E-F", "E-F-H"):
+        run = config.run_config(architecture, {}, steps=_STEPS + _WARMUP, seed=config.seed, regime=regime)
+        every = run.validation.every
+        job = Job(run, folder / f"{len(list(folder.iterdir()))}", architecture, regime)
+        try:
+            outcome: Future[Outcome] = workers.submit(job, work=measure)
+            found[regime] = outcome.result()
+        except (UserError, WorkerDied) as error:
+            return Estimate(architecture, reason=str(error))
+        if found[regime].reason is not None:
+            return Estimate(architecture, reason=found[regime].reason)
+    plain, curved = found["E-F"], found["E-F-H"]
+    return Estimate(
+        architecture,
+        plain_step=plain.score or 0.0,
+        hessian_step=curved.score or 0.0,
+        validation=curved.device_seconds,
+        every=every,
+        memory=float(max(plain.products, curved.products)),
+    )
+
+
+def measure(job: Job, link: Link) -> Outcome:  # noqa: ARG001
+    """Time a few steps and a validation.
+
+    Parameters
+    ----------
+    job
+        A run, whose folder is thrown away.
+    link
+        Nothing is reported.
+
+    Returns
+    -------
+    Outcome
+        Median seconds of a step as its score, seconds of a validation, and peak memory in bytes as its products.
+    """
+    trainer = Trainer(job.config, Run(job.folder))
+    times = []
+    for step in range(_WARMUP + _STEPS):
+        start = time.perf_counter()
+        trainer._step(step)
+        times.append(time.perf_counter() - start)
+    start = time.perf_counter()
+    validate(trainer.judged, trainer.validation, job.config.validation)
+    validation = time.perf_counter() - start
+    trainer.loader.close()
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return Outcome(statistics.median(times[_WARMUP:]), validation, peak)

@@ -1,0 +1,76 @@
+"""Opening a sweep: its folder, its storage, its studies; a different sweep is refused in each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hessgnn.config import save
+from hessgnn.data.store import Store
+from hessgnn.errors import ConfigError
+from hessgnn.jobs.folder import differences, require_same
+from hessgnn.sweep.config import SweepConfig
+from hessgnn.sweep.storage import JOURNAL, mend_journal, open_storage, unusable
+from hessgnn.sweep.tuning import create_study
+from hessgnn.training.config import DataConfig
+
+_SETTINGS = "settings"
+"""User attribute of a study: what makes it this one."""
+
+
+def begin(config: SweepConfig, folder: Path, alone: bool) -> None:
+    """Keep the settings, or refuse to mix two sweeps in one folder or one storage.
+
+    Parameters
+    ----------
+    config
+        The sweep.
+    folder
+        Its folder.
+    alone
+        Whether no other process works in it, so that what a killed one left can be mended.
+
+    Raises
+    ------
+    ConfigError
+        When there is another sweep, or the storage cannot be used; nothing is changed then.
+    """
+    path = folder / "sweep.yaml"
+    require_same(config, path)
+    store = Store.open(data_of(config).path)
+    for split in (data_of(config).train, data_of(config).validation):
+        store.indices(split)
+    if alone and config.storage is None:  # a journal elsewhere may be in use by others
+        mend_journal(folder / JOURNAL)
+    attributes = store.attributes
+    identity = {key: value for key, value in config.identity().items() if key != "storage"}
+    identity["data"] = {"content_hash": attributes.content_hash, "split_hash": attributes.split_hash}
+    objectives = 1 if config.objective.cost is None else 2
+    try:  # an unreachable storage is told before any work
+        storage = open_storage(config, folder)
+        names = [(config.name, 1), *((study_name(config, a), objectives) for a in config.architectures)]
+        for name, number in names:
+            study = create_study(name, storage, objectives=number)
+            known = study.user_attrs.get(_SETTINGS)
+            if known is None:
+                study.set_user_attr(_SETTINGS, identity)
+            elif changed := differences(known, identity):
+                raise ConfigError(
+                    f"the storage holds a study {name!r} with other settings ({'; '.join(changed)})",
+                    where=config.storage or folder,
+                    remedy="give the sweep a new `name`, or restore the settings; the study was not changed",
+                )
+    except ConfigError:
+        raise
+    except Exception as error:  # each storage raises errors of its own driver
+        raise unusable(config, folder, error) from error
+    save(config, path)
+
+
+def study_name(config: SweepConfig, architecture: str) -> str:
+    """Name the Optuna study of an architecture."""
+    return f"{config.name}-{architecture}"
+
+
+def data_of(config: SweepConfig) -> DataConfig:
+    """The data that all runs are trained on."""
+    return config.run_config(next(iter(config.architectures)), {}, steps=1, seed=0).data

@@ -1,0 +1,369 @@
+"""What tuning found: one page, ``sweep.html``, drawn of the trials alone. No test split is in it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+import plotly.graph_objects as go
+from optuna import Study
+from optuna.exceptions import ExperimentalWarning
+from optuna.importance import PedAnovaImportanceEvaluator
+from optuna.trial import TrialState
+
+from hessgnn.files import write_text
+from hessgnn.leaderboard.plotting import COLOURS, SYMBOLS, Panel, figure_json, literal
+from hessgnn.leaderboard.report import render
+from hessgnn.sweep.config import PAPER_WEIGHTS, SweepConfig
+from hessgnn.sweep.space import Range
+from hessgnn.sweep.trials import TrialRow
+
+FEW = 4
+"""Trials below which no importance is computed: it would be noise."""
+
+
+@dataclass(frozen=True)
+class Transferred:
+    """An architecture with the tuned loss weights of another."""
+
+    architecture: str
+    weights_of: str
+    values: dict[str, Any]
+    score: float | None
+    """Relative to E-F alone; ``None`` where it failed."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page."""
+
+    title: str
+    text: str
+    panels: list[Panel] = field(default_factory=list)
+    headings: list[str] = field(default_factory=list)
+    numeric: list[bool] = field(default_factory=list)
+    lines: list[list[str]] = field(default_factory=list)
+
+
+def write_report(
+    config: SweepConfig,
+    rows: Sequence[TrialRow],
+    transferred: Sequence[Transferred],
+    studies: Mapping[str, Study],
+    folder: Path,
+) -> Path:
+    """Write ``sweep.html``.
+
+    Parameters
+    ----------
+    config
+        The sweep.
+    rows
+        All trials.
+    transferred
+        The architectures with each other's weights.
+    studies
+        Architecture -> its Optuna study, for what Optuna computes.
+    folder
+        Of the sweep.
+
+    Returns
+    -------
+    Path
+        The page.
+    """
+    failed = sum(row.state == "failed" for row in rows)
+    pruned = sum(row.state == "pruned" for row in rows)
+    seconds = sum(row.device_seconds for row in rows)
+    page = render(
+        "sweep.html.j2",
+        title=f"Sweep {config.name}",
+        summary=f"{len(rows)} trials of {config.budget.steps} steps over {len(config.architectures)} architectures, "
+        f"{pruned} stopped early, {failed} failed, {seconds:,.0f} device-seconds of training. A score is the geometric "
+        "mean of the validation errors, relative to that of the same architecture on energies and forces alone: "
+        "below 1, Hessian labels helped.",
+        sections=sections(config, rows, transferred, studies),
+    )
+    write_text(folder / "sweep.html", page)
+    return folder / "sweep.html"
+
+
+def sections(
+    config: SweepConfig, rows: Sequence[TrialRow], transferred: Sequence[Transferred], studies: Mapping[str, Study]
+) -> list[Section]:
+    """Lay out the parts of the page that there is something to show in."""
+    found = [
+        Section(
+            "Weights compared",
+            "The paper's weights, the balance of the losses (the Hessian term made as large as that of the forces, "
+            "measured before training), the best of this sweep, and the best of the other architectures. "
+            "Each is one training, so small differences are noise.",
+            headings=["Architecture", "Loss weights", "Forces / Å²", "Hessian / Å⁴", "Score over E-F"],
+            numeric=[False, False, True, True, True],
+            lines=compared(rows, transferred),
+        ),
+        Section(
+            "History",
+            "The score of each trial, and the best so far as a line. Trial 0 is E-F alone, so it has 1.",
+            [_history(rows)],
+        ),
+        Section("Slices", "Score against each tuned value, a point for each trial.", _slices(config, rows)),
+    ]
+    if config.objective.cost is not None:
+        text = "Error and cost of each trial; those that no other trial beats in both are joined."
+        found.append(Section("Pareto front", text, [_front(config, rows, studies)]))
+    contours = [panel for name in config.architectures if (panel := _contour(name, rows)) is not None]
+    if contours:
+        text = "Score over the two loss weights, interpolated between the trials (crosses)."
+        found.append(Section("Landscape of the loss weights", text, contours))
+    importance = {name: importances(studies[name]) for name in config.architectures}
+    if any(importance.values()):
+        text = (
+            "Share of the spread among the better trials that each tuned value accounts for (PED-ANOVA). "
+            "With few trials it is a hint, no more."
+        )
+        found.append(Section("Importance", text, [_importance(importance)]))
+    found.append(Section("Cost", "Device-seconds of training of each trial.", [_cost(rows)]))
+    if failures := [row for row in rows if row.state == "failed"]:
+        found.append(
+            Section(
+                "Failures",
+                "Trials without a score. They count as part of the budget.",
+                headings=["Architecture", "Trial", "Attempts", "Reason"],
+                numeric=[False, True, True, False],
+                lines=[[r.architecture, str(r.trial), str(r.attempts), r.reason or ""] for r in failures],
+            )
+        )
+    return found
+
+
+def compared(rows: Sequence[TrialRow], transferred: Sequence[Transferred]) -> list[list[str]]:
+    """Score each architecture with known, own and foreign loss weights.
+
+    Parameters
+    ----------
+    rows
+        All trials.
+    transferred
+        The architectures with each other's weights.
+
+    Returns
+    -------
+    list of list of str
+        Lines of a table.
+    """
+    lines = []
+    for architecture in dict.fromkeys(row.architecture for row in rows):
+        own = [row for row in rows if row.architecture == architecture and row.kind != "baseline"]
+        known = [(kind, row) for kind in ("paper", "balance") for row in own if row.kind == kind]
+        best = _best(own)
+        labelled = [(f"{kind}", row.values, row.score) for kind, row in known]
+        if best is not None:
+            labelled.append(("its own best", best.values, best.score))
+        labelled += [
+            (f"the best of {item.weights_of}", item.values, item.score)
+            for item in transferred
+            if item.architecture == architecture
+        ]
+        for label, values, score in labelled:
+            weights = [_number(values.get(key)) for key in PAPER_WEIGHTS]
+            lines.append([architecture, label, *weights, "failed" if score is None else f"{score:.3f}"])
+    return lines
+
+
+def importances(study: Study) -> dict[str, float]:
+    """Importance of each tuned value.
+
+    Parameters
+    ----------
+    study
+        Of one architecture.
+
+    Returns
+    -------
+    dict
+        Dotted key -> share; empty where there are too few trials.
+
+    References
+    ----------
+    S. Watanabe, A. Bansal, F. Hutter, IJCAI 2023 (PED-ANOVA), as Optuna implements it.
+    """
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if len(complete) < FEW or len({trial.values[0] for trial in complete}) < 2:
+        return {}
+    target = None if len(study.directions) == 1 else (lambda trial: trial.values[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        warnings.simplefilter("ignore", UserWarning)  # few trials, which the page says itself
+        evaluator = PedAnovaImportanceEvaluator(target_quantile=max(0.1, 2 / len(complete)))
+        found = optuna.importance.get_param_importances(study, evaluator=evaluator, target=target)
+    return {key: value for key, value in found.items() if math.isfinite(value)}
+
+
+def _best(rows: Sequence[TrialRow]) -> TrialRow | None:
+    complete = [row for row in rows if row.state == "complete" and row.score is not None]
+    return min(complete, key=lambda row: (row.score, row.trial), default=None)
+
+
+def _styled(rows: Sequence[TrialRow]) -> list[tuple[str, str, str, list[TrialRow]]]:
+    """Architecture, colour, symbol, and its scored trials."""
+    names = sorted({row.architecture for row in rows})  # the leaderboard's order, for the same colours
+    return [
+        (
+            name,
+            COLOURS[place % len(COLOURS)],
+            SYMBOLS[place % len(SYMBOLS)],
+            [row for row in rows if row.architecture == name and row.score is not None],
+        )
+        for place, name in enumerate(names)
+    ]
+
+
+def _history(rows: Sequence[TrialRow]) -> Panel:
+    traces: list[Any] = []
+    for name, colour, symbol, own in _styled(rows):
+        best = list(itertools.accumulate((row.score or 0.0 for row in own), min))
+        trials = [row.trial for row in own]
+        marker = {"color": colour, "symbol": symbol, "size": 8}
+        traces += [
+            go.Scatter(x=trials, y=[r.score for r in own], mode="markers", marker=marker, name=literal(name)),
+            go.Scatter(
+                x=trials,
+                y=best,
+                mode="lines",
+                line={"color": colour, "shape": "hv"},
+                showlegend=False,
+                hoverinfo="skip",
+            ),
+        ]
+    axes = {"xaxis": {"title": {"text": "trial"}}, "yaxis": {"title": {"text": "score over E-F"}, "type": "log"}}
+    return Panel("Scores, trial by trial", "Score of every trial in order.", figure_json(traces, **axes))
+
+
+def _slices(config: SweepConfig, rows: Sequence[TrialRow]) -> list[Panel]:
+    panels = []
+    for key, values in config.space.items():
+        traces = [
+            go.Scatter(
+                x=[row.values[key] for row in own if key in row.values],
+                y=[row.score for row in own if key in row.values],
+                mode="markers",
+                marker={"color": colour, "symbol": symbol, "size": 8},
+                name=literal(name),
+                text=[f"trial {row.trial}, {row.kind}" for row in own if key in row.values],
+                hovertemplate="%{x:.3g}: %{y:.3f} (%{text})",
+            )
+            for name, colour, symbol, own in _styled(rows)
+        ]
+        kind = "log" if isinstance(values, Range) and values.log else "-"
+        axes = {
+            "xaxis": {"title": {"text": literal(key)}, "type": kind},
+            "yaxis": {"title": {"text": "score over E-F"}, "type": "log"},
+        }
+        panels.append(Panel(literal(key), f"Score against {key}.", figure_json(traces, **axes)))
+    return panels
+
+
+def _contour(architecture: str, rows: Sequence[TrialRow]) -> Panel | None:
+    points = [
+        (row.values["loss.forces"], row.values["loss.hessian"], row.score)
+        for row in rows
+        if row.architecture == architecture
+        and row.score is not None
+        and {"loss.forces", "loss.hessian"} <= row.values.keys()
+    ]
+    if len(points) < FEW:
+        return None
+    forces, hessian, scores = (list(column) for column in zip(*points, strict=True))
+    logarithms = [math.log10(score) for score in scores]
+    traces = [
+        go.Contour(
+            x=[math.log10(x) for x in forces],
+            y=[math.log10(y) for y in hessian],
+            z=logarithms,
+            connectgaps=True,
+            colorscale="Viridis",
+            reversescale=True,
+            contours={"coloring": "heatmap"},
+            colorbar={"title": {"text": "log₁₀ score"}},
+            hoverinfo="skip",
+        ),
+        go.Scatter(
+            x=[math.log10(x) for x in forces],
+            y=[math.log10(y) for y in hessian],
+            mode="markers",
+            marker={"color": "#000", "symbol": "cross", "size": 7, "line": {"color": "#fff", "width": 1}},
+            text=[f"forces {x:.3g} Å², Hessian {y:.3g} Å⁴: {s:.3f}" for x, y, s in points],
+            hovertemplate="%{text}<extra></extra>",
+            showlegend=False,
+        ),
+    ]
+    axes = {
+        "xaxis": {"title": {"text": "log₁₀ loss.forces / Å²"}},
+        "yaxis": {"title": {"text": "log₁₀ loss.hessian / Å⁴"}},
+    }
+    return Panel(literal(architecture), f"Score of {architecture} over its loss weights.", figure_json(traces, **axes))
+
+
+def _importance(found: Mapping[str, dict[str, float]]) -> Panel:
+    traces = [
+        go.Bar(
+            x=list(values.values()),
+            y=[literal(key) for key in values],
+            orientation="h",
+            name=literal(name),
+            marker={"color": COLOURS[place % len(COLOURS)]},
+        )
+        for place, (name, values) in enumerate(sorted(found.items()))
+    ]
+    axes = {"xaxis": {"title": {"text": "importance"}}, "yaxis": {"automargin": True}, "barmode": "group"}
+    return Panel("Importance of what was tuned", "Importance of each tuned value.", figure_json(traces, **axes))
+
+
+def _cost(rows: Sequence[TrialRow]) -> Panel:
+    traces = [
+        go.Bar(
+            x=[row.trial for row in rows if row.architecture == name],
+            y=[row.device_seconds for row in rows if row.architecture == name],
+            name=literal(name),
+            marker={"color": colour},
+        )
+        for name, colour, _, _ in _styled(rows)
+    ]
+    axes = {"xaxis": {"title": {"text": "trial"}}, "yaxis": {"title": {"text": "device-seconds"}}}
+    return Panel("Cost of each trial", "Device-seconds of every trial.", figure_json(traces, barmode="group", **axes))
+
+
+def _front(config: SweepConfig, rows: Sequence[TrialRow], studies: Mapping[str, Study]) -> Panel:
+    cost = config.objective.cost
+    traces: list[Any] = []
+    for name, colour, symbol, own in _styled(rows):
+        marker = {"color": colour, "symbol": symbol, "size": 8, "opacity": 0.5}
+        paid = [row.device_seconds if cost == "device_seconds" else row.products for row in own]
+        front = sorted((trial.values[1], trial.values[0]) for trial in studies[name].best_trials)
+        traces += [
+            go.Scatter(x=paid, y=[row.score for row in own], mode="markers", marker=marker, name=literal(name)),
+            go.Scatter(
+                x=[x for x, _ in front],
+                y=[y for _, y in front],
+                mode="lines+markers",
+                line={"color": colour, "shape": "hv"},
+                marker={"color": colour, "symbol": symbol, "size": 9},
+                showlegend=False,
+            ),
+        ]
+    axes = {
+        "xaxis": {"title": {"text": "device-seconds" if cost == "device_seconds" else "Hessian products"}},
+        "yaxis": {"title": {"text": "score over E-F"}, "type": "log"},
+    }
+    return Panel("Error against cost", "Score of every trial against its cost.", figure_json(traces, **axes))
+
+
+def _number(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, int | float) else "–"

@@ -1,0 +1,127 @@
+"""Where the trials are kept: a journal file, a database, or a proxy in front of one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import optuna
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+
+from hessgnn.errors import ConfigError
+from hessgnn.extras import require
+from hessgnn.sweep.config import SweepConfig
+
+JOURNAL = "study.journal"
+"""In the sweep's folder, where no storage is named."""
+
+
+def journal_path(config: SweepConfig, folder: Path) -> Path | None:
+    """Return the journal file of a sweep, or ``None`` where a database keeps its trials.
+
+    Parameters
+    ----------
+    config
+        The sweep.
+    folder
+        Its folder.
+
+    Returns
+    -------
+    Path or None
+    """
+    if config.storage is None:
+        return folder / JOURNAL
+    scheme, _, rest = config.storage.partition(":")
+    return Path(rest.removeprefix("//")) if scheme == "journal" else None
+
+
+def open_storage(config: SweepConfig, folder: Path) -> BaseStorage:
+    """Open the storage of a sweep.
+
+    Parameters
+    ----------
+    config
+        The sweep.
+    folder
+        Its folder.
+
+    Returns
+    -------
+    BaseStorage
+        For several threads of this process; other processes and machines open it themselves.
+
+    Raises
+    ------
+    ConfigError
+        When it cannot be reached or is none.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    url = config.storage or ""
+    try:
+        if (journal := journal_path(config, folder)) is not None:
+            journal.parent.mkdir(parents=True, exist_ok=True)
+            return JournalStorage(JournalFileBackend(str(journal)))
+        if url.startswith("grpc://"):
+            require("grpc", package="grpcio", extra="grpc", purpose="a storage behind a gRPC proxy")
+            address = urlsplit(url)
+            proxy = optuna.storages.GrpcStorageProxy(host=address.hostname or "localhost", port=address.port or 13000)
+            proxy.wait_server_ready(timeout=10)
+            return proxy
+        return RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}} if url.startswith("sqlite") else None)
+    except ConfigError:
+        raise
+    except Exception as error:  # each storage raises errors of its own driver
+        raise unusable(config, folder, error) from error
+
+
+def unusable(config: SweepConfig, folder: Path, error: Exception) -> ConfigError:
+    """Say that a storage cannot be used.
+
+    Parameters
+    ----------
+    config, folder
+        See :func:`open_storage`.
+    error
+        What its driver raised.
+
+    Returns
+    -------
+    ConfigError
+        Without the password that the URL may hold.
+    """
+    if isinstance(error, ModuleNotFoundError):
+        what = f"needs the Python package {error.name!r}, which is not installed"
+        return ConfigError(what, where=_public(config.storage), remedy=f"pip install {error.name}")
+    text = " ".join(str(error).split()) or type(error).__name__
+    if config.storage is not None and (password := urlsplit(config.storage).password):
+        text = text.replace(password, "***")
+    return ConfigError(
+        f"the storage cannot be used ({text})",
+        where=_public(config.storage) or journal_path(config, folder),
+        remedy="check the URL, or leave `storage` out for a journal file",
+    )
+
+
+def _public(url: str | None) -> str | None:
+    """A URL without its password."""
+    if url is None or not (password := urlsplit(url).password):
+        return url
+    return url.replace(f":{password}@", ":***@")
+
+
+def mend_journal(journal: Path) -> None:
+    """Take away what a killed process may have left: the journal's lock, and a line that was not finished.
+
+    Parameters
+    ----------
+    journal
+        The file, which no other process may be using.
+    """
+    for lock in journal.parent.glob(f"{journal.name}.lock*"):
+        lock.unlink()
+    if journal.exists():
+        whole = journal.read_bytes().rfind(b"\n") + 1
+        with journal.open("r+b") as file:
+            file.truncate(whole)

@@ -1,0 +1,288 @@
+"""Tuning of one architecture: an Optuna study with a budget, asked and told so that an interruption changes nothing.
+
+The trials of a budget are numbered. The sampler of each is seeded by its number, and a trial that was interrupted goes
+on with the values that it was given. So where the trials of an architecture run one after the other, a sweep that was
+killed and started again tries the same values as one that was not.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import optuna
+from optuna import Study
+from optuna.exceptions import ExperimentalWarning
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
+from optuna.samplers import (
+    BaseSampler,
+    CmaEsSampler,
+    GPSampler,
+    PartialFixedSampler,
+    QMCSampler,
+    RandomSampler,
+    TPESampler,
+)
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from hessgnn.config import get_dotted
+from hessgnn.extras import require
+from hessgnn.jobs.job import Outcome
+from hessgnn.jobs.workers import PRUNED
+from hessgnn.sweep.config import PAPER_WEIGHTS, SweepConfig
+from hessgnn.sweep.ledger import Ledger, is_open
+from hessgnn.sweep.life import Heart
+from hessgnn.sweep.space import draw
+from hessgnn.training.run import Point
+
+Kind = Literal["baseline", "paper", "balance", "sampled"]
+"""Where the values of a trial come from: E-F alone, the paper's weights, the balance of the losses, the sampler."""
+
+KIND, SCORE, SECONDS, PRODUCTS = "kind", "absolute_score", "device_seconds", "products"
+"""User attributes of a trial."""
+
+BASELINE = 0
+"""Number of the trial that is E-F alone. It is kept with the other fixed work, since it has no Hessian weight."""
+
+WAIT = "wait"
+"""What :meth:`Tuning.next` says while others work on what must come first."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A trial to be run."""
+
+    number: int
+    kind: Kind
+    values: dict[str, Any]
+    trial: Trial
+
+
+class Tuning:
+    """The trials of one architecture.
+
+    Parameters
+    ----------
+    config
+        The sweep.
+    architecture
+        Its label.
+    study
+        Its Optuna study.
+    heart
+        Of this process.
+    """
+
+    def __init__(self, config: SweepConfig, architecture: str, study: Study, heart: Heart) -> None:
+        self.config, self.architecture, self.study = config, architecture, study
+        self.study.pruner = _pruner(config)
+        self.ledger = Ledger(study, heart, config.max_retries)
+        self.ledger.add(map(str, range(1, config.budget.trials)))
+
+    def next(self, known: Mapping[str, float]) -> Task | str | None:
+        """Claim the next trial.
+
+        Parameters
+        ----------
+        known
+            Values found by measurement, for the trial that tries the balance of the losses.
+
+        Returns
+        -------
+        Task, str or None
+            :data:`WAIT` while others work on what is left; ``None`` when all is done or the budget is spent.
+        """
+        entries = self._numbered()
+        spent = self._is_spent(entries)
+        for number, entry in entries.items():
+            if entry.state == TrialState.WAITING and not spent:
+                trial = self._claim(number, entry, known)
+                if trial is not None:
+                    return trial
+                return WAIT
+        running = any(entry.state == TrialState.RUNNING for entry in entries.values())
+        return WAIT if running else None
+
+    def tell(self, task: Task, outcome: Outcome, baseline: float) -> None:
+        """Close a trial with what came of it.
+
+        Parameters
+        ----------
+        task
+            From :meth:`next`.
+        outcome
+            Its score, or why there is none.
+        baseline
+            Score of E-F alone, which its own is divided by.
+        """
+        self.ledger.note(task.trial, {SECONDS: outcome.device_seconds, PRODUCTS: outcome.products})
+        if outcome.score is None:
+            self.ledger.fail(task.trial, outcome.reason or "no score")
+            return
+        self.ledger.note(task.trial, {SCORE: outcome.score})
+        cost = {"device_seconds": outcome.device_seconds, "products": float(outcome.products)}
+        second = () if self.config.objective.cost is None else (cost[self.config.objective.cost],)
+        self.ledger.finish(task.trial, (outcome.score / baseline, *second), pruned=outcome.pruned)
+
+    def prune(self, task: Task, point: Point, baseline: float) -> str | None:
+        """Report a validation, and say whether the trial should end.
+
+        Parameters
+        ----------
+        task
+            From :meth:`next`.
+        point
+            The validation.
+        baseline
+            See :meth:`tell`.
+
+        Returns
+        -------
+        str or None
+            :data:`PRUNED` if it should.
+        """
+        if self.config.pruner.kind == "none" or point.step < self.config.pruner.warmup:
+            return None
+        if point.step not in task.trial.storage.get_trial(task.trial._trial_id).intermediate_values:
+            task.trial.report(point.score / baseline, point.step)
+        sampled = task.kind == "sampled"  # the known weights are what the others are compared with
+        last = point.step >= self.config.budget.steps
+        return PRUNED if sampled and not last and task.trial.should_prune() else None
+
+    def trials(self) -> dict[int, FrozenTrial]:
+        """Finished trials within the budget: number -> trial, in order."""
+        return {number: entry for number, entry in self._numbered().items() if not is_open(entry)}
+
+    def best(self) -> tuple[int, FrozenTrial] | None:
+        """The trial with the lowest error, and its number; ``None`` if none came to its end."""
+        complete = [item for item in self.trials().items() if item[1].state == TrialState.COMPLETE]
+        return min(complete, key=lambda item: (item[1].values[0], item[0]), default=None)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether no trial is left to be run or waited for."""
+        entries = self._numbered()
+        if any(entry.state == TrialState.RUNNING for entry in entries.values()):
+            return False
+        return self._is_spent(entries) or not any(is_open(entry) for entry in entries.values())
+
+    def _numbered(self) -> dict[int, FrozenTrial]:
+        numbered = {int(key): entry for key, entry in self.ledger.entries().items()}
+        return {number: numbered[number] for number in sorted(numbered) if number < self.config.budget.trials}
+
+    def _is_spent(self, entries: Mapping[int, FrozenTrial]) -> bool:
+        budget = self.config.budget
+        finished = [entry for entry in entries.values() if not is_open(entry)]
+        seconds = sum(device_seconds_of(entry) for entry in finished)
+        hours = sum(entry.duration.total_seconds() for entry in finished if entry.duration is not None) / 3600
+        return seconds >= (budget.device_seconds or float("inf")) or hours >= (budget.hours or float("inf"))
+
+    def _claim(self, number: int, entry: FrozenTrial, known: Mapping[str, float]) -> Task | None:
+        kind: Kind = {1: "paper", 2: "balance"}.get(number, "sampled")  # type: ignore[assignment]
+        if kind == "balance" and not known:
+            kind = "sampled"
+        fixed = {} if kind == "sampled" else self.starting_values(known if kind == "balance" else {})
+        self.study.sampler = self._sampler(number, fixed)
+        trial = self.ledger.claim(entry)
+        if trial is None:
+            return None
+        values = draw(trial, self.config.space)
+        self.ledger.note(trial, {KIND: kind})
+        return Task(number, kind, values, trial)
+
+    def starting_values(self, known: Mapping[str, float]) -> dict[str, Any]:
+        """The paper's weights and the base's other values, or what is allowed nearest to them.
+
+        Parameters
+        ----------
+        known
+            Dotted key -> value, instead of these.
+
+        Returns
+        -------
+        dict
+            Without keys of which nothing is known.
+        """
+        budget = self.config.budget
+        start = self.config.run_config(self.architecture, PAPER_WEIGHTS, steps=budget.steps, seed=self.config.seed)
+        defaults = start.model_dump()
+        values = {}
+        for key, allowed in self.config.space.items():
+            value = allowed.nearest(known.get(key, get_dotted(defaults, key)))
+            if value is not None:
+                values[key] = value
+        return values
+
+    def _sampler(self, number: int, fixed: dict[str, Any]) -> BaseSampler:
+        settings, seed = self.config.sampler, 1000 * self.config.seed + number
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            if fixed:
+                return PartialFixedSampler(fixed, RandomSampler(seed))
+            if settings.kind == "random":
+                return RandomSampler(seed)
+            if settings.kind == "qmc":  # the sequence is one, whoever takes its next point
+                return QMCSampler(seed=self.config.seed, scramble=True, warn_independent_sampling=False)
+            if settings.kind == "gp":
+                return GPSampler(seed=seed, n_startup_trials=settings.startup)
+            if settings.kind == "cmaes":
+                require("cmaes", package="cmaes", extra="cmaes", purpose="the sampler 'cmaes'")
+                return CmaEsSampler(seed=seed, n_startup_trials=settings.startup, warn_independent_sampling=False)
+            return TPESampler(
+                seed=seed,
+                n_startup_trials=settings.startup,
+                multivariate=True,
+                group=True,  # keys with a condition
+                constant_liar=True,  # others may be trying values nearby at this moment
+            )
+
+
+def create_study(name: str, storage: Any, *, objectives: int = 1) -> Study:
+    """Open an Optuna study, or make it.
+
+    Parameters
+    ----------
+    name
+        Of the study.
+    storage
+        Where it is kept.
+    objectives
+        Numbers that are made small.
+
+    Returns
+    -------
+    Study
+    """
+    return optuna.create_study(
+        study_name=name, storage=storage, directions=["minimize"] * objectives, load_if_exists=True
+    )
+
+
+def kind_of(entry: FrozenTrial) -> str:
+    """Where the values of a trial come from."""
+    return entry.user_attrs.get(KIND, "sampled")
+
+
+def device_seconds_of(entry: FrozenTrial) -> float:
+    """What a trial cost."""
+    return entry.user_attrs.get(SECONDS, 0.0)
+
+
+def describe_state(entry: FrozenTrial) -> str:
+    """How a trial ended: ``complete``, ``pruned`` or ``failed``."""
+    return "failed" if entry.state == TrialState.FAIL else entry.state.name.lower()
+
+
+def _pruner(config: SweepConfig) -> BasePruner:
+    settings = config.pruner
+    if settings.kind == "median":
+        return MedianPruner(settings.startup, settings.warmup)
+    if settings.kind == "hyperband":
+        every = config.run_config(
+            next(iter(config.architectures)), {}, steps=config.budget.steps, seed=config.seed
+        ).validation.every
+        shortest = min(max(every, settings.warmup, 1), config.budget.steps)
+        return HyperbandPruner(shortest, config.budget.steps, settings.reduction)
+    return NopPruner()
