@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import ClassVar
 
 
 class UserError(Exception):
@@ -22,6 +23,9 @@ class UserError(Exception):
     remedy
         What the user can do about it, in the imperative.
     """
+
+    status: ClassVar[int] = 2
+    """Exit status of the command."""
 
     def __init__(self, what: str, *, where: object | None = None, remedy: str | None = None) -> None:
         self.what, self.where, self.remedy = what, where, remedy
@@ -41,6 +45,12 @@ class ConfigError(UserError):
 
 class TrainingError(UserError):
     """A training run that cannot start or go on."""
+
+
+class NothingTrained(TrainingError):
+    """Of many runs, none came to its end: the input was right, but there is no result."""
+
+    status = 1
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -5,33 +5,66 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import Empty, SimpleQueue
-from types import SimpleNamespace
-from typing import Any
 
-from hessgnn.sweep import worker
-from hessgnn.sweep.worker import Report
+import torch
+
+from hessgnn.jobs.job import Job, Outcome, Report, Stopped, Work, run_job
+from hessgnn.jobs.workers import PRUNED, Watch
+from hessgnn.training.run import Point
+
+
+class InlineLink:
+    """What a job sees of its parent."""
+
+    def __init__(self, workers: InlineWorkers, watch: Watch | None) -> None:
+        self._workers, self._watch = workers, watch
+        self.why: str | None = None
+        self.last: Point | None = None
+
+    def report(self, report: Report) -> None:
+        self._workers.queue.put(report)
+        self.last = report.point or self.last
+        if self._watch is not None:
+            self.why = self.why or self._watch(report.point)
+
+    @property
+    def stopping(self) -> bool:
+        return self._workers.stopped or self.why is not None
 
 
 class InlineWorkers:
     """One thread, since torch's generator is the process's. Job for job in the order in which they are asked for."""
 
-    def __init__(self, number: int) -> None:
-        self._reports: SimpleQueue[Report] = SimpleQueue()
-        self._stopping = SimpleNamespace(value=0)
+    def __init__(self, number: int, threads: int | None = None) -> None:
+        self.threads = threads or 1
+        self.queue: SimpleQueue[Report] = SimpleQueue()
+        self.stopped = False
         self._thread = ThreadPoolExecutor(1)
-        self.pool = self
 
-    def submit(self, function: Any, job: Any) -> Future[Any]:
-        def work() -> Any:
-            worker._queue, worker._stopping = self._reports, self._stopping
-            return function(job)
+    def submit(self, job: Job, watch: Watch | None = None, *, work: Work = run_job) -> Future[Outcome]:
+        return self._thread.submit(self._do, job, watch, work)
 
-        return self._thread.submit(work)
+    def _do(self, job: Job, watch: Watch | None, work: Work) -> Outcome:
+        if self.stopped:
+            raise Stopped
+        link = InlineLink(self, watch)
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.threads)
+        try:
+            return work(job, link)
+        except Stopped:
+            if link.why is None:
+                raise
+            if link.why == PRUNED and link.last is not None:
+                return Outcome(link.last.score, link.last.device_seconds, link.last.products, pruned=True)
+            return Outcome(None, reason=link.why)
+        finally:
+            torch.set_num_threads(before)
 
     def reports(self) -> Iterator[Report]:
         while True:
             try:
-                yield self._reports.get_nowait()
+                yield self.queue.get_nowait()
             except Empty:
                 return
 
@@ -39,5 +72,5 @@ class InlineWorkers:
         self._thread.shutdown()
 
     def stop(self) -> None:
-        self._stopping.value = 1
+        self.stopped = True
         self._thread.shutdown(cancel_futures=True)

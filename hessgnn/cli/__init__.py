@@ -139,6 +139,8 @@ def study(
 def main(application: typer.Typer = app, arguments: Sequence[str] | None = None) -> None:
     """Run a command. Exit status 2 for wrong input, told in one line; 1 for a bug, with its traceback in a file.
 
+    A sweep or a study of which no run came to its end has status 1, too.
+
     Parameters
     ----------
     application
@@ -151,7 +153,7 @@ def main(application: typer.Typer = app, arguments: Sequence[str] | None = None)
         status = application(args=arguments, standalone_mode=False)
     except UserError as error:
         errors.print(f"[red]error:[/red] {_plain(str(error))}", highlight=False)
-        status = 2
+        status = error.status
     except _UsageError as error:
         if message := error.format_message():  # without one, help was asked for and has been shown
             verb = error.ctx.command_path if error.ctx is not None else "hessgnn"

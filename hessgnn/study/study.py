@@ -26,7 +26,7 @@ from hessgnn.benchmark.tasks import ACCURACY
 from hessgnn.config import save
 from hessgnn.data.factory.engines import make_engine
 from hessgnn.data.store import Store
-from hessgnn.errors import TrainingError
+from hessgnn.errors import NothingTrained
 from hessgnn.jobs.folder import locked, require_same
 from hessgnn.jobs.job import Evaluation, Job, Report, equal_steps, fail
 from hessgnn.jobs.workers import Chains, WorkerDied, Workers
@@ -116,7 +116,7 @@ def study(config: StudyConfig, folder: Path, observer: Callable[[Report], None])
     ------
     UserError
         When the folder holds another study, or the data or the engine cannot be used.
-    TrainingError
+    NothingTrained
         When no run could be trained.
     """
     with locked(folder):
@@ -134,7 +134,7 @@ def study(config: StudyConfig, folder: Path, observer: Callable[[Report], None])
         workers.close()
         points = _points(config, prepared, folder)
         if all(point.status == "failed" for point in points.points):
-            raise TrainingError("no run could be trained", where=folder, remedy="see `points.json` for the reasons")
+            raise NothingTrained("no run could be trained", where=folder, remedy="see `points.json` for the reasons")
         mean = folder / "runs" / "mean-predictor"
         record_mean_predictor(mean, config.data)
         write_study(points, folder)

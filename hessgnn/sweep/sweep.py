@@ -33,7 +33,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from hessgnn.benchmark.evaluate import record_failure, record_mean_predictor
 from hessgnn.benchmark.record import Budget, Cost, read_record
 from hessgnn.config import save
-from hessgnn.errors import TrainingError
+from hessgnn.errors import NothingTrained
 from hessgnn.files import write_text
 from hessgnn.jobs.folder import joined
 from hessgnn.jobs.job import Evaluation, Job, Outcome, Report, Stopped, Work, equal_steps, fail, note_spending, run_job
@@ -87,7 +87,7 @@ def sweep(config: SweepConfig, folder: Path, observer: Observer) -> list[Path]:
     ------
     ConfigError
         When the folder or the storage holds another sweep, or cannot be used.
-    TrainingError
+    NothingTrained
         When no architecture could be trained.
     """
     with joined(folder, partial(begin, config, folder)):
@@ -127,7 +127,7 @@ class _Sweep:
         finals = [path for paths, _ in found for path in paths]
         if all(read_record(Run(path).record).status == "failed" for path in finals):
             reasons = sorted({row.reason for row in rows if row.reason})
-            raise TrainingError(
+            raise NothingTrained(
                 f"no architecture could be trained ({'; '.join(reasons[:3]) or 'the retraining failed'})",
                 where=self.folder / "trials.csv",
                 remedy="see its column `reason`",

@@ -34,11 +34,13 @@ def content(tiny_store: Path) -> dict[str, Any]:
             "training": {"batch_size": 3, "schedule": {"warmup": 2}, "device": "cpu"},
             "validation": {"every": 4, "hessian": "probes", "n_probes": 2},
         },
-        "trials": 3,
-        "startup": 1,
-        "trial_steps": 8,
+        "budget": {"trials": 3, "steps": 8},
+        "sampler": {"startup": 1},
+        "transfer": False,
         "final_steps": 10,
         "workers": 2,
+        "threads": 1,
+        "heartbeat": 0.5,
     }
 
 

@@ -12,6 +12,11 @@ from hessgnn.errors import ConfigError
 from hessgnn.sweep.config import SweepConfig, folder_name
 
 HESSIAN = {"low": 1e-4, "high": 1.0, "log": True}
+CONDITIONAL = {
+    "loss.probes.kind": {"choices": ["rows", "rademacher"]},
+    "loss.probes.number": {"low": 1, "high": 4, "integer": True, "when": {"loss.probes.kind": "rows"}},
+}
+WHEN_COLUMNS = {"low": 0.1, "high": 1.0, "when": {"loss.probes.kind": "columns"}}
 
 
 @pytest.mark.parametrize(
@@ -51,10 +56,31 @@ HESSIAN = {"low": 1e-4, "high": 1.0, "log": True}
         ({"name": "a/b"}, "name"),
         ({"name": ".."}, "name"),
         ({"name": ""}, "name"),
-        ({"trials": 0}, "trials"),
-        ({"trials": 1}, "trials.*greater than or equal to 2"),  # the first is E-F alone: nothing to choose from
+        ({"budget": {"trials": 0}}, "trials"),
+        ({"budget": {"trials": 1}}, "trials.*greater than or equal to 2"),  # the first is E-F alone: nothing to choose
+        ({"budget": {"hours": 0}}, r"budget\.hours"),
         ({"workers": 0}, "workers"),
-        ({"trails": 3}, "'trails': unknown key.*did you mean 'trials'"),
+        ({"budget": {"trails": 3}}, "trails': unknown key.*did you mean 'trials'"),
+        ({"sampler": "tpee"}, r"sampler\.kind.*'tpe', 'gp', 'cmaes', 'random' or 'qmc'"),
+        ({"pruner": {"kind": "hyper"}}, r"pruner\.kind.*'none', 'median' or 'hyperband'"),
+        ({"objective": {"cost": "time"}}, r"objective\.cost.*'device_seconds' or 'products'"),
+        ({"objective": {"weights": {"energy": 0, "forces": 0}}}, r"objective\.weights: at least one"),
+        ({"objective": {"weights": {"forcs": 1}}}, "objective"),
+        ({"objective": {"cost": "products"}, "pruner": "median"}, "'median' cannot weigh two objectives"),
+        ({"objective": {"cost": "products"}, "sampler": "cmaes"}, "'cmaes' has one objective only"),
+        ({"base": {"validation": {"weights": {"energy": 1}}}}, r"validation\.weights is objective\.weights in a sweep"),
+        ({"space": {"loss.hessian": HESSIAN, "objective.cost": {"choices": [None]}}}, r"cannot tune objective\.cost"),
+        ({"equal_seconds": True, "regimes": ["E-F"]}, "equal_seconds needs the regime E-F-H"),
+        ({"space": {"loss.hessian": {**HESSIAN, "when": {"loss.forces": 1}}}}, r"loss\.hessian is tuned in every trial"),
+        (
+            {"space": {"loss.hessian": HESSIAN, "training.ema": {"low": 0.5, "high": 0.9, "when": {"no": 1}}}},
+            r"training\.ema depends on 'no', which is no choice above it",
+        ),
+        (
+            {"space": {"loss.hessian": HESSIAN, **CONDITIONAL, "loss.probes.fraction": WHEN_COLUMNS}},
+            r"depends on loss\.probes\.kind = 'columns', which is not among its choices",
+        ),
+        ({"space": {"loss.hessian": HESSIAN, **CONDITIONAL}, "sampler": "gp"}, "'gp' knows no conditions"),
     ],
 )
 def test_a_wrong_sweep_is_told_in_one_line(
@@ -64,7 +90,7 @@ def test_a_wrong_sweep_is_told_in_one_line(
     if "architectures" not in changes:
         whole["architectures"] = {"schnet": {}}
     path = tmp_path / "sweep.yaml"
-    path.write_text(yaml.safe_dump(whole))
+    path.write_text(yaml.safe_dump(whole, sort_keys=False))
     with pytest.raises(ConfigError, match=message) as caught:
         load(SweepConfig, path)
     assert "\n" not in str(caught.value)
@@ -86,7 +112,14 @@ def test_labels_outside_a_regime_have_no_weight(
     assert (run.loss.forces, run.loss.hessian) == (forces, hessian)
     assert run.loss.regime == regime
     assert run.entry == run.name == f"schnet {regime}"
-    assert (run.training.steps, run.training.seed, run.training.threads) == (5, 9, 1)
+    assert (run.training.steps, run.training.seed) == (5, 9)
+    assert run.validation.weights == {"energy": 1.0, "forces": 1.0, "hessian": 1.0}
+
+
+def test_checkpoints_are_chosen_by_the_objective(make_sweep: Callable[..., SweepConfig]) -> None:
+    weights = {"energy": 0.5, "forces": 0.0, "hessian": 2.0}
+    run = make_sweep(objective={"weights": weights}).run_config("schnet", {}, steps=5, seed=9)
+    assert run.validation.weights == weights
 
 
 def test_what_an_architecture_adds_wins_over_the_base_and_tuned_values_over_both(
@@ -118,9 +151,9 @@ def test_a_resolved_sweep_is_read_back_and_is_the_same_sweep(
     (tmp_path / "sweep.yaml").write_text(dump(config))
     again = load(SweepConfig, tmp_path / "sweep.yaml")
     assert again.identity() == config.identity()
-    larger = SweepConfig.model_validate(merge(config.model_dump(), {"trials": 9, "workers": 1}))
+    larger = SweepConfig.model_validate(merge(config.model_dump(), {"budget": {"trials": 9, "hours": 1.0}, "workers": 1}))
     assert larger.identity() == config.identity()
-    longer = SweepConfig.model_validate(merge(config.model_dump(), {"trial_steps": 9}))
+    longer = SweepConfig.model_validate(merge(config.model_dump(), {"budget": {"steps": 9}}))
     assert longer.identity() != config.identity()
 
 

@@ -1,0 +1,304 @@
+"""The trials of one architecture: what is tried, counted, interrupted and pruned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from hessgnn.jobs.job import Outcome
+from hessgnn.jobs.workers import PRUNED
+from hessgnn.sweep.config import PAPER_WEIGHTS, SweepConfig
+from hessgnn.sweep.ledger import reason_of
+from hessgnn.sweep.life import Heart
+from hessgnn.sweep.storage import open_storage
+from hessgnn.sweep.tuning import WAIT, Task, Tuning, create_study, describe_state, device_seconds_of
+from hessgnn.training.run import Point
+
+MakeSweep = Callable[..., SweepConfig]
+
+SPACE = {
+    "loss.forces": {"low": 0.01, "high": 10.0, "log": True},
+    "loss.hessian": {"low": 1e-4, "high": 1.0, "log": True},
+    "loss.probes.kind": {"choices": ["rows", "gaussian"]},  # without the base's own choice, rademacher
+    "loss.probes.number": {"low": 1, "high": 4, "integer": True, "when": {"loss.probes.kind": ["rows"]}},
+}
+KNOWN = {"loss.hessian": 0.007}
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing catches it."""
+
+
+def score(values: dict[str, Any]) -> float:
+    return 2 * (abs(values["loss.forces"] - 0.5) + abs(values["loss.hessian"] - 0.02))
+
+
+def opened(config: SweepConfig, folder: Path) -> Tuning:
+    """As a process opens it that has just been started: what the one before it had claimed has no owner."""
+    storage = open_storage(config, folder)
+    objectives = 1 if config.objective.cost is None else 2
+    study = create_study(f"{config.name}-schnet", storage, objectives=objectives)
+    return Tuning(config, "schnet", study, Heart(storage, 1e-3))
+
+
+def tell(tuning: Tuning, task: Task) -> None:
+    tuning.tell(task, Outcome(score(task.values), 2.0, 7), baseline=2.0)
+
+
+def run_all(config: SweepConfig, folder: Path) -> list[Task]:
+    tuning, tasks = opened(config, folder), []
+    while (task := tuning.next(KNOWN)) is not None:
+        assert isinstance(task, Task)
+        tasks.append(task)
+        tell(tuning, task)
+    return tasks
+
+
+def plain(tasks: list[Task]) -> list[tuple[Any, ...]]:
+    return [(task.number, task.kind, task.values) for task in tasks]
+
+
+def test_the_first_trials_are_the_papers_weights_and_the_balance(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    paper, balance, sampled = run_all(make_sweep(space=SPACE, budget={"trials": 4}), tmp_path)
+    assert (paper.number, paper.kind) == (1, "paper")  # 0 is E-F alone, which is no sampled trial
+    assert {key: paper.values[key] for key in PAPER_WEIGHTS} == PAPER_WEIGHTS
+    assert paper.values["loss.probes.kind"] in ("rows", "gaussian")
+    assert (balance.number, balance.kind) == (2, "balance")
+    assert balance.values["loss.forces"] == 0.30
+    assert balance.values["loss.hessian"] == 0.007
+    assert sampled.kind == "sampled"
+    assert sampled.values["loss.hessian"] not in (0.09, 0.007)
+
+
+def test_a_key_with_a_condition_is_tried_only_where_it_is_met(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    tasks = run_all(make_sweep(space=SPACE, budget={"trials": 14}), tmp_path)
+    kinds = {task.values["loss.probes.kind"] for task in tasks}
+    assert kinds == {"rows", "gaussian"}
+    for task in tasks:
+        assert ("loss.probes.number" in task.values) == (task.values["loss.probes.kind"] == "rows")
+
+
+def test_known_values_outside_the_ranges_are_moved_to_the_nearest_bound(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    space = {
+        "loss.forces": {"low": 1.0, "high": 2.0},
+        "loss.hessian": {"low": 1e-4, "high": 1e-2},
+        "training.ema": {"low": 0.5, "high": 0.9},  # switched off in the base: nothing is known of it
+    }
+    first, _ = run_all(make_sweep(space=space, base={"training": {"ema": None}}), tmp_path)
+    assert first.values["loss.forces"] == 1.0
+    assert first.values["loss.hessian"] == 1e-2
+    assert 0.5 <= first.values["training.ema"] <= 0.9
+
+
+def test_the_budget_is_a_total(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    assert len(run_all(make_sweep(), tmp_path)) == 2
+    assert run_all(make_sweep(), tmp_path) == []
+    more = run_all(make_sweep(budget={"trials": 5}), tmp_path)
+    assert [task.number for task in more] == [3, 4]
+    at_once = run_all(make_sweep(budget={"trials": 5}), tmp_path / "at-once")
+    assert plain(at_once)[2:] == plain(more)
+    smaller = opened(make_sweep(budget={"trials": 2}), tmp_path)  # counts only what is within it
+    assert list(smaller.trials()) == [1]
+    assert smaller.next(KNOWN) is None
+    assert smaller.is_done
+
+
+@pytest.mark.parametrize("limit", [{"device_seconds": 4.0}, {"hours": 1e-9}])
+def test_a_budget_of_time_ends_the_trials(make_sweep: MakeSweep, tmp_path: Path, limit: dict[str, float]) -> None:
+    config = make_sweep(budget={"trials": 9, **limit})
+    tasks = run_all(config, tmp_path)
+    assert len(tasks) == (2 if "device_seconds" in limit else 1)  # of two device-seconds each
+    assert opened(config, tmp_path).is_done
+    more = run_all(make_sweep(budget={"trials": 4}), tmp_path)  # and goes on when it is lifted
+    assert [task.number for task in more] == list(range(len(tasks) + 1, 4))
+
+
+def test_an_interrupted_trial_is_tried_again_with_its_values(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    config = make_sweep(space=SPACE)
+    asked = opened(config, tmp_path).next(KNOWN)
+    again = opened(config, tmp_path).next(KNOWN)
+    assert isinstance(asked, Task)
+    assert isinstance(again, Task)
+    assert plain([asked]) == plain([again])
+    whole = run_all(config, tmp_path / "whole")
+    assert plain(run_all(config, tmp_path)) == plain(whole)
+    tuning = opened(config, tmp_path)
+    assert [entry.values for entry in tuning.trials().values()] == [[score(task.values) / 2] for task in whole]
+    died = [trial for trial in tuning.study.trials if trial.state == TrialState.FAIL]
+    assert len(died) == 2  # kept, with their reason
+    assert all("ended without a word" in (reason_of(trial) or "") for trial in died)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4])
+@pytest.mark.parametrize("moment", ["claim", "owner", "kind", "device_seconds", "tell"])
+def test_interruption_at_any_moment_changes_no_value(
+    make_sweep: MakeSweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, moment: str
+) -> None:
+    """Killed at each step of asking and telling: the trials are the same as in a study that was not."""
+    config = make_sweep(space=SPACE, budget={"trials": 5})
+    whole = run_all(config, tmp_path / "whole")
+    tuning = opened(config, tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(Killed):  # noqa: PT012
+        for _ in range(number - 1):
+            tell(tuning, tuning.next(KNOWN))
+        storage, study = tuning.ledger._storage, tuning.study
+        set_attribute, set_state = storage.set_trial_user_attr, storage.set_trial_state_values
+
+        def attribute(trial_id: int, key: str, value: Any) -> None:
+            if key == moment:
+                raise Killed
+            set_attribute(trial_id, key, value)
+
+        def state(trial_id: int, state: TrialState, values: Any = None) -> bool:
+            if moment == "claim" and state == TrialState.RUNNING:
+                raise Killed
+            if moment == "tell" and state == TrialState.COMPLETE:
+                raise Killed
+            return set_state(trial_id, state, values)
+
+        patch.setattr(storage, "set_trial_user_attr", attribute)
+        patch.setattr(storage, "set_trial_state_values", state)
+        assert study is tuning.study
+        tell(tuning, tuning.next(KNOWN))
+    resumed = opened(config, tmp_path)
+    tasks = []
+    while (task := resumed.next(KNOWN)) is not None:
+        if task != WAIT:  # of a trial that nobody says he owns no one knows at once whether it is dead
+            tasks.append(task)
+            tell(resumed, task)
+    found = [(n, entry.params, entry.values) for n, entry in opened(config, tmp_path).trials().items()]
+    if moment == "owner":  # found dead only after the next had begun: the sampler knew less then
+        assert [n for n, _, _ in found] == [task.number for task in whole]
+        assert all(values == [score(params) / 2] for _, params, values in found)
+        return
+    assert found == [(task.number, task.values, [score(task.values) / 2]) for task in whole]
+
+
+def test_a_trial_whose_process_dies_again_and_again_is_given_up(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    config = make_sweep(max_retries=2)
+    for _ in range(3):
+        task = opened(config, tmp_path).next(KNOWN)
+        assert isinstance(task, Task)
+        assert task.number == 1
+    other = opened(config, tmp_path).next(KNOWN)
+    assert isinstance(other, Task)
+    assert other.number == 2
+    tuning = opened(config, tmp_path)
+    assert describe_state(tuning.trials()[1]) == "failed"
+    assert "given up after 3 attempts" in (reason_of(tuning.trials()[1]) or "")
+
+
+def test_a_failed_trial_counts_and_keeps_its_reason(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    config = make_sweep(budget={"trials": 4})
+    tuning = opened(config, tmp_path)
+    for number in (1, 2, 3):
+        task = tuning.next(KNOWN)
+        assert isinstance(task, Task)
+        outcome = Outcome(None, 0.5, reason="the loss is not finite") if number == 2 else Outcome(1.0, 2.5)
+        tuning.tell(task, outcome, 1.0)
+    assert tuning.next(KNOWN) is None
+    trials = opened(config, tmp_path).trials()
+    assert [describe_state(trial) for trial in trials.values()] == ["complete", "failed", "complete"]
+    assert reason_of(trials[2]) == "the loss is not finite"
+    assert [device_seconds_of(trial) for trial in trials.values()] == [2.5, 0.5, 2.5]
+
+
+def test_the_best_is_the_earlier_of_two_equals(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    tuning = opened(make_sweep(budget={"trials": 4}), tmp_path)
+    assert tuning.best() is None
+    for value in (3.0, 2.0, 2.0):
+        tuning.tell(tuning.next(KNOWN), Outcome(value, 1.0), 1.0)
+    best = tuning.best()
+    assert best is not None
+    assert best[0] == 2
+
+
+def test_two_processes_do_no_trial_twice(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    config = make_sweep(budget={"trials": 4}, heartbeat=100)
+    hands = [opened(config, tmp_path) for _ in range(2)]
+    for hand in hands:  # of two processes that live; in this test they are one
+        hand.ledger.heart._mine = hands[0].ledger.heart._mine
+    tasks = [hand.next(KNOWN) for hand in hands]
+    assert sorted(task.number for task in tasks if isinstance(task, Task)) == [1, 2]
+    third = hands[0].next(KNOWN)
+    assert isinstance(third, Task)
+    assert third.number == 3
+    assert hands[1].next(KNOWN) == WAIT  # what is left is in other hands
+    assert not hands[1].is_done
+
+
+@pytest.mark.parametrize("kind", ["tpe", "gp", "random", "qmc"])
+def test_every_sampler_proposes_and_repeats_itself(make_sweep: MakeSweep, tmp_path: Path, kind: str) -> None:
+    config = make_sweep(sampler={"kind": kind, "startup": 2}, budget={"trials": 7})
+    first, second = (run_all(config, tmp_path / place) for place in "ab")
+    assert plain(first) == plain(second)
+    sampled = [task.values["loss.hessian"] for task in first if task.kind == "sampled"]
+    assert len(set(sampled)) == len(sampled) == 4
+    assert all(1e-4 <= value <= 1.0 for value in sampled)
+
+
+def test_a_missing_package_of_a_sampler_is_told(
+    make_sweep: MakeSweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hessgnn.errors import ConfigError
+
+    monkeypatch.setitem(__import__("sys").modules, "cmaes", None)
+    with pytest.raises(ConfigError, match=r"needs cmaes, which is not installed.*pip install 'hessgnn\[cmaes\]'"):
+        run_all(make_sweep(sampler="cmaes", budget={"trials": 5}), tmp_path)
+
+
+def test_another_seed_proposes_other_values(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    one, other = (run_all(make_sweep(seed=seed, budget={"trials": 4}), tmp_path / str(seed)) for seed in (0, 1))
+    assert one[0].values == other[0].values
+    assert one[2].values != other[2].values
+
+
+def test_two_objectives_have_a_front_and_the_best_has_the_lowest_error(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    config = make_sweep(objective={"cost": "device_seconds"}, budget={"trials": 4})
+    tuning = opened(config, tmp_path)
+    for error, seconds in ((3.0, 1.0), (2.0, 5.0), (4.0, 2.0)):
+        tuning.tell(tuning.next(KNOWN), Outcome(error, seconds), 1.0)
+    assert [trial.values for trial in tuning.study.best_trials] == [[3.0, 1.0], [2.0, 5.0]]
+    best = tuning.best()
+    assert best is not None
+    assert best[1].values == [2.0, 5.0]
+
+
+def point(step: int, value: float) -> Point:
+    return Point(step, 1.0, 1e-3, 1.5, 3, value, None, None, None, None, None, None, None)
+
+
+@pytest.mark.parametrize("kind", ["median", "hyperband"])
+def test_a_trial_that_promises_little_is_pruned_and_keeps_its_score(
+    make_sweep: MakeSweep, tmp_path: Path, kind: str
+) -> None:
+    config = make_sweep(pruner={"kind": kind, "startup": 1, "reduction": 2}, budget={"trials": 12, "steps": 16})
+    tuning, pruned, number = opened(config, tmp_path), 0, 0
+    while (task := tuning.next(KNOWN)) is not None:
+        assert isinstance(task, Task)
+        number += 1
+        value = 1.0 + 0.1 * number  # each worse than the one before
+        why = None
+        for step in (4, 8, 12, 16):
+            why = why or tuning.prune(task, point(step, value), 2.0)
+            assert tuning.prune(task, point(step, value), 2.0) in (None, PRUNED)  # reported twice after a resumption
+        assert why is None or task.kind == "sampled"
+        pruned += why == PRUNED
+        tuning.tell(task, Outcome(value, 1.0, pruned=why == PRUNED), 2.0)
+    assert pruned
+    states = [describe_state(trial) for trial in tuning.trials().values()]
+    assert states.count("pruned") == pruned
+    assert all(trial.values is not None for trial in tuning.trials().values())
+
+
+def test_optuna_sees_trials_it_can_draw(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    config = make_sweep(budget={"trials": 6})
+    run_all(config, tmp_path)
+    study = optuna.load_study(study_name="tiny-schnet", storage=open_storage(config, tmp_path))
+    assert len(study.get_trials(states=(TrialState.COMPLETE,))) == 5
+    assert study.best_value == min(trial.value for trial in study.trials)
