@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,3 +56,44 @@ def make_sweep(content: dict[str, Any]) -> Callable[..., SweepConfig]:
         return parse(SweepConfig, merge(content, changes), where="sweep.yaml")
 
     return make
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[str]:
+    """URL of a database server that was started for the tests."""
+    pytest.importorskip("psycopg", reason="needs hessgnn[postgresql]")
+    programs = {name: _program(name) for name in ("initdb", "postgres")}
+    if None in programs.values():
+        pytest.skip("needs a PostgreSQL server (Debian: apt-get install postgresql)")
+    # It refuses to run as root, and the folders of pytest are closed to others.
+    as_user = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
+    folder = Path(tempfile.mkdtemp(prefix="hessgnn-postgresql-"))
+    if as_user:
+        shutil.chown(folder, "postgres")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    data = folder / "data"
+    make = [str(programs["initdb"]), "-D", str(data), "-U", "tester", "-A", "trust", "--no-sync"]
+    subprocess.run([*as_user, *make], check=True, capture_output=True, cwd=folder)
+    serve = [str(programs["postgres"]), "-D", str(data), "-p", str(port), "-k", str(folder), "-F"]
+    with subprocess.Popen(
+        [*as_user, *serve], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder
+    ) as server:
+        deadline = time.monotonic() + 60
+        while (folder / f".s.PGSQL.{port}").exists() is False:
+            assert server.poll() is None, "the server did not start"
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        time.sleep(0.5)
+        yield f"postgresql+psycopg://tester@127.0.0.1:{port}/postgres"
+        server.terminate()
+        server.wait()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _program(name: str) -> Path | None:
+    """Debian keeps servers out of the path."""
+    found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
+    on_path = shutil.which(name)
+    return found[-1] if found else Path(on_path) if on_path else None

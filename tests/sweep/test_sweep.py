@@ -16,12 +16,13 @@ from hessgnn.cli import app
 from hessgnn.config import load
 from hessgnn.data.store import Store
 from hessgnn.errors import ConfigError, TrainingError, UserError
+from hessgnn.jobs import job as job_module
+from hessgnn.jobs.folder import locked
+from hessgnn.jobs.job import Report
 from hessgnn.sweep import sweep as sweep_module
-from hessgnn.sweep import worker
 from hessgnn.sweep.config import SweepConfig
-from hessgnn.sweep.study import Study
-from hessgnn.sweep.sweep import plan, sweep
-from hessgnn.sweep.worker import Report
+from hessgnn.sweep.plan import plan
+from hessgnn.sweep.sweep import Ended, Event, sweep
 from hessgnn.training.config import RunConfig
 from hessgnn.training.run import Run
 from hessgnn.training.trainer import train
@@ -36,7 +37,7 @@ def inline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep_module, "Workers", InlineWorkers)
 
 
-def run(config: SweepConfig, folder: Path, reports: list[Report] | None = None) -> list[Path]:
+def run(config: SweepConfig, folder: Path, reports: list[Event] | None = None) -> list[Path]:
     return sweep(config, folder, (lambda report: None) if reports is None else reports.append)
 
 
@@ -54,8 +55,9 @@ def records_of(paths: list[Path]) -> dict[str, Record]:
 
 
 def test_a_sweep_tunes_retrains_judges_and_compares(make_sweep: MakeSweep, tmp_path: Path) -> None:
-    config, folder, reports = make_sweep(), tmp_path / "sweep", []
-    paths = run(config, folder, reports)
+    config, folder, events = make_sweep(), tmp_path / "sweep", []
+    paths = run(config, folder, events)
+    reports = [event for event in events if isinstance(event, Report)]
 
     rows = table(folder)
     assert [(row["architecture"], row["trial"], row["regime"], row["state"]) for row in rows] == [
@@ -67,7 +69,14 @@ def test_a_sweep_tunes_retrains_judges_and_compares(make_sweep: MakeSweep, tmp_p
     for row in rows:  # the score is that of the trial's own run folder
         name = row["architecture"].replace(":", "-")
         curve = Run(folder / "trials" / name / f"{int(row['trial']):03d}").curve()
-        assert float(row["score"]) == min(point.score for point in curve)
+        row["absolute"] = str(min(point.score for point in curve))
+        if row["kind"] == "baseline":
+            baseline = float(row["absolute"])
+        assert float(row["score"]) == float(row["absolute"]) / baseline  # which comes first
+    ended = [event.row for event in events if isinstance(event, Ended)]
+    assert {(row.architecture, row.trial, str(row.score)) for row in ended} == {
+        (row["architecture"], int(row["trial"]), row["score"]) for row in rows
+    }
 
     records = records_of(paths)
     names = {
@@ -124,7 +133,7 @@ def test_a_finished_sweep_does_nothing_new(
     def judged_twice(*arguments: Any, **options: Any) -> None:
         raise AssertionError("the test splits are touched once")
 
-    monkeypatch.setattr(worker, "evaluate", judged_twice)
+    monkeypatch.setattr(job_module, "evaluate", judged_twice)
     reports: list[Report] = []
     run(make_sweep(workers=1), folder, reports)
     after = snapshot(folder)
@@ -139,13 +148,13 @@ def test_a_larger_budget_goes_on_and_counts_what_was_spent(make_sweep: MakeSweep
     folder = tmp_path / "sweep"
     run(make_sweep(), folder)
     earlier = table(folder)
-    paths = run(make_sweep(trials=4), folder)
+    paths = run(make_sweep(budget={"trials": 4}), folder)
     rows = table(folder)
     assert [row for row in rows if row["trial"] != "3"] == earlier
     assert len(rows) == 8
     assert {r.cost.sweep_trials for r in records_of(paths).values() if r.regime != "mean"} == {4}
     at_once = tmp_path / "at-once"
-    run(make_sweep(trials=4), at_once)
+    run(make_sweep(budget={"trials": 4}), at_once)
     assert table(at_once) == rows
 
 
@@ -153,25 +162,19 @@ def test_another_configuration_in_the_same_folder_is_refused(make_sweep: MakeSwe
     folder = tmp_path / "sweep"
     run(make_sweep(), folder)
     before = snapshot(folder)
-    with pytest.raises(ConfigError, match=r"other settings.*trial_steps: 8 became 9; seeds") as caught:
-        run(make_sweep(trial_steps=9, seeds=[4]), folder)
-    assert "trials" not in str(caught.value).replace("trial_steps", "")
+    with pytest.raises(ConfigError, match=r"other settings.*budget\.steps: 8 became 9; seeds") as caught:
+        run(make_sweep(budget={"steps": 9}, seeds=[4]), folder)
+    assert "trials" not in str(caught.value)
     assert "\n" not in str(caught.value)
     assert snapshot(folder) == before
 
 
-def test_two_sweeps_in_one_folder_are_refused(make_sweep: MakeSweep, tmp_path: Path) -> None:
-    folder, refused = tmp_path / "sweep", []
-
-    def observer(report: Report) -> None:
-        if not refused:
-            with pytest.raises(ConfigError, match="another sweep is running in this folder"):
-                run(make_sweep(), folder)
-            refused.append(True)
-
-    sweep(make_sweep(), folder, observer)
-    assert refused
-    assert len(table(folder)) == 6
+def test_a_study_keeps_its_folder_to_itself_and_a_sweep_does_not_join_it(
+    make_sweep: MakeSweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hessgnn.jobs.folder._PATIENCE", 0.2)
+    with locked(tmp_path), pytest.raises(ConfigError, match="another process keeps this folder to itself"):
+        run(make_sweep(), tmp_path)
 
 
 def test_what_cannot_start_leaves_no_settings_behind(make_sweep: MakeSweep, tmp_path: Path) -> None:
@@ -203,7 +206,7 @@ def test_one_architecture_that_fails_does_not_stop_the_other(make_sweep: MakeSwe
     records = records_of(run(make_sweep(architectures={"schnet": DIVERGES}), folder))
     rows = table(folder)
     failed = [row for row in rows if row["architecture"] == "schnet"]
-    assert {row["state"] for row in failed} == {"fail"}
+    assert {row["state"] for row in failed} == {"failed"}
     assert all("not finite" in row["reason"] and row["score"] == "" for row in failed)
     assert {row["state"] for row in rows if row["architecture"] != "schnet"} == {"complete"}
     status = {(r.architecture, r.regime): r.status for r in records.values() if r.regime != "mean"}
@@ -232,13 +235,13 @@ def test_a_validation_that_is_never_finite_is_a_failure(
     make_sweep: MakeSweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An infinite score would be the best of its study if all were infinite."""
-    original = worker.train
+    original = job_module.train
 
     def infinite(*arguments: Any, **options: Any) -> Any:
         result = original(*arguments, **options)
         return type(result)(result.run, float("inf"), result.errors, result.progress)
 
-    monkeypatch.setattr(worker, "train", infinite)
+    monkeypatch.setattr(job_module, "train", infinite)
     with pytest.raises(TrainingError, match="no architecture could be trained"):
         run(make_sweep(), tmp_path / "sweep")
     assert all("no validation had finite errors" in row["reason"] for row in table(tmp_path / "sweep"))
@@ -250,7 +253,7 @@ def test_a_retraining_that_breaks_down_is_not_passed_over(
     def broken(*arguments: Any, **options: Any) -> None:
         raise ValueError("a bug")
 
-    monkeypatch.setattr(worker, "evaluate", broken)
+    monkeypatch.setattr(job_module, "evaluate", broken)
     with pytest.raises(ValueError, match="a bug"):
         run(make_sweep(), tmp_path / "sweep")
     monkeypatch.undo()
@@ -260,7 +263,7 @@ def test_a_retraining_that_breaks_down_is_not_passed_over(
 
 
 def test_more_seeds_are_retrained_each_with_its_twin(make_sweep: MakeSweep, tmp_path: Path) -> None:
-    config = make_sweep(trials=2, trial_steps=4, final_steps=4, seeds=[3, 5], regimes=["E", "E-F", "E-F-H"])
+    config = make_sweep(budget={"trials": 2, "steps": 4}, final_steps=4, seeds=[3, 5], regimes=["E", "E-F", "E-F-H"])
     records = records_of(run(config, tmp_path / "sweep"))
     found = {(r.architecture, r.regime, r.seed) for r in records.values() if r.regime != "mean"}
     assert found == {(a, regime, seed) for a in config.architectures for regime in config.regimes for seed in (3, 5)}
@@ -269,7 +272,7 @@ def test_more_seeds_are_retrained_each_with_its_twin(make_sweep: MakeSweep, tmp_
 def test_a_sweep_sees_validation_only(make_sweep: MakeSweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Until the retraining is done no structure outside training and validation is read."""
     judged: list[bool] = []
-    original, evaluate = Store.__getitem__, worker.evaluate
+    original, evaluate = Store.__getitem__, job_module.evaluate
 
     def read(self: Store, index: int) -> Any:
         structure = original(self, index)
@@ -281,14 +284,6 @@ def test_a_sweep_sees_validation_only(make_sweep: MakeSweep, tmp_path: Path, mon
         return evaluate(folder, **options)
 
     monkeypatch.setattr(Store, "__getitem__", read)
-    monkeypatch.setattr(worker, "evaluate", judge)
-    run(make_sweep(architectures={}, trials=2), tmp_path / "sweep")
+    monkeypatch.setattr(job_module, "evaluate", judge)
+    run(make_sweep(architectures={}, budget={"trials": 2}), tmp_path / "sweep")
     assert len(judged) == 4
-
-
-def test_the_study_in_the_folder_is_the_one_of_the_table(make_sweep: MakeSweep, tmp_path: Path) -> None:
-    config = make_sweep()
-    run(config, tmp_path / "sweep")
-    trials = Study(config, "schnet", tmp_path / "sweep").trials()
-    scores = [float(row["score"]) for row in table(tmp_path / "sweep") if row["architecture"] == "schnet"]
-    assert [trial.value for trial in trials] == scores
