@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -38,6 +39,7 @@ from hessgnn.files import write_text
 from hessgnn.jobs.folder import joined
 from hessgnn.jobs.job import Evaluation, Job, Outcome, Report, Stopped, Work, equal_steps, fail, note_spending, run_job
 from hessgnn.jobs.workers import Chains, Watch, WorkerDied, Workers
+from hessgnn.processes import uninterrupted
 from hessgnn.sweep.balance import weigh
 from hessgnn.sweep.config import PAPER_WEIGHTS, Regime, SweepConfig, folder_name
 from hessgnn.sweep.ledger import GIVEN_UP, STOPPED, Ledger, is_open, reason_of
@@ -90,11 +92,14 @@ def sweep(config: SweepConfig, folder: Path, observer: Observer) -> list[Path]:
     NothingTrained
         When no architecture could be trained.
     """
-    with joined(folder, partial(begin, config, folder)):
-        try:
+    with ExitStack() as stack:
+        with uninterrupted():
+            stack.enter_context(joined(folder, partial(begin, config, folder)))
             storage = open_storage(config, folder)
-            with Heart(storage, config.heartbeat) as heart:
-                finals = _Sweep(config, folder, storage, heart, observer).run()
+            heart = stack.enter_context(Heart(storage, config.heartbeat))
+            doing = _Sweep(config, folder, storage, heart, observer)
+        try:
+            finals = doing.run()
         except StorageInternalError as error:
             raise unusable(config, folder, error) from error
     mean = folder / "final" / "mean-predictor"
@@ -119,9 +124,9 @@ class _Sweep:
         try:
             found = self.chains.run(chains, self.observer)
         finally:
-            self._write_trials()
+            with uninterrupted():
+                rows = self._write_trials()
         self.workers.close()
-        rows = self._write_trials()
         studies = {architecture: self._tuning(architecture).study for architecture in self.config.architectures}
         write_report(self.config, rows, [item for _, items in found for item in items], studies, self.folder)
         finals = [path for paths, _ in found for path in paths]

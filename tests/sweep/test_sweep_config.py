@@ -71,7 +71,10 @@ WHEN_COLUMNS = {"low": 0.1, "high": 1.0, "when": {"loss.probes.kind": "columns"}
         ({"base": {"validation": {"weights": {"energy": 1}}}}, r"validation\.weights is objective\.weights in a sweep"),
         ({"space": {"loss.hessian": HESSIAN, "objective.cost": {"choices": [None]}}}, r"cannot tune objective\.cost"),
         ({"equal_seconds": True, "regimes": ["E-F"]}, "equal_seconds needs the regime E-F-H"),
-        ({"space": {"loss.hessian": {**HESSIAN, "when": {"loss.forces": 1}}}}, r"loss\.hessian is tuned in every trial"),
+        (
+            {"space": {"loss.hessian": {**HESSIAN, "when": {"loss.forces": 1}}}},
+            r"loss\.hessian is tuned in every trial",
+        ),
         (
             {"space": {"loss.hessian": HESSIAN, "training.ema": {"low": 0.5, "high": 0.9, "when": {"no": 1}}}},
             r"training\.ema depends on 'no', which is no choice above it",
@@ -151,7 +154,9 @@ def test_a_resolved_sweep_is_read_back_and_is_the_same_sweep(
     (tmp_path / "sweep.yaml").write_text(dump(config))
     again = load(SweepConfig, tmp_path / "sweep.yaml")
     assert again.identity() == config.identity()
-    larger = SweepConfig.model_validate(merge(config.model_dump(), {"budget": {"trials": 9, "hours": 1.0}, "workers": 1}))
+    larger = SweepConfig.model_validate(
+        merge(config.model_dump(), {"budget": {"trials": 9, "hours": 1.0}, "workers": 1})
+    )
     assert larger.identity() == config.identity()
     longer = SweepConfig.model_validate(merge(config.model_dump(), {"budget": {"steps": 9}}))
     assert longer.identity() != config.identity()
