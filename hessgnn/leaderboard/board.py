@@ -120,6 +120,17 @@ class Failure(Settings):
     reason: str
 
 
+class TaskFailure(Settings):
+    """Structures that gave no result in a task, for the same reason."""
+
+    entry: str
+    task: str
+    split: str
+    reason: str
+    n: PositiveInt = Field(description="how many, over all seeds")
+    examples: list[str] = Field(description="names of a few of them; empty when the whole task failed")
+
+
 class Leaderboard(Settings):
     """A fair comparison: one data set, one split, one level of theory."""
 
@@ -135,6 +146,7 @@ class Leaderboard(Settings):
     ranks: list[RegimeRanks] = Field(default_factory=list)
     claims: list[ClaimResult] = Field(default_factory=list)
     failures: list[Failure]
+    task_failures: list[TaskFailure] = Field(default_factory=list)
     notes: list[str]
     hardware: list[str]
     versions: dict[str, list[str]]

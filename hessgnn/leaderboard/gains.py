@@ -75,6 +75,13 @@ def gains(
     return table
 
 
+def gain_label(gain: Gain, gains: Sequence[Gain]) -> str:
+    """Name a comparison: by its architecture, or by its two entries where it has several; ``*`` marks failed seeds."""
+    single = sum(other.architecture == gain.architecture for other in gains) == 1
+    name = gain.architecture if single else f"{gain.with_hessian} over {gain.without_hessian}"
+    return f"{name} *" if gain.n_failed else name
+
+
 def _score(row: Row | None, split: str, name: str) -> Score | None:
     return None if row is None else row.scores.get(split, {}).get(name)
 

@@ -12,6 +12,7 @@ from hessgnn.errors import DataError
 from hessgnn.leaderboard.board import Failure, Leaderboard, MetricInfo, Row, Score
 from hessgnn.leaderboard.claims import judge_claims
 from hessgnn.leaderboard.collect import Loaded
+from hessgnn.leaderboard.failures import task_failures
 from hessgnn.leaderboard.gains import gains
 from hessgnn.leaderboard.ranks import ranked, regime_ranks
 
@@ -79,6 +80,7 @@ def score(loaded: Sequence[Loaded], title: str = "hessgnn leaderboard") -> Leade
             for record in records
             if record.reason is not None
         ],
+        task_failures=task_failures(records),
         notes=[*_notes(rows, groups, structures, references), *(note for item in loaded for note in item.notes)],
         hardware=sorted({record.hardware for record in records if record.hardware}),
         versions={
