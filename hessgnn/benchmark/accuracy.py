@@ -139,9 +139,10 @@ def values(predictions: Predictions) -> dict[str, dict[str, float | None]]:
     """
     found: dict[str, dict[str, float | None]] = {}
     for quantity in QUANTITIES:
-        known, absolute, _ = _errors(predictions, quantity)
-        pairs = zip(predictions.name[known], absolute[known], strict=True)
-        found[f"{quantity}_mae"] = {str(name): float(error) for name, error in pairs}
+        known, absolute, square = _errors(predictions, quantity)
+        for kind, errors in (("mae", absolute), ("rmse", np.sqrt(square))):
+            pairs = zip(predictions.name[known], errors[known], strict=True)
+            found[f"{quantity}_{kind}"] = {str(name): float(error) for name, error in pairs}
     return {**found, **curvature_values(predictions), **profile_values(predictions)}
 
 

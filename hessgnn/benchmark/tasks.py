@@ -74,6 +74,11 @@ def chosen_tasks(names: Sequence[str]) -> list[str]:
     return [name for name in TASKS if name in wanted]
 
 
+def task_of(metric: str) -> str:
+    """Name the task that a metric belongs to: its name begins with the task's, but for those of accuracy."""
+    return next((name for name in TASKS if metric.startswith(f"{name}_")), ACCURACY)
+
+
 def saved_values(path: Path) -> dict[str, dict[str, float | None]]:
     """Numbers subject by subject, from what a task saved.
 

@@ -13,15 +13,21 @@ def leaderboard(
     runs: Annotated[list[Path], typer.Argument(help="Run folders with a record.json, or record files.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the page and the tables.")],
     title: Annotated[str, typer.Option(help="Heading of the report.")] = "hessgnn leaderboard",
+    trials: Annotated[
+        Path | None, typer.Option(help="A sweep's trials.csv: adds the landscape of the loss weights.")
+    ] = None,
+    study: Annotated[Path | None, typer.Option(help="A study's folder: adds its data-efficiency curves.")] = None,
 ) -> None:
-    """Rank finished runs and write index.html, leaderboard.md, .csv and .json."""
+    """Rank finished runs and write index.html, leaderboard.md, .csv, .json and .tex."""
     from hessgnn.leaderboard.collect import collect
     from hessgnn.leaderboard.report import write_report
     from hessgnn.leaderboard.scores import score
     from hessgnn.leaderboard.tables import terminal_table
+    from hessgnn.study.report import read_points, sections
 
     loaded = collect(runs)
-    page = write_report(loaded, output, title=title)
+    curves = [] if study is None else sections(read_points(study))
+    page = write_report(loaded, output, title, trials=trials, sections=curves)
     console = Console()
     console.print(terminal_table(score(loaded, title).rows))
     console.print(f"leaderboard: {page}", markup=False, highlight=False, soft_wrap=True)

@@ -26,6 +26,9 @@ class Ratio(Settings):
 
     value: NonNegativeFloat
     std: NonNegativeFloat | None = Field(description="propagated to first order; null unless both have several seeds")
+    low: NonNegativeFloat | None = Field(default=None, description="95 % interval, bootstrapped over molecules, paired")
+    high: NonNegativeFloat | None = None
+    n_molecules: NonNegativeInt = Field(default=0, description="behind the interval")
 
 
 class MetricInfo(Settings):
@@ -94,7 +97,19 @@ class ClaimResult(Settings):
     p_seeds: float | None = Field(description="paired t-test over seeds; null with fewer than three")
     n_subjects: NonNegativeInt = Field(description="molecules, reactions or paths")
     p_subjects: float | None = Field(description="signed-rank test over subjects; null with fewer than six that differ")
-    verdict: Verdict
+    p_holm: float | None = Field(
+        default=None, description="largest of the two, corrected for all claims under the same budget (Holm)"
+    )
+    verdict: Verdict = Field(description="by the plain p-values")
+
+
+class RegimeRanks(Settings):
+    """The place of an architecture among the others, for each kind of labels."""
+
+    architecture: str
+    ranks: dict[Regime, int | None] = Field(description="1 is best; ties within noise share a rank")
+    overall: dict[Regime, Score | None]
+    places_gained: int | None = Field(description="from E-F to E-F-H; null if a part is missing")
 
 
 class Failure(Settings):
@@ -103,6 +118,17 @@ class Failure(Settings):
     entry: str
     seed: int | None
     reason: str
+
+
+class TaskFailure(Settings):
+    """Structures that gave no result in a task, for the same reason."""
+
+    entry: str
+    task: str
+    split: str
+    reason: str
+    n: PositiveInt = Field(description="how many, over all seeds")
+    examples: list[str] = Field(description="names of a few of them; empty when the whole task failed")
 
 
 class Leaderboard(Settings):
@@ -117,8 +143,10 @@ class Leaderboard(Settings):
     metrics: dict[str, MetricInfo]
     rows: list[Row]
     gains: list[Gain]
+    ranks: list[RegimeRanks] = Field(default_factory=list)
     claims: list[ClaimResult] = Field(default_factory=list)
     failures: list[Failure]
+    task_failures: list[TaskFailure] = Field(default_factory=list)
     notes: list[str]
     hardware: list[str]
     versions: dict[str, list[str]]

@@ -8,7 +8,7 @@ than noise.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -21,6 +21,7 @@ from hessgnn.benchmark.tasks import ACCURACY
 from hessgnn.leaderboard.board import ClaimResult, Score, Verdict
 from hessgnn.leaderboard.collect import Loaded
 from hessgnn.leaderboard.gains import BUDGETS, comparable
+from hessgnn.leaderboard.statistics import holm
 
 LEVEL = 0.05
 """Of significance, of each test by itself."""
@@ -113,12 +114,21 @@ def judge_claims(
     list of ClaimResult
         Claim by claim, architecture by architecture; claims that no pair of runs says anything about are left out.
     """
-    return [
+    results = [
         result
         for claim in claims
         for pair in _pairs(loaded, regimes)
         if (result := _judge(claim, pair, loaded)) is not None
     ]
+    corrected: dict[Budget, Iterator[float | None]] = {
+        budget: iter(holm([_decisive_p(result) for result in results if result.budget == budget])) for budget in BUDGETS
+    }
+    return [result.model_copy(update={"p_holm": next(corrected[result.budget])}) for result in results]
+
+
+def _decisive_p(result: ClaimResult) -> float | None:
+    """The larger p of the tests that could be done: a verdict needs them all."""
+    return max((p for p in (result.p_seeds, result.p_subjects) if p is not None), default=None)
 
 
 @dataclass(frozen=True)

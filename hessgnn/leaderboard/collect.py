@@ -29,6 +29,7 @@ class Loaded:
     notes: tuple[str, ...] = ()
     """What is missing, for the reader of the report."""
     _values: dict[tuple[str, str], dict[str, dict[str, float | None]]] = field(default_factory=dict, repr=False)
+    _molecules: dict[str, dict[str, str]] = field(default_factory=dict, repr=False)
 
     def predictions(self, split: str) -> Predictions | None:
         """Read the predictions for ``split``, or return None when the run saved none."""
@@ -45,6 +46,14 @@ class Loaded:
                 path = self.results.get(f"{task} {split}")
                 self._values[key] = {} if path is None else saved_values(path)
         return self._values[key]
+
+    def molecules(self, split: str) -> dict[str, str]:
+        """The molecule or reaction that each structure of a split belongs to; empty where predictions are not saved."""
+        if split not in self._molecules:
+            found = self.predictions(split)
+            pairs = [] if found is None else zip(found.name.tolist(), found.parent.tolist(), strict=True)
+            self._molecules[split] = {name: parent or name for name, parent in pairs}
+        return self._molecules[split]
 
 
 def collect(paths: Iterable[Path]) -> list[Loaded]:

@@ -1,4 +1,4 @@
-"""Figures of the report: what Hessian labels buy, error against cost, and learning curves."""
+"""Figures of the report: what Hessian labels buy, ranks by labels, and learning curves."""
 
 from __future__ import annotations
 
@@ -9,10 +9,20 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from hessgnn.benchmark.record import METRICS
-from hessgnn.leaderboard.board import Gain, Leaderboard
+from hessgnn.benchmark.record import METRICS, Budget
+from hessgnn.leaderboard.board import Gain, Leaderboard, Ratio
 from hessgnn.leaderboard.collect import Loaded
-from hessgnn.leaderboard.plotting import COLOURS, DASHES, SYMBOLS, Panel, architecture_styles, figure_json, literal
+from hessgnn.leaderboard.gains import BUDGETS, gain_label
+from hessgnn.leaderboard.plotting import (
+    COLOURS,
+    DASHES,
+    SYMBOLS,
+    Panel,
+    architecture_styles,
+    figure_json,
+    literal,
+    whose,
+)
 from hessgnn.leaderboard.tables import MAIN_METRICS
 
 CURVE_METRICS = ("hessian_rmse", "forces_rmse", "energy_rmse")
@@ -23,23 +33,24 @@ GUIDE: dict[str, Any] = {"color": "#808080", "width": 1, "dash": "dash"}
 LOG: dict[str, Any] = {"type": "log", "automargin": True, "dtick": "D2", "tickformat": "~g"}
 
 
-def gain_panels(board: Leaderboard) -> list[Panel]:
+def gain_panels(board: Leaderboard, budget: Budget) -> list[Panel]:
     """Draw the ratios E-F-H over E-F, a panel per split; no panel where all are missing."""
     panels = []
+    gains = [gain for gain in board.gains if gain.budget == budget]
     for split in board.splits:
-        traces = [_gain_trace(board.gains, split, name, position) for position, name in enumerate(MAIN_METRICS)]
+        traces = [_gain_trace(gains, split, name, position) for position, name in enumerate(MAIN_METRICS)]
         if all(value is None for trace in traces for value in trace.x):
             continue
         figure = figure_json(
             traces,
-            height=130 + 64 * max(2, len(board.gains)),
+            height=130 + 64 * max(2, len(gains)),
             margin={"l": 12, "r": 12, "t": 12, "b": 48},
             xaxis={"title": {"text": "error ratio, E-F-H / E-F"}, **LOG},
             yaxis={
                 "automargin": True,
-                "range": [len(board.gains) - 0.5, -0.5],
-                "tickvals": list(range(len(board.gains))),
-                "ticktext": [literal(gain_label(gain, board.gains)) for gain in board.gains],
+                "range": [len(gains) - 0.5, -0.5],
+                "tickvals": list(range(len(gains))),
+                "ticktext": [literal(gain_label(gain, gains)) for gain in gains],
                 "ticksuffix": "  ",
                 "zeroline": False,
             },
@@ -49,7 +60,8 @@ def gain_panels(board: Leaderboard) -> list[Panel]:
         panels.append(
             Panel(
                 title=f"Split {split}",
-                description=f"Ratios of errors with over without Hessian labels per architecture on {split}, as tabled",
+                description=f"Ratios of errors with over without Hessian labels per architecture on {split}, "
+                f"for {BUDGETS[budget]}, as tabled",
                 figure=figure,
             )
         )
@@ -64,79 +76,64 @@ def _gain_trace(gains: Sequence[Gain], split: str, name: str, position: int) -> 
         mode="markers",
         x=[None if ratio is None else ratio.value for ratio in ratios],
         y=[line + offset for line in range(len(gains))],
-        error_x=_bars([None if ratio is None else ratio.std for ratio in ratios]),
+        error_x=_interval_bars(ratios),
         marker={"color": COLOURS[position], "symbol": SYMBOLS[position], "size": 10},
         text=[literal(gain_label(gain, gains)) for gain in gains],
         hovertemplate="%{text}: %{x:.3g}",
     )
 
 
-def gain_label(gain: Gain, gains: Sequence[Gain]) -> str:
-    """Name a comparison: by its architecture, or by its two entries where it has several; ``*`` marks failed seeds."""
-    single = sum(other.architecture == gain.architecture for other in gains) == 1
-    name = gain.architecture if single else f"{gain.with_hessian} over {gain.without_hessian}"
-    return f"{name} *" if gain.n_failed else name
+def _interval_bars(ratios: Sequence[Ratio | None]) -> dict[str, Any]:
+    """The interval over molecules, else the spread over seeds, to either side."""
+    above, below = [], []
+    for ratio in ratios:
+        if ratio is not None and ratio.low is not None and ratio.high is not None:
+            above.append(ratio.high - ratio.value)
+            below.append(ratio.value - ratio.low)
+        else:
+            spread = 0.0 if ratio is None or ratio.std is None else ratio.std
+            above.append(spread)
+            below.append(spread)
+    return {"type": "data", "array": above, "arrayminus": below, "symmetric": False, "thickness": 1, "width": 4}
 
 
-def _bars(stds: Sequence[float | None]) -> dict[str, Any]:
-    return {"type": "data", "array": [0.0 if std is None else std for std in stds], "thickness": 1, "width": 4}
-
-
-def cost_panels(board: Leaderboard) -> list[Panel]:
-    """Draw the Hessian RMSE against the cost of training, a panel per split, the mean predictor as a level."""
+def rank_panel(board: Leaderboard) -> Panel | None:
+    """Draw the overall score of each architecture against the kinds of labels; None where nothing can change."""
+    if not board.ranks:
+        return None
     styles = architecture_styles(board.rows)
-    panels = []
-    for split in board.splits:
-        traces = []
-        levels = []
-        for row in board.rows:
-            score = row.scores[split].get("hessian_rmse")
-            if score is None:
-                continue
-            if row.regime == "mean":
-                levels.append((row.entry, score.mean))
-            elif row.device_seconds:
-                colour, symbol = styles[row.architecture]
-                traces.append(
-                    go.Scatter(
-                        name=literal(row.entry),
-                        mode="markers",
-                        x=[row.device_seconds],
-                        y=[score.mean],
-                        error_y=_bars([score.std]),
-                        marker={
-                            "color": colour,
-                            "symbol": symbol if row.regime == "E-F-H" else f"{symbol}-open",
-                            "size": 11,
-                            "line": {"width": 2, "color": colour},
-                        },
-                        hovertemplate="%{x:.3g} s, %{y:.3g} eV/Å²",
-                    )
-                )
-        if not traces:
-            continue
-        seconds = [trace.x[0] for trace in traces]
-        traces += [_level(entry, value, min(seconds) / 1.3, max(seconds) * 1.3) for entry, value in levels]
-        figure = figure_json(
-            traces,
-            height=400,
-            xaxis={"title": {"text": "training / device-seconds per seed"}, **LOG},
-            yaxis={"title": {"text": "H RMSE / eV/Å²"}, **LOG},
-            showlegend=True,
+    traces = []
+    for item in board.ranks:
+        colour, symbol = styles[item.architecture]
+        found = [(regime, score, item.ranks[regime]) for regime, score in item.overall.items() if score is not None]
+        traces.append(
+            go.Scatter(
+                name=literal(item.architecture),
+                mode="lines+markers",
+                x=[regime for regime, _, _ in found],
+                y=[score.mean for _, score, _ in found],
+                error_y=bars([score.std for _, score, _ in found]),
+                text=[f"rank {rank}" for _, _, rank in found],
+                line={"color": colour, "width": 2},
+                marker={"symbol": symbol, "size": 10},
+                hovertemplate="%{x}: %{text}, overall %{y:.3g}",
+            )
         )
-        panels.append(Panel(f"Split {split}", f"Hessian RMSE on {split} against device-seconds, as tabled", figure))
-    return panels
-
-
-def _level(entry: str, value: float, start: float, stop: float) -> go.Scatter:
-    return go.Scatter(
-        name=literal(entry),
-        mode="lines",
-        x=[start, stop],
-        y=[value, value],
-        line=GUIDE,
-        hovertemplate="%{y:.3g} eV/Å²",
+    figure = figure_json(
+        traces,
+        height=360,
+        xaxis={"type": "category", "categoryarray": list(board.ranks[0].ranks), "title": {"text": "labels"}},
+        yaxis={"title": {"text": "overall, mean predictor = 1"}, **LOG},
+        showlegend=True,
     )
+    return Panel(
+        "Overall score by labels", "Overall score of each architecture for each kind of labels, as tabled", figure
+    )
+
+
+def bars(stds: Sequence[float | None]) -> dict[str, Any]:
+    """Bars of standard deviations; none where there is a single seed."""
+    return {"type": "data", "array": [0.0 if std is None else std for std in stds], "thickness": 1, "width": 4}
 
 
 def curve_panels(board: Leaderboard, loaded: Sequence[Loaded]) -> list[Panel]:
@@ -164,6 +161,7 @@ def curve_panels(board: Leaderboard, loaded: Sequence[Loaded]) -> list[Panel]:
                     line={"color": colour, "dash": DASHES[run.regime], "width": 1.6},
                     marker={"symbol": symbol},
                     hovertemplate=f"step %{{x}}: %{{y:.3g}}, seed {run.seed}{_fate(run.status)}",
+                    meta=whose(run.entry, run.regime),
                 )
             )
             named.add(run.entry)

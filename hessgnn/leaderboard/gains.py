@@ -6,8 +6,11 @@ import math
 from collections.abc import Iterable, Sequence
 from itertools import product
 
-from hessgnn.benchmark.record import Budget
+from hessgnn.benchmark.record import METRICS, Budget
+from hessgnn.benchmark.tasks import task_of
 from hessgnn.leaderboard.board import Gain, Ratio, Row, Score
+from hessgnn.leaderboard.collect import Loaded
+from hessgnn.leaderboard.statistics import ratio_interval
 
 BUDGETS: dict[Budget, str] = {"steps": "equal steps", "seconds": "equal device-seconds"}
 """What may be equal for both sides of a comparison."""
@@ -22,7 +25,9 @@ def comparable(budget: Budget, without: Budget, having: Budget) -> bool:
     return without == having == "steps" if budget == "steps" else without == "seconds"
 
 
-def gains(rows: Sequence[Row], splits: Iterable[str], metrics: Iterable[str]) -> list[Gain]:
+def gains(
+    rows: Sequence[Row], splits: Iterable[str], metrics: Iterable[str], loaded: Sequence[Loaded] = ()
+) -> list[Gain]:
     """Divide each architecture's E-F-H errors by its E-F errors.
 
     Parameters
@@ -31,6 +36,8 @@ def gains(rows: Sequence[Row], splits: Iterable[str], metrics: Iterable[str]) ->
         The leaderboard's rows. Several entries of one architecture and regime are compared pair by pair.
     splits, metrics
         For which ratios are wanted.
+    loaded
+        What was saved beside the records: ratios get an interval where the errors of each structure are known.
 
     Returns
     -------
@@ -58,7 +65,7 @@ def gains(rows: Sequence[Row], splits: Iterable[str], metrics: Iterable[str]) ->
                     with_hessian=None if new is None else new.entry,
                     without_hessian=None if old is None else old.entry,
                     ratios={
-                        split: {name: _ratio(_score(new, split, name), _score(old, split, name)) for name in metrics}
+                        split: {name: _with_interval(new, old, split, name, loaded) for name in metrics}
                         for split in splits
                     },
                     device_seconds=_cost_ratio(new, old),
@@ -66,6 +73,13 @@ def gains(rows: Sequence[Row], splits: Iterable[str], metrics: Iterable[str]) ->
                 )
             )
     return table
+
+
+def gain_label(gain: Gain, gains: Sequence[Gain]) -> str:
+    """Name a comparison: by its architecture, or by its two entries where it has several; ``*`` marks failed seeds."""
+    single = sum(other.architecture == gain.architecture for other in gains) == 1
+    name = gain.architecture if single else f"{gain.with_hessian} over {gain.without_hessian}"
+    return f"{name} *" if gain.n_failed else name
 
 
 def _score(row: Row | None, split: str, name: str) -> Score | None:
@@ -81,6 +95,31 @@ def _ratio(new: Score | None, old: Score | None) -> Ratio | None:
         # d(a/b) = da/b - a/b · db/b, with a and b independent
         std = math.hypot(new.std, value * old.std) / old.mean
     return Ratio(value=value, std=std)
+
+
+def _with_interval(new: Row | None, old: Row | None, split: str, name: str, loaded: Sequence[Loaded]) -> Ratio | None:
+    ratio = _ratio(_score(new, split, name), _score(old, split, name))
+    if ratio is None or new is None or old is None:
+        return ratio
+    sides = [
+        [item for item in loaded if item.record.entry == row.entry and item.record.status == "ok"] for row in (new, old)
+    ]
+    having, without = ([_errors(item, split, name) for item in side] for side in sides)
+    if not all([*having, *without]):
+        return ratio  # of one run at least, nothing but its mean is known
+    molecules = sides[0][0].molecules(split)
+    square = name in METRICS and name.endswith("rmse")
+    interval = ratio_interval(having, without, molecules, ratio=ratio.value, square=square)
+    if interval is None:
+        return ratio
+    return ratio.model_copy(update=interval._asdict())
+
+
+def _errors(item: Loaded, split: str, name: str) -> dict[str, float]:
+    """Structure by structure; empty where they are not saved, or one failed: means over different ones are no pair."""
+    found = item.values(task_of(name), split).get(name, {})
+    known = {subject: value for subject, value in found.items() if value is not None}
+    return known if len(known) == len(found) else {}
 
 
 def _cost_ratio(new: Row | None, old: Row | None) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import plotly.graph_objects as go
@@ -94,8 +94,12 @@ def _parity(
         limits = [float(everything.min()) - margin, float(everything.max()) + margin]
         quantities.append(
             [
-                _panel(f"{letter}, {entry}", f"{entry}, seed {seeds[entry]}", split, pair, limits, unit, colour)
-                for entry, pair in zip(entries, pairs[name], strict=True)
+                replace(
+                    _panel(f"{letter}, {entry}", f"{entry}, seed {seeds[entry]}", split, pair, limits, unit, colour),
+                    entry=entry,
+                    regime=item.record.regime,
+                )
+                for (entry, item), pair in zip(entries.items(), pairs[name], strict=True)
             ]
         )
     return Parity(architecture=architecture, entries=list(entries), quantities=quantities)

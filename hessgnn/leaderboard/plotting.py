@@ -25,11 +25,35 @@ class Panel:
     title: str
     description: str
     figure: dict[str, Any]
+    entry: str = ""
+    """Whose figure it is, where it is one entry's: the page's filters hide it with the entry."""
+    regime: str = ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """Figures that belong together."""
+
+    title: str
+    text: str
+    panels: list[Panel]
 
 
 def literal(text: str) -> str:
     """Escape a name for plotly, which renders HTML-like tags in every text, or would read ``%{...}`` as a field."""
     return html.escape(text, quote=False).replace("%{", "%&#123;")
+
+
+def whose(entry: str, regime: str) -> dict[str, str]:
+    """What the page's filters know a trace by; it goes into the trace's ``meta``."""
+    return {"entry": entry, "regime": regime}
+
+
+def marker_symbol(symbol: str, regime: str, budget: str = "steps") -> str:
+    """Filled with Hessian labels, hollow without, hollow with a dot where the budget was equal time."""
+    if regime == "E-F-H":
+        return symbol
+    return f"{symbol}-open-dot" if budget == "seconds" else f"{symbol}-open"
 
 
 def architecture_styles(rows: Sequence[Row]) -> dict[str, tuple[str, str]]:
@@ -61,6 +85,7 @@ def figure_json(traces: Sequence[Any], **layout: Any) -> dict[str, Any]:
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "margin": {"l": 64, "r": 12, "t": 12, "b": 48},
+        "hovermode": "closest",
         "height": 320,
         "autosize": True,
         "hoverlabel": {"namelength": -1},

@@ -12,7 +12,9 @@ from hessgnn.errors import DataError
 from hessgnn.leaderboard.board import Failure, Leaderboard, MetricInfo, Row, Score
 from hessgnn.leaderboard.claims import judge_claims
 from hessgnn.leaderboard.collect import Loaded
+from hessgnn.leaderboard.failures import task_failures
 from hessgnn.leaderboard.gains import gains
+from hessgnn.leaderboard.ranks import ranked, regime_ranks
 
 OVERALL_METRICS = ("energy_rmse", "forces_rmse", "hessian_rmse")
 """The parts of the overall score, each over the mean predictor's."""
@@ -60,7 +62,7 @@ def score(loaded: Sequence[Loaded], title: str = "hessgnn leaderboard") -> Leade
     metrics = _metrics(loaded)
     references = _references(records, splits)
     worst = max((value for record in records if (value := _overall(record, references)) is not None), default=None)
-    rows = _ranked([_row(group, splits, metrics, references, worst) for group in groups.values()])
+    rows = ranked([_row(group, splits, metrics, references, worst) for group in groups.values()])
     structures = {split: _structures(records, split) for split in splits}
     return Leaderboard(
         title=title,
@@ -70,13 +72,15 @@ def score(loaded: Sequence[Loaded], title: str = "hessgnn leaderboard") -> Leade
         structures=structures,
         metrics=metrics,
         rows=rows,
-        gains=gains(rows, splits, [name for name, info in metrics.items() if info.better == "lower"]),
+        gains=gains(rows, splits, [name for name, info in metrics.items() if info.better == "lower"], loaded),
+        ranks=regime_ranks(rows),
         claims=judge_claims(loaded),
         failures=[
             Failure(entry=record.entry, seed=record.seed, reason=record.reason)
             for record in records
             if record.reason is not None
         ],
+        task_failures=task_failures(records),
         notes=[*_notes(rows, groups, structures, references), *(note for item in loaded for note in item.notes)],
         hardware=sorted({record.hardware for record in records if record.hardware}),
         versions={
@@ -237,33 +241,6 @@ def _row(
         sweep_trials=mean("sweep_trials"),
         sweep_device_seconds=mean("sweep_device_seconds"),
     )
-
-
-def _ranked(rows: Iterable[Row]) -> list[Row]:
-    ordered = sorted(rows, key=lambda row: (math.inf if row.overall is None else row.overall.mean, row.entry))
-    ranked: list[Row] = []
-    leader: Row | None = None
-    for position, row in enumerate(ordered, start=1):
-        if row.overall is None:
-            ranked.append(row)
-            continue
-        if leader is None or not _touch(leader, row):
-            leader = row.model_copy(update={"rank": position})
-        ranked.append(row.model_copy(update={"rank": leader.rank}))
-    return ranked
-
-
-def _touch(better: Row, worse: Row) -> bool:
-    (_, upper), (lower, _) = _interval(better), _interval(worse)
-    return lower <= upper
-
-
-def _interval(row: Row) -> tuple[float, float]:
-    """Return mean ± std of the overall score; a spread that comes from failures is no noise and earns no tie."""
-    if row.overall is None:
-        return math.inf, math.inf
-    spread = 0.0 if row.n_failed else row.overall.std or 0.0
-    return row.overall.mean - spread, row.overall.mean + spread
 
 
 def _structures(records: Iterable[Record], split: str) -> int | None:

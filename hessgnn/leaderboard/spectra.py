@@ -11,7 +11,7 @@ from hessgnn.benchmark.infrared import broadened
 from hessgnn.benchmark.journal import Result, read_results
 from hessgnn.leaderboard.board import Leaderboard
 from hessgnn.leaderboard.collect import Loaded
-from hessgnn.leaderboard.plotting import DASHES, Panel, architecture_styles, figure_json, literal
+from hessgnn.leaderboard.plotting import DASHES, Panel, architecture_styles, figure_json, literal, whose
 
 WIDTH = 20.0
 """Standard deviation of a drawn line, cm⁻¹: wide enough to be seen."""
@@ -56,7 +56,7 @@ def _panel(
     highest = max(max(row["frequencies"] + row[PLACE]["frequencies"]) for row in rows.values())
     grid = np.arange(0.0, highest + 5 * WIDTH, STEP)
 
-    def line(row: Result, name: str, **style: object) -> go.Scatter:
+    def line(row: Result, name: str, meta: dict[str, str] | None = None, **style: object) -> go.Scatter:
         heights = row["intensities"] if infrared else [1.0] * len(row["frequencies"])
         spectrum = broadened(row["frequencies"], heights, WIDTH, grid)
         return go.Scatter(
@@ -66,12 +66,14 @@ def _panel(
             y=spectrum.astype(np.float32),
             line=style,
             hovertemplate="%{x:.0f} cm⁻¹",
+            meta=meta,
         )
 
     traces = [line(reference, "reference", color="#808080", width=3)]
     for entry, (item, _) in entries.items():
         dash = DASHES.get(item.record.regime, "solid")
-        traces.append(line(rows[entry][PLACE], entry, color=colour, dash=dash, width=1.6))
+        meta = whose(entry, item.record.regime)
+        traces.append(line(rows[entry][PLACE], entry, meta, color=colour, dash=dash, width=1.6))
     kind = "km/mol per cm⁻¹" if infrared else "modes per cm⁻¹"
     figure = figure_json(
         traces,

@@ -13,8 +13,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from hessgnn.benchmark.record import METRICS
-from hessgnn.leaderboard.board import ClaimResult, Gain, Leaderboard, MetricInfo, Ratio, Row, Score
+from hessgnn.benchmark.record import METRICS, Better
+from hessgnn.leaderboard.board import ClaimResult, Gain, Leaderboard, MetricInfo, Ratio, RegimeRanks, Row, Score
 
 MAIN_METRICS = ("energy_mae", "forces_mae", "hessian_mae", "hessian_rmse")
 """The metrics that are printed; CSV and JSON hold all."""
@@ -46,8 +46,8 @@ class Column:
     unit: str = ""
     split: str | None = None
     numeric: bool = True
-    heat: bool = False
-    """Whether smaller is better, so that a colour makes sense."""
+    better: Better | None = None
+    """Which end is good, so that a colour makes sense."""
 
     @property
     def heading(self) -> str:
@@ -73,7 +73,7 @@ def columns(splits: Sequence[str]) -> list[Column]:
         Column("entry", "Entry", lambda row: Cell(row.entry, row.entry), numeric=False),
         Column("architecture", "Architecture", lambda row: Cell(row.architecture, row.architecture), numeric=False),
         Column("regime", "Regime", lambda row: Cell(row.regime, row.regime), numeric=False),
-        Column("overall", "Overall", _overall_cell, "mean predictor = 1", heat=True),
+        Column("overall", "Overall", _overall_cell, "mean predictor = 1", better="lower"),
         *(_score_column(split, name) for split in splits for name in MAIN_METRICS),
         Column("parameters", "Parameters", lambda row: Cell(row.parameters, integer(row.parameters))),
         Column(
@@ -92,11 +92,16 @@ def columns(splits: Sequence[str]) -> list[Column]:
 
 def _score_column(split: str, name: str) -> Column:
     title, unit = METRICS[name]
+    return metric_column(split, name, MetricInfo(title=title, unit=unit))
+
+
+def metric_column(split: str, name: str, info: MetricInfo) -> Column:
+    """Return the column of a metric on a split."""
 
     def cell(row: Row) -> Cell:
         return score_cell(row.scores.get(split, {}).get(name))
 
-    return Column(f"{split} {name}", title, cell, unit, split=split, heat=True)
+    return Column(f"{split} {name}", info.title, cell, info.unit, split=split, better=info.better)
 
 
 def _overall_cell(row: Row) -> Cell:
@@ -136,13 +141,13 @@ def task_lines(board: Leaderboard) -> list[tuple[str, MetricInfo, list[Cell]]]:
     return lines
 
 
-CLAIM_NUMERIC = (False, False, False, False, True, True, False, True, True, False)
+CLAIM_NUMERIC = (False, False, False, False, True, True, False, True, True, True, False)
 """Which columns of the table of claims are numbers."""
 
 
 def claim_headings(without: str = "E-F", having: str = "E-F-H") -> list[str]:
     """Columns of the table of claims; the two sides may have other names."""
-    tested = ["Claimed", "p over seeds", "p over subjects", "Verdict"]
+    tested = ["Claimed", "p over seeds", "p over subjects", "p corrected", "Verdict"]
     return ["Claim", "Source", "Number", "Architecture", without, having, *tested]
 
 
@@ -163,17 +168,37 @@ def claim_line(result: ClaimResult) -> list[str]:
         result.direction,
         tested(result.p_seeds, result.n_seeds),
         MISSING if not result.n_subjects else tested(result.p_subjects, result.n_subjects),
+        number(result.p_holm, 2),
         result.verdict,
     ]
 
 
 def ratio_cell(ratio: Ratio | None) -> Cell:
-    """Print a ratio with its spread where it is known."""
+    """Print a ratio with its interval over molecules, else with its spread over seeds, where either is known."""
     if ratio is None:
         return Cell(None, MISSING)
+    if ratio.low is not None and ratio.high is not None:
+        decimals = min(6, _decimals(ratio.value, 3))
+        return Cell(ratio.value, number(ratio.value), f"{ratio.low:,.{decimals}f} to {ratio.high:,.{decimals}f}")
     if ratio.std is None:
         return Cell(ratio.value, number(ratio.value))
     return Cell(ratio.value, *_with_spread(ratio.value, ratio.std))
+
+
+def rank_table(ranks: Sequence[RegimeRanks]) -> tuple[list[str], list[list[str]]]:
+    """Lay out the places of architectures, a column for each kind of labels: headings, and lines of text."""
+    regimes = list(ranks[0].ranks) if ranks else []
+    lines = []
+    for item in ranks:
+        gained = (
+            MISSING if item.places_gained is None else "0" if not item.places_gained else f"{item.places_gained:+d}"
+        )
+        places = [
+            MISSING if item.ranks[regime] is None else f"{item.ranks[regime]} ({score_cell(item.overall[regime])})"
+            for regime in regimes
+        ]
+        lines.append([item.architecture, *places, gained.replace("-", "−")])
+    return ["Architecture", *regimes, "Places gained, E-F to E-F-H"], lines
 
 
 def gain_cell(gain: Gain, split: str, name: str) -> Cell:
@@ -217,14 +242,20 @@ def integer(value: float | None) -> str:
     return f"{value:,.0f}" if value == int(value) else f"{value:,.1f}"
 
 
-def heat(cells: Sequence[Cell]) -> list[float | None]:
-    """Place each number of a column between best (0) and worst (1), on a logarithmic scale."""
-    values = [cell.value if isinstance(cell.value, float) and cell.value > 0 else None for cell in cells]
+def heat(cells: Sequence[Cell], better: Better = "lower") -> list[float | None]:
+    """Place each number of a column between best (0) and worst (1).
+
+    The scale is logarithmic where all numbers are positive, and linear else, as for percentages that reach zero.
+    """
+    values = [cell.value if isinstance(cell.value, float) else None for cell in cells]
     known = [value for value in values if value is not None]
     if len(set(known)) < 2:
         return [None] * len(values)
-    low, span = log(min(known)), log(max(known)) - log(min(known))
-    return [None if value is None else round((log(value) - low) / span, 3) for value in values]
+    scale: Callable[[float], float] = log if min(known) > 0 else float
+    low, span = scale(min(known)), scale(max(known)) - scale(min(known))
+    found = [None if value is None else (scale(value) - low) / span for value in values]
+    turned = [None if place is None else 1 - place for place in found] if better == "higher" else found
+    return [None if place is None else round(place, 3) for place in turned]
 
 
 def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[bool]) -> str:

@@ -13,15 +13,16 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt
 
 from hessgnn.benchmark.record import METRICS, Budget
 from hessgnn.benchmark.tasks import ACCURACY
-from hessgnn.config import Settings
+from hessgnn.config import Settings, read_json
 from hessgnn.files import write_text
 from hessgnn.leaderboard import tables
 from hessgnn.leaderboard.claims import CLAIMS, judge_claims
 from hessgnn.leaderboard.collect import collect
-from hessgnn.leaderboard.plotting import COLOURS, DASHES, SYMBOLS, Panel, figure_json, literal
-from hessgnn.leaderboard.report import CLAIMS_NOTE, render
+from hessgnn.leaderboard.page import render
+from hessgnn.leaderboard.plotting import COLOURS, DASHES, SYMBOLS, Panel, Section, figure_json, literal, whose
 from hessgnn.leaderboard.scores import join
 from hessgnn.leaderboard.tables import markdown_table, markdown_text, score_cell
+from hessgnn.leaderboard.words import CLAIMS_NOTE
 from hessgnn.study.config import Regime
 
 BUDGETS: dict[Budget, str] = {"steps": "equal steps", "seconds": "equal device-seconds"}
@@ -59,15 +60,6 @@ class Points(Settings):
 
 
 @dataclass(frozen=True)
-class Section:
-    """Curves that belong together."""
-
-    title: str
-    text: str
-    panels: list[Panel]
-
-
-@dataclass(frozen=True)
 class Comparison:
     """A table of claims between two sets of runs."""
 
@@ -99,6 +91,27 @@ def write_study(points: Points, folder: Path) -> None:
         claim_numeric=tables.CLAIM_NUMERIC,
     )
     write_text(folder / "study.html", page)
+
+
+def read_points(folder: Path) -> Points:
+    """Read what :func:`write_study` wrote.
+
+    Parameters
+    ----------
+    folder
+        Of the study.
+
+    Returns
+    -------
+    Points
+        All runs.
+
+    Raises
+    ------
+    DataError
+        When ``points.json`` is missing or damaged.
+    """
+    return read_json(Points, folder / "points.json", remedy="run `hessgnn study` to its end first")
 
 
 def summary(points: Points) -> str:
@@ -201,6 +214,7 @@ def _trace(
         line={"color": colour, "dash": DASHES[regime]},
         marker={"symbol": SYMBOLS[position % len(SYMBOLS)], "size": 8},
         hovertemplate="%{x:.4g}: %{y:.3g}",
+        meta=whose(f"{architecture} {regime}", regime),
     )
 
 

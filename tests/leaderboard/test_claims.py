@@ -13,7 +13,8 @@ from hessgnn.benchmark.record import Failure, Metric
 from hessgnn.leaderboard.board import ClaimResult
 from hessgnn.leaderboard.claims import CLAIMS, Claim, judge_claims
 from hessgnn.leaderboard.collect import Loaded, collect
-from hessgnn.leaderboard.report import CLAIMS_NOTE, write_report
+from hessgnn.leaderboard.report import write_report
+from hessgnn.leaderboard.words import CLAIMS_NOTE
 
 BARRIERS = Claim("barriers are better", "neb", "test", "neb_barrier_mae", "barrier MAE", "meV", "T7")
 HOLDS = Claim("dynamics last", "md", "test", "md_failure_temperature", "T", "K", "T9", "higher")

@@ -100,7 +100,8 @@ def test_all_four_files_hold_the_same_numbers(report: Path) -> None:
 def test_the_page_is_one_small_file_that_loads_nothing(report: Path) -> None:
     assert report.stat().st_size <= 6_000_000
     page = Page(report.read_text())
-    assert not [tag for tag, attributes in page.tags if {"src", "href", "srcset", "action", "data"} & set(attributes)]
+    assert not [tag for tag, attributes in page.tags if {"src", "srcset", "action", "data"} & set(attributes)]
+    assert {attributes["href"][0] for _, attributes in page.tags if "href" in attributes} == {"#"}  # type: ignore[index]
     assert {"link", "iframe", "img", "object", "base"}.isdisjoint(tag for tag, _ in page.tags)
     styles = re.findall(r"<style>(.*?)</style>", report.read_text(), flags=re.DOTALL)
     assert "url(" not in styles[0]
@@ -137,8 +138,9 @@ def figures(report: Path) -> Iterator[dict[str, object]]:
 
 def test_figures_are_there_and_hold_few_points(report: Path) -> None:
     found = list(figures(report))
-    # gains and cost per split, three learning curves, E, F and H of six entries
-    assert len(found) == 2 + 2 + 3 + 3 * 6
+    # gains per split, ranks, cost per split and metric, three learning curves, maps of seven molecules for the reference
+    # and six entries, E, F and H of six entries
+    assert len(found) == 2 + 1 + 2 * 4 + 3 + 7 * (1 + 6) + 3 * 6
     assert max(len(str(trace)) for figure in found for trace in figure["data"]) < 20_000  # type: ignore[attr-defined]
 
 

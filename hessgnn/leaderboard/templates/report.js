@@ -29,15 +29,34 @@ for (const table of document.querySelectorAll("table.sortable")) {
   });
 }
 
-// The switch of splits hides the columns of the others.
-const board = document.getElementById("board");
-for (const fieldset of document.querySelectorAll(".switch")) {
-  fieldset.hidden = false;
-  fieldset.addEventListener("change", (event) => {
-    for (const cell of board.querySelectorAll("[data-split]")) {
-      cell.hidden = event.target.value !== "" && cell.dataset.split !== event.target.value;
+// Tabs: one is in the order of focus, arrows go to the others.
+for (const list of document.querySelectorAll("[role=tablist]")) {
+  const tabs = [...list.querySelectorAll("[role=tab]")];
+  const select = (chosen) => {
+    for (const tab of tabs) {
+      tab.setAttribute("aria-selected", String(tab === chosen));
+      tab.tabIndex = tab === chosen ? 0 : -1;
+      document.getElementById(tab.getAttribute("aria-controls")).hidden = tab !== chosen;
     }
+  };
+  tabs.forEach((tab, position) => {
+    tab.addEventListener("click", () => select(tab));
+    tab.addEventListener("keydown", (event) => {
+      const last = tabs.length - 1;
+      const next = {
+        ArrowRight: position === last ? 0 : position + 1,
+        ArrowLeft: position === 0 ? last : position - 1,
+        Home: 0,
+        End: last,
+      }[event.key];
+      if (next === undefined) return;
+      event.preventDefault();
+      select(tabs[next]);
+      tabs[next].focus();
+    });
   });
+  list.hidden = false;
+  select(tabs[0]);
 }
 
 // Figures take the colours of text and grid from the page, light or dark.
@@ -65,26 +84,86 @@ for (const plot of document.querySelectorAll(".plot")) {
   plot.replaceChildren();
 }
 
+// What the filters let through; whatever belongs to no entry, or to the mean predictor, stays.
+const filters = document.querySelector(".filters");
+function passes(entry, regime, words = entry) {
+  if (!filters || !entry) return true;
+  const wanted = new FormData(filters).get("regime");
+  const sought = document.getElementById("find").value.trim().toLowerCase();
+  return (!wanted || regime === wanted || regime === "mean") && words.toLowerCase().includes(sought);
+}
+
 function draw() {
+  if (!window.Plotly) return;
   for (const [plot, figure] of figures) {
     if (plot.closest("[hidden]")) continue;
-    Plotly.react(plot, figure.data, themed(figure.layout), { responsive: true, displaylogo: false, displayModeBar: false });
+    const data = figure.data.map((trace) => (
+      trace.meta ? { ...trace, visible: passes(trace.meta.entry, trace.meta.regime) } : trace
+    ));
+    Plotly.react(plot, data, themed(figure.layout), { responsive: true, displaylogo: false, displayModeBar: false });
   }
 }
 
-// Parity plots of one architecture at a time.
-const choice = document.getElementById("architecture");
-function choose() {
-  for (const group of document.querySelectorAll(".parity")) group.hidden = group.dataset.architecture !== choice.value;
+function filter() {
+  for (const item of document.querySelectorAll("[data-entry]")) {
+    item.hidden = !passes(item.dataset.entry, item.dataset.regime, item.dataset.find);
+  }
+  const split = new FormData(filters).get("split");
+  for (const cell of document.querySelectorAll("table.sortable [data-split]")) {
+    cell.hidden = Boolean(split) && cell.dataset.split !== split;
+  }
+  const rows = [...document.querySelectorAll("#board tbody tr")];
+  const shown = rows.filter((row) => !row.hidden).length;
+  document.getElementById("shown").textContent = `${shown} of ${rows.length} entries`;
   draw();
 }
-if (choice) {
-  choice.closest("[hidden]").hidden = false;
-  choice.addEventListener("change", choose);
+if (filters) {
+  filters.hidden = false;
+  filters.addEventListener("input", filter);
+  filters.addEventListener("submit", (event) => event.preventDefault());
+  filter();
+}
+
+// One of several groups of figures at a time.
+for (const select of document.querySelectorAll(".choose select")) {
+  const choose = () => {
+    for (const group of document.querySelectorAll(".choice")) {
+      if (group.dataset.of === select.id) group.hidden = group.dataset.option !== select.value;
+    }
+  };
+  select.closest("[hidden]").hidden = false;
+  select.addEventListener("change", () => {
+    choose();
+    draw();
+  });
   choose();
-} else {
-  draw();
 }
+
+// A link to how an entry is reproduced opens it.
+function open() {
+  const target = location.hash ? document.getElementById(location.hash.slice(1)) : null;
+  if (target instanceof HTMLDetailsElement) target.open = true;
+}
+addEventListener("hashchange", open);
+open();
+
+// plotly.js comes packed, which makes the page half as large.
+async function unpack(element) {
+  const bytes = Uint8Array.from(atob(element.textContent.trim()), (letter) => letter.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  const script = document.createElement("script");
+  script.textContent = await new Response(stream).text();
+  document.head.append(script);
+}
+unpack(document.getElementById("plotly")).then(draw).then(
+  () => { document.documentElement.dataset.drawn = "yes"; },
+  () => {
+    for (const plot of figures.keys()) {
+      plot.textContent = "This browser is too old to draw the figure; the tables hold its numbers.";
+      plot.style.height = "auto";
+    }
+  },
+);
 for (const query of ["(prefers-color-scheme: dark)", "print"]) {
   matchMedia(query).addEventListener("change", draw);
 }

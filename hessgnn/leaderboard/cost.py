@@ -1,0 +1,130 @@
+"""Error against the cost of training, with the front of what nothing else beats in both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import plotly.graph_objects as go
+
+from hessgnn.benchmark.record import METRICS
+from hessgnn.leaderboard.board import Leaderboard, Row
+from hessgnn.leaderboard.figures import GUIDE, LOG, bars
+from hessgnn.leaderboard.plotting import Panel, architecture_styles, figure_json, literal, marker_symbol, whose
+from hessgnn.leaderboard.tables import MAIN_METRICS
+
+
+@dataclass(frozen=True)
+class CostView:
+    """Figures of one metric, a panel per split."""
+
+    name: str
+    panels: list[Panel]
+
+
+def cost_views(board: Leaderboard) -> list[CostView]:
+    """Draw every main metric against the device-seconds of training; the Hessian's mean absolute error comes first."""
+    order = sorted(MAIN_METRICS, key=lambda name: name != "hessian_mae")
+    views = []
+    for name in order:
+        panels = [panel for split in board.splits if (panel := _panel(board, split, name)) is not None]
+        if panels:
+            views.append(CostView(f"{METRICS[name][0]}, {METRICS[name][1]}", panels))
+    return views
+
+
+def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Return which points no other one beats in both coordinates, from the cheapest to the dearest.
+
+    Parameters
+    ----------
+    points
+        Cost and error of each; less is better.
+
+    Returns
+    -------
+    list of int
+        Positions; each costs more than the one before and errs less.
+    """
+    front: list[int] = []
+    for position in sorted(range(len(points)), key=lambda k: points[k]):
+        if not front or points[position][1] < points[front[-1]][1]:
+            front.append(position)
+    return front
+
+
+def _panel(board: Leaderboard, split: str, name: str) -> Panel | None:
+    title, unit = METRICS[name]
+    shown: list[tuple[Row, float, float]] = []
+    levels = []
+    for row in board.rows:
+        score = row.scores[split].get(name)
+        if score is None:
+            continue
+        if row.regime == "mean":
+            levels.append((row.entry, score.mean))
+        elif row.device_seconds:
+            shown.append((row, row.device_seconds, score.mean))
+    if not shown:
+        return None
+    start, stop = min(x for _, x, _ in shown) / 1.3, max(x for _, x, _ in shown) * 1.3
+    front = pareto([(x, y) for _, x, y in shown])
+    stairs = [(shown[k][1], shown[k][2]) for k in front]
+    traces: list[Any] = [
+        go.Scatter(
+            name="Pareto front",
+            mode="lines",
+            x=[x for x, _ in stairs] + [stop],
+            y=[y for _, y in stairs] + [stairs[-1][1]],
+            line={"color": "#808080", "width": 1.5, "shape": "hv"},
+            hoverinfo="skip",
+        )
+    ]
+    styles = architecture_styles(board.rows)
+    traces += [_point(row, x, name, split, styles[row.architecture]) for row, x, _ in shown]
+    traces += [
+        go.Scatter(
+            name=literal(entry),
+            mode="lines",
+            x=[start, stop],
+            y=[value, value],
+            line=GUIDE,
+            hovertemplate=f"%{{y:.3g}} {unit}",
+        )
+        for entry, value in levels
+    ]
+    figure = figure_json(
+        traces,
+        height=420,
+        xaxis={"title": {"text": "training / device-seconds per seed"}, **LOG},
+        yaxis={"title": {"text": f"{title} / {unit}"}, **LOG},
+        showlegend=True,
+    )
+    best = ", ".join(shown[k][0].entry for k in front)
+    return Panel(
+        f"Split {split}", f"{title} on {split} against device-seconds, as tabled. On the Pareto front: {best}", figure
+    )
+
+
+def _point(row: Row, seconds: float, name: str, split: str, style: tuple[str, str]) -> go.Scatter:
+    score = row.scores[split][name]
+    assert score is not None  # only entries with a number are drawn
+    colour, symbol = style
+    step = "" if row.seconds_per_step is None else f"{row.seconds_per_step:.3g} s per step<br>"
+    return go.Scatter(
+        name=literal(row.entry),
+        mode="markers",
+        x=[seconds],
+        y=[score.mean],
+        error_y=bars([score.std]),
+        marker={
+            "color": colour,
+            "symbol": marker_symbol(symbol, row.regime, row.budget),
+            "size": 11,
+            "line": {"width": 2, "color": colour},
+        },
+        hovertemplate=f"%{{y:.3g}} {METRICS[name][1]} for %{{x:.3g}} s<br>{row.steps:,} steps, {step}"
+        f"{row.parameters:,} parameters, n={score.n}",
+        meta=whose(row.entry, row.regime),
+    )

@@ -1,0 +1,118 @@
+"""The leaderboard as a LaTeX table for a paper: booktabs, no packages besides."""
+
+from __future__ import annotations
+
+import re
+
+from hessgnn.leaderboard.board import Leaderboard
+from hessgnn.leaderboard.tables import Cell, Column, columns
+
+LEFT_OUT = ("architecture", "regime", "products", "sweep_trials", "seconds_per_step", "status")
+"""Columns that a page of paper has no room for; the entry's name tells the first two."""
+
+_ESCAPES = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': "''",
+    "±": r"$\pm$",
+    "Å": r"\AA{}",
+    "²": r"$^{2}$",
+    "⁴": r"$^{4}$",
+    "⁻": r"$^{-}$",
+    "¹": r"$^{1}$",
+    "ν": r"$\nu$",
+    "–": "--",
+    "−": r"$-$",
+}
+"""What LaTeX would take for a command, and what a font may lack."""
+
+
+def latex_text(text: str) -> str:
+    """Escape text for LaTeX, on one line."""
+    text = "".join(_ESCAPES.get(letter, letter) for letter in " ".join(text.split()))
+    return text.replace("$$", "")  # ⁻¹ is one exponent
+
+
+def latex_table(board: Leaderboard) -> str:
+    r"""Return the main table, the best of each column in bold.
+
+    Parameters
+    ----------
+    board
+        The leaderboard.
+
+    Returns
+    -------
+    str
+        A ``table*`` for ``\input``; it needs the packages ``booktabs`` and ``graphicx``.
+    """
+    shown = [column for column in columns(board.splits) if column.key not in LEFT_OUT]
+    lines = [[column.cell(row) for column in shown] for row in board.rows]
+    best = [_best(column, [line[k] for line in lines]) for k, column in enumerate(shown)]
+    body = [
+        " & ".join(_cell(cell, bold=best[k] is not None and cell.value == best[k]) for k, cell in enumerate(line))
+        for line in lines
+    ]
+    caption = (
+        f"{board.title}. Errors on {board.data.name} ({board.data.level_of_theory}), mean ± standard deviation over "
+        "seeds; overall: geometric mean of RMSE over the mean predictor's."
+    )
+    version = re.sub(r"[^0-9A-Za-z.+-]", "", board.hessgnn)
+    return "\n".join(
+        [
+            f"% Written by hessgnn {version}; needs the packages booktabs and graphicx.",
+            r"\begin{table*}",
+            r"\centering",
+            rf"\caption{{{latex_text(caption)}}}",
+            r"\resizebox{\textwidth}{!}{%",
+            rf"\begin{{tabular}}{{{''.join('r' if column.numeric else 'l' for column in shown)}}}",
+            r"\toprule",
+            *_split_headings(shown),
+            " & ".join(latex_text(column.title) for column in shown) + r" \\",
+            " & ".join(latex_text("" if column.key == "overall" else column.unit) for column in shown) + r" \\",
+            r"\midrule",
+            *(line + r" \\" for line in body),
+            r"\bottomrule",
+            r"\end{tabular}}",
+            r"\end{table*}",
+            "",
+        ]
+    )
+
+
+def _best(column: Column, cells: list[Cell]) -> float | None:
+    values = [cell.value for cell in cells if isinstance(cell.value, float)]
+    return min(values) if column.better == "lower" and len(set(values)) > 1 else None
+
+
+def _cell(cell: Cell, *, bold: bool) -> str:
+    text, detail = latex_text(cell.text), latex_text(cell.detail)
+    if bold:
+        text = rf"\textbf{{{text}}}"
+    return f"{text} {detail}".strip()
+
+
+def _split_headings(shown: list[Column]) -> list[str]:
+    """A line that names the split above its columns, with a rule under each."""
+    cells, rules, position = [], [], 1
+    while position <= len(shown):
+        split = shown[position - 1].split
+        width = 1
+        while split is not None and position + width <= len(shown) and shown[position + width - 1].split == split:
+            width += 1
+        cells.append("" if split is None else rf"\multicolumn{{{width}}}{{c}}{{{latex_text(split)}}}")
+        if split is not None:
+            rules.append(rf"\cmidrule(lr){{{position}-{position + width - 1}}}")
+        position += width
+    return [" & ".join(cells) + r" \\", " ".join(rules)] if rules else []

@@ -1,0 +1,103 @@
+"""How to make each entry again: commands, the configuration, and checksums of what was saved."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import yaml
+
+from hessgnn.benchmark.tasks import ACCURACY, TASKS
+from hessgnn.leaderboard.board import Leaderboard, Row
+from hessgnn.leaderboard.collect import Loaded
+from hessgnn.leaderboard.gains import BUDGETS
+from hessgnn.leaderboard.tables import integer, number
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One entry, as the page tells how to reproduce it."""
+
+    entry: str
+    regime: str
+    facts: list[tuple[str, str]]
+    commands: str
+    config: str
+    """YAML; empty where the record holds no configuration."""
+    files: list[tuple[str, str, str]]
+    """Seed, file and SHA-256."""
+
+
+def recipes(board: Leaderboard, loaded: Sequence[Loaded]) -> list[Recipe]:
+    """Say of each row how to make it again.
+
+    Parameters
+    ----------
+    board
+        The scores of ``loaded``.
+    loaded
+        The records.
+
+    Returns
+    -------
+    list of Recipe
+        In the order of the rows.
+    """
+    return [_recipe(row, [item for item in loaded if item.record.entry == row.entry]) for row in board.rows]
+
+
+def _recipe(row: Row, runs: Sequence[Loaded]) -> Recipe:
+    records = [item.record for item in runs]
+    first = records[0]
+    versions = sorted({f"{name} {version}" for record in records for name, version in record.versions.items()})
+    facts = [
+        ("Labels", f"{row.regime}, {BUDGETS[row.budget]}"),
+        ("Seeds", ", ".join("none" if seed is None else str(seed) for seed in row.seeds)),
+        ("Steps", f"{row.steps:,}"),
+        ("Loss weights", ", ".join(f"{name} {value:.3g}" for name, value in row.weights.items())),
+        ("Parameters", integer(row.parameters)),
+        ("Training", f"{number(row.device_seconds)} s per seed on {row.device}" if row.device_seconds else ""),
+        (
+            "Tuning",
+            f"{integer(row.sweep_trials)} trials, {number(row.sweep_device_seconds)} s" if row.sweep_trials else "",
+        ),
+        ("Hardware", "; ".join(sorted({record.hardware for record in records if record.hardware}))),
+        ("Versions", ", ".join(versions)),
+    ]
+    files = [
+        (str(record.seed), saved.path, saved.sha256)
+        for record in records
+        for saved in [*record.predictions.values(), *record.results.values()]
+    ]
+    config = yaml.safe_dump(first.config, sort_keys=False, allow_unicode=True, width=100) if first.config else ""
+    return Recipe(
+        row.entry, row.regime, [(name, text) for name, text in facts if text], _commands(row, runs), config, files
+    )
+
+
+def _commands(row: Row, runs: Sequence[Loaded]) -> str:
+    """Shell commands; names are reduced to what no shell takes for more than a name."""
+    judged = {key.split()[0] for item in runs for key in item.record.results}
+    tasks = ",".join(task for task in TASKS if task == ACCURACY or task in judged)
+    data = _word(runs[0].record.data.name)
+    if row.regime == "mean":
+        return "# written beside every sweep and study: fitted energies of the elements, no forces, no curvature"
+    if row.regime == "external":
+        return f"hessgnn evaluate --calculator MODULE:FACTORY --data {data} --tasks {tasks} -o runs/{_word(row.entry)}"
+    name = _word(row.entry)
+    lines = [f"# {name}.yaml is the configuration below"]
+    if row.regime == "E-F+":
+        lines.append("# its training set has frames that `hessgnn study` makes")
+    for seed in row.seeds:
+        folder = f"runs/{name}-seed{seed}"
+        lines += [
+            f"hessgnn train {name}.yaml training.seed={seed} -o {folder}",
+            f"hessgnn evaluate {folder} --tasks {tasks}",
+        ]
+    folders = " ".join(f"runs/{name}-seed{seed}" for seed in row.seeds)
+    return "\n".join([*lines, f"hessgnn leaderboard {folders} -o board"])
+
+
+def _word(text: str) -> str:
+    return re.sub(r"[^\w.+-]+", "-", text, flags=re.ASCII).strip("-") or "entry"

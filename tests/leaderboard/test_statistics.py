@@ -1,0 +1,133 @@
+"""Intervals hold what they should, corrections are Holm's, ranks are those within a regime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from synthetic_runs import failed_record, make_record
+
+from hessgnn.leaderboard.board import Gain
+from hessgnn.leaderboard.collect import Loaded, collect
+from hessgnn.leaderboard.scores import score
+from hessgnn.leaderboard.statistics import RESAMPLES, holm, ratio_interval
+
+
+def sides(ratio: float, n: int, noise: float, seed: int = 0) -> tuple[dict[str, float], dict[str, float]]:
+    random = np.random.default_rng(seed)
+    without = random.lognormal(size=n)
+    having = ratio * without * np.exp(noise * random.normal(size=n))
+    names = [f"m{k}" for k in range(n)]
+    return dict(zip(names, having, strict=True)), dict(zip(names, without, strict=True))
+
+
+def quotient(having: dict[str, float], without: dict[str, float]) -> float:
+    return float(np.mean(list(having.values())) / np.mean(list(without.values())))
+
+
+def test_a_paired_interval_is_narrow_where_molecules_differ_but_their_ratio_does_not() -> None:
+    having, without = sides(0.5, 40, 0.0)
+    found = ratio_interval([having], [without], {}, ratio=0.5)
+    assert found is not None
+    assert (found.low, found.high, found.n_molecules) == (pytest.approx(0.5), pytest.approx(0.5), 40)
+
+
+def test_nineteen_of_twenty_intervals_hold_the_true_ratio() -> None:
+    held = 0
+    for seed in range(100):
+        having, without = sides(0.5, 60, 0.3, seed)
+        true = 0.5 * np.exp(0.3**2 / 2)
+        found = ratio_interval([having], [without], {}, ratio=quotient(having, without))
+        assert found is not None
+        held += found.low <= true <= found.high
+    assert 88 <= held <= 99  # binomial, and 60 molecules are few for a percentile interval
+
+
+def test_structures_of_one_molecule_are_drawn_together() -> None:
+    having, without = sides(0.5, 8, 0.5)
+    copies = [{f"{name}-{k}": value for name, value in side.items() for k in range(20)} for side in (having, without)]
+    molecules = {name: name.split("-")[0] for name in copies[0]}
+    alone = ratio_interval([having], [without], {}, ratio=quotient(having, without))
+    together = ratio_interval([copies[0]], [copies[1]], molecules, ratio=quotient(having, without))
+    assert alone is not None
+    assert together is not None
+    assert together == pytest.approx(alone)
+    apart = ratio_interval([copies[0]], [copies[1]], {}, ratio=quotient(having, without))
+    assert apart is not None
+    assert apart.high - apart.low < 0.5 * (together.high - together.low)
+
+
+def test_no_interval_of_few_molecules_or_of_another_number() -> None:
+    having, without = sides(0.5, 5, 0.1)
+    assert ratio_interval([having], [without], {}, ratio=quotient(having, without)) is None
+    having, without = sides(0.5, 20, 0.1)
+    assert ratio_interval([having], [without], {}, ratio=0.9) is None
+    fewer = dict(list(without.items())[1:])
+    assert ratio_interval([having], [fewer], {}, ratio=quotient(having, fewer)) is None
+
+
+def test_holm_is_the_textbooks() -> None:
+    assert holm([0.01, 0.04, 0.03, None, 0.005]) == pytest.approx([0.03, 0.06, 0.06, None, 0.02])
+    assert holm([0.6, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def board_gain(paths: list[Path]) -> Gain:
+    (gain,) = score(collect(paths)).gains
+    return gain
+
+
+def test_ratios_of_saved_predictions_have_an_interval(save_run: Callable[..., Path]) -> None:
+    """The records say what the predictions do, as those of real runs."""
+    from hessgnn.benchmark import accuracy
+    from hessgnn.benchmark.record import write_record
+
+    paths = []
+    for regime, scale, seeds in (("E-F", 0.2, (0, 1)), ("E-F-H", 0.1, (2, 3))):
+        for seed in seeds:
+            folder = save_run(make_record("ani", regime, seed, scale), scale)  # type: ignore[arg-type]
+            (item,) = collect([folder])
+            found = {split: accuracy.metrics(item.predictions(split)) for split in item.files}  # type: ignore[arg-type]
+            write_record(item.record.model_copy(update={"metrics": found}), folder / "record.json")
+            paths.append(folder)
+    ratios = board_gain(paths).ratios["nms"]
+    for name in ("forces_mae", "hessian_mae", "hessian_rmse"):
+        ratio = ratios[name]
+        assert ratio is not None
+        assert ratio.low is not None
+        assert ratio.high is not None
+        assert 0.4 < ratio.low < ratio.value < ratio.high < 0.8
+        assert ratio.n_molecules == 7
+    assert RESAMPLES >= 1000
+
+
+def test_ranks_are_within_a_regime_and_say_who_gained() -> None:
+    scales = {"a": (0.10, 0.09), "b": (0.20, 0.02), "c": (0.30, 0.05)}
+    records = [make_record("mean predictor", "mean", None, 1.0)]
+    for name, (before, after) in scales.items():
+        records += [make_record(name, "E-F", 0, before), make_record(name, "E-F-H", 0, after)]
+        records += [make_record(name, "E-F", 0, 0.001, entry=f"{name} equal time", budget="seconds")]
+    records.append(failed_record(architecture="d", regime="E-F"))
+    board = score([Loaded(Path(f"{k}.json"), record) for k, record in enumerate(records)])
+    found = {ranks.architecture: ranks for ranks in board.ranks}
+    assert {name: ranks.ranks for name, ranks in found.items()} == {
+        "a": {"E-F": 1, "E-F-H": 3},
+        "b": {"E-F": 2, "E-F-H": 1},
+        "c": {"E-F": 3, "E-F-H": 2},
+        "d": {"E-F": 4, "E-F-H": None},
+    }
+    assert [found[name].places_gained for name in "abcd"] == [-2, 1, 1, None]
+
+
+def test_claims_say_what_is_left_of_them_after_correction() -> None:
+    loaded = []
+    for regime, scale in (("E-F", 0.3), ("E-F-H", 0.1)):
+        for seed in range(3):
+            record = make_record("ani", regime, seed, scale * (1 + 0.01 * seed))  # type: ignore[arg-type]
+            loaded.append(Loaded(Path("x"), record))
+    claims = score(loaded).claims
+    assert len(claims) > 5
+    decisive = [max(p for p in (claim.p_seeds, claim.p_subjects) if p is not None) for claim in claims]
+    assert [claim.p_holm for claim in claims] == pytest.approx(holm(decisive))
