@@ -78,8 +78,7 @@ class HessGNNCalculator(Calculator):
             When the potential's answer is not finite.
         """
         super().calculate(atoms, properties, system_changes)
-        prediction = self.potential(self._batch(self.atoms))
-        energy, forces = prediction.energy.item(), prediction.forces.double().cpu().numpy()
+        energy, forces = self._energy_and_forces(self.atoms)
         if not (np.isfinite(energy) and np.isfinite(forces).all()):
             raise CalculationFailed("the potential's energy or forces are not finite")
         self.results = {"energy": energy, "free_energy": energy, "forces": forces}
@@ -107,10 +106,17 @@ class HessGNNCalculator(Calculator):
         chosen = self.atoms if atoms is None else atoms
         if chosen is None:
             raise CalculationFailed("no structure was given, and none was computed before")
-        hessian = self.potential.hessian(self._batch(chosen))[0].double().cpu().numpy()
+        hessian = self._second_derivatives(chosen)
         if not np.isfinite(hessian).all():
             raise CalculationFailed("the potential's Hessian is not finite")
         return (hessian + hessian.T) / 2
+
+    def _energy_and_forces(self, atoms: Atoms) -> tuple[float, Array]:
+        prediction = self.potential(self._batch(atoms))
+        return prediction.energy.item(), prediction.forces.double().cpu().numpy()
+
+    def _second_derivatives(self, atoms: Atoms) -> Array:
+        return self.potential.hessian(self._batch(atoms))[0].double().cpu().numpy()
 
     def _batch(self, atoms: Atoms) -> Batch:
         structure = Structure(

@@ -16,9 +16,10 @@ import torch
 from hessgnn.benchmark import accuracy
 from hessgnn.benchmark.journal import Journal, Result
 from hessgnn.benchmark.record import METRICS, DataSource, Failure, Metric, PredictionFile, Record
-from hessgnn.benchmark.surface import Surface
+from hessgnn.benchmark.surface import PotentialSurface, Surface
 from hessgnn.benchmark.task import Subject, Task
 from hessgnn.benchmark.tasks import ACCURACY, TaskSettings
+from hessgnn.benchmark.together import run_shares, run_together
 from hessgnn.data.store import Store
 from hessgnn.errors import UserError
 from hessgnn.processes import end_with
@@ -207,8 +208,15 @@ def _simulate(
 def _results(
     task: Task, surface: Surface, pending: Sequence[Subject], unfinished: Mapping[str, Result], processes: int
 ) -> Iterator[tuple[str, Result]]:
-    """Results as they come: in this process, or subject by subject in others."""
-    if min(processes, len(pending)) < 2 or task.side_by_side:
+    """Results as they come: in this process or in others, many subjects together where surface and task allow it."""
+    alone = min(processes, len(pending)) < 2 or task.side_by_side
+    if task.together and isinstance(surface, PotentialSurface):
+        if alone:
+            yield from run_together(task, surface, pending)
+        else:
+            yield from run_shares(task, surface, pending, min(processes, len(pending)))
+        return
+    if alone:
         yield from task.run(surface, pending, unfinished)
         return
     context = multiprocessing.get_context("spawn")  # a fork would copy torch's threads

@@ -50,6 +50,7 @@ class NEBTask(Task[NEBSettings, Reaction]):
 
     name = "neb"
     needs = "transition state with a reactant, another product, and their energies"
+    together = True
 
     def subjects(self, store: Store, split: str) -> list[Reaction]:
         """See :meth:`hessgnn.benchmark.task.Task.subjects`."""

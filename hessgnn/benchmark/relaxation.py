@@ -35,6 +35,7 @@ class RelaxationTask(MoleculeTask[RelaxationSettings]):
     """
 
     name = "relaxation"
+    together = True
 
     def run(
         self,

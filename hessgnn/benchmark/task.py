@@ -47,6 +47,10 @@ class Task(ABC, Generic[S, X]):
     """What a split must hold, in words: said where it holds none."""
     side_by_side: ClassVar[bool] = False
     """Whether subjects are computed together, so that dividing them between processes gains nothing."""
+    together: ClassVar[bool] = False
+    """Whether many calls of :meth:`run`, with one subject each, may be under way at the same time. It must measure no
+    times, and not use what threads share: Sella may draw from numpy's one random state, and warnings are silenced for
+    all."""
 
     def __init__(self, settings: S) -> None:
         self.settings = settings

@@ -9,11 +9,11 @@ import numpy as np
 from ase import units
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from scipy.optimize import linear_sum_assignment
-from tblite.ase import TBLite
 
+from hessgnn.benchmark.dipoles import kept_dipole_derivatives
 from hessgnn.benchmark.failures import FAILURES, TaskFailure, reason_of
 from hessgnn.benchmark.geometry import Optimised, aligned, quasi_newton, rmsd
-from hessgnn.benchmark.infrared import dipole_derivatives, intensities, spectrum_overlap
+from hessgnn.benchmark.infrared import intensities, spectrum_overlap
 from hessgnn.benchmark.journal import Result
 from hessgnn.benchmark.record import Metric
 from hessgnn.benchmark.surface import Surface
@@ -28,7 +28,6 @@ SOFT = 400.0
 PLACES = {"reference": "at the reference minimum", "own": "at the own minimum"}
 
 _PER_MOLE = units.mol / units.J  # J/mol for an eV
-_DIPOLE_ACCURACY = 1e-5  # of tblite; the dipoles are differentiated
 
 
 class VibrationsSettings(Settings):
@@ -56,6 +55,7 @@ class VibrationsTask(MoleculeTask[VibrationsSettings]):
 
     name = "vibrations"
     version = 2
+    together = True
 
     def run(
         self,
@@ -73,13 +73,15 @@ class VibrationsTask(MoleculeTask[VibrationsSettings]):
                 "positions": structure.positions.tolist(),
                 "frequencies": reference.frequencies.tolist(),
             }
-            dipoles = self._dipole_derivatives(structure)
+            method = self.settings.dipole
+            dipoles = None if method is None else kept_dipole_derivatives(method, structure, self.settings.dipole_step)
             if dipoles is not None:
                 result["intensities"] = intensities(dipoles, reference.modes).tolist()
             try:
-                result["reference"] = self._at(calculator, structure, structure.positions, reference, dipoles)
-                own = self._own_minimum(surface, calculator, structure)
-                result["own"] = self._at(calculator, structure, own.positions, reference, dipoles)
+                there = _modes(calculator, structure, structure.positions)
+                result["reference"] = self._at(there, structure, structure.positions, reference, dipoles)
+                own, there = self._own_minimum(surface, calculator, structure)
+                result["own"] = self._at(there, structure, own.positions, reference, dipoles)
                 result["own"]["gradients"] = own.gradients
             except TaskFailure as error:
                 result["failure"] = str(error)
@@ -87,41 +89,25 @@ class VibrationsTask(MoleculeTask[VibrationsSettings]):
                 result["failure"] = f"no Hessian: {reason_of(error)}"
             yield structure.name, result
 
-    def _dipole_derivatives(self, structure: Structure) -> Array | None:
-        """Of the engine at the reference minimum; ``None`` where there is no engine, or it fails."""
-        settings = self.settings
-        if settings.dipole is None:
-            return None
-        calculator = TBLite(method=settings.dipole, accuracy=_DIPOLE_ACCURACY, verbosity=0)
-        try:
-            return dipole_derivatives(calculator, structure, settings.dipole_step)
-        except FAILURES:
-            return None
-
-    def _own_minimum(self, surface: Surface, calculator: Any, structure: Structure) -> Optimised:
+    def _own_minimum(self, surface: Surface, calculator: Any, structure: Structure) -> tuple[Optimised, Vibrations]:
         """Optimise from the reference minimum; a saddle point, which symmetry may lead to, is left along its mode."""
         settings = self.settings
         start, gradients = structure.positions, 0
         for _ in range(settings.pushes + 1):
             end = quasi_newton(surface, structure, start, settings.fmax, settings.max_steps)
             gradients += end.gradients
-            atoms = structure.to_atoms()
-            atoms.positions = end.positions
-            modes = vibrations(structure.numbers, end.positions, calculator.get_hessian(atoms))
+            modes = _modes(calculator, structure, end.positions)
             if not modes.n_imaginary():
                 break
             start = end.positions + settings.push * modes.modes[0] / np.abs(modes.modes[0]).max()
-        return Optimised(end.positions, gradients)
+        return Optimised(end.positions, gradients), modes
 
     def _at(
-        self, calculator: Any, structure: Structure, positions: Array, reference: Vibrations, dipoles: Array | None
+        self, modes: Vibrations, structure: Structure, positions: Array, reference: Vibrations, dipoles: Array | None
     ) -> Result:
         """Frequencies at a geometry, in their order and in that of the reference's modes, and their intensities."""
         masses = masses_of(structure.numbers)
         moved, rotation = aligned(positions, structure.positions, masses)
-        atoms = structure.to_atoms()
-        atoms.positions = positions
-        modes = vibrations(structure.numbers, positions, calculator.get_hessian(atoms))
         if len(modes.frequencies) != len(reference.frequencies):
             raise TaskFailure("one of the two geometries is linear, the other is not")
         turned = modes.modes @ rotation.T
@@ -209,6 +195,13 @@ class VibrationsTask(MoleculeTask[VibrationsSettings]):
         )
         found["vibrations_failed"] = share(["failure" in row for row in rows], "failed")
         return found
+
+
+def _modes(calculator: Any, structure: Structure, positions: Array) -> Vibrations:
+    """Of the surface, at a geometry."""
+    atoms = structure.to_atoms()
+    atoms.positions = positions
+    return vibrations(structure.numbers, positions, calculator.get_hessian(atoms))
 
 
 def _thermochemistry(row: Result, place: str) -> tuple[Thermochemistry, Thermochemistry]:

@@ -166,11 +166,12 @@ class Columns:
         """Of this very file: its size and date guard against one that was changed and kept its hash."""
         state = self.path.stat()
         what = f"{self.content_hash} {state.st_size} {state.st_mtime_ns}"
-        return _scratch() / hashlib.sha256(what.encode()).hexdigest()[:24]
+        return scratch("stores") / hashlib.sha256(what.encode()).hexdigest()[:24]
 
 
-def _scratch() -> Path:
-    return Path(os.environ.get(SCRATCH) or Path.home() / ".cache" / "hessgnn") / "stores"
+def scratch(kind: str) -> Path:
+    """Folder of a kind of scratch files, see :data:`SCRATCH`; it need not exist."""
+    return Path(os.environ.get(SCRATCH) or Path.home() / ".cache" / "hessgnn") / kind
 
 
 def _remove_unused(folder: Path) -> None:
