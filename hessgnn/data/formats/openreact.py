@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ def read(source: Path) -> Iterator[Entry]:
             for holder in groups_with(file, "coordinates"):
                 group = _Group(holder, prefix_of(source, path), kind)
                 for i in range(len(group)):
-                    yield Entry(f"{path}, {group.key}[{i}]", lambda i=i, group=group: group.record(i))
+                    yield Entry(f"{path}, {group.key}[{i}]", partial(group.record, i))
 
 
 @dataclass(frozen=True)
@@ -90,10 +90,8 @@ class _Group:
     @cached_property
     def _pick(self) -> dict[str, Callable[[int], Any]]:
         several_species = "species" in self.holder and self.holder["species"].ndim == 2
-        pick = {
-            key: rows(self.holder, key, batched=self.batched)
-            for key in ("coordinates", "energies", "forces", "hessian")
-        }
+        keys = ("coordinates", "energies", "forces", "hessian")
+        pick = {key: rows(self.holder, key, batched=self.batched) for key in keys}
         return pick | {"species": rows(self.holder, "species", batched=several_species)}
 
     def name(self, i: int) -> str:
@@ -118,8 +116,8 @@ class _Group:
 
     def record(self, i: int) -> Record:
         structure = self.structure(i)
-        kind, parent = self._relations[i]
-        parent = "" if parent is None else self.name(parent)
+        kind, origin = self._relations[i]
+        parent = "" if origin is None else self.name(origin)
         charge, multiplicity = (self.holder.attrs.get(key) for key in ("crg", "mult"))
         spin = state(structure.numbers, _integer(charge), _integer(multiplicity))
         return Record(replace(structure, kind=kind, parent=parent), LEVEL, spin)
