@@ -5,6 +5,7 @@ What a verb does is imported when it is called, so that ``hessgnn --help`` need 
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -168,7 +169,8 @@ def main(application: typer.Typer = app, arguments: Sequence[str] | None = None)
             f"[red]this is a bug:[/red] {_plain(f'{type(error).__name__}: {error}')} ({_log()})", highlight=False
         )
         status = 1
-    if status == _INTERRUPTED:  # some versions of typer give the status, others raise
+    # Some versions of typer give the status, others raise. Of torchrun's processes one says it for all.
+    if status == _INTERRUPTED and os.environ.get("RANK", "0") == "0":
         errors.print("stopped; the same command goes on (`train`: with --resume and the run folder)", highlight=False)
     sys.exit(status)
 

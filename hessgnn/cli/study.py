@@ -30,6 +30,7 @@ def study(config: Path, overrides: list[str], *, output: Path | None, dry_run: b
     with bar.progress_bar(console) as progress:
         whole = progress.add_task("[bold]whole study", total=len(plan(settings)), errors="runs")
         lines: dict[str, TaskID] = {}
+        runs = {str(cell.folder(folder)) for cell in plan(settings)}
 
         def observer(report: Report) -> None:
             if report.folder not in lines:
@@ -37,7 +38,7 @@ def study(config: Path, overrides: list[str], *, output: Path | None, dry_run: b
             progress.update(lines[report.folder], completed=report.step, visible=report.step < report.total)
             if report.point is not None:
                 progress.update(lines[report.folder], errors=bar.describe(report.point))
-            if report.step == report.total:
+            if report.step == report.total and report.folder in runs:
                 progress.advance(whole)
 
         records = run_study(settings, folder, observer)

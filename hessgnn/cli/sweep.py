@@ -45,7 +45,7 @@ def sweep(
         view.finish()
     console.print(f"trials: {folder / 'trials.csv'}   best settings: {folder / 'best'}", highlight=False)
     console.print(f"what tuning found: {folder / 'sweep.html'}", markup=False, highlight=False, soft_wrap=True)
-    leaderboard(records, folder / "leaderboard", f"What Hessians buy: {settings.name}")
+    leaderboard(records, folder / "leaderboard", f"What Hessians buy: {settings.name}", trials=folder / "trials.csv")
 
 
 class _View:

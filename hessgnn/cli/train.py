@@ -19,6 +19,7 @@ from hessgnn.errors import ConfigError
 from hessgnn.files import find_resource
 from hessgnn.training import bar
 from hessgnn.training.config import RunConfig
+from hessgnn.training.distributed import ranks_of_torchrun
 from hessgnn.training.run import Run, build
 from hessgnn.training.trainer import Result, default_folder
 from hessgnn.training.trainer import train as run_training
@@ -27,8 +28,21 @@ from hessgnn.training.trainer import train as run_training
 def train(
     config: Path | None, overrides: list[str], *, output: Path | None, resume: Path | None, dry_run: bool
 ) -> None:
-    """Train one potential, or go on with a run."""
-    console = Console()
+    """Train one potential, or go on with a run; with others, where torchrun started several processes."""
+    with ranks_of_torchrun() as ranks:
+        console = Console(quiet=not ranks.first)
+        _train(console, config, overrides, output=output, resume=resume, dry_run=dry_run)
+
+
+def _train(
+    console: Console,
+    config: Path | None,
+    overrides: list[str],
+    *,
+    output: Path | None,
+    resume: Path | None,
+    dry_run: bool,
+) -> None:
     if resume is not None:
         if config is not None or output is not None:
             raise ConfigError("takes neither a config nor an output folder", where="--resume", remedy="leave them out")

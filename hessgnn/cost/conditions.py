@@ -11,8 +11,8 @@ from hessgnn.allocator import keep_freed_memory
 from hessgnn.benchmark.hardware import hardware
 from hessgnn.config import Settings
 from hessgnn.errors import ConfigError
+from hessgnn.training.device import find_device
 from hessgnn.training.run import versions
-from hessgnn.training.trainer import find_device
 
 
 class Conditions(Settings):

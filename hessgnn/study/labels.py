@@ -7,17 +7,19 @@ import math
 import statistics
 import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from hessgnn.data.factory.displace import molecule_rng
-from hessgnn.data.factory.engines import Engine, LabelError
+from hessgnn.data.factory.engines import Engine, LabelError, make_engine
 from hessgnn.data.store import Store, write_store
 from hessgnn.data.structure import Array, Structure
 from hessgnn.errors import ConfigError, DataError
 from hessgnn.files import atomic_path
+from hessgnn.processes import each
 from hessgnn.study.config import LabelSettings, Regime
 from hessgnn.training.config import DataConfig
 
@@ -173,8 +175,9 @@ def write_part(
     path: Path,
     settings: LabelSettings,
     *,
-    engine: Engine | None = None,
-    hessian_gradients: float = 0.0,
+    frames_for: float | None = None,
+    processes: int = 1,
+    observer: Callable[[int, int], None] | None = None,
 ) -> None:
     """Write a training set with the validation split beside it, unless it is there.
 
@@ -188,10 +191,12 @@ def write_part(
         The file. Frames are kept beside it, structure by structure, so that a killed labelling goes on.
     settings
         Seed, and what frames need.
-    engine
-        Adds the frames of ``E-F+`` if given.
-    hessian_gradients
-        Gradients that a Hessian costs, for each atom.
+    frames_for
+        Adds the frames of ``E-F+`` if given: gradients that a Hessian costs, for each atom.
+    processes
+        That structures are divided between for labelling; they change no number.
+    observer
+        Called with the number of structures whose frames are labelled, and with their total.
 
     Raises
     ------
@@ -202,11 +207,11 @@ def write_part(
         return
     structures = [store[i] for i in part_of(store, data.train, fraction, settings.seed)]
     frames: list[Structure] = []
-    if engine is not None:
-        require_same_level(store, engine)
-        for structure in structures:
-            number = n_frames(structure, hessian_gradients)
-            frames += _kept_frames(path.parent / "frames", structure, number, engine, settings)
+    if frames_for is not None:
+        require_same_level(store, make_engine(settings.engine))
+        jobs = [_Job(path.parent / "frames", s, n_frames(s, frames_for), settings) for s in structures]
+        _label(jobs, processes, observer, path)
+        frames = [frame for job in jobs for frame in job.frames()]
     validation = [store[int(i)] for i in store.indices(data.validation)]
     write_store(
         path,
@@ -228,26 +233,65 @@ def require_same_level(store: Store, engine: Engine) -> None:
         )
 
 
-def _kept_frames(
-    folder: Path, structure: Structure, number: int, engine: Engine, settings: LabelSettings
-) -> list[Structure]:
-    """Frames of a structure, from the folder if they are there."""
-    key = f"{structure.name} {number} {settings.model_dump_json()} {structure.positions.tobytes().hex()}"
-    path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.npz"
-    try:
-        with np.load(path, allow_pickle=False) as kept:
-            columns = zip(kept["positions"], kept["energy"], kept["forces"], strict=True)
-            return [_frame(structure, k, *column) for k, column in enumerate(columns)]
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
-        frames = displaced_frames(structure, number, engine, settings)
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
+@dataclass(frozen=True)
+class _Job:
+    """Frames of one structure, kept in a file."""
+
+    folder: Path
+    structure: Structure
+    number: int
+    settings: LabelSettings
+
+    @property
+    def path(self) -> Path:
+        """Named after all that they depend on."""
+        positions = self.structure.positions.tobytes().hex()
+        key = f"{self.structure.name} {self.number} {self.settings.model_dump_json()} {positions}"
+        return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.npz"
+
+    def kept(self) -> list[Structure] | None:
+        """The frames in the file; ``None`` where there is none, or a damaged one."""
+        try:
+            with np.load(self.path, allow_pickle=False) as kept:
+                columns = zip(kept["positions"], kept["energy"], kept["forces"], strict=True)
+                return [_frame(self.structure, k, *column) for k, column in enumerate(columns)]
+        except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+            return None
+
+    def frames(self) -> list[Structure]:
+        """The frames, which have been labelled."""
+        found = self.kept()
+        assert found is not None, self.path
+        return found
+
+
+def _label(jobs: Sequence[_Job], processes: int, observer: Callable[[int, int], None] | None, where: Path) -> None:
+    """Label what is not kept yet."""
+    todo = [job for job in jobs if job.kept() is None]
+
+    def tell(done: int) -> None:
+        if observer is not None:
+            observer(len(jobs) - len(todo) + done, len(jobs))
+
+    if not todo:
+        return
+    tell(0)
+    alone = min(processes, len(todo)) < 2
+    finished = map(_label_one, todo) if alone else each(_label_one, todo, processes, where=where)
+    for done, _ in enumerate(finished, 1):
+        tell(done)
+
+
+def _label_one(job: _Job) -> None:
+    """With an engine of its own, as it takes the density of the last geometry for a guess of the next one."""
+    frames = displaced_frames(job.structure, job.number, make_engine(job.settings.engine), job.settings)
+    with atomic_path(job.path) as temporary, temporary.open("wb") as file:
         np.savez(
             file,
             positions=np.array([frame.positions for frame in frames]),
             energy=np.array([frame.energy for frame in frames]),
             forces=np.array([frame.forces for frame in frames]),
         )
-    return frames
 
 
 def _frame(structure: Structure, k: int, positions: Array, energy: float, forces: Array) -> Structure:

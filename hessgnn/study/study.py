@@ -27,6 +27,7 @@ from hessgnn.config import save
 from hessgnn.data.factory.engines import make_engine
 from hessgnn.data.store import Store
 from hessgnn.errors import NothingTrained
+from hessgnn.files import write_text
 from hessgnn.jobs.folder import locked, require_same
 from hessgnn.jobs.job import Evaluation, Job, Report, equal_steps, fail
 from hessgnn.jobs.workers import Chains, WorkerDied, Workers
@@ -105,7 +106,7 @@ def study(config: StudyConfig, folder: Path, observer: Callable[[Report], None])
     folder
         The study's folder.
     observer
-        Told what the workers report.
+        Told what the workers report; of frames that are labelled too, with the file of the training set as folder.
 
     Returns
     -------
@@ -123,7 +124,7 @@ def study(config: StudyConfig, folder: Path, observer: Callable[[Report], None])
         path = folder / "study.yaml"
         require_same(config, path)
         store = Store.open(config.data.path)
-        prepared = _Prepared.of(config, store, folder)
+        prepared = _Prepared.of(config, store, folder, observer)
         save(config, path)
         workers = Workers(config.workers)
         jobs = Chains(workers)
@@ -154,11 +155,10 @@ class _Prepared:
     """Of every training configuration: the same elements and reference energies whatever the part of the data."""
 
     @classmethod
-    def of(cls, config: StudyConfig, store: Store, folder: Path) -> _Prepared:
+    def of(cls, config: StudyConfig, store: Store, folder: Path, observer: Callable[[Report], None]) -> _Prepared:
         data, labels = config.data, config.labels
-        engine = make_engine(labels.engine) if "E-F+" in config.regimes else None
-        if engine is not None:
-            require_same_level(store, engine)
+        if "E-F+" in config.regimes:  # told before anything else is done
+            require_same_level(store, make_engine(labels.engine))
         train = store.indices(data.train)
         per_atom = labels.hessian_gradients
         if per_atom == "measured":
@@ -172,8 +172,17 @@ class _Prepared:
         for fraction in config.fractions:
             for plus in {regime == "E-F+" for regime in config.regimes}:
                 path = folder / "data" / f"train-{fraction:g}{'-plus' if plus else ''}.h5"
-                given = engine if plus else None
-                write_part(store, data, fraction, path, labels, engine=given, hessian_gradients=float(per_atom))
+                report = partial(_frames_are_labelled, observer, path)
+                write_part(
+                    store,
+                    data,
+                    fraction,
+                    path,
+                    labels,
+                    frames_for=float(per_atom) if plus else None,
+                    processes=config.workers,
+                    observer=report,
+                )
                 sets[fraction, plus] = path
         reference = data.reference_energies or fit_reference_energies(store, train, store.elements())
         # A small part need not hold every element, nor determine their energies: they are those of the whole.
@@ -184,9 +193,12 @@ class _Prepared:
 def _kept_number(path: Path, measure: Callable[[], float]) -> float:
     """A number that is measured once, so that a study that goes on later counts alike."""
     if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"{measure():.3f}\n", encoding="utf-8")
+        write_text(path, f"{measure():.3f}\n")
     return float(path.read_text(encoding="utf-8"))
+
+
+def _frames_are_labelled(observer: Callable[[Report], None], path: Path, done: int, total: int) -> None:
+    observer(Report("", f"labelling {path.stem}", str(path), done, total, None))
 
 
 def _train(config: StudyConfig, prepared: _Prepared, cell: Cell, folder: Path, jobs: Chains) -> None:

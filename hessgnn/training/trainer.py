@@ -25,6 +25,8 @@ from hessgnn.data.store import Store
 from hessgnn.errors import ConfigError, TrainingError
 from hessgnn.potentials.base import Potential
 from hessgnn.training.config import RunConfig
+from hessgnn.training.device import prepare_device
+from hessgnn.training.distributed import Ranks
 from hessgnn.training.loss import Loss, LossValue, Weights
 from hessgnn.training.run import Point, Run, build, load_checkpoint, load_weights, save_checkpoint
 from hessgnn.training.scaling import energy_scale, fit_reference_energies
@@ -75,7 +77,7 @@ class Result:
 
 
 def train(config: RunConfig, folder: str | Path, *, resume: bool = False, observer: Observer | None = None) -> Result:
-    """Train one potential.
+    """Train one potential; in torch's process group, if there is one, each process takes a part of every batch.
 
     Parameters
     ----------
@@ -132,10 +134,10 @@ class Trainer:
     """
 
     def __init__(self, config: RunConfig, run: Run, *, resume: bool = False) -> None:
-        if run.config_path.exists() and not resume:
+        self.run, self.ranks = run, Ranks.here()
+        if self.ranks.from_first(run.config_path.exists) and not resume:
             raise TrainingError("holds a run already", where=run.folder, remedy="resume it, or name another folder")
-        self.run = run
-        self.device = prepare_device(config)
+        self.device = prepare_device(config, self.ranks)
         store = Store.open(config.data.path)
         train, validation = store.indices(config.data.train), store.indices(config.data.validation)
         self.config = config = config.with_resolved_potential(store.elements())
@@ -144,7 +146,7 @@ class Trainer:
 
         torch.manual_seed(config.training.seed)
         potential = build(config)
-        if potential.not_c2 is not None and config.loss.hessian:
+        if potential.not_c2 is not None and config.loss.hessian and self.ranks.first:
             warnings.warn(
                 f"the Hessian of {config.potential['name']!r} jumps ({potential.not_c2}), so training on it is noisy",
                 stacklevel=2,
@@ -167,6 +169,8 @@ class Trainer:
         self.validation = Loader(store, validation, cutoff, config.validation.batch_size, *shared)
         reference = config.data.reference_energies or fit_reference_energies(store, train, potential.elements)
         potential.set_scaling(reference, energy_scale(store, train, reference))
+        # Different machines may round the fit differently.
+        potential.load_state_dict(self.ranks.from_first(potential.state_dict))
 
         self.store = store
         self.potential = potential.to(self.device)
@@ -186,18 +190,25 @@ class Trainer:
         )
         self.schedule = Schedule(settings.schedule, settings.steps)
         self.progress = Progress(device=self.device.type, threads=torch.get_num_threads())
-        if resume and run.last.exists():
+        if resume and self.ranks.from_first(run.last.exists):
             self._restore()
         else:
-            run.begin(config)
+            self.ranks.from_first(lambda: run.begin(config))
 
     def _gradient(self) -> EagerStep:
         """How loss and gradient are computed."""
         settings = self.config.training
         if settings.step == "eager":
             return EagerStep(self.loss, self.potential)
+        if settings.step == "captured" and self.ranks.number > 1:
+            raise ConfigError(
+                "a captured step is for one device: waiting for others has never been tried beside a capture",
+                where="key 'training.step'",
+                remedy="use training.step=eager or compiled, or one process",
+            )
         typical = math.ceil(len(self.loader.indices) / len(self.loader))
-        buckets = Buckets.of(self.loader.n_atoms, self.loader.n_edges, math.ceil(typical / settings.parts))
+        pieces = settings.parts * self.ranks.number
+        buckets = Buckets.of(self.loader.n_atoms, self.loader.n_edges, math.ceil(typical / pieces))
         return RecordedStep(self.loss, self.potential, buckets, settings.step)
 
     def fit(self, observer: Observer | None = None) -> Result:
@@ -240,8 +251,11 @@ class Trainer:
             group["lr"] = self.schedule.lr(step)
         batch = self.loader.batch(step)
         self.optimizer.zero_grad(set_to_none=True)
-        parts = self.loss.parts(batch, Weights.at(step, self.config.loss), generator, settings.parts)
-        value = LossValue.of(parts, [self.gradient(part) for part in parts])
+        ranks, weights = self.ranks, Weights.at(step, self.config.loss)
+        parts = self.loss.parts(batch, weights, generator, settings.parts * ranks.number)
+        own = ranks.own(parts)
+        errors = ranks.joined(parts, [self.gradient(part) for part in own], list(self.gradient.trained.values()))
+        value = LossValue.of(parts, errors)
         if not math.isfinite(float(value.total)):
             raise self._not_finite(value, step)
         norm = torch.nn.utils.clip_grad_norm_(self.potential.parameters(), settings.clip or math.inf)
@@ -250,13 +264,14 @@ class Trainer:
         self.optimizer.step()
         if self.averaged is not None:
             self.averaged.update_parameters(self.potential)
-        self.progress.products += value.n_products
+        # Products of different devices are formed at the same time, each for its part of the batch.
+        self.progress.products += sum(part.n_products for part in own)
         return value
 
     def _validate(self, losses: list[LossValue]) -> Point:
         """Judge the averaged weights, and keep them if they are the best."""
         progress, judged = self.progress, self.judged
-        errors = validate(judged, self.validation, self.config.validation)
+        errors = validate(judged, self.validation, self.config.validation, self.ranks)
         score = errors.score({str(name): weight for name, weight in self.config.validation.weights.items()})
         point = Point(
             step=progress.step,
@@ -275,9 +290,10 @@ class Trainer:
         progress.curve.append(point)
         self.schedule.observe(score)
         progress.waited += 1
-        if score < progress.best_score or not self.run.best.exists():
+        if score < progress.best_score or not self.ranks.from_first(self.run.best.exists):
             progress.best_score, progress.best_step, progress.waited = score, progress.step, 0
-            save_checkpoint(self.run.best, {"potential": judged.state_dict(), "step": progress.step})
+            if self.ranks.first:
+                save_checkpoint(self.run.best, {"potential": judged.state_dict(), "step": progress.step})
         return point
 
     @property
@@ -294,10 +310,12 @@ class Trainer:
             before = time.perf_counter()
             torch.cuda.synchronize(self.device)
             seconds += time.perf_counter() - before
-        self.progress.device_seconds += seconds
+        self.progress.device_seconds += seconds * self.ranks.number
         self.progress.seconds_per_step.append(seconds / n_steps)
 
     def _save(self) -> None:
+        if not self.ranks.first:
+            return
         content = {
             "potential": self.potential.state_dict(),
             "averaged": None if self.averaged is None else self.averaged.state_dict(),
@@ -309,14 +327,14 @@ class Trainer:
         self.run.write_metrics(self.progress.curve)
 
     def _restore(self) -> None:
-        saved = self.run.config()
+        saved = self.ranks.from_first(self.run.config)
         if saved != self.config:
             raise ConfigError(
                 "the configuration differs from the one that the run was begun with",
                 where=self.run.config_path,
                 remedy="resume with the same settings, or name another folder",
             )
-        content = load_checkpoint(self.run.last)
+        content = self.ranks.from_first(lambda: load_checkpoint(self.run.last))
         load_weights(self.potential, content["potential"], where=self.run.last)
         if self.averaged is not None:
             self.averaged.load_state_dict(content["averaged"])
@@ -342,61 +360,6 @@ class Trainer:
             where=self.run.folder,
             remedy="lower training.schedule.lr or the loss weights, or check these structures",
         )
-
-
-def prepare_device(config: RunConfig) -> torch.device:
-    """Choose the device and its threads.
-
-    Parameters
-    ----------
-    config
-        ``training.device`` and ``training.threads``.
-
-    Returns
-    -------
-    torch.device
-        The device.
-
-    Raises
-    ------
-    ConfigError
-        When the device is not there.
-    """
-    device = find_device(config.training.device, where="key 'training.device'")
-    if config.training.threads is not None:
-        torch.set_num_threads(config.training.threads)
-    return device
-
-
-def find_device(name: str, *, where: str) -> torch.device:
-    """Find a device and turn TF32 off, since Hessians need the digits.
-
-    Parameters
-    ----------
-    name
-        ``auto`` takes CUDA where there is one.
-    where
-        Named in the error: a key or an option.
-
-    Returns
-    -------
-    torch.device
-        The device.
-
-    Raises
-    ------
-    ConfigError
-        When it is not there.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"no such device here: {name!r}", where=where, remedy="use auto, cpu or cuda") from error
-    torch.backends.cuda.matmul.allow_tf32 = False
-    return device
 
 
 def _require_labels(config: RunConfig, store: Store, train: Any) -> None:

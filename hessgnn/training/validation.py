@@ -6,20 +6,23 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from hessgnn.curvature.hessian import padded_hessians
-from hessgnn.curvature.probes import draw
+from hessgnn.curvature.probes import Probes, draw
 from hessgnn.data.batch import Batch
 from hessgnn.data.labels import Labels
 from hessgnn.potentials.base import Potential
 from hessgnn.training.config import ValidationConfig
+from hessgnn.training.distributed import Ranks
 from hessgnn.training.loss import energy_error, forces_error, hessian_error
 
 UNITS = {"energy": 1e-3, "forces": 1e-2, "hessian": 0.1}
 """Errors that count as 1 in the score: 1 meV/atom, 10 meV/Å, 0.1 eV/Å². Fixed, and far from any tuned weight."""
 
+_TERMS = ("energy", "forces", "hessian")
 _PROBE_SEED = 20250307  # fixed probes: redrawn ones would make the choice of the checkpoint noisy
 
 
@@ -67,7 +70,9 @@ class Errors:
         return math.exp(total / exponent) if exponent else math.inf
 
 
-def validate(potential: Potential, batches: Iterable[Batch], config: ValidationConfig) -> Errors:
+def validate(
+    potential: Potential, batches: Iterable[Batch], config: ValidationConfig, ranks: Ranks | None = None
+) -> Errors:
     """Errors of a potential, each the root of the mean over structures of that structure's mean square error.
 
     Parameters
@@ -78,36 +83,49 @@ def validate(potential: Potential, batches: Iterable[Batch], config: ValidationC
         With labels.
     config
         Whether the whole Hessian is compared or fixed probes.
+    ranks
+        Divide the batches: whole Hessians take long, and whoever only waits for them is idle.
 
     Returns
     -------
     Errors
-        Energy, forces and Hessian.
+        Energy, forces and Hessian, of all batches.
     """
+    ranks = ranks or Ranks()
     generator = torch.Generator().manual_seed(_PROBE_SEED)
-    sums = {"energy": 0.0, "forces": 0.0, "hessian": 0.0}
-    counts = dict.fromkeys(sums, 0)
-    for batch in batches:
+    rows = []  # of each batch: sums of errors and numbers of structures
+    for number, batch in enumerate(batches):
         labels = batch.labels
         assert labels is not None
-        prediction = potential(batch)
-        errors = {
-            "energy": (labels.has_energy, energy_error(prediction.energy, labels.energy, batch)),
-            "forces": (labels.has_forces, forces_error(prediction.forces, labels.forces, batch)),
-        }
-        if bool(labels.has_hessian.any()):
-            errors["hessian"] = labels.has_hessian, _hessian_error(potential, batch, labels, config, generator)
-        for name, (labelled, values) in errors.items():
-            sums[name] += float(values[labelled].sum())
-            counts[name] += int(labelled.sum())
-    return Errors(**{name: math.sqrt(sums[name] / counts[name]) if counts[name] else None for name in sums})
+        probes = None
+        if config.hessian == "probes" and bool(labels.has_hessian.any()):
+            probes = draw("rademacher", config.n_probes, batch, generator)  # also where another process needs them
+        sums, counts = dict.fromkeys(_TERMS, 0.0), dict.fromkeys(_TERMS, 0)
+        if number % ranks.number == ranks.rank:
+            for name, (labelled, values) in _errors(potential, batch, labels, probes).items():
+                sums[name], counts[name] = float(values[labelled].sum()), int(labelled.sum())
+        rows.append([*sums.values(), *counts.values()])
+    # Added in the order of the batches, so that the number of processes changes no digit.
+    table = ranks.total(torch.tensor(rows, dtype=torch.float64).view(-1, 2 * len(_TERMS)))
+    added = sum(table.numpy(), np.zeros(table.shape[1])).tolist()
+    errors = zip(_TERMS, added[: len(_TERMS)], added[len(_TERMS) :], strict=True)
+    return Errors(**{name: math.sqrt(total / count) if count else None for name, total, count in errors})
 
 
-def _hessian_error(
-    potential: Potential, batch: Batch, labels: Labels, config: ValidationConfig, generator: torch.Generator
-) -> Tensor:
-    if config.hessian == "full":
+def _errors(
+    potential: Potential, batch: Batch, labels: Labels, probes: Probes | None
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Term -> which structures are labelled, and the mean square error of each."""
+    prediction = potential(batch)
+    errors = {
+        "energy": (labels.has_energy, energy_error(prediction.energy, labels.energy, batch)),
+        "forces": (labels.has_forces, forces_error(prediction.forces, labels.forces, batch)),
+    }
+    if probes is not None:
+        products = potential.hvp(batch, probes.vectors)
+        errors["hessian"] = labels.has_hessian, hessian_error(products, batch, labels, probes)
+    elif bool(labels.has_hessian.any()):
         residual = (padded_hessians(potential, batch) - labels.hessian).double()
-        return residual.square().sum((1, 2)) / (9 * batch.n_atoms.double().square())
-    probes = draw("rademacher", config.n_probes, batch, generator)
-    return hessian_error(potential.hvp(batch, probes.vectors), batch, labels, probes)
+        squares = residual.square().sum((1, 2)) / (9 * batch.n_atoms.double().square())
+        errors["hessian"] = labels.has_hessian, squares
+    return errors

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import threading
 from pathlib import Path
 
@@ -221,6 +220,6 @@ def test_dipole_derivatives_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.setattr(dipoles, "dipole_derivatives", compute)
     file.write_bytes(b"damaged")
     np.testing.assert_allclose(dipoles.kept_dipole_derivatives("GFN2-xTB", water, 1e-3), first, atol=1e-9)
-    assert os.path.getsize(file) > 100
+    assert file.stat().st_size > 100
     assert dipoles.kept_dipole_derivatives("GFN2-xTB", water, 2e-3) is not None
     assert len(list(file.parent.iterdir())) == 2

@@ -10,6 +10,7 @@ import pytest
 from hessgnn.data.factory.engines import LabelError, TBLiteEngine, TBLiteSettings
 from hessgnn.data.store import Store, write_store
 from hessgnn.errors import ConfigError, DataError
+from hessgnn.study import labels as labels_module
 from hessgnn.study.config import LabelSettings
 from hessgnn.study.labels import (
     displaced_frames,
@@ -78,13 +79,15 @@ def test_what_cannot_be_labelled_is_told(tiny_store: Path) -> None:
 
 
 def test_a_training_set_is_written_once_and_killed_labelling_goes_on(
-    tiny_store: Path, tmp_path: Path, engine: TBLiteEngine
+    tiny_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, data, settings = Store.open(tiny_store), DataConfig(), LabelSettings()
     path = tmp_path / "train-plus.h5"
-    write_part(store, data, 0.4, path, settings, engine=engine, hessian_gradients=1.0)
+    told = []
+    write_part(store, data, 0.4, path, settings, frames_for=1.0, observer=lambda *progress: told.append(progress))
     written = Store.open(path)
     part = [store[i] for i in part_of(store, "train", 0.4, 0)]
+    assert told == [(k, len(part)) for k in range(len(part) + 1)]
     assert written.splits == {"train": sum(1 + len(s) for s in part), "validation": 2}
     assert written.attributes.level_of_theory == "GFN2-xTB"
     before = written.attributes.content_hash
@@ -96,13 +99,41 @@ def test_a_training_set_is_written_once_and_killed_labelling_goes_on(
         def energy_forces(self, atoms):
             raise AssertionError("was labelled again")
 
-    write_part(store, data, 0.4, path, settings, engine=Never(), hessian_gradients=1.0)  # type: ignore[arg-type]
+    with monkeypatch.context() as patch:
+        patch.setattr(labels_module, "make_engine", lambda settings: Never())
+        write_part(store, data, 0.4, path, settings, frames_for=1.0)
     assert Store.open(path).attributes.content_hash == before
     damaged = next((tmp_path / "frames").iterdir())
     damaged.write_bytes(b"damaged")
     path.unlink()
-    write_part(store, data, 0.4, path, settings, engine=engine, hessian_gradients=1.0)
-    assert Store.open(path).splits == written.splits
+    write_part(store, data, 0.4, path, settings, frames_for=1.0)
+    assert Store.open(path).attributes.content_hash == before
+
+
+def test_processes_change_no_label(tiny_store: Path, tmp_path: Path) -> None:
+    store, hashes = Store.open(tiny_store), set()
+    for processes in (1, 2):
+        path, told = tmp_path / str(processes) / "train-plus.h5", []
+        write_part(
+            store,
+            DataConfig(),
+            1.0,
+            path,
+            LabelSettings(),
+            frames_for=0.5,
+            processes=processes,
+            observer=lambda *progress, told=told: told.append(progress),
+        )
+        assert told[-1] == (6, 6)
+        hashes.add(Store.open(path).attributes.content_hash)
+    assert len(hashes) == 1
+
+
+def test_a_structure_that_cannot_be_labelled_is_told_by_a_process_too(tiny_store: Path, tmp_path: Path) -> None:
+    settings = LabelSettings(displacement=20.0, attempts=1)
+    with pytest.raises(DataError, match="could not be labelled in 1 attempts"):
+        write_part(Store.open(tiny_store), DataConfig(), 1.0, tmp_path / "x.h5", settings, frames_for=6.0, processes=2)
+    assert not (tmp_path / "x.h5").exists()
 
 
 def test_frames_of_another_level_of_theory_are_refused(tiny_store: Path, tmp_path: Path, engine: TBLiteEngine) -> None:

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
 import re
-import threading
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +29,7 @@ from hessgnn.data.store import Store, write_store
 from hessgnn.data.structure import Structure
 from hessgnn.errors import ConfigError, DataError
 from hessgnn.files import write_text
+from hessgnn.processes import each
 
 
 @dataclass(frozen=True)
@@ -222,7 +218,6 @@ def _finish(recipe: Recipe, tasks: Sequence[Task], parts: dict[str, Path], proce
 
 
 def _work_on(recipe: Recipe, todo: Sequence[Task], parts: dict[str, Path], total: int, workers: int) -> None:
-    context = multiprocessing.get_context("spawn")
     progress = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -231,40 +226,18 @@ def _work_on(recipe: Recipe, todo: Sequence[Task], parts: dict[str, Path], total
         TimeRemainingColumn(),
         TextColumn("{task.fields[failed]} failed"),
     )
-    with _one_thread_each(), ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
-        running = {pool.submit(_run_one, recipe, task, parts[task.name]): task for task in todo}
-        try:
-            with progress:
-                bar = progress.add_task(recipe.name, total=total, completed=total - len(todo), failed=0)
-                failed = 0
-                for done in as_completed(running):
-                    failed += not done.result()
-                    progress.update(bar, advance=1, failed=failed)
-        except BrokenProcessPool as error:
-            raise DataError(
-                "a worker process died (out of memory, or killed)",
-                where=recipe.name,
-                remedy="run the same command again: what is finished is kept; use fewer --processes",
-            ) from error
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    jobs = [(recipe, task, parts[task.name]) for task in todo]
+    with progress:
+        bar = progress.add_task(recipe.name, total=total, completed=total - len(todo), failed=0)
+        failed = 0
+        for succeeded in each(_run_one, jobs, workers, where=recipe.name):
+            failed += not succeeded
+            progress.update(bar, advance=1, failed=failed)
 
 
-def _end_with_parent() -> None:
-    """Let a worker end when the build is killed; the pool's own workers would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-
-    def wait() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
-def _run_one(recipe: Recipe, task: Task, part: Path) -> bool:
-    """Run a task in a worker; tell whether it succeeded. Each worker makes its engine for itself."""
+def _run_one(job: tuple[Recipe, Task, Path]) -> bool:
+    """Run a task in a worker; tell whether it succeeded. Each task has an engine of its own."""
+    recipe, task, part = job
     engine: Engine = make_engine(recipe.engine)
     try:
         outcome = task.run(recipe, engine)
@@ -304,19 +277,3 @@ def _remove(parts: Iterable[Path]) -> None:
         _failure(part).unlink(missing_ok=True)
         with suppress(OSError):  # not empty: parts of another recipe
             part.parent.rmdir()
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Let processes that are started meanwhile use one thread: molecules this small gain nothing from more."""
-    variables = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(dict.fromkeys(variables, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

@@ -2,7 +2,11 @@
 
 M. Schreiner et al., Sci. Data 9, 779 (2022). ``{train, val, test, data}/formula/reaction`` holds the frames of the
 nudged elastic band, its sub-groups the end points. ``data`` repeats the other three and is read only where they are
-absent. The transition state is one of the frames.
+absent.
+
+The transition state is usually one of the frames, and is given once; it is the parent of both ends and of all frames.
+Frames are of kind ``path``, not ``irc``: the data set keeps the images of bands that had not converged too, one band
+after the other, so they are no profile of the energy.
 """
 
 from __future__ import annotations
@@ -15,10 +19,12 @@ import numpy as np
 
 from hessgnn.data.formats.common import files_of, known, open_hdf5, rows, scalar
 from hessgnn.data.formats.registry import Entry, Record, reader
+from hessgnn.data.kinds import PRODUCT, REACTANT, TRANSITION_STATE
 from hessgnn.data.structure import Structure
 from hessgnn.errors import DataError
 
 LEVEL = "wB97X/6-31G(d)"
+_FRAME = "path"
 _SPLITS = {"train": "train", "val": "validation", "test": "test"}
 _ENERGY, _FORCES = "wB97x_6-31G(d).energy", "wB97x_6-31G(d).forces"
 
@@ -39,34 +45,50 @@ def read(source: Path) -> Iterator[Entry]:
 
 def _of_reaction(reaction: h5py.Group, path: Path, split: str) -> Iterator[Entry]:
     group = "/".join(reaction.name.strip("/").split("/")[-2:])
-    for kind in ("reactant", "product"):
+    place = _place_of_saddle(reaction)
+    alone = "transition_state" in reaction and place is None
+    saddle = f"{group}/transition_state" if alone else "" if place is None else f"{group}/{place}"
+    for kind in (REACTANT, PRODUCT):
         if kind in reaction:
-            yield from _of_group(reaction[kind], path, f"{group}/{kind}", group, kind, split)
+            yield from _of_group(reaction[kind], path, f"{group}/{kind}", group, kind, split, saddle)
     if "positions" in reaction:
-        yield from _of_group(reaction, path, group, group, "path", split)
-    elif "transition_state" in reaction:
-        yield from _of_group(
-            reaction["transition_state"], path, f"{group}/transition_state", group, "transition-state", split
-        )
+        yield from _of_group(reaction, path, group, group, _FRAME, split, saddle)
+    if alone:
+        yield from _of_group(reaction["transition_state"], path, saddle, group, TRANSITION_STATE, split, saddle)
 
 
-def _of_group(holder: h5py.Group, path: Path, name: str, group: str, kind: str, split: str) -> Iterator[Entry]:
+def _place_of_saddle(reaction: h5py.Group) -> int | None:
+    """Which frame the transition state is, if one; the few with its energy are looked at."""
+    if not {"positions", _ENERGY} <= reaction.keys() or "transition_state" not in reaction:
+        return None
+    saddle = reaction["transition_state"]
+    if not {"positions", _ENERGY} <= saddle.keys() or not len(saddle["positions"]):
+        return None
+    energy, positions = np.ravel(saddle[_ENERGY][()])[:1], saddle["positions"][0]
+    alike = np.flatnonzero(np.isclose(reaction[_ENERGY][()], energy, rtol=0, atol=1e-6))
+    same = (int(i) for i in alike if np.array_equal(reaction["positions"][int(i)], positions))
+    return next(same, None)
+
+
+def _of_group(
+    holder: h5py.Group, path: Path, name: str, group: str, kind: str, split: str, saddle: str
+) -> Iterator[Entry]:
     positions, energies, forces = (rows(holder, key) for key in ("positions", _ENERGY, _FORCES))
     numbers = rows(holder, "atomic_numbers", batched=False)
-    summit = rows(holder, "transition_state/positions")
     for i in range(len(holder["positions"])):
+        own = f"{name}/{i}" if kind == _FRAME else name
 
-        def load(i: int = i) -> Record:
-            top = summit(0)
+        def load(i: int = i, own: str = own) -> Record:
             structure = Structure(
                 numbers=numbers(i),
                 positions=positions(i),
                 energy=scalar(energies(i)),
                 forces=known(forces(i)),
-                name=f"{name}/{i}" if kind == "path" else name,
+                name=own,
                 group=group,
-                kind=kind if top is None or not np.array_equal(positions(i), top) else "transition-state",
+                kind=TRANSITION_STATE if own == saddle else kind,
                 split=split,
+                parent="" if own == saddle else saddle,
             )
             return Record(structure, LEVEL)
 

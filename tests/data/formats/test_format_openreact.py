@@ -3,6 +3,9 @@ import numpy as np
 import pytest
 from labelled import HARTREE, levels, read, reasons
 
+from hessgnn.benchmark.reactions import reactions
+from hessgnn.data.formats import registry
+from hessgnn.data.store import Store, write_store
 from hessgnn.errors import DataError
 
 
@@ -67,3 +70,84 @@ def test_foreign_and_truncated_files(source, tmp_path):
         read("openreact", tmp_path / "y.h5")
     with pytest.raises(DataError, match="no such file or folder"):
         read("openreact", tmp_path / "absent")
+
+
+def fill(file, key, structures, **attributes):
+    """A group of structures of one molecule, in the units of the source."""
+    group = file.create_group(key)
+    group["species"] = structures[0].numbers
+    group["coordinates"] = np.array([s.positions for s in structures])
+    group["energies"] = [s.energy / HARTREE for s in structures]
+    group["forces"] = np.array([s.forces / HARTREE for s in structures])
+    group["hessian"] = np.array([s.hessian / HARTREE for s in structures])
+    group.attrs.update(crg=0, mult=1, nat=len(structures[0]), molec=len(structures), **attributes)
+
+
+@pytest.fixture(scope="module")
+def bundled():
+    return Store.open("rtp-mini")
+
+
+@pytest.fixture(scope="module")
+def some(bundled):
+    """Reactions of the bundled set with distinct ends, of whose barrier nothing is near zero."""
+    found = [r for r in reactions(bundled, "test") if r.reactant is not None and r.product is not None]
+    return [r for r in found if r.saddle.energy > max(r.reactant.energy, r.product.energy) + 0.1]
+
+
+def test_stationary_points_are_told_apart_by_their_hessians(bundled, tmp_path):
+    """All of the bundled set: what the factory proved by frequencies."""
+    kinds = {"minimum": "minimum", "reactant": "minimum", "product": "minimum", "transition-state": "transition-state"}
+    chosen = [bundled[int(i)] for i in bundled.indices("train")]
+    with h5py.File(tmp_path / "molecules-RTP.h5", "w") as file:
+        for k, structure in enumerate(chosen):
+            fill(file, f"m{k:04d}", [structure])
+    found = read("openreact", tmp_path / "molecules-RTP.h5")
+    wrong = [s.name for s, one in zip(chosen, found, strict=True) if one.kind != kinds[s.kind]]
+    assert len(wrong) <= 0.02 * len(chosen), wrong  # barriers and minima flatter than what is told apart
+    assert {s.parent for s in found} == {""}
+
+
+def test_a_group_of_a_reaction_can_be_judged_as_one(some, tmp_path):
+    with h5py.File(tmp_path / "molecules-RTP.h5", "w") as file:
+        for k, reaction in enumerate(some[:3]):
+            reactant, saddle, product = reaction.stations
+            fill(file, f"m{k}", [saddle, product, reactant])
+        fill(file, "several", [some[0].saddle, some[0].reactant, some[0].product, some[0].saddle])
+    found = read("openreact", tmp_path / "molecules-RTP.h5")
+    assert [s.kind for s in found[:3]] == ["transition-state", "reactant", "product"]
+    assert [s.parent for s in found[:3]] == ["", "m0/0", "m0/0"]
+    assert [s.kind for s in found[9:]] == ["transition-state", "minimum", "minimum", "transition-state"]
+    assert {s.parent for s in found[9:]} == {""}  # nobody says which saddle point joins them
+    write_store(tmp_path / "x.h5", found, level_of_theory="any")
+    complete = [r for r in reactions(Store.open(tmp_path / "x.h5"), "train") if r.reactant and r.product]
+    assert [r.name for r in complete] == ["m0/0", "m1/0", "m2/0"]
+
+
+def test_frames_are_a_path_where_their_energies_say_so(some, tmp_path):
+    reaction = next(r for r in some if len(r.path) >= 6)
+    frames = [*reaction.path]
+    with h5py.File(tmp_path / "molecules-IRC.h5", "w") as file:
+        fill(file, "ordered", frames * 1)
+        fill(file, "mixed", frames[::2] + frames[1::2])
+    found = read("openreact", tmp_path)
+    parents = [s.parent for s in found]
+    top = int(np.argmax([s.energy for s in frames]))
+    assert set(parents[len(frames) :]) == {f"molecules-IRC/ordered/{top}"}
+    assert set(parents[: len(frames)]) == {""}
+    assert {s.kind for s in found} == {"irc"}
+
+
+def test_names_of_many_sort_as_they_follow_each_other(some, tmp_path):
+    with h5py.File(tmp_path / "molecules-NMS.h5", "w") as file:
+        fill(file, "m", [some[0].saddle] * 12)
+    names = [s.name for s in read("openreact", tmp_path / "molecules-NMS.h5")]
+    assert names == sorted(names)
+    assert names[2] == "m/02"
+
+
+def test_a_charged_molecule_is_not_mixed_with_neutral_ones(source):
+    with h5py.File(source, "r+") as file:
+        file["rxn/water"].attrs.update(crg=1, mult=2)
+    states = {entry.read()[2] for entry in registry.readers()["openreact"](source)}
+    assert states == {"charge +1", ""}

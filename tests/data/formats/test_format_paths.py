@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 from labelled import HARTREE, levels, read, reasons
 
+from hessgnn.benchmark.reactions import reactions
+from hessgnn.data.store import Store, write_store
 from hessgnn.errors import DataError
 
 ENERGY, FORCES = "wB97x_6-31G(d).energy", "wB97x_6-31G(d).forces"
@@ -27,6 +29,7 @@ def transition1x(tmp_path):
             fill(reaction, frames)
             for name, place in (("reactant", 0), ("product", 3), ("transition_state", 2)):
                 fill(reaction.create_group(name), frames[place : place + 1] + (0.01 if place != 2 else 0))
+            reaction[f"transition_state/{ENERGY}"][...] = reaction[ENERGY][2:3]
             file.create_group(f"{split}/H2O")[f"rxn{number}"] = h5py.SoftLink(f"/data/H2O/rxn{number}")
     return tmp_path / "transition1x.h5"
 
@@ -37,10 +40,23 @@ def test_transition1x(transition1x):
     assert {s.group for s in found[:6]} == {"H2O/rxn0"}
     assert [s.kind for s in found[:6]] == ["reactant", "product", "path", "path", "transition-state", "path"]
     assert [s.name for s in found[1:4]] == ["H2O/rxn0/product", "H2O/rxn0/0", "H2O/rxn0/1"]
+    assert [s.parent for s in found[:6]] == ["H2O/rxn0/2"] * 4 + ["", "H2O/rxn0/2"]
     assert found[3].energy == -2079.0  # eV already
     np.testing.assert_array_equal(found[3].forces, found[3].positions / 2)
     assert found[3].hessian is None
     assert levels("transition1x", transition1x) == {"wB97X/6-31G(d)"}
+
+
+def test_transition1x_whose_saddle_point_is_no_frame(transition1x, tmp_path):
+    with h5py.File(transition1x, "r+") as file:
+        file["data/H2O/rxn0/transition_state/positions"][...] += 0.01
+    found = read("transition1x", transition1x)[:7]
+    kinds = ["reactant", "product", "path", "path", "path", "path", "transition-state"]
+    assert [s.kind for s in found] == kinds
+    assert [s.parent for s in found] == ["H2O/rxn0/transition_state"] * 6 + [""]
+    write_store(tmp_path / "x.h5", found, level_of_theory="any")
+    (reaction,) = reactions(Store.open(tmp_path / "x.h5"), "train")
+    assert [s.kind for s in reaction.stations] == ["reactant", "transition-state", "product"]
 
 
 def test_transition1x_without_splits(transition1x):

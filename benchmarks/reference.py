@@ -1,0 +1,146 @@
+"""Judge the reference itself by every task, and beside it a surface that is bad on purpose.
+
+What the tasks say of GFN2-xTB on data labelled by GFN2-xTB is their own noise. The records are kept in
+``benchmarks/results/reference-*.json``; docs/results/reference.md is written from these files.
+
+    python benchmarks/reference.py run gfn2 [--folder runs/reference] [--tasks all] [--splits test,irc]
+    python benchmarks/reference.py run bad
+    python benchmarks/reference.py page
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import torch
+from ase.calculators.calculator import Calculator
+from rich.console import Console
+from rich.progress import Progress, TaskID
+from tblite.ase import TBLite
+from write_tables import Lines, table
+
+import hessgnn
+from hessgnn.benchmark.evaluate import evaluate_calculator
+from hessgnn.benchmark.record import METRICS, Metric, Record
+from hessgnn.benchmark.tasks import ACCURACY, TASKS
+from hessgnn.calculator import HessGNNCalculator
+from hessgnn.files import write_text
+
+RESULTS = Path(__file__).parent / "results"
+PAGE = Path(__file__).parents[1] / "docs" / "results" / "reference.md"
+DATA = "rtp-mini"
+
+HEAD = """# The reference and a bad surface, judged by every task
+
+Written by `python benchmarks/reference.py page` from the files in `benchmarks/results`. The bundled data are labelled
+by GFN2-xTB. *Reference* is GFN2-xTB again, as tightly converged, through ASE and with Hessians by central differences:
+what it is not perfect in is the noise of labels and tasks, below which no difference between potentials means
+anything. *Bad* is a potential with random weights: what a task must tell from the reference.
+[Definitions](../tasks.md)."""
+
+
+def gfn2() -> Calculator:
+    """GFN2-xTB, as tightly converged as the labels are."""
+    return TBLite(method="GFN2-xTB", accuracy=1e-5, max_iterations=500, verbosity=0)
+
+
+def bad() -> Calculator:
+    """A potential that has learned nothing."""
+    torch.manual_seed(0)
+    potential = hessgnn.create("schnet", width=8, n_interactions=1, cutoff=4.0)
+    potential.set_scaling(dict.fromkeys((1, 6, 7, 8), -10.0), 3.0)
+    return HessGNNCalculator(potential.double())
+
+
+SURFACES = {"gfn2": gfn2, "bad": bad}
+
+
+def judge(name: str, folder: Path, tasks: list[str], splits: list[str]) -> None:
+    """Run tasks, and keep what the record says."""
+    started = time.perf_counter()
+    with Progress(console=Console(stderr=True)) as progress:
+        bars: dict[str, TaskID] = {}
+
+        def advance(label: str, done: int, total: int) -> None:
+            if label not in bars:
+                bars[label] = progress.add_task(label, total=total)
+            progress.update(bars[label], completed=done)
+
+        record = evaluate_calculator(
+            f"reference:{name}", DATA, folder / name, tasks=tasks, splits=splits, observer=advance
+        )
+    keep(record, name)
+    print(f"{name}: {time.perf_counter() - started:.0f} s")
+
+
+def keep(record: Record, name: str) -> None:
+    """Write down the part of a record that the page is made of."""
+    content = record.model_dump(mode="json", include={"data", "metrics", "failures", "versions", "hardware"})
+    write_text(RESULTS / f"reference-{name}.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def page(folder: Path = RESULTS) -> str:
+    """The whole page, from the files that are there."""
+    found = {name: json.loads((folder / f"reference-{name}.json").read_text(encoding="utf-8")) for name in SURFACES}
+    reference, other = found["gfn2"], found["bad"]
+    assert reference["data"] == other["data"], "judged on other data: run both again"
+    lines = [HEAD, f"\nData `{reference['data']['name']}`, {reference['data']['level_of_theory']}; tblite "]
+    lines[-1] = (
+        f"\nData `{reference['data']['name']}`; {reference['hardware']}, torch {reference['versions']['torch']}."
+    )
+    for task in TASKS:
+        lines.append(f"\n## {task}")
+        for split, metrics in reference["metrics"].items():
+            own = {key: Metric(**value) for key, value in metrics.items() if _task_of(key) == task}
+            theirs = {key: Metric(**value) for key, value in other["metrics"].get(split, {}).items()}
+            if own:
+                lines += [f"\nSplit `{split}`.", *_rows(own, theirs)]
+        for name, title in (("gfn2", "reference"), ("bad", "bad")):
+            reasons = [f for f in found[name]["failures"] if f["task"] == task]
+            if reasons:
+                lines.append(f"\nFailures of {title}: {len(reasons)}, e.g. {reasons[0]['reason']}.")
+    return "\n".join(line.rstrip(" ") for line in lines) + "\n"
+
+
+def _rows(own: dict[str, Metric], theirs: dict[str, Metric]) -> Lines:
+    rows = []
+    for key, metric in own.items():
+        title, unit = METRICS.get(key, (metric.title, metric.unit))
+        beside = theirs.get(key)
+        cells = [_text(metric.value), str(metric.n)]
+        cells += ["", ""] if beside is None else [_text(beside.value), str(beside.n)]
+        rows.append([f"`{key}`", title, unit, *cells])
+    yield from table(["metric", "title", "unit", "reference", "n", "bad", "n"], rows)
+
+
+def _task_of(key: str) -> str:
+    prefix = key.partition("_")[0]
+    return prefix if prefix in TASKS else ACCURACY
+
+
+def _text(value: float | None) -> str:
+    return "null" if value is None else f"{value:.3g}"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    run = verbs.add_parser("run")
+    run.add_argument("name", choices=SURFACES)
+    run.add_argument("--folder", type=Path, default=Path("runs/reference"))
+    run.add_argument("--tasks", default="all")
+    run.add_argument("--splits", default="test,irc")
+    verbs.add_parser("page")
+    given = parser.parse_args(arguments)
+    if given.verb == "run":
+        judge(given.name, given.folder, given.tasks.split(","), given.splits.split(","))
+    else:
+        write_text(PAGE, page())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,226 @@
+"""Several processes train as one does: the same gradients, the same run, and nobody is left waiting."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from springs import TINY, write_springs
+
+from hessgnn.config import load, merge, save
+from hessgnn.errors import TrainingError
+from hessgnn.training.config import RunConfig
+from hessgnn.training.distributed import Ranks, ranks_of_torchrun
+from hessgnn.training.run import Run, load_checkpoint
+from hessgnn.training.trainer import Trainer, train
+
+ARCHITECTURES = ("ani", "schnet")
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+
+
+Member = Callable[[Path], object]
+"""What each process of a pair does in a folder, called one after the other; files tell what came of it."""
+
+
+def together(folder: Path, *members: Member) -> list[int | None]:
+    """Call functions in two processes of one group, which take seconds to start; their exit codes."""
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=_member, args=(folder, rank, members)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    deadline = time.monotonic() + 120
+    for process in processes:
+        process.join(max(0.0, deadline - time.monotonic()))
+    for process in processes:
+        if process.is_alive():  # one waits for the other
+            process.kill()
+            process.join()
+    return [process.exitcode for process in processes]
+
+
+def _member(folder: Path, rank: int, members: Sequence[Member]) -> None:
+    torch.set_num_threads(1)
+    store = torch.distributed.FileStore(str(folder / "meeting"), 2)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    for member in members:
+        member(folder)
+    torch.distributed.destroy_process_group()
+
+
+def configuration(folder: Path, **sections: dict) -> RunConfig:
+    content: dict = {
+        "potential": TINY,
+        "data": {"path": str(folder / "springs.h5")},
+        "training": {"steps": 8, "device": "cpu", "dtype": "float64", "threads": 1},
+        "validation": {"every": 2, "hessian": "probes"},
+    }
+    return RunConfig.model_validate(merge(content, sections))
+
+
+def uneven(folder: Path, architecture: str) -> RunConfig:
+    """Five molecules of four sizes, three of them probed: the parts differ in structures and atoms."""
+    config = configuration(
+        folder,
+        training={"batch_size": 5, "clip": 0.1, "parts": 2 if architecture == "schnet" else 1},
+        loss={"probes": {"kind": "rademacher", "number": 3, "fraction": 0.6}},
+    )
+    return config if architecture == "schnet" else config.model_copy(update={"potential": {"name": architecture}})
+
+
+def gradients(config: RunConfig, folder: Path) -> list[torch.Tensor | None]:
+    """What the first step says of its loss, and the gradient, which stays until the next step."""
+    trainer = Trainer(config, Run(folder))
+    value = trainer._step(0)
+    loss = torch.tensor([float(value.total), *(value.terms[name] for name in sorted(value.terms))])
+    return [loss, *(p.grad for p in trainer.gradient.trained.values())]
+
+
+def save_gradients(folder: Path) -> None:
+    for architecture in ARCHITECTURES:
+        found = gradients(uneven(folder, architecture), folder / architecture)
+        torch.save(found, folder / f"{architecture}-{Ranks.here().rank}.pt")
+
+
+class Stopped(Exception):
+    pass
+
+
+def train_half(folder: Path) -> None:
+    def stop(step: int, point: object) -> None:
+        if step == 5:  # a step behind the checkpoint
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        train(configuration(folder, training={"batch_size": 3}), folder / "half", observer=stop)
+
+
+def be_refused(folder: Path) -> None:
+    with pytest.raises(TrainingError, match="holds a run already"):
+        train(configuration(folder, training={"batch_size": 3}), folder / "half")
+
+
+def be_poisoned(folder: Path) -> None:
+    """The structures that are not finite are in one process's part only."""
+    rank = Ranks.here().rank
+    trainer = Trainer(configuration(folder, training={"batch_size": 5}), Run(folder / "poisoned"))
+    compute = trainer.gradient
+
+    def spoiled(part):
+        errors = compute(part)
+        return {name: error * torch.nan for name, error in errors.items()} if rank == 1 else errors
+
+    spoiled.trained = compute.trained
+    trainer.gradient = spoiled
+    with pytest.raises(TrainingError) as caught:
+        trainer.fit()
+    (folder / f"error-{rank}.txt").write_text(str(caught.value))
+
+
+def die(folder: Path) -> None:
+    def kill(step: int, point: object) -> None:
+        if step == 5 and Ranks.here().rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(TrainingError, match="another process of this run has ended"):
+        train(configuration(folder, training={"batch_size": 3}), folder / "killed", observer=kill)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which two processes have done all of the above."""
+    folder = tmp_path_factory.mktemp("pair")
+    write_springs(folder / "springs.h5")
+    assert together(folder, save_gradients, train_half, be_refused, be_poisoned, die) == [0, -signal.SIGKILL]
+    return folder
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_gradient_is_that_of_the_joint_batch(pair: Path, tmp_path: Path, architecture: str) -> None:
+    alone = gradients(uneven(pair, architecture), tmp_path / "alone")
+    for rank in range(2):
+        found = torch.load(pair / f"{architecture}-{rank}.pt")
+        assert [g is None for g in found] == [g is None for g in alone]
+        for one, other in zip(alone, found, strict=True):
+            if one is not None:
+                torch.testing.assert_close(other, one, rtol=1e-10, atol=1e-10 * float(one.norm()))
+    assert alone[0].min() > 0
+    assert len(alone[0]) == 4
+
+
+def curve(folder: Path) -> np.ndarray:
+    columns = ("step", "epoch", "lr", "products", "score", "loss", "loss_hessian", "energy_rmse", "hessian_rmse")
+    return np.array([[getattr(point, column) for column in columns] for point in Run(folder).curve()])
+
+
+def test_a_run_is_that_of_one_process_and_goes_on_with_any_number(pair: Path, tmp_path: Path) -> None:
+    config = configuration(pair, training={"batch_size": 3})
+    assert load_checkpoint(pair / "half" / "last.pt")["progress"]["step"] == 4
+    train(config, tmp_path / "alone")
+    train(config, pair / "half", resume=True)
+    np.testing.assert_allclose(curve(pair / "half"), curve(tmp_path / "alone"), rtol=1e-8)
+
+
+def test_a_loss_that_is_not_finite_in_one_process_stops_all_with_its_reason(pair: Path) -> None:
+    first, second = ((pair / f"error-{rank}.txt").read_text() for rank in range(2))
+    assert first == second
+    assert "loss of step 0 is not finite for" in first
+    named = {name for name in ("H2O", "CH4", "NH3", "CO2", "HCN") if f"{name}-train" in first}
+    assert 0 < len(named) < 5
+
+
+def test_nothing_is_lost_where_a_process_dies(pair: Path) -> None:
+    assert load_checkpoint(pair / "killed" / "last.pt")["progress"]["step"] == 4
+
+
+def test_one_process_is_no_group() -> None:
+    ranks = Ranks.here()
+    assert (ranks, ranks.first) == (Ranks(0, 1, 0), True)
+    assert ranks.own([1, 2, 3]) == [1, 2, 3]
+    assert Ranks(1, 2).own([1, 2, 3]) == [2]
+    with ranks_of_torchrun() as joined:
+        assert joined == ranks
+
+
+def torchrun(*arguments: str, number: int = 2, **options: object) -> subprocess.CompletedProcess[str]:
+    command = [*TORCHRUN, f"--nproc-per-node={number}", "-m", "hessgnn", "train", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, **options)
+
+
+@pytest.fixture
+def config_file(tmp_path: Path) -> Path:
+    write_springs(tmp_path / "springs.h5")
+    save(configuration(tmp_path, training={"batch_size": 3}), tmp_path / "config.yaml")
+    return tmp_path / "config.yaml"
+
+
+@pytest.mark.slow
+def test_torchrun_trains_and_one_process_tells(config_file: Path, tmp_path: Path) -> None:
+    done = torchrun(str(config_file), "-o", str(tmp_path / "both"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("best validation at step") == 1
+    train(load(RunConfig, config_file), tmp_path / "alone")
+    np.testing.assert_allclose(curve(tmp_path / "both"), curve(tmp_path / "alone"), rtol=1e-8)
+    again = torchrun(str(config_file), "-o", str(tmp_path / "both"))
+    assert again.returncode != 0
+    assert again.stderr.count("error: ") == 1
+    assert "holds a run already" in again.stderr
+
+
+@pytest.mark.slow
+def test_steps_are_compiled_in_every_process_and_never_captured(config_file: Path, tmp_path: Path) -> None:
+    done = torchrun(str(config_file), "training.step=compiled", "-o", str(tmp_path / "both"))
+    assert done.returncode == 0, done.stderr
+    train(load(RunConfig, config_file), tmp_path / "alone")
+    np.testing.assert_allclose(curve(tmp_path / "both"), curve(tmp_path / "alone"), rtol=1e-6)
+    refused = torchrun(str(config_file), "training.step=captured", "-o", str(tmp_path / "no"))
+    assert refused.stderr.count("a captured step is for one device") == 1
