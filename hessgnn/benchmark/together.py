@@ -151,7 +151,7 @@ def run_shares(
             running[reader].start()
             writer.close()  # so that the end of the process is the end of the pipe
         while running:
-            for reader in multiprocessing.connection.wait(list(running)):
+            for reader in list(multiprocessing.connection.wait(list(running))):  # type: ignore[assignment]
                 try:
                     item = reader.recv()
                 except EOFError as error:

@@ -102,9 +102,17 @@ def _trial(line: dict[str, str | None], tuned: Sequence[str], where: str) -> Tri
         kind=line.get("kind") or line.get("regime") or "",
         state=line["state"] or "",
         score=score if score is not None and math.isfinite(score) else None,
-        values={key: found for key in tuned if (found := value(key)) is not None},
+        values={key: found for key in tuned if (found := _number_or_none(line.get(key))) is not None},
         reason=line.get("reason") or "",
     )
+
+
+def _number_or_none(text: str | None) -> float | None:
+    """A tuned value; ``None`` for one that is a word, such as a kind of probes, or was not tuned in this trial."""
+    try:
+        return float(text or "")
+    except ValueError:
+        return None
 
 
 def landscapes(trials: Sequence[Trial]) -> list[Landscape]:

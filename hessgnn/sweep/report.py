@@ -18,10 +18,10 @@ from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import TrialState
 
 from hessgnn.files import write_text
+from hessgnn.leaderboard.landscape import Trial, landscapes
+from hessgnn.leaderboard.page import render
 from hessgnn.leaderboard.plotting import COLOURS, SYMBOLS, Panel, figure_json, literal
-from hessgnn.leaderboard.report import render
 from hessgnn.sweep.config import PAPER_WEIGHTS, SweepConfig
-from hessgnn.sweep.space import Range
 from hessgnn.sweep.trials import TrialRow
 
 FEW = 4
@@ -113,15 +113,14 @@ def sections(
             "The score of each trial, and the best so far as a line. Trial 0 is E-F alone, so it has 1.",
             [_history(rows)],
         ),
-        Section("Slices", "Score against each tuned value, a point for each trial.", _slices(config, rows)),
     ]
     if config.objective.cost is not None:
         text = "Error and cost of each trial; those that no other trial beats in both are joined."
         found.append(Section("Pareto front", text, [_front(config, rows, studies)]))
-    contours = [panel for name in config.architectures if (panel := _contour(name, rows)) is not None]
-    if contours:
-        text = "Score over the two loss weights, interpolated between the trials (crosses)."
-        found.append(Section("Landscape of the loss weights", text, contours))
+    found += [
+        Section(f"Landscape of {landscape.architecture}", landscape.summary, landscape.panels)
+        for landscape in landscapes([_as_trial(row) for row in rows])
+    ]
     importance = {name: importances(studies[name]) for name in config.architectures}
     if any(importance.values()):
         text = (
@@ -206,6 +205,12 @@ def importances(study: Study) -> dict[str, float]:
     return {key: value for key, value in found.items() if math.isfinite(value)}
 
 
+def _as_trial(row: TrialRow) -> Trial:
+    """A row as the leaderboard draws it."""
+    values = {k: float(v) for k, v in row.values.items() if isinstance(v, int | float)}
+    return Trial(row.architecture, str(row.trial), row.kind, row.state, row.score, values, row.reason or "")
+
+
 def _best(rows: Sequence[TrialRow]) -> TrialRow | None:
     complete = [row for row in rows if row.state == "complete" and row.score is not None]
     return min(complete, key=lambda row: (row.score, row.trial), default=None)
@@ -244,71 +249,6 @@ def _history(rows: Sequence[TrialRow]) -> Panel:
         ]
     axes = {"xaxis": {"title": {"text": "trial"}}, "yaxis": {"title": {"text": "score over E-F"}, "type": "log"}}
     return Panel("Scores, trial by trial", "Score of every trial in order.", figure_json(traces, **axes))
-
-
-def _slices(config: SweepConfig, rows: Sequence[TrialRow]) -> list[Panel]:
-    panels = []
-    for key, values in config.space.items():
-        traces = [
-            go.Scatter(
-                x=[row.values[key] for row in own if key in row.values],
-                y=[row.score for row in own if key in row.values],
-                mode="markers",
-                marker={"color": colour, "symbol": symbol, "size": 8},
-                name=literal(name),
-                text=[f"trial {row.trial}, {row.kind}" for row in own if key in row.values],
-                hovertemplate="%{x:.3g}: %{y:.3f} (%{text})",
-            )
-            for name, colour, symbol, own in _styled(rows)
-        ]
-        kind = "log" if isinstance(values, Range) and values.log else "-"
-        axes = {
-            "xaxis": {"title": {"text": literal(key)}, "type": kind},
-            "yaxis": {"title": {"text": "score over E-F"}, "type": "log"},
-        }
-        panels.append(Panel(literal(key), f"Score against {key}.", figure_json(traces, **axes)))
-    return panels
-
-
-def _contour(architecture: str, rows: Sequence[TrialRow]) -> Panel | None:
-    points = [
-        (row.values["loss.forces"], row.values["loss.hessian"], row.score)
-        for row in rows
-        if row.architecture == architecture
-        and row.score is not None
-        and {"loss.forces", "loss.hessian"} <= row.values.keys()
-    ]
-    if len(points) < FEW:
-        return None
-    forces, hessian, scores = (list(column) for column in zip(*points, strict=True))
-    logarithms = [math.log10(score) for score in scores]
-    traces = [
-        go.Contour(
-            x=[math.log10(x) for x in forces],
-            y=[math.log10(y) for y in hessian],
-            z=logarithms,
-            connectgaps=True,
-            colorscale="Viridis",
-            reversescale=True,
-            contours={"coloring": "heatmap"},
-            colorbar={"title": {"text": "log₁₀ score"}},
-            hoverinfo="skip",
-        ),
-        go.Scatter(
-            x=[math.log10(x) for x in forces],
-            y=[math.log10(y) for y in hessian],
-            mode="markers",
-            marker={"color": "#000", "symbol": "cross", "size": 7, "line": {"color": "#fff", "width": 1}},
-            text=[f"forces {x:.3g} Å², Hessian {y:.3g} Å⁴: {s:.3f}" for x, y, s in points],
-            hovertemplate="%{text}<extra></extra>",
-            showlegend=False,
-        ),
-    ]
-    axes = {
-        "xaxis": {"title": {"text": "log₁₀ loss.forces / Å²"}},
-        "yaxis": {"title": {"text": "log₁₀ loss.hessian / Å⁴"}},
-    }
-    return Panel(literal(architecture), f"Score of {architecture} over its loss weights.", figure_json(traces, **axes))
 
 
 def _importance(found: Mapping[str, dict[str, float]]) -> Panel:
