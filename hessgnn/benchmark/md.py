@@ -12,11 +12,12 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from hessgnn.benchmark.dynamics import Dynamics
 from hessgnn.benchmark.failures import TaskFailure
-from hessgnn.benchmark.geometry import bonds, quasi_newton
+from hessgnn.benchmark.geometry import Optimised, bonds, quasi_newton
 from hessgnn.benchmark.journal import Result
 from hessgnn.benchmark.record import Metric
 from hessgnn.benchmark.surface import Surface
 from hessgnn.benchmark.task import MoleculeTask, mean_metric
+from hessgnn.benchmark.together import together
 from hessgnn.config import Settings
 from hessgnn.curvature.vibrations import masses_of
 from hessgnn.data.factory.displace import molecule_rng
@@ -87,14 +88,11 @@ class MDTask(MoleculeTask[MDSettings]):
         """See :meth:`hessgnn.benchmark.task.Task.run`."""
         settings = self.settings
         started: dict[str, Result] = {}
-        for structure in subjects:
-            if structure.name in unfinished:
-                started[structure.name] = unfinished[structure.name]
-                continue
-            try:
-                start = quasi_newton(surface, structure, structure.positions, settings.fmax, settings.max_steps)
-            except TaskFailure as error:
-                yield structure.name, {"failure": str(error), "trajectories": []}
+        new = [structure for structure in subjects if structure.name not in unfinished]
+        started |= {s.name: unfinished[s.name] for s in subjects if s.name in unfinished}
+        for structure, start in together(surface, new, self._minimum):
+            if isinstance(start, TaskFailure):
+                yield structure.name, {"failure": str(start), "trajectories": []}
                 continue
             started[structure.name] = {
                 "finished": False,
@@ -119,6 +117,14 @@ class MDTask(MoleculeTask[MDSettings]):
                 result = started[name]
                 result["finished"] = all(t["rung"] == rungs for t in _going(result))
                 yield name, result
+
+    def _minimum(self, surface: Surface, structure: Structure) -> Optimised | TaskFailure:
+        """Where the dynamics of a molecule begins."""
+        settings = self.settings
+        try:
+            return quasi_newton(surface, structure, structure.positions, settings.fmax, settings.max_steps)
+        except TaskFailure as error:
+            return error
 
     def _climb(
         self, surface: Surface, structures: Sequence[Structure], results: Mapping[str, Result], rung: int

@@ -151,15 +151,16 @@ def run_shares(
             running[reader].start()
             writer.close()  # so that the end of the process is the end of the pipe
         while running:
-            for reader in list(multiprocessing.connection.wait(list(running))):  # type: ignore[assignment]
+            ready: Any
+            for ready in multiprocessing.connection.wait(list(running)):
                 try:
-                    item = reader.recv()
+                    item = ready.recv()
                 except EOFError as error:
                     raise UserError("a process was ended by the system", remedy="ask for fewer --processes") from error
                 if isinstance(item, BaseException):
                     raise item
                 if item is None:
-                    running.pop(reader).join()
+                    running.pop(ready).join()
                 else:
                     yield item
     finally:
