@@ -111,6 +111,9 @@ class SweepConfig(Settings):
     )
     seeds: tuple[NonNegativeInt, ...] = Field(default=(1,), min_length=1, description="of the retraining")
     tasks: tuple[str, ...] = Field(default=(ACCURACY,), min_length=1, description="that the retrained are judged by")
+    equal_seconds_tasks: tuple[str, ...] = Field(
+        default=(ACCURACY,), min_length=1, description="that the retrained for equal time are judged by"
+    )
     evaluate: TaskSettings = TaskSettings()
     workers: PositiveInt = Field(default=2, description="processes, a trial at a time each")
     threads: PositiveInt | None = Field(default=None, description="of each; the cores shared out if absent")
@@ -132,7 +135,7 @@ class SweepConfig(Settings):
     def _kind_alone(cls, given: Any) -> Any:
         return {"kind": given} if isinstance(given, str) else given
 
-    @field_validator("tasks")
+    @field_validator("tasks", "equal_seconds_tasks")
     @classmethod
     def _tasks_are_known(cls, tasks: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(chosen_tasks(tasks))

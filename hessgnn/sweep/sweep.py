@@ -265,7 +265,8 @@ class _Sweep:
         )
         equal = "" if budget == "steps" else "-seconds"
         path = self.folder / "final" / f"{folder_name(architecture)}-{regime}{equal}-{chosen}-seed{seed}"
-        how = Evaluation(spent, tasks=config.tasks, settings=config.evaluate, budget=budget)
+        tasks = config.tasks if budget == "steps" else config.equal_seconds_tasks
+        how = Evaluation(spent, tasks=tasks, settings=config.evaluate, budget=budget)
         return Job(run, path, architecture, f"final {regime}{', equal time' if equal else ''}, seed {seed}", how)
 
     def _equal_job(
