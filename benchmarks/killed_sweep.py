@@ -19,10 +19,12 @@ import tempfile
 import time
 from pathlib import Path
 
+from optuna.storages import BaseStorage
+
 from hessgnn.benchmark.record import read_record
 from hessgnn.config import load
 from hessgnn.sweep.config import SweepConfig, folder_name
-from hessgnn.sweep.storage import open_storage
+from hessgnn.sweep.storage import storage_of
 from hessgnn.training.config import RunConfig
 from hessgnn.training.trainer import train
 
@@ -58,7 +60,11 @@ def check(config: SweepConfig, folder: Path) -> None:
     """Count the trials, and train what `best` holds."""
     with (folder / "trials.csv").open() as file:
         rows = list(csv.DictReader(file))
-    storage = open_storage(config, folder)
+    with storage_of(config, folder) as storage:
+        _check(config, folder, rows, storage)
+
+
+def _check(config: SweepConfig, folder: Path, rows: list[dict[str, str]], storage: BaseStorage) -> None:
     for architecture in config.architectures:
         numbers = [int(row["trial"]) for row in rows if row["architecture"] == architecture]
         assert numbers == list(range(config.budget.trials)), (architecture, numbers)

@@ -9,7 +9,7 @@ from hessgnn.data.store import Store
 from hessgnn.errors import ConfigError
 from hessgnn.jobs.folder import differences, require_same
 from hessgnn.sweep.config import SweepConfig
-from hessgnn.sweep.storage import JOURNAL, mend_journal, open_storage, unusable
+from hessgnn.sweep.storage import JOURNAL, mend_journal, storage_of, unusable
 from hessgnn.sweep.tuning import create_study
 from hessgnn.training.config import DataConfig
 
@@ -46,19 +46,19 @@ def begin(config: SweepConfig, folder: Path, alone: bool) -> None:
     identity["data"] = {"content_hash": attributes.content_hash, "split_hash": attributes.split_hash}
     objectives = 1 if config.objective.cost is None else 2
     try:  # an unreachable storage is told before any work
-        storage = open_storage(config, folder)
-        names = [(config.name, 1), *((study_name(config, a), objectives) for a in config.architectures)]
-        for name, number in names:
-            study = create_study(name, storage, objectives=number)
-            known = study.user_attrs.get(_SETTINGS)
-            if known is None:
-                study.set_user_attr(_SETTINGS, identity)
-            elif changed := differences(known, identity):
-                raise ConfigError(
-                    f"the storage holds a study {name!r} with other settings ({'; '.join(changed)})",
-                    where=config.storage or folder,
-                    remedy="give the sweep a new `name`, or restore the settings; the study was not changed",
-                )
+        with storage_of(config, folder) as storage:
+            names = [(config.name, 1), *((study_name(config, a), objectives) for a in config.architectures)]
+            for name, number in names:
+                study = create_study(name, storage, objectives=number)
+                known = study.user_attrs.get(_SETTINGS)
+                if known is None:
+                    study.set_user_attr(_SETTINGS, identity)
+                elif changed := differences(known, identity):
+                    raise ConfigError(
+                        f"the storage holds a study {name!r} with other settings ({'; '.join(changed)})",
+                        where=config.storage or folder,
+                        remedy="give the sweep a new `name`, or restore the settings; the study was not changed",
+                    )
     except ConfigError:
         raise
     except Exception as error:  # each storage raises errors of its own driver

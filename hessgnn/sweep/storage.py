@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -74,6 +76,28 @@ def open_storage(config: SweepConfig, folder: Path) -> BaseStorage:
         raise
     except Exception as error:  # each storage raises errors of its own driver
         raise unusable(config, folder, error) from error
+
+
+@contextmanager
+def storage_of(config: SweepConfig, folder: Path) -> Iterator[BaseStorage]:
+    """Open the storage of a sweep, and close its connections at the end.
+
+    Parameters
+    ----------
+    config, folder
+        See :func:`open_storage`.
+
+    Yields
+    ------
+    BaseStorage
+    """
+    storage = open_storage(config, folder)
+    try:
+        yield storage
+    finally:
+        if isinstance(storage, RDBStorage):
+            storage.remove_session()
+            storage.engine.dispose()
 
 
 def unusable(config: SweepConfig, folder: Path, error: Exception) -> ConfigError:

@@ -46,7 +46,7 @@ from hessgnn.sweep.ledger import GIVEN_UP, STOPPED, Ledger, is_open, reason_of
 from hessgnn.sweep.life import Heart
 from hessgnn.sweep.opening import begin, data_of, study_name
 from hessgnn.sweep.report import Transferred, write_report
-from hessgnn.sweep.storage import open_storage, unusable
+from hessgnn.sweep.storage import storage_of, unusable
 from hessgnn.sweep.trials import TrialRow, baseline_key, trial_rows, write_trials
 from hessgnn.sweep.tuning import PRODUCTS, SCORE, SECONDS, Task, Tuning, create_study
 from hessgnn.training.config import DataConfig
@@ -95,7 +95,7 @@ def sweep(config: SweepConfig, folder: Path, observer: Observer) -> list[Path]:
     with ExitStack() as stack:
         with uninterrupted():
             stack.enter_context(joined(folder, partial(begin, config, folder)))
-            storage = open_storage(config, folder)
+            storage = stack.enter_context(storage_of(config, folder))
             heart = stack.enter_context(Heart(storage, config.heartbeat))
             doing = _Sweep(config, folder, storage, heart, observer)
         try:

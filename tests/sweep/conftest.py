@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -70,9 +71,7 @@ def postgresql() -> Iterator[str]:
     folder = Path(tempfile.mkdtemp(prefix="hessgnn-postgresql-"))
     if as_user:
         shutil.chown(folder, "postgres")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = _free_port()
     data = folder / "data"
     make = [str(programs["initdb"]), "-D", str(data), "-U", "tester", "-A", "trust", "--no-sync"]
     subprocess.run([*as_user, *make], check=True, capture_output=True, cwd=folder)
@@ -90,6 +89,26 @@ def postgresql() -> Iterator[str]:
         server.terminate()
         server.wait()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def grpc_proxy(tmp_path: Path) -> Iterator[str]:
+    """URL of a proxy in front of a database."""
+    pytest.importorskip("grpc", reason="needs hessgnn[grpc]")
+    port = _free_port()
+    serve = (
+        "import optuna; optuna.storages.run_grpc_proxy_server("
+        f"optuna.storages.RDBStorage('sqlite:///{tmp_path / 'behind.db'}'), host='127.0.0.1', port={port})"
+    )
+    with subprocess.Popen([sys.executable, "-c", serve], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as proxy:
+        yield f"grpc://127.0.0.1:{port}"
+        proxy.kill()
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 def _program(name: str) -> Path | None:

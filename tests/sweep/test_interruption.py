@@ -21,7 +21,7 @@ from hessgnn.sweep import sweep as sweep_module
 from hessgnn.sweep.config import SweepConfig
 from hessgnn.sweep.life import Heart
 from hessgnn.sweep.opening import study_name
-from hessgnn.sweep.storage import open_storage
+from hessgnn.sweep.storage import storage_of
 from hessgnn.sweep.tuning import Tuning, create_study
 
 MakeSweep = Callable[..., SweepConfig]
@@ -90,9 +90,11 @@ def workers_of(leader: int) -> list[int]:
     return found
 
 
-def trials_of(config: SweepConfig, architecture: str, folder: Path) -> Tuning:
-    storage = open_storage(config, folder)
-    return Tuning(config, architecture, create_study(study_name(config, architecture), storage), Heart(storage, 1.0))
+@contextmanager
+def trials_of(config: SweepConfig, architecture: str, folder: Path) -> Iterator[Tuning]:
+    with storage_of(config, folder) as storage:
+        study = create_study(study_name(config, architecture), storage)
+        yield Tuning(config, architecture, study, Heart(storage, 1.0))
 
 
 def state_of(folder: Path) -> dict[Path, tuple[int, int]]:
@@ -107,7 +109,8 @@ def numbers(config: SweepConfig, folder: Path) -> dict[str, object]:
         ]
     records = {path.parent.name: read_record(path) for path in sorted(folder.glob("final/*/record.json"))}
     for architecture in config.architectures:
-        assert len(trials_of(config, architecture, folder).trials()) == config.budget.trials - 1
+        with trials_of(config, architecture, folder) as tuning:
+            assert len(tuning.trials()) == config.budget.trials - 1
     metrics = {name: {split: dict(values) for split, values in r.metrics.items()} for name, r in records.items()}
     best = {path.name: path.read_text() for path in (folder / "best").iterdir()}
     return {
@@ -187,8 +190,10 @@ def test_a_killed_worker_takes_its_trial_with_it_which_is_tried_again(
     with (folder / "trials.csv").open() as file:
         attempts = [int(row["attempts"]) for row in csv.DictReader(file)]
     assert sum(attempts) > len(attempts)
-    tuning = trials_of(config, "schnet", folder)
-    reasons = [trial.user_attrs.get("reason", "") for trial in tuning.study.trials]
+    reasons = []
+    for architecture in config.architectures:
+        with trials_of(config, architecture, folder) as tuning:
+            reasons += [trial.user_attrs.get("reason", "") for trial in tuning.study.trials]
     assert any("killed by SIGKILL (out of memory?)" in reason for reason in reasons)
     assert numbers(config, folder) == uninterrupted(config, tmp_path / "whole", monkeypatch)
 
@@ -218,14 +223,14 @@ def count_trials(folder: Path, config: SweepConfig) -> dict[str, list[int]]:
     """Trials that came to their end, each once for each time."""
     found = {}
     for architecture in config.architectures:
-        study = trials_of(config, architecture, folder).study
-        complete = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
+        with trials_of(config, architecture, folder) as tuning:
+            complete = [trial for trial in tuning.study.trials if trial.state.name == "COMPLETE"]
         found[architecture] = sorted(int(trial.user_attrs["key"]) for trial in complete)
     return found
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("storage", ["journal", "sqlite", "postgresql"])
+@pytest.mark.parametrize("storage", ["journal", "sqlite", "postgresql", "grpc"])
 def test_two_machines_share_a_storage_and_do_no_trial_twice(
     make_sweep: MakeSweep, tmp_path: Path, storage: str, request: pytest.FixtureRequest
 ) -> None:
@@ -233,6 +238,7 @@ def test_two_machines_share_a_storage_and_do_no_trial_twice(
         "journal": lambda: f"journal:{tmp_path / 'shared.journal'}",
         "sqlite": lambda: f"sqlite:///{tmp_path / 'shared.db'}",
         "postgresql": lambda: request.getfixturevalue("postgresql"),
+        "grpc": lambda: request.getfixturevalue("grpc_proxy"),
     }[storage]()
     config = make_sweep(storage=url, budget={"trials": 5, "steps": 40}, transfer=True, heartbeat=5.0, workers=1)
     folders = [tmp_path / "first" / "sweep", tmp_path / "second" / "sweep"]
@@ -281,12 +287,12 @@ def test_what_another_machine_left_is_taken_over(make_sweep: MakeSweep, tmp_path
     with started(config, gone) as process:
         wait_for(lambda: (gone / "trials" / "schnet" / "001" / "last.pt").exists(), process)
         process.kill()
-    storage = open_storage(config, gone)
-    for study in storage.get_all_studies():
-        for trial in storage.get_all_trials(study._study_id, deepcopy=False):
-            if not trial.state.is_finished() and "owner" in trial.user_attrs:
-                token = {**trial.user_attrs["owner"], "machine": "elsewhere"}
-                storage.set_trial_user_attr(trial._trial_id, "owner", token)
+    with storage_of(config, gone) as storage:
+        for study in storage.get_all_studies():
+            for trial in storage.get_all_trials(study._study_id, deepcopy=False):
+                if not trial.state.is_finished() and "owner" in trial.user_attrs:
+                    token = {**trial.user_attrs["owner"], "machine": "elsewhere"}
+                    storage.set_trial_user_attr(trial._trial_id, "owner", token)
     done = finish(config, here)
     assert done.returncode == 0, done.stderr
     assert count_trials(here, config) == {architecture: [1, 2] for architecture in config.architectures}
