@@ -34,7 +34,7 @@ def one_blas_thread() -> Iterator[None]:
 def _libraries() -> Iterator[tuple[Callable[[], int], Callable[[int], None]]]:
     """What gets and what sets the number of threads, of each OpenBLAS that the wheels of numpy and scipy hold."""
     for package in (np, scipy):
-        folder = Path(package.__file__).parent.parent / f"{package.__name__}.libs"
+        folder = Path(str(package.__file__)).parent.parent / f"{package.__name__}.libs"
         for path in sorted(folder.glob("*openblas*")):
             try:
                 library = ctypes.CDLL(str(path))

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from hessgnn.benchmark.failures import FAILURES
 from hessgnn.benchmark.journal import Result
-from hessgnn.benchmark.surface import Answer, ForceField, PotentialSurface, Surface
+from hessgnn.benchmark.surface import ALL_PAIRS, Answer, ForceField, PotentialSurface, Surface
 from hessgnn.benchmark.task import Subject, Task
 from hessgnn.blas import one_blas_thread
 from hessgnn.calculator import HessGNNCalculator
@@ -43,8 +43,6 @@ ATOMS = 512
 """Of a pass for energies and forces, about; larger ones take memory and gain nothing."""
 ATOMS_OF_HESSIANS = 96
 """The same for Hessians, of which a pass holds 3N columns for each structure."""
-ALL_PAIRS = 64
-"""Atoms of the largest molecule whose neighbours are found by looking at all pairs."""
 
 NAME = "hessgnn subject"
 """Of the threads."""
