@@ -18,12 +18,13 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator
+from numpy.typing import NDArray
 
 from hessgnn.benchmark.failures import FAILURES, reason_of
 from hessgnn.calculator import HessGNNCalculator
 from hessgnn.data.batch import Batch
 from hessgnn.data.factory.engines.base import central_differences
-from hessgnn.data.neighbors import NeighborFinder
+from hessgnn.data.neighbors import NeighborFinder, neighbors_of_molecules
 from hessgnn.data.structure import Array, Structure
 from hessgnn.errors import ConfigError
 from hessgnn.imports import import_attribute
@@ -33,6 +34,9 @@ HESSIAN_STEP = 2e-4
 """Å, of central differences of the forces of a calculator that has no Hessian of its own."""
 SKIN = 0.5
 """Å, see :class:`~hessgnn.data.neighbors.NeighborFinder`."""
+
+ALL_PAIRS = 64
+"""Atoms of the largest molecule whose neighbours are found by looking at all pairs."""
 
 ForceField = Callable[[Array], tuple[Array, Array]]
 """From positions ``(Σ N, 3)`` to energies ``(n_structures,)`` and forces ``(Σ N, 3)``; NaN where a structure fails."""
@@ -115,25 +119,41 @@ class PotentialSurface:
 
     def force_field(self, structures: Sequence[Structure]) -> ForceField:
         """Make a function that follows structures as they move, all in one batch."""
-        finders = [NeighborFinder(self.potential.cutoff, SKIN) for _ in structures]
-        stops = np.cumsum([len(s) for s in structures])[:-1]
+        edges = self._edges(structures)
         template = Batch.from_structures(structures, self.potential.cutoff).replace(labels=None)
-        starts = template.first_atom.tolist()
 
         def compute(positions: Array) -> tuple[Array, Array]:
-            parts = zip(finders, np.split(positions, stops), structures, strict=True)
-            edges = [find(part, s.cell, s.pbc) for find, part, s in parts]
+            edge_index, edge_shift = edges(positions)
             moved = template.replace(
                 positions=torch.from_numpy(positions),
-                edge_index=torch.from_numpy(
-                    np.concatenate([e + start for (e, _), start in zip(edges, starts, strict=True)], axis=1)
-                ),
-                edge_shift=torch.from_numpy(np.concatenate([shift for _, shift in edges])),
+                edge_index=torch.from_numpy(edge_index),
+                edge_shift=torch.from_numpy(edge_shift),
             )
             prediction = self.potential(moved.to(self.device))
             return prediction.energy.cpu().numpy(), prediction.forces.cpu().numpy()
 
         return compute
+
+    def _edges(self, structures: Sequence[Structure]) -> Callable[[Array], tuple[NDArray[np.int64], Array]]:
+        """Make a function that finds the edges of all structures, and their shifts, as they move."""
+        cutoff, sizes = self.potential.cutoff, np.array([len(s) for s in structures])
+        if sizes.max() <= ALL_PAIRS and not any(s.pbc.any() for s in structures):
+
+            def of_molecules(positions: Array) -> tuple[NDArray[np.int64], Array]:
+                edge_index = neighbors_of_molecules(positions, sizes, cutoff, lambda k: structures[k].name)
+                return edge_index, np.zeros((edge_index.shape[1], 3))
+
+            return of_molecules
+        finders = [NeighborFinder(cutoff, SKIN) for _ in structures]
+        starts = np.cumsum(sizes) - sizes
+
+        def one_by_one(positions: Array) -> tuple[NDArray[np.int64], Array]:
+            parts = zip(finders, np.split(positions, starts[1:]), structures, strict=True)
+            found = [find(part, s.cell, s.pbc) for find, part, s in parts]
+            edge_index = np.concatenate([e + start for (e, _), start in zip(found, starts, strict=True)], axis=1)
+            return edge_index, np.concatenate([shift for _, shift in found])
+
+        return one_by_one
 
 
 class CalculatorSurface:

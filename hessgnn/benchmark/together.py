@@ -27,8 +27,9 @@ from numpy.typing import NDArray
 
 from hessgnn.benchmark.failures import FAILURES
 from hessgnn.benchmark.journal import Result
-from hessgnn.benchmark.surface import Answer, ForceField, PotentialSurface, Surface
+from hessgnn.benchmark.surface import ALL_PAIRS, Answer, ForceField, PotentialSurface, Surface
 from hessgnn.benchmark.task import Subject, Task
+from hessgnn.blas import one_blas_thread
 from hessgnn.calculator import HessGNNCalculator
 from hessgnn.data.batch import Batch
 from hessgnn.data.neighbors import neighbors, neighbors_of_molecules
@@ -42,8 +43,6 @@ ATOMS = 512
 """Of a pass for energies and forces, about; larger ones take memory and gain nothing."""
 ATOMS_OF_HESSIANS = 96
 """The same for Hessians, of which a pass holds 3N columns for each structure."""
-ALL_PAIRS = 64
-"""Atoms of the largest molecule whose neighbours are found by looking at all pairs."""
 
 NAME = "hessgnn subject"
 """Of the threads."""
@@ -75,10 +74,17 @@ def together(
         A subject and what ``work`` returned for it, as they end. What it raises is raised here, and ends all others; as
         does closing the iterator.
     """
-    if not isinstance(surface, PotentialSurface):
-        for subject in subjects:
-            yield subject, work(surface, subject)
-        return
+    with one_blas_thread():
+        if isinstance(surface, PotentialSurface):
+            yield from _in_threads(surface, subjects, work, at_once)
+        else:
+            for subject in subjects:
+                yield subject, work(surface, subject)
+
+
+def _in_threads(
+    surface: PotentialSurface, subjects: Sequence[X], work: Callable[[Surface, X], Y], at_once: int
+) -> Iterator[tuple[X, Y]]:
     waiting = iter(subjects)
     threads: list[_Thread] = []
     try:
