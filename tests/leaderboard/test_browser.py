@@ -138,7 +138,8 @@ def test_tabs_and_choices_go_by_keyboard(page: Path, tmp_path: Path) -> None:
     script = """
         const panels = () => [...document.querySelectorAll("[role=tabpanel]")]
           .filter((x) => x.checkVisibility()).map((x) => x.id);
-        const press = (key) => document.activeElement.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+        const press = (key) =>
+          document.activeElement.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
         const steps = [panels()];
         document.querySelector("[role=tab][tabindex='0']").focus();
         for (const key of ["ArrowRight", "ArrowRight", "End", "Home"]) { press(key); steps.push(panels()); }
@@ -150,7 +151,8 @@ def test_tabs_and_choices_go_by_keyboard(page: Path, tmp_path: Path) -> None:
         location.hash = "#reproduce-2";
         await new Promise((done) => setTimeout(done, 200));
         return { steps, inOrder, shown: shown.map((x) => x.dataset.option),
-                 drawn: shown[0].querySelectorAll(".main-svg").length, open: document.getElementById("reproduce-2").open };
+                 drawn: shown[0].querySelectorAll(".main-svg").length,
+                 open: document.getElementById("reproduce-2").open };
     """
     found = outcome(script, page, tmp_path)
     overview, accuracy = ["panel-overview"], ["panel-accuracy"]
@@ -175,7 +177,9 @@ def test_the_page_passes_axe(dark: bool, page: Path, tmp_path: Path) -> None:
     script = """
         for (const item of document.querySelectorAll("details")) item.open = true;
         const report = await axe.run(document, { resultTypes: ["violations"] });
-        return report.violations.map((item) => [item.id, item.help, item.nodes.slice(0, 3).map((node) => node.html.slice(0, 200))]);
+        return report.violations.map((item) => (
+          [item.id, item.help, item.nodes.slice(0, 3).map((node) => node.html.slice(0, 200))]
+        ));
     """
     assert outcome(script, copy, tmp_path) == []
 

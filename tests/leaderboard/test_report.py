@@ -138,8 +138,8 @@ def figures(report: Path) -> Iterator[dict[str, object]]:
 
 def test_figures_are_there_and_hold_few_points(report: Path) -> None:
     found = list(figures(report))
-    # gains per split, ranks, cost per split and metric, three learning curves, maps of seven molecules for the reference
-    # and six entries, E, F and H of six entries
+    # gains per split, ranks, cost per split and metric, three learning curves, maps of seven molecules for the
+    # reference and six entries, E, F and H of six entries
     assert len(found) == 2 + 1 + 2 * 4 + 3 + 7 * (1 + 6) + 3 * 6
     assert max(len(str(trace)) for figure in found for trace in figure["data"]) < 20_000  # type: ignore[attr-defined]
 
