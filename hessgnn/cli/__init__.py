@@ -33,6 +33,7 @@ app.add_typer(bench.app, name="bench")
 app.command()(leaderboard.leaderboard)
 app.command()(authors.check)
 app.command()(authors.models)
+app.command()(authors.schema)
 
 # Newer versions of typer bring a click of their own, whose errors are not those of the package `click`.
 _UsageError: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "UsageError")

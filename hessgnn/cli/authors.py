@@ -45,6 +45,34 @@ def check(
         raise typer.Exit(1)
 
 
+def schema(
+    what: Annotated[
+        str, typer.Argument(help="record (one entry of a leaderboard), leaderboard, train, sweep or study.")
+    ] = "record",
+) -> None:
+    """Print the JSON schema of a file that hessgnn reads or writes."""
+    import json
+
+    from hessgnn.benchmark.record import Record
+    from hessgnn.config import Settings
+    from hessgnn.errors import ConfigError, did_you_mean
+    from hessgnn.leaderboard.board import Leaderboard
+    from hessgnn.study.config import StudyConfig
+    from hessgnn.sweep.config import SweepConfig
+    from hessgnn.training.config import RunConfig
+
+    published: dict[str, type[Settings]] = {
+        "record": Record,
+        "leaderboard": Leaderboard,
+        "train": RunConfig,
+        "sweep": SweepConfig,
+        "study": StudyConfig,
+    }
+    if what not in published:
+        raise ConfigError("has no schema", where=what, remedy=did_you_mean(what, published))
+    typer.echo(json.dumps(published[what].model_json_schema(), indent=1, ensure_ascii=False))
+
+
 def models() -> None:
     """List the potentials with their settings."""
     from hessgnn.potentials import registry

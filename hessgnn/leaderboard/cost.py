@@ -10,8 +10,16 @@ import plotly.graph_objects as go
 
 from hessgnn.benchmark.record import METRICS
 from hessgnn.leaderboard.board import Leaderboard, Row
-from hessgnn.leaderboard.figures import GUIDE, LOG, bars
-from hessgnn.leaderboard.plotting import Panel, architecture_styles, figure_json, literal, marker_symbol, whose
+from hessgnn.leaderboard.figures import GUIDE, bars
+from hessgnn.leaderboard.plotting import (
+    Panel,
+    architecture_styles,
+    figure_json,
+    literal,
+    log_axis,
+    marker_symbol,
+    whose,
+)
 from hessgnn.leaderboard.tables import MAIN_METRICS
 
 
@@ -97,8 +105,8 @@ def _panel(board: Leaderboard, split: str, name: str) -> Panel | None:
     figure = figure_json(
         traces,
         height=420,
-        xaxis={"title": {"text": "training / device-seconds per seed"}, **LOG},
-        yaxis={"title": {"text": f"{title} / {unit}"}, **LOG},
+        xaxis=log_axis("training / device-seconds per seed", [x for _, x, _ in shown]),
+        yaxis=log_axis(f"{title} / {unit}", [y for _, _, y in shown] + [value for _, value in levels]),
         showlegend=True,
     )
     best = ", ".join(shown[k][0].entry for k in front)

@@ -21,6 +21,7 @@ from hessgnn.leaderboard.plotting import (
     architecture_styles,
     figure_json,
     literal,
+    log_axis,
     whose,
 )
 from hessgnn.leaderboard.tables import MAIN_METRICS
@@ -30,7 +31,6 @@ CURVE_POINTS = 20_000
 """In all learning curves together; longer ones are thinned evenly, so that the page stays small."""
 
 GUIDE: dict[str, Any] = {"color": "#808080", "width": 1, "dash": "dash"}
-LOG: dict[str, Any] = {"type": "log", "automargin": True, "dtick": "D2", "tickformat": "~g"}
 
 
 def gain_panels(board: Leaderboard, budget: Budget) -> list[Panel]:
@@ -45,7 +45,7 @@ def gain_panels(board: Leaderboard, budget: Budget) -> list[Panel]:
             traces,
             height=130 + 64 * max(2, len(gains)),
             margin={"l": 12, "r": 12, "t": 12, "b": 48},
-            xaxis={"title": {"text": "error ratio, E-F-H / E-F"}, **LOG},
+            xaxis=log_axis("error ratio, E-F-H / E-F", [1.0, *(value for trace in traces for value in trace.x)]),
             yaxis={
                 "automargin": True,
                 "range": [len(gains) - 0.5, -0.5],
@@ -123,7 +123,7 @@ def rank_panel(board: Leaderboard) -> Panel | None:
         traces,
         height=360,
         xaxis={"type": "category", "categoryarray": list(board.ranks[0].ranks), "title": {"text": "labels"}},
-        yaxis={"title": {"text": "overall, mean predictor = 1"}, **LOG},
+        yaxis=log_axis("overall, mean predictor = 1", [value for trace in traces for value in trace.y]),
         showlegend=True,
     )
     return Panel(
@@ -171,7 +171,7 @@ def curve_panels(board: Leaderboard, loaded: Sequence[Loaded]) -> list[Panel]:
                 traces,
                 height=420,
                 xaxis={"title": {"text": "training step"}},
-                yaxis={"title": {"text": f"validation {title} / {unit}"}, **LOG},
+                yaxis=log_axis(f"validation {title} / {unit}", [float(value) for trace in traces for value in trace.y]),
                 showlegend=True,
             )
             panels.append(Panel(title, f"Validation {title} against the training step, a line per run", figure))

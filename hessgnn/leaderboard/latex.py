@@ -29,8 +29,8 @@ _ESCAPES = {
     "Å": r"\AA{}",
     "²": r"$^{2}$",
     "⁴": r"$^{4}$",
-    "⁻": r"$^{-}$",
-    "¹": r"$^{1}$",
+    "⁻": r"\textsuperscript{$-$}",
+    "¹": r"\textsuperscript{1}",
     "ν": r"$\nu$",
     "–": "--",
     "−": r"$-$",
@@ -40,8 +40,7 @@ _ESCAPES = {
 
 def latex_text(text: str) -> str:
     """Escape text for LaTeX, on one line."""
-    text = "".join(_ESCAPES.get(letter, letter) for letter in " ".join(text.split()))
-    return text.replace("$$", "")  # ⁻¹ is one exponent
+    return "".join(_ESCAPES.get(letter, letter) for letter in " ".join(text.split()))
 
 
 def latex_table(board: Leaderboard) -> str:

@@ -109,9 +109,7 @@ def _maps(name: str, entries: dict[str, tuple[Loaded, NDArray[np.int64], Array, 
             f"Error of the Hessian of {name} of {split} by {entry}, seed {item.record.seed}: root mean square "
             f"{np.sqrt((error**2).mean()):.3g} eV/Å², largest {error[i, j]:.3g} eV/Å² between {atoms[i]} and {atoms[j]}"
         )
-        title = (
-            f"{entry}: RMS {np.sqrt((error**2).mean()):.3g}, largest {error[i, j]:.3g} eV/Å² ({atoms[i]}, {atoms[j]})"
-        )
+        title = f"{entry}: RMS {np.sqrt((error**2).mean()):.3g} eV/Å²"
         panels.append(_panel(title, description, error, atoms, highest, entry, item.record.regime))
     return Maps(f"{name} ({len(numbers)} atoms)", panels)
 

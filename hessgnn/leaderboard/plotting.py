@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -54,6 +55,42 @@ def marker_symbol(symbol: str, regime: str, budget: str = "steps") -> str:
     if regime == "E-F-H":
         return symbol
     return f"{symbol}-open-dot" if budget == "seconds" else f"{symbol}-open"
+
+
+def log_axis(title: str, values: Sequence[float | None], **style: Any) -> dict[str, Any]:
+    """A logarithmic axis whose ticks are few and round, also where all values lie within one octave.
+
+    Parameters
+    ----------
+    title
+        With unit.
+    values
+        That are drawn; those that have no logarithm are ignored.
+    **style
+        Further settings of the axis.
+
+    Returns
+    -------
+    dict
+        For plotly's layout.
+    """
+    axis: dict[str, Any] = {"type": "log", "automargin": True, "title": {"text": title}, **style}
+    known = [value for value in values if value is not None and 0 < value < math.inf]
+    if not known:
+        return axis
+    low, high = min(known), max(known)
+    decades = math.log10(high / low)
+    powers = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 2)
+    if decades > 3:
+        ticks = [10.0**power for power in powers]
+    elif decades > 0.7:
+        ticks = [digit * 10.0**power for power in powers for digit in (1, 2, 5)]
+    else:
+        rough = max(high - low, 0.2 * high) / 4
+        power = 10.0 ** math.floor(math.log10(rough))
+        step = next(digit * power for digit in (1, 2, 5, 10) if digit * power >= rough)
+        ticks = [step * k for k in range(max(1, math.floor(low / step) - 3), math.ceil(high / step) + 4)]
+    return {**axis, "tickvals": ticks, "ticktext": [f"{tick:.6g}" for tick in ticks]}
 
 
 def architecture_styles(rows: Sequence[Row]) -> dict[str, tuple[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -83,13 +84,18 @@ def ratio_interval(
     with np.errstate(divide="ignore", invalid="ignore"):
         if not np.isclose(ratios(np.ones((1, len(groups))))[0], ratio, rtol=1e-3):
             return None
-        draws = np.random.default_rng(SEED).multinomial(len(groups), np.full(len(groups), 1 / len(groups)), RESAMPLES)
-        found = ratios(draws.astype(float))
+        found = ratios(_draws(len(groups)))
     if not np.isfinite(found).all():
         return None
     tail = 50 * (1 - CONFIDENCE)
     low, high = np.percentile(found, [tail, 100 - tail])
     return Interval(float(low), float(high), len(groups))
+
+
+@lru_cache(maxsize=8)
+def _draws(n: int) -> Array:
+    """How often each of n molecules is drawn, ``(resamples, n)``: the same for every ratio."""
+    return np.random.default_rng(SEED).multinomial(n, np.full(n, 1 / n), RESAMPLES).astype(float)
 
 
 def holm(ps: Sequence[float | None]) -> list[float | None]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import html
+import importlib.util
+import json
 import re
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from synthetic_runs import EVIL, make_record
@@ -47,9 +50,10 @@ def page(runs: Sequence[Path], tmp_path: Path) -> Path:
 def test_figures_are_drawn_without_complaints(page: Path, tmp_path: Path) -> None:
     document, complaints = dump(page, tmp_path / "profile")
     assert complaints == []
-    # gains and cost per split, three learning curves, and the parity of the architecture that is shown
-    assert len(re.findall(r'class="plotly-graph-div|class="plot js-plotly-plot', document)) == 2 + 2 + 3 + 6
-    assert document.count('class="main-svg"') >= 13
+    # gains per split, ranks, cost per split, three learning curves, maps of one molecule, parity of one architecture
+    expected = 2 + 1 + 2 + 3 + 7 + 6
+    assert len(re.findall(r'class="plotly-graph-div|class="plot js-plotly-plot', document)) == expected
+    assert document.count('class="main-svg"') >= expected
 
 
 def test_active_text_in_a_name_is_drawn_as_text(save_run: SaveRun, tmp_path: Path) -> None:
@@ -59,7 +63,38 @@ def test_active_text_in_a_name_is_drawn_as_text(save_run: SaveRun, tmp_path: Pat
     assert complaints == []
     legends = re.findall(r'<text class="legendtext"[^>]*>(.*?)</text>', document)
     assert legends
-    assert {html.unescape(legend) for legend in legends} == {EVIL}
+    assert {html.unescape(legend) for legend in legends} == {EVIL, "Pareto front"}
+
+
+def driven(script: str, page: Path, tmp_path: Path) -> str:
+    """The document after ``script`` ran on the drawn page; what the script returns is in ``<pre id="outcome">``."""
+    waiting = """
+        const waiting = setInterval(async () => {
+          if (!document.documentElement.dataset.drawn) return;
+          clearInterval(waiting);
+          const outcome = document.createElement("pre");
+          try { outcome.textContent = JSON.stringify(await (async () => { SCRIPT })()) ?? "null"; }
+          catch (error) { outcome.textContent = JSON.stringify(String(error)); }
+          outcome.id = "outcome";
+          document.body.append(outcome);
+        }, 50);
+    """
+    copy = page.with_name("driven.html")
+    copy.write_text(page.read_text().replace("</body>", f"<script>{waiting.replace('SCRIPT', script)}</script></body>"))
+    document, complaints = dump(copy, tmp_path / "profile")
+    assert complaints == []
+    return document
+
+
+def outcome(script: str, page: Path, tmp_path: Path) -> Any:
+    """What a script returns on the drawn page."""
+    found = re.search(r'<pre id="outcome">(.*?)</pre>', driven(script, page, tmp_path), flags=re.DOTALL)
+    assert found, "the page was not drawn in time"
+    return json.loads(html.unescape(found[1]))
+
+
+ROWS = "return [...document.querySelectorAll('#board tbody tr')].filter((row) => row.checkVisibility())"
+ROWS += ".map((row) => row.querySelector('th').textContent.trim());"
 
 
 def entries_after(click: str, page: Path, tmp_path: Path) -> list[str]:
@@ -68,13 +103,85 @@ def entries_after(click: str, page: Path, tmp_path: Path) -> list[str]:
         "for (const heading of document.querySelectorAll('#board thead tr:last-child th'))"
         f" if (heading.textContent.trim().startsWith({click!r})) heading.querySelector('button').click();"
     )
-    driven = page.with_name("driven.html")
-    driven.write_text(page.read_text().replace("</body>", f"<script>{script}</script></body>"))
-    document, complaints = dump(driven, tmp_path / "profile")
-    assert complaints == []
-    board = document[document.index('id="board"') :]
-    body = board[board.index("<tbody>") : board.index("</tbody>")]
-    return re.findall(r'<th scope="row"[^>]*>([^<]*)</th>', body)
+    found: list[str] = outcome(script + ROWS, page, tmp_path)
+    return found
+
+
+def test_filters_hide_entries_traces_and_splits(page: Path, tmp_path: Path) -> None:
+    script = """
+        const pick = (name, value) => document.querySelector(`input[name=${name}][value="${value}"]`).click();
+        const seen = (selector) => [...document.querySelectorAll(selector)].filter((x) => x.checkVisibility()).length;
+        const rows = () => [...document.querySelectorAll("#board tbody tr")].filter((row) => row.checkVisibility())
+          .map((row) => row.querySelector("th").textContent.trim());
+        const lines = () => new Set([...document.querySelectorAll("section[aria-labelledby=curves] .legendtext")]
+          .map((x) => x.textContent)).size;
+        const before = [rows().length, lines()];
+        pick("regime", "E-F-H");
+        const hessian = [rows(), lines()];
+        const find = document.getElementById("find");
+        find.value = "SCHNET";
+        find.dispatchEvent(new InputEvent("input", { bubbles: true }));
+        const found = [rows(), document.getElementById("shown").textContent];
+        pick("split", "1");
+        const heads = [...document.querySelectorAll("#board .groups th")].filter((x) => x.checkVisibility()).length;
+        return { before, hessian, found, heads };
+    """
+    found = outcome(script, page, tmp_path)
+    assert found["before"] == [7, 6]
+    assert sorted(found["hessian"][0]) == ["ani E-F-H", "e3nn E-F-H", "mean predictor", "schnet E-F-H"]
+    assert found["hessian"][1] == 3
+    assert found["found"] == [["schnet E-F-H"], "1 of 7 entries"]
+    assert found["heads"] == 1
+
+
+def test_tabs_and_choices_go_by_keyboard(page: Path, tmp_path: Path) -> None:
+    script = """
+        const panels = () => [...document.querySelectorAll("[role=tabpanel]")]
+          .filter((x) => x.checkVisibility()).map((x) => x.id);
+        const press = (key) =>
+          document.activeElement.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+        const steps = [panels()];
+        document.querySelector("[role=tab][tabindex='0']").focus();
+        for (const key of ["ArrowRight", "ArrowRight", "End", "Home"]) { press(key); steps.push(panels()); }
+        const inOrder = document.querySelectorAll("[role=tab][tabindex='0']").length;
+        const select = document.getElementById("choose-molecule");
+        select.value = "2";
+        select.dispatchEvent(new Event("change", { bubbles: true }));
+        const shown = [...document.querySelectorAll("[data-of=choose-molecule]")].filter((x) => x.checkVisibility());
+        location.hash = "#reproduce-2";
+        await new Promise((done) => setTimeout(done, 200));
+        return { steps, inOrder, shown: shown.map((x) => x.dataset.option),
+                 drawn: shown[0].querySelectorAll(".main-svg").length,
+                 open: document.getElementById("reproduce-2").open };
+    """
+    found = outcome(script, page, tmp_path)
+    overview, accuracy = ["panel-overview"], ["panel-accuracy"]
+    assert found["steps"] == [overview, accuracy, overview, accuracy, overview]
+    assert (found["inOrder"], found["shown"], found["open"]) == (1, ["2"], True)
+    assert found["drawn"] >= 7
+
+
+AXE = importlib.util.find_spec("axe_core_python")
+
+
+@pytest.mark.skipif(AXE is None, reason="needs axe-core-python (pip install -e '.[dev]')")
+@pytest.mark.parametrize("dark", [False, True])
+def test_the_page_passes_axe(dark: bool, page: Path, tmp_path: Path) -> None:
+    """No violation of WCAG 2 at A and AA, nor of axe-core's best practices, in light and in dark."""
+    assert AXE is not None
+    assert AXE.origin is not None
+    axe = Path(AXE.origin).with_name("axe.min.js").read_text()
+    copy = page.with_name("axe.html")
+    text = page.read_text().replace("</head>", f"<script>{axe}</script></head>", 1)
+    copy.write_text(text.replace("(prefers-color-scheme: dark)", "all", 1) if dark else text)
+    script = """
+        for (const item of document.querySelectorAll("details")) item.open = true;
+        const report = await axe.run(document, { resultTypes: ["violations"] });
+        return report.violations.map((item) => (
+          [item.id, item.help, item.nodes.slice(0, 3).map((node) => node.html.slice(0, 200))]
+        ));
+    """
+    assert outcome(script, copy, tmp_path) == []
 
 
 @pytest.mark.parametrize(
