@@ -45,14 +45,14 @@ anything. *Bad* is a potential with random weights: what a task must tell from t
 [Definitions](../tasks.md)."""
 
 
-DESCENTS = (
-    "\n## Ends of saddle points: descents or intrinsic reaction coordinates",
-    "\n`python benchmarks/descents.py benchmarks/results/descents-NAME.json` on reactions of the test split: from each "
-    "saddle point that was found the surface is followed downhill twice, by the short quasi-Newton steps of the saddle "
-    "task and by the integrator that made the paths of the data. *Judged alike*: both say that it joins reactant and "
-    "product, or both say that it does not. Only where the saddle point is the right one does that enter a metric. "
-    "Medians over saddle points, one thread.",
-)
+DESCENTS = """
+## Ends of saddle points: descents or intrinsic reaction coordinates
+
+`python benchmarks/descents.py benchmarks/results/descents-NAME.json` on reactions of the test split: from each saddle
+point that was found the surface is followed downhill twice, by the short quasi-Newton steps of the saddle task and by
+the integrator that made the paths of the data. *Judged alike*: both say that it joins reactant and product, or both
+say that it does not. Only where the saddle point is the right one does that enter a metric. Medians over saddle points,
+one thread."""
 
 
 def gfn2() -> Calculator:
@@ -131,7 +131,7 @@ def page(folder: Path = RESULTS) -> str:
 
 def _descents(folder: Path) -> Lines:
     """What ``benchmarks/descents.py`` wrote."""
-    yield from DESCENTS
+    yield DESCENTS
     rows = []
     for path in sorted(folder.glob("descents-*.json")):
         record = json.loads(path.read_text(encoding="utf-8"))
