@@ -3,8 +3,8 @@
 What the tasks say of GFN2-xTB on data labelled by GFN2-xTB is their own noise. The records are kept in
 ``benchmarks/results/reference-*.json``; docs/results/reference.md is written from these files.
 
-    python benchmarks/reference.py run gfn2 [--folder runs/reference] [--tasks all] [--splits test,irc]
-    python benchmarks/reference.py run bad
+    python benchmarks/reference.py run gfn2 [md.rise=500 …] [--folder runs/reference] [--tasks all] [--splits test,irc]
+    python benchmarks/reference.py run bad [md.rise=500 …]
     python benchmarks/reference.py page
 """
 
@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from ase.calculators.calculator import Calculator
@@ -25,8 +27,9 @@ from write_tables import Lines, table
 import hessgnn
 from hessgnn.benchmark.evaluate import evaluate_calculator
 from hessgnn.benchmark.record import METRICS, Metric, Record
-from hessgnn.benchmark.tasks import ACCURACY, TASKS
+from hessgnn.benchmark.tasks import ACCURACY, TASKS, TaskSettings
 from hessgnn.calculator import HessGNNCalculator
+from hessgnn.config import override, parse
 from hessgnn.files import write_text
 
 RESULTS = Path(__file__).parent / "results"
@@ -40,6 +43,16 @@ by GFN2-xTB. *Reference* is GFN2-xTB again, as tightly converged, through ASE an
 what it is not perfect in is the noise of labels and tasks, below which no difference between potentials means
 anything. *Bad* is a potential with random weights: what a task must tell from the reference.
 [Definitions](../tasks.md)."""
+
+
+DESCENTS = """
+## Ends of saddle points: descents or intrinsic reaction coordinates
+
+`python benchmarks/descents.py benchmarks/results/descents-NAME.json` on reactions of the test split: from each saddle
+point that was found the surface is followed downhill twice, by the short quasi-Newton steps of the saddle task and by
+the integrator that made the paths of the data. *Judged alike*: both say that it joins reactant and product, or both
+say that it does not. Only where the saddle point is the right one does that enter a metric. Medians over saddle points,
+one thread."""
 
 
 def gfn2() -> Calculator:
@@ -58,8 +71,9 @@ def bad() -> Calculator:
 SURFACES = {"gfn2": gfn2, "bad": bad}
 
 
-def judge(name: str, folder: Path, tasks: list[str], splits: list[str]) -> None:
+def judge(name: str, folder: Path, tasks: list[str], splits: list[str], overrides: list[str]) -> None:
     """Run tasks, and keep what the record says."""
+    settings = parse(TaskSettings, override({}, overrides), where="settings")
     started = time.perf_counter()
     with Progress(console=Console(stderr=True)) as progress:
         bars: dict[str, TaskID] = {}
@@ -70,16 +84,25 @@ def judge(name: str, folder: Path, tasks: list[str], splits: list[str]) -> None:
             progress.update(bars[label], completed=done)
 
         record = evaluate_calculator(
-            f"reference:{name}", DATA, folder / name, tasks=tasks, splits=splits, observer=advance
+            f"reference:{name}", DATA, folder / name, tasks=tasks, splits=splits, settings=settings, observer=advance
         )
-    keep(record, name)
+    keep(record, name, overrides)
     print(f"{name}: {time.perf_counter() - started:.0f} s")
 
 
-def keep(record: Record, name: str) -> None:
-    """Write down the part of a record that the page is made of."""
-    content = record.model_dump(mode="json", include={"data", "metrics", "failures", "versions", "hardware"})
-    write_text(RESULTS / f"reference-{name}.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+def keep(record: Record, name: str, overrides: list[str]) -> None:
+    """Write down the part of a record that the page is made of; tasks that were run before stay."""
+    path = RESULTS / f"reference-{name}.json"
+    new = record.model_dump(mode="json", include={"data", "metrics", "failures", "versions", "hardware"})
+    before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if before.get("data") == new["data"]:
+        ran = {_task_of(key) for metrics in new["metrics"].values() for key in metrics}
+        for split, metrics in before["metrics"].items():
+            kept = {key: value for key, value in metrics.items() if _task_of(key) not in ran}
+            new["metrics"][split] = kept | new["metrics"].get(split, {})
+        new["failures"] += [f for f in before["failures"] if f["task"] not in ran]
+        overrides = sorted({*before["settings"], *overrides})
+    write_text(path, json.dumps(new | {"settings": overrides}, indent=1, ensure_ascii=False) + "\n")
 
 
 def page(folder: Path = RESULTS) -> str:
@@ -102,7 +125,37 @@ def page(folder: Path = RESULTS) -> str:
             reasons = [f for f in found[name]["failures"] if f["task"] == task]
             if reasons:
                 lines.append(f"\nFailures of {title}: {len(reasons)}, e.g. {reasons[0]['reason']}.")
+    lines += _descents(folder)
     return "\n".join(line.rstrip(" ") for line in lines) + "\n"
+
+
+def _descents(folder: Path) -> Lines:
+    """What ``benchmarks/descents.py`` wrote."""
+    yield DESCENTS
+    rows = []
+    for path in sorted(folder.glob("descents-*.json")):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        both = [row for row in record["rows"] if row["found"]]
+        right = [row for row in both if row["right"]]
+        agree = [row for row in both if row["descents"]["joins"] == row["irc"]["joins"]]
+        counted = [row for row in both if all("gradients" in row[way] for way in ("descents", "irc"))]
+        cells = [record["surface"], str(len(record["rows"])), str(len(both)), str(len(right))]
+        cells += [str(len(agree)), str(sum(row in right for row in agree))]
+        for key, digits in (("gradients", 0), ("seconds", 1)):
+            cells += [f"{_median(counted, way, key):.{digits}f}" for way in ("descents", "irc")]
+        ratios = [row["irc"]["gradients"] / row["descents"]["gradients"] for row in counted]
+        rows.append([*cells, f"{min(ratios):.0f}-{max(ratios):.0f}"])
+    titles = ["surface", "reactions", "saddle points found", "right ones", "judged alike", "of the right ones"]
+    titles += ["gradients, descents", "IRC", "s, descents", "IRC", "ratio of gradients"]
+    yield from table(titles, rows)
+
+
+def _median(rows: list[dict[str, Any]], way: str, key: str) -> float:
+    return statistics.median(row[way][key] for row in rows)
+
+
+def _settings(overrides: list[str]) -> str:
+    return ", ".join(f"`{setting}`" for setting in overrides) or "the defaults"
 
 
 def _rows(own: dict[str, Metric], theirs: dict[str, Metric]) -> Lines:
@@ -134,10 +187,11 @@ def main(arguments: list[str] | None = None) -> None:
     run.add_argument("--folder", type=Path, default=Path("runs/reference"))
     run.add_argument("--tasks", default="all")
     run.add_argument("--splits", default="test,irc")
+    run.add_argument("overrides", nargs="*")
     verbs.add_parser("page")
     given = parser.parse_args(arguments)
     if given.verb == "run":
-        judge(given.name, given.folder, given.tasks.split(","), given.splits.split(","))
+        judge(given.name, given.folder, given.tasks.split(","), given.splits.split(","), given.overrides)
     else:
         write_text(PAGE, page())
 

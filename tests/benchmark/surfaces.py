@@ -10,6 +10,7 @@ from tblite.ase import TBLite
 
 import hessgnn
 from hessgnn.benchmark.surface import CalculatorSurface, PotentialSurface
+from hessgnn.calculator import HessGNNCalculator
 from hessgnn.data.store import Store
 from hessgnn.data.structure import Structure
 
@@ -35,6 +36,11 @@ def minima(*formulas: str) -> list[Structure]:
         lowest = min(candidates, key=lambda i: store.energies[i])
         found.append(replace(store[lowest], name=formula, kind="minimum", parent="", split="test"))
     return found
+
+
+def bad_calculator() -> HessGNNCalculator:
+    """What has learned nothing, for ``hessgnn evaluate --calculator``."""
+    return untrained().calculator()
 
 
 def untrained() -> PotentialSurface:
