@@ -126,7 +126,7 @@ def judge(
         for split in splits:
             _accuracy(surface, store, split, folder, verdict, tell)
     for task in (task for name, task in settings.tasks().items() if name in names):
-        subjects = {split: task.subjects(store, split) for split in splits}
+        subjects = {split: spread(task.subjects(store, split), settings.subjects) for split in splits}
         if not all_splits and any(subjects.values()):
             subjects = {split: found for split, found in subjects.items() if found}
         for split, found in subjects.items():
@@ -136,7 +136,8 @@ def judge(
                 verdict.failures.append(Failure(task=task.name, split=split, structure=None, reason=reason))
                 continue
             try:
-                _simulate(task, surface, found, split, folder, source, verdict, processes, tell)
+                key = _key(task, settings, surface, split, source)
+                _simulate(task, surface, found, split, folder, key, verdict, processes, tell)
             except UserError as error:
                 verdict.failures.append(Failure(task=task.name, split=split, structure=None, reason=str(error)))
     return verdict
@@ -168,18 +169,30 @@ def _accuracy(surface: Surface, store: Store, split: str, folder: Path, verdict:
     verdict.add(split, {**accuracy.metrics(predictions), **accuracy.diagnostics(predictions)})
 
 
-def _simulate(
-    task: Task,
-    surface: Surface,
-    subjects: Sequence[Subject],
-    split: str,
-    folder: Path,
-    source: DataSource,
-    verdict: Verdict,
-    processes: int,
-    tell: Observer,
-) -> None:
-    key = {
+def spread(subjects: Sequence[Subject], number: int | None) -> Sequence[Subject]:
+    """Choose some subjects, spread evenly over a split.
+
+    Parameters
+    ----------
+    subjects
+        All of them.
+    number
+        How many at most; all if absent.
+
+    Returns
+    -------
+    sequence
+        In their order. The same ones whatever is judged.
+    """
+    if number is None or number >= len(subjects):
+        return subjects
+    return [subjects[k * len(subjects) // number] for k in range(number)]
+
+
+def _key(task: Task, settings: TaskSettings, surface: Surface, split: str, source: DataSource) -> Result:
+    """What saved results belong to."""
+    some = {} if settings.subjects is None else {"subjects": settings.subjects}
+    return some | {
         "task": task.name,
         "version": task.version,
         "settings": task.settings.model_dump(mode="json"),
@@ -187,6 +200,19 @@ def _simulate(
         "split": split,
         "data": [source.content_hash, source.split_hash],
     }
+
+
+def _simulate(
+    task: Task,
+    surface: Surface,
+    subjects: Sequence[Subject],
+    split: str,
+    folder: Path,
+    key: Result,
+    verdict: Verdict,
+    processes: int,
+    tell: Observer,
+) -> None:
     journal = Journal(folder / f"{task.name}-{split}.jsonl", key)
 
     def finished(name: str) -> bool:

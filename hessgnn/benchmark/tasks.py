@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from pydantic import Field, PositiveInt
+
 from hessgnn.benchmark.cost import CostSettings, CostTask
 from hessgnn.benchmark.journal import read_journal
 from hessgnn.benchmark.md import MDSettings, MDTask
@@ -23,6 +25,10 @@ ACCURACY = "accuracy"
 class TaskSettings(Settings):
     """Settings of each task, under its name."""
 
+    subjects: PositiveInt | None = Field(
+        default=None,
+        description="most molecules or reactions of a split that are simulated, spread evenly over it; all if absent",
+    )
     vibrations: VibrationsSettings = VibrationsSettings()
     relaxation: RelaxationSettings = RelaxationSettings()
     saddle: SaddleSettings = SaddleSettings()

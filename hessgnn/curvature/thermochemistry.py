@@ -110,15 +110,16 @@ def thermochemistry(
         spin=(multiplicity - 1) / 2,
         vib_selection="all",
     )
-    return Thermochemistry(
-        zero_point_energy=float(gas.get_ZPE_correction()),
-        internal_energy=float(gas.get_internal_energy(temperature, verbose=False)),
-        enthalpy=float(gas.get_enthalpy(temperature, verbose=False)),
-        entropy=float(gas.get_entropy(temperature, pressure, verbose=False)),
-        heat_capacity=units.kB * ((rigid / 2) + _harmonic_heat_capacity(waves[real], temperature)),
-        gibbs_energy=float(gas.get_gibbs_energy(temperature, pressure, verbose=False)),
-        n_imaginary=int((~real).sum()),
-    )
+    with np.errstate(over="ignore"):  # ASE divides by the exponential of stiff modes, which gives the right zero
+        return Thermochemistry(
+            zero_point_energy=float(gas.get_ZPE_correction()),
+            internal_energy=float(gas.get_internal_energy(temperature, verbose=False)),
+            enthalpy=float(gas.get_enthalpy(temperature, verbose=False)),
+            entropy=float(gas.get_entropy(temperature, pressure, verbose=False)),
+            heat_capacity=units.kB * ((rigid / 2) + _harmonic_heat_capacity(waves[real], temperature)),
+            gibbs_energy=float(gas.get_gibbs_energy(temperature, pressure, verbose=False)),
+            n_imaginary=int((~real).sum()),
+        )
 
 
 def _harmonic_heat_capacity(frequencies: np.ndarray, temperature: float) -> float:
