@@ -131,7 +131,7 @@ def die(folder: Path) -> None:
         if step == 5 and Ranks.here().rank == 1:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    with pytest.raises(TrainingError, match="another process of this run has ended"):
+    with pytest.raises(TrainingError, match="another process of this run has ended or cannot"):
         train(configuration(folder, training={"batch_size": 3}), folder / "killed", observer=kill)
 
 
