@@ -209,7 +209,7 @@ def _others_may_die() -> Iterator[None]:
         raise
     except RuntimeError as error:
         raise TrainingError(
-            f"another process of this run has ended ({str(error).strip().splitlines()[0]})",
+            f"another process of this run has ended or cannot be reached ({str(error).strip().splitlines()[0]})",
             where=f"process {dist.get_rank()} of {dist.get_world_size()}",
             remedy="see what it said; `hessgnn train --resume RUN` goes on from the last checkpoint",
         ) from error

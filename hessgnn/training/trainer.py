@@ -169,8 +169,8 @@ class Trainer:
         self.validation = Loader(store, validation, cutoff, config.validation.batch_size, *shared)
         reference = config.data.reference_energies or fit_reference_energies(store, train, potential.elements)
         potential.set_scaling(reference, energy_scale(store, train, reference))
-        # Different machines may round the fit differently.
-        potential.load_state_dict(self.ranks.from_first(potential.state_dict))
+        if self.ranks.number > 1:  # different machines may round the fit differently
+            potential.load_state_dict(self.ranks.from_first(potential.state_dict))
 
         self.store = store
         self.potential = potential.to(self.device)

@@ -38,7 +38,7 @@ def together(folder: Path, *members: Member) -> list[int | None]:
     processes = [context.Process(target=_member, args=(folder, rank, members)) for rank in range(2)]
     for process in processes:
         process.start()
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 500  # a busy machine takes long to start them
     for process in processes:
         process.join(max(0.0, deadline - time.monotonic()))
     for process in processes:
@@ -131,7 +131,7 @@ def die(folder: Path) -> None:
         if step == 5 and Ranks.here().rank == 1:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    with pytest.raises(TrainingError, match="another process of this run has ended"):
+    with pytest.raises(TrainingError, match="another process of this run has ended or cannot"):
         train(configuration(folder, training={"batch_size": 3}), folder / "killed", observer=kill)
 
 
