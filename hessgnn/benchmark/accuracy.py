@@ -127,6 +127,9 @@ def diagnostics(predictions: Predictions) -> dict[str, Metric]:
 def values(predictions: Predictions) -> dict[str, dict[str, float | None]]:
     """The numbers that two surfaces are compared by, structure by structure, or path by path.
 
+    Those of :func:`~hessgnn.benchmark.curvature.curvature_values` are not among them: thousands of eigenproblems for
+    each run, which a comparison of many runs should not wait for.
+
     Parameters
     ----------
     predictions
@@ -143,7 +146,7 @@ def values(predictions: Predictions) -> dict[str, dict[str, float | None]]:
         for kind, errors in (("mae", absolute), ("rmse", np.sqrt(square))):
             pairs = zip(predictions.name[known], errors[known], strict=True)
             found[f"{quantity}_{kind}"] = {str(name): float(error) for name, error in pairs}
-    return {**found, **curvature_values(predictions), **profile_values(predictions)}
+    return {**found, **profile_values(predictions)}
 
 
 def _errors(predictions: Predictions, quantity: str) -> tuple[NDArray[np.bool_], Array, Array]:

@@ -69,7 +69,7 @@ def test_a_landscape_shows_every_trial(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("a,b\n1,2\n", "lacks the column 'architecture'"),
-        (HEAD + "ani,0,x,E-F,much,0,1.0,5,complete,\n", "line 2.*loss.forces is 'much'"),
+        (HEAD + "ani,0,x,E-F,0.3,0,much,5,complete,\n", "line 2.*score is 'much'"),
     ],
 )
 def test_a_table_that_is_none_of_trials_is_refused(text: str, message: str, tmp_path: Path) -> None:
