@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from hessgnn.benchmark.record import Record, read_record
 from hessgnn.cli import app
 from hessgnn.config import load
 from hessgnn.data.store import Store
-from hessgnn.errors import ConfigError, TrainingError, UserError
+from hessgnn.errors import ConfigError, NothingTrained, TrainingError, UserError
 from hessgnn.jobs import job as job_module
 from hessgnn.jobs.folder import locked
 from hessgnn.jobs.job import Report
@@ -287,3 +288,40 @@ def test_a_sweep_sees_validation_only(make_sweep: MakeSweep, tmp_path: Path, mon
     monkeypatch.setattr(job_module, "evaluate", judge)
     run(make_sweep(architectures={}, budget={"trials": 2}), tmp_path / "sweep")
     assert len(judged) == 4
+
+
+def test_weights_of_the_others_are_tried_and_equal_time_is_given(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    config, folder = make_sweep(transfer=True, equal_seconds=True), tmp_path / "sweep"
+    records = records_of(run(config, folder))
+    names = sorted(path.name for path in (folder / "transfer").iterdir())
+    assert len(names) == 2
+    assert names[1].startswith("schnet-with-examples.my_potential-MyPotential-")
+    given = load(RunConfig, folder / "transfer" / names[1] / "config.yaml").loss
+    (theirs,) = (r.weights for r in records.values() if r.architecture != "schnet" and r.regime == "E-F-H")
+    assert (given.forces, given.hessian) == (theirs["forces"], theirs["hessian"])
+    assert "the best of schnet" in (folder / "sweep.html").read_text()
+    timed = {name: record for name, record in records.items() if record.budget == "seconds"}
+    assert len(timed) == 2
+    for name, record in timed.items():
+        twin = records[name.replace("-seconds", "")]
+        other = records[name.replace("-E-F-seconds", "-E-F-H")]
+        assert record.entry == f"{twin.entry}, equal time"
+        expected = config.final_steps * other.cost.seconds_per_step / twin.cost.seconds_per_step
+        assert record.cost.steps == max(1, round(expected))
+    assert run(config, folder)  # and again: nothing is trained for another length
+
+
+@pytest.mark.parametrize("trouble", [{"trial_hours": 1e-9}, {"hours": 1e-9}])
+def test_a_trial_that_takes_too_long_has_failed_and_a_spent_budget_ends_the_tuning(
+    make_sweep: MakeSweep, tmp_path: Path, trouble: dict[str, float]
+) -> None:
+    folder = tmp_path / "sweep"
+    config = make_sweep(budget={"trials": 4, **trouble})
+    with pytest.raises(NothingTrained) if "trial_hours" in trouble else nullcontext():
+        run(config, folder)
+    rows = [row for row in table(folder) if row["architecture"] == "schnet" and row["kind"] != "baseline"]
+    if "hours" in trouble:
+        assert [row["state"] for row in rows] == ["complete"]
+    else:
+        assert {row["state"] for row in rows} == {"failed"}
+        assert all("longer than budget.trial_hours" in row["reason"] for row in rows)
