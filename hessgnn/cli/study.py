@@ -11,7 +11,7 @@ from rich.table import Table
 from hessgnn.cli.leaderboard import leaderboard
 from hessgnn.config import load
 from hessgnn.files import find_resource
-from hessgnn.jobs.job import Report
+from hessgnn.jobs.job import Left, Report
 from hessgnn.study.config import StudyConfig
 from hessgnn.study.study import plan
 from hessgnn.study.study import study as run_study
@@ -32,7 +32,9 @@ def study(config: Path, overrides: list[str], *, output: Path | None, dry_run: b
         lines: dict[str, TaskID] = {}
         runs = {str(cell.folder(folder)) for cell in plan(settings)}
 
-        def observer(report: Report) -> None:
+        def observer(report: Report | Left) -> None:
+            if isinstance(report, Left):
+                return
             if report.folder not in lines:
                 lines[report.folder] = progress.add_task(report.label, total=report.total, errors="")
             progress.update(lines[report.folder], completed=report.step, visible=report.step < report.total)

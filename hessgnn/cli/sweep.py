@@ -14,7 +14,7 @@ from rich.text import Text
 from hessgnn.cli.leaderboard import leaderboard
 from hessgnn.config import load
 from hessgnn.files import find_resource
-from hessgnn.jobs.job import Report
+from hessgnn.jobs.job import Left, Report
 from hessgnn.sweep.config import SweepConfig
 from hessgnn.sweep.estimate import Estimate, estimates
 from hessgnn.sweep.plan import Plan, plan
@@ -75,13 +75,14 @@ class _View:
             if not self._console.is_terminal:
                 self._console.print(_ended(event.row), markup=False, highlight=False, soft_wrap=True)
             return
+        if isinstance(event, Left):
+            self._running.pop(event.folder, None)
+            return
         self._running[event.folder] = event
         if event.point is not None:
             self._errors[event.folder] = bar.describe(event.point)
         self._bar.advance(self._whole, event.step - self._done.get(event.folder, 0))
         self._done[event.folder] = event.step
-        if event.step == event.total and not event.label.startswith("final"):
-            self._running.pop(event.folder)
 
     def finish(self) -> None:
         """Everything is done: what was finished before this start, or elsewhere, included."""
@@ -91,20 +92,23 @@ class _View:
     def render(self) -> Group:
         """The table as it is now."""
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for heading in ("architecture", "trials", "best over E-F", "its weights", "running", "errors"):
-            table.add_column(heading, no_wrap=heading != "running")
-        for name, rows in self._rows.items():
-            running = [report for report in self._running.values() if report.architecture == name]
-            scored = [row for row in rows.values() if row.score is not None and row.kind != "baseline"]
+        for heading in ("architecture", "trials", "best over E-F", "running"):
+            table.add_column(heading)
+        for name, rows in self._rows.items():  # threads of the workers change these while they are drawn
+            ended, running = list(rows.values()), list(self._running.values())
+            scored = [row for row in ended if row.score is not None and row.kind != "baseline"]
             best = min(scored, key=lambda row: row.score or 0.0, default=None)
-            failed = sum(row.state == "failed" for row in rows.values())
+            failed = sum(row.state == "failed" for row in ended)
+            lines = [
+                f"{_progress(report)}  {self._errors.get(report.folder, '')}"
+                for report in running
+                if report.architecture == name
+            ]
             table.add_row(
                 name,
-                f"{len(rows)}/{self._settings.budget.trials}" + (f", {failed} failed" if failed else ""),
-                "" if best is None else f"{best.score:.3f} (trial {best.trial})",
-                "" if best is None else _weights(best),
-                Text("\n".join(_progress(report) for report in running)),
-                Text("\n".join(self._errors.get(report.folder, "") for report in running)),
+                f"{len(ended)}/{self._settings.budget.trials}" + (f"\n{failed} failed" if failed else ""),
+                "" if best is None else f"{best.score:.3f} (trial {best.trial})\n{_weights(best)}",
+                Text("\n".join(lines) or ("waiting" if len(ended) < self._settings.budget.trials else "")),
             )
         return Group(table, self._bar)
 

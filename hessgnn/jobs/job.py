@@ -59,6 +59,13 @@ class Report:
 
 
 @dataclass(frozen=True)
+class Left:
+    """A job has left its worker, however it ended."""
+
+    folder: str
+
+
+@dataclass(frozen=True)
 class Outcome:
     """How a job ended."""
 

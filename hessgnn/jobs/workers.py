@@ -24,7 +24,7 @@ import torch
 
 from hessgnn.errors import TrainingError, UserError
 from hessgnn.files import write_text
-from hessgnn.jobs.job import Job, Outcome, Report, Stopped, Work, run_job
+from hessgnn.jobs.job import Job, Left, Outcome, Report, Stopped, Work, run_job
 from hessgnn.processes import end_with
 from hessgnn.training.run import Point
 
@@ -64,7 +64,7 @@ class Workers:
         self._lanes: SimpleQueue[int] = SimpleQueue()
         for lane in range(number):
             self._lanes.put(lane)
-        self._reports: SimpleQueue[Report] = SimpleQueue()
+        self._reports: SimpleQueue[Report | Left] = SimpleQueue()
         self._stopping = threading.Event()
         self._pool = ThreadPoolExecutor(number, "worker", _block_interrupts)
 
@@ -88,8 +88,8 @@ class Workers:
         """
         return self._pool.submit(self._supervise, job, watch, work)
 
-    def reports(self) -> Iterator[Report]:
-        """What the jobs reported since the last call."""
+    def reports(self) -> Iterator[Report | Left]:
+        """What the jobs reported since the last call, and which of them have ended."""
         while True:
             try:
                 yield self._reports.get_nowait()
@@ -121,6 +121,7 @@ class Workers:
             _end(process)
             ours.close()
             self._lanes.put(lane)
+            self._reports.put(Left(str(job.folder)))
 
 
 def _listen(
@@ -129,7 +130,7 @@ def _listen(
     job: Job,
     watch: Watch | None,
     stopping: threading.Event,
-    reports: SimpleQueue[Report],
+    reports: SimpleQueue[Report | Left],
 ) -> Outcome:
     last: Point | None = None
     while True:
@@ -310,7 +311,7 @@ class Chains:
         if self._stopped.wait(seconds):
             raise Stopped
 
-    def run(self, chains: Sequence[Callable[[], T]], observer: Callable[[Report], None]) -> list[T]:
+    def run(self, chains: Sequence[Callable[[], T]], observer: Callable[[Report | Left], None]) -> list[T]:
         """Run chains to their end, and hand on what the workers report.
 
         Parameters

@@ -29,7 +29,7 @@ from hessgnn.data.store import Store
 from hessgnn.errors import NothingTrained
 from hessgnn.files import write_text
 from hessgnn.jobs.folder import locked, require_same
-from hessgnn.jobs.job import Evaluation, Job, Report, equal_steps, fail
+from hessgnn.jobs.job import Evaluation, Job, Left, Report, equal_steps, fail
 from hessgnn.jobs.workers import Chains, WorkerDied, Workers
 from hessgnn.study.config import Regime, StudyConfig
 from hessgnn.study.labels import (
@@ -43,6 +43,8 @@ from hessgnn.study.report import Point, Points, write_study
 from hessgnn.sweep.config import folder_name
 from hessgnn.training.run import Run
 from hessgnn.training.scaling import fit_reference_energies
+
+Observer = Callable[[Report | Left], None]
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def plan(config: StudyConfig) -> list[Cell]:
     return cells
 
 
-def study(config: StudyConfig, folder: Path, observer: Callable[[Report], None]) -> list[Path]:
+def study(config: StudyConfig, folder: Path, observer: Observer) -> list[Path]:
     """Run a study, or go on with it.
 
     Parameters
@@ -155,7 +157,7 @@ class _Prepared:
     """Of every training configuration: the same elements and reference energies whatever the part of the data."""
 
     @classmethod
-    def of(cls, config: StudyConfig, store: Store, folder: Path, observer: Callable[[Report], None]) -> _Prepared:
+    def of(cls, config: StudyConfig, store: Store, folder: Path, observer: Observer) -> _Prepared:
         data, labels = config.data, config.labels
         if "E-F+" in config.regimes:  # told before anything else is done
             require_same_level(store, make_engine(labels.engine))
@@ -197,7 +199,7 @@ def _kept_number(path: Path, measure: Callable[[], float]) -> float:
     return float(path.read_text(encoding="utf-8"))
 
 
-def _frames_are_labelled(observer: Callable[[Report], None], path: Path, done: int, total: int) -> None:
+def _frames_are_labelled(observer: Observer, path: Path, done: int, total: int) -> None:
     observer(Report("", f"labelling {path.stem}", str(path), done, total, None))
 
 

@@ -37,7 +37,19 @@ from hessgnn.config import save
 from hessgnn.errors import NothingTrained
 from hessgnn.files import write_text
 from hessgnn.jobs.folder import joined
-from hessgnn.jobs.job import Evaluation, Job, Outcome, Report, Stopped, Work, equal_steps, fail, note_spending, run_job
+from hessgnn.jobs.job import (
+    Evaluation,
+    Job,
+    Left,
+    Outcome,
+    Report,
+    Stopped,
+    Work,
+    equal_steps,
+    fail,
+    note_spending,
+    run_job,
+)
 from hessgnn.jobs.workers import Chains, Watch, WorkerDied, Workers
 from hessgnn.processes import uninterrupted
 from hessgnn.sweep.balance import weigh
@@ -64,7 +76,7 @@ class Ended:
     row: TrialRow
 
 
-Event = Report | Ended
+Event = Report | Ended | Left
 Observer = Callable[[Event], None]
 
 

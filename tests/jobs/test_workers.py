@@ -14,7 +14,7 @@ import torch
 
 from hessgnn.errors import DataError
 from hessgnn.jobs import workers as workers_module
-from hessgnn.jobs.job import Job, Link, Outcome, Report, Stopped
+from hessgnn.jobs.job import Job, Left, Link, Outcome, Report, Stopped
 from hessgnn.jobs.workers import PRUNED, Chains, WorkerDied, Workers, shared_threads
 from hessgnn.training.config import RunConfig
 from hessgnn.training.run import Point
@@ -77,7 +77,9 @@ def job(tmp_path: Path) -> Job:
 
 def test_a_job_gives_its_outcome_and_reports(pair: Workers, job: Job) -> None:
     assert pair.submit(job, work=answer).result() == Outcome(1.0, reason=os.environ.get("CUDA_VISIBLE_DEVICES"))
-    assert [report.label for report in pair.reports()] == ["a job"]
+    first, last = pair.reports()
+    assert first == Report("a", "a job", str(job.folder), 1, 1, None)
+    assert last == Left(str(job.folder))
 
 
 @pytest.mark.parametrize(
