@@ -211,7 +211,7 @@ def test_no_verb_shows_the_help(invoke: Invoke, home: Path, arguments: list[str]
 
 
 def test_a_wrong_sweep_writes_nothing(refused: Callable[..., str], home: Path) -> None:
-    assert "did you mean 'trials'" in refused("sweep", "trails=3")
+    assert "did you mean 'trials'" in refused("sweep", "budget.trails=3")
     assert "no such file" in refused("sweep", "sweeps/quick.yaml")
     assert not (home / "runs").exists()
 
