@@ -141,9 +141,8 @@ def _barriers(errors: dict[str, float | None]) -> str:
     return (
         f"\nErrors of the reference's barriers: median {statistics.median(known.values()):.2g} meV. "
         f"{len(far)} of {len(known)} bands that converged are off by more than {ANOTHER_PATH} meV: {listed}. The "
-        "surface is the reference's own, so they have settled on another path than the one that was followed down "
-        "from the "
-        "saddle point; such bands say nothing about a surface."
+        "surface is the reference's own, so they have settled on another path than the one that was followed down from "
+        "the saddle point; such bands say nothing about a surface."
     )
 
 
