@@ -21,7 +21,7 @@ from hessgnn.benchmark.record import METRICS, DataSource, Failure, Metric, Predi
 from hessgnn.benchmark.surface import PotentialSurface, Surface
 from hessgnn.benchmark.task import Subject, Task
 from hessgnn.benchmark.tasks import ACCURACY, TaskSettings
-from hessgnn.benchmark.together import run_shares, run_together
+from hessgnn.benchmark.together import run_alone, run_shares, run_together
 from hessgnn.blas import one_blas_thread
 from hessgnn.data.store import Store
 from hessgnn.errors import UserError
@@ -123,8 +123,9 @@ def judge(
 
     if ACCURACY in names:
         verdict.reason = None
-        for split in splits:
-            _accuracy(surface, store, split, folder, verdict, tell)
+        with one_blas_thread():
+            for split in splits:
+                _accuracy(surface, store, split, folder, verdict, tell)
     for task in (task for name, task in settings.tasks().items() if name in names):
         subjects = {split: spread(task.subjects(store, split), settings.subjects) for split in splits}
         if not all_splits and any(subjects.values()):
@@ -252,7 +253,7 @@ def _results(
         return
     context = multiprocessing.get_context("spawn")  # a fork would copy torch's threads
     with ProcessPoolExecutor(min(processes, len(pending)), context, _begin, (os.getpid(),)) as pool:
-        running = [pool.submit(_of_one, task, surface, subject) for subject in pending]
+        running = [pool.submit(run_alone, task, surface, subject) for subject in pending]
         try:
             for one in as_completed(running):
                 yield from one.result()
@@ -265,11 +266,6 @@ def _results(
 def _begin(parent: int) -> None:
     torch.set_num_threads(1)
     end_with(parent)
-
-
-def _of_one(task: Task, surface: Surface, subject: Subject) -> list[tuple[str, Result]]:
-    with one_blas_thread():
-        return list(task.run(surface, [subject], {}))
 
 
 def _is_file(path: Path, file: PredictionFile | None) -> bool:

@@ -121,7 +121,7 @@ def run_together(task: Task, surface: Surface, subjects: Sequence[Subject]) -> I
     str, dict
         As :meth:`hessgnn.benchmark.task.Task.run`, in the order in which subjects end.
     """
-    for _, results in together(surface, subjects, partial(_of_one, task)):
+    for _, results in together(surface, subjects, partial(run_alone, task)):
         yield from results
 
 
@@ -187,8 +187,23 @@ def _share(parent: int, writer: Any, task: Task, surface: Surface, subjects: Seq
         writer.send(None)
 
 
-def _of_one(task: Task, surface: Surface, subject: Subject) -> list[tuple[str, Result]]:
-    return list(task.run(surface, [subject], {}))
+def run_alone(task: Task, surface: Surface, subject: Subject) -> list[tuple[str, Result]]:
+    """Run a task on one subject.
+
+    Parameters
+    ----------
+    task, surface
+        See :func:`run_together`.
+    subject
+        The only one.
+
+    Returns
+    -------
+    list of (str, dict)
+        All that its ``run`` yields.
+    """
+    with one_blas_thread():
+        return list(task.run(surface, [subject], {}))
 
 
 @dataclass(frozen=True)
