@@ -20,14 +20,15 @@ def leaderboard(
 ) -> None:
     """Rank finished runs and write index.html, leaderboard.md, .csv, .json and .tex."""
     from hessgnn.leaderboard.collect import collect
-    from hessgnn.leaderboard.report import write_report
+    from hessgnn.leaderboard.report import write_board
     from hessgnn.leaderboard.scores import score
     from hessgnn.leaderboard.tables import terminal_table
     from hessgnn.study.report import read_points, sections
 
     loaded = collect(runs)
     curves = [] if study is None else sections(read_points(study))
-    page = write_report(loaded, output, title, trials=trials, sections=curves)
+    board = score(loaded, title)
+    page = write_board(board, loaded, output, trials=trials, sections=curves)
     console = Console()
-    console.print(terminal_table(score(loaded, title).rows))
+    console.print(terminal_table(board.rows))
     console.print(f"leaderboard: {page}", markup=False, highlight=False, soft_wrap=True)

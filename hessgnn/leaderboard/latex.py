@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from hessgnn.leaderboard.board import Leaderboard
-from hessgnn.leaderboard.tables import Cell, Column, columns
+from hessgnn.leaderboard.tables import Cell, Column, column_groups, columns
 
 LEFT_OUT = ("architecture", "regime", "products", "sweep_trials", "seconds_per_step", "status")
 """Columns that a page of paper has no room for; the entry's name tells the first two."""
@@ -105,13 +105,9 @@ def _cell(cell: Cell, *, bold: bool) -> str:
 def _split_headings(shown: list[Column]) -> list[str]:
     """A line that names the split above its columns, with a rule under each."""
     cells, rules, position = [], [], 1
-    while position <= len(shown):
-        split = shown[position - 1].split
-        width = 1
-        while split is not None and position + width <= len(shown) and shown[position + width - 1].split == split:
-            width += 1
-        cells.append("" if split is None else rf"\multicolumn{{{width}}}{{c}}{{{latex_text(split)}}}")
-        if split is not None:
+    for first, width in column_groups(shown):
+        cells.append("" if first.split is None else rf"\multicolumn{{{width}}}{{c}}{{{latex_text(first.split)}}}")
+        if first.split is not None:
             rules.append(rf"\cmidrule(lr){{{position}-{position + width - 1}}}")
         position += width
     return [" & ".join(cells) + r" \\", " ".join(rules)] if rules else []

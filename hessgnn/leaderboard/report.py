@@ -7,6 +7,7 @@ from pathlib import Path
 
 from hessgnn.files import write_text
 from hessgnn.leaderboard import tables
+from hessgnn.leaderboard.board import Leaderboard
 from hessgnn.leaderboard.collect import Loaded
 from hessgnn.leaderboard.landscape import read_trials
 from hessgnn.leaderboard.latex import latex_table
@@ -24,7 +25,7 @@ def write_report(
     trials: Path | None = None,
     sections: Sequence[Section] = (),
 ) -> Path:
-    """Score records and write ``index.html`` and ``leaderboard.md``, ``.csv``, ``.json`` and ``.tex``.
+    """Score records and write their leaderboard.
 
     Parameters
     ----------
@@ -34,6 +35,40 @@ def write_report(
         Where to write; it is created. Files of the same names are replaced, each at once.
     title
         Heading of the report.
+    trials, sections
+        See :func:`write_board`.
+
+    Returns
+    -------
+    Path
+        The page.
+
+    Raises
+    ------
+    DataError
+        When the records cannot be compared, or ``trials`` cannot be read; nothing is written then.
+    """
+    return write_board(score(loaded, title), loaded, folder, trials=trials, sections=sections)
+
+
+def write_board(
+    board: Leaderboard,
+    loaded: Sequence[Loaded],
+    folder: Path,
+    *,
+    trials: Path | None = None,
+    sections: Sequence[Section] = (),
+) -> Path:
+    """Write ``index.html`` and ``leaderboard.md``, ``.csv``, ``.json`` and ``.tex``.
+
+    Parameters
+    ----------
+    board
+        The scores of ``loaded``.
+    loaded
+        Records with what is saved beside them, for the figures.
+    folder
+        See :func:`write_report`.
     trials
         A sweep's ``trials.csv``, for the landscape of the loss weights.
     sections
@@ -47,9 +82,8 @@ def write_report(
     Raises
     ------
     DataError
-        When the records cannot be compared, or ``trials`` cannot be read; nothing is written then.
+        When ``trials`` cannot be read; nothing is written then.
     """
-    board = score(loaded, title)
     tried = [] if trials is None else read_trials(trials)
     page = html_text(board, loaded, trials=tried, sections=sections)
     folder = Path(folder)

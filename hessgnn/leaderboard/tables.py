@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from math import floor, log, log10
 
 from rich.box import SIMPLE_HEAD
@@ -117,6 +118,23 @@ def score_cell(score: Score | None) -> Cell:
     if score.std is None:
         return Cell(score.mean, number(score.mean), f"n={score.n}")
     return Cell(score.mean, *_with_spread(score.mean, score.std))
+
+
+def column_groups(columns: Sequence[Column]) -> list[tuple[Column, int]]:
+    """Group columns that stand under one heading.
+
+    Parameters
+    ----------
+    columns
+        In their order.
+
+    Returns
+    -------
+    list of (column, number)
+        The first column of each split with the number of its columns; any other column by itself.
+    """
+    runs = [list(run) for _, run in groupby(columns, key=lambda column: (column.split, column.split or column.key))]
+    return [(run[0], len(run)) for run in runs]
 
 
 def task_lines(board: Leaderboard) -> list[tuple[str, MetricInfo, list[Cell]]]:

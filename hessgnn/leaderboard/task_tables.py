@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 from hessgnn.benchmark.tasks import ACCURACY, TASKS, task_of
 from hessgnn.leaderboard.board import Leaderboard
-from hessgnn.leaderboard.tables import Cell, Column, columns, heat, metric_column
+from hessgnn.leaderboard.tables import Cell, Column, column_groups, columns, heat, metric_column
 
 OVERVIEW = "overview"
 
@@ -44,11 +43,8 @@ class ScoreTable:
 
     @property
     def groups(self) -> list[tuple[Column, int]]:
-        """The first column of each split with the number of its columns; any other column by itself."""
-        runs = [
-            list(run) for _, run in groupby(self.columns, key=lambda column: (column.split, column.split or column.key))
-        ]
-        return [(run[0], len(run)) for run in runs]
+        """The columns under each heading, see :func:`~hessgnn.leaderboard.tables.column_groups`."""
+        return column_groups(self.columns)
 
 
 def score_tables(board: Leaderboard) -> list[ScoreTable]:
