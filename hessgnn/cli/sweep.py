@@ -18,6 +18,7 @@ from hessgnn.jobs.job import Left, Report
 from hessgnn.sweep.config import SweepConfig
 from hessgnn.sweep.estimate import Estimate, estimates
 from hessgnn.sweep.plan import Plan, plan
+from hessgnn.sweep.storage import without_password
 from hessgnn.sweep.sweep import Ended, Event
 from hessgnn.sweep.sweep import sweep as run_sweep
 from hessgnn.sweep.trials import TrialRow
@@ -164,7 +165,8 @@ def _plan_table(settings: SweepConfig, folder: Path) -> Table:
     table.add_row("judged by", ", ".join(settings.tasks))
     runs = counted.trials + counted.transfers + counted.finals + counted.equal_seconds
     table.add_row("in all", f"{runs} runs, {counted.steps:,} steps, {len(settings.architectures)} studies")
-    table.add_row("workers", f"{settings.workers} processes; trials are kept in {settings.storage or 'a journal file'}")
+    kept_in = without_password(settings.storage) or "a journal file"
+    table.add_row("workers", f"{settings.workers} processes; trials are kept in {kept_in}")
     return table
 
 

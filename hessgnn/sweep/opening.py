@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 
 from hessgnn.config import save
@@ -9,8 +10,8 @@ from hessgnn.data.store import Store
 from hessgnn.errors import ConfigError
 from hessgnn.jobs.folder import differences, require_same
 from hessgnn.sweep.config import SweepConfig
-from hessgnn.sweep.storage import JOURNAL, mend_journal, storage_of, unusable
-from hessgnn.sweep.tuning import create_study
+from hessgnn.sweep.storage import JOURNAL, mend_journal, storage_of, unusable, without_password
+from hessgnn.sweep.tuning import create_study, tuning_study
 from hessgnn.training.config import DataConfig
 
 _SETTINGS = "settings"
@@ -44,19 +45,17 @@ def begin(config: SweepConfig, folder: Path, alone: bool) -> None:
     attributes = store.attributes
     identity = {key: value for key, value in config.identity().items() if key != "storage"}
     identity["data"] = {"content_hash": attributes.content_hash, "split_hash": attributes.split_hash}
-    objectives = 1 if config.objective.cost is None else 2
     try:  # an unreachable storage is told before any work
         with storage_of(config, folder) as storage:
-            names = [(config.name, 1), *((study_name(config, a), objectives) for a in config.architectures)]
-            for name, number in names:
-                study = create_study(name, storage, objectives=number)
+            tuned = (tuning_study(config, architecture, storage) for architecture in config.architectures)
+            for study in chain([create_study(config.name, storage)], tuned):  # none is made after one that is refused
                 known = study.user_attrs.get(_SETTINGS)
                 if known is None:
                     study.set_user_attr(_SETTINGS, identity)
                 elif changed := differences(known, identity):
                     raise ConfigError(
-                        f"the storage holds a study {name!r} with other settings ({'; '.join(changed)})",
-                        where=config.storage or folder,
+                        f"the storage holds a study {study.study_name!r} with other settings ({'; '.join(changed)})",
+                        where=without_password(config.storage) or folder,
                         remedy="give the sweep a new `name`, or restore the settings; the study was not changed",
                     )
     except ConfigError:
@@ -64,11 +63,6 @@ def begin(config: SweepConfig, folder: Path, alone: bool) -> None:
     except Exception as error:  # each storage raises errors of its own driver
         raise unusable(config, folder, error) from error
     save(config, path)
-
-
-def study_name(config: SweepConfig, architecture: str) -> str:
-    """Name the Optuna study of an architecture."""
-    return f"{config.name}-{architecture}"
 
 
 def data_of(config: SweepConfig) -> DataConfig:

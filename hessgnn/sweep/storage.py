@@ -117,19 +117,30 @@ def unusable(config: SweepConfig, folder: Path, error: Exception) -> ConfigError
     """
     if isinstance(error, ModuleNotFoundError):
         what = f"needs the Python package {error.name!r}, which is not installed"
-        return ConfigError(what, where=_public(config.storage), remedy=f"pip install {error.name}")
+        return ConfigError(what, where=without_password(config.storage), remedy=f"pip install {error.name}")
     text = " ".join(str(error).split()) or type(error).__name__
     if config.storage is not None and (password := urlsplit(config.storage).password):
         text = text.replace(password, "***")
     return ConfigError(
         f"the storage cannot be used ({text})",
-        where=_public(config.storage) or journal_path(config, folder),
+        where=without_password(config.storage) or journal_path(config, folder),
         remedy="check the URL, or leave `storage` out for a journal file",
     )
 
 
-def _public(url: str | None) -> str | None:
-    """A URL without its password."""
+def without_password(url: str | None) -> str | None:
+    """A storage's URL as it may be shown.
+
+    Parameters
+    ----------
+    url
+        As the sweep has it.
+
+    Returns
+    -------
+    str or None
+        ``None`` if there is none.
+    """
     if url is None or not (password := urlsplit(url).password):
         return url
     return url.replace(f":{password}@", ":***@")

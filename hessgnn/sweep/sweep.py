@@ -56,12 +56,11 @@ from hessgnn.sweep.balance import weigh
 from hessgnn.sweep.config import PAPER_WEIGHTS, Regime, SweepConfig, folder_name
 from hessgnn.sweep.ledger import GIVEN_UP, STOPPED, Ledger, is_open, reason_of
 from hessgnn.sweep.life import Heart
-from hessgnn.sweep.opening import begin, data_of, study_name
+from hessgnn.sweep.opening import begin, data_of
 from hessgnn.sweep.report import Transferred, write_report
 from hessgnn.sweep.storage import storage_of, unusable
 from hessgnn.sweep.trials import TrialRow, baseline_key, trial_rows, write_trials
-from hessgnn.sweep.tuning import PRODUCTS, SCORE, SECONDS, Task, Tuning, create_study
-from hessgnn.training.config import DataConfig
+from hessgnn.sweep.tuning import BASELINE, PRODUCTS, SCORE, SECONDS, Task, Tuning, create_study, tuning_study
 from hessgnn.training.run import Point, Run
 
 _RECORD = "record"
@@ -116,7 +115,7 @@ def sweep(config: SweepConfig, folder: Path, observer: Observer) -> list[Path]:
             raise unusable(config, folder, error) from error
     mean = folder / "final" / "mean-predictor"
     if not Run(mean).record.exists():
-        record_mean_predictor(mean, DataConfig.model_validate(data_of(config).model_dump()))
+        record_mean_predictor(mean, data_of(config))
     return [mean, *finals]
 
 
@@ -168,11 +167,11 @@ class _Sweep:
 
     def _baseline(self, architecture: str) -> float:
         """Score of E-F alone, with the base's settings; 1 where it failed, so that scores are in fixed units."""
-        values = self._tuning(architecture).starting_values({})
-        job = self._trial_job(architecture, 0, values, regime="E-F")
+        tuning = self._tuning(architecture)
+        job = self._trial_job(architecture, BASELINE, tuning.starting_values({}), regime="E-F")
         entry, fresh = self._once(baseline_key(architecture), job)
         if fresh:
-            self.observer(Ended(trial_rows(self.config, architecture, self.works, self._tuning(architecture))[0]))
+            self._tell(tuning, BASELINE)
         return entry.user_attrs.get(SCORE, 1.0)
 
     def _balance(self, architecture: str) -> dict[str, float]:
@@ -193,10 +192,13 @@ class _Sweep:
             outcome = self._attempt(tuning.ledger, task.trial, job, partial(tuning.prune, task, baseline=baseline))
             if outcome is not None:
                 tuning.tell(task, outcome, baseline)
-                rows = trial_rows(self.config, architecture, self.works, tuning)
-                for row in rows:
-                    if row.trial == task.number:
-                        self.observer(Ended(row))
+                self._tell(tuning, task.number)
+
+    def _tell(self, tuning: Tuning, number: int) -> None:
+        """Tell that a trial has ended; nothing of one that others had given up, and do again."""
+        for row in trial_rows(self.config, tuning.architecture, self.works, tuning):
+            if row.trial == number:
+                self.observer(Ended(row))
 
     def _transfer(self, architecture: str, baseline: float) -> list[Transferred]:
         """The architecture with the loss weights of each other, as long as a trial."""
@@ -355,8 +357,7 @@ class _Sweep:
 
     def _tuning(self, architecture: str) -> Tuning:
         """Each thread has its own: the sampler of a study is changed from trial to trial."""
-        objectives = 1 if self.config.objective.cost is None else 2
-        study = create_study(study_name(self.config, architecture), self.storage, objectives=objectives)
+        study = tuning_study(self.config, architecture, self.storage)
         return Tuning(self.config, architecture, study, self.heart)
 
     def _trial_job(self, architecture: str, number: int, values: dict[str, Any], regime: Regime = "E-F-H") -> Job:

@@ -12,7 +12,7 @@ from typing import Any
 from hessgnn.files import write_text
 from hessgnn.sweep.config import SweepConfig
 from hessgnn.sweep.ledger import Ledger, attempts_of, is_open, reason_of
-from hessgnn.sweep.tuning import PRODUCTS, Tuning, describe_state, device_seconds_of, kind_of
+from hessgnn.sweep.tuning import BASELINE, PRODUCTS, Tuning, describe_state, device_seconds_of, kind_of
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def trial_rows(config: SweepConfig, architecture: str, works: Ledger, tuning: Tu
     if baseline is not None and not is_open(baseline):
         values = {key: value for key, value in tuning.starting_values({}).items() if key != "loss.hessian"}
         score = None if baseline.value is None else 1.0
-        rows.append(_row(architecture, 0, "baseline", "E-F", values, score, baseline))
+        rows.append(_row(architecture, BASELINE, "baseline", "E-F", values, score, baseline))
     for number, entry in tuning.trials().items():
         score = entry.values[0] if entry.values else None
         rows.append(_row(architecture, number, kind_of(entry), "E-F-H", entry.params, score, entry))

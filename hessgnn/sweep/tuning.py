@@ -260,6 +260,26 @@ def create_study(name: str, storage: Any, *, objectives: int = 1) -> Study:
     )
 
 
+def tuning_study(config: SweepConfig, architecture: str, storage: Any) -> Study:
+    """Open the Optuna study of an architecture, or make it.
+
+    Parameters
+    ----------
+    config
+        The sweep.
+    architecture
+        Its label.
+    storage
+        Where it is kept.
+
+    Returns
+    -------
+    Study
+    """
+    objectives = 1 if config.objective.cost is None else 2
+    return create_study(f"{config.name}-{architecture}", storage, objectives=objectives)
+
+
 def kind_of(entry: FrozenTrial) -> str:
     """Where the values of a trial come from."""
     return entry.user_attrs.get(KIND, "sampled")

@@ -20,9 +20,8 @@ from hessgnn.config import save
 from hessgnn.sweep import sweep as sweep_module
 from hessgnn.sweep.config import SweepConfig
 from hessgnn.sweep.life import Heart
-from hessgnn.sweep.opening import study_name
 from hessgnn.sweep.storage import storage_of
-from hessgnn.sweep.tuning import Tuning, create_study
+from hessgnn.sweep.tuning import Tuning, tuning_study
 
 MakeSweep = Callable[..., SweepConfig]
 
@@ -93,8 +92,7 @@ def workers_of(leader: int) -> list[int]:
 @contextmanager
 def trials_of(config: SweepConfig, architecture: str, folder: Path) -> Iterator[Tuning]:
     with storage_of(config, folder) as storage:
-        study = create_study(study_name(config, architecture), storage)
-        yield Tuning(config, architecture, study, Heart(storage, 1.0))
+        yield Tuning(config, architecture, tuning_study(config, architecture, storage), Heart(storage, 1.0))
 
 
 def state_of(folder: Path) -> dict[Path, tuple[int, int]]:

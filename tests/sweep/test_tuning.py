@@ -16,7 +16,7 @@ from hessgnn.sweep.config import PAPER_WEIGHTS, SweepConfig
 from hessgnn.sweep.ledger import reason_of
 from hessgnn.sweep.life import Heart
 from hessgnn.sweep.storage import open_storage
-from hessgnn.sweep.tuning import WAIT, Task, Tuning, create_study, describe_state, device_seconds_of
+from hessgnn.sweep.tuning import WAIT, Task, Tuning, describe_state, device_seconds_of, tuning_study
 from hessgnn.training.run import Point
 
 MakeSweep = Callable[..., SweepConfig]
@@ -41,9 +41,7 @@ def score(values: dict[str, Any]) -> float:
 def opened(config: SweepConfig, folder: Path) -> Tuning:
     """As a process opens it that has just been started: what the one before it had claimed has no owner."""
     storage = open_storage(config, folder)
-    objectives = 1 if config.objective.cost is None else 2
-    study = create_study(f"{config.name}-schnet", storage, objectives=objectives)
-    return Tuning(config, "schnet", study, Heart(storage, 1e-3))
+    return Tuning(config, "schnet", tuning_study(config, "schnet", storage), Heart(storage, 1e-3))
 
 
 def tell(tuning: Tuning, task: Task) -> None:
@@ -232,7 +230,7 @@ def test_two_processes_do_no_trial_twice(make_sweep: MakeSweep, tmp_path: Path) 
     assert not hands[1].is_done
 
 
-@pytest.mark.parametrize("kind", ["tpe", "gp", "random", "qmc"])
+@pytest.mark.parametrize("kind", ["tpe", "gp", "cmaes", "random", "qmc"])
 def test_every_sampler_proposes_and_repeats_itself(make_sweep: MakeSweep, tmp_path: Path, kind: str) -> None:
     config = make_sweep(sampler={"kind": kind, "startup": 2}, budget={"trials": 7})
     first, second = (run_all(config, tmp_path / place) for place in "ab")
