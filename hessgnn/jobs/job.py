@@ -76,6 +76,8 @@ class Outcome:
     """Why there is no score."""
     pruned: bool = False
     """Stopped early, since others promised more; the score is the one it had by then."""
+    measured: dict[str, float] = field(default_factory=dict)
+    """What a job found out that trains nothing."""
 
 
 class Link(Protocol):

@@ -8,13 +8,12 @@ import statistics
 import sys
 import tempfile
 import time
-from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
 from hessgnn.errors import UserError
 from hessgnn.jobs.job import Job, Link, Outcome
-from hessgnn.jobs.workers import WorkerDied, Workers
+from hessgnn.jobs.workers import Workers
 from hessgnn.sweep.config import SweepConfig
 from hessgnn.training.run import Run
 from hessgnn.training.trainer import Trainer
@@ -103,27 +102,27 @@ def estimates(config: SweepConfig) -> list[Estimate]:
 
 
 def _estimate(config: SweepConfig, workers: Workers, architecture: str, folder: Path) -> Estimate:
-    found: dict[str, Outcome] = {}
+    found: dict[str, dict[str, float]] = {}
     every = 1
     for regime in ("E-F", "E-F-H"):
         run = config.run_config(architecture, {}, steps=_STEPS + _WARMUP, seed=config.seed, regime=regime)
         every = run.validation.every
         job = Job(run, folder / f"{len(list(folder.iterdir()))}", architecture, regime)
         try:
-            outcome: Future[Outcome] = workers.submit(job, work=measure)
-            found[regime] = outcome.result()
-        except (UserError, WorkerDied) as error:
+            outcome = workers.submit(job, work=measure).result()
+        except UserError as error:
             return Estimate(architecture, reason=str(error))
-        if found[regime].reason is not None:
-            return Estimate(architecture, reason=found[regime].reason)
+        if outcome.reason is not None:
+            return Estimate(architecture, reason=outcome.reason)
+        found[regime] = outcome.measured
     plain, curved = found["E-F"], found["E-F-H"]
     return Estimate(
         architecture,
-        plain_step=plain.score or 0.0,
-        hessian_step=curved.score or 0.0,
-        validation=curved.device_seconds,
+        plain_step=plain["step"],
+        hessian_step=curved["step"],
+        validation=curved["validation"],
         every=every,
-        memory=float(max(plain.products, curved.products)),
+        memory=max(plain["memory"], curved["memory"]),
     )
 
 
@@ -140,7 +139,7 @@ def measure(job: Job, link: Link) -> Outcome:  # noqa: ARG001
     Returns
     -------
     Outcome
-        Median seconds of a step as its score, seconds of a validation, and peak memory in bytes as its products.
+        It measured ``step``, the median, and ``validation``, both in seconds, and peak ``memory`` in bytes.
     """
     trainer = Trainer(job.config, Run(job.folder))
     times = []
@@ -154,4 +153,5 @@ def measure(job: Job, link: Link) -> Outcome:  # noqa: ARG001
     trainer.loader.close()
     unit = 1 if sys.platform == "darwin" else 1024
     peak = unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return Outcome(statistics.median(times[_WARMUP:]), validation, peak)
+    typical = statistics.median(times[_WARMUP:])
+    return Outcome(None, measured={"step": typical, "validation": validation, "memory": peak})
