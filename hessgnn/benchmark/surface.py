@@ -38,6 +38,11 @@ SKIN = 0.5
 ALL_PAIRS = 64
 """Atoms of the largest molecule whose neighbours are found by looking at all pairs."""
 
+ATOMS_OF_HESSIANS = 192
+"""Of a pass for Hessians on a CPU, about: it holds 3N columns for each structure, and larger ones gain nothing."""
+WINDOW = 512
+"""Structures that are sorted by size at a time; answers come in the order that was asked for."""
+
 ForceField = Callable[[Array], tuple[Array, Array]]
 """From positions ``(Σ N, 3)`` to energies ``(n_structures,)`` and forces ``(Σ N, 3)``; NaN where a structure fails."""
 
@@ -102,16 +107,24 @@ class PotentialSurface:
         self.name, self.batch_size, self.device = name, batch_size, str(device)
 
     def answers(self, structures: Sequence[Structure]) -> Iterator[Answer]:
-        """Energy, forces and Hessian of each structure, a batch at a time."""
-        for start in range(0, len(structures), self.batch_size):
-            some = structures[start : start + self.batch_size]
-            batch = Batch.from_structures(some, self.potential.cutoff).replace(labels=None).to(self.device)
-            prediction = self.potential(batch)
-            forces = prediction.forces.cpu().numpy()
-            hessians = self.potential.hessian(batch)
-            stops = np.cumsum([len(s) for s in some])[:-1]
-            parts = zip(prediction.energy.tolist(), np.split(forces, stops), hessians, strict=True)
-            yield from (Answer(energy, force, hessian.cpu().numpy()) for energy, force, hessian in parts)
+        """Energy, forces and Hessian of each structure, those of a size in one pass."""
+        most = ATOMS_OF_HESSIANS if self.device == "cpu" else None
+        for start in range(0, len(structures), WINDOW):
+            window = structures[start : start + WINDOW]
+            sizes = np.array([len(s) for s in window], dtype=np.int64)
+            found: dict[int, Answer] = {}
+            for chosen in passes(by_size(sizes), sizes, most, self.batch_size):
+                found |= zip(chosen, self._pass([window[k] for k in chosen]), strict=True)
+            yield from (found[k] for k in range(len(window)))
+
+    def _pass(self, structures: Sequence[Structure]) -> Iterator[Answer]:
+        batch = Batch.from_structures(structures, self.potential.cutoff).replace(labels=None).to(self.device)
+        prediction = self.potential(batch)
+        forces = prediction.forces.cpu().numpy()
+        hessians = self.potential.hessian(batch)
+        stops = np.cumsum([len(s) for s in structures])[:-1]
+        parts = zip(prediction.energy.tolist(), np.split(forces, stops), hessians, strict=True)
+        yield from (Answer(energy, force, hessian.cpu().numpy()) for energy, force, hessian in parts)
 
     def calculator(self) -> HessGNNCalculator:
         """Make an ASE calculator."""
@@ -215,6 +228,43 @@ class CalculatorSurface:
             return np.array(energies), np.concatenate(forces)
 
         return compute
+
+
+def by_size(sizes: NDArray[np.int64]) -> list[int]:
+    """Sort structures for a pass of Hessians, in which each takes as many products as the largest."""
+    return np.argsort(sizes, kind="stable").tolist()
+
+
+def passes(
+    order: Sequence[int], sizes: NDArray[np.int64], most_atoms: int | None, most_structures: int | None = None
+) -> Iterator[list[int]]:
+    """Divide structures into passes of a potential.
+
+    Parameters
+    ----------
+    order
+        Indices, in the order in which they are taken.
+    sizes
+        Atoms of each structure.
+    most_atoms, most_structures
+        Of a pass, which holds one structure at least; no limit if absent.
+
+    Yields
+    ------
+    list of int
+        Indices of a pass.
+    """
+    part: list[int] = []
+    atoms = 0
+    for k in order:
+        full = len(part) == most_structures or (most_atoms is not None and atoms + sizes[k] > most_atoms)
+        if part and full:
+            yield part
+            part, atoms = [], 0
+        part.append(k)
+        atoms += int(sizes[k])
+    if part:
+        yield part
 
 
 def _differenced(calculator: Calculator, atoms: Atoms) -> Array:

@@ -27,7 +27,16 @@ from numpy.typing import NDArray
 
 from hessgnn.benchmark.failures import FAILURES
 from hessgnn.benchmark.journal import Result
-from hessgnn.benchmark.surface import ALL_PAIRS, Answer, ForceField, PotentialSurface, Surface
+from hessgnn.benchmark.surface import (
+    ALL_PAIRS,
+    ATOMS_OF_HESSIANS,
+    Answer,
+    ForceField,
+    PotentialSurface,
+    Surface,
+    by_size,
+    passes,
+)
 from hessgnn.benchmark.task import Subject, Task
 from hessgnn.blas import one_blas_thread
 from hessgnn.calculator import HessGNNCalculator
@@ -41,8 +50,6 @@ AT_ONCE = 64
 """Subjects that are followed at the same time."""
 ATOMS = 512
 """Of a pass for energies and forces, about; larger ones take memory and gain nothing."""
-ATOMS_OF_HESSIANS = 96
-"""The same for Hessians, of which a pass holds 3N columns for each structure."""
 
 NAME = "hessgnn subject"
 """Of the threads."""
@@ -360,28 +367,14 @@ def _answer(surface: PotentialSurface, threads: Sequence[_Thread]) -> None:
 def _compute(surface: PotentialSurface, kind: Kind, images: Sequence[_Image]) -> list[Any]:
     """What was asked for of each image, or why there is none."""
     sizes = np.array([len(image.numbers) for image in images], dtype=np.int64)
-    # Every structure of a pass takes as many products as the largest: those of a size belong together.
-    order = np.argsort(sizes, kind="stable") if kind == "hessian" else np.arange(len(images))
+    order = by_size(sizes) if kind == "hessian" else list(range(len(images)))
     most = ATOMS_OF_HESSIANS if kind == "hessian" else ATOMS
     found: list[Any] = [None] * len(images)
-    for chosen in _parts(order.tolist(), sizes, most):
+    for chosen in passes(order, sizes, most):
         some = [images[k] for k in chosen]
         for k, one in zip(chosen, _isolated(surface, kind, some), strict=True):
             found[k] = one
     return found
-
-
-def _parts(order: Sequence[int], sizes: NDArray[np.int64], most: int) -> Iterator[list[int]]:
-    part: list[int] = []
-    atoms = 0
-    for k in order:
-        if part and atoms + sizes[k] > most:
-            yield part
-            part, atoms = [], 0
-        part.append(k)
-        atoms += int(sizes[k])
-    if part:
-        yield part
 
 
 def _isolated(surface: PotentialSurface, kind: Kind, images: Sequence[_Image]) -> list[Any]:
