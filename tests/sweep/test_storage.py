@@ -12,7 +12,7 @@ from hessgnn.data.store import Store, write_store
 from hessgnn.errors import ConfigError
 from hessgnn.sweep.config import SweepConfig
 from hessgnn.sweep.opening import begin
-from hessgnn.sweep.storage import journal_path, mend_journal, open_storage
+from hessgnn.sweep.storage import journal_path, mend_journal, open_storage, without_password
 from hessgnn.sweep.tuning import create_study
 
 MakeSweep = Callable[..., SweepConfig]
@@ -76,6 +76,19 @@ def test_a_storage_that_cannot_be_used_is_told_in_one_line(make_sweep: MakeSweep
     assert url.replace("secret", "***") in message
     assert "secret" not in message
     assert not (tmp_path / "sweep.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql+psycopg://me:s3:cret@host:5432/db", "postgresql+psycopg://me:***@host:5432/db"),
+        ("postgresql://me@host/db", "postgresql://me@host/db"),
+        ("journal:/shared/x", "journal:/shared/x"),
+        (None, None),
+    ],
+)
+def test_a_password_is_not_shown(url: str | None, shown: str | None) -> None:
+    assert without_password(url) == shown
 
 
 def test_what_a_killed_process_left_in_the_journal_is_mended(make_sweep: MakeSweep, tmp_path: Path) -> None:

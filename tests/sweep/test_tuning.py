@@ -8,6 +8,7 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna import samplers
 from optuna.trial import TrialState
 
 from hessgnn.jobs.job import Outcome
@@ -230,11 +231,21 @@ def test_two_processes_do_no_trial_twice(make_sweep: MakeSweep, tmp_path: Path) 
     assert not hands[1].is_done
 
 
-@pytest.mark.parametrize("kind", ["tpe", "gp", "cmaes", "random", "qmc"])
+SAMPLERS = {
+    "tpe": samplers.TPESampler,
+    "gp": samplers.GPSampler,
+    "cmaes": samplers.CmaEsSampler,
+    "random": samplers.RandomSampler,
+    "qmc": samplers.QMCSampler,
+}
+
+
+@pytest.mark.parametrize("kind", SAMPLERS)
 def test_every_sampler_proposes_and_repeats_itself(make_sweep: MakeSweep, tmp_path: Path, kind: str) -> None:
     config = make_sweep(sampler={"kind": kind, "startup": 2}, budget={"trials": 7})
     first, second = (run_all(config, tmp_path / place) for place in "ab")
     assert plain(first) == plain(second)
+    assert type(first[-1].trial.study.sampler) is SAMPLERS[kind]
     sampled = [task.values["loss.hessian"] for task in first if task.kind == "sampled"]
     assert len(set(sampled)) == len(sampled) == 4
     assert all(1e-4 <= value <= 1.0 for value in sampled)
