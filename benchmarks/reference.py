@@ -137,10 +137,12 @@ def _barriers(errors: dict[str, float | None]) -> str:
     """What the mean over bands hides."""
     known = {name: abs(error) for name, error in errors.items() if error is not None}
     far = {name: error for name, error in known.items() if error > ANOTHER_PATH}
+    told = f"\nErrors of the reference's barriers: median {statistics.median(known.values()):.2g} meV."
+    if not far:
+        return told
     listed = ", ".join(f"`{name}` ({error:.0f} meV)" for name, error in far.items())
     return (
-        f"\nErrors of the reference's barriers: median {statistics.median(known.values()):.2g} meV. "
-        f"{len(far)} of {len(known)} bands that converged are off by more than {ANOTHER_PATH} meV: {listed}. The "
+        f"{told} {len(far)} of {len(known)} bands that converged are off by more than {ANOTHER_PATH} meV: {listed}. The "
         "surface is the reference's own, so they have settled on another path than the one that was followed down from "
         "the saddle point; such bands say nothing about a surface."
     )

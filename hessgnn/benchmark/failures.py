@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hessgnn.data.neighbors import CoincidentAtoms
 from hessgnn.errors import UserError
 
 FAILURES = (UserError, ArithmeticError, ValueError, RuntimeError, OSError)
@@ -14,6 +15,8 @@ class TaskFailure(Exception):
 
 
 def reason_of(error: BaseException) -> str:
-    """The first line of what went wrong."""
+    """What went wrong, in a line that is the same for all structures that fail alike, so that they can be counted."""
+    if isinstance(error, CoincidentAtoms):  # of a simulation: which two, and where, says nothing
+        return "two atoms fell onto each other"
     text = str(error).strip().splitlines()
     return text[0] if text else type(error).__name__

@@ -6,7 +6,6 @@ other weights, data or settings are not mixed with them.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -46,7 +45,7 @@ class Journal:
 
     def file(self) -> PredictionFile:
         """Name and checksum, for the record."""
-        return PredictionFile(path=self.path.name, sha256=hashlib.sha256(self.path.read_bytes()).hexdigest())
+        return PredictionFile.of(self.path)
 
     def _rewrite(self, key: Result) -> None:
         text = json.dumps(key) + "\n" + "".join(_line(*item) for item in self.results.items())

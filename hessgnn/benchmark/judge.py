@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
+import json
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ import torch
 from hessgnn.benchmark import accuracy
 from hessgnn.benchmark.cost import CostTask
 from hessgnn.benchmark.journal import Journal, Result
+from hessgnn.benchmark.predictions import Predictions
 from hessgnn.benchmark.record import METRICS, DataSource, Failure, Metric, PredictionFile, Record
 from hessgnn.benchmark.surface import PotentialSurface, Surface
 from hessgnn.benchmark.task import Subject, Task
@@ -24,8 +25,9 @@ from hessgnn.benchmark.tasks import ACCURACY, TaskSettings
 from hessgnn.benchmark.together import run_alone, run_shares, run_together
 from hessgnn.blas import one_blas_thread
 from hessgnn.data.store import Store
-from hessgnn.errors import UserError
+from hessgnn.errors import DataError, UserError
 from hessgnn.processes import end_with
+from hessgnn.training.run import versions
 
 Observer = Callable[[str, int, int], None]
 """Called with what is being done, the number of structures done, and their total."""
@@ -125,7 +127,7 @@ def judge(
         verdict.reason = None
         with one_blas_thread():
             for split in splits:
-                _accuracy(surface, store, split, folder, verdict, tell)
+                _accuracy(surface, store, split, folder, source, verdict, tell)
     for task in (task for name, task in settings.tasks().items() if name in names):
         subjects = {split: spread(task.subjects(store, split), settings.subjects) for split in splits}
         if not all_splits and any(subjects.values()):
@@ -144,10 +146,13 @@ def judge(
     return verdict
 
 
-def _accuracy(surface: Surface, store: Store, split: str, folder: Path, verdict: Verdict, tell: Observer) -> None:
+def _accuracy(
+    surface: Surface, store: Store, split: str, folder: Path, source: DataSource, verdict: Verdict, tell: Observer
+) -> None:
     total, done = store.splits[split], 0
     path = folder / f"predictions-{split}.npz"
-    if METRICS.keys() <= verdict.metrics.get(split, {}).keys() and _is_file(path, verdict.predictions.get(split)):
+    known = verdict.predictions.get(split)
+    if METRICS.keys() <= verdict.metrics.get(split, {}).keys() and known is not None and known.is_at(path):
         tell(f"{ACCURACY} on {split}", total, total)
         return
     verdict.forget(ACCURACY, split)
@@ -157,17 +162,32 @@ def _accuracy(surface: Surface, store: Store, split: str, folder: Path, verdict:
         done += n
         tell(f"{ACCURACY} on {split}", done, total)
 
-    try:
-        predictions = accuracy.predict_split(surface, store, split, observer=advance)
-    except UserError as error:
-        verdict.reason = f"no predictions for {split!r}: {error}"
-        return
-    verdict.predictions[split] = predictions.save(path)
+    key = json.dumps([surface.fingerprint, split, source.content_hash, source.split_hash, versions()])
+    predictions = _saved(path, key)
+    if predictions is None:
+        try:
+            predictions = replace(accuracy.predict_split(surface, store, split, observer=advance), key=key)
+        except UserError as error:
+            verdict.reason = f"no predictions for {split!r}: {error}"
+            return
+        verdict.predictions[split] = predictions.save(path)
+    else:
+        advance(total)
+        verdict.predictions[split] = PredictionFile.of(path)
     bad = accuracy.not_finite(predictions)
     if bad:
         verdict.reason = f"predictions are not finite for {len(bad)} structures of {split!r}, first {bad[0]!r}"
         return
     verdict.add(split, {**accuracy.metrics(predictions), **accuracy.diagnostics(predictions)})
+
+
+def _saved(path: Path, key: str) -> Predictions | None:
+    """Predictions that an evaluation left behind which was ended before it wrote its record."""
+    try:
+        found = Predictions.load(path)
+    except DataError:
+        return None
+    return found if found.key == key else None
 
 
 def spread(subjects: Sequence[Subject], number: int | None) -> Sequence[Subject]:
@@ -266,9 +286,3 @@ def _results(
 def _begin(parent: int) -> None:
     torch.set_num_threads(1)
     end_with(parent)
-
-
-def _is_file(path: Path, file: PredictionFile | None) -> bool:
-    if file is None or not path.is_file():
-        return False
-    return hashlib.sha256(path.read_bytes()).hexdigest() == file.sha256.lower()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 from ase import Atoms
@@ -30,9 +31,12 @@ SUBDIVISIONS = 10
 
 
 class NEBSettings(Settings):
-    """The band, and when it has converged."""
+    """The band, where it begins, and when it has converged."""
 
-    images: PositiveInt = Field(default=7, description="between the two minima")
+    begin: Literal["path", "interpolation"] = Field(
+        default="path", description="on the reference's path, or between its minima without knowledge of it"
+    )
+    images: int = Field(default=7, ge=3, description="between the two minima")
     spring: PositiveFloat = Field(default=1.0, description="eV/Å²")
     rough: PositiveFloat = Field(default=0.5, description="largest force on the band before an image climbs, eV/Å")
     fmax: PositiveFloat = Field(default=0.05, description="largest force at the end, eV/Å")
@@ -43,9 +47,11 @@ class NEBTask(Task[NEBSettings, Reaction]):
     """A climbing-image band between the reference's reactant and product.
 
     G. Henkelman, B. P. Uberuaga, H. Jónsson, J. Chem. Phys. 113, 9901 (2000), with the improved tangent, relaxed by
-    FIRE from an image-dependent pair potential path (S. Smidstrup et al., J. Chem. Phys. 140, 214106 (2014)). Both
-    ends stay at the minima of the reference, so that every surface answers for the same two geometries; reactions whose
-    two minima are one and the same are left out. All images of a band are computed in one pass.
+    FIRE. It begins on the reference's path, so that what is judged is the surface: begun from an image-dependent pair
+    potential path (S. Smidstrup et al., J. Chem. Phys. 140, 214106 (2014)), even the reference's own bands settle on
+    other paths than those of the data. Both ends stay at the minima of the reference, so that every surface answers for
+    the same two geometries; reactions whose two minima are one and the same are left out. All images of a band are
+    computed in one pass.
     """
 
     name = "neb"
@@ -68,7 +74,7 @@ class NEBTask(Task[NEBSettings, Reaction]):
             result: Result = {
                 "reference": [reactant.energy, saddle.energy, product.energy],
                 "saddle": saddle.positions.tolist(),
-                "path": [frame.tolist() for frame in _reference_path(reaction)],
+                "path": [frame.tolist() for frame in _reference_path(reaction)[0]],
             }
             try:
                 result |= self._band(surface, reaction)
@@ -79,12 +85,9 @@ class NEBTask(Task[NEBSettings, Reaction]):
     def _band(self, surface: Surface, reaction: Reaction) -> Result:
         """Relax a band; a :class:`TaskFailure` where it does not converge."""
         settings = self.settings
-        reactant, _, product = reaction.stations
-        end, _ = aligned(product.positions, reactant.positions, np.ones(len(product)))
-        images = [Atoms(reactant.numbers, reactant.positions) for _ in range(settings.images + 1)]
-        images.append(Atoms(reactant.numbers, end))
+        begin = _along if settings.begin == "path" else _between
         try:
-            _interpolate(images)
+            images = begin(reaction, settings.images)
             band = _BatchedNEB(surface, reaction, images, settings.spring)
             start, steps = np.array([image.positions for image in images]), 0
             for climb, fmax in ((False, settings.rough), (True, settings.fmax)):
@@ -155,27 +158,52 @@ def path_rmsd(images: Array, path: Array) -> float:
     float
         Mean over the images of the smallest root mean square distance of atoms after alignment, Å.
     """
-    frames = [path[0]]
-    for frame in path[1:]:  # each laid onto the one before, so that pieces between them do not turn
-        frames.append(aligned(frame, frames[-1], np.ones(len(frame)))[0])
+    frames = _laid_out(path)
     shares = np.arange(SUBDIVISIONS) / SUBDIVISIONS
     points = [a + t * (b - a) for a, b in pairwise(frames) for t in shares] + frames[-1:]
     return float(np.mean([min(rmsd(image, point) for point in points) for image in images[1:-1]]))
 
 
-def _interpolate(images: list[Atoms]) -> None:
-    """By the image-dependent pair potential, or straight where that knows no way.
+def _laid_out(path: Sequence[Array]) -> list[Array]:
+    """Each frame laid onto the one before, so that the pieces between them do not turn."""
+    frames = [path[0]]
+    for frame in path[1:]:
+        frames.append(aligned(frame, frames[-1], np.ones(len(frame)))[0])
+    return frames
+
+
+def _along(reaction: Reaction, images: int) -> list[Atoms]:
+    """Images on the reference's path, straight between its frames: one at the saddle point, others evenly beside it."""
+    path, top = _reference_path(reaction)
+    frames = np.array(_laid_out(path))
+    along = np.append(0, np.cumsum(np.linalg.norm(np.diff(frames, axis=0), axis=(1, 2))))
+    before = round((images - 1) * along[top] / along[-1])
+    before = min(max(before, 1), images - 2)  # a barrier that comes early or late has an image below it, too
+    wanted = np.append(
+        np.linspace(0, along[top], before + 2), np.linspace(along[top], along[-1], images - before + 1)[1:]
+    )
+    flat = frames.reshape(len(frames), -1)
+    points = np.stack([np.interp(wanted, along, coordinate) for coordinate in flat.T], axis=1)
+    return [Atoms(reaction.saddle.numbers, point.reshape(-1, 3)) for point in points]
+
+
+def _between(reaction: Reaction, images: int) -> list[Atoms]:
+    """By the image-dependent pair potential from minimum to minimum, or straight where that knows no way.
 
     It cannot tell mirror images apart: their distances are the same, so every image slides to one of the two.
     """
-    chain = NEB(images, method="improvedtangent")
-    chain.interpolate()
-    straight = [image.positions.copy() for image in images]
-    chain.interpolate(method="idpp")
-    gaps = [rmsd(a.positions, b.positions) for a, b in pairwise(images)]
+    reactant, _, product = reaction.stations
+    chain = [Atoms(reactant.numbers, reactant.positions) for _ in range(images + 1)]
+    chain.append(Atoms(reactant.numbers, _laid_out([reactant.positions, product.positions])[1]))
+    band = NEB(chain, method="improvedtangent")
+    band.interpolate()
+    straight = [image.positions.copy() for image in chain]
+    band.interpolate(method="idpp")
+    gaps = [rmsd(a.positions, b.positions) for a, b in pairwise(chain)]
     if max(gaps) > 0.5 * sum(gaps):
-        for image, positions in zip(images, straight, strict=True):
+        for image, positions in zip(chain, straight, strict=True):
             image.positions = positions
+    return chain
 
 
 class _BatchedNEB(NEB):
@@ -222,14 +250,15 @@ def _is_fit(reaction: Reaction) -> bool:
     return labelled and rmsd(reaction.reactant.positions, reaction.product.positions) > DISTINCT
 
 
-def _reference_path(reaction: Reaction) -> list[Array]:
-    """Frames from reactant to product, the saddle point put where it lengthens the path least."""
+def _reference_path(reaction: Reaction) -> tuple[list[Array], int]:
+    """Frames from reactant to product, the saddle point put where it lengthens the path least, and its place."""
     reactant, saddle, product = (structure.positions for structure in reaction.stations)
     frames = [reactant, *(frame.positions for frame in reaction.path), product]
     to_saddle = np.array([rmsd(frame, saddle) for frame in frames])
     along = np.array([rmsd(a, b) for a, b in pairwise(frames)])
-    frames.insert(int(np.argmin(to_saddle[:-1] + to_saddle[1:] - along)) + 1, saddle)
-    return frames
+    top = int(np.argmin(to_saddle[:-1] + to_saddle[1:] - along)) + 1
+    frames.insert(top, saddle)
+    return frames, top
 
 
 def _barrier_errors(row: Result) -> tuple[float, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -36,6 +35,8 @@ class Predictions:
         ``(Σ N, 3)``, eV/Å.
     hessian_reference, hessian_predicted
         ``(Σ 9N²,)``, eV/Å²: the rows of one Hessian after the other.
+    key
+        What they were made of: surface, data and versions. Empty where that is not known.
     """
 
     name: NDArray[np.str_]
@@ -50,6 +51,7 @@ class Predictions:
     forces_predicted: Array
     hessian_reference: Array
     hessian_predicted: Array
+    key: str = ""
 
     def __post_init__(self) -> None:
         n_structures, n_atoms = self.n_atoms.shape, int(self.n_atoms.sum())
@@ -93,7 +95,7 @@ class Predictions:
         arrays |= {key: value.astype(np.float32) for key, value in arrays.items() if key.startswith("hessian")}
         with atomic_path(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **arrays)
-        return PredictionFile(path=path.name, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+        return PredictionFile.of(path)
 
     @classmethod
     def load(cls, path: Path) -> Predictions:
@@ -119,7 +121,8 @@ class Predictions:
             with zipfile.ZipFile(path):
                 pass  # np.load would try to unpickle anything that is not an archive, and say so confusingly
             with np.load(path, allow_pickle=False) as archive:
-                return cls(**{field.name: archive[field.name] for field in fields(cls)})
+                arrays = {field.name: archive[field.name] for field in fields(cls) if field.name != "key"}
+                return cls(**arrays, key=str(archive["key"]) if "key" in archive else "")
         except KeyError as error:
             raise DataError(f"lacks an array ({error.args[0]})", where=path, remedy=remedy) from error
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:

@@ -6,12 +6,14 @@ A missing number is ``null``, never zero.
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, model_validator
 
 from hessgnn.config import Settings, read_json
+from hessgnn.errors import DataError
 from hessgnn.files import write_text
 
 FORMAT: Literal[1] = 1
@@ -88,6 +90,15 @@ class PredictionFile(Settings):
 
     path: str = Field(description="relative to the record")
     sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> PredictionFile:
+        """What a file holds now."""
+        return cls(path=path.name, sha256=_sha256(path))
+
+    def is_at(self, path: Path) -> bool:
+        """Whether this very content lies there; :class:`DataError` where it cannot be read."""
+        return path.is_file() and _sha256(path) == self.sha256.lower()
 
 
 class Failure(Settings):
@@ -167,3 +178,11 @@ def write_record(record: Record, path: Path) -> None:
         The JSON file.
     """
     write_text(path, record.model_dump_json(indent=1) + "\n")
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror})", where=path) from error

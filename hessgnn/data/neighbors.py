@@ -15,6 +15,10 @@ COINCIDENT = 1e-4
 """Å: float32 cannot tell atoms apart that are nearer, and the derivatives of a distance of zero are not finite."""
 
 
+class CoincidentAtoms(DataError):
+    """Two atoms, or an atom and an image, lie at the same place."""
+
+
 class NeighborFinder:
     """Finds the neighbours of one structure again and again, as its atoms move.
 
@@ -48,7 +52,7 @@ class NeighborFinder:
         if len(distances) and distances.min() < COINCIDENT:
             nearest = distances.argmin()
             image = " (of a periodic image)" if images[nearest].any() else ""
-            raise DataError(
+            raise CoincidentAtoms(
                 f"atoms {i[nearest]} and {j[nearest]}{image} lie at the same place, {distances[nearest]:.1e} Å apart",
                 where=where,
                 remedy="remove one of them or correct positions and cell",
@@ -89,7 +93,7 @@ def neighbors(
 
     Raises
     ------
-    DataError
+    CoincidentAtoms
         When two atoms, or an atom and an image, lie at the same place.
     """
     return NeighborFinder(cutoff)(positions, cell, pbc, where)
@@ -118,7 +122,7 @@ def neighbors_of_molecules(
 
     Raises
     ------
-    DataError
+    CoincidentAtoms
         When two atoms of a molecule lie at the same place.
     """
     n_molecules, most = len(sizes), int(sizes.max())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,7 +94,7 @@ def _load(path: Path) -> Loaded:
             if not file.is_file():
                 notes.append(f"{record.entry}, seed {record.seed}: the {what} {key} ({item.path}) are missing, so {so}")
                 continue
-            if _sha256(file) != item.sha256.lower():
+            if not item.is_at(file):
                 raise DataError(
                     "is not the file that the record was made with (SHA-256 differs)",
                     where=file,
@@ -107,11 +106,3 @@ def _load(path: Path) -> Loaded:
     files = present(record.predictions, "predictions for", "they are not plotted")
     results = present(record.results, "results of", "claims are judged by their means alone")
     return Loaded(path=path, record=record, files=files, results=results, notes=tuple(notes))
-
-
-def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror})", where=path) from error

@@ -85,6 +85,22 @@ def test_predictions_that_were_damaged_are_made_again(run: Path) -> None:
     assert accuracy.metrics(collect([run])[0].predictions("test")).keys() == METRICS.keys()
 
 
+def test_predictions_outlive_an_evaluation_that_was_killed(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = evaluate(run, splits=["test"])
+    (run / "record.json").unlink()
+    with monkeypatch.context() as patch:
+        forbid(patch, "hessgnn.benchmark.accuracy.predict_split")
+        second = evaluate(run, splits=["test"])
+    assert second.predictions == first.predictions
+    for name, metric in first.metrics["test"].items():
+        assert second.metrics["test"][name].value == pytest.approx(metric.value, rel=1e-5, abs=1e-5), name
+    checkpoint = load_checkpoint(run / "best.pt")
+    checkpoint["potential"]["scale"] *= 2
+    save_checkpoint(run / "best.pt", checkpoint)
+    (run / "record.json").unlink()
+    assert evaluate(run, splits=["test"]).predictions != first.predictions
+
+
 def test_a_split_without_minima_fails_the_task_alone(run: Path) -> None:
     record = evaluate(run, tasks=["accuracy", "vibrations"], splits=["test", "nms"])
     assert record.status == "ok"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import builtins
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -63,10 +63,13 @@ def test_a_saddle_point_of_another_reaction_is_not_the_right_one(reaction_store:
     assert task.metrics({"a": {**row, "searches": [flat]}})["saddle_first_order"].value == 0
 
 
+@pytest.mark.parametrize("begin", ["path", "interpolation"])
 @pytest.mark.parametrize("split", ["test", "train"])
-def test_bands_of_the_reference_have_its_barriers(reaction_store: Path, split: str) -> None:
+def test_bands_of_the_reference_have_its_barriers(
+    reaction_store: Path, split: str, begin: Literal["path", "interpolation"]
+) -> None:
     """Ammonia's two minima are mirror images, between which the pair potential knows no way."""
-    good = scores(NEBTask(NEBSettings()), reference_surface(), reaction_store, split)
+    good = scores(NEBTask(NEBSettings(begin=begin)), reference_surface(), reaction_store, split)
     assert good["neb_failed"].value == 0
     assert good["neb_barrier_mae"].value < 1
     assert good["neb_reverse_barrier_mae"].value < 1
