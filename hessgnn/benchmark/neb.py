@@ -158,7 +158,7 @@ def path_rmsd(images: Array, path: Array) -> float:
     float
         Mean over the images of the smallest root mean square distance of atoms after alignment, Å.
     """
-    frames = _laid_out(path)
+    frames = _laid_out(list(path))
     shares = np.arange(SUBDIVISIONS) / SUBDIVISIONS
     points = [a + t * (b - a) for a, b in pairwise(frames) for t in shares] + frames[-1:]
     return float(np.mean([min(rmsd(image, point) for point in points) for image in images[1:-1]]))
