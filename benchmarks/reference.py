@@ -5,6 +5,7 @@ What the tasks say of GFN2-xTB on data labelled by GFN2-xTB is their own noise. 
 
     python benchmarks/reference.py run gfn2 [md.rise=500 …] [--folder runs/reference] [--tasks all] [--splits test,irc]
     python benchmarks/reference.py run bad [md.rise=500 …]
+    python benchmarks/reference.py run interpolated neb.begin=interpolation --tasks neb --splits test
     python benchmarks/reference.py page
 """
 
@@ -65,7 +66,10 @@ def bad() -> Calculator:
     return MorsePotential(epsilon=4.0, r0=1.2, rho0=4.0, rcut1=4.0, rcut2=6.0)
 
 
-SURFACES = {"gfn2": gfn2, "bad": bad}
+interpolated = gfn2
+"""The reference once more, for bands that begin without knowledge of its paths."""
+
+SURFACES = {"gfn2": gfn2, "bad": bad, "interpolated": interpolated}
 
 
 def judge(name: str, folder: Path, tasks: list[str], splits: list[str], overrides: list[str]) -> None:
@@ -109,11 +113,9 @@ def page(folder: Path = RESULTS) -> str:
     """The whole page, from the files that are there."""
     found = {name: json.loads((folder / f"reference-{name}.json").read_text(encoding="utf-8")) for name in SURFACES}
     reference, other = found["gfn2"], found["bad"]
-    assert reference["data"] == other["data"], "judged on other data: run both again"
-    lines = [HEAD, f"\nData `{reference['data']['name']}`, {reference['data']['level_of_theory']}; tblite "]
-    lines[-1] = (
-        f"\nData `{reference['data']['name']}`; {reference['hardware']}, torch {reference['versions']['torch']}."
-    )
+    assert all(one["data"] == reference["data"] for one in found.values()), "judged on other data: run all again"
+    machine = f"{reference['hardware']}, torch {reference['versions']['torch']}"
+    lines = [HEAD, f"\nData `{reference['data']['name']}`; {machine}."]
     for task in TASKS:
         lines.append(f"\n## {task}")
         if not any(_task_of(key) == task for metrics in reference["metrics"].values() for key in metrics):
@@ -127,24 +129,26 @@ def page(folder: Path = RESULTS) -> str:
             reasons = [f for f in found[name]["failures"] if f["task"] == task]
             if reasons:
                 lines.append(f"\nFailures of {title}: {len(reasons)}, e.g. {reasons[0]['reason']}.")
-        if task == "neb" and reference.get("barriers"):
-            lines.append(_barriers(reference["barriers"]))
+        if task == "neb":
+            lines += _barriers(reference, found["interpolated"])
     lines += _descents(folder)
     return "\n".join(line.rstrip(" ") for line in lines) + "\n"
 
 
-def _barriers(errors: dict[str, float | None]) -> str:
-    """What the mean over bands hides."""
-    known = {name: abs(error) for name, error in errors.items() if error is not None}
-    far = {name: error for name, error in known.items() if error > ANOTHER_PATH}
-    told = f"\nErrors of the reference's barriers: median {statistics.median(known.values()):.2g} meV."
-    if not far:
-        return told
-    listed = ", ".join(f"`{name}` ({error:.0f} meV)" for name, error in far.items())
-    return (
-        f"{told} {len(far)} of {len(known)} bands that converged are off by more than {ANOTHER_PATH} meV: {listed}. The "
-        "surface is the reference's own, so they have settled on another path than the one that was followed down from "
-        "the saddle point; such bands say nothing about a surface."
+def _barriers(on_path: dict[str, Any], interpolated: dict[str, Any]) -> Lines:
+    """What the mean over bands hides, and what the reference's paths are good for."""
+    errors = {name: abs(e) for name, e in on_path["barriers"].items() if e is not None}
+    yield f"\nErrors of the reference's barriers: median {_text(statistics.median(errors.values()))} meV."
+    errors = {name: abs(e) for name, e in interpolated["barriers"].items() if e is not None}
+    far = ", ".join(f"`{name}` ({error:.0f} meV)" for name, error in errors.items() if error > ANOTHER_PATH)
+    failed = len(interpolated["barriers"]) - len(errors)
+    median, mean = (_text(statistic(errors.values())) for statistic in (statistics.median, statistics.fmean))
+    yield (
+        f"\nBegun without knowledge of the paths (`{', '.join(interpolated['settings'])}`), {failed} of "
+        f"{len(interpolated['barriers'])} bands of the reference do not converge, and the errors of the others have a "
+        f"median of {median} and a mean of {mean} meV. Off by more than {ANOTHER_PATH} meV: {far or 'none'}. The "
+        "surface is the reference's own, so these have settled on another path than the one that was followed down "
+        "from the saddle point; they say nothing about a surface."
     )
 
 
@@ -171,10 +175,6 @@ def _descents(folder: Path) -> Lines:
 
 def _median(rows: list[dict[str, Any]], way: str, key: str) -> float:
     return statistics.median(row[way][key] for row in rows)
-
-
-def _settings(overrides: list[str]) -> str:
-    return ", ".join(f"`{setting}`" for setting in overrides) or "the defaults"
 
 
 def _rows(own: dict[str, Metric], theirs: dict[str, Metric]) -> Lines:
