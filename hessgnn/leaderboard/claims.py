@@ -74,6 +74,7 @@ CLAIMS = (
     Claim("saddle points are found", "saddle", "test", "saddle_right", "found", "%", "T6", "higher"),
     Claim("barriers are better", "neb", "test", "neb_barrier_mae", "barrier MAE", "meV", "T7"),
     Claim("energy profiles are better", ACCURACY, "irc", "profile_mae", "profile MAE", "meV", "T8"),
+    Claim("barriers along paths are better", ACCURACY, "irc", "profile_barrier_mae", "barrier MAE", "meV", "T8"),
     Claim("dynamics last hotter", "md", "test", "md_failure_temperature", "T to failure", "K", "T9", "higher"),
     Claim("a training step costs more", TRAINING, "", "seconds_per_step", "time per step", "s", "T10", "higher"),
     Claim(
