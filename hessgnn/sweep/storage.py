@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from urllib.parse import urlsplit
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
+from sqlalchemy.exc import DatabaseError, IntegrityError
 
 from hessgnn.errors import ConfigError
 from hessgnn.extras import require
@@ -17,6 +19,8 @@ from hessgnn.sweep.config import SweepConfig
 
 JOURNAL = "study.journal"
 """In the sweep's folder, where no storage is named."""
+ATTEMPTS, PAUSE = 20, 0.2
+"""Seconds between attempts to open a database whose tables another process is making."""
 
 
 def journal_path(config: SweepConfig, folder: Path) -> Path | None:
@@ -71,11 +75,24 @@ def open_storage(config: SweepConfig, folder: Path) -> BaseStorage:
             proxy = optuna.storages.GrpcStorageProxy(host=address.hostname or "localhost", port=address.port or 13000)
             proxy.wait_server_ready(timeout=10)
             return proxy
-        return RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}} if url.startswith("sqlite") else None)
+        return _database(url)
     except ConfigError:
         raise
     except Exception as error:  # each storage raises errors of its own driver
         raise unusable(config, folder, error) from error
+
+
+def _database(url: str) -> RDBStorage:
+    """Open a database. Of processes that make the tables of a new one at the same moment, all but one are refused."""
+    arguments = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else None
+    for _ in range(ATTEMPTS):
+        try:
+            return RDBStorage(url, engine_kwargs=arguments)
+        except DatabaseError as error:
+            if not (isinstance(error, IntegrityError) or "already exists" in str(error)):
+                raise
+            time.sleep(PAUSE)
+    return RDBStorage(url, engine_kwargs=arguments)
 
 
 @contextmanager

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny_store import write_tiny_store
@@ -12,7 +15,7 @@ from hessgnn.data.store import Store, write_store
 from hessgnn.errors import ConfigError
 from hessgnn.sweep.config import SweepConfig
 from hessgnn.sweep.opening import begin
-from hessgnn.sweep.storage import journal_path, mend_journal, open_storage, without_password
+from hessgnn.sweep.storage import journal_path, mend_journal, open_storage, storage_of, without_password
 from hessgnn.sweep.tuning import create_study
 
 MakeSweep = Callable[..., SweepConfig]
@@ -76,6 +79,19 @@ def test_a_storage_that_cannot_be_used_is_told_in_one_line(make_sweep: MakeSweep
     assert url.replace("secret", "***") in message
     assert "secret" not in message
     assert not (tmp_path / "sweep.yaml").exists()
+
+
+def test_many_may_open_a_new_database_at_the_same_moment(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    config = make_sweep(storage=f"sqlite:///{tmp_path / 'new.db'}")
+    together = threading.Barrier(4)
+
+    def opened(_: int) -> list[Any]:
+        together.wait()
+        with storage_of(config, tmp_path) as storage:
+            return storage.get_all_studies()
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(opened, range(4))) == [[]] * 4
 
 
 @pytest.mark.parametrize(
