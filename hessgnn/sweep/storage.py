@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import optuna
+from optuna.exceptions import ExperimentalWarning
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.exc import DatabaseError, IntegrityError
@@ -72,7 +74,10 @@ def open_storage(config: SweepConfig, folder: Path) -> BaseStorage:
         if url.startswith("grpc://"):
             require("grpc", package="grpcio", extra="grpc", purpose="a storage behind a gRPC proxy")
             address = urlsplit(url)
-            proxy = optuna.storages.GrpcStorageProxy(host=address.hostname or "localhost", port=address.port or 13000)
+            host, port = address.hostname or "localhost", address.port or 13000
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ExperimentalWarning)
+                proxy = optuna.storages.GrpcStorageProxy(host=host, port=port)
             proxy.wait_server_ready(timeout=10)
             return proxy
         return _database(url)
