@@ -255,11 +255,10 @@ def _score(values: Array) -> Score:
 
 
 def _paired_t(differences: Array) -> float | None:
-    """Two-sided p of a paired t-test over seeds."""
-    if len(differences) < FEWEST_SEEDS:
+    """Two-sided p of a paired t-test over seeds; none where there is no spread to hold the change against."""
+    # Shares of a few molecules may agree to the last digit. That is a coarse number, not one without noise.
+    if len(differences) < FEWEST_SEEDS or np.ptp(differences) == 0:
         return None
-    if np.ptp(differences) == 0:  # shares of a few molecules may agree to the last digit: the limit of t
-        return 0.0 if differences[0] else 1.0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of differences that are nearly the same
         return float(stats.ttest_1samp(differences, 0.0).pvalue)

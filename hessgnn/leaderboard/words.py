@@ -31,7 +31,8 @@ DEFINITIONS = {
 """How each number is defined, for the page and for Markdown."""
 CLAIMS_NOTE = (
     "Mean ± standard deviation over the seeds that both sides have. Two paired, two-sided tests: Student's t over "
-    "seeds (three or more), and Wilcoxon's signed ranks over molecules, reactions or paths (six or more that differ), "
+    "seeds (three or more, whose changes are not all the same), and Wilcoxon's signed ranks over molecules, reactions "
+    "or paths (six or more that differ), "
     "with seeds averaged. Confirmed: all tests that could be done are significant at 5 % in the claimed direction. "
     "Not confirmed: they are in the opposite one. Undecided: the rest. The verdict takes each test by "
     "itself, so of twenty claims without any substance one may seem confirmed; the corrected p (Holm, over all "

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 from synthetic_runs import failed_record, make_record
 
 from hessgnn.benchmark.record import Failure, Metric
@@ -17,6 +18,7 @@ from hessgnn.leaderboard.report import write_report
 from hessgnn.leaderboard.words import CLAIMS_NOTE
 
 BARRIERS = Claim("barriers are better", "neb", "test", "neb_barrier_mae", "barrier MAE", "meV", "T7")
+FOUND = Claim("saddle points are found", "saddle", "test", "saddle_right", "found", "%", "T6", "higher")
 HOLDS = Claim("dynamics last", "md", "test", "md_failure_temperature", "T", "K", "T9", "higher")
 
 
@@ -97,12 +99,20 @@ def test_means_are_compared_where_nothing_else_was_saved() -> None:
         metrics = {"test": {**record.metrics["test"], "neb_barrier_mae": Metric(value=value, unit="meV", n=9)}}
         return Loaded(Path("x"), record.model_copy(update={"metrics": metrics}))
 
-    runs = [only_mean(regime, s, 10 * (1 + (regime == "E-F")) + s) for regime in ("E-F", "E-F-H") for s in range(3)]
-    found = judged(*runs)
+    means = {"E-F": (20.0, 21.0, 22.0), "E-F-H": (10.0, 11.5, 11.5)}
+    found = judged(*(only_mean(regime, s, value) for regime, values in means.items() for s, value in enumerate(values)))
     assert (found.without.mean, found.having.mean, found.n_subjects) == (21, 11, 0)
-    assert (found.p_seeds, found.verdict) == (0.0, "confirmed")
-    same = [only_mean(regime, s, 10.0) for regime in ("E-F", "E-F-H") for s in range(3)]
-    assert (judged(*same).p_seeds, judged(*same).verdict) == (1.0, "undecided")
+    assert found.p_seeds == pytest.approx(stats.ttest_rel(*means.values()).pvalue)
+    assert found.verdict == "confirmed"
+
+
+@pytest.mark.parametrize("change", [0.0, 8.3])
+def test_seeds_that_agree_to_the_last_digit_are_no_proof(change: float) -> None:
+    """Each seed found the one same saddle point of twelve."""
+    shares = {"a": 0.0, "b": change}
+    before = [run("E-F", s, dict.fromkeys(shares, 0.0), FOUND) for s in range(3)]
+    found = judged(*before, *(run("E-F-H", s, shares, FOUND) for s in range(3)), claim=FOUND)
+    assert (found.p_seeds, found.p_subjects, found.p_holm, found.verdict) == (None, None, None, "undecided")
 
 
 def test_the_board_and_its_page_show_the_claims(save_run: Callable[..., Path], tmp_path: Path) -> None:
