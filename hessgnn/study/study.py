@@ -134,13 +134,15 @@ def study(config: StudyConfig, folder: Path, observer: Observer) -> list[Path]:
             cells = [cell for cell in plan(config) if cell.budget == budget]
             if cells:
                 jobs.run([partial(_train, config, prepared, cell, folder, jobs) for cell in cells], observer)
+                points = _points(config, prepared, folder)
+                if any(point.status == "ok" for point in points.points):
+                    write_study(points, folder)  # equal steps are there to look at while equal seconds run
         workers.close()
-        points = _points(config, prepared, folder)
         if all(point.status == "failed" for point in points.points):
-            raise NothingTrained("no run could be trained", where=folder, remedy="see `points.json` for the reasons")
+            remedy = "see the `record.json` of its runs for the reasons"
+            raise NothingTrained("no run could be trained", where=folder, remedy=remedy)
         mean = folder / "runs" / "mean-predictor"
         record_mean_predictor(mean, config.data)
-        write_study(points, folder)
     whole = [c for c in plan(config) if c.fraction == config.fractions[-1] and c.budget == "steps"]
     return [mean, *(cell.folder(folder) for cell in whole)]
 

@@ -12,8 +12,9 @@ from inline_workers import InlineWorkers
 from hessgnn.benchmark.record import read_record
 from hessgnn.config import load
 from hessgnn.data.store import Store
-from hessgnn.errors import ConfigError
+from hessgnn.errors import ConfigError, NothingTrained
 from hessgnn.files import find_resource
+from hessgnn.jobs.job import Left, Report
 from hessgnn.leaderboard.collect import collect
 from hessgnn.leaderboard.scores import score
 from hessgnn.study.config import StudyConfig
@@ -96,6 +97,25 @@ def test_a_run_that_fails_is_counted(make_study: MakeStudy, tmp_path: Path) -> N
     points = Points.model_validate_json((tmp_path / "points.json").read_text()).points
     assert {p.regime: p.status for p in points} == {"E-F": "ok", "E-F-H": "failed"}
     assert "is not finite" in (tmp_path / "study.md").read_text()
+
+
+def test_a_study_of_which_nothing_could_be_trained_has_no_page(make_study: MakeStudy, tmp_path: Path) -> None:
+    with pytest.raises(NothingTrained, match=r"no run could be trained.*record\.json"):
+        study(make_study(base={"loss": {"hessian": 1e38}}, seeds=[1], regimes=["E-F-H"]), tmp_path, silent)
+    assert not (tmp_path / "study.md").exists()
+    assert [read_record(path).status for path in tmp_path.glob("runs/*/record.json")] == ["failed"]
+
+
+def test_equal_steps_can_be_looked_at_while_equal_seconds_run(make_study: MakeStudy, tmp_path: Path) -> None:
+    def stop(report: Report | Left) -> None:
+        if "seconds" in report.folder:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        study(make_study(seeds=[1], equal_seconds=True), tmp_path, stop)
+    points = Points.model_validate_json((tmp_path / "points.json").read_text()).points
+    assert {point.budget for point in points} == {"steps"}
+    assert (tmp_path / "study.html").exists()
 
 
 @pytest.mark.parametrize(
