@@ -137,9 +137,11 @@ def page(folder: Path = RESULTS) -> str:
 
 def _barriers(on_path: dict[str, Any], interpolated: dict[str, Any]) -> Lines:
     """What the mean over bands hides, and what the reference's paths are good for."""
-    errors = {name: abs(e) for name, e in on_path["barriers"].items() if e is not None}
-    yield f"\nErrors of the reference's barriers: median {_text(statistics.median(errors.values()))} meV."
-    errors = {name: abs(e) for name, e in interpolated["barriers"].items() if e is not None}
+    on_it, errors = (
+        {name: abs(error) for name, error in record["barriers"].items() if error is not None}
+        for record in (on_path, interpolated)
+    )
+    yield f"\nErrors of the reference's barriers: median {_text(statistics.median(on_it.values()))} meV."
     far = ", ".join(f"`{name}` ({error:.0f} meV)" for name, error in errors.items() if error > ANOTHER_PATH)
     failed = len(interpolated["barriers"]) - len(errors)
     median, mean = (_text(statistic(errors.values())) for statistic in (statistics.median, statistics.fmean))

@@ -166,14 +166,15 @@ def _accuracy(
     predictions = _saved(path, key)
     if predictions is None:
         try:
-            replace(accuracy.predict_split(surface, store, split, observer=advance), key=key).save(path)
+            made = replace(accuracy.predict_split(surface, store, split, observer=advance), key=key)
         except UserError as error:
             verdict.reason = f"no predictions for {split!r}: {error}"
             return
+        verdict.predictions[split] = made.save(path)
         predictions = Predictions.load(path)  # numbers are those of the file, whenever they are computed
     else:
         advance(total)
-    verdict.predictions[split] = PredictionFile.of(path)
+        verdict.predictions[split] = PredictionFile.of(path)
     bad = accuracy.not_finite(predictions)
     if bad:
         verdict.reason = f"predictions are not finite for {len(bad)} structures of {split!r}, first {bad[0]!r}"

@@ -22,7 +22,7 @@ from hessgnn.sweep.config import SweepConfig
 JOURNAL = "study.journal"
 """In the sweep's folder, where no storage is named."""
 ATTEMPTS, PAUSE = 20, 0.2
-"""Seconds between attempts to open a database whose tables another process is making."""
+"""How often a database whose tables another process is making is tried, and seconds between."""
 
 
 def journal_path(config: SweepConfig, folder: Path) -> Path | None:

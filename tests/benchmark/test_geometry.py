@@ -41,6 +41,17 @@ def test_newton_leaves_a_saddle_point() -> None:
     assert rmsd(end.positions, atoms.positions) < 1e-5
 
 
+@pytest.mark.parametrize("method", [quasi_newton, newton])
+@pytest.mark.parametrize("pair", [(0, 1), (2, 5)])
+def test_atoms_that_fell_onto_each_other_are_told_alike(method, pair: tuple[int, int]) -> None:
+    """Whichever they are, so that these failures can be counted together."""
+    surface, start = PotentialSurface(PairSprings.of(ATOMS)), ATOMS.positions.copy()
+    start[pair[1]] = start[pair[0]] + 1e-5
+    with pytest.raises(TaskFailure) as caught:
+        method(surface, STRUCTURE, start, 1e-3, 5)
+    assert str(caught.value) == "the optimisation failed: two atoms fell onto each other"
+
+
 def test_what_does_not_converge_is_told() -> None:
     surface = PotentialSurface(PairSprings.of(ATOMS))
     for method in (quasi_newton, newton):

@@ -77,6 +77,20 @@ def test_bands_of_the_reference_have_its_barriers(
     assert good["neb_path_rmsd"].value < 0.05
 
 
+def test_a_band_begins_where_it_is_told_to(reaction_store: Path) -> None:
+    """Judged before its first step: on the path with an image at the saddle point, or without knowledge of either."""
+    at_once = {"rough": 1e3, "fmax": 1e3}
+    known, unknown = (
+        scores(NEBTask(NEBSettings(begin=begin, **at_once)), reference_surface(), reaction_store)
+        for begin in ("path", "interpolation")
+    )
+    assert known["neb_steps"].value == unknown["neb_steps"].value == 0
+    assert known["neb_saddle_rmsd"].value < 1e-6
+    assert known["neb_path_rmsd"].value < 0.01  # the nearest of the points that the path is divided by
+    assert unknown["neb_saddle_rmsd"].value > 0.01
+    assert unknown["neb_path_rmsd"].value > 3 * known["neb_path_rmsd"].value
+
+
 def test_bands_of_a_bad_potential_have_not(reaction_store: Path) -> None:
     bad = scores(NEBTask(NEBSettings(max_steps=60)), untrained(), reaction_store)
     assert bad["neb_failed"].value == 100 or bad["neb_barrier_mae"].value > 300
