@@ -162,6 +162,24 @@ def sparse(path: Path) -> Lines:
     yield from table([*titles, "s row by row"], rows)
 
 
+def kept_memory(path: Path) -> Lines:
+    """What ``benchmarks/kept_memory.py`` wrote."""
+    record = json.loads(path.read_text(encoding="utf-8"))
+    settings = record["settings"]
+    yield f"{machine(Conditions.model_validate(record['conditions']))}. {settings['workers']} runs side by side, "
+    yield f"{settings['steps']} steps with Hessians each, then judged; medians, and ratios of rounds that took turns."
+    rows = []
+    for architecture, found in record["results"].items():
+        for what in ("training", "judging", "peak"):
+            back, kept = ([one[what] for one in found[kind]] for kind in ("given back", "kept"))
+            ratios = np.divide(kept, back)
+            low, middle, high = np.quantile(ratios, (0.25, 0.5, 0.75))
+            unit = "MiB" if what == "peak" else "s"
+            medians = [f"{statistics.median(values):.{0 if what == 'peak' else 1}f}" for values in (back, kept)]
+            rows.append([f"{architecture}: {what}, {unit}", *medians, f"{middle:.2f}", f"{low:.2f}-{high:.2f}"])
+    yield from table(["", "given back", "kept", "ratio", "quartiles"], rows)
+
+
 def machine(conditions: Conditions) -> str:
     """On what."""
     return f"{conditions.hardware}, {conditions.threads} threads, torch {conditions.versions['torch']}"
@@ -196,6 +214,12 @@ SECTIONS: tuple[tuple[str, str, str, Callable[[Path], Lines]], ...] = (
         comparisons,
     ),
     ("Large structures", "sparse-hessian-cpu", "python benchmarks/sparse_hessian.py FILE", sparse),
+    (
+        "Freed memory, given back or kept",
+        "kept-memory-cpu",
+        "python benchmarks/kept_memory.py FILE --steps {steps} --workers {workers}",
+        kept_memory,
+    ),
 )
 """Heading, file, the command that makes it, and what renders it."""
 

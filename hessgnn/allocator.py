@@ -1,4 +1,4 @@
-"""What glibc does with memory that is freed: an option for training on a CPU, and for measuring what it needs."""
+"""What glibc does with memory that is freed: kept where a process does one job, given back where use is measured."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ def keep_freed_memory() -> bool:
     """Let the process keep large freed blocks for its next tensors.
 
     By default glibc returns them to the system and asks for them again, zeroed page by page: a Hessian step allocates
-    thousands of blocks of about a megabyte, and each costs page faults again. The process then holds
-    its peak memory until its end. To be called before the first large tensor is made; it cannot be undone.
+    thousands of blocks of about a megabyte, and each costs page faults again. The process then holds its peak memory
+    until its end, so this is for processes that end with their job. To be called before the first large tensor is
+    made; it cannot be undone.
 
     Returns
     -------

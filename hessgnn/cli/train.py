@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
+from hessgnn.allocator import keep_freed_memory
 from hessgnn.benchmark import evaluate as benchmark
 from hessgnn.benchmark.record import METRICS, Record
 from hessgnn.benchmark.tasks import TaskSettings
@@ -29,6 +30,7 @@ def train(
     config: Path | None, overrides: list[str], *, output: Path | None, resume: Path | None, dry_run: bool
 ) -> None:
     """Train one potential, or go on with a run; with others, where torchrun started several processes."""
+    keep_freed_memory()  # as in the workers of a sweep, so that a step costs the same in both
     with ranks_of_torchrun() as ranks:
         console = Console(quiet=not ranks.first)
         _train(console, config, overrides, output=output, resume=resume, dry_run=dry_run)
@@ -82,6 +84,7 @@ def evaluate(
             "either a run or a calculator is judged", where="evaluate", remedy="name a run folder, or give --calculator"
         )
     settings = parse(TaskSettings, override({}, overrides), where="evaluate")
+    keep_freed_memory()
     console = Console()
     with Progress(console=console) as progress:
         bars: dict[str, TaskID] = {}

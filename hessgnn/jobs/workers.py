@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from hessgnn.allocator import keep_freed_memory
 from hessgnn.errors import TrainingError, UserError
 from hessgnn.files import write_text
 from hessgnn.jobs.job import Job, Left, Outcome, Report, Stopped, Work, run_job
@@ -210,6 +211,7 @@ def _child(work: Work, job: Job, connection: Connection, threads: int, environme
     end_with(os.getppid())
     os.environ.update(environment)  # those of the server are of the moment when it was started
     torch.set_num_threads(threads)
+    keep_freed_memory()  # it goes back when the job, and this process, end
     message: Outcome | UserError | None
     try:
         message = work(job, _Link(connection))

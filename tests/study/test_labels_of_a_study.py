@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ase import Atoms
 
-from hessgnn.data.factory.engines import LabelError, TBLiteEngine, TBLiteSettings
+from hessgnn.data.factory.engines import AseEngine, AseSettings, LabelError, TBLiteEngine, TBLiteSettings
 from hessgnn.data.store import Store, write_store
 from hessgnn.errors import ConfigError, DataError
 from hessgnn.study import labels as labels_module
@@ -145,8 +146,16 @@ def test_frames_of_another_level_of_theory_are_refused(tiny_store: Path, tmp_pat
     require_same_level(store, engine)
 
 
-def test_the_cost_of_a_hessian_is_measured(tiny_store: Path, engine: TBLiteEngine) -> None:
-    """Central differences: six gradients for each atom, which differ in how fast they converge."""
+def test_the_cost_of_a_hessian_is_measured(tiny_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = [0.0]
+
+    class Ticking(AseEngine):
+        def energy_forces(self, atoms: Atoms) -> tuple[float, np.ndarray]:
+            seconds[0] += 2.0
+            return super().energy_forces(atoms)
+
+    monkeypatch.setattr(labels_module.time, "perf_counter", lambda: seconds[0])
     store = Store.open(tiny_store)
+    engine = Ticking(AseSettings(calculator="ase.calculators.lj:LennardJones", level_of_theory="LJ"))
     found = measured_hessian_gradients(engine, [store[int(i)] for i in store.indices("train")])
-    assert 2 < found < 18
+    assert found == 6.0  # central differences
