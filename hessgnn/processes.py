@@ -90,7 +90,8 @@ def uninterrupted() -> Iterator[None]:
     KeyboardInterrupt
         At the end, if it was pressed meanwhile.
     """
-    if threading.current_thread() is not threading.main_thread():  # Ctrl-C is for the main thread alone
+    elsewhere = threading.current_thread() is not threading.main_thread()  # Ctrl-C is for the main thread alone
+    if elsewhere or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what runs in the background
         yield
         return
     pressed: list[bool] = []

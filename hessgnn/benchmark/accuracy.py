@@ -11,9 +11,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from hessgnn.benchmark.curvature import curvature_metrics, curvature_values
 from hessgnn.benchmark.predictions import Predictions
-from hessgnn.benchmark.profiles import profile_metrics, profile_values
+from hessgnn.benchmark.profiles import profile_values
 from hessgnn.benchmark.record import METRICS, Metric
 from hessgnn.benchmark.surface import Surface
 from hessgnn.data.store import Store
@@ -24,7 +23,7 @@ Array = NDArray[np.float64]
 
 QUANTITIES = ("energy", "forces", "hessian")
 DIAGNOSTICS = ("curvature_", "profile_")
-"""What the names of :func:`diagnostics` begin with."""
+"""What names of metrics begin with in :mod:`~hessgnn.benchmark.curvature` and :mod:`~hessgnn.benchmark.profiles`."""
 
 
 def predict_split(
@@ -106,29 +105,11 @@ def metrics(predictions: Predictions) -> dict[str, Metric]:
     return found
 
 
-def diagnostics(predictions: Predictions) -> dict[str, Metric]:
-    """What a split says of curvature and of energy profiles.
-
-    See :mod:`~hessgnn.benchmark.curvature` and :mod:`~hessgnn.benchmark.profiles`.
-
-    Parameters
-    ----------
-    predictions
-        Of the split.
-
-    Returns
-    -------
-    dict
-        Names begin with ``curvature_`` or ``profile_``.
-    """
-    return {**curvature_metrics(curvature_values(predictions)), **profile_metrics(profile_values(predictions))}
-
-
 def values(predictions: Predictions) -> dict[str, dict[str, float | None]]:
     """The numbers that two surfaces are compared by, structure by structure, or path by path.
 
     Those of :func:`~hessgnn.benchmark.curvature.curvature_values` are not among them: thousands of eigenproblems for
-    each run, which a comparison of many runs should not wait for.
+    each run, which a comparison of many runs should not wait for. They are solved once, and saved.
 
     Parameters
     ----------

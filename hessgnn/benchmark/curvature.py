@@ -6,9 +6,11 @@ Away from stationary points these are a diagnostic of the curvature, not frequen
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
+from hessgnn.benchmark.journal import read_results, write_results
 from hessgnn.benchmark.predictions import Predictions
 from hessgnn.benchmark.record import Metric
 from hessgnn.benchmark.task import mean_metric
@@ -94,6 +96,45 @@ def curvature_metrics(values: Values) -> dict[str, Metric]:
         name: mean_metric(list(values[name].values()), title, unit, better="higher" if higher else "lower")
         for name, (title, unit, higher) in TITLES.items()
     }
+
+
+def save_curvature(values: Values, path: Path, key: str) -> None:
+    """Write what :func:`curvature_values` found, a line for each structure.
+
+    Parameters
+    ----------
+    values
+        Of a split.
+    path
+        The file.
+    key
+        What they were made of, as in the predictions.
+    """
+    names = next(iter(values.values()))
+    results = {name: {metric: column[name] for metric, column in values.items()} for name in names}
+    write_results(path, {"task": "accuracy", "made_of": key}, results)
+
+
+def read_curvature(path: Path) -> Values:
+    """Read what :func:`save_curvature` wrote.
+
+    Parameters
+    ----------
+    path
+        The file.
+
+    Returns
+    -------
+    dict
+        See :func:`curvature_values`.
+
+    Raises
+    ------
+    DataError
+        When the file is missing or holds no results.
+    """
+    results = read_results(path)
+    return {metric: {name: row.get(metric) for name, row in results.items()} for metric in TITLES}
 
 
 def _cosine(reference: Vibrations, own: Vibrations, k: int, masses: Array) -> float | None:

@@ -7,6 +7,7 @@ other weights, data or settings are not mixed with them.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,22 @@ class Journal:
         return PredictionFile.of(self.path)
 
     def _rewrite(self, key: Result) -> None:
-        text = json.dumps(key) + "\n" + "".join(_line(*item) for item in self.results.items())
-        write_text(self.path, text)
+        write_results(self.path, key, self.results)
+
+
+def write_results(path: Path, key: Result, results: Mapping[str, Result]) -> None:
+    """Write all results at once.
+
+    Parameters
+    ----------
+    path
+        The file; what it holds is replaced.
+    key
+        What the results belong to.
+    results
+        Name of the structure -> result.
+    """
+    write_text(path, json.dumps(key) + "\n" + "".join(_line(*item) for item in results.items()))
 
 
 def read_results(path: Path) -> dict[str, Result]:

@@ -16,8 +16,10 @@ import torch
 
 from hessgnn.benchmark import accuracy
 from hessgnn.benchmark.cost import CostTask
+from hessgnn.benchmark.curvature import curvature_metrics, curvature_values, save_curvature
 from hessgnn.benchmark.journal import Journal, Result
 from hessgnn.benchmark.predictions import Predictions
+from hessgnn.benchmark.profiles import profile_metrics, profile_values
 from hessgnn.benchmark.record import METRICS, DataSource, Failure, Metric, PredictionFile, Record
 from hessgnn.benchmark.surface import PotentialSurface, Surface
 from hessgnn.benchmark.task import Subject, Task
@@ -150,9 +152,11 @@ def _accuracy(
     surface: Surface, store: Store, split: str, folder: Path, source: DataSource, verdict: Verdict, tell: Observer
 ) -> None:
     total, done = store.splits[split], 0
-    path = folder / f"predictions-{split}.npz"
-    known = verdict.predictions.get(split)
-    if METRICS.keys() <= verdict.metrics.get(split, {}).keys() and known is not None and known.is_at(path):
+    path, curvature_path = folder / f"predictions-{split}.npz", folder / f"curvature-{split}.jsonl"
+    saved = f"{ACCURACY} {split}"
+    files = (verdict.predictions.get(split), path), (verdict.results.get(saved), curvature_path)
+    there = all(known is not None and known.is_at(at) for known, at in files)
+    if there and METRICS.keys() <= verdict.metrics.get(split, {}).keys():
         tell(f"{ACCURACY} on {split}", total, total)
         return
     verdict.forget(ACCURACY, split)
@@ -179,7 +183,11 @@ def _accuracy(
     if bad:
         verdict.reason = f"predictions are not finite for {len(bad)} structures of {split!r}, first {bad[0]!r}"
         return
-    verdict.add(split, {**accuracy.metrics(predictions), **accuracy.diagnostics(predictions)})
+    curvature = curvature_values(predictions)
+    save_curvature(curvature, curvature_path, key)
+    verdict.results[saved] = PredictionFile.of(curvature_path)
+    profiles = profile_metrics(profile_values(predictions))
+    verdict.add(split, {**accuracy.metrics(predictions), **curvature_metrics(curvature), **profiles})
 
 
 def _saved(path: Path, key: str) -> Predictions | None:

@@ -129,7 +129,8 @@ class Record(Settings):
     curve: list[CurvePoint] = Field(default_factory=list)
     predictions: dict[str, PredictionFile] = Field(default_factory=dict)
     results: dict[str, PredictionFile] = Field(
-        default_factory=dict, description="'task split' -> saved results of the other tasks"
+        default_factory=dict,
+        description="'task split' -> what a task saved; of accuracy, the curvature of each structure",
     )
     failures: list[Failure] = Field(
         default_factory=list, description="of the other tasks; they are counted, not hidden"

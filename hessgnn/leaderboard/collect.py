@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hessgnn.benchmark import accuracy
+from hessgnn.benchmark.curvature import read_curvature
 from hessgnn.benchmark.predictions import Predictions
 from hessgnn.benchmark.record import PredictionFile, Record, read_record
 from hessgnn.benchmark.tasks import ACCURACY, saved_values
@@ -24,7 +25,7 @@ class Loaded:
     files: dict[str, Path] = field(default_factory=dict)
     """Split to file; checksums verified."""
     results: dict[str, Path] = field(default_factory=dict)
-    """'task split' to file, of the other tasks; checksums verified."""
+    """'task split' to file, of the tasks (of accuracy, what its curvature gave); checksums verified."""
     notes: tuple[str, ...] = ()
     """What is missing, for the reader of the report."""
     _values: dict[tuple[str, str], dict[str, dict[str, float | None]]] = field(default_factory=dict, repr=False)
@@ -38,11 +39,12 @@ class Loaded:
         """Numbers subject by subject: metric -> molecule, reaction or path -> value; empty where none are saved."""
         key = (task, split)
         if key not in self._values:
+            path = self.results.get(f"{task} {split}")
             if task == ACCURACY:
                 predictions = self.predictions(split)
-                self._values[key] = {} if predictions is None else accuracy.values(predictions)
+                errors = {} if predictions is None else accuracy.values(predictions)
+                self._values[key] = errors if path is None else {**errors, **read_curvature(path)}
             else:
-                path = self.results.get(f"{task} {split}")
                 self._values[key] = {} if path is None else saved_values(path)
         return self._values[key]
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from surfaces import reference_surface, untrained
 
-from hessgnn.benchmark.accuracy import diagnostics, predict_split, values
-from hessgnn.benchmark.curvature import curvature_metrics, curvature_values
+from hessgnn.benchmark.accuracy import predict_split, values
+from hessgnn.benchmark.curvature import curvature_metrics, curvature_values, read_curvature, save_curvature
 from hessgnn.benchmark.predictions import Predictions
-from hessgnn.benchmark.profiles import profile_values
+from hessgnn.benchmark.profiles import profile_metrics, profile_values
+from hessgnn.benchmark.record import Metric
 from hessgnn.curvature.vibrations import masses_of, vibrations
 from hessgnn.data.store import Store
 
@@ -32,6 +33,10 @@ def predictions_of(numbers: list[int], positions: np.ndarray, reference: np.ndar
         hessian_reference=reference.ravel(),
         hessian_predicted=predicted.ravel(),
     )
+
+
+def diagnostics(predictions: Predictions) -> dict[str, Metric]:
+    return {**curvature_metrics(curvature_values(predictions)), **profile_metrics(profile_values(predictions))}
 
 
 def hessian_with(numbers: list[int], positions: np.ndarray, eigenvalues: list[float]) -> np.ndarray:
@@ -130,5 +135,8 @@ def test_the_reference_has_no_error_and_a_bad_potential_has(reaction_store: Path
     predictions.save(tmp_path / "p.npz")
     again = diagnostics(Predictions.load(tmp_path / "p.npz"))
     assert again["curvature_eigenvalue_mae"].value == pytest.approx(bad["curvature_eigenvalue_mae"].value, rel=1e-5)
+    found = curvature_values(predictions)
+    save_curvature(found, tmp_path / "c.jsonl", "a key")
+    assert read_curvature(tmp_path / "c.jsonl") == found
     assert len(values(predictions)["hessian_mae"]) == 16
     assert values(predictions)["profile_mae"].keys() == {"hcn-ts", "nh3-ts"}

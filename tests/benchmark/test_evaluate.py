@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from ase.calculators.calculator import CalculationFailed
 from ase.calculators.emt import EMT
@@ -16,7 +17,7 @@ from hessgnn.benchmark.journal import read_results
 from hessgnn.benchmark.record import METRICS, read_record, write_record
 from hessgnn.benchmark.tasks import TaskSettings
 from hessgnn.data.store import write_store
-from hessgnn.errors import ConfigError
+from hessgnn.errors import ConfigError, DataError
 from hessgnn.leaderboard.collect import collect
 from hessgnn.leaderboard.report import write_report
 from hessgnn.training.config import RunConfig
@@ -83,6 +84,20 @@ def test_predictions_that_were_damaged_are_made_again(run: Path) -> None:
     second = evaluate(run, splits=["test"])
     assert second.metrics == first.metrics
     assert accuracy.metrics(collect([run])[0].predictions("test")).keys() == METRICS.keys()
+
+
+def test_the_curvature_of_each_structure_is_saved_and_found_again(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = evaluate(run, splits=["test"])
+    found = collect([run])[0].values("accuracy", "test")
+    each = found["curvature_eigenvalue_mae"]
+    assert each.keys() == found["hessian_mae"].keys()
+    assert np.mean(list(each.values())) == pytest.approx(first.metrics["test"]["curvature_eigenvalue_mae"].value)
+    (run / "curvature-test.jsonl").write_text("damaged")
+    with pytest.raises(DataError, match=r"curvature-test\.jsonl.*SHA-256 differs"):
+        collect([run])
+    forbid(monkeypatch, "hessgnn.benchmark.accuracy.predict_split")  # the predictions are there
+    assert evaluate(run, splits=["test"]) == first
+    assert collect([run])[0].values("accuracy", "test") == found
 
 
 def test_predictions_outlive_an_evaluation_that_was_killed(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

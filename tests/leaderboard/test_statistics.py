@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 from synthetic_runs import failed_record, make_record
 
+from hessgnn.benchmark import accuracy
+from hessgnn.benchmark.curvature import curvature_metrics, curvature_values, save_curvature
+from hessgnn.benchmark.record import PredictionFile, write_record
 from hessgnn.leaderboard.board import Gain
 from hessgnn.leaderboard.collect import Loaded, collect
 from hessgnn.leaderboard.scores import score
@@ -81,19 +84,24 @@ def board_gain(paths: list[Path]) -> Gain:
 
 def test_ratios_of_saved_predictions_have_an_interval(save_run: Callable[..., Path]) -> None:
     """The records say what the predictions do, as those of real runs."""
-    from hessgnn.benchmark import accuracy
-    from hessgnn.benchmark.record import write_record
-
     paths = []
     for regime, scale, seeds in (("E-F", 0.2, (0, 1)), ("E-F-H", 0.1, (2, 3))):
         for seed in seeds:
             folder = save_run(make_record("ani", regime, seed, scale), scale)  # type: ignore[arg-type]
             (item,) = collect([folder])
-            found = {split: accuracy.metrics(item.predictions(split)) for split in item.files}  # type: ignore[arg-type]
-            write_record(item.record.model_copy(update={"metrics": found}), folder / "record.json")
+            metrics, results = {}, {}
+            for split in item.files:
+                predictions = item.predictions(split)
+                assert predictions is not None
+                curvature = curvature_values(predictions)
+                save_curvature(curvature, folder / f"curvature-{split}.jsonl", "")
+                results[f"accuracy {split}"] = PredictionFile.of(folder / f"curvature-{split}.jsonl")
+                metrics[split] = accuracy.metrics(predictions) | curvature_metrics(curvature)
+            judged = item.record.model_copy(update={"metrics": metrics, "results": results})
+            write_record(judged, folder / "record.json")
             paths.append(folder)
     ratios = board_gain(paths).ratios["nms"]
-    for name in ("forces_mae", "hessian_mae", "hessian_rmse"):
+    for name in ("forces_mae", "hessian_mae", "hessian_rmse", "curvature_eigenvalue_mae"):
         ratio = ratios[name]
         assert ratio is not None
         assert ratio.low is not None
