@@ -1,4 +1,4 @@
-"""What tuning found: one page, ``sweep.html``, drawn of the trials alone. No test split is in it."""
+"""What tuning found, drawn of the trials alone: ``sweep.html``, its tables in ``sweep.md``. No test split is in it."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from hessgnn.files import write_text
 from hessgnn.leaderboard.landscape import Trial, landscapes
 from hessgnn.leaderboard.page import render
 from hessgnn.leaderboard.plotting import COLOURS, SYMBOLS, Panel, figure_json, literal
+from hessgnn.leaderboard.tables import markdown_table, markdown_text
 from hessgnn.sweep.config import PAPER_WEIGHTS, SweepConfig
 from hessgnn.sweep.trials import TrialRow
 
@@ -58,7 +59,7 @@ def write_report(
     studies: Mapping[str, Study],
     folder: Path,
 ) -> Path:
-    """Write ``sweep.html``.
+    """Write ``sweep.html`` and ``sweep.md``.
 
     Parameters
     ----------
@@ -78,20 +79,59 @@ def write_report(
     Path
         The page.
     """
+    title, about, found = f"Sweep {config.name}", summary(config, rows), sections(config, rows, transferred, studies)
+    write_text(folder / "sweep.md", markdown(title, about, found))
+    write_text(folder / "sweep.html", render("sweep.html.j2", title=title, summary=about, sections=found))
+    return folder / "sweep.html"
+
+
+def summary(config: SweepConfig, rows: Sequence[TrialRow]) -> str:
+    """Say how much was tried, and what a score is.
+
+    Parameters
+    ----------
+    config
+        The sweep.
+    rows
+        All trials.
+
+    Returns
+    -------
+    str
+        A paragraph.
+    """
     failed = sum(row.state == "failed" for row in rows)
     pruned = sum(row.state == "pruned" for row in rows)
     seconds = sum(row.device_seconds for row in rows)
-    page = render(
-        "sweep.html.j2",
-        title=f"Sweep {config.name}",
-        summary=f"{len(rows)} trials of {config.budget.steps} steps over {len(config.architectures)} architectures, "
+    return (
+        f"{len(rows)} trials of {config.budget.steps} steps over {len(config.architectures)} architectures, "
         f"{pruned} stopped early, {failed} failed, {seconds:,.0f} device-seconds of training. A score is the geometric "
         "mean of the validation errors, relative to that of the same architecture on energies and forces alone: "
-        "below 1, Hessian labels helped.",
-        sections=sections(config, rows, transferred, studies),
+        "below 1, Hessian labels helped."
     )
-    write_text(folder / "sweep.html", page)
-    return folder / "sweep.html"
+
+
+def markdown(title: str, about: str, found: Sequence[Section]) -> str:
+    """Return what of the page is text and tables.
+
+    Parameters
+    ----------
+    title, about
+        Heading and first paragraph.
+    found
+        Of :func:`sections`.
+
+    Returns
+    -------
+    str
+        Markdown.
+    """
+    parts = [f"# {markdown_text(title)}", markdown_text(about)]
+    for section in found:
+        if section.lines:
+            table = markdown_table(section.headings, section.lines, section.numeric)
+            parts += [f"## {markdown_text(section.title)}", markdown_text(section.text), table]
+    return "\n\n".join(parts) + "\n"
 
 
 def sections(
@@ -127,7 +167,13 @@ def sections(
             "Share of the spread among the better trials that each tuned value accounts for (PED-ANOVA). "
             "With few trials it is a hint, no more."
         )
-        found.append(Section("Importance", text, [_importance(importance)]))
+        keys = list(dict.fromkeys(key for shares in importance.values() for key in shares))
+        lines = [
+            [name, *(f"{shares[key]:.2f}" if key in shares else "–" for key in keys)]
+            for name, shares in importance.items()
+        ]
+        headings, numeric = ["Architecture", *keys], [False, *(True for _ in keys)]
+        found.append(Section("Importance", text, [_importance(importance)], headings, numeric, lines))
     found.append(Section("Cost", "Device-seconds of training of each trial.", [_cost(rows)]))
     if failures := [row for row in rows if row.state == "failed"]:
         found.append(

@@ -11,6 +11,7 @@
     ├── best/ani.yaml       trains as it is
     ├── trials.csv          every trial: values, score, cost, reason of a failure
     ├── sweep.html          what tuning found: history, importance, slices, contours, transfer
+    ├── sweep.md            its tables
     └── leaderboard/        index.html, leaderboard.md, .csv, .json
 
 Several processes, on one machine or on many, may do the same sweep: a piece of work is done by whoever claims it

@@ -74,6 +74,10 @@ def test_the_page_shows_what_there_is_and_escapes_it(
     assert "<b>not" not in page
     for text in re.findall(r'<script type="application/json">(.*?)</script>', page, re.S):
         assert json.loads(text)["data"]
+    text = (tmp_path / "sweep.md").read_text()
+    assert re.findall("^## (.*)$", text, re.M) == ["Weights compared", "Importance", "Failures"]
+    assert "| schnet | the best of ani | 2 | 0.5 | 0.850 |" in text
+    assert "the loss is &lt;b&gt;not&lt;/b&gt; finite" in text
 
 
 def test_a_second_objective_has_its_front(make_sweep: MakeSweep) -> None:
