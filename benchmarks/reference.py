@@ -98,11 +98,14 @@ def keep(record: Record, name: str, overrides: list[str], barriers: dict[str, fl
     new = record.model_dump(mode="json", include={"data", "metrics", "failures", "versions", "hardware"})
     before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     if before.get("data") == new["data"]:
-        ran = {_task_of(key) for metrics in new["metrics"].values() for key in metrics}
-        for split, metrics in before["metrics"].items():
-            kept = {key: value for key, value in metrics.items() if _task_of(key) not in ran}
-            new["metrics"][split] = kept | new["metrics"].get(split, {})
-        new["failures"] += [f for f in before["failures"] if f["task"] not in ran]
+        ran = {(_task_of(key), split) for split, metrics in new["metrics"].items() for key in metrics}
+        kept = {
+            split: {key: value for key, value in metrics.items() if (_task_of(key), split) not in ran}
+            for split, metrics in before["metrics"].items()
+        }
+        splits = dict.fromkeys([*kept, *new["metrics"]])
+        new["metrics"] = {split: kept.get(split, {}) | new["metrics"].get(split, {}) for split in splits}
+        new["failures"] += [f for f in before["failures"] if (f["task"], f["split"]) not in ran]
         overrides = sorted({*before["settings"], *overrides})
         barriers = before.get("barriers") if barriers is None else barriers
     content = new | {"settings": overrides, "barriers": barriers}
