@@ -106,5 +106,8 @@ def _load(path: Path) -> Loaded:
         return found
 
     files = present(record.predictions, "predictions for", "they are not plotted")
-    results = present(record.results, "results of", "claims are judged by their means alone")
+    curvature = {key: item for key, item in record.results.items() if key.startswith(f"{ACCURACY} ")}
+    others = {key: item for key, item in record.results.items() if key not in curvature}
+    results = present(curvature, "results of", "ratios of its curvature have no interval")
+    results |= present(others, "results of", "claims are judged by their means alone")
     return Loaded(path=path, record=record, files=files, results=results, notes=tuple(notes))

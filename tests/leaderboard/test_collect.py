@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from synthetic_runs import N_ATOMS, make_record, save_predictions
 
+from hessgnn.benchmark.record import PredictionFile
 from hessgnn.errors import DataError
 from hessgnn.leaderboard.collect import collect
 
@@ -45,3 +46,15 @@ def test_missing_predictions_leave_a_note(save_run: SaveRun) -> None:
     assert list(item.files) == ["nms"]
     assert item.predictions("test") is None
     assert "predictions-test.npz" in item.notes[0]
+
+
+def test_missing_results_leave_a_note_of_what_is_not_known_then(save_run: SaveRun) -> None:
+    results = {
+        key: PredictionFile(path=f"{key.replace(' ', '-')}.jsonl", sha256="0") for key in ("accuracy test", "neb test")
+    }
+    (item,) = collect([save_run(make_record(results=results), 0.1)])
+    assert item.results == {}
+    assert [note.split(", so ")[1] for note in item.notes] == [
+        "ratios of its curvature have no interval",
+        "claims are judged by their means alone",
+    ]
