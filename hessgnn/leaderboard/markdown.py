@@ -7,7 +7,7 @@ from hessgnn.leaderboard import tables
 from hessgnn.leaderboard.board import Leaderboard
 from hessgnn.leaderboard.gains import BUDGETS, gain_label
 from hessgnn.leaderboard.tables import MAIN_METRICS, markdown_table, markdown_text
-from hessgnn.leaderboard.words import CLAIMS_NOTE, DEFINITIONS, fairness, summary
+from hessgnn.leaderboard.words import CLAIMS_NOTE, DEFINITIONS, TASK_RATIOS_NOTE, fairness, summary
 
 RATIOS_NOTE = (
     "Error with Hessian labels (E-F-H) over error without (E-F), with the 95 % interval over molecules; failed seeds "
@@ -78,6 +78,16 @@ def markdown_report(board: Leaderboard) -> str:
                 [False] + [True] * (len(measured) + 1),
             ),
         ]
+        if lines := tables.gain_lines(board, gains):
+            parts += [
+                f"### Task by task: {title}",
+                TASK_RATIOS_NOTE,
+                markdown_table(
+                    ["Split", "Metric", *(gain_label(gain, gains) for gain in gains)],
+                    [[split, info.title, *map(str, cells)] for split, info, cells in lines],
+                    [False, False] + [True] * len(gains),
+                ),
+            ]
     if board.ranks:
         headings, places = tables.rank_table(board.ranks)
         parts += [

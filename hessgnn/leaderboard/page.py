@@ -26,7 +26,7 @@ from hessgnn.leaderboard.reproduce import recipes
 from hessgnn.leaderboard.spectra import spectra_panels
 from hessgnn.leaderboard.tables import MAIN_METRICS
 from hessgnn.leaderboard.task_tables import TASK_TEXTS, score_tables
-from hessgnn.leaderboard.words import CLAIMS_NOTE, DEFINITIONS, fairness, summary
+from hessgnn.leaderboard.words import CLAIMS_NOTE, DEFINITIONS, TASK_RATIOS_NOTE, fairness, summary
 
 FAILURE_LINES = 100
 """Of the table of structures without a result; leaderboard.json holds all."""
@@ -69,6 +69,8 @@ def html_text(
         metrics={name: METRICS[name] for name in MAIN_METRICS},
         budgets=[entry for entry in budgets if entry[2]],
         gain_cell=tables.gain_cell,
+        gain_lines=tables.gain_lines,
+        task_ratios_note=TASK_RATIOS_NOTE,
         gain_label=gain_label,
         number=tables.number,
         rank_table=tables.rank_table(board.ranks),

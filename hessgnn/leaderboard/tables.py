@@ -159,6 +159,8 @@ def task_lines(board: Leaderboard) -> list[tuple[str, MetricInfo, list[Cell]]]:
     return lines
 
 
+ROUNDING = "curvature_asymmetry"
+"""A number that is no error of a potential, but of arithmetic: a ratio of two says nothing."""
 CLAIM_NUMERIC = (False, False, False, False, True, True, False, True, True, True, False)
 """Which columns of the table of claims are numbers."""
 
@@ -222,6 +224,30 @@ def rank_table(ranks: Sequence[RegimeRanks]) -> tuple[list[str], list[list[str]]
 def gain_cell(gain: Gain, split: str, name: str) -> Cell:
     """Print one ratio of the table of what Hessian labels buy."""
     return ratio_cell(gain.ratios.get(split, {}).get(name))
+
+
+def gain_lines(board: Leaderboard, gains: Sequence[Gain]) -> list[tuple[str, MetricInfo, list[Cell]]]:
+    """Return the ratios of what the tasks found, those of the main errors left out.
+
+    Parameters
+    ----------
+    board
+        The leaderboard.
+    gains
+        Some of its comparisons.
+
+    Returns
+    -------
+    list of (split, metric, cells)
+        A line for each metric with a ratio, with a cell for each comparison.
+    """
+    lines = []
+    for split in board.splits:
+        for name, info in board.metrics.items():
+            ratios = [gain.ratios.get(split, {}).get(name) for gain in gains]
+            if name not in METRICS and name != ROUNDING and any(ratio is not None for ratio in ratios):
+                lines.append((split, info, [ratio_cell(ratio) for ratio in ratios]))
+    return lines
 
 
 def status(row: Row) -> str:

@@ -29,6 +29,10 @@ DEFINITIONS = {
     "composition only.",
 }
 """How each number is defined, for the page and for Markdown."""
+TASK_RATIOS_NOTE = (
+    "The same ratio for what else the tasks found, where lower is better. Means are over what succeeded: read them "
+    "beside the shares that failed. The interval over molecules is there where none of them failed on either side."
+)
 CLAIMS_NOTE = (
     "Mean ± standard deviation over the seeds that both sides have. Two paired, two-sided tests: Student's t over "
     "seeds (three or more, whose changes are not all the same), and Wilcoxon's signed ranks over molecules, reactions "

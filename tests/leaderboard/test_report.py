@@ -6,13 +6,14 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import cast
 
 import pytest
 from synthetic_runs import EVIL, failed_record, make_record
 from typer import Typer
 from typer.testing import CliRunner
 
-from hessgnn.benchmark.record import Regime
+from hessgnn.benchmark.record import Metric, Regime
 from hessgnn.cli.leaderboard import leaderboard
 from hessgnn.errors import DataError
 from hessgnn.leaderboard.board import Leaderboard
@@ -95,6 +96,27 @@ def test_all_four_files_hold_the_same_numbers(report: Path) -> None:
                 found = [line[f"{split} {name}{what} [{info.unit}]"] for what in ("", " std")]
                 assert score is not None
                 assert found == [str(score.mean), "" if score.std is None else str(score.std)]
+
+
+def test_ratios_of_what_the_tasks_found_are_shown(save_run: SaveRun, tmp_path: Path) -> None:
+    found = {"E-F": (20.0, 1e-15, 50.0), "E-F-H": (5.0, 2e-15, 80.0)}
+    paths = []
+    for regime, numbers in found.items():
+        record = make_record(regime=cast(Regime, regime))
+        mine = {
+            "neb_barrier_mae": Metric(title="barrier MAE", unit="meV", value=numbers[0], n=3),
+            "curvature_asymmetry": Metric(title="rounding", unit="eV/Å²", value=numbers[1], n=3),
+            "saddle_right": Metric(title="right", unit="%", value=numbers[2], n=3, better="higher"),
+        }
+        metrics = {split: {**metrics, **mine} for split, metrics in record.metrics.items() if split == "test"}
+        paths.append(save_run(record.model_copy(update={"metrics": metrics})))
+    page = write_report(collect(paths), tmp_path / "report")
+    text = page.with_name("leaderboard.md").read_text(encoding="utf-8")
+    _, _, table = text.partition("### Task by task: equal steps")
+    assert re.findall(r"^\| test \|.*$", table.partition("\n## ")[0], re.M) == ["| test | barrier MAE | 0.250 |"]
+    html = page.read_text(encoding="utf-8")
+    assert "Task by task, for equal steps" in html
+    assert re.search(r'<th scope="row">barrier MAE</th>\s*<td class="numeric best">0.250</td>', html)
 
 
 def test_the_page_is_one_small_file_that_loads_nothing(report: Path) -> None:
