@@ -15,6 +15,7 @@ PACKAGE = Path(hessgnn.__file__).parent
 FLOORS = {
     "hessgnn.allocator": 1,
     "hessgnn.blas": 1,
+    "hessgnn.openmp": 1,
     "hessgnn.config": 1,
     "hessgnn.errors": 1,
     "hessgnn.extras": 1,

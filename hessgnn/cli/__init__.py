@@ -17,6 +17,7 @@ from rich.console import Console
 
 from hessgnn.cli import authors, bench, data, leaderboard
 from hessgnn.errors import UserError
+from hessgnn.openmp import wait_briefly
 
 app = typer.Typer(
     name="hessgnn",
@@ -150,6 +151,7 @@ def main(application: typer.Typer = app, arguments: Sequence[str] | None = None)
     arguments
         Of the command line; ``sys.argv`` by default.
     """
+    wait_briefly()
     errors = Console(stderr=True, soft_wrap=True)
     try:
         status = application(args=arguments, standalone_mode=False)
