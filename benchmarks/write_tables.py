@@ -180,6 +180,25 @@ def kept_memory(path: Path) -> Lines:
     yield from table(["", "given back", "kept", "ratio", "quartiles"], rows)
 
 
+def waiting_threads(path: Path) -> Lines:
+    """What ``benchmarks/waiting_threads.py`` wrote."""
+    record = json.loads(path.read_text(encoding="utf-8"))
+    settings = record["settings"]
+    yield f"{machine(Conditions.model_validate(record['conditions']))}. E-F-H steps of one probe on "
+    yield f"{settings['batch_size']} molecules, ms: medians of {settings['repeats']} processes, smallest and largest."
+    rows = [
+        [f"{architecture}: {state}", *(_range([1e3 * second for second in seconds]) for seconds in ways.values())]
+        for architecture, states in record["results"].items()
+        for state, ways in states.items()
+    ]
+    ways = next(iter(next(iter(record["results"].values())).values()))
+    yield from table(["machine", *ways], rows)
+
+
+def _range(values: Sequence[float]) -> str:
+    return f"{statistics.median(values):.0f} ({min(values):.0f}-{max(values):.0f})"
+
+
 def machine(conditions: Conditions) -> str:
     """On what."""
     return f"{conditions.hardware}, {conditions.threads} threads, torch {conditions.versions['torch']}"
@@ -219,6 +238,12 @@ SECTIONS: tuple[tuple[str, str, str, Callable[[Path], Lines]], ...] = (
         "kept-memory-cpu",
         "python benchmarks/kept_memory.py FILE --steps {steps} --workers {workers}",
         kept_memory,
+    ),
+    (
+        "Threads that wait",
+        "waiting-threads-cpu",
+        "python benchmarks/waiting_threads.py FILE --steps {steps} --repeats {repeats}",
+        waiting_threads,
     ),
 )
 """Heading, file, the command that makes it, and what renders it."""
