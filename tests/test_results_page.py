@@ -99,3 +99,83 @@ def test_longer_training_changes_little() -> None:
     energies = zip(*(ratios("leaderboard", "test E MAE", budget=b) for b in ("steps", "device-seconds")), strict=True)
     assert [with_time > 1 > with_steps for with_steps, with_time in energies] == [False, False, True]
     assert says("Only SchNet's energies gain more by the time than by the labels")
+
+
+PARTS = ("2 %", "5 %", "10 %", "20 %", "40 %", "80 %")
+
+
+def errors(labels: str, column: str, part: str, budget: str = "steps") -> dict[str, float]:
+    """Architecture -> mean error of the study on data efficiency."""
+    rows = [
+        row
+        for row in read("efficiency")["Study efficiency"]
+        if (row["Labels"], row["Data"], row["Equal"]) == (labels, part, budget)
+    ]
+    assert {row["Architecture"] for row in rows} == {*ARCHITECTURES}
+    return {row["Architecture"]: number(row[column]) for row in rows}
+
+
+ENERGY, FORCES, CURVATURE = "test E MAE / meV/atom", "irc F MAE / meV/Å", "test H MAE / eV/Å²"
+COLUMNS = [
+    f"{split} {name}"
+    for split in ("test", "irc", "nms")
+    for name in ("E MAE / meV/atom", "F MAE / meV/Å", "H MAE / eV/Å²")
+]
+
+
+def leads(labels: str, over: str, column: str, parts: Iterable[str]) -> set[str]:
+    """Architectures whose error is lower with some labels than with others, on each of these parts."""
+    return {
+        name
+        for name in ARCHITECTURES
+        if all(errors(labels, column, part)[name] < errors(over, column, part)[name] for part in parts)
+    }
+
+
+def test_few_hessians_against_many_energies() -> None:
+    few, many = errors("E-F-H", CURVATURE, "2 %"), errors("E-F", CURVATURE, "80 %")
+    assert says(f"by a factor of {spread((many[name] / few[name] for name in ARCHITECTURES), 1)}")
+    table = "T4: Hessians on 2 % against none on 80 % of the data"
+    for claim in ("Hessians of new molecules are better", "they carry further along reaction paths"):
+        assert those(verdicts("efficiency", claim, table), "confirmed") == {*ARCHITECTURES}
+    for claim in ("energies of new molecules are better", "forces along reaction paths are better"):
+        assert those(verdicts("efficiency", claim, table), "not confirmed") == {*ARCHITECTURES}
+    reached = {
+        name: next(p for p in PARTS if errors("E-F-H", ENERGY, p)[name] < errors("E-F", ENERGY, "80 %")[name])
+        for name in ARCHITECTURES
+    }
+    assert says(f"on {reached['nequip']} (NequIP), {reached['schnet']} (SchNet) and {reached['ani']} (ANI)")
+
+
+def test_hessians_or_more_forces() -> None:
+    assert all("ani" in leads("E-F-H", "E-F+", column, PARTS[3:]) for column in COLUMNS)
+    assert says("For ANI Hessians are, from 20 % on: every mean error is lower")
+    for column in COLUMNS:
+        frames = leads("E-F+", "E-F-H", column, PARTS[1:])
+        assert ("schnet" in frames) == (not (column.endswith("H MAE / eV/Å²") and not column.startswith("nms")))
+    assert says("For SchNet frames are, from 5 % on: energies, forces, and off the paths curvature")
+    for column in (CURVATURE, "irc H MAE / eV/Å²"):
+        assert leads("E-F-H", "E-F+", column, PARTS[3:]) == {*ARCHITECTURES}
+    assert says(
+        "At stationary points and along paths Hessians lead in curvature for all three from 20 % of the data on"
+    )
+
+
+def test_hessians_or_more_forces_for_equal_seconds() -> None:
+    table = "Hessians or more forces, equal device-seconds"
+    decided = {
+        "Hessians of new molecules are better": ({*ARCHITECTURES}, set()),
+        "they carry further along reaction paths": ({"ani", "schnet"}, set()),
+        "forces along reaction paths are better": ({"ani"}, {"schnet", "nequip"}),
+        "they carry further off the paths": (set(), {"ani", "schnet"}),
+        "forces off the paths are better": (set(), {"schnet"}),
+        "barriers along paths are better": (set(), {"schnet"}),
+        "energies of new molecules are better": (set(), {"schnet"}),
+        "energies along reaction paths are better": (set(), {"schnet"}),
+        "energies off the paths are better": (set(), {"schnet"}),
+    }
+    for claim, (for_hessians, for_frames) in decided.items():
+        found = verdicts("efficiency", claim, table)
+        assert (those(found, "confirmed"), those(found, "not confirmed")) == (for_hessians, for_frames), claim
+    assert says("for NequIP in forces along paths, and for ANI in curvature off them")
+    assert says("at stationary points for all three, along paths for ANI and SchNet, and for ANI in forces along paths")
