@@ -15,13 +15,18 @@ import os
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hessgnn.cost.conditions import Conditions
+from hessgnn.cost.steps import TrainingStep
+from hessgnn.cost.workload import Workload
 from hessgnn.files import write_text
 from hessgnn.openmp import SPINS
+from hessgnn.training.config import LossConfig
 
 WAYS: dict[str, dict[str, str]] = {
     "default": {},
@@ -35,13 +40,6 @@ WAYS: dict[str, dict[str, str]] = {
 
 def measure(architecture: str, batch_size: int, steps: int, seconds: float) -> None:
     """Print the seconds of each step; in a process of its own."""
-    import time
-
-    from hessgnn.cost.conditions import Conditions
-    from hessgnn.cost.steps import TrainingStep
-    from hessgnn.cost.workload import Workload
-    from hessgnn.training.config import LossConfig
-
     Conditions.prepare("cpu")
     workload = Workload(architecture, batch_size=batch_size)
     step = TrainingStep(workload.build(), workload.batch, LossConfig())
@@ -93,8 +91,6 @@ def main() -> None:
         architecture, batch_size, steps, seconds = options.measure
         measure(architecture, int(batch_size), int(steps), float(seconds))
         return
-    from hessgnn.cost.conditions import Conditions
-
     conditions = Conditions.prepare("cpu")
     results: dict[str, Any] = {}
     for state, others in (("quiet", 0), ("busy", conditions.threads)):

@@ -115,7 +115,7 @@ def errors(labels: str, column: str, part: str, budget: str = "steps") -> dict[s
     return {row["Architecture"]: number(row[column]) for row in rows}
 
 
-ENERGY, FORCES, CURVATURE = "test E MAE / meV/atom", "irc F MAE / meV/Å", "test H MAE / eV/Å²"
+ENERGY, CURVATURE = "test E MAE / meV/atom", "test H MAE / eV/Å²"
 COLUMNS = [
     f"{split} {name}"
     for split in ("test", "irc", "nms")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from hessgnn.allocator import keep_freed_memory
 from hessgnn.benchmark import accuracy
 from hessgnn.benchmark.cost import CostTask
 from hessgnn.benchmark.curvature import curvature_metrics, curvature_values, save_curvature
@@ -294,4 +295,5 @@ def _results(
 
 def _begin(parent: int) -> None:
     torch.set_num_threads(1)
+    keep_freed_memory()
     end_with(parent)

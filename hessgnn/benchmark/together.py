@@ -25,6 +25,7 @@ import torch
 from ase import Atoms
 from numpy.typing import NDArray
 
+from hessgnn.allocator import keep_freed_memory
 from hessgnn.benchmark.failures import FAILURES
 from hessgnn.benchmark.journal import Result
 from hessgnn.benchmark.surface import (
@@ -184,6 +185,7 @@ def run_shares(
 def _share(parent: int, writer: Any, task: Task, surface: Surface, subjects: Sequence[Subject]) -> None:
     """What a process of :func:`run_shares` does."""
     torch.set_num_threads(1)
+    keep_freed_memory()
     end_with(parent)
     try:
         for item in run_together(task, surface, subjects):

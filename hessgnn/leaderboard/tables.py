@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from math import floor, log, log10
@@ -150,12 +150,23 @@ def task_lines(board: Leaderboard) -> list[tuple[str, MetricInfo, list[Cell]]]:
     list of (split, metric, cells)
         A line for each metric that any entry has on the split, with a cell for each entry.
     """
+
+    def cells(split: str, name: str) -> list[Cell]:
+        return [score_cell(row.scores.get(split, {}).get(name)) for row in board.rows]
+
+    return _lines(board, METRICS, cells)
+
+
+def _lines(
+    board: Leaderboard, left_out: Collection[str], cells: Callable[[str, str], list[Cell]]
+) -> list[tuple[str, MetricInfo, list[Cell]]]:
+    """A line for each split and metric of which any cell has a number."""
     lines = []
     for split in board.splits:
         for name, info in board.metrics.items():
-            scores = [row.scores.get(split, {}).get(name) for row in board.rows]
-            if name not in METRICS and any(score is not None for score in scores):
-                lines.append((split, info, [score_cell(score) for score in scores]))
+            line = [] if name in left_out else cells(split, name)
+            if any(cell.value is not None for cell in line):
+                lines.append((split, info, line))
     return lines
 
 
@@ -241,13 +252,7 @@ def gain_lines(board: Leaderboard, gains: Sequence[Gain]) -> list[tuple[str, Met
     list of (split, metric, cells)
         A line for each metric with a ratio, with a cell for each comparison.
     """
-    lines = []
-    for split in board.splits:
-        for name, info in board.metrics.items():
-            ratios = [gain.ratios.get(split, {}).get(name) for gain in gains]
-            if name not in METRICS and name != ROUNDING and any(ratio is not None for ratio in ratios):
-                lines.append((split, info, [ratio_cell(ratio) for ratio in ratios]))
-    return lines
+    return _lines(board, {*METRICS, ROUNDING}, lambda split, name: [gain_cell(gain, split, name) for gain in gains])
 
 
 def status(row: Row) -> str:

@@ -21,7 +21,7 @@ from hessgnn.files import write_text
 from hessgnn.leaderboard.landscape import Trial, landscapes
 from hessgnn.leaderboard.page import render
 from hessgnn.leaderboard.plotting import COLOURS, SYMBOLS, Panel, figure_json, literal
-from hessgnn.leaderboard.tables import markdown_table, markdown_text
+from hessgnn.leaderboard.tables import MISSING, markdown_table, markdown_text
 from hessgnn.sweep.config import PAPER_WEIGHTS, SweepConfig
 from hessgnn.sweep.trials import TrialRow
 
@@ -169,7 +169,7 @@ def sections(
         )
         keys = list(dict.fromkeys(key for shares in importance.values() for key in shares))
         lines = [
-            [name, *(f"{shares[key]:.2f}" if key in shares else "–" for key in keys)]
+            [name, *(f"{shares[key]:.2f}" if key in shares else MISSING for key in keys)]
             for name, shares in importance.items()
         ]
         headings, numeric = ["Architecture", *keys], [False, *(True for _ in keys)]
@@ -352,4 +352,4 @@ def _front(config: SweepConfig, rows: Sequence[TrialRow], studies: Mapping[str, 
 
 
 def _number(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, int | float) else "–"
+    return f"{value:.3g}" if isinstance(value, int | float) else MISSING

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from hessgnn.allocator import release_freed_memory
 from hessgnn.errors import DataError
 from hessgnn.jobs import workers as workers_module
 from hessgnn.jobs.job import Job, Left, Link, Outcome, Report, Stopped
@@ -61,6 +62,16 @@ def endless(job: Job, link: Link) -> Outcome:
 def deaf(job: Job, link: Link) -> Outcome:
     time.sleep(600)
     raise AssertionError
+
+
+def keep(job: Job, link: Link) -> Outcome:
+    def resident() -> float:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+    block = torch.zeros(200 * 2**18)  # 200 MiB, which glibc would give back at once
+    full = resident()
+    del block
+    return Outcome(full - resident())
 
 
 @pytest.fixture
@@ -177,3 +188,8 @@ def test_gpus_are_shared_out_by_worker(job: Job, monkeypatch: pytest.MonkeyPatch
     assert workers_module._environment(1, ["3", "5"]) == {"CUDA_VISIBLE_DEVICES": "5"}
     assert workers_module._environment(1, []) == {}
     workers.close()
+
+
+@pytest.mark.skipif(not release_freed_memory(), reason="the C library is not glibc")
+def test_a_child_keeps_freed_memory_for_its_next_tensors(pair: Workers, job: Job) -> None:
+    assert pair.submit(job, work=keep).result().score < 50
