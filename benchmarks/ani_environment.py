@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from hessgnn_bench.conditions import Conditions
+from hessgnn_bench.experiment import Experiment, Work
+from hessgnn_bench.plain import ByTorchani
+from hessgnn_bench.report import Report
+from hessgnn_bench.timing import TrainingStep
+from hessgnn_bench.workload import Workload
 from rich.console import Console
 
-from hessgnn.cost.conditions import Conditions
-from hessgnn.cost.experiment import Experiment, Work
-from hessgnn.cost.plain import ByTorchani
-from hessgnn.cost.report import Report
-from hessgnn.cost.timing import TrainingStep
-from hessgnn.cost.workload import Workload
 from hessgnn.curvature.hessian import padded_hessians
-from hessgnn.potentials.ani import ANI
+from hessgnn.potentials.ani.model import ANI
 from hessgnn.training.config import LossConfig, ProbeConfig
 
 OURS, THEIRS = "ours", "torchani's"

@@ -22,20 +22,20 @@ import torch
 from ase import Atoms
 
 import hessgnn
-from hessgnn.benchmark.failures import FAILURES, TaskFailure
-from hessgnn.benchmark.geometry import quasi_newton, rmsd, same_bonds
-from hessgnn.benchmark.hardware import hardware
-from hessgnn.benchmark.reactions import Reaction, reactions
-from hessgnn.benchmark.saddle import SaddleSettings, SaddleTask
-from hessgnn.benchmark.surface import PotentialSurface, Surface, surface_from_import_path
-from hessgnn.curvature.vibrations import Vibrations, vibrations
-from hessgnn.data.factory.engines.base import Engine, EngineSettings, HessianLabel, LabelError
-from hessgnn.data.factory.irc import follow
-from hessgnn.data.factory.minimum import Stationary
-from hessgnn.data.factory.recipe import IRCSettings
-from hessgnn.data.store import Store
+from hessgnn.data.store.store import Store
 from hessgnn.data.structure import Array
-from hessgnn.files import write_text
+from hessgnn.evaluation.hardware import hardware
+from hessgnn.evaluation.tasks.reactions import Reaction, reactions
+from hessgnn.evaluation.tasks.saddle import SaddleSettings, SaddleTask
+from hessgnn.factory.irc import follow
+from hessgnn.factory.minimum import Stationary
+from hessgnn.factory.recipe import IRCSettings
+from hessgnn.molecules.vibrations import Vibrations, vibrations
+from hessgnn.runtime.files import write_text
+from hessgnn.surface.base import PotentialSurface, Surface, surface_from_import_path
+from hessgnn.surface.engines.base import Engine, EngineSettings, HessianLabel, LabelError
+from hessgnn.surface.failures import FAILURES, TaskFailure
+from hessgnn.surface.minimise import quasi_newton, rmsd, same_bonds
 
 DATA = "rtp-mini"
 

@@ -18,9 +18,9 @@ import yaml
 from write_tables import Lines, table
 
 from hessgnn.data.kinds import STATIONARY
-from hessgnn.data.store import Store
-from hessgnn.data.summary import summarise
-from hessgnn.files import write_text
+from hessgnn.data.store.store import Store
+from hessgnn.data.store.summary import summarise
+from hessgnn.runtime.files import write_text
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[1] / "docs" / "results" / "data.md"

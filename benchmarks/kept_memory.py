@@ -20,12 +20,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from hessgnn_bench.conditions import Conditions
 
-from hessgnn.allocator import keep_freed_memory
-from hessgnn.benchmark.evaluate import evaluate
-from hessgnn.config import load
-from hessgnn.cost.conditions import Conditions
-from hessgnn.files import find_resource, write_text
+from hessgnn.evaluation.evaluate import evaluate
+from hessgnn.runtime.allocator import keep_freed_memory
+from hessgnn.runtime.config import load
+from hessgnn.runtime.files import find_resource, write_text
 from hessgnn.training.config import RunConfig
 from hessgnn.training.trainer import train
 

@@ -21,8 +21,8 @@ from pathlib import Path
 
 from optuna.storages import BaseStorage
 
-from hessgnn.benchmark.record import read_record
-from hessgnn.config import load
+from hessgnn.evaluation.record import read_record
+from hessgnn.runtime.config import load
 from hessgnn.sweep.config import SweepConfig, folder_name
 from hessgnn.sweep.storage import storage_of
 from hessgnn.training.config import RunConfig

@@ -31,14 +31,14 @@ from typing import IO, Any
 import numpy as np
 import torch
 from ase.data import atomic_numbers
+from hessgnn_bench.timing import Times
 from rich.console import Console
 from rich.table import Table
 
-from hessgnn.cost.timing import Times
-from hessgnn.data.store import Store
+from hessgnn.data.store.store import Store
 from hessgnn.data.structure import Structure
 from hessgnn.errors import UserError, did_you_mean
-from hessgnn.files import write_text
+from hessgnn.runtime.files import write_text
 from hessgnn.training.config import LossConfig
 from hessgnn.training.scaling import composition_energy, fit_reference_energies
 

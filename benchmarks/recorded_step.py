@@ -16,15 +16,15 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from hessgnn_bench.conditions import Conditions
+from hessgnn_bench.experiment import Experiment, Pieces, Work
+from hessgnn_bench.report import Comparison, Report
+from hessgnn_bench.workload import Workload
 from rich.console import Console
 
-from hessgnn.cost.conditions import Conditions
-from hessgnn.cost.experiment import Experiment, Pieces, Work
-from hessgnn.cost.report import Comparison, Report
-from hessgnn.cost.workload import Workload
 from hessgnn.data.loader import Loader
 from hessgnn.data.padding import Buckets, Size
-from hessgnn.data.store import Store
+from hessgnn.data.store.store import Store
 from hessgnn.errors import TrainingError
 from hessgnn.training.config import LossConfig
 from hessgnn.training.loss import Loss, Weights

@@ -25,11 +25,11 @@ from rich.progress import Progress, TaskID
 from tblite.ase import TBLite
 from write_tables import Lines, table
 
-from hessgnn.benchmark.evaluate import evaluate_calculator
-from hessgnn.benchmark.record import METRICS, Metric, Record
-from hessgnn.benchmark.tasks import ACCURACY, TASKS, TaskSettings, saved_values
-from hessgnn.config import override, parse
-from hessgnn.files import write_text
+from hessgnn.evaluation.evaluate import evaluate_calculator
+from hessgnn.evaluation.record import METRICS, Metric, Record
+from hessgnn.evaluation.tasks.registry import ACCURACY, TASKS, TaskSettings, saved_values
+from hessgnn.runtime.config import override, parse
+from hessgnn.runtime.files import write_text
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[1] / "docs" / "results" / "reference.md"

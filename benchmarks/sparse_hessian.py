@@ -32,8 +32,8 @@ from hessgnn.curvature.environments import Environments
 from hessgnn.curvature.hessian import sparse_hessians
 from hessgnn.curvature.probes import all_rows
 from hessgnn.curvature.sparse import WORTHWHILE, Columns, interacting_atoms
-from hessgnn.files import write_text
 from hessgnn.potentials.closed_form import has_closed_form
+from hessgnn.runtime.files import write_text
 
 FORMULAS, EDGES, COLORS = "formulas of each atom", "edges of each atom", "colours"
 POTENTIALS: dict[str, tuple[str, dict[str, Any]]] = {

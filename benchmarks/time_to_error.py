@@ -35,18 +35,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from hessgnn_bench.plain import left_to_autograd
+from hessgnn_bench.timing import Times, interleaved
 from rich.console import Console
 from rich.table import Table
 
-from hessgnn.config import load as load_config
-from hessgnn.cost.plain import left_to_autograd
-from hessgnn.cost.timing import Times, interleaved
 from hessgnn.data.loader import Loader
 from hessgnn.data.padding import Buckets
-from hessgnn.data.store import Store
+from hessgnn.data.store.store import Store
 from hessgnn.errors import TrainingError
-from hessgnn.files import find_resource, write_text
 from hessgnn.potentials.base import Potential
+from hessgnn.runtime.config import load as load_config
+from hessgnn.runtime.files import find_resource, write_text
 from hessgnn.training.config import LossConfig, ProbeConfig, RunConfig, ValidationConfig
 from hessgnn.training.loss import Loss, Weights
 from hessgnn.training.run import build

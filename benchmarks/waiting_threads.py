@@ -21,11 +21,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hessgnn.cost.conditions import Conditions
-from hessgnn.cost.steps import TrainingStep
-from hessgnn.cost.workload import Workload
-from hessgnn.files import write_text
-from hessgnn.openmp import SPINS
+from hessgnn_bench.conditions import Conditions
+from hessgnn_bench.steps import TrainingStep
+from hessgnn_bench.workload import Workload
+
+from hessgnn.runtime.files import write_text
+from hessgnn.runtime.openmp import SPINS
 from hessgnn.training.config import LossConfig
 
 WAYS: dict[str, dict[str, str]] = {

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from hessgnn_bench.conditions import Conditions
+from hessgnn_bench.report import Report
 
-from hessgnn.cost.conditions import Conditions
-from hessgnn.cost.report import Report
-from hessgnn.files import write_text
+from hessgnn.runtime.files import write_text
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[1] / "docs" / "results" / "speed.md"

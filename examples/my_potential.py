@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hessgnn.data.batch import Batch
 from hessgnn.potentials.base import Potential, PotentialConfig
-from hessgnn.potentials.blocks import BesselBasis, PolynomialCutoff, mlp
+from hessgnn.potentials.blocks.layers import BesselBasis, PolynomialCutoff, mlp
 
 
 class MyPotential(Potential):

@@ -10,11 +10,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hessgnn.benchmark.evaluate import evaluate
+    from hessgnn.curvature.prediction import Prediction
     from hessgnn.data.batch import Batch
     from hessgnn.errors import UserError
+    from hessgnn.evaluation.evaluate import evaluate
     from hessgnn.potentials.base import Potential, PotentialConfig
-    from hessgnn.potentials.prediction import Prediction
     from hessgnn.potentials.registry import create, register
     from hessgnn.training.config import RunConfig
     from hessgnn.training.run import load
@@ -38,11 +38,11 @@ _HOME = {
     "Batch": "hessgnn.data.batch",
     "Potential": "hessgnn.potentials.base",
     "PotentialConfig": "hessgnn.potentials.base",
-    "Prediction": "hessgnn.potentials.prediction",
+    "Prediction": "hessgnn.curvature.prediction",
     "RunConfig": "hessgnn.training.config",
     "UserError": "hessgnn.errors",
     "create": "hessgnn.potentials.registry",
-    "evaluate": "hessgnn.benchmark.evaluate",
+    "evaluate": "hessgnn.evaluation.evaluate",
     "load": "hessgnn.training.run",
     "register": "hessgnn.potentials.registry",
     "train": "hessgnn.training.trainer",

@@ -8,8 +8,8 @@ from queue import Empty, SimpleQueue
 
 import torch
 
-from hessgnn.jobs.job import Job, Outcome, Report, Stopped, Work, run_job
-from hessgnn.jobs.workers import PRUNED, Watch
+from hessgnn.experiments.job import Job, Outcome, Report, Stopped, Work, run_job
+from hessgnn.experiments.workers import PRUNED, Watch
 from hessgnn.training.run import Point
 
 

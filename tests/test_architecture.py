@@ -13,26 +13,26 @@ import hessgnn
 PACKAGE = Path(hessgnn.__file__).parent
 
 FLOORS = {
-    "hessgnn.allocator": 1,
-    "hessgnn.blas": 1,
-    "hessgnn.openmp": 1,
-    "hessgnn.config": 1,
+    "hessgnn.runtime.allocator": 1,
+    "hessgnn.runtime.blas": 1,
+    "hessgnn.runtime.openmp": 1,
+    "hessgnn.runtime.config": 1,
     "hessgnn.errors": 1,
-    "hessgnn.extras": 1,
-    "hessgnn.files": 1,
-    "hessgnn.imports": 1,
-    "hessgnn.progress": 1,
-    "hessgnn.processes": 1,
+    "hessgnn.runtime.extras": 1,
+    "hessgnn.runtime.files": 1,
+    "hessgnn.runtime.imports": 1,
+    "hessgnn.runtime.progress": 1,
+    "hessgnn.runtime.processes": 1,
     "hessgnn.units": 1,
     "hessgnn.data": 2,
     "hessgnn.potentials": 2,
     "hessgnn.curvature": 3,
     "hessgnn.testing": 3,
-    "hessgnn.data.factory": 4,
+    "hessgnn.factory": 4,
     "hessgnn.training": 4,
-    "hessgnn.calculator": 4,
+    "hessgnn.surface.calculator": 4,
     "hessgnn.benchmark": 5,
-    "hessgnn.cost": 5,
+    "hessgnn_bench": 5,
     "hessgnn.jobs": 6,
     "hessgnn.leaderboard": 6,
     "hessgnn.sweep": 6,
@@ -114,9 +114,9 @@ import torch
 if TYPE_CHECKING:
     from hessgnn.cli import app
 else:
-    import hessgnn.files
+    import hessgnn.runtime.files
 try:
-    import hessgnn.config
+    import hessgnn.runtime.config
 except ImportError:
     pass
 class A:

@@ -11,7 +11,7 @@ import torch
 import hessgnn
 from hessgnn.data.loader import Loader
 from hessgnn.data.padding import Buckets, Size
-from hessgnn.data.store import Store
+from hessgnn.data.store.store import Store
 from hessgnn.potentials.registry import names
 from hessgnn.testing import check_potential
 from hessgnn.training.config import LossConfig

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hessgnn.data.store import Store, write_store
+from hessgnn.data.store.store import Store, write_store
 
 COUNTS = {"train": 6, "validation": 2, "test": 1, "nms": 2}
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from ase.data import atomic_numbers
+from hessgnn_bench.timing import TrainingStep
 from peer import Molecules, Peer
 from torch import Tensor
 
 import hessgnn
-from hessgnn.cost.timing import TrainingStep
 from hessgnn.curvature.hessian import padded_hessians
 from hessgnn.data.batch import Batch
 from hessgnn.data.structure import Structure

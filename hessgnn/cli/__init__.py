@@ -17,7 +17,7 @@ from rich.console import Console
 
 from hessgnn.cli import authors, bench, data, leaderboard
 from hessgnn.errors import UserError
-from hessgnn.openmp import wait_briefly
+from hessgnn.runtime.openmp import wait_briefly
 
 app = typer.Typer(
     name="hessgnn",

@@ -19,7 +19,7 @@ def check(
     device: Annotated[str, typer.Option(help="Where to compute.")] = "cpu",
 ) -> None:
     """Try whether a potential keeps the contract; exit status 1 if it does not."""
-    from hessgnn.config import override
+    from hessgnn.runtime.config import override
     from hessgnn.testing import check_potential  # late: torch and its company take seconds to import
 
     console = Console()
@@ -53,11 +53,11 @@ def schema(
     """Print the JSON schema of a file that hessgnn reads or writes."""
     import json
 
-    from hessgnn.benchmark.record import Record
-    from hessgnn.config import Settings
     from hessgnn.errors import ConfigError, did_you_mean
+    from hessgnn.evaluation.record import Record
+    from hessgnn.experiments.study_config import StudyConfig
     from hessgnn.leaderboard.board import Leaderboard
-    from hessgnn.study.config import StudyConfig
+    from hessgnn.runtime.config import Settings
     from hessgnn.sweep.config import SweepConfig
     from hessgnn.training.config import RunConfig
 

@@ -16,8 +16,8 @@ from rich.progress import Progress, TaskID
 from hessgnn.errors import ConfigError
 
 if TYPE_CHECKING:  # torch and its company take seconds to import
-    from hessgnn.cost.conditions import Conditions
-    from hessgnn.cost.experiment import Experiment
+    from hessgnn_bench.conditions import Conditions
+    from hessgnn_bench.experiment import Experiment
 
 app = typer.Typer(help="Measure what training steps, Hessians and loading cost on this machine.", no_args_is_help=True)
 
@@ -62,8 +62,8 @@ def steps(
     dry_run: DryRun = False,
 ) -> None:
     """Time training steps: E-F, E-F-H by every backend, full Hessians, and what others do instead."""
-    from hessgnn.cost.steps import experiments
-    from hessgnn.cost.workload import Workload
+    from hessgnn_bench.steps import experiments
+    from hessgnn_bench.workload import Workload
 
     conditions = _prepare(device, threads, keep_memory)
     numbers = _numbers(probes)
@@ -90,8 +90,8 @@ def hessian(
     dry_run: DryRun = False,
 ) -> None:
     """Time the full Hessians of a batch, against torch.func, rows by autograd.grad and torchani."""
-    from hessgnn.cost.hessians import experiment
-    from hessgnn.cost.workload import Workload
+    from hessgnn_bench.hessians import experiment
+    from hessgnn_bench.workload import Workload
 
     conditions = _prepare(device, threads, keep_memory)
     names = _names(architectures)
@@ -111,7 +111,7 @@ def loader(
     dry_run: DryRun = False,
 ) -> None:
     """Time the loader on the CPU, against that of torch-geometric, and on files of growing size."""
-    from hessgnn.cost.loader import experiments
+    from hessgnn_bench.loader import experiments
 
     numbers = _numbers(sizes, "--sizes")
     settings = {"structures": structures, "sizes": ",".join(map(str, numbers)), "repeats": repeats}
@@ -137,7 +137,7 @@ def probes(
     dry_run: DryRun = False,
 ) -> None:
     """Measure the noise of estimators of the Hessian loss against their cost, on the bundled data, on the CPU."""
-    from hessgnn.cost.probes import Settings, study
+    from hessgnn_bench.probes import Settings, study
 
     conditions = _prepare(Device.cpu, threads, keep_memory=False)
     settings = Settings(tuple(_numbers(numbers)), structures, directions, draws, steps, batch_size, repeats, seed)
@@ -157,7 +157,7 @@ def probes(
 @app.command()
 def show(report: Annotated[Path, typer.Argument(help="JSON file of another verb.")]) -> None:
     """Print the tables of a stored report again."""
-    from hessgnn.cost.report import Report
+    from hessgnn_bench.report import Report
 
     console, found = Console(), Report.read(report)
     console.print(f"hessgnn bench {found.verb}, {found.date}, {_described(found.conditions)}", highlight=False)
@@ -175,7 +175,7 @@ def _run(
     dry_run: bool,
 ) -> None:
     """Measure, print each table when it is done, and keep what is done in the file."""
-    from hessgnn.cost.report import Report
+    from hessgnn_bench.report import Report
 
     console = _console(conditions, output)
     if dry_run:
@@ -217,7 +217,7 @@ def _advance(progress: Progress, task: TaskID, done: int, total: int) -> None:
 
 
 def _prepare(device: Device, threads: int | None, keep_memory: bool) -> Conditions:
-    from hessgnn.cost.conditions import Conditions
+    from hessgnn_bench.conditions import Conditions
 
     return Conditions.prepare(device.value, threads, keep_memory)
 

@@ -10,11 +10,11 @@ import typer
 from rich.console import Console
 
 from hessgnn.cli import tables
-from hessgnn.config import load
-from hessgnn.data.splits import DISJOINT, Kinship
-from hessgnn.data.store import Store
+from hessgnn.data.store.splits import DISJOINT, Kinship
+from hessgnn.data.store.store import Store
 from hessgnn.errors import ConfigError, DataError
-from hessgnn.files import find_resource
+from hessgnn.runtime.config import load
+from hessgnn.runtime.files import find_resource
 
 app = typer.Typer(help="Make, judge, describe, split and merge data sets.", no_args_is_help=True)
 
@@ -30,9 +30,9 @@ def build(
 ) -> None:
     """Make a labelled data set from a recipe; a killed build goes on where it was."""
     # The label engine is loaded by this verb alone.
-    from hessgnn.data.factory.build import build as run_recipe
-    from hessgnn.data.factory.build import part_path, tasks_of
-    from hessgnn.data.factory.recipe import Recipe
+    from hessgnn.factory.build import build as run_recipe
+    from hessgnn.factory.build import part_path, tasks_of
+    from hessgnn.factory.recipe import Recipe
 
     console = Console()
     settings = load(Recipe, find_resource(recipe))
@@ -135,7 +135,7 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="print everything as JSON")] = False,
 ) -> None:
     """Describe each split of a data set: counts, kinds, elements, label ranges and noise, origin."""
-    from hessgnn.data.summary import summarise
+    from hessgnn.data.store.summary import summarise
 
     store = Store.open(data)
     summaries = summarise(store)
@@ -160,7 +160,7 @@ def split(
     Frames of kind irc, nms and thermal go to a split of that name, or with their group to validation. Splits of other
     names stay.
     """
-    from hessgnn.data.resplit import resplit
+    from hessgnn.data.store.resplit import resplit
 
     made = resplit(Store.open(data), output, by=by, fractions=_fractions(fractions), seed=seed)
     counts = ", ".join(f"{name} {count}" for name, count in made.splits.items())
@@ -191,7 +191,7 @@ def append(
 
 
 def _merge(data: list[str], output: Path) -> None:
-    from hessgnn.data.growing import merge_stores
+    from hessgnn.data.store.growing import merge_stores
 
     store = merge_stores([Store.open(one).path for one in data], output)
     Console().print(

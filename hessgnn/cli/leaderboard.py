@@ -19,11 +19,11 @@ def leaderboard(
     study: Annotated[Path | None, typer.Option(help="A study's folder: adds its data-efficiency curves.")] = None,
 ) -> None:
     """Rank finished runs and write index.html, leaderboard.md, .csv, .json and .tex."""
+    from hessgnn.experiments.study_report import read_points, sections
     from hessgnn.leaderboard.collect import collect
     from hessgnn.leaderboard.report import write_board
     from hessgnn.leaderboard.scores import score
     from hessgnn.leaderboard.tables import terminal_table
-    from hessgnn.study.report import read_points, sections
 
     loaded = collect(runs)
     curves = [] if study is None else sections(read_points(study))

@@ -9,12 +9,12 @@ from rich.progress import TaskID
 from rich.table import Table
 
 from hessgnn.cli.leaderboard import leaderboard
-from hessgnn.config import load
-from hessgnn.files import find_resource
-from hessgnn.jobs.job import Left, Report
-from hessgnn.study.config import StudyConfig
-from hessgnn.study.study import plan
-from hessgnn.study.study import study as run_study
+from hessgnn.experiments.job import Left, Report
+from hessgnn.experiments.study import plan
+from hessgnn.experiments.study import study as run_study
+from hessgnn.experiments.study_config import StudyConfig
+from hessgnn.runtime.config import load
+from hessgnn.runtime.files import find_resource
 from hessgnn.training import bar
 
 

@@ -12,9 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from hessgnn.cli.leaderboard import leaderboard
-from hessgnn.config import load
-from hessgnn.files import find_resource
-from hessgnn.jobs.job import Left, Report
+from hessgnn.experiments.job import Left, Report
+from hessgnn.runtime.config import load
+from hessgnn.runtime.files import find_resource
 from hessgnn.sweep.config import SweepConfig
 from hessgnn.sweep.estimate import Estimate, estimates
 from hessgnn.sweep.plan import Plan, plan

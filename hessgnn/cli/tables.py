@@ -9,13 +9,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from hessgnn.data.splits import DISJOINT
-from hessgnn.data.store import Store
+from hessgnn.data.store.splits import DISJOINT
+from hessgnn.data.store.store import Store
 
 if TYPE_CHECKING:  # they need torch, for which `hessgnn --help` does not wait
     from hessgnn.data.checks import Report
     from hessgnn.data.checks.noise import Noise
-    from hessgnn.data.summary import SplitSummary
+    from hessgnn.data.store.summary import SplitSummary
 
 TRAIN = DISJOINT[0]
 

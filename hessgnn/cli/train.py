@@ -10,14 +10,14 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
-from hessgnn.allocator import keep_freed_memory
-from hessgnn.benchmark import evaluate as benchmark
-from hessgnn.benchmark.record import METRICS, Record
-from hessgnn.benchmark.tasks import TaskSettings
-from hessgnn.config import dump, load, override, parse
-from hessgnn.data.store import Store
+from hessgnn.data.store.store import Store
 from hessgnn.errors import ConfigError
-from hessgnn.files import find_resource
+from hessgnn.evaluation import evaluate as benchmark
+from hessgnn.evaluation.record import METRICS, Record
+from hessgnn.evaluation.tasks.registry import TaskSettings
+from hessgnn.runtime.allocator import keep_freed_memory
+from hessgnn.runtime.config import dump, load, override, parse
+from hessgnn.runtime.files import find_resource
 from hessgnn.training import bar
 from hessgnn.training.config import RunConfig
 from hessgnn.training.distributed import ranks_of_torchrun

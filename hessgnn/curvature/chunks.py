@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hessgnn.curvature.autotune import fastest
+from hessgnn.curvature.backends import fastest
 from hessgnn.curvature.products import Backend, ForceGraph
 from hessgnn.data.batch import Batch
 from hessgnn.potentials.base import Potential

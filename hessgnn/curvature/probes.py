@@ -4,7 +4,7 @@ For a residual ``A = H - H_ref`` of a structure with N atoms, every kind gives v
 ``E[Σ_k w_k ‖A v_k‖²] = ‖A‖²_F``. Random vectors with ``E[v vᵀ] = 1`` do so with ``w = 1/K``; R of the 3N unit vectors
 do so with ``w = 3N/R``, also for any other function of the entries of A, since each row is seen as it is.
 
-``hessgnn.cost.probes`` measures which kind brings least noise into the gradient for its cost: random signs along the
+``hessgnn_bench.probes`` measures which kind brings least noise into the gradient for its cost: random signs along the
 modes of the reference Hessian, divided among the products.
 """
 

@@ -12,12 +12,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from hessgnn.curvature.prediction import Prediction
 from hessgnn.curvature.refusals import explained, require_connected, require_sound_graph, require_sound_modules
 from hessgnn.data.batch import Batch
 from hessgnn.errors import UserError
 from hessgnn.potentials.base import Potential
 from hessgnn.potentials.closed_form import has_closed_form
-from hessgnn.potentials.prediction import Prediction
 
 Backend = Literal["loop", "vmap", "replicate", "auto"]
 """How K products are formed.
@@ -25,7 +25,7 @@ Backend = Literal["loop", "vmap", "replicate", "auto"]
 ``loop``: one backward pass after another. ``vmap``: one pass vectorised over the vectors; every operation of the
 potential must know how to be (``hessgnn check`` says). ``replicate``: one pass for K copies of the batch, which costs
 K forward and force passes but asks nothing of the potential. ``auto``: the fastest, measured once, see
-:func:`hessgnn.curvature.autotune.fastest`; equal runs may then differ in their last digits.
+:func:`hessgnn.curvature.backends.fastest`; equal runs may then differ in their last digits.
 """
 
 
@@ -202,7 +202,7 @@ def predict(
             energy, gradient, products = graph.energy, graph.gradient, None
         else:
             if backend == "auto":
-                from hessgnn.curvature.autotune import fastest  # it measures this function
+                from hessgnn.curvature.backends import fastest  # it measures this function
 
                 backend = fastest(potential, batch, vectors, create_graph)
             energy, gradient, products = _with_products(potential, batch, vectors, create_graph, backend)

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from hessgnn.data.labels import Hessians, Labels
-from hessgnn.data.layout import pack
 from hessgnn.data.modes import Modes, StructureModes
 from hessgnn.data.neighbors import neighbors
+from hessgnn.data.store.layout import pack
 from hessgnn.data.structure import Structure
 
 if TYPE_CHECKING:

@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from hessgnn.data.batch import Batch
-from hessgnn.data.columns import ragged
 from hessgnn.data.labels import Hessians, Labels
 from hessgnn.data.modes import Modes, StructureModes, join_modes, reference_modes
 from hessgnn.data.neighbors import neighbors, neighbors_of_molecules, pairs_of_edges
-from hessgnn.data.store import Store
+from hessgnn.data.store.columns import ragged
+from hessgnn.data.store.store import Store
 
 Arrays = dict[str, NDArray]
 Edges = tuple[NDArray[np.int64], NDArray[np.float64]]

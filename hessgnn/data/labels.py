@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hessgnn.data.layout import packed_size
 from hessgnn.data.modes import Modes
+from hessgnn.data.store.layout import packed_size
 
 if TYPE_CHECKING:
     from hessgnn.data.batch import Batch

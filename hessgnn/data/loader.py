@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from hessgnn.data.batch import Batch
 from hessgnn.data.collate import Arrays, Collator
 from hessgnn.data.plan import LimitedPlan, Plan
-from hessgnn.data.store import Store
+from hessgnn.data.store.store import Store
 from hessgnn.errors import DataError, UserError
 
 

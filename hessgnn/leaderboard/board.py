@@ -9,8 +9,8 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from hessgnn.benchmark.record import Better, Budget, DataSource, Regime
-from hessgnn.config import Settings
+from hessgnn.evaluation.record import Better, Budget, DataSource, Regime
+from hessgnn.runtime.config import Settings
 
 
 class Score(Settings):

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from hessgnn.benchmark.record import Better, Budget, Regime
-from hessgnn.benchmark.tasks import ACCURACY
+from hessgnn.evaluation.record import Better, Budget, Regime
+from hessgnn.evaluation.tasks.registry import ACCURACY
 from hessgnn.leaderboard.board import ClaimResult, Score, Verdict
 from hessgnn.leaderboard.collect import Loaded
 from hessgnn.leaderboard.gains import BUDGETS, comparable

@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hessgnn.benchmark import accuracy
-from hessgnn.benchmark.curvature import read_curvature
-from hessgnn.benchmark.predictions import Predictions
-from hessgnn.benchmark.record import PredictionFile, Record, read_record
-from hessgnn.benchmark.tasks import ACCURACY, saved_values
 from hessgnn.errors import DataError
+from hessgnn.evaluation.predictions import Predictions
+from hessgnn.evaluation.record import PredictionFile, Record, read_record
+from hessgnn.evaluation.tasks import accuracy
+from hessgnn.evaluation.tasks.curvature import read_curvature
+from hessgnn.evaluation.tasks.registry import ACCURACY, saved_values
 
 RECORD_NAME = "record.json"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from hessgnn.benchmark.record import Record
+from hessgnn.evaluation.record import Record
 from hessgnn.leaderboard.board import TaskFailure
 
 EXAMPLES = 3

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from hessgnn.benchmark.record import METRICS, Budget
+from hessgnn.evaluation.record import METRICS, Budget
 from hessgnn.leaderboard.board import Gain, Leaderboard, Ratio
 from hessgnn.leaderboard.collect import Loaded
 from hessgnn.leaderboard.gains import BUDGETS, gain_label

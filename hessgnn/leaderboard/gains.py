@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 from itertools import product
 
-from hessgnn.benchmark.record import METRICS, Budget
-from hessgnn.benchmark.tasks import task_of
+from hessgnn.evaluation.record import METRICS, Budget
+from hessgnn.evaluation.tasks.registry import task_of
 from hessgnn.leaderboard.board import Gain, Ratio, Row, Score
 from hessgnn.leaderboard.collect import Loaded
 from hessgnn.leaderboard.statistics import ratio_interval

@@ -11,7 +11,7 @@ from typing import Any
 import plotly.offline
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from hessgnn.benchmark.record import METRICS
+from hessgnn.evaluation.record import METRICS
 from hessgnn.leaderboard import tables
 from hessgnn.leaderboard.board import Leaderboard
 from hessgnn.leaderboard.collect import Loaded

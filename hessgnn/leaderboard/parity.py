@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from hessgnn.benchmark.predictions import Predictions
+from hessgnn.evaluation.predictions import Predictions
 from hessgnn.leaderboard.board import Leaderboard
 from hessgnn.leaderboard.collect import Loaded
 from hessgnn.leaderboard.plotting import Panel, architecture_styles, figure_json, literal

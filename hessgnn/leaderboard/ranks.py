@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from hessgnn.benchmark.record import Regime
+from hessgnn.evaluation.record import Regime
 from hessgnn.leaderboard.board import RegimeRanks, Row
 
 COMPARED: tuple[Regime, ...] = ("E", "E-F", "E-F+", "E-H", "E-F-H")

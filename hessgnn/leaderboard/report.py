@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from hessgnn.files import write_text
 from hessgnn.leaderboard import tables
 from hessgnn.leaderboard.board import Leaderboard
 from hessgnn.leaderboard.collect import Loaded
@@ -15,6 +14,7 @@ from hessgnn.leaderboard.markdown import markdown_report
 from hessgnn.leaderboard.page import html_text
 from hessgnn.leaderboard.plotting import Section
 from hessgnn.leaderboard.scores import score
+from hessgnn.runtime.files import write_text
 
 
 def write_report(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import yaml
 
-from hessgnn.benchmark.tasks import ACCURACY, TASKS
+from hessgnn.evaluation.tasks.registry import ACCURACY, TASKS
 from hessgnn.leaderboard.board import Leaderboard, Row
 from hessgnn.leaderboard.collect import Loaded
 from hessgnn.leaderboard.gains import BUDGETS

@@ -7,8 +7,8 @@ import statistics
 from collections.abc import Iterable, Sequence
 from importlib import metadata
 
-from hessgnn.benchmark.record import METRICS, DataSource, Record
 from hessgnn.errors import DataError
+from hessgnn.evaluation.record import METRICS, DataSource, Record
 from hessgnn.leaderboard.board import Failure, Leaderboard, MetricInfo, Row, Score
 from hessgnn.leaderboard.claims import judge_claims
 from hessgnn.leaderboard.collect import Loaded

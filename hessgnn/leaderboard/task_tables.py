@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hessgnn.benchmark.tasks import ACCURACY, TASKS, task_of
+from hessgnn.evaluation.tasks.registry import ACCURACY, TASKS, task_of
 from hessgnn.leaderboard.board import Leaderboard
 from hessgnn.leaderboard.tables import Cell, Column, column_groups, columns, heat, metric_column
 

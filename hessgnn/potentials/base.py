@@ -13,10 +13,10 @@ from pydantic import Field, PositiveFloat, field_validator
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-from hessgnn.config import Settings
+from hessgnn.curvature.prediction import Prediction
 from hessgnn.data.batch import Batch
 from hessgnn.errors import ConfigError, DataError
-from hessgnn.potentials.prediction import Prediction
+from hessgnn.runtime.config import Settings
 
 if TYPE_CHECKING:
     from hessgnn.curvature.products import Backend

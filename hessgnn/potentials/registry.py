@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from hessgnn.config import explain
 from hessgnn.errors import ConfigError, did_you_mean
 from hessgnn.potentials.base import Potential
+from hessgnn.runtime.config import explain
 
 ENTRY_POINTS = "hessgnn.potentials"
 """Entry-point group in which other packages announce their architectures."""

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from hessgnn.data.batch import Batch
 from hessgnn.potentials.base import Potential, PotentialConfig
-from hessgnn.potentials.blocks import GaussianBasis, PolynomialCutoff, activation, mlp
-from hessgnn.potentials.radial import radial_functions
+from hessgnn.potentials.blocks.layers import GaussianBasis, PolynomialCutoff, activation, mlp
+from hessgnn.potentials.blocks.radial import radial_functions
 from hessgnn.potentials.registry import register
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hessgnn.errors import UserError
-from hessgnn.jobs.job import Job, Link, Outcome
+from hessgnn.experiments.job import Job, Link, Outcome
 from hessgnn.training.balance import balanced_weight
 
 

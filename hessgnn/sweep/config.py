@@ -14,9 +14,9 @@ from pydantic import (
     model_validator,
 )
 
-from hessgnn.benchmark.record import Budget
-from hessgnn.benchmark.tasks import ACCURACY, TaskSettings, chosen_tasks
-from hessgnn.config import Settings, get_dotted, merge, parse, set_dotted
+from hessgnn.evaluation.record import Budget
+from hessgnn.evaluation.tasks.registry import ACCURACY, TaskSettings, chosen_tasks
+from hessgnn.runtime.config import Settings, get_dotted, merge, parse, set_dotted
 from hessgnn.sweep.space import Choice, Range, Space, check_conditions
 from hessgnn.training.config import RunConfig
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hessgnn.errors import UserError
-from hessgnn.jobs.job import Job, Link, Outcome
-from hessgnn.jobs.workers import Workers
+from hessgnn.experiments.job import Job, Link, Outcome
+from hessgnn.experiments.workers import Workers
 from hessgnn.sweep.config import SweepConfig
 from hessgnn.training.run import Run
 from hessgnn.training.trainer import Trainer

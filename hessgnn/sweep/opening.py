@@ -5,10 +5,10 @@ from __future__ import annotations
 from itertools import chain
 from pathlib import Path
 
-from hessgnn.config import save
-from hessgnn.data.store import Store
+from hessgnn.data.store.store import Store
 from hessgnn.errors import ConfigError
-from hessgnn.jobs.folder import differences, require_same
+from hessgnn.experiments.folder import differences, require_same
+from hessgnn.runtime.config import save
 from hessgnn.sweep.config import SweepConfig
 from hessgnn.sweep.storage import JOURNAL, mend_journal, storage_of, unusable, without_password
 from hessgnn.sweep.tuning import create_study, tuning_study

@@ -17,11 +17,11 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import TrialState
 
-from hessgnn.files import write_text
 from hessgnn.leaderboard.landscape import Trial, landscapes
 from hessgnn.leaderboard.page import render
 from hessgnn.leaderboard.plotting import COLOURS, SYMBOLS, Panel, figure_json, literal
 from hessgnn.leaderboard.tables import MISSING, markdown_table, markdown_text
+from hessgnn.runtime.files import write_text
 from hessgnn.sweep.config import PAPER_WEIGHTS, SweepConfig
 from hessgnn.sweep.trials import TrialRow
 

@@ -9,7 +9,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import Trial
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from hessgnn.config import Settings
+from hessgnn.runtime.config import Settings
 
 Plain = str | int | float | bool | None
 """What a choice may be."""

@@ -32,13 +32,11 @@ from typing import Any
 from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from hessgnn.benchmark.evaluate import record_failure, record_mean_predictor
-from hessgnn.benchmark.record import Budget, Cost, read_record
-from hessgnn.config import save
 from hessgnn.errors import NothingTrained
-from hessgnn.files import write_text
-from hessgnn.jobs.folder import joined
-from hessgnn.jobs.job import (
+from hessgnn.evaluation.evaluate import record_failure, record_mean_predictor
+from hessgnn.evaluation.record import Budget, Cost, read_record
+from hessgnn.experiments.folder import joined
+from hessgnn.experiments.job import (
     Evaluation,
     Job,
     Left,
@@ -51,8 +49,10 @@ from hessgnn.jobs.job import (
     note_spending,
     run_job,
 )
-from hessgnn.jobs.workers import Chains, Watch, WorkerDied, Workers
-from hessgnn.processes import uninterrupted
+from hessgnn.experiments.workers import Chains, Watch, WorkerDied, Workers
+from hessgnn.runtime.config import save
+from hessgnn.runtime.files import write_text
+from hessgnn.runtime.processes import uninterrupted
 from hessgnn.sweep.balance import weigh
 from hessgnn.sweep.config import PAPER_WEIGHTS, Regime, SweepConfig, folder_name
 from hessgnn.sweep.ledger import GIVEN_UP, STOPPED, Ledger, is_open, reason_of

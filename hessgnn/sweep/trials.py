@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hessgnn.files import write_text
+from hessgnn.runtime.files import write_text
 from hessgnn.sweep.config import SweepConfig
 from hessgnn.sweep.ledger import Ledger, attempts_of, is_open, reason_of
 from hessgnn.sweep.tuning import BASELINE, PRODUCTS, Tuning, describe_state, device_seconds_of, kind_of

@@ -128,8 +128,8 @@ ITEMS: tuple[Item, ...] = (
     Item(
         "cutoff",
         continuity.cutoff,
-        "multiply what a neighbour contributes by hessgnn.potentials.blocks.PolynomialCutoff (a cosine has a jump "
-        "in its second derivative), or give the reason in not_c2",
+        "multiply what a neighbour contributes by hessgnn.potentials.blocks.layers.PolynomialCutoff (a cosine has a "
+        "jump in its second derivative), or give the reason in not_c2",
         needs_c2=True,
     ),
     Item(

@@ -6,11 +6,11 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from hessgnn.config import Settings, parse
 from hessgnn.curvature.probes import WHOLE_ROWS, ProbeKind
 from hessgnn.errors import ConfigError
 from hessgnn.potentials.base import Potential, PotentialConfig
 from hessgnn.potentials.registry import resolve
+from hessgnn.runtime.config import Settings, parse
 
 
 class DataConfig(Settings):

@@ -24,11 +24,11 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
+from hessgnn.curvature.prediction import Prediction
 from hessgnn.curvature.probes import Probes, draw
 from hessgnn.data.batch import Batch
 from hessgnn.data.labels import Labels
 from hessgnn.potentials.base import Potential
-from hessgnn.potentials.prediction import Prediction
 from hessgnn.training.config import LossConfig, WeightRamp
 from hessgnn.training.part import Part
 

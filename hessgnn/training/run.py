@@ -26,11 +26,11 @@ from typing import Any
 
 import torch
 
-from hessgnn.config import load as load_config
-from hessgnn.config import save as save_config
 from hessgnn.errors import ConfigError, TrainingError
-from hessgnn.files import atomic_path, write_text
 from hessgnn.potentials.base import Potential
+from hessgnn.runtime.config import load as load_config
+from hessgnn.runtime.config import save as save_config
+from hessgnn.runtime.files import atomic_path, write_text
 from hessgnn.training.config import RunConfig
 
 _PACKAGES = ("hessgnn", "torch", "torch-geometric", "e3nn", "torchani", "numpy", "h5py", "ase", "optuna")

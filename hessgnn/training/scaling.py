@@ -9,8 +9,8 @@ import numpy as np
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
-from hessgnn.data.columns import ragged
-from hessgnn.data.store import Store
+from hessgnn.data.store.columns import ragged
+from hessgnn.data.store.store import Store
 from hessgnn.data.structure import Structure
 from hessgnn.errors import DataError
 

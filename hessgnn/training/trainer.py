@@ -21,7 +21,7 @@ from hessgnn.data.batch import Batch
 from hessgnn.data.checks import require_sound
 from hessgnn.data.loader import Loader
 from hessgnn.data.padding import Buckets
-from hessgnn.data.store import Store
+from hessgnn.data.store.store import Store
 from hessgnn.errors import ConfigError, TrainingError
 from hessgnn.potentials.base import Potential
 from hessgnn.training.config import RunConfig

@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from hessgnn.data.store import Store
+from hessgnn.data.store.store import Store
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 

@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from hessgnn.benchmark.record import Cost, DataSource, Failure, Metric, Record
+from hessgnn.evaluation.record import Cost, DataSource, Failure, Metric, Record
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 

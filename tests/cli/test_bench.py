@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from hessgnn_bench.report import Report
 from tiny_store import write_tiny_store
 
 from hessgnn import cli
-from hessgnn.cost.report import Report
 
 NAMES = "examples.my_potential:MyPotential"
 

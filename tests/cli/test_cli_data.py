@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from hessgnn.cli.data import app
-from hessgnn.data.store import Store, write_store
+from hessgnn.data.store.store import Store, write_store
 from hessgnn.errors import ConfigError, DataError
 
 

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from hessgnn.cli.data import app
 from hessgnn.data.formats import registry
-from hessgnn.data.store import Store
+from hessgnn.data.store.store import Store
 from hessgnn.errors import ConfigError, DataError, UserError
 
 

@@ -16,8 +16,8 @@ import yaml
 from tiny_store import TINY, write_tiny_store
 
 from hessgnn import cli
-from hessgnn.benchmark.record import read_record
-from hessgnn.data.store import Store, write_store
+from hessgnn.data.store.store import Store, write_store
+from hessgnn.evaluation.record import read_record
 from hessgnn.training.run import Run
 
 SETTINGS = {

@@ -4,7 +4,7 @@ from ase.build import bulk, molecule
 from scipy.spatial.transform import Rotation
 
 from hessgnn.data.connectivity import bonds, connectivity
-from hessgnn.data.store import Store
+from hessgnn.data.store.store import Store
 from hessgnn.data.structure import Structure
 
 

@@ -14,7 +14,7 @@ from hessgnn.data import labels as module
 from hessgnn.data.batch import Batch
 from hessgnn.data.labels import Hessians
 from hessgnn.data.loader import Loader
-from hessgnn.data.store import Store
+from hessgnn.data.store.store import Store
 from hessgnn.data.structure import Structure
 
 SIZES = (3, 1, 7, 4)

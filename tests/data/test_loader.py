@@ -12,11 +12,12 @@ import pytest
 import torch
 from ase.build import bulk
 
-from hessgnn.data import collate, columns
+from hessgnn.data import collate
 from hessgnn.data.batch import Batch
 from hessgnn.data.loader import Loader
 from hessgnn.data.neighbors import neighbors, triplets
-from hessgnn.data.store import Store, write_store
+from hessgnn.data.store import columns
+from hessgnn.data.store.store import Store, write_store
 from hessgnn.data.structure import Structure
 from hessgnn.errors import ConfigError, DataError
 from hessgnn.potentials import registry

@@ -8,7 +8,7 @@ import torch
 from hessgnn.data.batch import Batch
 from hessgnn.data.loader import Loader
 from hessgnn.data.modes import Modes, _parts, reference_modes
-from hessgnn.data.store import Store
+from hessgnn.data.store.store import Store
 
 
 def hessian(seed: int, n_atoms: int) -> np.ndarray:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from synthetic_runs import ARCHITECTURES, SPLITS, failed_record, make_record, save_predictions
 
-from hessgnn.benchmark.record import Record, write_record
+from hessgnn.evaluation.record import Record, write_record
 
 SaveRun = Callable[..., Path]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hessgnn.benchmark.record import (
+from hessgnn.evaluation.record import (
     METRICS,
     Cost,
     CurvePoint,

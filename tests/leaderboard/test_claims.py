@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 from synthetic_runs import failed_record, make_record
 
-from hessgnn.benchmark.record import Failure, Metric
+from hessgnn.evaluation.record import Failure, Metric
 from hessgnn.leaderboard.board import ClaimResult
 from hessgnn.leaderboard.claims import CLAIMS, Claim, judge_claims
 from hessgnn.leaderboard.collect import Loaded, collect

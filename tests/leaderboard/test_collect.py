@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from synthetic_runs import N_ATOMS, make_record, save_predictions
 
-from hessgnn.benchmark.record import PredictionFile
 from hessgnn.errors import DataError
+from hessgnn.evaluation.record import PredictionFile
 from hessgnn.leaderboard.collect import collect
 
 SaveRun = Callable[..., Path]

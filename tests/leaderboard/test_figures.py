@@ -12,9 +12,9 @@ from synthetic_runs import EVIL, failed_record, make_record
 from typer import Typer
 from typer.testing import CliRunner
 
-from hessgnn.benchmark.record import Failure, Record
 from hessgnn.cli.authors import schema
 from hessgnn.errors import ConfigError, DataError
+from hessgnn.evaluation.record import Failure, Record
 from hessgnn.leaderboard.collect import Loaded, collect
 from hessgnn.leaderboard.cost import pareto
 from hessgnn.leaderboard.landscape import landscapes, read_trials

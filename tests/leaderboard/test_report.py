@@ -13,9 +13,9 @@ from synthetic_runs import EVIL, failed_record, make_record
 from typer import Typer
 from typer.testing import CliRunner
 
-from hessgnn.benchmark.record import Metric, Regime
 from hessgnn.cli.leaderboard import leaderboard
 from hessgnn.errors import DataError
+from hessgnn.evaluation.record import Metric, Regime
 from hessgnn.leaderboard.board import Leaderboard
 from hessgnn.leaderboard.collect import collect
 from hessgnn.leaderboard.report import write_report

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from synthetic_runs import DATA, MEAN_ERRORS, failed_record, make_record
 
-from hessgnn.benchmark.record import Metric, Record
 from hessgnn.errors import DataError
+from hessgnn.evaluation.record import Metric, Record
 from hessgnn.leaderboard.board import Leaderboard, Row
 from hessgnn.leaderboard.collect import Loaded, collect
 from hessgnn.leaderboard.scores import score

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from synthetic_runs import failed_record, make_record
 
-from hessgnn.benchmark import accuracy
-from hessgnn.benchmark.curvature import curvature_metrics, curvature_values, save_curvature
-from hessgnn.benchmark.record import PredictionFile, write_record
+from hessgnn.evaluation.record import PredictionFile, write_record
+from hessgnn.evaluation.tasks import accuracy
+from hessgnn.evaluation.tasks.curvature import curvature_metrics, curvature_values, save_curvature
 from hessgnn.leaderboard.board import Gain
 from hessgnn.leaderboard.collect import Loaded, collect
 from hessgnn.leaderboard.scores import score

@@ -9,8 +9,8 @@ from e3nn.nn import Gate
 from torch import Tensor, nn
 
 from hessgnn.data.batch import Batch
-from hessgnn.potentials.blocks import activation, mlp
-from hessgnn.potentials.nequip import NequIP
+from hessgnn.potentials.blocks.layers import activation, mlp
+from hessgnn.potentials.nequip.model import NequIP
 
 
 class Convolution(nn.Module):

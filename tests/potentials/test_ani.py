@@ -7,7 +7,7 @@ from ase.build import molecule
 from hessgnn.data.batch import Batch
 from hessgnn.errors import ConfigError
 from hessgnn.potentials import registry
-from hessgnn.potentials.ani import ANI
+from hessgnn.potentials.ani.model import ANI
 
 
 def make(**settings) -> ANI:

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from hessgnn.potentials.activations import FORMS
-from hessgnn.potentials.blocks import BesselBasis, PolynomialCutoff, activation, mlp
+from hessgnn.potentials.blocks.activations import FORMS
+from hessgnn.potentials.blocks.layers import BesselBasis, PolynomialCutoff, activation, mlp
 
 
 def derivatives(function, at, order):

@@ -4,9 +4,9 @@ import pytest
 import torch
 from e3nn import o3
 
-from hessgnn.potentials import slopes
-from hessgnn.potentials.convolution import known_convolution
-from hessgnn.potentials.tensor_product import TensorProduct
+from hessgnn.potentials.nequip import slopes
+from hessgnn.potentials.nequip.convolution import known_convolution
+from hessgnn.potentials.nequip.tensor_product import TensorProduct
 
 CHANNELS = 2
 EDGES = torch.tensor([[0, 0, 1, 1, 2, 2, 3, 3], [1, 2, 0, 2, 0, 1, 0, 2]])

@@ -7,7 +7,7 @@ from ase.build import molecule
 
 from hessgnn.data.batch import Batch
 from hessgnn.potentials import registry
-from hessgnn.potentials.blocks import BesselBasis, GaussianBasis, PolynomialCutoff
+from hessgnn.potentials.blocks.layers import BesselBasis, GaussianBasis, PolynomialCutoff
 
 SETTINGS = {
     "ani": {"hidden": (8, 8)},

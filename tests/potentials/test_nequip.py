@@ -6,7 +6,7 @@ from e3nn_nequip import reference_with_weights_of
 
 from hessgnn.data.batch import Batch
 from hessgnn.potentials import registry
-from hessgnn.potentials.nequip import NequIP
+from hessgnn.potentials.nequip.model import NequIP
 from hessgnn.testing import ITEMS, Subject, try_item
 
 DEMANDING = [i for i in ITEMS if i.name in {"rotation", "reflection", "axes", "parameter_gradient", "vectorised"}]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from e3nn import o3
 
-from hessgnn.potentials.tensor_product import TensorProduct
+from hessgnn.potentials.nequip.tensor_product import TensorProduct
 
 CHANNELS = 2
 IRREPS = [o3.Irrep(ir) for ir in ("0e", "1o", "1e", "2e", "2o", "3o")]

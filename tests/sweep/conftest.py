@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from tiny_store import write_tiny_store
 
-from hessgnn.config import merge, parse
+from hessgnn.runtime.config import merge, parse
 from hessgnn.sweep.config import SweepConfig
 
 EXAMPLE = "examples.my_potential:MyPotential"

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from inline_workers import InlineWorkers
 
-from hessgnn.benchmark.record import read_record
-from hessgnn.config import save
+from hessgnn.evaluation.record import read_record
+from hessgnn.runtime.config import save
 from hessgnn.sweep import sweep as sweep_module
 from hessgnn.sweep.config import SweepConfig
 from hessgnn.sweep.life import Heart

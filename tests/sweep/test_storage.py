@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tiny_store import write_tiny_store
 
-from hessgnn.data.store import Store, write_store
+from hessgnn.data.store.store import Store, write_store
 from hessgnn.errors import ConfigError
 from hessgnn.sweep.config import SweepConfig
 from hessgnn.sweep.opening import begin

@@ -12,14 +12,14 @@ import pytest
 from inline_workers import InlineWorkers
 from typer.testing import CliRunner
 
-from hessgnn.benchmark.record import Record, read_record
 from hessgnn.cli import app
-from hessgnn.config import load
-from hessgnn.data.store import Store
+from hessgnn.data.store.store import Store
 from hessgnn.errors import ConfigError, NothingTrained, TrainingError, UserError
-from hessgnn.jobs import job as job_module
-from hessgnn.jobs.folder import locked
-from hessgnn.jobs.job import Report
+from hessgnn.evaluation.record import Record, read_record
+from hessgnn.experiments import job as job_module
+from hessgnn.experiments.folder import locked
+from hessgnn.experiments.job import Report
+from hessgnn.runtime.config import load
 from hessgnn.sweep import sweep as sweep_module
 from hessgnn.sweep.config import SweepConfig
 from hessgnn.sweep.plan import plan
@@ -173,7 +173,7 @@ def test_another_configuration_in_the_same_folder_is_refused(make_sweep: MakeSwe
 def test_a_study_keeps_its_folder_to_itself_and_a_sweep_does_not_join_it(
     make_sweep: MakeSweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hessgnn.jobs.folder._PATIENCE", 0.2)
+    monkeypatch.setattr("hessgnn.experiments.folder._PATIENCE", 0.2)
     with locked(tmp_path), pytest.raises(ConfigError, match="another process keeps this folder to itself"):
         run(make_sweep(), tmp_path)
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from hessgnn.config import dump, load, merge
 from hessgnn.errors import ConfigError
+from hessgnn.runtime.config import dump, load, merge
 from hessgnn.sweep.config import SweepConfig, folder_name
 
 HESSIAN = {"low": 1e-4, "high": 1.0, "log": True}

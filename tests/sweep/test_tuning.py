@@ -11,8 +11,8 @@ import pytest
 from optuna import samplers
 from optuna.trial import TrialState
 
-from hessgnn.jobs.job import Outcome
-from hessgnn.jobs.workers import PRUNED
+from hessgnn.experiments.job import Outcome
+from hessgnn.experiments.workers import PRUNED
 from hessgnn.sweep.config import PAPER_WEIGHTS, SweepConfig
 from hessgnn.sweep.ledger import reason_of
 from hessgnn.sweep.life import Heart

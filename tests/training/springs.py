@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from ase.build import molecule
 
-from hessgnn.data.store import write_store
+from hessgnn.data.store.store import write_store
 from hessgnn.data.structure import Structure
 
 TINY = {"name": "schnet", "width": 8, "n_interactions": 1, "n_basis": 8}

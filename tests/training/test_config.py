@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from hessgnn.config import load
 from hessgnn.errors import ConfigError
+from hessgnn.runtime.config import load
 from hessgnn.training.config import LossConfig, RunConfig
 
 

@@ -16,8 +16,8 @@ import pytest
 import torch
 from springs import TINY, write_springs
 
-from hessgnn.config import load, merge, save
 from hessgnn.errors import TrainingError
+from hessgnn.runtime.config import load, merge, save
 from hessgnn.training.config import RunConfig
 from hessgnn.training.distributed import Ranks, ranks_of_torchrun
 from hessgnn.training.run import Run, load_checkpoint

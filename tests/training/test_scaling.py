@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from springs import spring_structure
 
-from hessgnn.data.store import Store, write_store
+from hessgnn.data.store.store import Store, write_store
 from hessgnn.data.structure import Structure
 from hessgnn.errors import DataError
 from hessgnn.training.scaling import energy_scale, fit_reference_energies

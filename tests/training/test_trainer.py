@@ -15,9 +15,9 @@ import torch
 from springs import spring_structure
 
 import hessgnn
-from hessgnn.config import save
-from hessgnn.data.store import write_store
+from hessgnn.data.store.store import write_store
 from hessgnn.errors import ConfigError, TrainingError
+from hessgnn.runtime.config import save
 from hessgnn.training import trainer as trainer_module
 from hessgnn.training.config import RunConfig
 from hessgnn.training.run import Run, load_checkpoint
@@ -128,7 +128,7 @@ def test_kill_9_in_mid_epoch_and_the_same_command_give_the_same_numbers(
     config = make_config(training={"steps": 150}, validation={"every": 7})
     train(config, tmp_path / "whole")
     save(config, tmp_path / "config.yaml")
-    script = "import sys; from hessgnn.training.trainer import train; from hessgnn.config import load;"
+    script = "import sys; from hessgnn.training.trainer import train; from hessgnn.runtime.config import load;"
     script += "from hessgnn.training.config import RunConfig; from pathlib import Path;"
     script += "train(load(RunConfig, Path(sys.argv[1])), sys.argv[2], resume=True)"
     command = [sys.executable, "-c", script, str(tmp_path / "config.yaml"), str(tmp_path / "killed")]

@@ -25,9 +25,9 @@ from hessgnn.data.checks.membership import (
 from hessgnn.data.checks.noise import LabelNoise, Noise
 from hessgnn.data.checks.outliers import Outliers
 from hessgnn.data.checks.slopes import Slopes
-from hessgnn.data.store import Store
+from hessgnn.data.store.store import Store
 from hessgnn.errors import DataError
-from hessgnn.progress import tracked
+from hessgnn.runtime.progress import tracked
 
 TRAINING_SAMPLE = 20_000
 """Structures read before training, drawn with :data:`SEED` from a larger set. ``hessgnn data check`` reads all."""

@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from hessgnn.data.consistency import rotations
+from hessgnn.data.checks.consistency import rotations
 from hessgnn.data.structure import Array, Structure
 
 Level = Literal["error", "warning"]
@@ -81,9 +81,10 @@ class Seen:
 
     @cached_property
     def turned(self) -> tuple[Array, Array] | None:
-        """What the Hessian and what the forces say of turns, eV/Å²; see :func:`~hessgnn.data.consistency.rotations`.
+        """Response to rotations, from the Hessian and from the forces, eV/Å².
 
-        ``None`` without Hessian or forces, and where nothing turns.
+        See :func:`~hessgnn.data.checks.consistency.rotations`. ``None`` without Hessian or forces, and where nothing
+        turns.
         """
         return None if self.structure.forces is None else rotations(self.structure)
 

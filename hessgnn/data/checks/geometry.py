@@ -12,9 +12,9 @@ from scipy.spatial import cKDTree
 
 from hessgnn.data.checks.finding import Finding, Level, Seen, Suspects, finding
 from hessgnn.data.checks.magnitude import LENGTH_UNITS, misreading
-from hessgnn.data.duplicates import Duplicates
 from hessgnn.data.neighbors import neighbors
-from hessgnn.data.splits import DISJOINT
+from hessgnn.data.store.duplicates import Duplicates
+from hessgnn.data.store.splits import DISJOINT
 from hessgnn.data.structure import Structure
 from hessgnn.errors import DataError
 

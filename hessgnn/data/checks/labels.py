@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from hessgnn.data.checks.finding import Finding, Seen, Suspects
-from hessgnn.data.writer import ASYMMETRY_TOLERANCE
+from hessgnn.data.store.writer import ASYMMETRY_TOLERANCE
 
 SUM_RULE_TOLERANCE = 5e-3
 """Largest share of ``max|H|`` that ``|Σ_j H_ij|`` may reach."""

@@ -12,9 +12,9 @@ from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
 from hessgnn.data.checks.finding import Finding, Level, Seen, finding
-from hessgnn.data.families import families
-from hessgnn.data.splits import DISJOINT, leaking_groups
-from hessgnn.data.store import Store
+from hessgnn.data.store.families import families
+from hessgnn.data.store.splits import DISJOINT, leaking_groups
+from hessgnn.data.store.store import Store
 
 TRAIN = DISJOINT[0]
 

@@ -8,9 +8,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hessgnn.data.checks.consistency import (
+    TOLERANCE,
+    Pair,
+    SlopeFit,
+    fit,
+    forces_against_energies,
+    hessians_against_forces,
+)
 from hessgnn.data.checks.finding import Finding, Seen, finding
 from hessgnn.data.checks.magnitude import ENERGY_UNITS, FORCE_UNITS, HESSIAN_UNITS, likely_unit, misreading
-from hessgnn.data.consistency import TOLERANCE, Pair, SlopeFit, fit, forces_against_energies, hessians_against_forces
 from hessgnn.data.structure import Structure
 
 MIN_TURN = 5e-2

@@ -21,7 +21,7 @@ from hessgnn.data.formats.common import composition, hessian_matrix, known, scal
 from hessgnn.data.formats.registry import Entry, Record, reader, writer
 from hessgnn.data.structure import STRINGS, Structure
 from hessgnn.errors import DataError
-from hessgnn.files import atomic_folder
+from hessgnn.runtime.files import atomic_folder
 
 _FILES = {"coord": "positions", "energy": "energy", "force": "forces", "hessian": "hessian"}
 _BUFFERED = 2**25  # numbers kept before a set is written

@@ -8,7 +8,7 @@ import numpy as np
 from rich.progress import track
 
 from hessgnn.data.formats import registry
-from hessgnn.data.store import Store
+from hessgnn.data.store.store import Store
 from hessgnn.errors import DataError
 
 

@@ -15,7 +15,7 @@ from hessgnn.data.formats.common import files_of, prefix_of
 from hessgnn.data.formats.registry import Entry, Record, reader, writer
 from hessgnn.data.structure import Structure
 from hessgnn.errors import DataError
-from hessgnn.files import atomic_path
+from hessgnn.runtime.files import atomic_path
 
 
 @reader("extxyz")

@@ -23,10 +23,10 @@ from hessgnn.data.formats.common import (
     whole,
 )
 from hessgnn.data.formats.registry import Entry, Record, reader, writer
-from hessgnn.data.hdf5 import HDF5Output
+from hessgnn.data.store.hdf5 import HDF5Output
 from hessgnn.data.structure import STRINGS, Structure
 from hessgnn.errors import DataError
-from hessgnn.files import atomic_path
+from hessgnn.runtime.files import atomic_path
 
 
 @reader("hip")

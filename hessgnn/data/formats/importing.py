@@ -21,10 +21,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from hessgnn.data.formats import registry
 from hessgnn.data.formats.common import composition
-from hessgnn.data.layout import HessianDtype
-from hessgnn.data.store import Store
+from hessgnn.data.store.layout import HessianDtype
+from hessgnn.data.store.store import Store
+from hessgnn.data.store.writer import require_finite, symmetrised, write_store
 from hessgnn.data.structure import Structure
-from hessgnn.data.writer import require_finite, symmetrised, write_store
 from hessgnn.errors import DataError
 
 PART = 2000

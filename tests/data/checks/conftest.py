@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from hessgnn.data.checks import check
-from hessgnn.data.store import Store, write_store
+from hessgnn.data.store.store import Store, write_store
 
 MOLECULES = {
     "CH3OH": "rotation/methanol",

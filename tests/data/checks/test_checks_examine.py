@@ -9,7 +9,7 @@ import pytest
 
 from hessgnn.data.checks import check, examine, require_sound
 from hessgnn.data.checks.noise import FORCES_AGAINST_ENERGIES, HESSIANS_AGAINST_FORCES, NET_FORCE, ROTATION, SYMMETRY
-from hessgnn.data.store import Store
+from hessgnn.data.store.store import Store
 from hessgnn.errors import DataError
 
 MOLECULES = ("C2H4", "CH3OH", "H2O", "HCN", "NH3", "CH3NO2", "C2H6NH", "CO2")

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from hessgnn.data.checks.membership import molecules
-from hessgnn.data.store import Store
+from hessgnn.data.store.store import Store
 
 
 def test_leak(judge, sound):

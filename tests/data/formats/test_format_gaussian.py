@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from labelled import BOHR, HARTREE, levels, read, reasons
 
-from hessgnn.curvature.vibrations import vibrations
 from hessgnn.data.formats import registry
 from hessgnn.data.formats.gaussian import archives, parse_archive
 from hessgnn.data.formats.importing import ImportOptions, import_data
-from hessgnn.data.store import Store
+from hessgnn.data.store.store import Store
+from hessgnn.molecules.vibrations import vibrations
 
 REFERENCE = Path(__file__).resolve().parents[3].parent / "shared" / "reference" / "gaussian"
 present = pytest.mark.skipif(

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from labelled import HARTREE, levels, read, reasons
 
-from hessgnn.benchmark.reactions import reactions
-from hessgnn.data.store import Store, write_store
+from hessgnn.data.store.store import Store, write_store
 from hessgnn.errors import DataError
+from hessgnn.evaluation.tasks.reactions import reactions
 
 ENERGY, FORCES = "wB97x_6-31G(d).energy", "wB97x_6-31G(d).forces"
 

@@ -12,7 +12,7 @@ from labelled import assert_same, labelled, reasons
 from hessgnn.data.formats import importing, registry
 from hessgnn.data.formats.exporting import export_data
 from hessgnn.data.formats.importing import ImportOptions, import_data
-from hessgnn.data.store import Store, write_store
+from hessgnn.data.store.store import Store, write_store
 from hessgnn.errors import ConfigError, DataError
 
 LEVEL = ImportOptions(level="GFN2-xTB", hessian_dtype="float64")

@@ -1,0 +1,105 @@
+"""Peak memory of a piece of work."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import sys
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+from hessgnn.errors import UserError
+from hessgnn.runtime.allocator import release_freed_memory
+from hessgnn_bench.conditions import Conditions
+
+MIB = 2**20
+RUNS = 2
+"""The first run makes what stays, such as the state of the optimiser; the second finds it there."""
+
+
+def peak_memory(
+    pieces: Callable[[], Mapping[str, Callable[[], Callable[[], object]]]], name: str, conditions: Conditions
+) -> float:
+    """Memory that a piece of work needs beyond what its potential and batch take.
+
+    On a GPU, what torch's allocator handed out at most. On the CPU, how far the peak of the resident memory rises in
+    a fresh process that does nothing else: in this one, memory that was freed before would hide it.
+
+    Parameters
+    ----------
+    pieces
+        Gives the pieces; it can be pickled.
+    name
+        Of the piece.
+    conditions
+        Of this process; the fresh one is set up alike.
+
+    Returns
+    -------
+    float
+        MiB.
+
+    Raises
+    ------
+    UserError
+        When the system ends the fresh process, as it does when memory runs out.
+    """
+    if conditions.device != "cpu":
+        return _on_gpu(pieces()[name]())
+    context = multiprocessing.get_context("spawn")  # a fork would begin with this process's memory
+    with ProcessPoolExecutor(1, context) as pool:
+        try:
+            return pool.submit(_in_fresh_process, pieces, name, conditions.threads, conditions.keep_memory).result()
+        except BrokenProcessPool as error:
+            raise UserError(
+                "the process that measures its memory was ended by the system",
+                where=name,
+                remedy="ask for a smaller --batch-size, or leave out --memory",
+            ) from error
+
+
+def _on_gpu(work: Callable[[], object]) -> float:
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    for _ in range(RUNS):
+        work()
+    torch.cuda.synchronize()
+    return (torch.cuda.max_memory_allocated() - before) / MIB
+
+
+def _in_fresh_process(
+    pieces: Callable[[], Mapping[str, Callable[[], Callable[[], object]]]], name: str, threads: int, keep_memory: bool
+) -> float:
+    Conditions.prepare("cpu", threads, keep_memory)
+    work = pieces()[name]()
+    gc.collect()
+    release_freed_memory()  # else the work would find room that the preparation has left, and need none
+    _forget_peak()
+    before = _peak_resident()
+    for _ in range(RUNS):
+        work()
+    return max(0, _peak_resident() - before) / MIB
+
+
+def _forget_peak() -> None:
+    """Set the peak back to what is resident now: importing and building may have taken more. On Linux only."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def _peak_resident() -> int:
+    """Bytes."""
+    try:
+        # getrusage would tell the peak of the parent too: Linux hands it on when a process is begun.
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        return 1024 * int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
+    except (OSError, StopIteration):
+        import resource  # Windows has none
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else 1024 * peak

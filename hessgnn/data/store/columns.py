@@ -1,0 +1,182 @@
+"""Flat arrays of a store for reading at random: in memory while they are small, else mapped from a scratch file.
+
+A compressed HDF5 file is read in chunks, and a shuffled batch touches as many chunks as it has structures. So what is
+too large for the memory is unpacked once, and any share of it is then a slice of a mapped file, whose pages the system
+keeps or drops as it likes. All processes of a user share the scratch file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+import shutil
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from hessgnn.errors import DataError
+from hessgnn.runtime.files import atomic_path
+
+IN_MEMORY = 64 * 1024**2
+"""Bytes up to which an array is kept in memory."""
+SCRATCH = "HESSGNN_CACHE"
+"""Environment variable that names the folder for scratch files; ``~/.cache/hessgnn`` by default."""
+KEPT_DAYS = 30
+"""Scratch files that have not been used for so long are removed when others are made."""
+
+_BLOCK = 8 * 1024**2  # bytes that are unpacked at a time
+_CHUNK_CACHE = 64 * 1024**2  # bytes of decompressed chunks that HDF5 keeps for each dataset
+
+
+def ragged(first: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Indices of several runs of a flat array, one behind the other.
+
+    Parameters
+    ----------
+    first
+        ``(n,)``, where each run begins.
+    sizes
+        ``(n,)``, how long it is.
+
+    Returns
+    -------
+    int64
+        ``(sum of sizes,)``.
+    """
+    ends = np.cumsum(sizes)
+    return np.repeat(first - (ends - sizes), sizes) + np.arange(ends[-1] if len(ends) else 0)
+
+
+class Columns:
+    """Datasets of a store as numpy arrays, each read when it is asked for.
+
+    A copy that is sent to another process opens the file, or maps the scratch file, for itself.
+
+    Parameters
+    ----------
+    path
+        The store.
+    content_hash
+        Of the store: scratch files of another content are not taken for its own.
+    """
+
+    def __init__(self, path: Path, content_hash: str) -> None:
+        self.path, self.content_hash = path, content_hash
+        self._arrays: dict[str, NDArray] = {}
+        self._handle: h5py.File | None = None
+        self._handle_pid = -1
+
+    def __reduce__(self) -> tuple[type[Columns], tuple[Path, str]]:
+        return Columns, (self.path, self.content_hash)
+
+    def array(self, key: str) -> NDArray:
+        """The whole of a dataset, in memory or mapped read-only.
+
+        Parameters
+        ----------
+        key
+            Name of the dataset.
+
+        Raises
+        ------
+        UserError
+            When it cannot be read, or the scratch file cannot be written.
+        """
+        if key not in self._arrays:
+            self._arrays[key] = self._read(key) if self._is_small(key) else self._map(key)
+        return self._arrays[key]
+
+    def rows(self, key: str, start: int, stop: int) -> NDArray:
+        """A share of a dataset; makes no scratch file.
+
+        Parameters
+        ----------
+        key
+            Name of the dataset.
+        start, stop
+            Rows.
+        """
+        if key in self._arrays or self._is_small(key):
+            return self.array(key)[start:stop]
+        return self._read(key, slice(start, stop))
+
+    def close(self) -> None:
+        """Close the file and forget what was read. Both come back when something is asked for."""
+        self._arrays.clear()
+        if self._handle is not None:
+            self._handle.close()
+            self._handle = None
+
+    def _is_small(self, key: str) -> bool:
+        return self._file[key].nbytes <= IN_MEMORY
+
+    @property
+    def _file(self) -> h5py.File:
+        # HDF5 handles do not survive a fork: each process opens its own.
+        if self._handle is None or self._handle_pid != os.getpid():
+            self._handle = h5py.File(self.path, "r", rdcc_nbytes=_CHUNK_CACHE)
+            self._handle_pid = os.getpid()
+        return self._handle
+
+    def _read(self, key: str, rows: slice = slice(None)) -> NDArray:
+        try:
+            return self._file[key][rows]
+        except OSError as error:
+            raise DataError(
+                f"is damaged: {key} cannot be read", where=self.path, remedy="fetch or build it again"
+            ) from error
+
+    def _map(self, key: str) -> NDArray:
+        target = self._folder() / f"{key}.npy"
+        if not target.exists():
+            self._unpack(key, target)
+        with suppress(OSError):
+            os.utime(target.parent)  # says that it is in use
+        mapped = np.load(target, mmap_mode="r")
+        if mapped.nbytes < os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2:
+            mapped.base.madvise(mmap.MADV_WILLNEED)  # from the disk in one go rather than page by page at random
+        return np.asarray(mapped)  # a plain array: slices of a memmap cost a microsecond more
+
+    def _unpack(self, key: str, target: Path) -> None:
+        dataset = self._file[key]
+        _remove_unused(target.parent.parent)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(target.parent).free
+        if free < dataset.nbytes:
+            needed = f"{dataset.nbytes / 1e9:.1f} GB"
+            raise DataError(
+                f"unpacking {key} takes {needed}, and {target.parent} has {free / 1e9:.1f} GB free",
+                where=self.path,
+                remedy=f"free some disk space, or set {SCRATCH} to a folder that has it",
+            )
+        rows = max(1, _BLOCK // (dataset.nbytes // len(dataset)))
+        # Written, not mapped for writing: a full disk is then an error rather than the end of the process.
+        with atomic_path(target) as temporary, temporary.open("wb") as file:
+            header = {"descr": dataset.dtype.str, "fortran_order": False, "shape": dataset.shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            for start in range(0, len(dataset), rows):
+                file.write(self._read(key, slice(start, start + rows)).tobytes())
+
+    def _folder(self) -> Path:
+        """Of this very file: its size and date guard against one that was changed and kept its hash."""
+        state = self.path.stat()
+        what = f"{self.content_hash} {state.st_size} {state.st_mtime_ns}"
+        return scratch("stores") / hashlib.sha256(what.encode()).hexdigest()[:24]
+
+
+def scratch(kind: str) -> Path:
+    """Folder of a kind of scratch files, see :data:`SCRATCH`; it need not exist."""
+    return Path(os.environ.get(SCRATCH) or Path.home() / ".cache" / "hessgnn") / kind
+
+
+def _remove_unused(folder: Path) -> None:
+    oldest = time.time() - KEPT_DAYS * 86400
+    for unused in folder.iterdir() if folder.is_dir() else ():
+        with suppress(OSError):
+            if unused.stat().st_mtime < oldest:
+                shutil.rmtree(unused, ignore_errors=True)

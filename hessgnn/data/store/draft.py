@@ -1,0 +1,160 @@
+"""A store's file while it is being written: rows are added at the end of every dataset, then it is sealed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from hessgnn.data.store import layout
+from hessgnn.data.store.hdf5 import HDF5Output
+from hessgnn.data.store.splits import split_hash
+from hessgnn.data.structure import STRINGS, Structure
+
+_CHUNK = 16_384  # numbers; one chunk holds the Hessians of a few dozen small molecules
+_WAITING = 8 * 1024**2  # numbers that are kept until they are written together
+_SHAPES = {"positions": (3,), "forces": (3,), "cell": (3, 3), "pbc": (3,)}
+_FILTERS = {"compression": "gzip", "compression_opts": 6, "shuffle": True}
+
+
+class Draft:
+    """A file that nobody reads yet.
+
+    Parameters
+    ----------
+    path
+        Where to write; what is there is lost.
+    hessian_dtype
+        Precision of the Hessians.
+
+    Attributes
+    ----------
+    strings : dict
+        ``name``, ``group``, … -> the bytes of each structure so far.
+    """
+
+    def __init__(self, path: Path, hessian_dtype: layout.HessianDtype) -> None:
+        self._file = HDF5Output(path)
+        self._dtypes = {**layout.DTYPES, "hessian": hessian_dtype}
+        self._datasets: dict[str, h5py.Dataset] = {}
+        for key, dtype in self._dtypes.items():
+            shape = _SHAPES.get(key, ())
+            chunk = (max(1, _CHUNK // int(np.prod(shape, dtype=int))), *shape)
+            self._datasets[key] = self._file.create_dataset(
+                key, (0, *shape), dtype, maxshape=(None, *shape), chunks=chunk, **_FILTERS
+            )
+        self.strings: dict[str, list[bytes]] = {key: [] for key in STRINGS}
+        self._waiting: dict[str, list[NDArray]] = {key: [] for key in self._dtypes}
+        self._n_waiting = 0
+
+    def __len__(self) -> int:
+        return len(self.strings["name"])
+
+    def add(self, structure: Structure, asymmetry: float) -> None:
+        """Add a structure, whose Hessian is symmetric.
+
+        Parameters
+        ----------
+        structure
+            With finite numbers and a name of its own.
+        asymmetry
+            Of the Hessian before, eV/Å².
+        """
+        n_atoms = len(structure)
+        row: dict[str, object] = {
+            "n_atoms": [n_atoms],
+            "numbers": structure.numbers,
+            "positions": structure.positions,
+            "cell": np.zeros((1, 3, 3)) if structure.cell is None else structure.cell[None],
+            "pbc": structure.pbc[None],
+            "energy": [structure.energy or 0.0],
+            "forces": np.zeros((n_atoms, 3)) if structure.forces is None else structure.forces,
+            "hessian": [] if structure.hessian is None else layout.pack(structure.hessian),
+            "hessian_asymmetry": [asymmetry],
+        }
+        row |= {f"has_{label}": [getattr(structure, label) is not None] for label in layout.LABELS}
+        for key, value in row.items():
+            values = np.asarray(value, dtype=self._dtypes[key])
+            self._waiting[key].append(values)
+            self._n_waiting += values.size
+        for key, texts in self.strings.items():
+            texts.append(getattr(structure, key).encode())
+        if self._n_waiting > _WAITING:
+            self._flush()
+
+    def extend(self, other: h5py.File) -> None:
+        """Add all structures of another store.
+
+        Parameters
+        ----------
+        other
+            The open file.
+        """
+        self._flush()
+        n = len(other["n_atoms"])
+        for key in self._waiting:
+            _extend(self._datasets[key], other[key])
+            self._file.require_written()
+        for key, texts in self.strings.items():
+            texts += other[key][()].tolist() if key in other else [b""] * n
+
+    def seal(self, level_of_theory: str, provenance: str, versions: Mapping[str, str]) -> None:
+        """Write strings, attributes and fingerprints, and close the file."""
+        self._flush()
+        file = self._file
+        for key, texts in self.strings.items():
+            array = np.array(texts, dtype=np.bytes_)
+            file.create_dataset(key, data=array, chunks=(min(len(array), _CHUNK),), **_FILTERS)
+        file.flush()
+        self._file.require_written()
+        names, splits = ([text.decode() for text in self.strings[key]] for key in ("name", "split"))
+        file.attrs.update(
+            {
+                "format": layout.FORMAT,
+                "format_version": layout.FORMAT_VERSION,
+                "level_of_theory": level_of_theory,
+                "units": json.dumps(layout.UNITS),
+                "sign_convention": layout.SIGN_CONVENTION,
+                "versions": json.dumps(dict(versions), sort_keys=True),
+                "provenance": provenance,
+                "content_hash": layout.content_hash(file),
+                "split_hash": split_hash(names, splits),
+            }
+        )
+        self.close()
+        file.require_written()
+
+    def close(self) -> None:
+        """Close the file, sealed or not."""
+        self._file.close()
+
+    def _flush(self) -> None:
+        for key, arrays in self._waiting.items():
+            if arrays:
+                values, dataset = np.concatenate(arrays), self._datasets[key]
+                start = len(dataset)
+                dataset.resize(start + len(values), axis=0)
+                dataset[start:] = values
+                arrays.clear()
+        self._n_waiting = 0
+        self._file.require_written()
+
+
+def _extend(target: h5py.Dataset, source: h5py.Dataset) -> None:
+    """Add the rows of one dataset to another; whole chunks that are stored alike are copied as they are."""
+    start, step = len(target), target.chunks[0]
+    target.resize(start + len(source), axis=0)
+    alike = ("chunks", "dtype", "compression", "shuffle", "fletcher32", "scaleoffset")
+    same = all(getattr(target, name) == getattr(source, name) for name in alike)
+    whole = len(source) // step * step if same and start % step == 0 else 0
+    rest = (0,) * (len(target.shape) - 1)
+    for row in range(0, whole, step):
+        filters, chunk = source.id.read_direct_chunk((row, *rest))
+        target.id.write_direct_chunk((start + row, *rest), chunk, filters)
+    for row in range(whole, len(source), 64 * step):
+        values = source[row : row + 64 * step]
+        target[start + row : start + row + len(values)] = values

@@ -1,0 +1,226 @@
+"""The HDF5 layout of a store: names, shapes, packing, and the checks on opening a file.
+
+``docs/data-format.md`` says the same in prose. :mod:`hessgnn.data.store.store` reads it,
+:mod:`hessgnn.data.store.writer` writes it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from hessgnn.data.structure import STRINGS, Array
+from hessgnn.errors import DataError
+
+FORMAT = "hessgnn-store"
+FORMAT_VERSION = 2
+_READABLE = (1, 2)  # version 1 has no "parent"
+SIGN_CONVENTION = "forces = -dE/dR; hessian = +d2E/dR2, row index 3*atom + xyz, lower triangle packed by rows"
+UNITS = {"energy": "eV", "length": "Angstrom", "forces": "eV/Angstrom", "hessian": "eV/Angstrom^2"}
+
+HessianDtype = Literal["float32", "float64"]
+LABELS = ("energy", "forces", "hessian")
+DTYPES: dict[str, str] = {
+    "n_atoms": "<i4",
+    "numbers": "<u1",
+    "positions": "<f8",
+    "cell": "<f8",
+    "pbc": "|b1",
+    "energy": "<f8",
+    "forces": "<f8",
+    "hessian_asymmetry": "<f8",
+    "has_energy": "|b1",
+    "has_forces": "|b1",
+    "has_hessian": "|b1",
+}
+"""Every numeric dataset but ``hessian``, whose precision is the writer's choice."""
+
+_REQUIRED = (*DTYPES, *STRINGS, "hessian")
+_ATTRIBUTES = ("level_of_theory", "provenance", "versions", "content_hash", "split_hash")
+
+
+def packed_size(n_atoms: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Numbers in the packed lower triangle of a ``(3N, 3N)`` matrix.
+
+    Parameters
+    ----------
+    n_atoms
+        N, of each structure.
+
+    Returns
+    -------
+    int64
+        ``3N (3N + 1) / 2``, of each structure.
+    """
+    return 3 * n_atoms * (3 * n_atoms + 1) // 2
+
+
+def pack(hessian: Array) -> Array:
+    """Lower triangle of a symmetric matrix, by rows.
+
+    Parameters
+    ----------
+    hessian
+        ``(3N, 3N)``.
+
+    Returns
+    -------
+    ndarray
+        ``(3N (3N + 1) / 2,)``.
+    """
+    return hessian[_triangle(len(hessian))]
+
+
+def unpack(packed: NDArray[np.floating], n_atoms: int) -> Array:
+    """Inverse of :func:`pack`.
+
+    Parameters
+    ----------
+    packed
+        ``(3N (3N + 1) / 2,)``.
+    n_atoms
+        N.
+
+    Returns
+    -------
+    (3N, 3N) float64
+        The symmetric matrix.
+    """
+    hessian = np.zeros((3 * n_atoms, 3 * n_atoms))
+    rows, columns = _triangle(3 * n_atoms)
+    hessian[rows, columns] = packed
+    hessian[columns, rows] = packed
+    return hessian
+
+
+def _triangle(size: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Rows and columns of the lower triangle; finding them takes longer than packing does, so small ones are kept."""
+    return _small_triangle(size) if size <= 192 else np.tril_indices(size)
+
+
+_small_triangle = lru_cache(maxsize=64)(np.tril_indices)
+
+
+@contextmanager
+def open_checked(path: Path) -> Iterator[h5py.File]:
+    """Open a store's file for reading, after checking that it is one.
+
+    Parameters
+    ----------
+    path
+        The file.
+
+    Yields
+    ------
+    h5py.File
+        The open file.
+
+    Raises
+    ------
+    DataError
+        When it is not HDF5, is truncated, is another program's, lacks a dataset, or has another format version.
+    """
+    try:
+        file = h5py.File(path, "r")
+    except FileNotFoundError:
+        raise DataError("no such file", where=path, remedy="check the path") from None
+    except OSError as error:
+        truncated = "truncated" in str(error)
+        what = "is truncated" if truncated else "is not an HDF5 file, or is damaged"
+        remedy = "fetch or build it again" if truncated else "give a file written by hessgnn.data.store.write_store"
+        raise DataError(what, where=path, remedy=remedy) from error
+    with file:
+        if file.attrs.get("format") != FORMAT:
+            raise DataError(
+                "is HDF5, but not a store of hessgnn",
+                where=path,
+                remedy="read it with h5py and write it with hessgnn.data.store.write_store",
+            )
+        version = file.attrs.get("format_version")
+        if version not in _READABLE:
+            raise DataError(
+                f"has format version {version}, this release reads {FORMAT_VERSION}",
+                where=path,
+                remedy="build the file again, or install the release of hessgnn that wrote it",
+            )
+        required = [key for key in _REQUIRED if version > 1 or key != "parent"]
+        missing = [key for key in required if key not in file] + [key for key in _ATTRIBUTES if key not in file.attrs]
+        if missing:
+            raise DataError(f"lacks {', '.join(missing)}", where=path, remedy="build the file again")
+        yield file
+
+
+def read_per_structure(file: h5py.File, path: Path) -> dict[str, NDArray]:
+    """Read the numbers that every structure has one of, and check the shapes of all datasets.
+
+    Parameters
+    ----------
+    file
+        An open store.
+    path
+        Named in errors.
+
+    Returns
+    -------
+    dict
+        Dataset name -> ``(n,)``.
+
+    Raises
+    ------
+    DataError
+        When a dataset cannot be read, or the lengths contradict each other.
+    """
+    keys = ("n_atoms", "energy", "hessian_asymmetry", *(f"has_{label}" for label in LABELS))
+    try:
+        arrays = {key: file[key][()] for key in keys}
+    except OSError as error:
+        raise DataError("is damaged: a dataset cannot be read", where=path, remedy="fetch or build it again") from error
+    n = len(arrays["n_atoms"])
+    n_atoms = arrays["n_atoms"].astype(np.int64)
+    total = int(n_atoms.sum())
+    present = [key for key in (*DTYPES, *STRINGS) if key in file]
+    shapes: dict[str, tuple[int, ...]] = dict.fromkeys(present, (n,)) | {
+        "numbers": (total,),
+        "positions": (total, 3),
+        "forces": (total, 3),
+        "cell": (n, 3, 3),
+        "pbc": (n, 3),
+    }
+    wrong = [key for key in present if file[key].shape != shapes[key]]
+    if not wrong and file["hessian"].shape != (int((packed_size(n_atoms) * arrays["has_hessian"]).sum()),):
+        wrong = ["hessian"]
+    if wrong:
+        raise DataError(
+            f"has datasets of contradicting length: {', '.join(wrong)}", where=path, remedy="build it again"
+        )
+    return arrays
+
+
+def content_hash(file: h5py.File) -> str:
+    """Fingerprint of the names and every number in a store; splits have a fingerprint of their own.
+
+    Parameters
+    ----------
+    file
+        An open store.
+
+    Returns
+    -------
+    str
+        SHA-256 over the exact bytes, as hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    for key in sorted((*DTYPES, "hessian", "name")):
+        dataset = file[key]
+        digest.update(f"{key} {dataset.dtype.str} {dataset.shape}\n".encode())
+        for start in range(0, len(dataset), 1 << 20):
+            digest.update(np.ascontiguousarray(dataset[start : start + (1 << 20)]).tobytes())
+    return digest.hexdigest()

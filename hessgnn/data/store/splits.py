@@ -1,0 +1,143 @@
+"""Splits of a data set: whole groups (molecules, reactions) drawn at random, so that none leaks into another split.
+
+What belongs together is found in :mod:`hessgnn.data.store.families`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+
+from hessgnn.data.kinds import FRAMES
+from hessgnn.errors import ConfigError, DataError
+
+DISJOINT = ("train", "validation", "test")
+"""Splits that must not share a group. Others, such as ``nms``, hold frames of the same molecules by design."""
+
+Kinship = Literal["reaction", "composition", "molecule"]
+"""What a split keeps together, see :func:`hessgnn.data.store.families.kinship`."""
+
+
+def split_groups(groups: Iterable[str], fractions: Mapping[str, float], seed: int) -> dict[str, str]:
+    """Assign each group to a split at random.
+
+    Parameters
+    ----------
+    groups
+        Group of each structure, in any order and with repetitions.
+    fractions
+        Split name -> share of the *groups*. Shares must add up to 1.
+    seed
+        Equal groups, fractions and seed give equal splits.
+
+    Returns
+    -------
+    dict
+        Group -> split. The counts are rounded by the largest remainder.
+
+    Raises
+    ------
+    ConfigError
+        When a fraction is negative or they do not add up to 1.
+    """
+    shares = np.array(list(fractions.values()), dtype=float)
+    if not len(shares) or (shares < 0).any() or abs(shares.sum() - 1) > 1e-6:
+        raise ConfigError(
+            f"fractions {dict(fractions)} do not add up to 1", where="split fractions", remedy="give shares such as 0.8"
+        )
+    unique = sorted(set(groups))
+    exact = shares * len(unique)
+    counts = np.floor(exact + 1e-9).astype(int)
+    by_remainder = np.argsort(counts - exact, kind="stable")
+    counts[by_remainder[: len(unique) - counts.sum()]] += 1
+    names = np.repeat(np.array(list(fractions)), counts)
+    order = np.random.default_rng(seed).permutation(len(unique))
+    return {unique[i]: str(name) for i, name in zip(order, names, strict=True)}
+
+
+def split_of(kind: str, group_split: str) -> str:
+    """Place a structure, given where its group was drawn to.
+
+    Frames away from stationary points are kept for judging extrapolation, each kind in a split of its own, but those of
+    validation groups follow them: at a minimum every force is zero, so validated on minima alone the flattest surface
+    would win.
+
+    Parameters
+    ----------
+    kind
+        The structure's.
+    group_split
+        The split of its group, from :func:`split_groups`.
+
+    Returns
+    -------
+    str
+        Its split.
+    """
+    return kind if kind in FRAMES and group_split != "validation" else group_split
+
+
+def leaking_groups(groups: Sequence[str], splits: Sequence[str]) -> dict[str, set[str]]:
+    """Find the groups that stand in two of the splits that must be disjoint.
+
+    Parameters
+    ----------
+    groups, splits
+        Group and split of each structure.
+
+    Returns
+    -------
+    dict
+        Group -> the splits (of :data:`DISJOINT`) that share it; empty when nothing leaks.
+    """
+    found: dict[str, set[str]] = {}
+    for group, split in zip(groups, splits, strict=True):
+        if split in DISJOINT:
+            found.setdefault(group, set()).add(split)
+    return {group: shared for group, shared in found.items() if len(shared) > 1}
+
+
+def require_no_leak(groups: Sequence[str], splits: Sequence[str], *, where: object) -> None:
+    """Refuse splits that share a group.
+
+    Parameters
+    ----------
+    groups, splits
+        Group and split of each structure.
+    where
+        Named in the error: a file, usually.
+
+    Raises
+    ------
+    DataError
+        Naming the first such group.
+    """
+    leaks = leaking_groups(groups, splits)
+    if leaks:
+        group, shared = next(iter(sorted(leaks.items())))
+        others = f" (and {len(leaks) - 1} more groups)" if len(leaks) > 1 else ""
+        raise DataError(
+            f"group {group!r} is in {' and '.join(sorted(shared))}{others}",
+            where=where,
+            remedy="split whole groups with `hessgnn data split`",
+        )
+
+
+def split_hash(names: Sequence[str], splits: Sequence[str]) -> str:
+    """Fingerprint of who is in which split, whatever the order of the structures.
+
+    Parameters
+    ----------
+    names, splits
+        Name and split of each structure.
+
+    Returns
+    -------
+    str
+        SHA-256, as hexadecimal digits.
+    """
+    pairs = sorted(zip(names, splits, strict=True))
+    return hashlib.sha256("".join(f"{name}\0{split}\n" for name, split in pairs).encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""Evaluate a potential: tasks, predictions, the record."""

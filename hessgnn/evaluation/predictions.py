@@ -1,0 +1,131 @@
+"""Saved predictions: what a potential says of a split, beside the labels."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hessgnn.errors import DataError
+from hessgnn.evaluation.record import PredictionFile
+from hessgnn.runtime.files import atomic_path
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Reference and predicted labels of the structures of a split. A missing reference is NaN.
+
+    Attributes
+    ----------
+    name, kind, parent
+        ``(n_structures,)``, see :class:`~hessgnn.data.structure.Structure`.
+    n_atoms
+        ``(n_structures,)``.
+    numbers, positions
+        ``(Σ N,)`` and ``(Σ N, 3)``, Å.
+    energy_reference, energy_predicted
+        ``(n_structures,)``, eV.
+    forces_reference, forces_predicted
+        ``(Σ N, 3)``, eV/Å.
+    hessian_reference, hessian_predicted
+        ``(Σ 9N²,)``, eV/Å²: the rows of one Hessian after the other.
+    key
+        What they were made of: surface, data and versions. Empty where that is not known.
+    """
+
+    name: NDArray[np.str_]
+    kind: NDArray[np.str_]
+    parent: NDArray[np.str_]
+    n_atoms: NDArray[np.int64]
+    numbers: NDArray[np.int64]
+    positions: Array
+    energy_reference: Array
+    energy_predicted: Array
+    forces_reference: Array
+    forces_predicted: Array
+    hessian_reference: Array
+    hessian_predicted: Array
+    key: str = ""
+
+    def __post_init__(self) -> None:
+        n_structures, n_atoms = self.n_atoms.shape, int(self.n_atoms.sum())
+        shapes = {"energy": n_structures, "forces": (n_atoms, 3), "hessian": (int((9 * self.n_atoms**2).sum()),)}
+        expected = {f"{key}_{kind}": shape for key, shape in shapes.items() for kind in ("reference", "predicted")}
+        expected |= dict.fromkeys(("name", "kind", "parent"), n_structures)
+        for name, shape in {"numbers": (n_atoms,), "positions": (n_atoms, 3), **expected}.items():
+            if getattr(self, name).shape != shape:
+                raise DataError(f"array {name!r} has shape {getattr(self, name).shape}, expected {shape}")
+
+    def hessians(self) -> Iterator[tuple[str, NDArray[np.int64], Array, Array, Array]]:
+        """Name, numbers, positions, reference and predicted ``(3N, 3N)`` Hessian of each structure."""
+        atoms, entries = np.cumsum(self.n_atoms)[:-1], np.cumsum(9 * self.n_atoms**2)[:-1]
+        columns = zip(
+            self.name,
+            np.split(self.numbers, atoms),
+            np.split(self.positions, atoms),
+            np.split(self.hessian_reference, entries),
+            np.split(self.hessian_predicted, entries),
+            strict=True,
+        )
+        for name, numbers, positions, reference, predicted in columns:
+            shape = (3 * len(numbers), 3 * len(numbers))
+            yield str(name), numbers, positions, reference.reshape(shape), predicted.reshape(shape)
+
+    def save(self, path: Path) -> PredictionFile:
+        """Write all arrays to a compressed ``.npz`` file.
+
+        Parameters
+        ----------
+        path
+            The file.
+
+        Returns
+        -------
+        PredictionFile
+            Its name and checksum, for the record.
+        """
+        # Hessians make the bulk; float32 keeps seven digits of them.
+        arrays = {field.name: getattr(self, field.name) for field in fields(self)}
+        arrays |= {key: value.astype(np.float32) for key, value in arrays.items() if key.startswith("hessian")}
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, **arrays)
+        return PredictionFile.of(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Predictions:
+        """Read what :meth:`save` wrote; nothing in the file can run code.
+
+        Parameters
+        ----------
+        path
+            The file.
+
+        Returns
+        -------
+        Predictions
+            With Hessians as they were saved, in single precision.
+
+        Raises
+        ------
+        DataError
+            When the file is missing, damaged, lacks an array, or has one of the wrong shape.
+        """
+        remedy = "run `hessgnn evaluate` on the run again"
+        try:
+            with zipfile.ZipFile(path):
+                pass  # np.load would try to unpickle anything that is not an archive, and say so confusingly
+            with np.load(path, allow_pickle=False) as archive:
+                arrays = {field.name: archive[field.name] for field in fields(cls) if field.name != "key"}
+                return cls(**arrays, key=str(archive["key"]) if "key" in archive else "")
+        except KeyError as error:
+            raise DataError(f"lacks an array ({error.args[0]})", where=path, remedy=remedy) from error
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise DataError("holds no readable predictions", where=path, remedy=remedy) from error
+        except DataError as error:
+            raise DataError(error.what, where=path, remedy=remedy) from error

@@ -1,0 +1,189 @@
+"""The record of one trained potential: everything the leaderboard may know about it, as one JSON file.
+
+One record belongs to one run, that is one seed. Seeds of the same entry are joined by the leaderboard, never here.
+A missing number is ``null``, never zero.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, model_validator
+
+from hessgnn.errors import DataError
+from hessgnn.runtime.config import Settings, read_json
+from hessgnn.runtime.files import write_text
+
+FORMAT: Literal[1] = 1
+"""Version of the record's layout."""
+
+Regime = Literal["mean", "E", "E-F", "E-F+", "E-H", "E-F-H", "external"]
+"""What a potential was trained on; ``E-F+`` are energies and forces of more frames, for what Hessians would have cost;
+``mean`` is the predictor that knows the composition only, ``external`` any other
+code that was judged through an ASE calculator."""
+
+Budget = Literal["steps", "seconds"]
+"""What was equal for all regimes of an architecture: training steps, or the device-seconds that E-F-H took."""
+
+Better = Literal["lower", "higher"]
+"""Which of two values of a metric is the better one."""
+
+METRICS: dict[str, tuple[str, str]] = {
+    "energy_mae": ("E MAE", "meV/atom"),
+    "energy_rmse": ("E RMSE", "meV/atom"),
+    "forces_mae": ("F MAE", "meV/Å"),
+    "forces_rmse": ("F RMSE", "meV/Å"),
+    "hessian_mae": ("H MAE", "eV/Å²"),
+    "hessian_rmse": ("H RMSE", "eV/Å²"),
+}
+"""Title and unit of every metric of the accuracy task; all are better when lower."""
+
+
+class Metric(Settings):
+    """One number with its unit and the number of structures behind it."""
+
+    value: float | None
+    unit: str
+    n: NonNegativeInt = Field(description="structures that the value was taken over")
+    title: str = Field(default="", description="heading; that of METRICS if empty")
+    better: Better = "lower"
+
+
+class DataSource(Settings):
+    """The data that a potential was trained and judged on."""
+
+    name: str
+    content_hash: str
+    split_hash: str
+    level_of_theory: str
+
+
+class Cost(Settings):
+    """What a result cost. Device-seconds are seconds of training steps, without validation and checkpoints."""
+
+    steps: NonNegativeInt = 0
+    device: str = "none"
+    threads: NonNegativeInt = Field(default=0, description="CPU threads that torch used")
+    seconds_per_step: NonNegativeFloat | None = Field(default=None, description="median over the run")
+    seconds_per_epoch: NonNegativeFloat | None = Field(default=None, description="steps of an epoch at that median")
+    device_seconds: NonNegativeFloat = 0.0
+    products: NonNegativeInt = Field(default=0, description="Hessian-vector products of whole batches, in training")
+    sweep_trials: NonNegativeInt = Field(default=0, description="trials spent on tuning before this run")
+    sweep_device_seconds: NonNegativeFloat = 0.0
+
+
+class CurvePoint(Settings):
+    """One validation during training."""
+
+    step: NonNegativeInt
+    device_seconds: NonNegativeFloat
+    score: float
+    energy_rmse: float | None = Field(default=None, description="meV/atom")
+    forces_rmse: float | None = Field(default=None, description="meV/Å")
+    hessian_rmse: float | None = Field(default=None, description="eV/Å²")
+
+
+class PredictionFile(Settings):
+    """Saved predictions, from which the metrics can be recomputed without the potential."""
+
+    path: str = Field(description="relative to the record")
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> PredictionFile:
+        """What a file holds now."""
+        return cls(path=path.name, sha256=_sha256(path))
+
+    def is_at(self, path: Path) -> bool:
+        """Whether this very content lies there; :class:`DataError` where it cannot be read."""
+        return path.is_file() and _sha256(path) == self.sha256.lower()
+
+
+class Failure(Settings):
+    """A structure, or a whole task, that gave no result."""
+
+    task: str
+    split: str
+    structure: str | None = Field(description="null when the whole task failed")
+    reason: str
+
+
+class Record(Settings):
+    """One run's entry for the leaderboard."""
+
+    format: Literal[1] = FORMAT
+    entry: str = Field(description="what the leaderboard joins seeds under, e.g. 'schnet E-F-H'")
+    architecture: str
+    regime: Regime
+    budget: Budget = Field(default="steps", description="what was equal for all regimes of the architecture")
+    seed: int | None
+    status: Literal["ok", "failed"]
+    reason: str | None = Field(default=None, description="why it failed; mandatory then")
+    parameters: NonNegativeInt = Field(description="trainable numbers")
+    data: DataSource
+    cost: Cost
+    weights: dict[str, float] = Field(description="energy (1), forces (Å²) and hessian (Å⁴) weights of the loss")
+    metrics: dict[str, dict[str, Metric]] = Field(description="split -> metric name -> metric")
+    curve: list[CurvePoint] = Field(default_factory=list)
+    predictions: dict[str, PredictionFile] = Field(default_factory=dict)
+    results: dict[str, PredictionFile] = Field(
+        default_factory=dict,
+        description="'task split' -> what a task saved; of accuracy, the curvature of each structure",
+    )
+    failures: list[Failure] = Field(
+        default_factory=list, description="of the other tasks; they are counted, not hidden"
+    )
+    fingerprint: str = Field(default="", description="of the weights: results of others are not mixed with these")
+    config: dict[str, Any] = Field(default_factory=dict, description="the resolved training configuration")
+    versions: dict[str, str] = Field(default_factory=dict)
+    hardware: str = ""
+
+    @model_validator(mode="after")
+    def _failed_has_reason(self) -> Record:
+        if (self.status == "failed") != (self.reason is not None):
+            raise ValueError("status 'failed' needs a reason, and only it has one")
+        return self
+
+
+def read_record(path: Path) -> Record:
+    """Read and check a record.
+
+    Parameters
+    ----------
+    path
+        The JSON file.
+
+    Returns
+    -------
+    Record
+        The checked record.
+
+    Raises
+    ------
+    DataError
+        When the file is missing, damaged, or has missing or unknown fields.
+    """
+    return read_json(Record, path, remedy="run `hessgnn evaluate` on the run first")
+
+
+def write_record(record: Record, path: Path) -> None:
+    """Write a record atomically.
+
+    Parameters
+    ----------
+    record
+        What to write.
+    path
+        The JSON file.
+    """
+    write_text(path, record.model_dump_json(indent=1) + "\n")
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror})", where=path) from error

@@ -1,0 +1,269 @@
+"""Nudged elastic band task (T7): the barrier and the path between the minima of a reaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.mep import NEB
+from ase.optimize import FIRE2
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from hessgnn.data.store.store import Store
+from hessgnn.data.structure import Array
+from hessgnn.evaluation.journal import Result
+from hessgnn.evaluation.record import Metric
+from hessgnn.evaluation.tasks.base import Task, mean_metric, share
+from hessgnn.evaluation.tasks.reactions import Reaction, reactions
+from hessgnn.runtime.config import Settings
+from hessgnn.surface.base import Surface
+from hessgnn.surface.failures import FAILURES, TaskFailure, reason_of
+from hessgnn.surface.minimise import aligned, require_near, rmsd
+
+DISTINCT = 0.05
+"""Å: minima nearer than this are the same, as for a rotation that comes back to where it began."""
+SUBDIVISIONS = 10
+"""Of each interval between frames of the reference path, when the nearest point of it is looked for."""
+
+
+class NEBSettings(Settings):
+    """The band, where it begins, and when it has converged."""
+
+    begin: Literal["path", "interpolation"] = Field(
+        default="path", description="on the reference's path, or between its minima without knowledge of it"
+    )
+    images: int = Field(default=7, ge=3, description="between the two minima")
+    spring: PositiveFloat = Field(default=1.0, description="eV/Å²")
+    rough: PositiveFloat = Field(default=0.5, description="largest force on the band before an image climbs, eV/Å")
+    fmax: PositiveFloat = Field(default=0.05, description="largest force at the end, eV/Å")
+    max_steps: PositiveInt = Field(default=500, description="before and after an image climbs, in all")
+
+
+class NEBTask(Task[NEBSettings, Reaction]):
+    """A climbing-image band between the reference's reactant and product.
+
+    G. Henkelman, B. P. Uberuaga, H. Jónsson, J. Chem. Phys. 113, 9901 (2000), with the improved tangent, relaxed by
+    FIRE. It begins on the reference's path, so that what is judged is the surface: begun from an image-dependent pair
+    potential path (S. Smidstrup et al., J. Chem. Phys. 140, 214106 (2014)), even the reference's own bands settle on
+    other paths than those of the data. Both ends stay at the minima of the reference, so that every surface answers for
+    the same two geometries; reactions whose two minima are one and the same are left out. All images of a band are
+    computed in one pass.
+    """
+
+    name = "neb"
+    needs = "transition state with a reactant, another product, and their energies"
+    together = True
+
+    def subjects(self, store: Store, split: str) -> list[Reaction]:
+        """See :meth:`hessgnn.evaluation.tasks.base.Task.subjects`."""
+        return [reaction for reaction in reactions(store, split) if _is_fit(reaction)]
+
+    def run(
+        self,
+        surface: Surface,
+        subjects: Sequence[Reaction],
+        unfinished: Mapping[str, Result],  # noqa: ARG002
+    ) -> Iterator[tuple[str, Result]]:
+        """See :meth:`hessgnn.evaluation.tasks.base.Task.run`."""
+        for reaction in subjects:
+            reactant, saddle, product = reaction.stations
+            result: Result = {
+                "reference": [reactant.energy, saddle.energy, product.energy],
+                "saddle": saddle.positions.tolist(),
+                "path": [frame.tolist() for frame in _reference_path(reaction)[0]],
+            }
+            try:
+                result |= self._band(surface, reaction)
+            except TaskFailure as error:
+                result["failure"] = str(error)
+            yield reaction.name, result
+
+    def _band(self, surface: Surface, reaction: Reaction) -> Result:
+        """Relax a band; a :class:`TaskFailure` where it does not converge."""
+        settings = self.settings
+        begin = _along if settings.begin == "path" else _between
+        try:
+            images = begin(reaction, settings.images)
+            band = _BatchedNEB(surface, reaction, images, settings.spring)
+            start, steps = np.array([image.positions for image in images]), 0
+            for climb, fmax in ((False, settings.rough), (True, settings.fmax)):
+                band.climb = climb
+                optimiser = FIRE2(band, logfile=None)
+                progress = optimiser.irun(fmax=fmax, steps=settings.max_steps - steps)
+                if not any(self._converged(progress, images, start)):
+                    raise TaskFailure(f"the band did not converge to {fmax} eV/Å in {settings.max_steps} steps")
+                steps += optimiser.nsteps
+        except FAILURES as error:
+            raise TaskFailure(f"the band failed: {reason_of(error)}") from error
+        return {
+            "energies": band.all_energies.tolist(),
+            "positions": [image.positions.tolist() for image in images],
+            "steps": steps,
+            "gradients": band.gradients,
+        }
+
+    @staticmethod
+    def _converged(progress: Iterator[bool], images: Sequence[Atoms], start: Array) -> Iterator[bool]:
+        """Whether the band has converged, step by step, as long as no image has left its molecule."""
+        for converged in progress:
+            require_near(np.array([image.positions for image in images]), start)
+            yield converged
+
+    def values(self, results: Mapping[str, Result]) -> dict[str, dict[str, float | None]]:
+        """See :meth:`hessgnn.evaluation.tasks.base.Task.values`."""
+        return {
+            "neb_barrier_mae": {
+                name: None if "failure" in row else abs(_barrier_errors(row)[0]) for name, row in results.items()
+            }
+        }
+
+    def metrics(self, results: Mapping[str, Result]) -> dict[str, Metric]:
+        """See :meth:`hessgnn.evaluation.tasks.base.Task.metrics`; errors are means over the bands that converged."""
+        rows = [row for row in results.values() if "failure" not in row]
+        errors = [_barrier_errors(row) for row in rows]
+        saddles = [
+            rmsd(np.array(row["positions"][int(np.argmax(row["energies"]))]), np.array(row["saddle"])) for row in rows
+        ]
+        return {
+            "neb_barrier_mae": mean_metric([abs(forward) for forward, _ in errors], "barrier MAE", "meV"),
+            "neb_reverse_barrier_mae": mean_metric([abs(back) for _, back in errors], "reverse barrier MAE", "meV"),
+            "neb_saddle_rmsd": mean_metric(saddles, "RMSD of the highest image from the transition state", "Å"),
+            "neb_path_rmsd": mean_metric(
+                [path_rmsd(np.array(row["positions"]), np.array(row["path"])) for row in rows],
+                "RMSD of the images from the reference path",
+                "Å",
+            ),
+            "neb_steps": mean_metric([row["steps"] for row in rows], "steps of a band", "1"),
+            "neb_gradients": mean_metric([row["gradients"] for row in rows], "gradients of a band", "1"),
+            "neb_failed": share(["failure" in row for row in results.values()], "failed bands"),
+        }
+
+
+def path_rmsd(images: Array, path: Array) -> float:
+    """Mean distance of the inner images of a band from a path of straight pieces between its frames.
+
+    Parameters
+    ----------
+    images
+        ``(n, N, 3)``, Å, both ends included.
+    path
+        ``(m, N, 3)``, Å, at least two frames in order.
+
+    Returns
+    -------
+    float
+        Mean over the images of the smallest root mean square distance of atoms after alignment, Å.
+    """
+    frames = _laid_out(list(path))
+    shares = np.arange(SUBDIVISIONS) / SUBDIVISIONS
+    points = [a + t * (b - a) for a, b in pairwise(frames) for t in shares] + frames[-1:]
+    return float(np.mean([min(rmsd(image, point) for point in points) for image in images[1:-1]]))
+
+
+def _laid_out(path: Sequence[Array]) -> list[Array]:
+    """Each frame laid onto the one before, so that the pieces between them do not turn."""
+    frames = [path[0]]
+    for frame in path[1:]:
+        frames.append(aligned(frame, frames[-1], np.ones(len(frame)))[0])
+    return frames
+
+
+def _along(reaction: Reaction, images: int) -> list[Atoms]:
+    """Images on the reference's path, straight between its frames: one at the saddle point, others evenly beside it."""
+    path, top = _reference_path(reaction)
+    frames = np.array(_laid_out(path))
+    along = np.append(0, np.cumsum(np.linalg.norm(np.diff(frames, axis=0), axis=(1, 2))))
+    before = round((images - 1) * along[top] / along[-1])
+    before = min(max(before, 1), images - 2)  # a barrier that comes early or late has an image below it, too
+    wanted = np.append(
+        np.linspace(0, along[top], before + 2), np.linspace(along[top], along[-1], images - before + 1)[1:]
+    )
+    flat = frames.reshape(len(frames), -1)
+    points = np.stack([np.interp(wanted, along, coordinate) for coordinate in flat.T], axis=1)
+    return [Atoms(reaction.saddle.numbers, point.reshape(-1, 3)) for point in points]
+
+
+def _between(reaction: Reaction, images: int) -> list[Atoms]:
+    """By the image-dependent pair potential from minimum to minimum, or straight where that knows no way.
+
+    It cannot tell mirror images apart: their distances are the same, so every image slides to one of the two.
+    """
+    reactant, _, product = reaction.stations
+    chain = [Atoms(reactant.numbers, reactant.positions) for _ in range(images + 1)]
+    chain.append(Atoms(reactant.numbers, _laid_out([reactant.positions, product.positions])[1]))
+    band = NEB(chain, method="improvedtangent")
+    band.interpolate()
+    straight = [image.positions.copy() for image in chain]
+    band.interpolate(method="idpp")
+    gaps = [rmsd(a.positions, b.positions) for a, b in pairwise(chain)]
+    if max(gaps) > 0.5 * sum(gaps):
+        for image, positions in zip(chain, straight, strict=True):
+            image.positions = positions
+    return chain
+
+
+class _BatchedNEB(NEB):
+    """ASE's band, with the forces of all inner images from one call of the surface."""
+
+    def __init__(self, surface: Surface, reaction: Reaction, images: list[Atoms], spring: float) -> None:
+        super().__init__(images, k=spring, climb=False, method="improvedtangent")
+        reactant, _, product = reaction.stations
+        self._compute = surface.force_field([reactant] * (len(images) - 2))
+        self.gradients = len(images)
+        energies, forces = surface.force_field([reactant, product])(
+            np.concatenate([images[0].positions, images[-1].positions])
+        )
+        for image, energy, force in zip((images[0], images[-1]), energies, np.split(forces, 2), strict=True):
+            image.calc = SinglePointCalculator(image, energy=float(energy), forces=force)
+        self.all_energies = np.full(len(images), np.nan)
+        self._answered: Array | None = None
+
+    def get_forces(self) -> Array:
+        """Forces on the inner images, spring forces included, as ASE's optimisers ask for them."""
+        inner = self.images[1:-1]
+        where = np.concatenate([image.positions for image in inner])
+        if self._answered is None or not np.array_equal(
+            where, self._answered
+        ):  # optimisers ask several times in a step
+            self._answer(inner, where)
+        return super().get_forces()
+
+    def _answer(self, inner: Sequence[Atoms], where: Array) -> None:
+        energies, forces = self._compute(where)
+        self.gradients += len(inner)
+        for image, energy, force in zip(inner, energies, np.split(forces, len(inner)), strict=True):
+            image.calc = SinglePointCalculator(image, energy=float(energy), forces=force)
+        self.all_energies = np.array([image.get_potential_energy() for image in self.images])
+        if not (np.isfinite(self.all_energies).all() and np.isfinite(forces).all()):
+            raise TaskFailure("energy or forces are not finite")
+        self._answered = where
+
+
+def _is_fit(reaction: Reaction) -> bool:
+    if reaction.reactant is None or reaction.product is None:
+        return False
+    labelled = all(structure.energy is not None for structure in reaction.stations)
+    return labelled and rmsd(reaction.reactant.positions, reaction.product.positions) > DISTINCT
+
+
+def _reference_path(reaction: Reaction) -> tuple[list[Array], int]:
+    """Frames from reactant to product, the saddle point put where it lengthens the path least, and its place."""
+    reactant, saddle, product = (structure.positions for structure in reaction.stations)
+    frames = [reactant, *(frame.positions for frame in reaction.path), product]
+    to_saddle = np.array([rmsd(frame, saddle) for frame in frames])
+    along = np.array([rmsd(a, b) for a, b in pairwise(frames)])
+    top = int(np.argmin(to_saddle[:-1] + to_saddle[1:] - along)) + 1
+    frames.insert(top, saddle)
+    return frames, top
+
+
+def _barrier_errors(row: Result) -> tuple[float, float]:
+    """Of the barrier forward and back, meV."""
+    reactant, saddle, product = row["reference"]
+    energies = row["energies"]
+    top = max(energies)
+    return 1e3 * (top - energies[0] - saddle + reactant), 1e3 * (top - energies[-1] - saddle + product)

@@ -1,0 +1,89 @@
+"""Relaxation task: noised minima back to the minimum, with a quasi-Newton method and with the surface's own Hessian."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+
+from hessgnn.data.structure import Structure
+from hessgnn.evaluation.journal import Result
+from hessgnn.evaluation.record import Metric
+from hessgnn.evaluation.tasks.base import MoleculeTask, mean_metric, share
+from hessgnn.factory.displace import molecule_rng
+from hessgnn.runtime.config import Settings
+from hessgnn.surface.base import Surface
+from hessgnn.surface.failures import TaskFailure
+from hessgnn.surface.minimise import newton, quasi_newton, rmsd
+
+METHODS = {"quasi_newton": (quasi_newton, "quasi-Newton"), "newton": (newton, "Newton")}
+
+
+class RelaxationSettings(Settings):
+    """Where relaxations start and when they have ended."""
+
+    noise: PositiveFloat = Field(default=0.1, description="standard deviation of each coordinate's displacement, Å")
+    seed: NonNegativeInt = 0
+    fmax: PositiveFloat = Field(default=1e-3, description="largest force at the end, eV/Å")
+    max_steps: PositiveInt = 300
+
+
+class RelaxationTask(MoleculeTask[RelaxationSettings]):
+    """Gradients until convergence and distance from the reference minimum.
+
+    Every surface starts from the same geometries. Means are over the relaxations that converged.
+    """
+
+    name = "relaxation"
+    together = True
+
+    def run(
+        self,
+        surface: Surface,
+        subjects: Sequence[Structure],
+        unfinished: Mapping[str, Result],  # noqa: ARG002
+    ) -> Iterator[tuple[str, Result]]:
+        """See :meth:`hessgnn.evaluation.tasks.base.Task.run`."""
+        settings = self.settings
+        for structure in subjects:
+            rng = molecule_rng(settings.seed, structure.name)
+            start = structure.positions + rng.normal(scale=settings.noise, size=structure.positions.shape)
+            result: Result = {}
+            reasons = []
+            for key, (method, title) in METHODS.items():
+                try:
+                    end = method(surface, structure, start, settings.fmax, settings.max_steps)
+                except TaskFailure as error:
+                    result[key] = None
+                    reasons.append(f"{title}: {error}")
+                else:
+                    result[key] = {
+                        "gradients": end.gradients,
+                        "rmsd": rmsd(end.positions, structure.positions),
+                        "positions": end.positions.tolist(),
+                    }
+            if reasons:
+                result["failure"] = "; ".join(reasons)
+            yield structure.name, result
+
+    def values(self, results: Mapping[str, Result]) -> dict[str, dict[str, float | None]]:
+        """See :meth:`hessgnn.evaluation.tasks.base.Task.values`."""
+        return {
+            f"relaxation_{key}_rmsd": {
+                name: None if row[key] is None else float(row[key]["rmsd"]) for name, row in results.items()
+            }
+            for key in METHODS
+        }
+
+    def metrics(self, results: Mapping[str, Result]) -> dict[str, Metric]:
+        """See :meth:`hessgnn.evaluation.tasks.base.Task.metrics`."""
+        found: dict[str, Metric] = {}
+        for key, (_, title) in METHODS.items():
+            ends = [row[key] for row in results.values()]
+            finished = [end for end in ends if end is not None]
+            found[f"relaxation_{key}_gradients"] = mean_metric(
+                [end["gradients"] for end in finished], f"gradients, {title}", "1"
+            )
+            found[f"relaxation_{key}_rmsd"] = mean_metric([end["rmsd"] for end in finished], f"RMSD, {title}", "Å")
+            found[f"relaxation_{key}_failed"] = share([end is None for end in ends], f"failed, {title}")
+        return found

@@ -1,0 +1,244 @@
+"""Saddle task (T6): recognising transition states, and finding them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+
+from hessgnn.data.store.store import Store
+from hessgnn.data.structure import Array
+from hessgnn.errors import UserError
+from hessgnn.evaluation.journal import Result
+from hessgnn.evaluation.record import Metric
+from hessgnn.evaluation.tasks.base import Task, mean_metric
+from hessgnn.evaluation.tasks.reactions import Reaction, reactions
+from hessgnn.factory.displace import molecule_rng
+from hessgnn.molecules.vibrations import Vibrations, masses_of, vibrations
+from hessgnn.runtime.config import Settings
+from hessgnn.surface.base import Surface
+from hessgnn.surface.failures import FAILURES, TaskFailure, reason_of
+from hessgnn.surface.minimise import quasi_newton, require_near, rmsd, same_bonds
+
+CHAIN = {
+    "converged": "searches converged",
+    "first_order": "… with one imaginary mode",
+    "right": "… at the right saddle point",
+    "intended": "… between the right minima",
+}
+"""What a search must be, one after the other: each share is of all searches, and of those that passed what is above."""
+
+
+class SaddleSettings(Settings):
+    """Where searches start, when they have ended, and what they must have found."""
+
+    noise: PositiveFloat = Field(default=0.05, description="standard deviation of each coordinate's displacement, Å")
+    guesses: PositiveInt = Field(default=1, description="searches for each saddle point")
+    seed: NonNegativeInt = 0
+    fmax: PositiveFloat = Field(default=1e-3, description="largest force at the end, eV/Å")
+    max_steps: PositiveInt = 150
+    threshold: PositiveFloat = Field(default=10.0, description="imaginary frequencies below this do not count, cm⁻¹")
+    rmsd: PositiveFloat = Field(default=0.1, description="farther from the reference is another saddle point, Å")
+    push: PositiveFloat = Field(default=0.1, description="largest displacement of an atom off the saddle point, Å")
+    descent_step: PositiveFloat = Field(default=0.05, description="most that an atom moves in a step downhill, Å")
+    descent_fmax: PositiveFloat = Field(default=0.02, description="largest force at the foot, eV/Å")
+    descent_steps: PositiveInt = 300
+
+
+class SaddleTask(Task[SaddleSettings, Reaction]):
+    """The curvature at the saddle points of the reference, and searches that start a little off them.
+
+    A surface recognises a saddle point when its Hessian there has exactly one imaginary frequency. Searches are
+    Sella's (E. D. Hermes, K. Sargsyan, H. N. Najm, J. Zádor, JCTC 18, 6974 (2022)) in Cartesian coordinates with the
+    surface's exact Hessian. From what is found the surface is followed downhill on both sides in short quasi-Newton
+    steps; the feet must be bonded as reactant and product are. Every surface starts from the same guesses.
+    """
+
+    name = "saddle"
+    needs = "transition state with a Hessian"
+
+    def subjects(self, store: Store, split: str) -> list[Reaction]:
+        """See :meth:`hessgnn.evaluation.tasks.base.Task.subjects`."""
+        return [reaction for reaction in reactions(store, split) if reaction.saddle.hessian is not None]
+
+    def run(
+        self,
+        surface: Surface,
+        subjects: Sequence[Reaction],
+        unfinished: Mapping[str, Result],  # noqa: ARG002
+    ) -> Iterator[tuple[str, Result]]:
+        """See :meth:`hessgnn.evaluation.tasks.base.Task.run`."""
+        require_sella()
+        calculator = surface.calculator()
+        for reaction in subjects:
+            saddle = reaction.saddle
+            reference = vibrations(saddle.numbers, saddle.positions, np.asarray(saddle.hessian))
+            result: Result = {"frequencies": reference.frequencies.tolist(), "at_reference": None, "searches": []}
+            reasons = []
+            try:
+                result["at_reference"] = self._at_reference(calculator, reaction, reference)
+            except FAILURES as error:
+                reasons.append(f"no Hessian: {reason_of(error)}")
+            for k in range(self.settings.guesses):
+                try:
+                    result["searches"].append(self._search(surface, calculator, reaction, k))
+                except TaskFailure as error:
+                    result["searches"].append(None)
+                    reasons.append(str(error))
+            if reasons:
+                result["failure"] = "; ".join(dict.fromkeys(reasons))
+            yield reaction.name, result
+
+    def _at_reference(self, calculator: Any, reaction: Reaction, reference: Vibrations) -> Result:
+        """Frequencies at the saddle point of the reference, and how far the lowest mode is that of the reference."""
+        numbers, positions = reaction.saddle.numbers, reaction.saddle.positions
+        own = vibrations(numbers, positions, calculator.get_hessian(Atoms(numbers, positions)))
+        cosine = np.einsum("i,ia,ia->", masses_of(numbers), reference.modes[0], own.modes[0])
+        return {"frequencies": own.frequencies.tolist(), "cosine": abs(float(cosine))}
+
+    def _search(self, surface: Surface, calculator: Any, reaction: Reaction, guess: int) -> Result:
+        """One search, and what it found."""
+        settings, saddle = self.settings, reaction.saddle
+        rng = molecule_rng(settings.seed, f"{reaction.name} {guess}")
+        start = saddle.positions + rng.normal(scale=settings.noise, size=saddle.positions.shape)
+        found = _sella(calculator, Atoms(saddle.numbers, start), settings.fmax, settings.max_steps)
+        positions = found.pop("positions")
+        try:
+            modes = vibrations(saddle.numbers, positions, calculator.get_hessian(Atoms(saddle.numbers, positions)))
+        except FAILURES as error:
+            raise TaskFailure(f"no Hessian where the search ended: {reason_of(error)}") from error
+        found |= {
+            "positions": positions.tolist(),
+            "frequencies": modes.frequencies.tolist(),
+            "rmsd": rmsd(positions, saddle.positions),
+            "intended": None,
+        }
+        if (
+            modes.n_imaginary(settings.threshold) == 1
+            and reaction.reactant is not None
+            and reaction.product is not None
+        ):
+            found["intended"] = self._joins_the_ends(surface, reaction, positions, modes.modes[0])
+        return found
+
+    def _joins_the_ends(self, surface: Surface, reaction: Reaction, positions: Array, mode: Array) -> bool:
+        """Whether the surface leads down to reactant and product, one on each side."""
+        settings = self.settings
+        reactant, saddle, product = reaction.stations
+        push = settings.push * mode / np.abs(mode).max()
+        try:
+            feet = [
+                quasi_newton(
+                    surface,
+                    saddle,
+                    positions + sign * push,
+                    settings.descent_fmax,
+                    settings.descent_steps,
+                    settings.descent_step,
+                ).positions
+                for sign in (1, -1)
+            ]
+        except TaskFailure:
+            return False
+        ends = (reactant.positions, product.positions)
+        return any(
+            all(same_bonds(saddle.numbers, foot, end) for foot, end in zip(feet, order, strict=True))
+            for order in (ends, ends[::-1])
+        )
+
+    def _passed(self, search: Result | None) -> dict[str, bool | None]:
+        """How far along :data:`CHAIN` a search came; ``None`` where the data do not tell."""
+        if search is None:
+            return dict.fromkeys(CHAIN, False)
+        first_order = self._is_saddle(search["frequencies"])
+        right = first_order and search["rmsd"] < self.settings.rmsd
+        # A search that failed before is no success whatever its ends are; without ends nobody can tell.
+        intended = False if not right else search["intended"]
+        return {"converged": True, "first_order": first_order, "right": right, "intended": intended}
+
+    def _is_saddle(self, frequencies: Sequence[float]) -> bool:
+        return int((np.asarray(frequencies) < -self.settings.threshold).sum()) == 1
+
+    def values(self, results: Mapping[str, Result]) -> dict[str, dict[str, float | None]]:
+        """See :meth:`hessgnn.evaluation.tasks.base.Task.values`."""
+        recognised: dict[str, float | None] = {}
+        right: dict[str, float | None] = {}
+        for name, row in results.items():
+            there = row["at_reference"]
+            same = there is not None and self._is_saddle(there["frequencies"]) == self._is_saddle(row["frequencies"])
+            recognised[name] = 100.0 * same
+            right[name] = 100.0 * float(np.mean([bool(self._passed(search)["right"]) for search in row["searches"]]))
+        return {"saddle_recognised": recognised, "saddle_right": right}
+
+    def metrics(self, results: Mapping[str, Result]) -> dict[str, Metric]:
+        """See :meth:`hessgnn.evaluation.tasks.base.Task.metrics`; shares are of all, failures included."""
+        rows = list(results.values())
+        there = [(row["at_reference"], row["frequencies"]) for row in rows if row["at_reference"] is not None]
+        searches = [search for row in rows for search in row["searches"]]
+        found = [search for search in searches if search is not None]
+        passed = [self._passed(search) for search in searches]
+        recognised = self.values(results)["saddle_recognised"].values()
+        metrics = {
+            "saddle_recognised": mean_metric(list(recognised), "transition states recognised", "%", better="higher"),
+            "saddle_imaginary_mae": mean_metric(
+                [abs(own["frequencies"][0] - reference[0]) for own, reference in there],
+                "imaginary frequency MAE at the reference",
+                "cm⁻¹",
+            ),
+            "saddle_cosine": mean_metric(
+                [own["cosine"] for own, _ in there], "|cos| of the reaction mode at the reference", "1", better="higher"
+            ),
+        }
+        for key, title in CHAIN.items():
+            flags = [flags[key] for flags in passed]
+            metrics[f"saddle_{key}"] = mean_metric(
+                [None if flag is None else 100.0 * flag for flag in flags], title, "%", better="higher"
+            )
+        for key, title in (("steps", "steps"), ("gradients", "gradients"), ("hessians", "Hessians")):
+            metrics[f"saddle_{key}"] = mean_metric([search[key] for search in found], f"{title} of a search", "1")
+        metrics["saddle_rmsd"] = mean_metric([search["rmsd"] for search in found], "RMSD of what was found", "Å")
+        return metrics
+
+
+def require_sella() -> None:
+    """Raise :class:`~hessgnn.errors.UserError` where Sella is not installed."""
+    try:
+        import sella  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            "searching saddle points needs Sella", where="saddle", remedy="pip install 'hessgnn[factory]'"
+        ) from error
+
+
+def _sella(calculator: Any, atoms: Atoms, fmax: float, max_steps: int) -> Result:
+    """Search from a geometry; a :class:`TaskFailure` where nothing is found."""
+    from sella import Sella
+
+    start, hessians = atoms.positions.copy(), 0
+
+    def hessian(where: Atoms) -> Array:
+        nonlocal hessians
+        hessians += 1
+        return calculator.get_hessian(where)
+
+    atoms.calc = calculator
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of searches that diverge: they are counted below
+            search = Sella(atoms, order=1, hessian_function=hessian, logfile=None)
+            for converged in search.irun(fmax=fmax, steps=max_steps):
+                require_near(atoms.positions, start)
+                if converged:
+                    return {
+                        "positions": atoms.positions.copy(),
+                        "steps": search.nsteps,
+                        "gradients": search.pes.neval,
+                        "hessians": hessians,
+                    }
+    except (*FAILURES, AssertionError) as error:  # Sella asserts what a broken surface breaks
+        raise TaskFailure(f"the search failed: {reason_of(error)}") from error
+    raise TaskFailure(f"no saddle point to {fmax} eV/Å in {max_steps} steps")

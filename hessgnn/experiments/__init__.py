@@ -1,0 +1,1 @@
+"""What sweeps and studies share: jobs, worker processes, run folders, comparisons."""

@@ -1,0 +1,315 @@
+"""What a study found: every run as data, curves against data and labelling cost, and what was claimed of them."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import plotly.graph_objects as go
+from pydantic import Field, NonNegativeFloat, NonNegativeInt
+
+from hessgnn.evaluation.record import METRICS, Budget
+from hessgnn.evaluation.tasks.registry import ACCURACY
+from hessgnn.experiments.study_config import Regime
+from hessgnn.leaderboard import tables
+from hessgnn.leaderboard.claims import CLAIMS, judge_claims
+from hessgnn.leaderboard.collect import collect
+from hessgnn.leaderboard.page import render
+from hessgnn.leaderboard.plotting import COLOURS, DASHES, SYMBOLS, Panel, Section, figure_json, literal, whose
+from hessgnn.leaderboard.scores import join
+from hessgnn.leaderboard.tables import markdown_table, markdown_text, score_cell
+from hessgnn.leaderboard.words import CLAIMS_NOTE
+from hessgnn.runtime.config import Settings, read_json
+from hessgnn.runtime.files import write_text
+
+BUDGETS: dict[Budget, str] = {"steps": "equal steps", "seconds": "equal device-seconds"}
+CURVES = ("energy_mae", "forces_mae", "hessian_mae")
+"""Errors that curves are drawn of."""
+
+
+class Point(Settings):
+    """One run of a study."""
+
+    run: str = Field(description="its folder, relative to that of the study")
+    architecture: str
+    regime: Regime
+    fraction: float
+    budget: Budget
+    seed: int
+    structures: NonNegativeInt = Field(description="of the training split, without the frames of E-F+")
+    label_gradients: NonNegativeInt = Field(description="what its labels cost, in gradients of the engine")
+    steps: NonNegativeInt
+    device_seconds: NonNegativeFloat
+    status: Literal["ok", "failed"]
+    reason: str | None
+    errors: dict[str, dict[str, float | None]] = Field(description="split -> metric -> value")
+
+
+class Points(Settings):
+    """All runs of a study: what ``points.json`` holds and every other output is made from."""
+
+    name: str
+    data: str
+    level_of_theory: str
+    hessian_gradients: float = Field(description="gradients that a Hessian costs, for each atom")
+    mean_atoms: float = Field(description="of the training structures")
+    points: list[Point]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A table of claims between two sets of runs."""
+
+    title: str
+    headings: list[str]
+    lines: list[list[str]]
+
+
+def write_study(points: Points, folder: Path) -> None:
+    """Write ``points.json``, ``study.md`` and ``study.html``.
+
+    Parameters
+    ----------
+    points
+        All runs.
+    folder
+        Of the study, with the run folders that the points name.
+    """
+    found, curves = comparisons(points, folder), sections(points)
+    write_text(folder / "points.json", points.model_dump_json(indent=1) + "\n")
+    write_text(folder / "study.md", markdown(points, found))
+    page = render(
+        "study.html.j2",
+        title=f"Study {points.name}",
+        summary=summary(points),
+        sections=curves,
+        comparisons=found,
+        claims_note=CLAIMS_NOTE,
+        claim_numeric=tables.CLAIM_NUMERIC,
+    )
+    write_text(folder / "study.html", page)
+
+
+def read_points(folder: Path) -> Points:
+    """Read what :func:`write_study` wrote.
+
+    Parameters
+    ----------
+    folder
+        Of the study.
+
+    Returns
+    -------
+    Points
+        All runs.
+
+    Raises
+    ------
+    DataError
+        When ``points.json`` is missing or damaged.
+    """
+    return read_json(Points, folder / "points.json", remedy="run `hessgnn study` to its end first")
+
+
+def summary(points: Points) -> str:
+    """Say in a sentence what was trained on what."""
+    failed = sum(point.status == "failed" for point in points.points)
+    return (
+        f"{len(points.points)} trainings on {points.data} ({points.level_of_theory}), {failed} failed. A Hessian "
+        f"counts as {points.hessian_gradients:g} gradients an atom, "
+        f"{points.hessian_gradients * points.mean_atoms:.0f} for the mean training structure; an energy with or "
+        "without its gradient counts as one."
+    )
+
+
+def sections(points: Points) -> list[Section]:
+    """Curves against the number of training structures, for equal steps and equal time, and against labelling cost."""
+    fractions = {point.fraction for point in points.points}
+    found = []
+    if len(fractions) > 1:
+        text = "Mean and standard deviation over seeds, against the number of training structures."
+        for budget, title in BUDGETS.items():
+            chosen = of_budget(points.points, budget)
+            if any(point.budget == budget for point in chosen):
+                panels = _panels(chosen, lambda point: point.structures, "training structures")
+                found.append(Section(f"Data efficiency, {title}", text, panels))
+    if any(point.regime == "E-F+" for point in points.points):
+        text = (
+            "The same, against what the labels cost. E-F+ has spent on energies and forces of displaced frames what "
+            "E-F-H has spent on Hessians: the lower of the two curves is the better buy."
+        )
+        for budget, title in BUDGETS.items():
+            chosen = of_budget(points.points, budget)
+            if any(point.budget == budget for point in chosen):
+                panels = _panels(chosen, lambda point: point.label_gradients, "labelling cost / gradients")
+                found.append(Section(f"Hessians or more forces, {title}", text, panels))
+    return found
+
+
+def of_budget(points: Sequence[Point], budget: Budget) -> list[Point]:
+    """Runs of a budget; the E-F-H runs for equal steps are also those for their own seconds."""
+    return [
+        point
+        for point in points
+        if point.budget == budget or (point.regime == "E-F-H" and any(other.budget == budget for other in points))
+    ]
+
+
+def _panels(points: Sequence[Point], along: Callable[[Point], float], axis: str) -> list[Panel]:
+    """A panel for each split and error."""
+    architectures = list(dict.fromkeys(point.architecture for point in points))
+    regimes = list(dict.fromkeys(point.regime for point in points))
+    splits = list(dict.fromkeys(split for point in points for split in point.errors))
+    panels = []
+    for split in splits:
+        for name in CURVES:
+            traces = [
+                trace
+                for position, architecture in enumerate(architectures)
+                for regime in regimes
+                if (trace := _trace(points, architecture, regime, split, name, along, position)) is not None
+            ]
+            if not traces:
+                continue
+            title, unit = METRICS[name]
+            figure = figure_json(
+                traces,
+                height=400,
+                xaxis={"title": {"text": axis}, "type": "log", "automargin": True},
+                yaxis={"title": {"text": f"{title} / {unit}"}, "type": "log", "automargin": True},
+                showlegend=True,
+            )
+            panels.append(Panel(f"{split}: {title}", f"{title} on {split} against {axis}, a line per regime", figure))
+    return panels
+
+
+def _trace(
+    points: Sequence[Point],
+    architecture: str,
+    regime: Regime,
+    split: str,
+    name: str,
+    along: Callable[[Point], float],
+    position: int,
+) -> go.Scatter | None:
+    values: dict[float, list[float]] = {}
+    for point in points:
+        value = point.errors.get(split, {}).get(name)
+        if (point.architecture, point.regime) == (architecture, regime) and value:
+            values.setdefault(along(point), []).append(value)
+    if not values:
+        return None
+    xs = sorted(values)
+    stds = [statistics.stdev(values[x]) if len(values[x]) > 1 else 0.0 for x in xs]
+    colour = COLOURS[position % len(COLOURS)]
+    return go.Scatter(
+        name=literal(f"{architecture} {regime}"),
+        mode="lines+markers",
+        x=xs,
+        y=[statistics.fmean(values[x]) for x in xs],
+        error_y={"type": "data", "array": stds, "thickness": 1, "width": 4},
+        line={"color": colour, "dash": DASHES[regime]},
+        marker={"symbol": SYMBOLS[position % len(SYMBOLS)], "size": 8},
+        hovertemplate="%{x:.4g}: %{y:.3g}",
+        meta=whose(f"{architecture} {regime}", regime),
+    )
+
+
+def comparisons(points: Points, folder: Path) -> list[Comparison]:
+    """Hold what the study is for against the records: data efficiency, equal time, and Hessians against more forces."""
+    fractions = sorted({point.fraction for point in points.points})
+    least, most = fractions[0], fractions[-1]
+    found = []
+    if least < most:
+        found.append(
+            _compare(
+                points,
+                folder,
+                f"T4: Hessians on {100 * least:g} % against none on {100 * most:g} % of the data",
+                ("E-F", most, "steps"),
+                ("E-F-H", least, "steps"),
+            )
+        )
+    having: Side = ("E-F-H", most, "steps")
+    for budget, title in BUDGETS.items():
+        if budget == "seconds":
+            found.append(_compare(points, folder, f"Hessians or none, {title}", ("E-F", most, budget), having))
+        found.append(_compare(points, folder, f"Hessians or more forces, {title}", ("E-F+", most, budget), having))
+    return [comparison for comparison in found if comparison.lines]
+
+
+Side = tuple[Regime, float, Budget]
+
+
+def _compare(points: Points, folder: Path, title: str, without: Side, having: Side) -> Comparison:
+    paths = [
+        folder / point.run
+        for point in points.points
+        if (point.regime, point.fraction, point.budget) in (without, having)
+    ]
+    loaded = collect(paths) if paths else []
+    claims = [claim for claim in CLAIMS if claim.task == ACCURACY]
+    results = judge_claims(loaded, claims, (without[0], having[0]))
+    headings = [side[0] if without[1] == having[1] else f"{side[0]}, {100 * side[1]:g} %" for side in (without, having)]
+    return Comparison(title, tables.claim_headings(*headings), [tables.claim_line(result) for result in results])
+
+
+def markdown(points: Points, found: Sequence[Comparison]) -> str:
+    """Return the study as Markdown, without figures.
+
+    Parameters
+    ----------
+    points
+        All runs.
+    found
+        Of :func:`comparisons`.
+
+    Returns
+    -------
+    str
+        A table of all errors, and one for each comparison.
+    """
+    parts = [f"# Study {markdown_text(points.name)}", markdown_text(summary(points)), _errors_table(points)]
+    reasons = [f"- {point.run}: {markdown_text(point.reason)}" for point in points.points if point.reason]
+    if reasons:
+        parts += ["## Failed runs", "\n".join(reasons)]
+    for comparison in found:
+        table = markdown_table(comparison.headings, comparison.lines, tables.CLAIM_NUMERIC)
+        parts += [f"## {markdown_text(comparison.title)}", table]
+    if found:
+        parts.append(CLAIMS_NOTE)
+    return "\n\n".join(parts) + "\n"
+
+
+def _errors_table(points: Points) -> str:
+    """Errors of each kind of run, joined over seeds."""
+    kinds: dict[tuple[str, float, str, str], list[Point]] = {}
+    for point in points.points:
+        kinds.setdefault((point.architecture, point.fraction, point.budget, point.regime), []).append(point)
+    splits = list(dict.fromkeys(split for point in points.points for split in point.errors))
+    columns = [(split, name) for split in splits for name in CURVES]
+    lines = []
+    for (architecture, fraction, budget, regime), runs in kinds.items():
+        values = [
+            [value for run in runs if (value := run.errors.get(split, {}).get(name)) is not None]
+            for split, name in columns
+        ]
+        lines.append(
+            [
+                architecture,
+                regime,
+                f"{100 * fraction:g} %",
+                str(runs[0].structures),
+                tables.integer(runs[0].label_gradients),
+                budget,
+                tables.number(statistics.fmean(run.device_seconds for run in runs)),
+                *(str(score_cell(join(found))) for found in values),
+            ]
+        )
+    headings = ["Architecture", "Labels", "Data", "Structures", "Label cost / gradients", "Equal", "Training / s"]
+    headings += [f"{split} {METRICS[name][0]} / {METRICS[name][1]}" for split, name in columns]
+    numeric = [False, False, True, True, True, False, True] + [True] * len(columns)
+    return markdown_table(headings, lines, numeric)

@@ -1,0 +1,118 @@
+"""The recipe of a data set: everything that its numbers depend on, read from YAML."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, SerializeAsAny, field_validator
+
+from hessgnn.data.kinds import KINDS
+from hessgnn.factory.geometries import SOURCES, SourceSettings
+from hessgnn.factory.reactions import ReactionSettings
+from hessgnn.factory.targets import PairSettings
+from hessgnn.runtime.config import Settings, parse_named
+from hessgnn.surface.engines import EngineChoice, TBLiteSettings
+
+
+class MinimumSettings(Settings):
+    """When a geometry counts as a minimum."""
+
+    fmax: PositiveFloat = Field(default=1e-5, description="largest force on any atom, eV/Å")
+    max_steps: PositiveInt = 1000
+    pushes: NonNegativeInt = Field(default=3, description="times a saddle is left along its imaginary mode")
+
+
+class PathSettings(Settings):
+    """Guesses of a saddle point: a geometry halfway, or a path relaxed as a climbing-image nudged elastic band."""
+
+    guesses: list[Literal["halfway", "geodesic", "idpp"]] = Field(
+        default=["halfway", "geodesic"], min_length=1, description="ways to guess, tried in turn until one leads there"
+    )
+    images: PositiveInt = Field(default=9, ge=3, description="between the ends")
+    spring: PositiveFloat = Field(default=0.1, description="eV/Å²")
+    fmax: PositiveFloat = Field(default=0.1, description="largest force on the band that is converged, eV/Å")
+    max_steps: PositiveInt = Field(default=150, description="a band that has not converged still gives a guess")
+
+
+class SaddleSettings(Settings):
+    """The search for the saddle point from the guess."""
+
+    fmax: PositiveFloat = Field(default=1e-5, description="largest force on any atom, eV/Å")
+    max_steps: PositiveInt = 100
+    renew: PositiveInt = Field(default=10, description="steps after which the Hessian is computed again")
+
+
+class IRCSettings(Settings):
+    """The intrinsic reaction coordinate, and the frames taken from it."""
+
+    frames: NonNegativeInt = Field(default=5, description="on each side of the saddle point")
+    fmax: PositiveFloat = Field(default=1e-2, description="largest force where a path ends, eV/Å")
+    tolerance: PositiveFloat = Field(default=1e-3, description="of the integration, Å·amu^½")
+
+
+class DisplacedSettings(Settings):
+    """Frames displaced along normal modes, of minima, saddle points and frames of paths."""
+
+    frames: dict[str, NonNegativeInt] = Field(
+        default={"minimum": 8}, description="kind of structure -> frames of each, e.g. {minimum: 4, irc: 1}"
+    )
+    max_energy: PositiveFloat = Field(default=1.7346, description="highest energy above the structure itself, eV")
+    softest: PositiveFloat = Field(default=100.0, description="softer modes move as if they had this frequency, cm⁻¹")
+    attempts: PositiveInt = Field(default=100, description="draws per frame before it is given up")
+
+    @field_validator("frames")
+    @classmethod
+    def _known(cls, frames: dict[str, int]) -> dict[str, int]:
+        unknown = sorted(set(frames) - set(KINDS))
+        if unknown:
+            raise ValueError(f"no such kind of structure: {', '.join(unknown)}; there are {', '.join(KINDS)}")
+        return frames
+
+
+class ThermalSettings(Settings):
+    """Frames of short molecular dynamics from each minimum."""
+
+    frames: NonNegativeInt = 0
+    temperature: PositiveFloat = Field(default=500.0, description="K")
+    interval: PositiveFloat = Field(default=50.0, description="between frames, fs")
+    time_step: PositiveFloat = Field(default=0.5, description="fs")
+
+
+class SplitSettings(Settings):
+    """How whole groups are divided into splits; see :func:`hessgnn.data.store.splits.split_of` for the frames."""
+
+    fractions: dict[str, float] = Field(default={"train": 0.7, "validation": 0.15, "test": 0.15})
+    seed: NonNegativeInt = 0
+    validation_every: PositiveInt = Field(
+        default=1,
+        description="which structures of validation groups take their frames along: each so many-th",
+    )
+
+
+class Recipe(Settings):
+    """A data set that can be built again."""
+
+    name: str
+    description: str = ""
+    seed: NonNegativeInt = Field(default=0, description="of all that is drawn; each molecule has a stream of its own")
+    engine: EngineChoice = TBLiteSettings()
+    geometries: list[SerializeAsAny[SourceSettings]] = Field(default=[], description="starting points of minima")
+    reactions: ReactionSettings | None = None
+    pairs: list[PairSettings] = Field(default=[], description="reactions whose two sides are geometries")
+    minimum: MinimumSettings = MinimumSettings()
+    path: PathSettings = PathSettings()
+    saddle: SaddleSettings = SaddleSettings()
+    irc: IRCSettings = IRCSettings()
+    displaced: DisplacedSettings = DisplacedSettings()
+    thermal: ThermalSettings = ThermalSettings()
+    split: SplitSettings = SplitSettings()
+    resolution: PositiveFloat | None = Field(
+        default=None, description="stored Hessians are rounded to about so fine a grid, eV/Å²; below their noise"
+    )
+
+    @field_validator("geometries", mode="before")
+    @classmethod
+    def _geometries(cls, content: Any) -> Any:
+        if not isinstance(content, list):
+            return content
+        return [parse_named(SOURCES, source, key="source", where=f"geometries.{k}") for k, source in enumerate(content)]

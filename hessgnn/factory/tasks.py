@@ -1,0 +1,161 @@
+"""What a build is divided into: molecules and reactions, each worked on by one process from beginning to end."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+from ase import Atoms
+
+from hessgnn.data.kinds import IRC, MINIMUM, PRODUCT, REACTANT, TRANSITION_STATE
+from hessgnn.data.structure import Structure
+from hessgnn.factory.elementary import find_step
+from hessgnn.factory.labelled import frames_around, label
+from hessgnn.factory.minimum import find_minimum
+from hessgnn.factory.recipe import Recipe
+from hessgnn.factory.targets import Target
+from hessgnn.surface.engines import Engine
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a task made.
+
+    Attributes
+    ----------
+    structures : list of Structure
+        Labelled, without splits.
+    failed : dict
+        Name -> reason of frames that could not be made.
+    facts : dict
+        What it cost and found, for the records of the set.
+    """
+
+    structures: list[Structure]
+    failed: dict[str, str]
+    facts: dict[str, Any]
+
+
+class Task(ABC):
+    """A piece of a build. Its name is that of its structures, before the first ``/``."""
+
+    name: str
+
+    @abstractmethod
+    def identity(self) -> bytes:
+        """All that the result depends on beside the recipe."""
+
+    @abstractmethod
+    def stationary(self, recipe: Recipe, engine: Engine) -> tuple[list[Structure], dict[str, Any]]:
+        """Make the structures that frames are displaced from, and what is to be said of them."""
+
+    def run(self, recipe: Recipe, engine: Engine) -> Outcome:
+        """Make and label everything.
+
+        Parameters
+        ----------
+        recipe
+            What to make.
+        engine
+            What computes labels.
+
+        Returns
+        -------
+        Outcome
+            Structures with their frames.
+
+        Raises
+        ------
+        LabelError
+            When there is nothing to be had.
+        """
+        began, before = time.perf_counter(), engine.calls.gradients
+        made, facts = self.stationary(recipe, engine)
+        structures: list[Structure] = []
+        failed: dict[str, str] = {}
+        for structure in made:
+            frames, reasons = frames_around(recipe, engine, structure)
+            structures += [structure, *frames]
+            failed |= reasons
+        cost = {"seconds": round(time.perf_counter() - began, 2), "gradients": engine.calls.gradients - before}
+        return Outcome(structures, failed, facts | cost)
+
+    def digest(self, recipe: Recipe) -> str:
+        """Fingerprint of the result: it changes with what the numbers depend on, not with splits or what else is built.
+
+        Parameters
+        ----------
+        recipe
+            What to make.
+
+        Returns
+        -------
+        str
+            Hexadecimal digits.
+        """
+        rest = {"name", "description", "geometries", "reactions", "pairs", "split", "resolution"}
+        relevant = recipe.model_dump_json(exclude=rest)
+        return hashlib.sha256(relevant.encode() + self.name.encode() + self.identity()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, eq=False)
+class MoleculeTask(Task):
+    """A molecule: its minimum."""
+
+    name: str
+    start: Atoms
+
+    def identity(self) -> bytes:
+        """The starting geometry."""
+        return self.start.numbers.tobytes() + self.start.positions.tobytes()
+
+    def stationary(self, recipe: Recipe, engine: Engine) -> tuple[list[Structure], dict[str, Any]]:
+        """The minimum."""
+        found = find_minimum(recipe.minimum, engine, self.start)
+        return [label(engine, found.atoms, name=self.name, kind=MINIMUM, hessian=found.hessian)], {}
+
+
+@dataclass(frozen=True)
+class ReactionTask(Task):
+    """A reaction: its saddle point ``NAME/ts``, its ends, and frames of its path, ``NAME/ts/irc-00`` and so on."""
+
+    target: Target
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """The target's."""
+        return self.target.name
+
+    def identity(self) -> bytes:
+        """What the target says."""
+        return self.target.identity()
+
+    def stationary(self, recipe: Recipe, engine: Engine) -> tuple[list[Structure], dict[str, Any]]:
+        """The saddle point, its two minima and the frames of the path."""
+        step = find_step(recipe, engine, self.target)
+        saddle = f"{self.name}/ts"
+        points = [
+            (saddle, TRANSITION_STATE, "", step.saddle),
+            (f"{self.name}/reactant", REACTANT, saddle, step.reactant),
+            (f"{self.name}/product", PRODUCT, saddle, step.product),
+        ]
+        made = [
+            label(engine, point.atoms, name=name, kind=kind, parent=parent, hessian=point.hessian)
+            for name, kind, parent, point in points
+        ]
+        numbers = step.saddle.atoms.numbers
+        made += [
+            label(engine, Atoms(numbers, frame), name=f"{saddle}/irc-{k:02d}", kind=IRC, parent=saddle)
+            for k, frame in enumerate(step.frames)
+        ]
+        energies = [structure.energy or 0.0 for structure in made[:3]]
+        facts = {
+            **self.target.facts(),
+            "barrier": round(energies[0] - energies[1], 4),
+            "reaction_energy": round(energies[2] - energies[1], 4),
+            "imaginary_frequency": round(float(step.saddle.modes.frequencies[0]), 1),
+        }
+        return made, facts

@@ -1,0 +1,1 @@
+"""Molecules as arrays: vibrations and thermochemistry, without a potential."""

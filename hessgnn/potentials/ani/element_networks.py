@@ -1,0 +1,168 @@
+"""One network for each element with a scalar output, differentiated by hand.
+
+For ``ε(G)`` of each atom, a Hessian loss asks for ``ε``, ``u = ∂ε/∂G`` and ``∂²ε/∂G² t`` for some tangents t, and then
+for the gradient of all three in the parameters. With h, x the values before and behind an activation φ, the tangents go
+through the layers beside the values, ``ẋ = φ'(h) ḣ``; so do, on the way back, the adjoints s of h and their changes
+(forward over reverse). Values and all K tangents lie side by side, so that two matrix products for each element and
+layer give all three, and four more the gradient, where autograd needs ``6 + 6K`` and a node of its graph for each
+operation. The arithmetic is the same; the batch is small and the number of operations is what costs.
+
+All elements share the elementwise operations, so the atoms are ordered by element and the networks are of equal widths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hessgnn.potentials.blocks.activations import FORMS, Form
+
+
+class CELU(Form):
+    """torchani's ``max(0, x) + min(0, α (exp(x/α) - 1))`` with α = 0.1, whose second derivative jumps at 0."""
+
+    alpha = 0.1
+
+    def derivative(self, n: int) -> Tensor:
+        """Derivative n at the points; what happens at 0 itself is left out."""
+        if n == 0:
+            return torch.nn.functional.celu(self.x, self.alpha)
+        below = torch.exp(self.x.clamp(max=0) / self.alpha)
+        return below if n == 1 else torch.where(self.x > 0, 0, below / self.alpha ** (n - 1))
+
+
+ACTIVATIONS: dict[str, type[Form]] = {**FORMS, "celu": CELU}
+
+
+@dataclass
+class Layer:
+    """What is kept of one hidden layer: ``(n_atoms, 1 + K, width)``, values and their changes along the K tangents."""
+
+    inputs: Tensor
+    """x of the layer below."""
+    sums: Tensor
+    """h."""
+    derivatives: list[Tensor]
+    """φ', φ'', … at the value of h, ``(n_atoms, width)``."""
+    behind: Tensor | None = None
+    """Adjoint of the activation's value, ``(n_atoms, 1 + K, width)``."""
+    before: Tensor | None = None
+    """Adjoint of h."""
+
+
+class NetworkPass:
+    """One evaluation of the networks.
+
+    Parameters
+    ----------
+    weights, biases
+        Of each layer, then of each element; no biases if the layers have none. The last layer has one output.
+    splits
+        Atoms of each element, in this order.
+    act
+        Name of the activation.
+    """
+
+    def __init__(
+        self, weights: Sequence[Sequence[Tensor]], biases: Sequence[Sequence[Tensor]], splits: Sequence[int], act: str
+    ) -> None:
+        self.weights, self.biases, self.splits, self.form = weights, biases, splits, ACTIVATIONS[act]
+        self.layers: list[Layer] = []
+
+    def forward(self, x: Tensor, order: int) -> Tensor:
+        """Energies ``(n_atoms,)`` from features and their tangents ``(n_atoms, 1 + K, n_features)``.
+
+        Derivatives of φ up to ``order`` are kept: one more than were taken, for :meth:`backward`.
+        """
+        for weights, biases in zip(self.weights[:-1], self.biases[:-1], strict=True):
+            h = self._multiply(x, [w.T for w in weights])
+            for part, b in zip(h[:, 0].split(self.splits), biases, strict=False):
+                part += b
+            form = self.form(h[:, 0])
+            layer = Layer(x, h, [form.derivative(n) for n in range(1, order + 1)])
+            x = torch.empty_like(h)
+            x[:, 0] = form.derivative(0)
+            if h.shape[1] > 1:
+                torch.mul(h[:, 1:], layer.derivatives[0].unsqueeze(1), out=x[:, 1:])
+            self.layers.append(layer)
+        self.top = x
+        energy = torch.cat([part @ w[0] for part, w in zip(x[:, 0].split(self.splits), self.weights[-1], strict=True)])
+        for part, b in zip(energy.split(self.splits), self.biases[-1], strict=False):
+            part += b
+        return energy
+
+    def reverse(self) -> Tensor:
+        """``u`` and ``∂²ε/∂G² t``, ``(n_atoms, 1 + K, n_features)``."""
+        g = torch.zeros_like(self.top)
+        for part, w in zip(g[:, 0].split(self.splits), self.weights[-1], strict=True):
+            part += w
+        for layer, weights in zip(self.layers[::-1], self.weights[-2::-1], strict=True):
+            layer.behind = g
+            layer.before = s = g * layer.derivatives[0].unsqueeze(1)
+            if g.shape[1] > 1:
+                s[:, 1:].addcmul_((g[:, 0] * layer.derivatives[1]).unsqueeze(1), layer.sums[:, 1:])
+            g = self._multiply(s, weights)
+        return g
+
+    def backward(self, energy: Tensor, z: Tensor) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
+        """Gradients of weights and biases from those of the energies ``(n_atoms,)`` and of :meth:`reverse`'s result."""
+        many = z.shape[1] > 1
+        outputs: list[Tensor] = []
+        mixed: list[Tensor] = []
+        for layer, weights in zip(self.layers, self.weights, strict=False):
+            m = self._multiply(z, [w.T for w in weights])
+            outputs.append(z)
+            mixed.append(m)
+            f1, f2 = layer.derivatives[:2]
+            z = m * f1.unsqueeze(1)
+            if many:
+                z[:, 0].addcmul_((layer.sums[:, 1:] * m[:, 1:]).sum(1), f2)
+        weighted = self.top[:, 0] * energy.unsqueeze(1) + z[:, 0]
+        w_grad = [[part.sum(0, keepdim=True) for part in weighted.split(self.splits)]]
+        b_grad = [[part.sum(0, keepdim=True) for part in energy.split(self.splits)]]
+        p = torch.zeros_like(self.top)
+        for part, e, w in zip(p[:, 0].split(self.splits), energy.split(self.splits), self.weights[-1], strict=True):
+            torch.outer(e, w[0], out=part)
+        for n in range(len(self.layers) - 1, -1, -1):
+            layer, z, m = self.layers[n], outputs[n], mixed[n]
+            r = self._before(layer, m, p)
+            w_grad.append(self._outer(r, layer, z))
+            b_grad.append([part.sum(0) for part in r[:, 0].split(self.splits)])
+            if n:
+                p = self._multiply(r, self.weights[n])
+        return w_grad[::-1], b_grad[::-1]
+
+    def _before(self, layer: Layer, m: Tensor, p: Tensor) -> Tensor:
+        """Adjoint of h and of its tangents, of what :meth:`backward` differentiates."""
+        f1, f2, *f3 = layer.derivatives
+        g, h = layer.behind, layer.sums
+        assert g is not None
+        r = p * f1.unsqueeze(1)
+        value = g[:, 0] * f2
+        r[:, 0].addcmul_(value, m[:, 0])
+        if h.shape[1] > 1:
+            tangents, changes = h[:, 1:], m[:, 1:]
+            r[:, 0].addcmul_(g[:, 0] * f3[0], (tangents * changes).sum(1))
+            r[:, 0].addcmul_(f2, (p[:, 1:] * tangents).addcmul_(g[:, 1:], changes).sum(1))
+            r[:, 1:].addcmul_(value.unsqueeze(1), changes)
+        return r
+
+    def _outer(self, r: Tensor, layer: Layer, z: Tensor) -> list[Tensor]:
+        assert layer.before is not None
+        parts = zip(*(x.split(self.splits) for x in (r, layer.inputs, layer.before, z)), strict=True)
+        return [
+            torch.mm(a.flatten(0, 1).T, b.flatten(0, 1)).addmm_(c.flatten(0, 1).T, d.flatten(0, 1))
+            for a, b, c, d in parts
+        ]
+
+    def _multiply(self, x: Tensor, matrices: Sequence[Tensor]) -> Tensor:
+        """Multiply the rows of each element with its matrix."""
+        k = x.shape[1]
+        out = x.new_empty(len(x) * k, matrices[0].shape[1])
+        rows = [k * n for n in self.splits]
+        for part, target, matrix in zip(x.flatten(0, 1).split(rows), out.split(rows), matrices, strict=True):
+            torch.mm(part, matrix, out=target)
+        return out.unflatten(0, (len(x), k))

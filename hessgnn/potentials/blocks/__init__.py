@@ -1,0 +1,1 @@
+"""Building blocks that architectures share: layers, radial functions, activations."""

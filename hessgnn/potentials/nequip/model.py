@@ -1,0 +1,219 @@
+"""NequIP-like potential: E(3)-equivariant tensor-product convolutions of e3nn.
+
+Batzner et al., "E(3)-equivariant graph neural networks for data-efficient and accurate interatomic potentials",
+Nat. Commun. 13, 2453 (2022).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+
+import e3nn
+import torch
+from e3nn import o3
+from e3nn.math import normalize2mom
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from hessgnn.data.batch import Batch
+from hessgnn.potentials.base import Potential, PotentialConfig
+from hessgnn.potentials.blocks.layers import BesselBasis, PolynomialCutoff, activation, mlp
+from hessgnn.potentials.nequip.convolution import Convolve, convolution
+from hessgnn.potentials.nequip.tensor_product import TensorProduct
+from hessgnn.potentials.registry import register
+
+Irreps = list[o3.Irrep]
+
+
+@contextmanager
+def eager_e3nn() -> Iterator[None]:
+    """Build e3nn modules as plain Python: TorchScript breaks batched and third derivatives."""
+    before = e3nn.get_optimization_defaults()["jit_mode"]
+    e3nn.set_optimization_defaults(jit_mode="eager")
+    try:
+        yield
+    finally:
+        e3nn.set_optimization_defaults(jit_mode=before)
+
+
+class Convolution(nn.Module):
+    """Gated tensor-product convolution with an element-wise self-connection.
+
+    Features are ``(n_atoms, components, channels)``: all irreps have as many channels.
+
+    Parameters
+    ----------
+    irreps_in, irreps_out
+        Irreps of the features; those without a path to them must have been left out.
+    l_max
+        Highest degree of the harmonics.
+    channels
+        Features of each irrep.
+    n_elements
+        Number of elements.
+    n_basis, radial_width
+        Inputs and hidden units of the radial network.
+    average_neighbors
+        What the sum over neighbours is normalised with.
+    """
+
+    def __init__(
+        self,
+        irreps_in: Irreps,
+        irreps_out: Irreps,
+        l_max: int,
+        channels: int,
+        n_elements: int,
+        n_basis: int,
+        radial_width: int,
+        average_neighbors: float,
+    ) -> None:
+        super().__init__()
+        self.product = TensorProduct(irreps_in, l_max, irreps_out)
+        self.gate = Gate(irreps_out, channels)
+        self.radial = mlp(n_basis, radial_width, self.product.n_paths * channels, act="silu", bias=False)
+        self.before = nn.ParameterList(_normal(channels, channels) for _ in irreps_in)
+        self.after = nn.ParameterList(
+            _normal(block.n_paths * channels, width)
+            for block, width in zip(self.product.blocks, self.gate.widths, strict=True)
+        )
+        self.kept = [irreps_in.index(ir) if ir in irreps_in else None for ir in irreps_out]
+        self.self_connection = nn.ParameterList(
+            _normal(n_elements * channels, width)
+            for place, width in zip(self.kept, self.gate.widths, strict=True)
+            if place is not None
+        )
+        self.sizes = [ir.dim for ir in irreps_in]
+        self.normalisation = average_neighbors**-0.5
+
+    def forward(self, x: Tensor, elements: Tensor, convolve: Convolve) -> Tensor:
+        """Features of the next layer, from those of this one and the one-hot elements ``(n_atoms, n_elements)``."""
+        parts = x.split(self.sizes, 1)
+        mixed = [part @ (weight * len(weight) ** -0.5) for part, weight in zip(parts, self.before, strict=True)]
+        message = convolve(self.product, torch.cat(mixed, 1), self.radial)
+        connections = iter(self.self_connection)
+        out = []
+        for block, weight, place in zip(self.product.blocks, self.after, self.kept, strict=True):
+            scaled = weight * (self.normalisation * len(weight) ** -0.5)
+            new = block.of_rows(message).flatten(2) @ scaled
+            if place is not None:
+                by_element = (parts[place].unsqueeze(3) * elements[:, None, None, :]).flatten(2)
+                connection = next(connections)
+                new = new + by_element @ (connection * len(connection) ** -0.5)
+            out.append(new)
+        return self.gate(out)
+
+
+class Gate(nn.Module):
+    """Scalars through SiLU (even) or tanh (odd), the rest multiplied by even scalars through SiLU.
+
+    Parameters
+    ----------
+    irreps
+        Of the result; the first is the even scalar.
+    channels
+        Features of each irrep.
+
+    Attributes
+    ----------
+    widths
+        Number of features that it takes of each irrep; the even scalar brings those that multiply the rest.
+    """
+
+    def __init__(self, irreps: Irreps, channels: int) -> None:
+        super().__init__()
+        self.irreps, self.channels = irreps, channels
+        gated = sum(ir.l > 0 for ir in irreps)
+        self.widths = [channels * (1 + gated), *[channels] * (len(irreps) - 1)]
+        self.even, self.odd = activation("silu"), activation("tanh")
+        # e3nn's convention: an activation of normal numbers has a second moment of 1.
+        self.even_scale, self.odd_scale = (normalize2mom(act).cst for act in (self.even, self.odd))
+
+    def forward(self, parts: list[Tensor]) -> Tensor:
+        """Features ``(n_atoms, components, channels)`` from each irrep's ``(n_atoms, 2 l + 1, width)``."""
+        scalars, *gates = (self.even(parts[0]) * self.even_scale).split(self.channels, 2)
+        remaining = iter(gates)
+        out = [scalars]
+        for ir, part in zip(self.irreps[1:], parts[1:], strict=True):
+            out.append(part * next(remaining) if ir.l else self.odd(part) * self.odd_scale)
+        return torch.cat(out, 1)
+
+
+@register("nequip")
+class NequIP(Potential):
+    """Equivariant message passing with spherical harmonics up to ``l_max``."""
+
+    class Config(PotentialConfig):
+        """Hyper-parameters; the defaults make a small model that a CPU can train."""
+
+        channels: PositiveInt = Field(default=16, description="features of each irrep")
+        l_max: NonNegativeInt = Field(default=1, description="highest degree of features and spherical harmonics")
+        parity: bool = Field(default=True, description="keep pseudo-tensors, such as odd scalars")
+        n_layers: PositiveInt = 2
+        n_basis: PositiveInt = Field(default=8, description="Bessel functions that a distance is expanded in")
+        radial_width: PositiveInt = Field(default=32, description="hidden width of the radial network")
+        average_neighbors: PositiveFloat = Field(default=10.0, description="messages are divided by its square root")
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.n_hops = config.n_layers
+        self.basis = BesselBasis(config.cutoff, config.n_basis)
+        self.envelope = PolynomialCutoff(config.cutoff)
+        with eager_e3nn():
+            self.harmonics = o3.SphericalHarmonics(
+                o3.Irreps.spherical_harmonics(config.l_max), normalize=False, normalization="component"
+            )
+        self.embedding = _normal(len(config.elements), config.channels)
+        irreps = _irreps(config.l_max, config.parity, config.n_layers)
+        self.layers = nn.ModuleList(
+            Convolution(
+                irreps_in,
+                irreps_out,
+                config.l_max,
+                config.channels,
+                len(config.elements),
+                config.n_basis,
+                config.radial_width,
+                config.average_neighbors,
+            )
+            for irreps_in, irreps_out in pairwise(irreps)
+        )
+        self.readout = mlp(config.channels, config.channels, 1, act="silu")
+
+    def atomic_energies(self, batch: Batch) -> Tensor:
+        """Dimensionless energy of each atom, ``(n_atoms,)``."""
+        vectors = batch.edge_vectors()
+        distances = vectors.norm(dim=-1)
+        # e3nn's harmonics are polynomials of the unit vector, so an edge along an axis is nothing special.
+        harmonics = self.harmonics(vectors / distances.unsqueeze(-1))
+        convolve = convolution(harmonics, distances, self.basis, self.envelope, batch)
+        elements = nn.functional.one_hot(self.species(batch), len(self.elements)).to(vectors.dtype)
+        x = (elements @ (self.embedding * len(self.embedding) ** -0.5)).unsqueeze(1)
+        for layer in self.layers:
+            x = layer(x, elements, convolve)
+        return self.readout(x.squeeze(1)).squeeze(-1)
+
+
+def _normal(*shape: int) -> nn.Parameter:
+    """Weights in e3nn's convention: of variance 1, normalised where they are used."""
+    return nn.Parameter(torch.randn(*shape))
+
+
+def _irreps(l_max: int, parity: bool, n_layers: int) -> list[Irreps]:
+    """Irreps of the features before and behind each layer: those that can be reached and that the energy can use."""
+    signs = (1, -1) if parity else (1,)  # natural parity first: the gate wants the even scalar in front
+    hidden = [o3.Irrep(degree, sign * (-1) ** degree) for degree in range(l_max + 1) for sign in signs]
+    harmonics = [ir for _, ir in o3.Irreps.spherical_harmonics(l_max)]
+
+    def neighbours(irreps: Irreps) -> Irreps:
+        """Irreps that one layer leads to, or, as products are symmetric, comes from."""
+        return [out for out in hidden if any(out in ir * y for ir in irreps for y in harmonics)]
+
+    scalar = [o3.Irrep("0e")]
+    reached, used = [scalar], [scalar]
+    for _ in range(n_layers):
+        reached.append(neighbours(reached[-1]))
+        used.append(neighbours(used[-1]))
+    return [[ir for ir in a if ir in b] for a, b in zip(reached, reversed(used), strict=True)]

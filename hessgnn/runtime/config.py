@@ -1,0 +1,378 @@
+"""Configurations: pydantic models read from YAML, with unknown keys refused and errors told in one line.
+
+Each part of the package declares its own settings beside its code as a subclass of :class:`Settings`; this module
+only knows how to read, override and write them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from hessgnn.errors import ConfigError, DataError, did_you_mean
+from hessgnn.runtime.files import write_text
+
+
+class Settings(BaseModel):
+    """A group of settings: immutable, unknown keys refused, defaults checked, no NaN or infinity."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file that holds one mapping.
+
+    Parameters
+    ----------
+    path
+        The file. Only plain YAML is accepted (``yaml.safe_load``): no tag can run code.
+
+    Returns
+    -------
+    dict
+        The mapping.
+
+    Raises
+    ------
+    ConfigError
+        When the file is missing, is not YAML, or is not a mapping.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError("no such file", where=path, remedy="check the path") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot be read ({error})", where=path) from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}, line {mark.line + 1}" if mark is not None else path
+        problem = getattr(error, "problem", None) or "cannot be parsed"
+        raise ConfigError(f"not valid YAML ({problem})", where=where, remedy="check indentation and colons") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError("holds no mapping of keys to values", where=path, remedy="write `key: value` lines")
+    return content
+
+
+def override(content: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
+    """Apply dotted ``a.b=value`` assignments to a nested mapping.
+
+    Parameters
+    ----------
+    content
+        The mapping; it is not changed.
+    assignments
+        Strings such as ``training.seed=3``. The value is read as YAML.
+
+    Returns
+    -------
+    dict
+        A new mapping.
+
+    Raises
+    ------
+    ConfigError
+        When an assignment has no ``=`` or goes through a key that holds a plain value.
+    """
+    result = merge(content)
+    for assignment in assignments:
+        key, separator, text = assignment.partition("=")
+        if not separator or not key:
+            raise ConfigError("not an assignment", where=assignment, remedy="write it as section.key=value")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError("the value is not valid YAML", where=assignment) from error
+        set_dotted(result, key, value)
+    return result
+
+
+def merge(*contents: Mapping[str, Any]) -> dict[str, Any]:
+    """Join nested mappings; where two hold a value under the same key, the later one wins.
+
+    Parameters
+    ----------
+    *contents
+        The mappings; they are not changed.
+
+    Returns
+    -------
+    dict
+        A new mapping.
+    """
+    result: dict[str, Any] = {}
+    for content in contents:
+        for key, value in content.items():
+            before = result.get(key)
+            if isinstance(value, Mapping):
+                result[key] = merge(before if isinstance(before, Mapping) else {}, value)
+            else:
+                result[key] = value
+    return result
+
+
+def set_dotted(content: dict[str, Any], key: str, value: Any) -> None:
+    """Set ``content["a"]["b"]`` for the key ``a.b``, making the mappings on the way.
+
+    Parameters
+    ----------
+    content
+        The mapping, changed in place.
+    key
+        Dotted path.
+    value
+        The value to set.
+    """
+    *parents, last = key.split(".")
+    node = content
+    for name in parents:
+        node = node.setdefault(name, {})
+        if not isinstance(node, dict):
+            raise ConfigError(f"{name!r} holds a plain value, not a section", where=key, remedy="check the dotted key")
+    node[last] = value
+
+
+def get_dotted(content: Mapping[str, Any], key: str) -> Any:
+    """Read ``content["a"]["b"]`` for the key ``a.b``; ``None`` where there is no such key.
+
+    Parameters
+    ----------
+    content
+        The mapping.
+    key
+        Dotted path.
+
+    Returns
+    -------
+    Any
+        The value.
+    """
+    node: Any = content
+    for name in key.split("."):
+        node = node.get(name) if isinstance(node, Mapping) else None
+    return node
+
+
+def parse(model: type[S], content: Mapping[str, Any], *, where: object) -> S:
+    """Check a mapping against a model.
+
+    Parameters
+    ----------
+    model
+        The settings class.
+    content
+        What the user wrote.
+    where
+        Named in the error: a file, usually.
+
+    Returns
+    -------
+    Settings
+        An instance of ``model``.
+
+    Raises
+    ------
+    ConfigError
+        Told in one line, with the key and a remedy.
+    """
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise explain(error, model, where=where) from error
+    except ConfigError as error:  # of a part that is checked by itself, such as the potential's settings
+        place = where if error.where is None else f"{where}, {error.where}"
+        raise ConfigError(error.what, where=place, remedy=error.remedy) from error
+
+
+def parse_named(models: Mapping[str, type[S]], content: Any, *, key: str, where: str, default: str | None = None) -> S:
+    """Check a mapping against the model that one of its values names.
+
+    Parameters
+    ----------
+    models
+        Name -> settings class.
+    content
+        What the user wrote, or settings that were checked already.
+    key
+        Which value names the model.
+    where
+        The section, for the error.
+    default
+        The name where there is none.
+
+    Returns
+    -------
+    Settings
+        An instance of the model.
+
+    Raises
+    ------
+    ConfigError
+        When there is no such name, or the mapping does not fit the model.
+    """
+    if isinstance(content, Settings):
+        return content  # type: ignore[return-value]
+    if not isinstance(content, Mapping):
+        raise ConfigError("is not a section of settings", where=where, remedy=f"write `{key}: NAME` and its settings")
+    name = content.get(key, default)
+    if name not in models:
+        what = "is missing" if name is None else f"no such {key}: {name!r}"
+        raise ConfigError(what, where=f"{where}.{key}", remedy=did_you_mean(str(name or ""), models))
+    return parse(models[name], {**content, key: name}, where=where)
+
+
+def load(model: type[S], path: Path, assignments: Sequence[str] = ()) -> S:
+    """Read a YAML file, apply overrides and check it against a model.
+
+    Parameters
+    ----------
+    model
+        The settings class.
+    path
+        The YAML file.
+    assignments
+        Dotted overrides, see :func:`override`.
+
+    Returns
+    -------
+    Settings
+        An instance of ``model``.
+    """
+    return parse(model, override(read_yaml(path), assignments), where=path)
+
+
+def dump(settings: Settings) -> str:
+    """Write settings as YAML that :func:`load` reads back.
+
+    Parameters
+    ----------
+    settings
+        The settings.
+
+    Returns
+    -------
+    str
+        YAML text with every key, defaults included.
+    """
+    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def save(settings: Settings, path: Path) -> None:
+    """Write settings to a file, atomically.
+
+    Parameters
+    ----------
+    settings
+        The settings.
+    path
+        The YAML file.
+    """
+    write_text(path, dump(settings))
+
+
+def read_json(model: type[S], path: Path, *, remedy: str) -> S:
+    """Read a JSON file that this package wrote.
+
+    Parameters
+    ----------
+    model
+        What it holds.
+    path
+        The file.
+    remedy
+        What to do when it is not there.
+
+    Returns
+    -------
+    Settings
+        Checked.
+
+    Raises
+    ------
+    DataError
+        When the file is missing, damaged, or has missing or unknown fields.
+    """
+    try:
+        return model.model_validate_json(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError("no such file", where=path, remedy=remedy) from None
+    except ValidationError as error:
+        raise DataError(str(explain(error, model, where=path))) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot be read ({error})", where=path) from error
+
+
+def explain(error: ValidationError, model: type[BaseModel], *, where: object) -> ConfigError:
+    """Turn pydantic's report into one line that names the key and the remedy.
+
+    Parameters
+    ----------
+    error
+        What pydantic raised. Its first entry is told, the number of others is counted.
+    model
+        The model that was checked, to suggest the key that was meant.
+    where
+        Named in the error.
+
+    Returns
+    -------
+    ConfigError
+        Ready to be raised.
+    """
+    entries = error.errors()
+
+    # An unknown key explains more than the missing one it was meant to be; one that only the other member of a union
+    # does not know explains nothing.
+    def rank(entry: Any) -> int:
+        if entry["type"] != "extra_forbidden":
+            return 1
+        *parents, last = _location(entry)
+        return 2 if last in _keys_at(model, parents) else 0
+
+    first = min(entries, key=rank)
+    location = _location(first)
+    key = ".".join(str(part) for part in location)
+    others = f" (and {len(entries) - 1} more)" if len(entries) > 1 else ""
+    place = f"{where}, key {key!r}" if key else where
+    if first["type"] == "extra_forbidden":
+        known = _keys_at(model, location[:-1])
+        return ConfigError(f"unknown key{others}", where=place, remedy=did_you_mean(str(location[-1]), known))
+    if first["type"] == "missing":
+        return ConfigError(f"is missing{others}", where=place, remedy="add it")
+    message = first["msg"].removeprefix("Value error, ")
+    got = first["input"]
+    shown = f", got {got!r}" if isinstance(got, str | int | float | bool) or got is None else ""
+    return ConfigError(f"{message}{shown}{others}", where=place)
+
+
+def _location(entry: Any) -> list[str | int]:
+    """Path to what is wrong, without pydantic's remarks in brackets."""
+    return [part for part in entry["loc"] if isinstance(part, int) or "[" not in str(part)]
+
+
+def _keys_at(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
+    """Field names of the model that sits at a location inside ``model`` (all of a union's members)."""
+    models: list[type[BaseModel]] = [model]
+    for part in location:
+        deeper: list[type[BaseModel]] = []
+        for candidate in models:
+            if isinstance(part, int) or part not in candidate.model_fields:
+                deeper.append(candidate)
+                continue
+            deeper += _models_in(candidate.model_fields[part].annotation)
+        models = deeper
+    return sorted({name for candidate in models for name in candidate.model_fields})
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for argument in get_args(annotation) for found in _models_in(argument)]

@@ -1,0 +1,187 @@
+"""Files that are never seen half written, and finding the ones that ship with the project."""
+
+from __future__ import annotations
+
+import fcntl
+import glob
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from hessgnn.errors import UserError, did_you_mean
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+
+@contextmanager
+def atomic_path(target: Path) -> Iterator[Path]:
+    """Give a temporary path beside ``target`` that replaces it when the block ends without an error.
+
+    Parameters
+    ----------
+    target
+        The file to be written. Its folder is created.
+
+    Yields
+    ------
+    Path
+        Where to write. On an error it is removed and ``target`` stays as it was.
+
+    Raises
+    ------
+    UserError
+        When the folder cannot be written to, or the disk is full.
+    """
+    target = Path(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+        os.close(handle)
+    except OSError as error:
+        raise UserError(
+            f"cannot write here ({error.strerror})", where=target, remedy="choose a folder you may write to"
+        ) from error
+    temporary = Path(name)
+    try:
+        with _failure_told(target):
+            yield temporary
+            # mkstemp makes private files; what a user writes should be readable as any other file of theirs.
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(target)
+    finally:
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+@contextmanager
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """Give a temporary folder beside ``target`` that takes its name when the block ends without an error.
+
+    Parameters
+    ----------
+    target
+        The folder to be made; it must not exist.
+
+    Yields
+    ------
+    Path
+        Where to write. On an error it is removed.
+
+    Raises
+    ------
+    UserError
+        When the folder cannot be written to, or the disk is full.
+    """
+    target = Path(target)
+    temporary = None
+    try:
+        with _failure_told(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp"))
+            yield temporary
+            temporary.chmod(0o777 & ~_umask())
+            temporary.rename(target)
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def locked(target: Path) -> Iterator[None]:
+    """Keep other processes that ask for the same from writing a file meanwhile.
+
+    The lock ends with the process. What a killed one left of an :func:`atomic_path` is removed.
+
+    Parameters
+    ----------
+    target
+        The file. Its folder is created.
+
+    Raises
+    ------
+    UserError
+        When another process has the lock, or the folder cannot be written to.
+    """
+    target = Path(target)
+    path = target.with_name(f".{target.name}.lock")
+    with _failure_told(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.open("w")
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not path.exists() or not os.path.samestat(path.stat(), os.fstat(lock.fileno())):
+                raise BlockingIOError  # its last owner removed it just now
+        except BlockingIOError:
+            raise UserError("another process is writing it", where=target, remedy="wait until that has ended") from None
+        try:
+            for left in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
+                left.unlink(missing_ok=True)
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _failure_told(target: Path) -> Iterator[None]:
+    """Tell in one line that the system could not write."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise UserError(
+            f"writing failed ({error.strerror})", where=target, remedy="free some disk space or choose another folder"
+        ) from error
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
+
+
+def write_text(target: Path, text: str) -> None:
+    """Write a text file atomically.
+
+    Parameters
+    ----------
+    target
+        The file.
+    text
+        Its whole content, written as UTF-8.
+    """
+    with atomic_path(target) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def find_resource(name: str | Path) -> Path:
+    """Find a file by path, or one of the files that ship with the project.
+
+    Parameters
+    ----------
+    name
+        A path; relative ones are looked for in the working folder, then among the shipped ``configs/`` and
+        ``sweeps/`` (of the checkout, or installed inside the package).
+
+    Returns
+    -------
+    Path
+        An existing file.
+
+    Raises
+    ------
+    UserError
+        When there is none.
+    """
+    path = Path(name)
+    candidates = [path, _PACKAGE.parent / path, _PACKAGE / "share" / path]
+    for candidate in candidates[: 1 if path.is_absolute() else 3]:
+        if candidate.is_file():
+            return candidate
+    siblings = [str(p) for p in path.parent.glob(f"*{path.suffix}")] if path.parent.is_dir() else []
+    remedy = did_you_mean(str(path), siblings) if siblings else "check the path"
+    raise UserError("no such file", where=path, remedy=remedy)

@@ -1,0 +1,140 @@
+"""A trained potential as an ASE calculator: optimisers, vibrations, paths and dynamics of ASE and of its friends."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.calculators.calculator import CalculationFailed, Calculator, all_changes
+
+from hessgnn.data.batch import Batch
+from hessgnn.data.neighbors import NeighborFinder
+from hessgnn.data.structure import Array, Structure
+from hessgnn.potentials.base import Potential
+from hessgnn.training.run import load
+
+
+class HessGNNCalculator(Calculator):
+    """Energy, forces and exact Hessians of a potential, of molecules and of periodic cells.
+
+    ::
+
+        atoms.calc = HessGNNCalculator("runs/my-run")
+        atoms.get_forces()                                               # eV/Å
+        VibrationsData.from_2d(atoms, atoms.calc.get_hessian(atoms))     # ase.vibrations
+        Sella(atoms, hessian_function=atoms.calc.get_hessian)
+
+    There is no stress. An element that the potential does not know is a :class:`~hessgnn.errors.DataError`.
+
+    Parameters
+    ----------
+    potential
+        A run folder, or the potential itself. A potential of another type or on another device than wanted is
+        copied, not changed.
+    device
+        Where to compute.
+    dtype
+        Floating type of the computation. Frequencies and tight optimisations need double precision.
+    skin
+        Å, see :class:`~hessgnn.data.neighbors.NeighborFinder`; it changes the speed only.
+    **kwargs
+        Of :class:`ase.calculators.calculator.Calculator`.
+    """
+
+    implemented_properties = ["energy", "free_energy", "forces"]  # noqa: RUF012, as ASE declares it
+
+    def __init__(
+        self,
+        potential: Potential | str | Path,
+        *,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float64,
+        skin: float = 0.5,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.potential = _prepared(potential, device, dtype)
+        self.device, self.dtype = device, dtype
+        self._neighbors = NeighborFinder(self.potential.cutoff, skin)
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = tuple(all_changes),
+    ) -> None:
+        """Compute energy and forces, as ASE's calculators do.
+
+        Raises
+        ------
+        DataError
+            When the potential does not know an element.
+        ase.calculators.calculator.CalculationFailed
+            When the potential's answer is not finite.
+        """
+        super().calculate(atoms, properties, system_changes)
+        energy, forces = self._energy_and_forces(self.atoms)
+        if not (np.isfinite(energy) and np.isfinite(forces).all()):
+            raise CalculationFailed("the potential's energy or forces are not finite")
+        self.results = {"energy": energy, "free_energy": energy, "forces": forces}
+
+    def get_hessian(self, atoms: Atoms | None = None) -> Array:
+        """Second derivatives of the energy, by automatic differentiation.
+
+        Parameters
+        ----------
+        atoms
+            The structure; that of the last calculation by default.
+
+        Returns
+        -------
+        (3N, 3N) float64
+            eV/Å², row index ``3 * atom + xyz``, symmetrised. In a periodic cell that at the Γ point.
+
+        Raises
+        ------
+        DataError
+            When the potential does not know an element.
+        ase.calculators.calculator.CalculationFailed
+            When the answer is not finite, or there is no structure.
+        """
+        chosen = self.atoms if atoms is None else atoms
+        if chosen is None:
+            raise CalculationFailed("no structure was given, and none was computed before")
+        hessian = self._second_derivatives(chosen)
+        if not np.isfinite(hessian).all():
+            raise CalculationFailed("the potential's Hessian is not finite")
+        return (hessian + hessian.T) / 2
+
+    def _energy_and_forces(self, atoms: Atoms) -> tuple[float, Array]:
+        prediction = self.potential(self._batch(atoms))
+        return prediction.energy.item(), prediction.forces.double().cpu().numpy()
+
+    def _second_derivatives(self, atoms: Atoms) -> Array:
+        return self.potential.hessian(self._batch(atoms))[0].double().cpu().numpy()
+
+    def _batch(self, atoms: Atoms) -> Batch:
+        structure = Structure(
+            numbers=atoms.numbers,
+            positions=atoms.positions,
+            cell=atoms.cell.array if atoms.pbc.any() else None,
+            pbc=atoms.pbc,
+            name=atoms.get_chemical_formula(),
+        )
+        edges = self._neighbors(structure.positions, structure.cell, structure.pbc)
+        batch = Batch.from_structures([structure], self.potential.cutoff, self.dtype, edges=[edges])
+        return batch.replace(labels=None).to(self.device)
+
+
+def _prepared(potential: Potential | str | Path, device: str, dtype: torch.dtype) -> Potential:
+    if not isinstance(potential, Potential):
+        return load(potential, device).to(dtype).eval()
+    tensors = [t for t in (*potential.parameters(), potential.scale) if t.is_floating_point()]
+    if any(t.dtype != dtype or t.device != torch.empty(0, device=device).device for t in tensors):
+        potential = copy.deepcopy(potential).to(device, dtype)
+    return potential.eval()

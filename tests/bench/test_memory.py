@@ -1,0 +1,43 @@
+import sys
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+
+import pytest
+import torch
+from hessgnn_bench import memory
+from hessgnn_bench.conditions import Conditions
+from hessgnn_bench.memory import peak_memory
+
+from hessgnn.errors import UserError
+
+SIZE = 300
+"""MiB."""
+
+
+def work(size):
+    return float(torch.ones(size * 2**18).sum())
+
+
+def prepare():
+    held = work(SIZE // 2)  # what the preparation needs does not count
+    return partial(work, SIZE) if held else None
+
+
+def pieces():
+    return {"sum": prepare}
+
+
+def test_the_peak_is_that_of_the_work_alone():
+    work(2 * SIZE)  # this process's own peak must not hide it
+    peak = peak_memory(pieces, "sum", Conditions.prepare("cpu"))
+    forgets = sys.platform == "linux"  # elsewhere only what goes beyond the preparation is seen
+    assert (SIZE if forgets else SIZE / 2) - 30 <= peak <= SIZE + 60
+
+
+def test_a_process_that_is_ended_is_told(monkeypatch):
+    def ended(self, *arguments):
+        raise BrokenProcessPool
+
+    monkeypatch.setattr(memory.ProcessPoolExecutor, "submit", ended)
+    with pytest.raises(UserError, match=r"sum: the process .* was ended by the system\. To mend: ask for a smaller"):
+        peak_memory(pieces, "sum", Conditions.prepare("cpu"))

@@ -1,0 +1,112 @@
+"""Flat arrays of a store: small ones in memory, large ones mapped from a scratch file."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hessgnn.data.store import columns
+from hessgnn.data.store.columns import Columns, ragged
+from hessgnn.data.store.store import Store, write_store
+from hessgnn.errors import DataError
+
+KEYS = ("numbers", "positions", "forces", "hessian", "cell", "name")
+
+
+@pytest.fixture
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A scratch folder; every array is large."""
+    monkeypatch.setenv(columns.SCRATCH, str(tmp_path / "cache"))
+    monkeypatch.setattr(columns, "IN_MEMORY", 0)
+    monkeypatch.setattr(columns, "_BLOCK", 1000)  # several blocks
+    return tmp_path / "cache" / "stores"
+
+
+def files(scratch: Path) -> list[Path]:
+    return sorted(scratch.glob("*/*.npy"))
+
+
+def test_runs_of_a_flat_array() -> None:
+    np.testing.assert_array_equal(ragged(np.array([7, 0, 3]), np.array([2, 0, 3])), [7, 8, 3, 4, 5])
+    assert ragged(np.zeros(0, np.int64), np.zeros(0, np.int64)).size == 0
+
+
+def test_mapped_arrays_are_those_in_memory(scratch: Path) -> None:
+    store = Store.open("rtp-mini")
+    in_memory = Columns(store.path, store.attributes.content_hash)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(columns, "IN_MEMORY", 10**9)
+        expected = {key: in_memory.array(key) for key in KEYS}
+    assert files(scratch) == []
+    for key in KEYS:
+        found = store.columns.array(key)
+        assert not found.flags.writeable
+        assert found.dtype == expected[key].dtype
+        np.testing.assert_array_equal(found, expected[key])
+    assert {path.stem for path in files(scratch)} == set(KEYS)
+
+
+def test_a_share_makes_no_scratch_file(scratch: Path) -> None:
+    store = Store.open("rtp-mini")
+    assert store[3].hessian is not None
+    assert files(scratch) == []
+
+
+def test_a_scratch_file_is_made_once_and_used_by_copies(scratch: Path) -> None:
+    store = Store.open("rtp-mini")
+    expected = store.columns.array("forces")
+    (path,) = files(scratch)
+    before = path.stat().st_mtime_ns
+    for other in (Store.open("rtp-mini"), pickle.loads(pickle.dumps(store))):
+        np.testing.assert_array_equal(other.columns.array("forces"), expected)
+    assert path.stat().st_mtime_ns == before
+    assert files(scratch) == [path]
+
+
+def test_a_changed_store_does_not_get_the_scratch_file_of_the_old(scratch: Path, tmp_path: Path) -> None:
+    path, bundled = tmp_path / "set.h5", Store.open("rtp-mini")
+    write_store(path, [bundled[0]], level_of_theory="none")
+    np.testing.assert_array_equal(Store.open(path).columns.array("positions"), bundled[0].positions)
+    write_store(path, [bundled[1]], level_of_theory="none")
+    np.testing.assert_array_equal(Store.open(path).columns.array("positions"), bundled[1].positions)
+
+
+def test_what_nobody_used_for_long_is_removed(scratch: Path) -> None:
+    old, recent = scratch / "old", scratch / "recent"
+    for folder, days in ((old, columns.KEPT_DAYS + 1), (recent, 1)):
+        folder.mkdir(parents=True)
+        (folder / "forces.npy").touch()
+        os.utime(folder, (0, time.time() - days * 86400))
+    Store.open("rtp-mini").columns.array("forces")
+    assert not old.exists()
+    assert recent.exists()
+
+
+def test_too_little_space_is_told(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 1000))
+    with pytest.raises(DataError, match=r"rtp-mini\.h5: unpacking forces takes .* GB free\. To mend: .*HESSGNN_CACHE"):
+        Store.open("rtp-mini").columns.array("forces")
+    assert files(scratch) == []
+
+
+def test_a_damaged_dataset_is_told(scratch: Path, tmp_path: Path) -> None:
+    path = tmp_path / "set.h5"
+    write_store(path, list(Store.open("rtp-mini"))[:60], level_of_theory="none")
+    content = bytearray(path.read_bytes())
+    with Store.open(path) as store:
+        info = store.columns._file["hessian"].id.get_chunk_info(0)
+    for k in range(info.byte_offset + 100, info.byte_offset + 200):
+        content[k] ^= 0xFF
+    path.write_bytes(content)
+    store = Store.open(path)
+    assert store.names[0]
+    for ask in (lambda: store[0], lambda: store.columns.array("hessian"), store.verify):
+        with pytest.raises(DataError, match=r"set\.h5: is damaged: .* cannot be read"):
+            ask()
+    assert files(scratch) == []

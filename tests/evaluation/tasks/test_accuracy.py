@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import hessgnn
+from hessgnn.data.store.store import Store
+from hessgnn.errors import DataError
+from hessgnn.evaluation.predictions import Predictions
+from hessgnn.evaluation.tasks.accuracy import composition_only, metrics, not_finite, predict_split
+from hessgnn.surface.base import PotentialSurface
+
+N_ATOMS = np.array([2, 3])
+
+
+def make_predictions(**changes: np.ndarray) -> Predictions:
+    """Two structures of two and three atoms; energies off by 1 eV, forces by 0.1 eV/Å, Hessians by 2 eV/Å²."""
+    n_forces, n_hessian = (N_ATOMS.sum(), 3), (9 * N_ATOMS**2).sum()
+    arrays = {
+        "name": np.array(["a", "b"]),
+        "kind": np.array(["minimum", "nms"]),
+        "parent": np.array(["", "a"]),
+        "n_atoms": N_ATOMS,
+        "numbers": np.array([1, 8, 1, 8, 1]),
+        "positions": np.array([[0, 0, 0], [0, 0, 1], [0, 0, 0], [0, 0, 1], [0, 1, 1.2]]),
+        "energy_reference": np.zeros(2),
+        "energy_predicted": np.ones(2),
+        "forces_reference": np.zeros(n_forces),
+        "forces_predicted": np.full(n_forces, 0.1),
+        "hessian_reference": np.zeros(n_hessian),
+        "hessian_predicted": np.full(n_hessian, 2.0),
+    }
+    return Predictions(**(arrays | changes))
+
+
+def test_metrics_are_means_over_structures_in_the_units_of_the_field() -> None:
+    found = {name: metric.value for name, metric in metrics(make_predictions()).items()}
+    assert found["energy_mae"] == pytest.approx(1e3 * (1 / 2 + 1 / 3) / 2)
+    assert found["energy_rmse"] == pytest.approx(1e3 * np.sqrt((1 / 4 + 1 / 9) / 2))
+    assert found["forces_mae"] == pytest.approx(100.0)
+    assert found["hessian_rmse"] == pytest.approx(2.0)
+
+
+def test_a_small_structure_weighs_as_much_as_a_large_one() -> None:
+    hessian = np.concatenate([np.full(36, 4.0), np.zeros(81)])
+    assert metrics(make_predictions(hessian_predicted=hessian))["hessian_mae"].value == pytest.approx(2.0)
+
+
+def test_a_missing_label_is_left_out_and_none_at_all_is_null() -> None:
+    reference = np.concatenate([np.full(36, np.nan), np.zeros(81)])
+    metric = metrics(make_predictions(hessian_reference=reference))["hessian_mae"]
+    assert (metric.value, metric.n) == (2.0, 1)
+    metric = metrics(make_predictions(hessian_reference=np.full(117, np.nan)))["hessian_mae"]
+    assert (metric.value, metric.n) == (None, 0)
+
+
+def test_predictions_that_are_not_finite_are_named() -> None:
+    forces = np.full((5, 3), 0.1)
+    forces[4, 2] = np.nan
+    assert not_finite(make_predictions(forces_predicted=forces)) == ["b"]
+    assert not_finite(make_predictions(energy_predicted=np.array([np.inf, 0.0]))) == ["a"]
+    assert not_finite(make_predictions()) == []
+
+
+def test_saved_predictions_come_back(tmp_path: Path) -> None:
+    saved = make_predictions()
+    saved.save(tmp_path / "p.npz")
+    loaded = Predictions.load(tmp_path / "p.npz")
+    assert metrics(loaded) == metrics(saved)
+    assert loaded.name.tolist() == ["a", "b"]
+
+
+def test_a_potential_predicts_a_split_as_it_does_one_structure() -> None:
+    torch.manual_seed(0)
+    store, potential = Store.open("rtp-mini"), hessgnn.create("schnet", width=8, n_interactions=1)
+    predictions = predict_split(PotentialSurface(potential, batch_size=3), store, "test")
+    last = store[int(store.indices("test")[-1])]
+    batch = hessgnn.Batch.from_structures([last], potential.cutoff)
+    size = 9 * len(last.numbers) ** 2
+    np.testing.assert_allclose(predictions.hessian_predicted[-size:], potential.hessian(batch)[0].ravel(), atol=1e-12)
+    np.testing.assert_allclose(predictions.hessian_reference[-size:], np.ravel(last.hessian))
+    assert predictions.energy_predicted[-1] == pytest.approx(potential.energy(batch).item())
+    assert predictions.name[-1] == last.name
+
+
+def test_the_mean_predictor_knows_the_composition_only() -> None:
+    store = Store.open("rtp-mini")
+    predictions = composition_only(store, "test", {1: 1.0, 6: 10.0, 7: 100.0, 8: 1000.0})
+    first = store[int(store.indices("test")[0])]
+    counts = {z: int((first.numbers == z).sum()) for z in (1, 6, 7, 8)}
+    assert predictions.energy_predicted[0] == counts[1] + 10 * counts[6] + 100 * counts[7] + 1000 * counts[8]
+    assert not predictions.hessian_predicted.any()
+
+
+def test_a_wrong_shape_is_told_with_the_file(tmp_path: Path) -> None:
+    arrays = vars(make_predictions()) | {"hessian_predicted": np.zeros(7)}
+    np.savez(tmp_path / "p.npz", **arrays)
+    with pytest.raises(DataError, match=r"p\.npz: array 'hessian_predicted' has shape \(7,\)"):
+        Predictions.load(tmp_path / "p.npz")
+
+
+def test_a_missing_array_is_told(tmp_path: Path) -> None:
+    np.savez(tmp_path / "few.npz", name=np.array(["a"]))
+    with pytest.raises(DataError, match="lacks an array"):
+        Predictions.load(tmp_path / "few.npz")
+
+
+def test_pickles_are_never_loaded(tmp_path: Path) -> None:
+    arrays = vars(make_predictions()) | {"name": np.array([{"evil": 1}, {}], dtype=object)}
+    np.savez(tmp_path / "p.npz", **arrays)
+    with pytest.raises(DataError, match="no readable predictions"):
+        Predictions.load(tmp_path / "p.npz")
+
+
+def test_a_file_that_is_no_archive_is_told(tmp_path: Path) -> None:
+    (tmp_path / "x.npz").write_bytes(b"not an archive")
+    with pytest.raises(DataError, match=r"x\.npz: holds no readable predictions"):
+        Predictions.load(tmp_path / "x.npz")

@@ -1,0 +1,173 @@
+"""A study trains every regime on every part, and says what came of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from inline_workers import InlineWorkers
+
+from hessgnn.data.store.store import Store
+from hessgnn.errors import ConfigError, NothingTrained
+from hessgnn.evaluation.record import Record, read_record
+from hessgnn.experiments.job import Left, Report
+from hessgnn.experiments.study import Cell, plan, study
+from hessgnn.experiments.study_config import StudyConfig
+from hessgnn.experiments.study_report import Points
+from hessgnn.leaderboard.collect import collect
+from hessgnn.leaderboard.scores import score
+from hessgnn.runtime.config import load
+from hessgnn.runtime.files import find_resource
+from hessgnn.training.run import Run, build
+
+MakeStudy = Callable[..., StudyConfig]
+
+
+@pytest.fixture(autouse=True)
+def _inline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hessgnn.experiments.study.Workers", InlineWorkers)
+
+
+def silent(_: object) -> None:
+    pass
+
+
+def test_a_study_compares_labels_on_parts_of_the_data(
+    make_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def takes_longer(steps: int, own: Record, other: Record) -> int:
+        assert (own.cost.steps, own.regime != other.regime, other.regime) == (steps, True, "E-F-H")
+        return steps + 3
+
+    monkeypatch.setattr("hessgnn.experiments.study.equal_steps", takes_longer)  # clocks are no subject of a test
+    config = make_study(
+        regimes=["E", "E-F", "E-F+", "E-F-H"],
+        fractions=[1.0, 0.4],
+        seeds=[1],
+        equal_seconds=True,
+        labels={"hessian_gradients": 1.0},
+        tasks=["vibrations"],
+    )
+    assert len(plan(config)) == 2 * 4 + 2 * 3
+    records = study(config, tmp_path, silent)
+    points = Points.model_validate_json((tmp_path / "points.json").read_text())
+    assert len(points.points) == 14
+    assert {point.status for point in points.points} == {"ok"}
+    by_kind = {(p.regime, p.fraction, p.budget): p for p in points.points}
+    assert by_kind["E-F+", 0.4, "steps"].label_gradients == by_kind["E-F-H", 0.4, "steps"].label_gradients
+    assert by_kind["E-F", 0.4, "steps"].structures < by_kind["E-F", 1.0, "steps"].structures == 6
+    assert {p.steps for p in points.points if p.budget == "steps"} == {6}
+    assert {p.steps for p in points.points if p.budget == "seconds"} == {9}
+
+    # Judged on the whole data, and with its own name for what it saw.
+    plus = read_record(tmp_path / by_kind["E-F+", 1.0, "steps"].run / "record.json")
+    assert (plus.regime, plus.data.name) == ("E-F+", "tiny")
+    assert plus.config["data"]["path"].endswith("train-1-plus.h5")
+    assert "vibrations_failed" in plus.metrics["test"]
+    assert "vibrations_failed" not in read_record(tmp_path / by_kind["E", 0.4, "steps"].run / "record.json").metrics
+
+    board = score(collect(records))
+    assert [row.entry for row in board.rows if row.regime == "E-F+"] == ["schnet E-F+, 100 %"]
+    assert len(board.rows) == 5
+    text = (tmp_path / "study.md").read_text()
+    for title in ("T4: Hessians on 40 % against none on 100 %", "Hessians or more forces, equal steps"):
+        assert title in text
+    page = (tmp_path / "study.html").read_text()
+    assert "Data efficiency, equal device-seconds" in page
+    assert "Hessians or more forces, equal steps" in page
+
+
+def test_a_study_goes_on_and_another_is_refused(
+    make_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_study()
+    first = study(config, tmp_path, silent)
+    before = (tmp_path / "points.json").read_text()
+    (Cell("schnet", "E-F", 1.0, 2).folder(tmp_path) / "record.json").unlink()
+    trained = []
+    monkeypatch.setattr(
+        "hessgnn.training.trainer.Trainer._step", lambda self, step: trained.append(step)
+    )  # nothing is trained again
+    assert study(config, tmp_path, silent) == first
+    assert trained == []
+    points, again = json.loads(before)["points"], json.loads((tmp_path / "points.json").read_text())["points"]
+    assert [p["errors"] for p in again] == [p["errors"] for p in points]
+    with pytest.raises(ConfigError, match=r"steps: 6 became 7"):
+        study(make_study(steps=7), tmp_path, silent)
+
+
+def test_a_run_that_fails_is_counted(make_study: MakeStudy, tmp_path: Path) -> None:
+    config = make_study(base={"loss": {"hessian": 1e38}}, seeds=[1])
+    study(config, tmp_path, silent)
+    points = Points.model_validate_json((tmp_path / "points.json").read_text()).points
+    assert {p.regime: p.status for p in points} == {"E-F": "ok", "E-F-H": "failed"}
+    assert "is not finite" in (tmp_path / "study.md").read_text()
+
+
+def test_a_study_of_which_nothing_could_be_trained_has_no_page(make_study: MakeStudy, tmp_path: Path) -> None:
+    with pytest.raises(NothingTrained, match=r"no run could be trained.*record\.json"):
+        study(make_study(base={"loss": {"hessian": 1e38}}, seeds=[1], regimes=["E-F-H"]), tmp_path, silent)
+    assert not (tmp_path / "study.md").exists()
+    assert [read_record(path).status for path in tmp_path.glob("runs/*/record.json")] == ["failed"]
+
+
+def test_equal_steps_can_be_looked_at_while_equal_seconds_run(make_study: MakeStudy, tmp_path: Path) -> None:
+    def stop(report: Report | Left) -> None:
+        if "seconds" in report.folder:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        study(make_study(seeds=[1], equal_seconds=True), tmp_path, stop)
+    points = Points.model_validate_json((tmp_path / "points.json").read_text()).points
+    assert {point.budget for point in points} == {"steps"}
+    assert (tmp_path / "study.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"fractions": [0.0, 1.0]}, "above 0 and up to 1"),
+        ({"fractions": [1.0, 1.0]}, "different numbers"),
+        ({"tasks": ["vibration"]}, "did you mean 'vibrations'"),
+        ({"regimes": ["E-F"], "equal_seconds": True}, "needs the regime E-F-H"),
+        ({"base": {"loss": {"hessian": 0.0}}}, "there is no regime E-F-H"),
+        ({"base": {"potential": {"name": "ani"}}}, "base holds no potential"),
+        ({"base": {"training": {"stps": 3}}}, "did you mean 'steps'"),
+    ],
+)
+def test_what_makes_no_study_is_told(make_study: MakeStudy, changes: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_study(**changes)
+
+
+def test_the_steps_of_equal_time_are_kept_when_a_study_goes_on(make_study: MakeStudy, tmp_path: Path) -> None:
+    config = make_study(seeds=[1], equal_seconds=True)
+    study(config, tmp_path, silent)
+    folder = Cell("schnet", "E-F", 1.0, 1, "seconds").folder(tmp_path)
+    steps = Run(folder).config().training.steps
+    (folder / "record.json").unlink()
+    study(config, tmp_path, silent)
+    assert Run(folder).config().training.steps == steps == read_record(folder / "record.json").cost.steps
+
+
+@pytest.mark.parametrize("name", ["paper", "claims", "efficiency"])
+def test_shipped_studies_can_be_run(name: str) -> None:
+    config = load(StudyConfig, find_resource(f"sweeps/{name}.yaml"))
+    assert config.name == name
+    assert {"train", "validation", "test", "nms"} <= Store.open(config.data.path).splits.keys()
+
+
+def test_the_paper_study_is_the_papers_setting() -> None:
+    """What is public of arXiv 2503.07839."""
+    config = load(StudyConfig, find_resource("sweeps/paper.yaml"))
+    run = config.run_config("ani", "E-F-H", seed=1, steps=1)
+    potential = run.potential_config()
+    assert (potential.cutoff, potential.angular_cutoff, potential.hidden) == (5.2, 3.5, (256, 64, 256))
+    assert (potential.activation, potential.cutoff_function) == ("celu", "cosine")
+    assert (run.loss.forces, run.loss.hessian, run.loss.energy_form) == (0.30, 0.09, "per_sqrt_atom")
+    assert run.loss.probes.kind == "full"
+    assert (run.training.dtype, run.training.batch_size) == ("float64", 400)
+    assert (config.regimes, len(config.seeds)) == (("E", "E-F", "E-F-H"), 5)
+    assert build(run.with_resolved_potential([1, 6, 7, 8])).aev.out_dim == 384
