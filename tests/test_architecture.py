@@ -1,109 +1,92 @@
-"""The floors of the house: a module imports from its own floor and those below it, never from one above."""
+"""The rooms of the house: a package imports only from packages below it, and no files import each other in a circle."""
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from itertools import pairwise
 from pathlib import Path
 
+import hessgnn_bench
 import pytest
 
 import hessgnn
 
-PACKAGE = Path(hessgnn.__file__).parent
-
-FLOORS = {
-    "hessgnn.runtime.allocator": 1,
-    "hessgnn.runtime.blas": 1,
-    "hessgnn.runtime.openmp": 1,
-    "hessgnn.runtime.config": 1,
-    "hessgnn.errors": 1,
-    "hessgnn.runtime.extras": 1,
-    "hessgnn.runtime.files": 1,
-    "hessgnn.runtime.imports": 1,
-    "hessgnn.runtime.progress": 1,
-    "hessgnn.runtime.processes": 1,
-    "hessgnn.units": 1,
-    "hessgnn.data": 2,
-    "hessgnn.potentials": 2,
-    "hessgnn.curvature": 3,
-    "hessgnn.testing": 3,
-    "hessgnn.factory": 4,
-    "hessgnn.training": 4,
-    "hessgnn.surface.calculator": 4,
-    "hessgnn.benchmark": 5,
-    "hessgnn_bench": 5,
-    "hessgnn.jobs": 6,
-    "hessgnn.leaderboard": 6,
-    "hessgnn.sweep": 6,
-    "hessgnn.study": 6,
-    "hessgnn.cli": 7,
-}
-"""The longest name that a module begins with counts."""
-
-LATE = {
-    ("hessgnn.potentials.base", "hessgnn.curvature.hessian"),
-    ("hessgnn.potentials.base", "hessgnn.curvature.products"),
-}
-"""Imports inside a function that go up a floor: the base class's thin methods over the call."""
-
-EXEMPT = {"hessgnn", "hessgnn.__main__", "hessgnn.sweep.__main__"}
-"""The public names, and the two entries of the command line."""
-
+ROOTS = (Path(hessgnn.__file__).parent, Path(hessgnn_bench.__file__).parent)
+PAGE = Path(__file__).parents[1] / "docs" / "architecture.md"
 LONGEST = 450
+ROOMS, FLOORS = 20, 12
+"""More than these and the house has to be thought over."""
 
 
-def module_name(path: Path) -> str:
-    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+def module_name(path: Path, root: Path) -> str:
+    parts = path.relative_to(root.parent).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
-
-
-def floor(module: str) -> int:
-    parts = module.split(".")
-    for length in range(len(parts), 1, -1):
-        if (name := ".".join(parts[:length])) in FLOORS:
-            return FLOORS[name]
-    raise AssertionError(f"{module} stands on no floor: give it one in FLOORS")
+MODULES = {module_name(path, root): path for root in ROOTS for path in sorted(root.rglob("*.py"))}
 
 
 def imported(node: ast.AST) -> Iterator[str]:
-    """Modules of the package that an import statement names."""
+    """Modules of the project that an import statement names."""
     if isinstance(node, ast.Import):
-        yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "hessgnn")
+        yield from (alias.name for alias in node.names if alias.name in MODULES)
     if isinstance(node, ast.ImportFrom):
         assert node.level == 0, "relative imports hide where they lead"
-        base = node.module or ""
-        if base.split(".")[0] == "hessgnn":
-            for alias in node.names:  # `from package import module` and `from module import name`
-                full = f"{base}.{alias.name}"
-                yield full if full in MODULES else base
+        for alias in node.names:  # `from package import module` and `from module import name`
+            full = f"{node.module}.{alias.name}"
+            if full in MODULES or node.module in MODULES:
+                yield full if full in MODULES else str(node.module)
 
 
-def imports_of(source: str) -> tuple[set[str], set[str]]:
-    """Imports when the module is loaded, and those that wait for a function to be called."""
-    at_once, late = set(), set()
-
-    def visit(node: ast.AST, inside: bool) -> None:
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
-            for child in node.orelse:
-                visit(child, inside)
-            return
-        (late if inside else at_once).update(imported(node))
-        inside = inside or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-        for child in ast.iter_child_nodes(node):
-            visit(child, inside)
-
-    visit(ast.parse(source), False)
-    return at_once, late
+def imports_of(source: str) -> set[str]:
+    """Every import counts: inside functions and for type checkers, too."""
+    return {name for node in ast.walk(ast.parse(source)) for name in imported(node)}
 
 
-IMPORTS = {name: imports_of(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
+IMPORTS = {name: imports_of(path.read_text(encoding="utf-8")) - {name} for name, path in MODULES.items()}
 
 
-def test_the_parser_tells_imports_apart() -> None:
+def room(module: str) -> str:
+    """The package that a module lies in, or the module where it lies in none."""
+    parts = module.split(".")
+    return parts[0] if parts[0] != "hessgnn" else ".".join(parts[:2]) if len(parts) > 1 else "hessgnn"
+
+
+def used_rooms() -> dict[str, set[str]]:
+    """Room -> rooms that it imports from."""
+    found: dict[str, set[str]] = {room(name): set() for name in MODULES}
+    for name, others in IMPORTS.items():
+        found[room(name)] |= {room(other) for other in others} - {room(name)}
+    return found
+
+
+def floors() -> list[list[str]]:
+    """Rooms floor by floor, the ground first: each stands one above the highest that it imports from."""
+    below, height = used_rooms(), {}
+    for name in TopologicalSorter(below).static_order():
+        height[name] = 1 + max((height[other] for other in below[name]), default=0)
+    return [sorted(name for name in height if height[name] == k) for k in range(1, max(height.values()) + 1)]
+
+
+def floor_plan() -> str:
+    """The house as docs/architecture.md shows it."""
+    below = used_rooms()
+    lines = []
+    for number, names in reversed(list(enumerate(floors(), 1))):
+        for name in names:
+            inside = [other for other in MODULES if room(other) == name]
+            size = sum(MODULES[other].read_text(encoding="utf-8").count("\n") for other in inside)
+            uses = ", ".join(sorted(other.removeprefix("hessgnn.") for other in below[name])) or "–"
+            lines.append(
+                f"| {number} | `{name.removeprefix('hessgnn.')}` | {len(inside)} | {round(size, -2)} | {uses} |"
+            )
+    head = ["| floor | room | modules | lines, about | imports from |", "|---|---|---|---|---|"]
+    return "\n".join([*head, *lines])
+
+
+def test_every_import_is_seen() -> None:
     """Else the tests below could pass without looking."""
     source = """
 from typing import TYPE_CHECKING
@@ -115,62 +98,61 @@ if TYPE_CHECKING:
     from hessgnn.cli import app
 else:
     import hessgnn.runtime.files
-try:
-    import hessgnn.runtime.config
-except ImportError:
-    pass
 class A:
     from hessgnn.training import run
 def f():
     from hessgnn.sweep.sweep import sweep
     class B:
-        import hessgnn.benchmark
+        import hessgnn_bench.steps
 """
-    at_once, late = imports_of(source)
-    assert at_once == {f"hessgnn.{n}" for n in ("errors", "units", "data.batch", "files", "config", "training.run")}
-    assert late == {"hessgnn.sweep.sweep", "hessgnn.benchmark"}
+    names = ("errors", "units", "data.batch", "cli", "runtime.files", "training.run", "sweep.sweep")
+    assert imports_of(source) == {*(f"hessgnn.{name}" for name in names), "hessgnn_bench.steps"}
     assert len(MODULES) > 50
-    assert sum(len(at_once) for at_once, _ in IMPORTS.values()) > 150
+    assert sum(map(len, IMPORTS.values())) > 150
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if name not in EXEMPT])
-def test_a_module_imports_from_no_floor_above_its_own(name: str) -> None:
-    above = {other for other in IMPORTS[name][0] if floor(other) > floor(name)}
-    assert above == set(), f"floor {floor(name)} imports from above"
+def test_no_room_imports_from_one_above_it() -> None:
+    """Rooms that import from each other, straight or in a ring, have no floors."""
+    try:
+        floors()
+    except CycleError as error:
+        ring = error.args[1]
+        ties = [
+            f"{name} -> {other}"
+            for name, others in IMPORTS.items()
+            for other in sorted(others)
+            if any((room(other), room(name)) == pair for pair in pairwise(ring))
+        ]
+        pytest.fail(f"{' <- '.join(ring)}: {'; '.join(ties)}")
 
 
-def test_late_imports_that_go_up_are_the_known_ones() -> None:
-    found = {
-        (name, other)
-        for name, (_, late) in IMPORTS.items()
-        for other in late
-        if name not in EXEMPT and floor(other) > floor(name)
-    }
-    assert found == LATE
+def test_no_files_import_each_other() -> None:
+    try:
+        TopologicalSorter(IMPORTS).prepare()
+    except CycleError as error:
+        pytest.fail(" <- ".join(error.args[1]))
 
 
-def test_curvature_knows_nothing_of_training() -> None:
-    for name, (at_once, late) in IMPORTS.items():
-        if name.startswith("hessgnn.curvature"):
-            assert not [other for other in at_once | late if other.startswith("hessgnn.training")], name
+def test_the_house_is_no_larger_than_it_must_be() -> None:
+    assert len(used_rooms()) <= ROOMS
+    assert len(floors()) <= FLOORS
 
 
-def test_only_entries_import_the_command_line() -> None:
-    found = {
-        name
-        for name, (at_once, late) in IMPORTS.items()
-        if not name.startswith("hessgnn.cli") and any(other.startswith("hessgnn.cli") for other in at_once | late)
-    }
-    assert found == {"hessgnn.__main__", "hessgnn.sweep.__main__"}
-
-
-def test_the_shipped_contract_needs_no_pytest_plugin_of_ours() -> None:
-    for name, (at_once, late) in IMPORTS.items():
-        if name.startswith("hessgnn.testing"):
-            assert not [other for other in at_once | late if floor(other) > 3], name
+def test_the_page_shows_the_floor_plan() -> None:
+    shown = PAGE.read_text(encoding="utf-8")
+    rows = [line for line in shown.splitlines() if line.startswith("| ")]
+    now = [line for line in floor_plan().splitlines() if line.startswith("| ")]
+    columns = [[part.strip() for part in line.split("|")] for line in rows]
+    wanted = [[part.strip() for part in line.split("|")] for line in now]
+    without_sizes = [[row[1], row[2], row[5]] for row in columns if len(row) == 7]
+    assert without_sizes == [[row[1], row[2], row[5]] for row in wanted], f"write into the page:\n{floor_plan()}"
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_a_module_is_about_one_thing(name: str) -> None:
     lines = MODULES[name].read_text(encoding="utf-8").count("\n")
     assert lines <= LONGEST, f"{lines} lines are usually two things"
+
+
+if __name__ == "__main__":
+    print(floor_plan())

@@ -13,7 +13,7 @@ from ase.optimize import FIRE
 
 from hessgnn.data.structure import Array
 from hessgnn.factory.recipe import PathSettings
-from hessgnn.runtime.extras import require
+from hessgnn.runtime.imports import require
 from hessgnn.surface.engines import Engine, EngineCalculator
 
 _ROUGH = 5.0

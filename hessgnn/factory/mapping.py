@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from hessgnn.errors import ConfigError
-from hessgnn.runtime.extras import require
+from hessgnn.runtime.imports import require
 
 Mol = Any
 """An ``rdkit.Chem.Mol``; rdkit is optional and carries no types."""

@@ -9,7 +9,7 @@ from hessgnn.data.structure import Array
 from hessgnn.factory.minimum import Stationary
 from hessgnn.factory.recipe import SaddleSettings
 from hessgnn.molecules.vibrations import vibrations
-from hessgnn.runtime.extras import require
+from hessgnn.runtime.imports import require
 from hessgnn.surface.engines import Engine, EngineCalculator, LabelError
 
 

@@ -1,20 +1,22 @@
-"""Imports that a user asks for by name: what fails is told in one line."""
+"""Imports that a user asks for: by path in a config, or from an optional package."""
 
 from __future__ import annotations
 
 import importlib
+import sys
+from pathlib import Path
 from typing import Any
 
-from hessgnn.errors import ConfigError
+from hessgnn.errors import ConfigError, did_you_mean
 
 
-def import_attribute(path: str) -> Any:
-    """Import what a user named as ``module:attribute``.
+def import_path(path: str) -> Any:
+    """Import what a user named as ``package.module:name``; the working folder is searched first.
 
     Parameters
     ----------
     path
-        E.g. ``ase.calculators.emt:EMT``.
+        For example ``my_gnn:Net``.
 
     Returns
     -------
@@ -26,12 +28,51 @@ def import_attribute(path: str) -> Any:
     ConfigError
         When it is not such a path, or cannot be imported.
     """
-    module, _, attribute = path.partition(":")
-    if not (module and attribute):
-        raise ConfigError("is not an import path", where=path, remedy="write module:factory")
+    module_name, _, attribute = path.partition(":")
+    if not (module_name and attribute):
+        raise ConfigError("is not an import path", where=path, remedy="write package.module:name")
+    here = str(Path.cwd())
+    if here not in sys.path:  # a console script does not search the working folder by itself
+        sys.path.insert(0, here)
     try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
         raise ConfigError(
-            f"cannot be imported ({error})", where=path, remedy="install it, or check the spelling"
+            f"cannot be imported ({error})", where=path, remedy="run from the folder that holds it, or install it"
+        ) from error
+    if not hasattr(module, attribute):
+        names = [name for name in vars(module) if not name.startswith("_")]
+        raise ConfigError(f"{module_name} has no {attribute!r}", where=path, remedy=did_you_mean(attribute, names))
+    return getattr(module, attribute)
+
+
+def require(module: str, *, package: str, extra: str, purpose: str) -> Any:
+    """Import a module of an optional package.
+
+    Parameters
+    ----------
+    module
+        What to import.
+    package
+        What pip calls it.
+    extra
+        The extra of hessgnn that installs it.
+    purpose
+        What needs it, as the subject of a sentence.
+
+    Returns
+    -------
+    module
+        The module.
+
+    Raises
+    ------
+    ConfigError
+        With the pip line, when it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"{purpose} needs {package}, which is not installed", remedy=f"pip install 'hessgnn[{extra}]'"
         ) from error

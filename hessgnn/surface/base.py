@@ -25,7 +25,7 @@ from hessgnn.data.neighbors import NeighborFinder, neighbors_of_molecules
 from hessgnn.data.structure import Array, Structure
 from hessgnn.errors import ConfigError
 from hessgnn.potentials.base import Potential
-from hessgnn.runtime.imports import import_attribute
+from hessgnn.runtime.imports import import_path
 from hessgnn.surface.calculator import HessGNNCalculator
 from hessgnn.surface.engines.base import central_differences
 from hessgnn.surface.failures import FAILURES, reason_of
@@ -296,7 +296,7 @@ def surface_from_import_path(path: str) -> CalculatorSurface:
     ConfigError
         When it cannot be imported or made.
     """
-    factory = import_attribute(path)
+    factory = import_path(path)
     module, _, attribute = path.partition(":")
     try:
         surface = CalculatorSurface(factory, name=attribute)

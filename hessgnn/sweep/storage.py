@@ -16,7 +16,7 @@ from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.exc import DatabaseError, IntegrityError
 
 from hessgnn.errors import ConfigError
-from hessgnn.runtime.extras import require
+from hessgnn.runtime.imports import require
 from hessgnn.sweep.config import SweepConfig
 
 JOURNAL = "study.journal"

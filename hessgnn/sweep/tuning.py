@@ -30,7 +30,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from hessgnn.experiments.job import Outcome
 from hessgnn.experiments.workers import PRUNED
 from hessgnn.runtime.config import get_dotted
-from hessgnn.runtime.extras import require
+from hessgnn.runtime.imports import require
 from hessgnn.sweep.config import PAPER_WEIGHTS, SweepConfig
 from hessgnn.sweep.ledger import Ledger, is_open
 from hessgnn.sweep.life import Heart

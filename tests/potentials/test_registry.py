@@ -8,6 +8,7 @@ from hessgnn.errors import ConfigError
 from hessgnn.potentials import registry
 from hessgnn.potentials.base import Potential, PotentialConfig
 from hessgnn.potentials.schnet import SchNet
+from hessgnn.runtime import registry as lookup
 
 
 class Plugin(Potential):
@@ -17,13 +18,13 @@ class Plugin(Potential):
 
 @pytest.fixture
 def plugin(monkeypatch):
-    point = importlib.metadata.EntryPoint("plugged", f"{__name__}:Plugin", registry.ENTRY_POINTS)
+    point = importlib.metadata.EntryPoint("plugged", f"{__name__}:Plugin", registry.POTENTIALS.group)
 
     def entry_points(*, group, name=None):
         assert group == "hessgnn.potentials"
         return [point] if name in (None, "plugged") else []
 
-    monkeypatch.setattr(registry, "entry_points", entry_points)
+    monkeypatch.setattr(lookup, "entry_points", entry_points)
     monkeypatch.setitem(sys.modules, __name__, sys.modules[__name__])
 
 
@@ -43,8 +44,8 @@ def test_an_entry_point_joins_the_names(plugin):
 
 
 def test_an_entry_point_that_is_no_potential_is_refused(monkeypatch):
-    point = importlib.metadata.EntryPoint("wrong", "json:dumps", registry.ENTRY_POINTS)
-    monkeypatch.setattr(registry, "entry_points", lambda *, group, name=None: [point])
+    point = importlib.metadata.EntryPoint("wrong", "json:dumps", registry.POTENTIALS.group)
+    monkeypatch.setattr(lookup, "entry_points", lambda *, group, name=None: [point])
     with pytest.raises(ConfigError, match="wrong: is not a subclass"):
         registry.resolve("wrong")
 

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from hessgnn.data.store.layout import unpack
 from hessgnn.data.structure import Array
 from hessgnn.errors import DataError
-from hessgnn.runtime.extras import require
+from hessgnn.runtime.imports import require
 
 _BLOCK = 256  # structures read from HDF5 at once,
 _BLOCK_NUMBERS = 2**24  # and numbers; one structure may be larger

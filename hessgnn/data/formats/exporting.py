@@ -36,7 +36,7 @@ def export_data(store: Store, name: str, target: Path, *, split: str | None = No
     DataError
         When the target exists, or a structure is more than the format can hold.
     """
-    writer = registry.find("export", name, registry.writers())
+    writer = registry.WRITERS[name]
     if target.exists():
         raise DataError("exists already", where=target, remedy="remove it or give another name")
     indices = np.arange(len(store)) if split is None else store.indices(split)

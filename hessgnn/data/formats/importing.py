@@ -105,7 +105,7 @@ def import_data(
     DataError
         When nothing can be read, the level of theory is not known, or two levels are mixed.
     """
-    registry.find("import", name, registry.readers())
+    registry.READERS[name]  # an unknown name is an error before anything is read
     if output.exists():
         raise DataError("exists already", where=output, remedy="remove it or give another name")
     if not source.exists():

@@ -5,16 +5,15 @@ A format joins by one file in this package with a function under :func:`reader`,
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from hessgnn.data.structure import Structure
-from hessgnn.errors import ConfigError, DataError, did_you_mean
+from hessgnn.errors import DataError
+from hessgnn.runtime.registry import Registry
 
 _DAMAGE = (
     *(ValueError, LookupError, TypeError, AttributeError, SyntaxError, OSError, EOFError, RuntimeError, MemoryError),
@@ -84,81 +83,11 @@ Reader = Callable[[Path], Iterator[Entry]]
 Writer = Callable[[Iterable[Structure], Path, str], None]
 """Writes structures to a path that does not exist yet, atomically; the last argument is their level of theory."""
 
-R = TypeVar("R", bound=Reader)
-W = TypeVar("W", bound=Writer)
+READERS: Registry[Reader] = Registry("format to import", "hessgnn.data.formats", group="hessgnn.readers")
+WRITERS: Registry[Writer] = Registry("format to export", "hessgnn.data.formats", group="hessgnn.writers")
 
-_readers: dict[str, Reader] = {}
-_writers: dict[str, Writer] = {}
-
-
-def reader(name: str) -> Callable[[R], R]:
-    """Announce a reader, as a decorator.
-
-    Parameters
-    ----------
-    name
-        What ``hessgnn data import`` calls the format.
-
-    Returns
-    -------
-    Callable
-        The decorator; it returns the function unchanged.
-    """
-
-    def decorate(function: R) -> R:
-        _readers[name] = function
-        return function
-
-    return decorate
-
-
-def writer(name: str) -> Callable[[W], W]:
-    """Announce a writer, as a decorator; see :func:`reader`."""
-
-    def decorate(function: W) -> W:
-        _writers[name] = function
-        return function
-
-    return decorate
-
-
-def readers() -> dict[str, Reader]:
-    """All readers by name."""
-    _import_all()
-    return dict(sorted(_readers.items()))
-
-
-def writers() -> dict[str, Writer]:
-    """All writers by name."""
-    _import_all()
-    return dict(sorted(_writers.items()))
-
-
-def find(kind: str, name: str, known: dict) -> Callable:
-    """Look a name up.
-
-    Parameters
-    ----------
-    kind
-        ``import`` or ``export``, for the message.
-    name
-        What the user wrote.
-    known
-        :func:`readers` or :func:`writers`.
-
-    Returns
-    -------
-    Callable
-        The reader or writer.
-
-    Raises
-    ------
-    ConfigError
-        When there is none.
-    """
-    if name not in known:
-        raise ConfigError(f"no such format to {kind}", where=name, remedy=did_you_mean(name, known))
-    return known[name]
+reader, writer = READERS.register, WRITERS.register
+"""Decorators that announce a function as the reader or writer of the format that they name."""
 
 
 def structures(name: str, source: str | Path) -> Iterator[Structure]:
@@ -206,7 +135,7 @@ def entries(name: str, source: Path) -> Iterator[Entry]:
         When the source as a whole is missing, damaged or something else.
     """
     try:
-        yield from find("import", name, readers())(source)
+        yield from READERS[name](source)
     except DataError as error:
         raise error if error.where is not None else DataError(error.what, where=source, remedy=error.remedy) from error
     except _DAMAGE as error:
@@ -215,10 +144,3 @@ def entries(name: str, source: Path) -> Iterator[Entry]:
 
 def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-
-
-def _import_all() -> None:
-    """Import every module of this package once, so that one more file is one more format."""
-    package = importlib.import_module("hessgnn.data.formats")
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"hessgnn.data.formats.{module.name}")

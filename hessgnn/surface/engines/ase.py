@@ -11,7 +11,7 @@ from pydantic import Field
 
 from hessgnn.data.structure import Array
 from hessgnn.errors import ConfigError
-from hessgnn.runtime.imports import import_attribute
+from hessgnn.runtime.imports import import_path
 from hessgnn.surface.engines.base import Engine, EngineSettings
 
 
@@ -44,7 +44,7 @@ class AseEngine(Engine):
     def __init__(self, settings: AseSettings) -> None:
         super().__init__(settings, level_of_theory=settings.level_of_theory)
         where = f"engine.calculator {settings.calculator}"
-        factory = import_attribute(settings.calculator)
+        factory = import_path(settings.calculator)
         try:
             self._calculator: Calculator = factory(**settings.arguments)
         except (TypeError, ValueError, RuntimeError, OSError) as error:

@@ -14,7 +14,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from hessgnn.data.structure import Array
 from hessgnn.errors import ConfigError
-from hessgnn.runtime.extras import require
+from hessgnn.runtime.imports import require
 from hessgnn.surface.engines.base import Engine, EngineSettings
 from hessgnn.units import BOHR, HARTREE, HARTREE_PER_BOHR, HARTREE_PER_BOHR2
 

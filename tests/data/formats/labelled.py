@@ -46,13 +46,13 @@ def read(name, source):
 
 
 def levels(name, source):
-    return {entry.read()[1] for entry in registry.readers()[name](source)}
+    return {entry.read()[1] for entry in registry.READERS[name](source)}
 
 
 def reasons(name, source):
     """Why entries cannot be read, by file and key."""
     found = {}
-    for entry in registry.readers()[name](source):
+    for entry in registry.READERS[name](source):
         try:
             entry.read()
         except DataError as error:

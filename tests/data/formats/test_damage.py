@@ -19,7 +19,7 @@ from hessgnn.errors import DataError
 def exported(name, suffix):
     def make(folder):
         target = folder / f"source{suffix}"
-        registry.writers()[name](labelled(3), target, "GFN2-xTB")
+        registry.WRITERS[name](labelled(3), target, "GFN2-xTB")
         return target
 
     return make
@@ -87,7 +87,7 @@ def fill_transition1x(file):
 
 def deepmd(part):
     def make(folder):
-        registry.writers()["deepmd"](labelled(3), folder / "system", "GFN2-xTB")
+        registry.WRITERS["deepmd"](labelled(3), folder / "system", "GFN2-xTB")
         return next(iter(sorted((folder / "system").rglob(part))))
 
     return make

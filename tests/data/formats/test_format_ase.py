@@ -32,7 +32,7 @@ def varied():
 )
 def test_round_trip(tmp_path, name, file, atol):
     made = varied()
-    registry.writers()[name](made, tmp_path / file, "GFN2-xTB")
+    registry.WRITERS[name](made, tmp_path / file, "GFN2-xTB")
     found = read(name, tmp_path / file)
     assert_same(found, made, atol=atol)
     assert [s.energy for s in found] == [s.energy for s in made]
@@ -42,7 +42,7 @@ def test_round_trip(tmp_path, name, file, atol):
 
 def test_a_name_that_extended_xyz_cannot_hold_is_told(tmp_path):
     with pytest.raises(DataError, match="cannot be written as extended XYZ"):
-        registry.writers()["extxyz"]([replace(labelled(1)[0], name="a\nb")], tmp_path / "a.xyz", "")
+        registry.WRITERS["extxyz"]([replace(labelled(1)[0], name="a\nb")], tmp_path / "a.xyz", "")
     assert not list(tmp_path.iterdir())
 
 

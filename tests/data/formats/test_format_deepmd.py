@@ -43,7 +43,7 @@ def test_round_trip_is_exact(tmp_path, monkeypatch):
     made[1] = replace(made[1], cell=np.diag([9.0, 8.0, 7.0]), pbc=np.ones(3))
     made[2] = replace(made[2], numbers=made[2].numbers[::-1])  # the same formula in another order
     monkeypatch.setattr(deepmd, "_BUFFERED", 500)
-    registry.writers()["deepmd"](made, tmp_path / "out", "GFN2-xTB")
+    registry.WRITERS["deepmd"](made, tmp_path / "out", "GFN2-xTB")
     found = sorted(read("deepmd", tmp_path / "out"), key=lambda s: int(s.name.split()[-1]))
     assert_same(found, made)
     assert levels("deepmd", tmp_path / "out") == {"GFN2-xTB"}
@@ -57,7 +57,7 @@ def test_round_trip_is_exact(tmp_path, monkeypatch):
 def test_partly_periodic_structures_are_refused(tmp_path):
     slab = replace(labelled(1)[0], cell=np.eye(3) * 9, pbc=[True, True, False])
     with pytest.raises(DataError, match="some directions only"):
-        registry.writers()["deepmd"]([slab], tmp_path / "out", "")
+        registry.WRITERS["deepmd"]([slab], tmp_path / "out", "")
     assert not list(tmp_path.iterdir())
 
 

@@ -66,7 +66,7 @@ def test_energy_and_forces_are_those_that_gaussian_prints():
 
 @present
 def test_a_folder_has_levels_of_theory_by_file():
-    found = {entry.where: entry.read() for entry in registry.readers()["gaussian"](REFERENCE)}
+    found = {entry.where: entry.read() for entry in registry.READERS["gaussian"](REFERENCE)}
     assert len(found) == 12
     assert {record.level for record in found.values()} == {
         "B97D/6-31G(d)",
@@ -156,7 +156,7 @@ def test_charge_and_multiplicity(tmp_path, state, found):
     charge, multiplicity = state.split(",")
     numbers = f"{'Charge':40}   I     {charge:>12}\n{'Multiplicity':40}   I     {multiplicity:>12}\n"
     (tmp_path / "h2.fchk").write_text(fchk().replace("SCF Energy", numbers + "SCF Energy"))
-    (entry,) = registry.readers()["gaussian"](tmp_path)
+    (entry,) = registry.READERS["gaussian"](tmp_path)
     assert entry.read().state == found
 
 

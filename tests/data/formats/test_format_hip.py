@@ -14,7 +14,7 @@ def test_round_trip_is_exact(tmp_path):
     made[1] = replace(made[1], forces=None, hessian=None)
     made[2] = replace(made[2], cell=np.diag([9.0, 8.0, 7.0]), pbc=[True, True, False])
     made[3] = replace(made[3], energy=None, hessian_asymmetry=1e-4)
-    registry.writers()["hip"](made, tmp_path / "x.h5", "GFN2-xTB")
+    registry.WRITERS["hip"](made, tmp_path / "x.h5", "GFN2-xTB")
     found = read("hip", tmp_path / "x.h5")
     assert_same(found, made)  # config_10 after config_9
     assert found[3].hessian_asymmetry == 1e-4
@@ -60,7 +60,7 @@ def test_nothing_is_left_of_a_failed_export(tmp_path):
         yield labelled(1)[0]
         raise DataError("the source is damaged")
 
-    for name in registry.writers():
+    for name in registry.WRITERS:
         with pytest.raises(DataError, match="damaged"):
-            registry.writers()[name](breaks(), tmp_path / "x.h5", "")
+            registry.WRITERS[name](breaks(), tmp_path / "x.h5", "")
         assert not list(tmp_path.iterdir()), name

@@ -149,5 +149,5 @@ def test_names_of_many_sort_as_they_follow_each_other(some, tmp_path):
 def test_a_charged_molecule_is_not_mixed_with_neutral_ones(source):
     with h5py.File(source, "r+") as file:
         file["rxn/water"].attrs.update(crg=1, mult=2)
-    states = {entry.read()[2] for entry in registry.readers()["openreact"](source)}
+    states = {entry.read()[2] for entry in registry.READERS["openreact"](source)}
     assert states == {"charge +1", ""}

@@ -19,7 +19,7 @@ LEVEL = ImportOptions(level="GFN2-xTB", hessian_dtype="float64")
 
 
 def write(path, structures, level=""):
-    registry.writers()["hip"](structures, path, level)
+    registry.WRITERS["hip"](structures, path, level)
     return path
 
 
@@ -224,7 +224,7 @@ def test_unknown_formats_and_sources(source, tmp_path):
 
 
 def test_one_file_is_one_format(tmp_path, monkeypatch):
-    monkeypatch.setattr(registry, "_readers", dict(registry.readers()))
+    monkeypatch.setattr(registry.READERS, "_found", dict(registry.READERS))
 
     @registry.reader("mine")
     def read(source):
@@ -281,7 +281,7 @@ def test_a_source_that_cannot_even_be_listed(tmp_path, monkeypatch):
         yield registry.Entry("first", lambda: (labelled(1)[0], "x"))
         raise KeyError("no such group")
 
-    monkeypatch.setattr(registry, "_readers", {"broken": read})
+    monkeypatch.setattr(registry.READERS, "_found", {"broken": read})
     (tmp_path / "x").touch()
     with pytest.raises(DataError, match=r"x: cannot be read \(KeyError: 'no such group'\). To mend: check the format"):
         import_data("broken", tmp_path / "x", tmp_path / "out.h5")

@@ -15,7 +15,7 @@ from hessgnn.data.store.store import Store, write_store
 VERBS = {
     "split": ("split", "rtp-mini", "-o", "TARGET"),
     "import": ("import", "hip", "SOURCE", "-o", "TARGET", "--level", "x"),
-    **{name: ("export", "rtp-mini", name, "TARGET", "--split", "validation") for name in registry.writers()},
+    **{name: ("export", "rtp-mini", name, "TARGET", "--split", "validation") for name in registry.WRITERS},
 }
 
 
@@ -41,7 +41,7 @@ def run(verb, target, source=""):
 def source(tmp_path_factory):
     path = tmp_path_factory.mktemp("source") / "source.h5"
     store = Store.open("rtp-mini")
-    registry.writers()["hip"]((store[int(i)] for i in store.indices("validation")), path, "GFN2-xTB")
+    registry.WRITERS["hip"]((store[int(i)] for i in store.indices("validation")), path, "GFN2-xTB")
     return path
 
 

@@ -3,7 +3,7 @@ import sys
 import pytest
 
 from hessgnn.errors import ConfigError
-from hessgnn.runtime.extras import require
+from hessgnn.runtime.imports import require
 
 
 def test_what_is_installed_is_imported():
