@@ -249,7 +249,7 @@ def of_states(*states):
 def test_charged_and_neutral_ones_are_not_mixed_unnoticed(tmp_path, monkeypatch):
     (tmp_path / "x").touch()
     monkeypatch.setattr(
-        registry, "_readers", {"mixed": of_states("", "charge -1", ""), "ions": of_states(*["charge +1"] * 2)}
+        registry.READERS, "_found", {"mixed": of_states("", "charge -1", ""), "ions": of_states(*["charge +1"] * 2)}
     )
     with pytest.raises(DataError, match="is at DFT, charge -1, what came before at DFT: a set has one level of theory"):
         import_data("mixed", tmp_path / "x", tmp_path / "a.h5")
