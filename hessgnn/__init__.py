@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hessgnn.curvature.prediction import Prediction
+    from hessgnn.curvature.model import Prediction
     from hessgnn.data.batch import Batch
     from hessgnn.errors import UserError
     from hessgnn.evaluation.evaluate import evaluate
@@ -38,7 +38,7 @@ _HOME = {
     "Batch": "hessgnn.data.batch",
     "Potential": "hessgnn.potentials.base",
     "PotentialConfig": "hessgnn.potentials.base",
-    "Prediction": "hessgnn.curvature.prediction",
+    "Prediction": "hessgnn.curvature.model",
     "RunConfig": "hessgnn.training.config",
     "UserError": "hessgnn.errors",
     "create": "hessgnn.potentials.registry",

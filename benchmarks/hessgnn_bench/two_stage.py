@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from hessgnn.curvature.graph import ForceGraph
 from hessgnn.curvature.probes import Probes
-from hessgnn.curvature.products import ForceGraph
 from hessgnn.data.batch import Batch
 from hessgnn.potentials.base import Potential
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hessgnn.curvature.backends import fastest
-from hessgnn.curvature.products import Backend, ForceGraph
+from hessgnn.curvature.graph import ForceGraph
+from hessgnn.curvature.model import EnergyModel
+from hessgnn.curvature.products import Backend, fastest
 from hessgnn.data.batch import Batch
-from hessgnn.potentials.base import Potential
 
 MEMORY = 2**30
 """Bytes that the products of one chunk may take, roughly."""
@@ -39,7 +39,7 @@ class Chunks:
 
     def products(
         self,
-        potential: Potential,
+        potential: EnergyModel,
         batch: Batch,
         number: int,
         vectors: Callable[[Tensor], Tensor],

@@ -15,9 +15,9 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from hessgnn.curvature.chunks import Chunks
-from hessgnn.curvature.products import ForceGraph
+from hessgnn.curvature.graph import ForceGraph
+from hessgnn.curvature.model import EnergyModel
 from hessgnn.data.batch import Batch
-from hessgnn.potentials.base import Potential
 
 
 class Environments:
@@ -44,7 +44,7 @@ class Environments:
         """Products that the Hessian takes."""
         return 3 * int(self.count.max())
 
-    def hessian(self, potential: Potential, chunks: Chunks) -> csr_array:
+    def hessian(self, potential: EnergyModel, chunks: Chunks) -> csr_array:
         """Hessian of the whole batch.
 
         Parameters

@@ -9,16 +9,15 @@ from torch import Tensor
 
 from hessgnn.curvature.chunks import MEMORY, Chunks
 from hessgnn.curvature.local_hessian import local_hessians, sparse_local_hessian
+from hessgnn.curvature.model import EnergyModel, has_closed_form
 from hessgnn.curvature.probes import all_rows
 from hessgnn.curvature.products import Backend
 from hessgnn.curvature.sparse import compressed_hessian
 from hessgnn.data.batch import Batch
-from hessgnn.potentials.base import Potential
-from hessgnn.potentials.closed_form import has_closed_form
 
 
 def padded_hessians(
-    potential: Potential,
+    potential: EnergyModel,
     batch: Batch,
     *,
     chunk: int | None = None,
@@ -58,7 +57,7 @@ def padded_hessians(
 
 
 def hessians(
-    potential: Potential,
+    potential: EnergyModel,
     batch: Batch,
     *,
     chunk: int | None = None,
@@ -86,7 +85,7 @@ def hessians(
 
 
 def sparse_hessians(
-    potential: Potential,
+    potential: EnergyModel,
     batch: Batch,
     *,
     chunk: int | None = None,
@@ -123,7 +122,7 @@ def sparse_hessians(
     return [whole[first : first + n, first : first + n] for first, n in zip(firsts, sizes, strict=True)]
 
 
-def _row_by_row(potential: Potential, batch: Batch, chunks: Chunks) -> Tensor:
+def _row_by_row(potential: EnergyModel, batch: Batch, chunks: Chunks) -> Tensor:
     rows = all_rows(batch).vectors
     products = chunks.products(potential, batch, len(rows), lambda part: rows[part])
     return torch.cat([batch.pad(part) for _, part in products]).transpose(0, 1)

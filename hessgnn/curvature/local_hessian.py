@@ -14,8 +14,8 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
+from hessgnn.curvature.model import ClosedFormModel
 from hessgnn.data.batch import Batch
-from hessgnn.potentials.closed_form import ClosedFormPotential
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Blocks:
 
 
 @torch.no_grad()
-def hessian_blocks(potential: ClosedFormPotential, batch: Batch, memory: int) -> Iterator[Blocks]:
+def hessian_blocks(potential: ClosedFormModel, batch: Batch, memory: int) -> Iterator[Blocks]:
     """Compute the contributions of some atoms after others.
 
     Parameters
@@ -68,7 +68,7 @@ def hessian_blocks(potential: ClosedFormPotential, batch: Batch, memory: int) ->
         )
 
 
-def local_hessians(potential: ClosedFormPotential, batch: Batch, memory: int) -> Tensor:
+def local_hessians(potential: ClosedFormModel, batch: Batch, memory: int) -> Tensor:
     """Put the Hessians together.
 
     Parameters
@@ -89,7 +89,7 @@ def local_hessians(potential: ClosedFormPotential, batch: Batch, memory: int) ->
     return flat.view(-1, n, n, 3, 3).permute(0, 1, 3, 2, 4).reshape(-1, 3 * n, 3 * n)
 
 
-def sparse_local_hessian(potential: ClosedFormPotential, batch: Batch, memory: int) -> csr_array:
+def sparse_local_hessian(potential: ClosedFormModel, batch: Batch, memory: int) -> csr_array:
     """Put the Hessians together without their zeros.
 
     Parameters

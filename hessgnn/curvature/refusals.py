@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from hessgnn.curvature.model import EnergyModel
 from hessgnn.data.batch import Batch
 from hessgnn.errors import UserError
-from hessgnn.potentials.base import Potential
 
 _PRECISE = (torch.float32, torch.float64)
 _CONVERT = "convert potential and batch to float32 or float64"
@@ -30,12 +30,12 @@ _NO_BACKWARD = "must implement either the backward or vjp"
 _MARK = once_differentiable(print).__code__
 """All functions that were marked share the code of the wrapper."""
 
-_sound_modules: WeakSet[Potential] = WeakSet()
-_sound_graphs: WeakSet[Potential] = WeakSet()
+_sound_modules: WeakSet[EnergyModel] = WeakSet()
+_sound_graphs: WeakSet[EnergyModel] = WeakSet()
 """Potentials that were looked at: neither look is worth its time in every training step."""
 
 
-def require_sound_modules(potential: Potential, batch: Batch) -> None:
+def require_sound_modules(potential: EnergyModel, batch: Batch) -> None:
     """Refuse what is known to have no second derivatives before anything is computed.
 
     Parameters
@@ -70,7 +70,7 @@ def require_sound_modules(potential: Potential, batch: Batch) -> None:
     _sound_modules.add(potential)
 
 
-def require_sound_graph(potential: Potential, batch: Batch, energy: Tensor, leaf: Tensor) -> None:
+def require_sound_graph(potential: EnergyModel, batch: Batch, energy: Tensor, leaf: Tensor) -> None:
     """Refuse functions that say that they can be differentiated only once.
 
     Parameters
@@ -99,7 +99,7 @@ def require_sound_graph(potential: Potential, batch: Batch, energy: Tensor, leaf
     _sound_graphs.add(potential)
 
 
-def require_connected(potential: Potential, batch: Batch, output: Tensor, what: str) -> None:
+def require_connected(potential: EnergyModel, batch: Batch, output: Tensor, what: str) -> None:
     """Refuse an energy or gradient that has lost its way back to the positions.
 
     Parameters
@@ -127,7 +127,7 @@ def require_connected(potential: Potential, batch: Batch, output: Tensor, what: 
 
 
 @contextmanager
-def explained(potential: Potential, batch: Batch) -> Iterator[None]:
+def explained(potential: EnergyModel, batch: Batch) -> Iterator[None]:
     """Tell which operation, of which module, has no derivative.
 
     Parameters
@@ -212,7 +212,7 @@ def _created() -> int:
     return torch.autograd._get_sequence_nr()  # type: ignore[attr-defined]
 
 
-def _called_by(potential: Potential, batch: Batch, fits: Callable[[Any], bool]) -> str:
+def _called_by(potential: EnergyModel, batch: Batch, fits: Callable[[Any], bool]) -> str:
     """Run the energy once more and say in which module a node was made that fits; nothing if in none."""
     names = {module: name for name, module in potential.named_modules()}
     entered: dict[nn.Module, list[int]] = {module: [] for module in names}

@@ -27,10 +27,10 @@ from torch import Tensor
 from hessgnn.curvature.chunks import Chunks
 from hessgnn.curvature.coloring import Coloring, color
 from hessgnn.curvature.environments import Environments
+from hessgnn.curvature.model import EnergyModel
 from hessgnn.curvature.products import predict
 from hessgnn.data.batch import Batch
 from hessgnn.errors import UserError
-from hessgnn.potentials.base import Potential
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ SMALLEST = 32
 """Atoms of the largest structure below which nobody looks: within three layers all of them interact."""
 
 
-def compressed_hessian(potential: Potential, batch: Batch, chunks: Chunks) -> csr_array | None:
+def compressed_hessian(potential: EnergyModel, batch: Batch, chunks: Chunks) -> csr_array | None:
     """Hessian of a whole batch, if it takes clearly fewer products than ``3 max(N)``.
 
     Parameters
@@ -122,7 +122,7 @@ class Columns:
         """Products that the Hessian takes."""
         return 3 * self.coloring.number
 
-    def hessian(self, potential: Potential, chunks: Chunks) -> csr_array:
+    def hessian(self, potential: EnergyModel, chunks: Chunks) -> csr_array:
         """Hessian of the whole batch.
 
         Parameters
@@ -149,7 +149,7 @@ class Columns:
         return (atom.unsqueeze(2) & component.unsqueeze(1)).to(self.batch.positions.dtype)
 
 
-def _way(potential: Potential, batch: Batch) -> Environments | Columns | None:
+def _way(potential: EnergyModel, batch: Batch) -> Environments | Columns | None:
     """The one place that decides how Hessians are formed."""
     if potential.n_hops is None or batch.max_atoms < SMALLEST or not batch.edge_index.shape[1]:
         return None
@@ -167,7 +167,7 @@ def _way(potential: Potential, batch: Batch) -> Environments | Columns | None:
     return way if worthwhile else None
 
 
-def _verify(potential: Potential, batch: Batch, hessian: csr_array) -> None:
+def _verify(potential: EnergyModel, batch: Batch, hessian: csr_array) -> None:
     """Multiply with one random vector both ways: a range declared too short would give wrong numbers silently."""
     generator = torch.Generator().manual_seed(0)
     vector = torch.randn(batch.positions.shape, generator=generator, dtype=torch.float64).to(batch.positions)

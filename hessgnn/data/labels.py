@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,9 +12,6 @@ from torch import Tensor
 
 from hessgnn.data.modes import Modes
 from hessgnn.data.store.layout import packed_size
-
-if TYPE_CHECKING:
-    from hessgnn.data.batch import Batch
 
 _BLOCK = 4 * 1024**2  # entries that are unpacked at a time
 
@@ -49,49 +45,44 @@ class Hessians:
     dtype: torch.dtype
     device: torch.device
 
-    def products(self, batch: Batch, vectors: Tensor) -> Tensor:
+    def products(self, vectors: Tensor) -> Tensor:
         """Multiply each structure's Hessian with its part of some vectors.
 
         Parameters
         ----------
-        batch
-            The structures.
         vectors
-            ``(K, n_atoms, 3)``.
+            ``(K, n_structures, D)``, padded as :meth:`hessgnn.data.batch.Batch.pad` does.
 
         Returns
         -------
         Tensor
-            ``(K, n_atoms, 3)``.
+            ``(K, n_structures, D)``.
         """
-        padded = batch.pad(vectors)
-        products = torch.zeros_like(padded)
+        products = torch.zeros_like(vectors)
         for rows, block in self._blocks():
-            products[..., rows] = torch.einsum("sij,ksj->ksi", block, padded[..., : block.shape[-1]])
-        return batch.unpad(products)
+            products[..., rows] = torch.einsum("sij,ksj->ksi", block, vectors[..., : block.shape[-1]])
+        return products
 
-    def rows(self, batch: Batch, rows: Tensor) -> Tensor:
+    def rows(self, rows: Tensor) -> Tensor:
         """Take rows of the Hessians, and read no more than these.
 
         Parameters
         ----------
-        batch
-            The structures.
         rows
             ``(K, n_structures)`` int64: which row of each structure; one at or past 3N is zero.
 
         Returns
         -------
         Tensor
-            ``(K, n_atoms, 3)``.
+            ``(K, n_structures, D)``, padded as :meth:`hessgnn.data.batch.Batch.pad` does.
         """
         size = 3 * self.n_atoms * self.known
-        columns, chosen = np.arange(3 * batch.max_atoms), rows.cpu().numpy()[..., None]
+        columns, chosen = np.arange(3 * self.n_atoms.max()), rows.cpu().numpy()[..., None]
         there = (chosen < size[:, None]) & (columns < size[:, None])
         high, low = np.maximum(chosen, columns), np.minimum(chosen, columns)
         values = np.zeros(there.shape, dtype=self.numbers.dtype)
         values[there] = self.numbers[(self.first[:, None] + high * (high + 1) // 2 + low)[there]]
-        return batch.unpad(torch.from_numpy(values).to(self.device, self.dtype))
+        return torch.from_numpy(values).to(self.device, self.dtype)
 
     def dense(self) -> Tensor:
         """The matrices, ``(n_structures, D, D)``, formed anew at each call; ``D`` is 0 where no structure has one."""

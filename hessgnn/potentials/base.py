@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from ase.data import chemical_symbols
@@ -13,13 +13,12 @@ from pydantic import Field, PositiveFloat, field_validator
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-from hessgnn.curvature.prediction import Prediction
+from hessgnn.curvature.hessian import hessians
+from hessgnn.curvature.model import Prediction
+from hessgnn.curvature.products import Backend, predict
 from hessgnn.data.batch import Batch
 from hessgnn.errors import ConfigError, DataError
 from hessgnn.runtime.config import Settings
-
-if TYPE_CHECKING:
-    from hessgnn.curvature.products import Backend
 
 
 class PotentialConfig(Settings):
@@ -149,8 +148,6 @@ class Potential(nn.Module, ABC):
         Prediction
             Energy, forces and products.
         """
-        from hessgnn.curvature.products import predict
-
         return predict(self, batch, forces=forces, vectors=vectors, create_graph=create_graph, backend=backend)
 
     def energy(self, batch: Batch) -> Tensor:
@@ -167,8 +164,6 @@ class Potential(nn.Module, ABC):
 
     def hessian(self, batch: Batch) -> list[Tensor]:
         """Full Hessians without a graph, one ``(3N, 3N)`` for each structure, eV/Å²."""
-        from hessgnn.curvature.hessian import hessians
-
         return hessians(self, batch)
 
     def total_energy(self, batch: Batch) -> Tensor:

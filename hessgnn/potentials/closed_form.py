@@ -4,34 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from hessgnn.curvature.model import EdgeHessians
 from hessgnn.data.batch import Batch
 from hessgnn.potentials.base import Potential
-
-
-@dataclass(frozen=True)
-class EdgeHessians:
-    """Second derivatives of the energies of some atoms in the vectors to their neighbours.
-
-    Attributes
-    ----------
-    blocks
-        ``(n_centres, M, 3, M, 3)``, dimensionless/Å², with M the largest number of neighbours; zero beyond an atom's
-        own.
-    centre
-        ``(n_centres,)``, the atoms.
-    neighbor
-        ``(n_centres, M)``, their neighbours; any atom beyond their number.
-    """
-
-    blocks: Tensor
-    centre: Tensor
-    neighbor: Tensor
 
 
 class Evaluation(ABC):
@@ -108,11 +88,6 @@ class ClosedFormPotential(Potential):
         energy = self.energy_of(batch, learned)
         scale = self.scale.to(gradient)
         return energy, gradient * scale, products * scale
-
-
-def has_closed_form(potential: Potential) -> TypeGuard[ClosedFormPotential]:
-    """Whether a potential's own formulas serve."""
-    return isinstance(potential, ClosedFormPotential) and potential.closed_form
 
 
 class _Node(torch.autograd.Function):

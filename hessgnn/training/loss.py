@@ -24,7 +24,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from hessgnn.curvature.prediction import Prediction
+from hessgnn.curvature.model import Prediction
 from hessgnn.curvature.probes import Probes, draw
 from hessgnn.data.batch import Batch
 from hessgnn.data.labels import Labels
@@ -297,8 +297,8 @@ def reference_products(batch: Batch, labels: Labels, probes: Probes) -> Tensor:
         What is multiplied with; of unit vectors only these rows of the Hessians are read.
     """
     if probes.rows is not None:
-        return labels.hessians.rows(batch, probes.rows)
-    return labels.hessians.products(batch, probes.vectors)
+        return batch.unpad(labels.hessians.rows(probes.rows))
+    return batch.unpad(labels.hessians.products(batch.pad(probes.vectors)))
 
 
 def products_error(

@@ -3,8 +3,8 @@ import torch
 from ase import Atoms
 from ase.build import molecule
 
+from hessgnn.curvature.graph import ForceGraph
 from hessgnn.curvature.hessian import hessians, padded_hessians
-from hessgnn.curvature.products import ForceGraph
 from hessgnn.data.batch import Batch
 from hessgnn.potentials import registry
 

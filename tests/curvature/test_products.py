@@ -3,7 +3,7 @@ import torch
 from ase import Atoms
 from ase.build import molecule
 
-from hessgnn.curvature import backends as autotune
+from hessgnn.curvature import products as autotune
 from hessgnn.curvature.products import predict
 from hessgnn.data.batch import Batch
 from hessgnn.errors import UserError

@@ -70,7 +70,7 @@ def test_products_are_those_of_the_matrices(batch: Batch, block: int, monkeypatc
     monkeypatch.setattr(module, "_BLOCK", block)
     vectors = torch.randn(3, sum(SIZES), 3, dtype=torch.float64)
     torch.testing.assert_close(
-        hessians(batch).products(batch, vectors), products(batch, vectors), rtol=1e-12, atol=1e-12
+        batch.unpad(hessians(batch).products(batch.pad(vectors))), products(batch, vectors), rtol=1e-12, atol=1e-12
     )
 
 
@@ -78,21 +78,21 @@ def test_products_are_those_of_the_matrices(batch: Batch, block: int, monkeypatc
 def test_rows_are_products_with_unit_vectors(batch: Batch, kind) -> None:  # type: ignore[no-untyped-def]
     probes = draw(kind, 2, batch, torch.Generator().manual_seed(0))
     assert probes.rows is not None
-    assert torch.equal(hessians(batch).rows(batch, probes.rows), products(batch, probes.vectors))
+    assert torch.equal(batch.unpad(hessians(batch).rows(probes.rows)), products(batch, probes.vectors))
 
 
 def test_a_row_reads_its_own_entries_only() -> None:
     """All others are not numbers, and do no harm."""
     batch = Batch.from_structures(structures(()), 5.0)
     rows, first = torch.tensor([[4, 0, 20, 11]]), hessians(batch).first
-    expected = hessians(batch).rows(batch, rows)
+    expected = batch.unpad(hessians(batch).rows(rows))
     kept = np.zeros(len(hessians(batch).numbers), dtype=bool)
     for start, n, row in zip(first, SIZES, rows[0].tolist(), strict=True):
         for column in range(3 * n):
             high, low = max(row, column), min(row, column)
             kept[start + high * (high + 1) // 2 + low] = True
     hessians(batch).numbers[~kept] = np.nan
-    assert torch.equal(hessians(batch).rows(batch, rows), expected)
+    assert torch.equal(batch.unpad(hessians(batch).rows(rows)), expected)
 
 
 def test_selected_structures_keep_theirs(batch: Batch) -> None:
@@ -100,8 +100,8 @@ def test_selected_structures_keep_theirs(batch: Batch) -> None:
     part = batch.select(chosen)
     vectors = torch.randn(2, 7, 3, dtype=torch.float64)
     torch.testing.assert_close(
-        hessians(part).products(part, vectors)[:, :3],
-        hessians(batch).products(batch, torch.cat([vectors[:, :3], torch.zeros(2, 12, 3)], 1))[:, :3],
+        part.unpad(hessians(part).products(part.pad(vectors)))[:, :3],
+        batch.unpad(hessians(batch).products(batch.pad(torch.cat([vectors[:, :3], torch.zeros(2, 12, 3)], 1))))[:, :3],
     )
     assert torch.equal(hessians(part).dense()[0, :9, :9], hessians(batch).dense()[0, :9, :9])
 
@@ -120,4 +120,4 @@ def test_nothing_is_read_before_it_is_asked_for() -> None:
     hessians(batch).numbers[hessians(batch).first[2] :] = np.nan
     chosen = torch.tensor([True, True, False, False])
     part = batch.select(chosen)
-    assert hessians(part).products(part, torch.ones(1, 4, 3, dtype=torch.float64)).isfinite().all()
+    assert part.unpad(hessians(part).products(part.pad(torch.ones(1, 4, 3, dtype=torch.float64)))).isfinite().all()

@@ -10,21 +10,39 @@ atoms.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from hessgnn.curvature.model import EdgeHessians
 from hessgnn.data.batch import Batch
 from hessgnn.potentials.ani.aev import Environment
 from hessgnn.potentials.ani.element_networks import NetworkPass
-from hessgnn.potentials.closed_form import EdgeHessians
-
-if TYPE_CHECKING:
-    from hessgnn.potentials.ani.model import ANI
 
 
-def edge_hessians(potential: ANI, batch: Batch, atoms: Tensor) -> EdgeHessians:
+class Parts(Protocol):
+    """What is needed of :class:`~hessgnn.potentials.ani.model.ANI`."""
+
+    aev: Any
+    """:class:`torchani.aev.AEVComputer`."""
+    act: str
+
+    @property
+    def elements(self) -> tuple[int, ...]:
+        """Atomic numbers."""
+
+    def species(self, batch: Batch) -> Tensor:
+        """Index of each atom's element, ``(n_atoms,)``."""
+
+    def layers(self) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
+        """Weights and biases of each layer, then of each element."""
+
+    def feature_columns(self) -> Tensor:
+        """Features that a neighbour of each element has a part in, ``(n_elements, n_columns)``."""
+
+
+def edge_hessians(potential: Parts, batch: Batch, atoms: Tensor) -> EdgeHessians:
     """Second derivatives of the energies of some atoms.
 
     Parameters

@@ -17,13 +17,14 @@ from ase.data import chemical_symbols
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
+from hessgnn.curvature.model import EdgeHessians
 from hessgnn.data.batch import Batch
 from hessgnn.potentials.ani.aev import Displacement, Environment
 from hessgnn.potentials.ani.element_networks import NetworkPass
 from hessgnn.potentials.ani.hessian import edge_hessians
 from hessgnn.potentials.base import PotentialConfig
 from hessgnn.potentials.blocks.layers import activation
-from hessgnn.potentials.closed_form import ClosedFormPotential, EdgeHessians, Evaluation
+from hessgnn.potentials.closed_form import ClosedFormPotential, Evaluation
 from hessgnn.potentials.registry import register
 
 with warnings.catch_warnings():
