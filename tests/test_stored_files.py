@@ -1,0 +1,112 @@
+"""What the version before wrote is opened, resumed and reused by this one.
+
+``tests/stored/version-0.1.0.zip`` was made by version 0.1.0 with its own commands: a store of eleven structures
+(``tiny.h5``), a run that was evaluated (``run``), the same run interrupted at step 5 of 8 (``interrupted``), a finished
+sweep of three architectures with its study journal (``sweep``) and a study (``study``). Pages and most checkpoints were
+left out.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import hessgnn
+from hessgnn import cli
+from hessgnn.data.store import Store
+
+ARCHIVE = Path(__file__).parent / "stored" / "version-0.1.0.zip"
+
+
+@pytest.fixture
+def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    with zipfile.ZipFile(ARCHIVE) as archive:
+        archive.extractall(tmp_path)
+    monkeypatch.chdir(tmp_path)  # its configurations name the store by a relative path
+    return tmp_path
+
+
+def status_of(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments=arguments)
+    return int(ended.value.code or 0)
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)["potential"]
+
+
+def times(folder: Path, pattern: str) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in folder.glob(pattern)}
+
+
+def test_the_store_opens(stored: Path) -> None:
+    store = Store.open("tiny.h5")
+    record = json.loads(Path("run/record.json").read_text())
+    assert len(store) == 11
+    assert store.attributes.content_hash == record["data"]["content_hash"]
+    assert all(np.isfinite(store[i].hessian).all() for i in range(len(store)))
+
+
+@pytest.mark.parametrize("architecture", ["ani", "nequip", "schnet"])
+def test_a_run_folder_gives_the_predictions_that_were_saved(stored: Path, architecture: str) -> None:
+    (folder,) = Path("sweep/final").glob(f"{architecture}-E-F-H-*")
+    potential = hessgnn.load(folder).double()
+    store = Store.open("tiny.h5")
+    structures = [store[int(i)] for i in store.indices("nms")]
+    batch = hessgnn.Batch.from_atoms([s.to_atoms() for s in structures], cutoff=potential.cutoff)
+    saved = np.load(folder / "predictions-nms.npz")
+    np.testing.assert_allclose(potential.energy(batch).numpy(), saved["energy_predicted"], rtol=0, atol=1e-9)
+    np.testing.assert_allclose(potential.forces(batch).numpy(), saved["forces_predicted"], rtol=0, atol=1e-8)
+    hessians = np.concatenate([h.numpy().ravel() for h in potential.hessian(batch)])
+    np.testing.assert_allclose(hessians, saved["hessian_predicted"], rtol=0, atol=1e-6)
+
+
+def test_an_interrupted_run_is_resumed_to_the_same_weights(stored: Path) -> None:
+    assert status_of("train", "--resume", "interrupted") == 0
+    for name in ("best.pt", "last.pt"):
+        found, wanted = weights(Path("interrupted") / name), weights(Path("run") / name)
+        assert found.keys() == wanted.keys()
+        for key, value in wanted.items():
+            torch.testing.assert_close(found[key], value, rtol=1e-5, atol=1e-6)
+
+
+def test_an_evaluation_is_not_done_again(stored: Path) -> None:
+    before = json.loads(Path("run/record.json").read_text())
+    files, journals = times(Path("run"), "*.npz"), {path: path.read_text() for path in Path("run").glob("*.jsonl")}
+    assert status_of("evaluate", "run", "--tasks", "accuracy,relaxation") in (0, 3)
+    after = json.loads(Path("run/record.json").read_text())
+    assert times(Path("run"), "*.npz") == files
+    assert {path: path.read_text() for path in Path("run").glob("*.jsonl")} == journals
+    assert after["metrics"] == before["metrics"]
+    assert after["results"] == before["results"]
+
+
+def test_a_finished_sweep_is_opened_and_has_nothing_to_do(stored: Path) -> None:
+    trials = Path("sweep/trials.csv").read_text()
+    best = {path.name: path.read_text() for path in Path("sweep/best").iterdir()}
+    assert status_of("sweep", "sweep.yaml", "-o", "sweep") == 0
+    assert Path("sweep/trials.csv").read_text() == trials
+    assert {path.name: path.read_text() for path in Path("sweep/best").iterdir()} == best
+    assert Path("sweep/leaderboard/index.html").is_file()
+    assert not list(Path("sweep").glob("trials/*/*/last.pt"))  # they were left out, and no trial was run again
+
+
+def test_a_finished_study_is_opened_and_has_nothing_to_do(stored: Path) -> None:
+    points = json.loads(Path("study/points.json").read_text())
+    files = times(Path("study"), "runs/schnet*/*.npz")
+    assert status_of("study", "study.yaml", "-o", "study") == 0
+    assert json.loads(Path("study/points.json").read_text()) == points
+    assert times(Path("study"), "runs/schnet*/*.npz") == files
+
+
+def test_records_are_compared(stored: Path) -> None:
+    runs = [str(path.parent) for path in Path("sweep/final").glob("*/record.json")]
+    assert status_of("leaderboard", *runs, "-o", "board", "--trials", "sweep/trials.csv") == 0
+    board = json.loads(Path("board/leaderboard.json").read_text())
+    assert len(board["rows"]) == 7
