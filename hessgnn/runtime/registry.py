@@ -28,7 +28,8 @@ class Registry(Mapping[str, T]):
     kind
         What one of them is, for messages, such as ``potential``.
     package
-        Package whose modules register the things of this project; it is imported at the first look-up.
+        Package whose modules register the things of this project, or the one module that registers them all; imported
+        at the first look-up.
     group
         Entry-point group in which other packages announce theirs; ``package`` if absent.
     check
@@ -103,6 +104,8 @@ class Registry(Mapping[str, T]):
         ConfigError
             When there is no such name, module or attribute.
         """
+        if name in self._found:  # without looking at the folder again: a loop may ask in each step
+            return self._found[name]
         if ":" in name:
             return self._checked(import_path(name), name)
         self._import_own()
@@ -118,7 +121,7 @@ class Registry(Mapping[str, T]):
     def _import_own(self) -> None:
         """Import every module of the package once, so that one more file is one more thing."""
         package = importlib.import_module(self.package)
-        for module in pkgutil.iter_modules(package.__path__):
+        for module in pkgutil.iter_modules(getattr(package, "__path__", ())):
             importlib.import_module(f"{self.package}.{module.name}")
 
 
