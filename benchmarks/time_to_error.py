@@ -75,13 +75,14 @@ class Recipe:
 class Data:
     """Batches and the potential's scaling of one architecture."""
 
-    def __init__(self, name: str, number: int) -> None:
+    def __init__(self, name: str, probes: ProbeConfig) -> None:
         store = Store.open("rtp-mini")
         config = load_config(RunConfig, find_resource(f"configs/{name}.yaml"))
         self.config = config.with_resolved_potential(store.elements())
         self.rate = self.config.training.schedule.lr
         potential = build(self.config)
-        self.store, self.cutoff, self.number = store, potential.cutoff, number
+        self.store, self.cutoff = store, potential.cutoff
+        self.preparation = LossConfig(probes=probes).preparation()
         self.shared = (torch.float32, "cpu", potential.triplet_cutoff)
         validation = store.indices("validation")
         self.held_out = list(Loader(store, validation, self.cutoff, len(validation), *self.shared))
@@ -89,7 +90,8 @@ class Data:
     def loader(self, seed: int) -> Loader:
         """Batches in the order of a seed."""
         train = self.store.indices("train")
-        return Loader(self.store, train, self.cutoff, BATCH, *self.shared, seed=seed, modes=self.number)
+        shared = (self.store, train, self.cutoff, BATCH, *self.shared)
+        return Loader(*shared, seed=seed, preparation=self.preparation)
 
     def potential(self, seed: int, loader: Loader) -> Potential:
         """With the weights of a seed, scaled to the training split."""
@@ -169,7 +171,7 @@ def until(curve: Iterator[tuple[int, float, float]], target: float) -> dict[str,
 
 def recipes(kind: str | None, number: int | None, fraction: float) -> dict[str, Recipe]:
     default = ProbeConfig()
-    ours = ProbeConfig(kind=kind or default.kind, number=number or default.number, fraction=fraction)  # type: ignore[arg-type]
+    ours = ProbeConfig(kind=kind or default.kind, number=number or default.number, fraction=fraction)
     return {
         "hessgnn": Recipe(ours),
         "2 rows": Recipe(ProbeConfig(kind="rows", number=2, backend="loop"), plain=True),
@@ -224,7 +226,7 @@ def study(name: str, arguments: argparse.Namespace, console: Console) -> dict[st
     names = {key: recipe for key, recipe in all_recipes.items() if key not in left_out}
     loss = LossConfig()
     ours = names["hessgnn"].probes
-    data = Data(name, ours.number)
+    data = Data(name, ours)
     trained = {key: recipe for key, recipe in names.items() if key not in TRAINED_AS}
     rates = tuned(data, trained, loss, arguments.rates, arguments.tuning_steps)
 

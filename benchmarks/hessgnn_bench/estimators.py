@@ -11,17 +11,19 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from hessgnn.curvature.probes import ProbeKind, draw
+from hessgnn.curvature.probes import PROBES, ProbeKind, draw
 from hessgnn.data.batch import Batch
-from hessgnn.data.modes import reference_modes
 from hessgnn.data.neighbors import neighbors
+from hessgnn.data.prepared import Prepared
 from hessgnn.data.structure import Structure
+from hessgnn.errors import ConfigError
+from hessgnn.runtime.registry import Registry
 
 Draws = tuple[Tensor, Tensor]
 """Vectors ``(n_draws, K, 3N)`` and weights ``(n_draws, K)``."""
@@ -87,20 +89,19 @@ def averaged(vectors: Tensor) -> Draws:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A kind of the package."""
+    """A kind of probes, by its name."""
 
-    kind: ProbeKind
+    kind: str
 
     def __call__(self, known: Known, number: int, n_draws: int, generator: Generator) -> Draws:
         """Draw."""
         one = known.structure
-        modes = reference_modes(one.hessian, number, len(one)) if self.kind == "modes" else None
-        batch = Batch.from_structures(
-            [one] * n_draws,
-            1.0,
-            edges=[neighbors(one.positions, 1.0, one.cell, one.pbc)] * n_draws,
-            modes=None if modes is None else ([modes] * n_draws, number),
-        )
+        preparation = PROBES[self.kind]().preparation(number)
+        prepared = None
+        if preparation is not None:  # once for all draws, as a loader does
+            prepared = Prepared(preparation, [preparation.of_structure(one.hessian, len(one))] * n_draws)
+        edges = [neighbors(one.positions, 1.0, one.cell, one.pbc)] * n_draws
+        batch = Batch.from_structures([one] * n_draws, 1.0, edges=edges, prepared=prepared)
         probes = draw(self.kind, number, batch, generator)
         return batch.pad(probes.vectors).transpose(0, 1), probes.weights.T
 
@@ -212,7 +213,25 @@ def rows_and_signs(known: Known, number: int, n_draws: int, generator: Generator
     return torch.cat([rows, rest], 1), torch.cat([rows_weight, rest_weight], 1) / 2
 
 
-ESTIMATORS: dict[str, Estimator] = {
+def _checked(found: Any, name: str) -> Estimator:
+    """A kind of probes of another package is drawn as ours are."""
+    if isinstance(found, type) and issubclass(found, ProbeKind):
+        return Drawn(name)
+    if isinstance(found, type) or not callable(found):
+        raise ConfigError("is no estimator", where=name, remedy="name a function, or a class of probes")
+    return found
+
+
+ESTIMATORS: Registry[Estimator] = Registry(
+    "estimator", "hessgnn_bench.estimators", group="hessgnn.estimators", check=_checked
+)
+"""Estimators by name. One whose name begins with ``oracle`` is given the residual.
+
+More join by ``@ESTIMATORS.register("name")``, by an entry point of the group ``hessgnn.estimators``, or by their import
+path; kinds of probes by their name.
+"""
+
+_STUDIED: dict[str, Estimator] = {
     "rademacher": Drawn("rademacher"),
     "gaussian": Drawn("gaussian"),
     "rows": Drawn("rows"),
@@ -239,4 +258,33 @@ ESTIMATORS: dict[str, Estimator] = {
     "oracle: rows, p ~ residual row": Important("coordinates", 2.0, 0.0, oracle=True),
     "oracle: residual modes": Signs("residual modes"),
 }
-"""The kinds of the package, then those that did not win."""
+"""The kinds of the package, then those that did not win, in the order in which a study draws them."""
+
+for _name, _estimator in _STUDIED.items():
+    ESTIMATORS.add(_name, _estimator)
+
+
+def all_estimators() -> list[str]:
+    """Names of all estimators, those of other packages last; every kind of probes is one."""
+    return [*_STUDIED, *sorted({*ESTIMATORS, *PROBES} - set(_STUDIED))]
+
+
+def find(name: str) -> Estimator:
+    """Find an estimator.
+
+    Parameters
+    ----------
+    name
+        Of an estimator or of a kind of probes, or ``package.module:name`` of either.
+
+    Raises
+    ------
+    ConfigError
+        When there is none.
+    """
+    return Drawn(name) if name in PROBES and name not in ESTIMATORS else ESTIMATORS[name]
+
+
+def is_oracle(name: str) -> bool:
+    """Whether an estimator needs the residual: its name begins with ``oracle``, whatever module it is in."""
+    return name.startswith("oracle") or name.rpartition(":")[2].startswith("oracle")

@@ -10,8 +10,9 @@ from __future__ import annotations
 import copy
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from rich.table import Table
 from hessgnn.curvature.probes import draw
 from hessgnn.data.batch import Batch
 from hessgnn.data.loader import Loader
+from hessgnn.data.prepared import Preparation
 from hessgnn.data.store.store import Store
 from hessgnn.data.structure import Structure
 from hessgnn.errors import UserError
@@ -33,7 +35,7 @@ from hessgnn.training.loss import Loss
 from hessgnn.training.run import Run, load
 from hessgnn.training.trainer import Trainer
 from hessgnn_bench.conditions import Conditions
-from hessgnn_bench.estimators import ESTIMATORS, Draws, Known
+from hessgnn_bench.estimators import Draws, Estimator, Known, all_estimators, find, is_oracle
 from hessgnn_bench.sensitivity import Sensitivity, hessian_term
 from hessgnn_bench.timing import TrainingStep, interleaved
 from hessgnn_bench.two_stage import two_stage_gradient
@@ -132,7 +134,7 @@ class Situation:
             title=f"{self.architecture}, {self.state}, {self.data}: choice of the batch {self.batch_gradient:.3g} "
             f"(loss {self.batch_loss:.3g})",
         )  # fmt: skip
-        best = min(row.combined for row in self.rows if not row.estimator.startswith("oracle"))
+        best = min(row.combined for row in self.rows if not is_oracle(row.estimator))
         for row in self.rows:
             name = row.estimator if row.fraction == 1 else f"{row.estimator}, {row.fraction:.0%} of the batch"
             table.add_row(
@@ -195,7 +197,10 @@ class ProbeStudy:
 
 
 def study(
-    architectures: Sequence[str], settings: Settings | None = None, observer: Callable[[str], None] | None = None
+    architectures: Sequence[str],
+    settings: Settings | None = None,
+    observer: Callable[[str], None] | None = None,
+    estimators: Sequence[str] = (),
 ) -> ProbeStudy:
     """Measure.
 
@@ -207,13 +212,21 @@ def study(
         How much of it.
     observer
         Told what is being done.
+    estimators
+        Names, see :func:`hessgnn_bench.estimators.find`; all by default.
 
     Returns
     -------
     ProbeStudy
         Tables and figures.
+
+    Raises
+    ------
+    ConfigError
+        When there is no such potential or estimator.
     """
     settings = settings or Settings()
+    chosen = {name: find(name) for name in estimators or all_estimators()}
     tell = observer or (lambda _: None)
     store = Store.open(DATA)
     rng = np.random.default_rng(settings.seed)
@@ -222,33 +235,50 @@ def study(
         candidates = [int(i) for i in rng.permutation(store.indices(split)) if store.kinds[i] == kind]
         sets[name] = [store[i] for i in candidates[: settings.structures]]
     tell("drawing probes")
-    draws = {name: _draws(structures, settings) for name, structures in sets.items()}
+    draws = {name: _draws(chosen, structures, settings) for name, structures in sets.items()}
+    products = _numbers_of_products(chosen, [one for structures in sets.values() for one in structures], settings)
     seconds, situations = {}, []
     for architecture in architectures:
         tell(f"{architecture}: training it halfway")
         states = _states(architecture, store, settings)
         tell(f"{architecture}: timing steps")
-        seconds[architecture] = times = _seconds(states["untrained"], store, settings)
+        seconds[architecture] = times = _seconds(states["untrained"], store, settings, products)
         cost = {name: float(np.median(values)) / float(np.median(times["E-F"])) for name, values in times.items()}
         for state, potential in states.items():
             for name, structures in sets.items():
                 tell(f"{architecture}, {state}: noise on {name}")
                 measured = Sensitivity.of(potential.double(), structures, settings.directions, settings.seed)
-                situations.append(_situation((architecture, state, name), measured, draws[name], cost, settings))
+                names = architecture, state, name
+                situations.append(_situation(names, chosen, measured, draws[name], cost, settings))
     return ProbeStudy(settings, seconds, tuple(situations))
 
 
 _Key = tuple[str, int]
 
 
-def _draws(structures: Sequence[Structure], settings: Settings) -> dict[_Key, list[Draws]]:
+def _draws(
+    estimators: Mapping[str, Estimator], structures: Sequence[Structure], settings: Settings
+) -> dict[_Key, list[Draws]]:
     """Of every estimator that need not know the residual, once for all potentials: a fair comparison."""
     generator = torch.Generator().manual_seed(settings.seed)
     return {
-        (name, number): [ESTIMATORS[name](Known(one), number, settings.draws, generator) for one in structures]
-        for name in ESTIMATORS
-        if not name.startswith("oracle") and name != "full"
+        (name, number): [estimator(Known(one), number, settings.draws, generator) for one in structures]
+        for name, estimator in estimators.items()
+        if not is_oracle(name) and name != "full"
         for number in settings.numbers
+    }
+
+
+def _numbers_of_products(
+    estimators: Mapping[str, Estimator], structures: Sequence[Structure], settings: Settings
+) -> set[int]:
+    """Every number of products that an estimator forms: steps with so many have to be timed."""
+    return {
+        estimator(Known(one, Known(one).reference), number, 1, torch.Generator())[1].shape[1]
+        for name, estimator in estimators.items()
+        if name != "full"
+        for number in settings.numbers
+        for one in structures
     }
 
 
@@ -274,31 +304,32 @@ def _states(architecture: str, store: Store, settings: Settings) -> dict[str, Po
         return {"untrained": untrained, "half trained": load(Path(folder) / "run")}
 
 
-def _seconds(potential: Potential, store: Store, settings: Settings) -> dict[str, tuple[float, ...]]:
+def _seconds(
+    potential: Potential, store: Store, settings: Settings, products: set[int]
+) -> dict[str, tuple[float, ...]]:
     """Whole training steps, side by side. Drawing is part of them; modes are ready, as the loader has them."""
     potential = copy.deepcopy(potential).float()
     indices = store.indices("train")
 
-    def batch(modes: int | None = None) -> Batch:
+    @cache
+    def batch(preparation: Preparation | None = None) -> Batch:
         shared = (settings.batch_size, torch.float32, "cpu", potential.triplet_cutoff)
-        return Loader(store, indices, potential.cutoff, *shared, seed=0, modes=modes).batch(0)
+        return Loader(store, indices, potential.cutoff, *shared, seed=0, preparation=preparation).batch(0)
 
-    def step(where: Batch, **probes: Any) -> TrainingStep:
-        hessian = 0.09 if probes else 0.0
-        return TrainingStep(copy.deepcopy(potential), where, LossConfig(hessian=hessian, probes=ProbeConfig(**probes)))
+    def step(**probes: Any) -> TrainingStep:
+        loss = LossConfig(hessian=0.09 if probes else 0.0, probes=ProbeConfig(**probes))
+        return TrainingStep(copy.deepcopy(potential), batch(loss.preparation()), loss)
 
-    plain = batch()
-    work: dict[str, Any] = {"E-F": step(plain)}
-    for number in sorted({*settings.numbers, *(3 * n for n in settings.numbers)}):
-        work[_products(number)] = step(plain, kind="rademacher", number=number)
+    work: dict[str, Any] = {"E-F": step()}
+    for number in sorted({*settings.numbers, *(3 * n for n in settings.numbers), *products}):
+        work[_products(number)] = step(kind="rademacher", number=number)
     for number in settings.numbers:
-        divided = batch(number)
-        work[f"modes, K={number}"] = step(divided, kind="modes", number=number)
+        work[f"modes, K={number}"] = step(kind="modes", number=number)
         for fraction in FRACTIONS:
-            work[f"modes, K={number}, {fraction:g}"] = step(divided, kind="modes", number=number, fraction=fraction)
-    work["full"] = step(plain, kind="full")
+            work[f"modes, K={number}, {fraction:g}"] = step(kind="modes", number=number, fraction=fraction)
+    work["full"] = step(kind="full")
     for number in settings.numbers:
-        for name, run in _stages(potential, plain, number).items():
+        for name, run in _stages(potential, batch(), number).items():
             work[f"Hessian term in {name}, K={number}"] = run
     return {name: times.seconds for name, times in interleaved(work, settings.repeats).items()}
 
@@ -332,6 +363,7 @@ class _Noise:
 
 def _situation(
     names: tuple[str, str, str],
+    estimators: Mapping[str, Estimator],
     measured: Sensitivity,
     draws: dict[_Key, list[Draws]],
     cost: dict[str, float],
@@ -362,17 +394,17 @@ def _situation(
             combined=(gradient + batch_gradient / share) * cost[step],
         )
 
-    for name in ESTIMATORS:
+    for name, estimator in estimators.items():
         if name == "full":
             products = max(one.known.size for one in structures)
             rows.append(row(name, 1, _Noise(0.0, 0.0, 0.0, 0.0), products, "full"))
             continue
         for number in settings.numbers:
             known = draws.get((name, number)) or [
-                ESTIMATORS[name](one.known, number, settings.draws, generator) for one in structures
+                estimator(one.known, number, settings.draws, generator) for one in structures
             ]
             values = _noise(measured, known, batch_size, squares)
-            products = 3 * number if name == "atoms" else number
+            products = max(weights.shape[1] for _, weights in known)
             rows.append(row(name, number, values, products, _products(products)))
             if name == "modes":
                 rows += [

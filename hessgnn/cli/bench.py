@@ -34,6 +34,7 @@ Architectures = Annotated[
     list[str], typer.Option(help="Registered names or module:Class, divided by commas; all registered by default.")
 ]
 Probes = Annotated[list[str], typer.Option(help="Numbers of probes, divided by commas.")]
+Estimators = Annotated[list[str], typer.Option(help="A name or module:name; repeat for several; all by default.")]
 Repeats = Annotated[int, typer.Option(min=1, help="Rounds, each with every piece of work once.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Structures in a batch.")]
 Data = Annotated[str, typer.Option(metavar="FILE_OR_NAME", help="A store, or the name of a bundled set.")]
@@ -131,22 +132,26 @@ def probes(
     steps: Annotated[int, typer.Option(min=1, help="Until a potential counts as half trained.")] = 300,
     batch_size: Annotated[int, typer.Option(min=1, help="That variances are for, and steps are timed with.")] = 16,
     repeats: Repeats = 11,
+    estimators: Estimators = [],  # noqa: B006
     seed: Annotated[int, typer.Option(min=0, help="Of everything.")] = 0,
     threads: Threads = None,
     output: Output = None,
     dry_run: DryRun = False,
 ) -> None:
     """Measure the noise of estimators of the Hessian loss against their cost, on the bundled data, on the CPU."""
+    from hessgnn_bench.estimators import all_estimators
     from hessgnn_bench.probes import Settings, study
 
     conditions = _prepare(Device.cpu, threads, keep_memory=False)
     settings = Settings(tuple(_numbers(numbers)), structures, directions, draws, steps, batch_size, repeats, seed)
+    chosen = estimators or all_estimators()
     console, names = _console(conditions, output), _names(architectures)
     if dry_run:
         console.print(f"{', '.join(names)}: {settings}", markup=False, highlight=False)
+        console.print("\n".join(f"  {name}" for name in chosen), markup=False, highlight=False)
         return
     with console.status("", spinner="line") as status:
-        found = study(names, settings, lambda what: status.update(escape(what)))
+        found = study(names, settings, lambda what: status.update(escape(what)), chosen)
     for table in found.tables():
         console.print(table)
     if output is not None:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from hessgnn.data.labels import Hessians, Labels
-from hessgnn.data.modes import Modes, StructureModes
 from hessgnn.data.neighbors import neighbors
+from hessgnn.data.prepared import Prepared
 from hessgnn.data.store.layout import pack
 from hessgnn.data.structure import Structure
 
@@ -196,9 +196,6 @@ class Batch:
         edges = atoms[self.edge_index[0]]
         new_structure = structures.cumsum(0) - 1
         new_atom = atoms.cumsum(0) - 1
-        labels = self.labels
-        if labels is not None:
-            labels = labels.select(structures, atoms, int(self.n_atoms[structures].max()) if bool(atoms.any()) else 0)
         return Batch(
             numbers=self.numbers[atoms],
             positions=self.positions[atoms],
@@ -206,7 +203,7 @@ class Batch:
             n_atoms=self.n_atoms[structures],
             edge_index=new_atom[self.edge_index[:, edges]],
             edge_shift=self.edge_shift[edges],
-            labels=labels,
+            labels=None if self.labels is None else self.labels.select(structures, atoms),
             index=None if self.index is None else self.index[structures],
             triplets=None if self.triplets is None else _keep(self.triplets, edges),
             pairs=None if self.pairs is None else _keep(self.pairs.unsqueeze(0), edges).squeeze(0),
@@ -249,7 +246,7 @@ class Batch:
         dtype: torch.dtype = torch.float64,
         edges: Sequence[tuple[np.ndarray, np.ndarray]] | None = None,
         index: Sequence[int] | None = None,
-        modes: tuple[Sequence[StructureModes], int] | None = None,
+        prepared: Prepared | None = None,
         triplets: Sequence[Tensor] | None = None,
     ) -> Batch:
         """Join structures and their labels.
@@ -266,9 +263,8 @@ class Batch:
             What :func:`~hessgnn.data.neighbors.neighbors` gave for each structure, where it is known already.
         index
             Place of each structure in its data set.
-        modes
-            What :func:`~hessgnn.data.modes.reference_modes` gave for each structure and the number of its parts,
-            where that is known already.
+        prepared
+            What was computed of the structures' Hessians already, for the labels.
         triplets
             What :func:`~hessgnn.data.neighbors.triplets` gave for each structure.
 
@@ -299,7 +295,7 @@ class Batch:
                 np.concatenate([e + start for (e, _), start in zip(edges, starts, strict=True)], axis=1)
             ),
             edge_shift=torch.from_numpy(np.concatenate([shift for _, shift in edges])).to(dtype),
-            labels=_join_labels(structures, sizes, dtype, modes),
+            labels=_join_labels(structures, sizes, dtype, prepared),
             index=torch.tensor(list(index) if index is not None else [-1] * len(sizes)),
             triplets=None if triplets is None else _join_triplets(triplets, edges),
         )
@@ -365,10 +361,7 @@ def _join_triplets(triplets: Sequence[Tensor], edges: Sequence[tuple[np.ndarray,
 
 
 def _join_labels(
-    structures: Sequence[Structure],
-    sizes: Sequence[int],
-    dtype: torch.dtype,
-    modes: tuple[Sequence[StructureModes], int] | None,
+    structures: Sequence[Structure], sizes: Sequence[int], dtype: torch.dtype, prepared: Prepared | None
 ) -> Labels:
     """Put the labels of ragged structures together."""
     forces = [np.zeros((size, 3)) if s.forces is None else s.forces for s, size in zip(structures, sizes, strict=True)]
@@ -383,5 +376,5 @@ def _join_labels(
         has_energy=torch.tensor([s.energy is not None for s in structures]),
         has_forces=torch.tensor([s.forces is not None for s in structures]),
         has_hessian=torch.from_numpy(known),
-        modes=None if modes is None else Modes.join(list(modes[0]), modes[1], dtype),
+        prepared=prepared,
     )

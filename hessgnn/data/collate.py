@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -11,19 +11,20 @@ from numpy.typing import NDArray
 
 from hessgnn.data.batch import Batch
 from hessgnn.data.labels import Hessians, Labels
-from hessgnn.data.modes import Modes, StructureModes, join_modes, reference_modes
 from hessgnn.data.neighbors import neighbors, neighbors_of_molecules, pairs_of_edges
+from hessgnn.data.prepared import Preparation, Prepared, StructureArrays
 from hessgnn.data.store.columns import ragged
 from hessgnn.data.store.store import Store
 
-Arrays = dict[str, NDArray]
+Arrays = dict[str, Any]
+"""Name -> array of a batch; under ``prepared``, the arrays of each structure."""
 Edges = tuple[NDArray[np.int64], NDArray[np.float64]]
 
 ALL_PAIRS = 64
 """Atoms of the largest molecule whose neighbours are found anew in each batch by looking at all pairs."""
 KEPT = 512 * 1024**2
 """Bytes of what takes long to find, that a process keeps for the next epoch: neighbours of large or periodic
-structures, and as much again for modes of reference Hessians."""
+structures, and as much again for what is prepared from reference Hessians."""
 
 _COUNTED = 512  # structures whose neighbours are counted together
 
@@ -41,21 +42,28 @@ class Collator:
         Floating type of the batches.
     triplet_cutoff
         Å; find the triplets too.
-    modes
-        Divide the modes of each structure's reference Hessian into so many parts, and give them with the labels.
+    preparation
+        Computed once of each structure's reference Hessian, and given with the labels.
     """
 
     def __init__(
-        self, store: Store, cutoff: float, dtype: torch.dtype, triplet_cutoff: float | None, modes: int | None
+        self,
+        store: Store,
+        cutoff: float,
+        dtype: torch.dtype,
+        triplet_cutoff: float | None = None,
+        preparation: Preparation | None = None,
     ) -> None:
         self.store, self.cutoff, self.dtype = store, cutoff, dtype
-        self.triplet_cutoff, self.n_parts = triplet_cutoff, modes
+        self.triplet_cutoff, self.preparation = triplet_cutoff, preparation
         self._by_all_pairs = (store.n_atoms <= ALL_PAIRS) & ~store.columns.rows("pbc", 0, len(store)).any(axis=1)
         self._edges: _Kept[Edges] = _Kept(self._edges_of, lambda edges: edges[0].nbytes + edges[1].nbytes)
-        self._modes: _Kept[StructureModes] = _Kept(self._modes_of, lambda modes: modes.vectors.nbytes)
+        self._prepared: _Kept[StructureArrays] = _Kept(
+            self._prepare, lambda arrays: sum(array.nbytes for array in arrays.values())
+        )
 
     def __reduce__(self) -> tuple[type[Collator], tuple[object, ...]]:
-        return Collator, (self.store, self.cutoff, self.dtype, self.triplet_cutoff, self.n_parts)
+        return Collator, (self.store, self.cutoff, self.dtype, self.triplet_cutoff, self.preparation)
 
     def arrays(self, chosen: NDArray[np.int64]) -> Arrays:
         """Everything of a batch but the Hessians, as arrays that travel between processes.
@@ -80,7 +88,7 @@ class Collator:
         atoms = ragged(store.first_atom[chosen], sizes)
         positions = columns.array("positions").take(atoms, axis=0)
         edge_index, edge_shift = self.edges(chosen, positions)
-        arrays = {
+        arrays: Arrays = {
             "numbers": columns.array("numbers").take(atoms).astype(np.int64),
             "positions": positions.astype(real, copy=False),
             "batch": np.repeat(np.arange(len(chosen)), sizes),
@@ -99,9 +107,8 @@ class Collator:
             lengths = np.linalg.norm(positions[j] + edge_shift - positions[i], axis=1)
             near = torch.from_numpy(np.flatnonzero(lengths < self.triplet_cutoff))
             arrays["triplets"] = near[pairs_of_edges(torch.from_numpy(i)[near], len(atoms))].numpy()
-        if self.n_parts:
-            vectors, arrays["mode_parts"] = join_modes([self._modes[i] for i in chosen.tolist()])
-            arrays["mode_vectors"] = vectors.astype(real, copy=False)
+        if self.preparation is not None:
+            arrays["prepared"] = [self._prepared[i] for i in chosen.tolist()]
         return arrays
 
     def batch(self, arrays: Arrays, device: torch.device) -> Batch:
@@ -119,8 +126,8 @@ class Collator:
         Batch
             With labels, whose Hessians are read when they are asked for.
         """
-        t = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
-        modes = None if self.n_parts is None else Modes(t["mode_vectors"], t["mode_parts"], self.n_parts)
+        t = {name: torch.from_numpy(array).to(device) for name, array in arrays.items() if name != "prepared"}
+        preparation = self.preparation
         labels = Labels(
             energy=t["energy"],
             forces=t["forces"],
@@ -128,7 +135,7 @@ class Collator:
             has_energy=t["has_energy"],
             has_forces=t["has_forces"],
             has_hessian=t["has_hessian"],
-            modes=modes,
+            prepared=None if preparation is None else Prepared(preparation, arrays["prepared"], device),
         )
         batch = Batch(
             numbers=t["numbers"],
@@ -216,8 +223,9 @@ class Collator:
         cell, pbc = (store.columns.rows(key, index, index + 1)[0] for key in ("cell", "pbc"))
         return neighbors(store.per_atom("positions", index), self.cutoff, cell, pbc, where=store.names[index])
 
-    def _modes_of(self, index: int) -> StructureModes:
-        return reference_modes(self.store.hessian(index), self.n_parts or 1, int(self.store.n_atoms[index]))
+    def _prepare(self, index: int) -> StructureArrays:
+        assert self.preparation is not None
+        return self.preparation.in_type(self.dtype, self.store.hessian(index), int(self.store.n_atoms[index]))
 
 
 Value = TypeVar("Value")

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hessgnn.data.modes import Modes
+from hessgnn.data.prepared import Preparation, Prepared
 from hessgnn.data.store.layout import packed_size
 
 _BLOCK = 4 * 1024**2  # entries that are unpacked at a time
@@ -145,8 +145,8 @@ class Labels:
         Of all structures, eV/Å²; read when something is asked of them.
     has_energy, has_forces, has_hessian
         ``(n_structures,)`` bool.
-    modes
-        Of the Hessians, where somebody has computed them already, as the loader does if it is asked.
+    prepared
+        What the loader has computed of each structure's Hessian, if it was asked to.
     """
 
     energy: Tensor
@@ -155,7 +155,7 @@ class Labels:
     has_energy: Tensor
     has_forces: Tensor
     has_hessian: Tensor
-    modes: Modes | None = None
+    prepared: Prepared | None = None
 
     @property
     def hessian(self) -> Tensor:
@@ -165,10 +165,22 @@ class Labels:
     def to(self, device: torch.device | str) -> Labels:
         """Move everything to a device."""
         tensors = {name: getattr(self, name).to(device) for name in _TENSORS}
-        modes = None if self.modes is None else self.modes.to(device)
-        return Labels(hessians=self.hessians.to(device), modes=modes, **tensors)
+        prepared = None if self.prepared is None else self.prepared.to(device)
+        return Labels(hessians=self.hessians.to(device), prepared=prepared, **tensors)
 
-    def select(self, structures: Tensor, atoms: Tensor, max_atoms: int) -> Labels:
+    def prepare(self, preparation: Preparation) -> Prepared:
+        """What a preparation gives: what the labels hold, where it is that, else computed now."""
+        if self.prepared is not None and self.prepared.preparation == preparation:
+            return self.prepared
+        matrices = replace(self.hessians.to("cpu"), dtype=torch.float64).dense().numpy()
+        sizes = zip(self.hessians.n_atoms.tolist(), self.hessians.known.tolist(), strict=True)
+        found = [
+            preparation.in_type(self.hessians.dtype, matrices[s, : 3 * n, : 3 * n] if known else None, n)
+            for s, (n, known) in enumerate(sizes)
+        ]
+        return Prepared(preparation, found, self.hessians.device)
+
+    def select(self, structures: Tensor, atoms: Tensor) -> Labels:
         """Keep some structures.
 
         Parameters
@@ -177,8 +189,6 @@ class Labels:
             ``(n_structures,)`` bool.
         atoms
             ``(n_atoms,)`` bool: their atoms.
-        max_atoms
-            Of the largest of them.
         """
         return Labels(
             energy=self.energy[structures],
@@ -187,7 +197,7 @@ class Labels:
             has_energy=self.has_energy[structures],
             has_forces=self.has_forces[structures],
             has_hessian=self.has_hessian[structures],
-            modes=None if self.modes is None else self.modes.select(structures, 3 * max_atoms),
+            prepared=None if self.prepared is None else self.prepared.select(structures),
         )
 
 

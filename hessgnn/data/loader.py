@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from hessgnn.data.batch import Batch
 from hessgnn.data.collate import Arrays, Collator
 from hessgnn.data.plan import LimitedPlan, Plan
+from hessgnn.data.prepared import Preparation
 from hessgnn.data.store.store import Store
 from hessgnn.errors import DataError, UserError
 
@@ -44,8 +45,8 @@ class Loader:
         Å; find the triplets too, as the potential asks for with its ``triplet_cutoff``.
     seed
         Of the shuffling; ``None`` keeps the order of ``indices``.
-    modes
-        Divide the modes of each structure's reference Hessian into so many parts, and give them with the labels.
+    preparation
+        Computed once of each structure's reference Hessian, and given with the labels.
     max_atoms, max_edges
         Most atoms and edges in a batch.
     workers
@@ -63,14 +64,14 @@ class Loader:
         triplet_cutoff: float | None = None,
         *,
         seed: int | None = None,
-        modes: int | None = None,
+        preparation: Preparation | None = None,
         max_atoms: int | None = None,
         max_edges: int | None = None,
         workers: int = 0,
     ) -> None:
         self.indices = np.asarray(indices, dtype=np.int64)
         self.device, self.workers = torch.device(device), workers
-        self.collator = Collator(store, cutoff, dtype, triplet_cutoff, modes)
+        self.collator = Collator(store, cutoff, dtype, triplet_cutoff, preparation)
         limits = {}
         if max_atoms is not None:
             limits["atoms"] = self.n_atoms, max_atoms

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
-from hessgnn.curvature.probes import WHOLE_ROWS, ProbeKind
-from hessgnn.errors import ConfigError
+from hessgnn.curvature.probes import PROBES
+from hessgnn.data.prepared import Preparation
+from hessgnn.errors import ConfigError, did_you_mean
 from hessgnn.potentials.base import Potential, PotentialConfig
 from hessgnn.potentials.registry import resolve
 from hessgnn.runtime.config import Settings, parse
@@ -24,15 +34,43 @@ class DataConfig(Settings):
     )
 
 
+def _require_probes(kind: str, key: str, *others: str) -> str:
+    """Give back a kind of probes that can be found, or one of ``others``."""
+    if kind in others:
+        return kind
+    try:
+        PROBES[kind]
+    except ConfigError as error:
+        remedy = error.remedy if ":" in kind else did_you_mean(kind, [*others, *PROBES])
+        raise ConfigError(error.what, where=f"key {key!r}, {error.where!r}", remedy=remedy) from error
+    return kind
+
+
+def _list_probes(*others: str) -> Callable[[dict[str, Any]], None]:
+    """Name the known kinds of probes in a JSON schema; another one is given by its import path."""
+
+    def extend(schema: dict[str, Any]) -> None:
+        schema["anyOf"] = [{"enum": [*others, *PROBES]}, {"pattern": r"^[\w.]+:\w+$"}]
+
+    return extend
+
+
 class ProbeConfig(Settings):
     """What the Hessian is compared on in a training step."""
 
-    kind: ProbeKind = "rademacher"
+    kind: str = Field(
+        default="rademacher", description="a registered name or module:Kind", json_schema_extra=_list_probes()
+    )
     number: PositiveInt = Field(default=1, description="rows, atoms, random vectors or parts of the modes, a step")
     fraction: PositiveFloat = Field(default=1.0, le=1.0, description="share of the batch that is probed in a step")
     backend: Literal["vmap", "loop", "replicate"] = Field(
         default="vmap", description="how products are formed; fixed, so that a resumed run repeats every digit"
     )
+
+    @field_validator("kind")
+    @classmethod
+    def _kind_is_known(cls, kind: str) -> str:
+        return _require_probes(kind, "loss.probes.kind")
 
 
 class WeightRamp(Settings):
@@ -63,10 +101,10 @@ class LossConfig(Settings):
 
     @model_validator(mode="after")
     def _probes_suit_the_function(self) -> LossConfig:
-        if self.hessian_function != "squared" and self.probes.kind not in WHOLE_ROWS:
+        if self.hessian_function != "squared" and not PROBES[self.probes.kind].whole_rows:
             raise ValueError(
                 f"hessian_function {self.hessian_function!r} needs whole rows: random probes mix the entries of a row. "
-                f"Use one of probes.kind {', '.join(WHOLE_ROWS)}"
+                f"Use one of probes.kind {', '.join(name for name, kind in PROBES.items() if kind.whole_rows)}"
             )
         return self
 
@@ -76,6 +114,10 @@ class LossConfig(Settings):
         if self.hessian:
             return "E-F-H" if self.forces else "E-H"
         return "E-F" if self.forces else "E"
+
+    def preparation(self) -> Preparation | None:
+        """What the loader computes of each structure for the probes."""
+        return PROBES[self.probes.kind]().preparation(self.probes.number) if self.hessian else None
 
 
 class ScheduleConfig(Settings):
@@ -94,7 +136,11 @@ class ValidationConfig(Settings):
 
     every: PositiveInt = Field(default=100, description="steps between validations, each followed by a checkpoint")
     patience: PositiveInt | None = Field(default=None, description="stop after so many without improvement")
-    hessian: Literal["full", "probes"] = Field(default="full", description="probes: fixed Rademacher vectors")
+    hessian: str = Field(
+        default="full",
+        description="probes: fixed Rademacher vectors; or another kind of probes, drawn once",
+        json_schema_extra=_list_probes("probes"),
+    )
     n_probes: PositiveInt = Field(default=8, description="for each structure, if probes are used")
     batch_size: PositiveInt = 64
     weights: dict[Literal["energy", "forces", "hessian"], NonNegativeFloat] = Field(
@@ -102,11 +148,25 @@ class ValidationConfig(Settings):
         description="exponents of the errors in the score, a weighted geometric mean",
     )
 
+    @field_validator("hessian")
+    @classmethod
+    def _hessian_is_known(cls, hessian: str) -> str:
+        return _require_probes(hessian, "validation.hessian", "probes")
+
     @model_validator(mode="after")
     def _some_weight(self) -> ValidationConfig:
         if not sum(self.weights.values()) > 0:
             raise ValueError("at least one of the weights must be positive")
         return self
+
+    @property
+    def probes(self) -> str | None:
+        """Kind of the fixed probes; ``None`` where whole Hessians are compared."""
+        return {"full": None, "probes": "rademacher"}.get(self.hessian, self.hessian)
+
+    def preparation(self) -> Preparation | None:
+        """What the loader computes of each structure for the probes."""
+        return None if self.probes is None else PROBES[self.probes]().preparation(self.n_probes)
 
 
 class TrainingConfig(Settings):

@@ -152,7 +152,6 @@ class Trainer:
                 stacklevel=2,
             )
         settings, cutoff = config.training, potential.cutoff
-        modes = config.loss.probes.number if config.loss.hessian and config.loss.probes.kind == "modes" else None
         shared = (getattr(torch, settings.dtype), self.device, potential.triplet_cutoff)
         self.loader = Loader(
             store,
@@ -161,12 +160,13 @@ class Trainer:
             settings.batch_size,
             *shared,
             seed=settings.seed,
-            modes=modes,
+            preparation=config.loss.preparation(),
             max_atoms=settings.max_atoms,
             max_edges=settings.max_edges,
             workers=settings.workers,
         )
-        self.validation = Loader(store, validation, cutoff, config.validation.batch_size, *shared)
+        prepared = config.validation.preparation()
+        self.validation = Loader(store, validation, cutoff, config.validation.batch_size, *shared, preparation=prepared)
         reference = config.data.reference_energies or fit_reference_energies(store, train, potential.elements)
         potential.set_scaling(reference, energy_scale(store, train, reference))
         if self.ranks.number > 1:  # different machines may round the fit differently

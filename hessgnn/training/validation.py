@@ -98,8 +98,8 @@ def validate(
         labels = batch.labels
         assert labels is not None
         probes = None
-        if config.hessian == "probes" and bool(labels.has_hessian.any()):
-            probes = draw("rademacher", config.n_probes, batch, generator)  # also where another process needs them
+        if config.probes is not None and bool(labels.has_hessian.any()):
+            probes = draw(config.probes, config.n_probes, batch, generator)  # also where another process needs them
         sums, counts = dict.fromkeys(_TERMS, 0.0), dict.fromkeys(_TERMS, 0)
         if number % ranks.number == ranks.rank:
             for name, (labelled, values) in _errors(potential, batch, labels, probes).items():

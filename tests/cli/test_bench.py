@@ -107,6 +107,12 @@ def test_probes(invoke):
     asked = ("probes", "--architectures", NAMES, "--numbers", 1, "--threads", 1, *small, "-o", "out.json")
     status, output, _ = invoke(*asked, "--dry-run")
     assert (status, Path("out.json").exists()) == (0, False)
+    assert output.endswith("  oracle: residual modes\n")
+    status, output, _ = invoke(*asked, "--dry-run", "--estimators", "rows", "--estimators", "their:thing")
+    assert output.endswith("\n  rows\n  their:thing\n")
+    status, _, errors = invoke(*asked, "--estimators", "rademachr")
+    assert (status, errors.count("\n")) == (2, 1)
+    assert "rademachr: no such estimator" in errors
     status, output, errors = invoke(*asked)
     assert (status, errors) == (0, "")
     assert "geometric mean over all" in output

@@ -1,4 +1,4 @@
-"""Every kind of probe estimates ‖A‖²_F without bias: exactly where all of its values can be listed."""
+"""Every registered kind of probes estimates ‖A‖²_F without bias: exactly where all of its values can be listed."""
 
 import itertools
 
@@ -6,11 +6,12 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import molecule
+from probe_checks import check_kind, labelled
 
-from hessgnn.curvature.probes import Probes, all_rows, draw
+from hessgnn.curvature.probes import PROBES, Probes, all_rows, draw
+from hessgnn.curvature.probes.modes import ReferenceModes
 from hessgnn.data.batch import Batch
-from hessgnn.data.modes import reference_modes
-from hessgnn.data.structure import Structure
+from hessgnn.data.prepared import Prepared
 from hessgnn.errors import UserError
 
 
@@ -34,6 +35,11 @@ def estimates(batch: Batch, probes: Probes):
 
 def norms(batch):
     return torch.stack([a.square().sum() for a in matrices(batch)])
+
+
+@pytest.mark.parametrize("kind", PROBES)
+def test_every_kind_keeps_the_contract(kind):
+    check_kind(kind)
 
 
 def test_all_rows_are_exact(batch):
@@ -112,15 +118,6 @@ def test_signs_are_signs(batch):
     assert float(probes.vectors.mean(0).abs().max()) < 5 / 500**0.5
 
 
-@pytest.mark.parametrize("kind", ["gaussian", "rademacher", "rows", "atoms"])
-def test_single_draws_are_right_on_average(kind, batch):
-    generator = torch.Generator().manual_seed(3)
-    samples = torch.stack([estimates(batch, draw(kind, 1, batch, generator)) for _ in range(4000)])
-    error = samples.std(0) / 4000**0.5
-    assert bool(((samples.mean(0) - norms(batch)).abs() <= 4 * error + 1e-10).all())
-    assert bool((error < 0.05 * norms(batch)).all())
-
-
 def test_gaussian_probes_have_unit_covariance(batch):
     v = draw("gaussian", 20000, batch, torch.Generator().manual_seed(0)).vectors.flatten(1)
     covariance = v.T @ v / len(v)
@@ -145,33 +142,6 @@ def test_rows_are_drawn_without_replacement(batch):
     for _ in range(50):
         rows = chosen_rows(batch, draw("rows", 6, batch, generator), 1)
         assert len(set(rows)) == 6
-
-
-@pytest.mark.parametrize("kind", ["rows", "atoms", "rademacher", "gaussian"])
-def test_a_seed_reproduces_probes_and_structures_differ(kind):
-    batch = Batch.from_atoms([molecule("H2O")] * 8, 5.0)
-    first, second, third = (draw(kind, 2, batch, torch.Generator().manual_seed(seed)).vectors for seed in (0, 0, 1))
-    assert torch.equal(first, second)
-    assert not torch.equal(first, third)
-    assert len({tuple(one.tolist()) for one in batch.pad(first)[0]}) > 1
-
-
-@pytest.mark.parametrize("kind", ["rows", "atoms", "rademacher", "gaussian", "full"])
-def test_probes_have_the_type_of_the_positions(kind):
-    batch = Batch.from_atoms([molecule("H2O")], 5.0, torch.float32)
-    probes = draw(kind, 2, batch)
-    assert probes.vectors.dtype == probes.weights.dtype == torch.float32
-
-
-def labelled(*molecules, bare=()):
-    """With a random symmetric Hessian each; those named in `bare` without."""
-    generator = torch.Generator().manual_seed(7)
-    structures = []
-    for k, atoms in enumerate(molecules):
-        h = torch.randn(3 * len(atoms), 3 * len(atoms), generator=generator, dtype=torch.float64)
-        hessian = None if k in bare else (h + h.T).numpy()
-        structures.append(Structure.from_atoms(atoms, name=f"{k}", hessian=hessian))
-    return structures
 
 
 N2 = Atoms("N2", [[0, 0, 0], [0, 0, 1.1]])
@@ -206,8 +176,8 @@ def test_a_residual_that_shares_the_modes_has_no_noise():
 
 def test_modes_that_the_labels_hold_are_used_if_they_are_so_divided():
     structures = labelled(N2, molecule("H2O"), Atoms("O"), bare=(2,))
-    modes = [reference_modes(s.hessian, 2, len(s)) for s in structures]
-    held, bare = Batch.from_structures(structures, 5.0, modes=(modes, 2)), Batch.from_structures(structures, 5.0)
+    prepared = Prepared(ReferenceModes(2), [ReferenceModes(2).of_structure(s.hessian, len(s)) for s in structures])
+    held, bare = Batch.from_structures(structures, 5.0, prepared=prepared), Batch.from_structures(structures, 5.0)
     for number in (2, 3):
         first, second = (draw("modes", number, one, torch.Generator().manual_seed(0)) for one in (held, bare))
         assert torch.equal(first.vectors, second.vectors)
@@ -217,11 +187,11 @@ def test_modes_that_the_labels_hold_are_used_if_they_are_so_divided():
 
 def test_each_product_takes_its_own_part_of_the_modes():
     structures = labelled(molecule("H2O"))
-    modes = reference_modes(structures[0].hessian, 2, 3)
+    modes = ReferenceModes(2).of_structure(structures[0].hessian, 3)
     batch = Batch.from_structures(structures, 5.0)
     probes = draw("modes", 2, batch, torch.Generator().manual_seed(0))
-    along = batch.pad(probes.vectors)[:, 0] @ torch.from_numpy(modes.vectors)
-    expected = torch.from_numpy(modes.part) == torch.arange(2).view(-1, 1)
+    along = batch.pad(probes.vectors)[:, 0] @ torch.from_numpy(modes["vectors"])
+    expected = torch.from_numpy(modes["part"]) == torch.arange(2).view(-1, 1)
     torch.testing.assert_close(along.abs(), expected.double())
 
 

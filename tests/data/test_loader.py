@@ -12,6 +12,7 @@ import pytest
 import torch
 from ase.build import bulk
 
+from hessgnn.curvature.probes.modes import ReferenceModes
 from hessgnn.data import collate
 from hessgnn.data.batch import Batch
 from hessgnn.data.loader import Loader
@@ -90,7 +91,9 @@ def test_batches_are_those_of_the_structures(
 def test_what_does_not_fit_is_found_anew(mixed: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(collate, "KEPT", 100)
     monkeypatch.setattr(collate, "ALL_PAIRS", 0)
-    loader = Loader(mixed, range(len(mixed)), 4.0, 6, torch.float64, "cpu", TRIPLET_CUTOFF, modes=2)
+    loader = Loader(
+        mixed, range(len(mixed)), 4.0, 6, torch.float64, "cpu", TRIPLET_CUTOFF, preparation=ReferenceModes(2)
+    )
     for _ in range(2):
         for batch in loader:
             assert_same(batch, one_by_one(mixed, batch, 4.0, torch.float64))
@@ -112,15 +115,17 @@ def test_a_limit_is_kept(mixed: Store) -> None:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_workers_change_nothing(mixed: Store, workers: int) -> None:
     shared = (mixed, range(len(mixed)), 4.0, 5, torch.float32, "cpu", TRIPLET_CUTOFF)
-    alone, helped = Loader(*shared, seed=0, modes=2), Loader(*shared, seed=0, modes=2, workers=workers)
+    settings = {"seed": 0, "preparation": ReferenceModes(2)}
+    alone, helped = Loader(*shared, **settings), Loader(*shared, **settings, workers=workers)
     for step in (0, 1, 2, 9, 10, 3):  # also where a run resumes
         one, other = alone.batch(step), helped.batch(step)
         assert_same(one, other)
         assert one.labels is not None
         assert other.labels is not None
-        assert one.labels.modes is not None
-        assert other.labels.modes is not None
-        assert torch.equal(one.labels.modes.vectors, other.labels.modes.vectors)
+        assert one.labels.prepared is not None
+        assert other.labels.prepared is not None
+        for name, tensor in one.labels.prepared.tensors.items():
+            assert torch.equal(tensor, other.labels.prepared.tensors[name])
     helped.close()
 
 

@@ -15,6 +15,7 @@ import torch
 from springs import spring_structure
 
 import hessgnn
+from hessgnn.curvature.probes.modes import ReferenceModes
 from hessgnn.data.store.store import write_store
 from hessgnn.errors import ConfigError, TrainingError
 from hessgnn.runtime.config import save
@@ -258,10 +259,9 @@ def test_modes_are_computed_once_for_the_run(
 ) -> None:
     config = make_config(loss={"probes": {"kind": "modes", "number": 2, "fraction": fraction}})
     trainer = Trainer(config, Run(tmp_path / "run"))
-    monkeypatch.setattr("hessgnn.curvature.probes.reference_modes", lambda *_: pytest.fail("computed in a step"))
     for step in range(len(trainer.loader)):
         trainer.loader.batch(step)
-    monkeypatch.setattr("hessgnn.data.collate.reference_modes", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr(ReferenceModes, "of_structure", lambda *_: pytest.fail("computed again"))
     assert trainer.fit().progress.products == 2 * config.training.steps
     without = make_config(loss={"hessian": 0.0, "probes": {"kind": "modes"}})
-    assert Trainer(without, Run(tmp_path / "without")).loader.collator.n_parts is None
+    assert Trainer(without, Run(tmp_path / "without")).loader.collator.preparation is None
