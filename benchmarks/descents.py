@@ -27,36 +27,19 @@ from hessgnn.data.structure import Array
 from hessgnn.evaluation.hardware import hardware
 from hessgnn.evaluation.tasks.reactions import Reaction, reactions
 from hessgnn.evaluation.tasks.saddle import SaddleSettings, SaddleTask
-from hessgnn.factory.irc import follow
-from hessgnn.factory.minimum import Stationary
-from hessgnn.factory.recipe import IRCSettings
-from hessgnn.molecules.vibrations import Vibrations, vibrations
+from hessgnn.molecules.geometry import INTACT_BOND, rmsd, same_bonds
+from hessgnn.molecules.vibrations import Vibrations
 from hessgnn.runtime.files import write_text
-from hessgnn.surface.base import PotentialSurface, Surface, surface_from_import_path
-from hessgnn.surface.engines.base import Engine, EngineSettings, HessianLabel, LabelError
-from hessgnn.surface.failures import FAILURES, TaskFailure
-from hessgnn.surface.minimise import quasi_newton, rmsd, same_bonds
+from hessgnn.surface.base import Surface, SurfaceError
+from hessgnn.surface.calculator import surface_from_import_path
+from hessgnn.surface.irc import follow
+from hessgnn.surface.minimise import quasi_newton, stationary
+from hessgnn.surface.potential import PotentialSurface
 
 DATA = "rtp-mini"
 
 Feet = tuple[list[Array], int]
 """Where both sides end, and how many gradients it took."""
-
-
-class SurfaceEngine(Engine):
-    """A surface as the integrator asks for it."""
-
-    failures = FAILURES
-
-    def __init__(self, surface: Surface) -> None:
-        super().__init__(EngineSettings(name="surface"), level_of_theory=surface.name)
-        self._calculator: Any = surface.calculator()
-
-    def compute(self, atoms: Atoms) -> tuple[float, Array]:
-        """Energy and forces."""
-        image = atoms.copy()
-        image.calc = self._calculator
-        return float(image.get_potential_energy()), np.array(image.get_forces())
 
 
 def descents(surface: Surface, reaction: Reaction, positions: Array, modes: Vibrations) -> Feet:
@@ -66,11 +49,10 @@ def descents(surface: Surface, reaction: Reaction, positions: Array, modes: Vibr
     feet = [
         quasi_newton(
             surface,
-            reaction.saddle,
-            positions + sign * push,
+            Atoms(reaction.saddle.numbers, positions + sign * push),
             settings.descent_fmax,
             settings.descent_steps,
-            settings.descent_step,
+            longest=settings.descent_step,
         )
         for sign in (1, -1)
     ]
@@ -79,11 +61,9 @@ def descents(surface: Surface, reaction: Reaction, positions: Array, modes: Vibr
 
 def coordinates(surface: Surface, reaction: Reaction, positions: Array, modes: Vibrations) -> Feet:
     """As the factory does it."""
-    engine = SurfaceEngine(surface)
-    unused = HessianLabel(np.zeros((0, 0)))
-    saddle = Stationary(Atoms(reaction.saddle.numbers, positions), unused, modes)
-    branches = follow(IRCSettings(fmax=SaddleSettings().descent_fmax), engine, saddle)
-    return [branch.end for branch in branches], engine.calls.gradients
+    before, saddle = surface.calls.gradients, Atoms(reaction.saddle.numbers, positions)
+    branches = follow(surface, saddle, modes, fmax=SaddleSettings().descent_fmax)
+    return [branch.end for branch in branches], surface.calls.gradients - before
 
 
 WAYS: dict[str, Callable[[Surface, Reaction, Array, Vibrations], Feet]] = {"descents": descents, "irc": coordinates}
@@ -92,28 +72,28 @@ WAYS: dict[str, Callable[[Surface, Reaction, Array, Vibrations], Feet]] = {"desc
 def compare(surface: Surface, reaction: Reaction) -> dict[str, Any]:
     """Search as the task does, then go down both ways."""
     row: dict[str, Any] = {"reaction": reaction.name, "atoms": len(reaction.saddle), "found": False}
-    task, calculator = SaddleTask(SaddleSettings()), surface.calculator()
+    task = SaddleTask(SaddleSettings())
     try:
-        search = task._search(surface, calculator, reaction, 0)  # the task's own, with the same noise
-    except TaskFailure as error:
+        search = task._search(surface, reaction, 0)  # the task's own, with the same noise
+    except SurfaceError as error:
         return row | {"reason": str(error)}
     passed = task._passed(search)
     if not passed["first_order"]:
         return row | {"reason": "not one imaginary mode"}
     positions = np.array(search["positions"])
     numbers = reaction.saddle.numbers
-    modes = vibrations(numbers, positions, calculator.get_hessian(Atoms(numbers, positions)))
+    modes = stationary(surface, Atoms(numbers, positions)).modes
     row |= {"found": True, "right": passed["right"]}
     ends = [structure.positions for structure in (reaction.stations[0], reaction.stations[2])]
     for name, way in WAYS.items():
         started = time.perf_counter()
         try:
             feet, gradients = way(surface, reaction, positions, modes)
-        except (TaskFailure, LabelError) as error:
+        except SurfaceError as error:
             row[name] = {"joins": False, "reason": str(error), "seconds": time.perf_counter() - started}
             continue
         joins = any(
-            all(same_bonds(numbers, foot, end) for foot, end in zip(feet, order, strict=True))
+            all(same_bonds(numbers, foot, end, INTACT_BOND) for foot, end in zip(feet, order, strict=True))
             for order in (ends, ends[::-1])
         )
         distance = min(

@@ -18,9 +18,9 @@ from ase.collections import g2
 from rich.console import Console
 from rich.table import Table
 
-from hessgnn.factory.displace import molecule_rng
-from hessgnn.surface.engines import HessianLabel, TBLiteEngine, TBLiteSettings
-from hessgnn.surface.engines.base import central_differences
+from hessgnn.molecules.geometry import molecule_rng
+from hessgnn.surface.base import HessianLabel, central_differences
+from hessgnn.surface.engines.tblite import TBLiteEngine, TBLiteSettings
 
 MOLECULES = ("H2O", "HCN", "CH3OH", "CH3NO2", "HCOOCH3", "C6H6")
 STEPS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05)  # Å

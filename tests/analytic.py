@@ -2,10 +2,11 @@
 
 import numpy as np
 
-from hessgnn.surface.engines import Engine, TBLiteSettings
+from hessgnn.surface.engines.base import Engine
+from hessgnn.surface.engines.tblite import TBLiteSettings
 
 
-class Surface(Engine):
+class Pairs(Engine):
     """An engine that has only to write its energy and gradient as a function of the distances of its atoms."""
 
     def __init__(self, energy_and_slopes, level="analytic"):
@@ -32,4 +33,4 @@ def double_well(low=1.0, high=2.0, barrier=0.5):
         s = (lengths - middle) / half
         return barrier * ((1 - s**2) ** 2).sum(), barrier * 2 * (1 - s**2) * (-2 * s) / half
 
-    return Surface(energy_and_slopes)
+    return Pairs(energy_and_slopes)

@@ -28,7 +28,7 @@ def write_reaction_store(path: Path) -> Path:
     splits = dict(zip(GUESSES, ("test", "train"), strict=True))
     structures = [s for name, split in splits.items() for s in reaction(name, split)]
     water = Structure(numbers=[8, 1, 1], positions=[[0, 0, 0.1], [0, 0.77, -0.48], [0, -0.77, -0.48]], name="water")
-    end = newton(reference_surface(), water, water.positions, 1e-5, 100).positions
+    end = newton(reference_surface(), Atoms(water.numbers, water.positions), 1e-5, 100).positions
     structures += [labelled(Atoms("OHH", end), name=f"water-{k}", kind="minimum", split="validation") for k in range(2)]
     write_store(path, structures, level_of_theory="GFN2-xTB")
     return path
@@ -45,7 +45,7 @@ def reaction(name: str, split: str) -> Iterator[Structure]:
     assert modes.n_imaginary() == 1
     sides = [list(downhill(calculator, atoms, sign * modes.modes[0])) for sign in (1, -1)]
     for kind, side in zip(("reactant", "product"), sides, strict=True):
-        end = newton(surface, saddle, side[-1], 1e-5, 200).positions
+        end = newton(surface, Atoms(atoms.numbers, side[-1]), 1e-5, 200).positions
         yield labelled(Atoms(atoms.numbers, end), name=f"{name}-{kind}", group=name, kind=kind, split=split, parent=top)
     frames = [*sides[0][::-1], *sides[1]]
     for k, frame in enumerate(frames):

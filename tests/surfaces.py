@@ -11,8 +11,8 @@ from tblite.ase import TBLite
 import hessgnn
 from hessgnn.data.store.store import Store
 from hessgnn.data.structure import Structure
-from hessgnn.surface.base import CalculatorSurface, PotentialSurface
-from hessgnn.surface.calculator import HessGNNCalculator
+from hessgnn.surface.calculator import CalculatorSurface, HessGNNCalculator
+from hessgnn.surface.potential import PotentialSurface
 
 MINIMA = ("minimum", "reactant", "product")
 

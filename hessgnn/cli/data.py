@@ -31,23 +31,23 @@ def build(
     """Make a labelled data set from a recipe; a killed build goes on where it was."""
     # The label engine is loaded by this verb alone.
     from hessgnn.factory.build import build as run_recipe
-    from hessgnn.factory.build import part_path, tasks_of
+    from hessgnn.factory.build import jobs_of, part_path
     from hessgnn.factory.recipe import Recipe
 
     console = Console()
     settings = load(Recipe, find_resource(recipe))
     target = output or Path(f"{settings.name}.h5")
     if dry_run:
-        tasks, skipped = tasks_of(settings)
+        jobs, skipped = jobs_of(settings)
         _print_reasons(console, "left out", skipped)
-        done = sum(part_path(target, settings, task).exists() for task in tasks)
-        console.print(f"{len(tasks)} molecules and reactions, {done} of them finished in an earlier run:")
-        console.print(", ".join(task.name for task in tasks), highlight=False, markup=False)
+        done = sum(part_path(target, settings, job).exists() for job in jobs)
+        console.print(f"{len(jobs)} molecules and reactions, {done} of them finished in an earlier run:")
+        console.print(", ".join(job.name for job in jobs), highlight=False, markup=False)
         return
     report = run_recipe(settings, target, processes=processes)
     _print_reasons(console, "left out", report.skipped)
     _print_reasons(console, "failed", report.failed)
-    console.print(f"{report.tasks} molecules and reactions, {report.structures} structures in {report.path}")
+    console.print(f"{report.jobs} molecules and reactions, {report.structures} structures in {report.path}")
 
 
 @app.command("import")

@@ -285,21 +285,61 @@ class Batch:
             ]
         sizes = [len(s.numbers) for s in structures]
         starts = np.cumsum([0, *sizes[:-1]])
-        n_atoms = torch.tensor(sizes)
-        batch = cls(
-            numbers=torch.from_numpy(np.concatenate([s.numbers for s in structures]).astype(np.int64)),
-            positions=torch.from_numpy(np.concatenate([s.positions for s in structures])).to(dtype),
-            batch=torch.repeat_interleave(n_atoms),
-            n_atoms=n_atoms,
-            edge_index=torch.from_numpy(
-                np.concatenate([e + start for (e, _), start in zip(edges, starts, strict=True)], axis=1)
+        batch = cls.from_arrays(
+            np.concatenate([s.numbers for s in structures]),
+            np.concatenate([s.positions for s in structures]),
+            np.array(sizes),
+            (
+                np.concatenate([e + start for (e, _), start in zip(edges, starts, strict=True)], axis=1),
+                np.concatenate([shift for _, shift in edges]),
             ),
-            edge_shift=torch.from_numpy(np.concatenate([shift for _, shift in edges])).to(dtype),
+            dtype,
+        )
+        return batch.replace(
             labels=_join_labels(structures, sizes, dtype, prepared),
             index=torch.tensor(list(index) if index is not None else [-1] * len(sizes)),
             triplets=None if triplets is None else _join_triplets(triplets, edges),
+            pairs=batch.pair_edges(),
         )
-        return batch.replace(pairs=batch.pair_edges())
+
+    @classmethod
+    def from_arrays(
+        cls,
+        numbers: np.ndarray,
+        positions: np.ndarray,
+        sizes: np.ndarray,
+        edges: tuple[np.ndarray, np.ndarray],
+        dtype: torch.dtype = torch.float64,
+    ) -> Batch:
+        """Join geometries without labels, given as arrays of one structure after the other.
+
+        Parameters
+        ----------
+        numbers
+            ``(n_atoms,)``, atomic numbers.
+        positions
+            ``(n_atoms, 3)``, Å.
+        sizes
+            ``(n_structures,)``, their numbers of atoms.
+        edges
+            ``edge_index`` and ``edge_shift`` of all structures, see :class:`Batch`.
+        dtype
+            Floating type of positions and shifts.
+
+        Returns
+        -------
+        Batch
+            On the CPU.
+        """
+        edge_index, edge_shift = edges
+        return cls(
+            numbers=torch.from_numpy(numbers.astype(np.int64)),
+            positions=torch.from_numpy(positions).to(dtype),
+            batch=torch.from_numpy(np.repeat(np.arange(len(sizes)), sizes)),
+            n_atoms=torch.from_numpy(sizes),
+            edge_index=torch.from_numpy(edge_index),
+            edge_shift=torch.from_numpy(edge_shift).to(dtype),
+        )
 
     @classmethod
     def from_atoms(

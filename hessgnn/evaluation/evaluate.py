@@ -16,7 +16,9 @@ from hessgnn.evaluation.judge import Observer, Verdict, judge
 from hessgnn.evaluation.record import Budget, Cost, CurvePoint, DataSource, Record, Regime, read_record, write_record
 from hessgnn.evaluation.tasks import accuracy
 from hessgnn.evaluation.tasks.registry import ACCURACY, TaskSettings, chosen_tasks
-from hessgnn.surface.base import PotentialSurface, Surface, surface_from_import_path
+from hessgnn.surface.base import Surface
+from hessgnn.surface.calculator import surface_from_import_path
+from hessgnn.surface.potential import PotentialSurface
 from hessgnn.training.config import DataConfig, RunConfig
 from hessgnn.training.run import Point, Run, load, load_checkpoint, versions
 from hessgnn.training.scaling import fit_reference_energies
@@ -127,7 +129,7 @@ def evaluate_calculator(
     Parameters
     ----------
     import_path
-        ``module:factory``, see :func:`~hessgnn.surface.base.surface_from_import_path`.
+        ``module:factory``, see :func:`~hessgnn.surface.calculator.surface_from_import_path`.
     data
         File or name of the data.
     folder

@@ -29,7 +29,8 @@ from hessgnn.evaluation.together import run_alone, run_shares, run_together
 from hessgnn.runtime.allocator import keep_freed_memory
 from hessgnn.runtime.blas import one_blas_thread
 from hessgnn.runtime.processes import end_with
-from hessgnn.surface.base import PotentialSurface, Surface
+from hessgnn.surface.base import Surface
+from hessgnn.surface.potential import PotentialSurface
 from hessgnn.training.run import versions
 
 Observer = Callable[[str, int, int], None]

@@ -25,8 +25,6 @@ import torch
 from ase import Atoms
 from numpy.typing import NDArray
 
-from hessgnn.data.batch import Batch
-from hessgnn.data.neighbors import neighbors, neighbors_of_molecules
 from hessgnn.data.structure import Array, Structure
 from hessgnn.errors import UserError
 from hessgnn.evaluation.journal import Result
@@ -34,18 +32,9 @@ from hessgnn.evaluation.tasks.base import Subject, Task
 from hessgnn.runtime.allocator import keep_freed_memory
 from hessgnn.runtime.blas import one_blas_thread
 from hessgnn.runtime.processes import end_with
-from hessgnn.surface.base import (
-    ALL_PAIRS,
-    ATOMS_OF_HESSIANS,
-    Answer,
-    ForceField,
-    PotentialSurface,
-    Surface,
-    by_size,
-    passes,
-)
+from hessgnn.surface.base import FAILURES, Answer, ForceField, Surface
 from hessgnn.surface.calculator import HessGNNCalculator
-from hessgnn.surface.failures import FAILURES
+from hessgnn.surface.potential import ATOMS_OF_HESSIANS, PotentialSurface, batch_of, by_size, passes
 
 AT_ONCE = 64
 """Subjects that are followed at the same time."""
@@ -229,9 +218,6 @@ class _Image:
         periodic = atoms.pbc.any()
         return cls(atoms.numbers, atoms.positions, atoms.cell.array if periodic else None, atoms.pbc)
 
-    def edges(self, cutoff: float) -> tuple[NDArray[np.int64], Array]:
-        return neighbors(self.positions, cutoff, self.cell, self.pbc)
-
 
 @dataclass(frozen=True)
 class _Question:
@@ -304,11 +290,11 @@ class _Thread:
         return reply
 
 
-class _AskingSurface:
+class _AskingSurface(Surface):
     """A potential's surface for one thread."""
 
     def __init__(self, surface: PotentialSurface, ask: Callable[[_Question], Any]) -> None:
-        self.name, self.fingerprint = surface.name, surface.fingerprint
+        super().__init__(surface.name, surface.fingerprint)
         self._surface, self._ask = surface, ask
 
     def answers(self, structures: Sequence[Structure]) -> Iterator[Answer]:
@@ -321,6 +307,10 @@ class _AskingSurface:
     def calculator(self) -> _AskingCalculator:
         """See :class:`Surface`."""
         return _AskingCalculator(self._surface, self._ask)
+
+    def second_derivatives(self, atoms: Atoms) -> Array:
+        """See :class:`Surface`."""
+        return self._own.get_hessian(atoms)
 
     def force_field(self, structures: Sequence[Structure]) -> ForceField:
         """See :class:`Surface`."""
@@ -404,7 +394,7 @@ def _finite(one: Any) -> bool:
 
 
 def _pass(surface: PotentialSurface, kind: Kind, images: Sequence[_Image]) -> list[Any]:
-    batch = _batch(images, surface.potential.cutoff).to(surface.device)
+    batch = batch_of(images, surface.potential.cutoff).to(surface.device)
     if kind == "hessian":
         return [hessian.double().cpu().numpy() for hessian in surface.potential.hessian(batch)]
     prediction = surface.potential(batch)
@@ -412,28 +402,6 @@ def _pass(surface: PotentialSurface, kind: Kind, images: Sequence[_Image]) -> li
     # Copies: the arrays of a pass live as long as the longest kept of them otherwise.
     forces = [part.copy() for part in np.split(prediction.forces.double().cpu().numpy(), stops)]
     return list(zip(prediction.energy.tolist(), forces, strict=True))
-
-
-def _batch(images: Sequence[_Image], cutoff: float) -> Batch:
-    sizes = np.array([len(image.numbers) for image in images])
-    numbers = np.concatenate([image.numbers for image in images]).astype(np.int64)
-    positions = np.concatenate([image.positions for image in images])
-    if sizes.max() <= ALL_PAIRS and not any(np.any(image.pbc) for image in images):
-        edge_index = neighbors_of_molecules(positions, sizes, cutoff, lambda _: None)
-        edge_shift = np.zeros((edge_index.shape[1], 3))
-    else:
-        edges = [image.edges(cutoff) for image in images]
-        starts = np.cumsum(sizes) - sizes
-        edge_index = np.concatenate([e + start for (e, _), start in zip(edges, starts, strict=True)], axis=1)
-        edge_shift = np.concatenate([shift for _, shift in edges])
-    return Batch(
-        numbers=torch.from_numpy(numbers),
-        positions=torch.from_numpy(positions),
-        batch=torch.from_numpy(np.repeat(np.arange(len(images)), sizes)),
-        n_atoms=torch.from_numpy(sizes),
-        edge_index=torch.from_numpy(edge_index),
-        edge_shift=torch.from_numpy(edge_shift),
-    )
 
 
 _NOTHING: Any = object()

@@ -17,10 +17,11 @@ from hessgnn.data.store.store import Store, write_store
 from hessgnn.data.structure import Array, Structure
 from hessgnn.errors import ConfigError, DataError
 from hessgnn.experiments.study_config import LabelSettings, Regime
-from hessgnn.factory.displace import molecule_rng
+from hessgnn.molecules.geometry import molecule_rng
 from hessgnn.runtime.files import atomic_path
 from hessgnn.runtime.processes import each
-from hessgnn.surface.engines import Engine, LabelError, make_engine
+from hessgnn.surface.base import SurfaceError
+from hessgnn.surface.engines.base import Engine, make_engine
 from hessgnn.training.config import DataConfig
 
 FRAME = "displaced"
@@ -155,7 +156,7 @@ def displaced_frames(structure: Structure, number: int, engine: Engine, settings
             image.positions = positions
             try:
                 energy, forces = engine.energy_forces(image)
-            except LabelError:
+            except SurfaceError:
                 continue
             frames.append(_frame(structure, k, positions, energy, forces))
             break

@@ -39,7 +39,7 @@ from hessgnn.experiments.study_report import Point, Points, write_study
 from hessgnn.experiments.workers import Chains, WorkerDied, Workers
 from hessgnn.runtime.config import save
 from hessgnn.runtime.files import write_text
-from hessgnn.surface.engines import make_engine
+from hessgnn.surface.engines.base import make_engine
 from hessgnn.sweep.config import folder_name
 from hessgnn.training.run import Run
 from hessgnn.training.scaling import fit_reference_energies

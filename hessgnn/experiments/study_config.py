@@ -8,7 +8,8 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_va
 
 from hessgnn.evaluation.tasks.registry import ACCURACY, TaskSettings, chosen_tasks
 from hessgnn.runtime.config import Settings, merge, parse, set_dotted
-from hessgnn.surface.engines import EngineChoice, TBLiteSettings
+from hessgnn.surface.engines.base import EngineChoice
+from hessgnn.surface.engines.tblite import TBLiteSettings
 from hessgnn.sweep.config import folder_name
 from hessgnn.training.config import DataConfig, RunConfig
 

@@ -1,4 +1,4 @@
-"""Running a recipe: one task per molecule or reaction. What is finished is kept, so a killed build goes on."""
+"""Running a recipe: one job per molecule or reaction. What is finished is kept, so a killed build goes on."""
 
 from __future__ import annotations
 
@@ -15,21 +15,27 @@ import yaml
 from ase.data import chemical_symbols
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from hessgnn.data.kinds import FRAMES
+from hessgnn.data.kinds import FRAMES, MINIMUM, STATIONARY
 from hessgnn.data.store.splits import split_groups, split_of
 from hessgnn.data.store.store import Store, write_store
-from hessgnn.data.structure import Structure
+from hessgnn.data.structure import Array, Structure
 from hessgnn.errors import ConfigError, DataError
-from hessgnn.factory.copies import find_copies
 from hessgnn.factory.geometries import starting_geometries
+from hessgnn.factory.jobs import BuildJob, MoleculeJob, ReactionJob
 from hessgnn.factory.reactions import reactions
 from hessgnn.factory.recipe import Recipe
 from hessgnn.factory.targets import PairTarget, WrittenTarget
-from hessgnn.factory.tasks import MoleculeTask, ReactionTask, Task
+from hessgnn.molecules.geometry import same_shape, sorted_distances
 from hessgnn.runtime.config import dump
 from hessgnn.runtime.files import write_text
 from hessgnn.runtime.processes import each
-from hessgnn.surface.engines import Engine, LabelError, make_engine
+from hessgnn.surface.base import SurfaceError
+from hessgnn.surface.engines.base import make_engine
+
+_COPY_ENERGY = 1e-4
+"""Copies agree so well in energy, eV; far more than two optimisations of one minimum differ by."""
+_COPY_DISTANCE = 0.02
+"""And in all their sorted distances, Å."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,7 @@ class BuildReport:
     """What became of a recipe: how much was labelled, and why the rest was not."""
 
     path: Path
-    tasks: int
+    jobs: int
     structures: int
     skipped: dict[str, str]
     failed: dict[str, str]
@@ -45,14 +51,14 @@ class BuildReport:
 
 @dataclass
 class Finished:
-    """What is known of the tasks that are done: facts of the good ones, reasons of the others."""
+    """What is known of the jobs that are done: facts of the good ones, reasons of the others."""
 
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     frames_failed: dict[str, str] = field(default_factory=dict)
 
 
-def tasks_of(recipe: Recipe) -> tuple[list[Task], dict[str, str]]:
+def jobs_of(recipe: Recipe) -> tuple[list[BuildJob], dict[str, str]]:
     """List what a recipe asks for.
 
     Parameters
@@ -62,8 +68,8 @@ def tasks_of(recipe: Recipe) -> tuple[list[Task], dict[str, str]]:
 
     Returns
     -------
-    list of Task, dict
-        The tasks, molecules first; and name -> reason for molecules that were left out.
+    list of BuildJob, dict
+        The jobs, molecules first; and name -> reason for molecules that were left out.
 
     Raises
     ------
@@ -71,23 +77,23 @@ def tasks_of(recipe: Recipe) -> tuple[list[Task], dict[str, str]]:
         When it asks for nothing, or for two things of one name.
     """
     geometries, skipped = starting_geometries(recipe.geometries)
-    tasks: list[Task] = [MoleculeTask(name, atoms) for name, atoms in geometries.items()]
+    jobs: list[BuildJob] = [MoleculeJob(name, atoms) for name, atoms in geometries.items()]
     if recipe.reactions is not None:
-        tasks += [ReactionTask(WrittenTarget(reaction)) for reaction in reactions(recipe.reactions)]
-    tasks += [ReactionTask(PairTarget.read(pair)) for pair in recipe.pairs]
-    names = [task.name for task in tasks]
+        jobs += [ReactionJob(WrittenTarget(reaction)) for reaction in reactions(recipe.reactions)]
+    jobs += [ReactionJob(PairTarget.read(pair)) for pair in recipe.pairs]
+    names = [job.name for job in jobs]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ConfigError("a molecule and a reaction have this name", where=twice[0], remedy="rename one of them")
-    if not tasks:
+    if not jobs:
         raise ConfigError("asks for nothing", where=recipe.name, remedy="add geometries or reactions to the recipe")
-    return tasks, skipped
+    return jobs, skipped
 
 
 def build(recipe: Recipe, output: Path, *, processes: int = 1) -> BuildReport:
     """Run a recipe and write the store.
 
-    Finished tasks are kept in ``<output>.parts/``, under a name that changes with the recipe and what they start from,
+    Finished jobs are kept in ``<output>.parts/``, under a name that changes with the recipe and what they start from,
     until the store is written.
 
     Parameters
@@ -97,7 +103,7 @@ def build(recipe: Recipe, output: Path, *, processes: int = 1) -> BuildReport:
     output
         The HDF5 file.
     processes
-        Tasks worked on at once, each on one thread. The result does not depend on it.
+        Jobs worked on at once, each on one thread. The result does not depend on it.
 
     Returns
     -------
@@ -109,11 +115,11 @@ def build(recipe: Recipe, output: Path, *, processes: int = 1) -> BuildReport:
     DataError
         When nothing can be labelled, or the training split lacks an element that occurs.
     """
-    tasks, skipped = tasks_of(recipe)
+    jobs, skipped = jobs_of(recipe)
     engine = make_engine(recipe.engine)  # what is wrong with it is told before anything is computed
-    parts = {task.name: part_path(output, recipe, task) for task in tasks}
-    finished = _finish(recipe, tasks, parts, processes)
-    good = [task.name for task in tasks if task.name in finished.facts]
+    parts = {job.name: part_path(output, recipe, job) for job in jobs}
+    finished = _finish(recipe, jobs, parts, processes)
+    good = [job.name for job in jobs if job.name in finished.facts]
     if not good:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in finished.failed.items())
         raise DataError("nothing could be labelled", where=recipe.name, remedy=f"see the reasons: {reasons}")
@@ -181,43 +187,83 @@ def assign_splits(recipe: Recipe, structures: Sequence[Structure]) -> list[Struc
     return divided
 
 
-def part_path(output: Path, recipe: Recipe, task: Task) -> Path:
-    """Where a finished task is kept until the store is written.
+def find_copies(structures: Sequence[Structure]) -> dict[str, str]:
+    """Find minima that are also there under another name: of a molecule with two names, of a conformer twice.
+
+    Neither the order of the atoms nor their handedness matters.
+
+    Parameters
+    ----------
+    structures
+        With energies. Ends of reactions are never copies, since a band needs both in one atom order.
+
+    Returns
+    -------
+    dict
+        Name of a minimum -> name of the structure that it is a copy of: the end of a reaction or an earlier minimum.
+    """
+    groups: dict[str, list[Structure]] = {}
+    for structure in structures:
+        if structure.kind in STATIONARY:
+            groups.setdefault(structure.group, []).append(structure)
+    copies: dict[str, str] = {}
+    for members in groups.values():
+        kept: list[tuple[Structure, Array]] = []
+        for structure in sorted(members, key=lambda one: one.kind == MINIMUM):
+            fingerprint = sorted_distances(structure.numbers, structure.positions)
+            twin = next(
+                (
+                    other
+                    for other, others in kept
+                    if abs((structure.energy or 0.0) - (other.energy or 0.0)) < _COPY_ENERGY
+                    and same_shape(fingerprint, others, _COPY_DISTANCE)
+                ),
+                None,
+            )
+            if twin is not None and structure.kind == MINIMUM:
+                copies[structure.name] = twin.name
+            else:
+                kept.append((structure, fingerprint))
+    return copies
+
+
+def part_path(output: Path, recipe: Recipe, job: BuildJob) -> Path:
+    """Where a finished job is kept until the store is written.
 
     Parameters
     ----------
     output
         The store to be.
-    recipe, task
+    recipe, job
         What the content depends on; how molecules are chosen and split is not part of it.
 
     Returns
     -------
     Path
-        Inside ``<output>.parts/``. A task that failed has a file of the same name with the suffix ``.failed``.
+        Inside ``<output>.parts/``. A job that failed has a file of the same name with the suffix ``.failed``.
     """
-    readable = re.sub(r"[^A-Za-z0-9_+-]", "_", task.name)[:80]
-    return output.with_name(output.name + ".parts") / f"{readable}-{task.digest(recipe)}.h5"
+    readable = re.sub(r"[^A-Za-z0-9_+-]", "_", job.name)[:80]
+    return output.with_name(output.name + ".parts") / f"{readable}-{job.digest(recipe)}.h5"
 
 
-def _finish(recipe: Recipe, tasks: Sequence[Task], parts: dict[str, Path], processes: int) -> Finished:
-    """Work on the tasks that are not done yet in worker processes, then gather what became of all."""
-    todo = [task for task in tasks if not parts[task.name].exists() and not _failure(parts[task.name]).exists()]
+def _finish(recipe: Recipe, jobs: Sequence[BuildJob], parts: dict[str, Path], processes: int) -> Finished:
+    """Work on the jobs that are not done yet in worker processes, then gather what became of all."""
+    todo = [job for job in jobs if not parts[job.name].exists() and not _failure(parts[job.name]).exists()]
     if todo:
-        _work_on(recipe, todo, parts, len(tasks), min(processes, len(todo)))
+        _work_on(recipe, todo, parts, len(jobs), min(processes, len(todo)))
     finished = Finished()
-    for task in tasks:
-        part = parts[task.name]
+    for job in jobs:
+        part = parts[job.name]
         if part.exists():
             told = json.loads(Store.open(part).attributes.provenance)
-            finished.facts[task.name] = told["facts"]
+            finished.facts[job.name] = told["facts"]
             finished.frames_failed |= told["failed"]
         else:
-            finished.failed[task.name] = _failure(part).read_text(encoding="utf-8").strip()
+            finished.failed[job.name] = _failure(part).read_text(encoding="utf-8").strip()
     return finished
 
 
-def _work_on(recipe: Recipe, todo: Sequence[Task], parts: dict[str, Path], total: int, workers: int) -> None:
+def _work_on(recipe: Recipe, todo: Sequence[BuildJob], parts: dict[str, Path], total: int, workers: int) -> None:
     progress = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -226,22 +272,22 @@ def _work_on(recipe: Recipe, todo: Sequence[Task], parts: dict[str, Path], total
         TimeRemainingColumn(),
         TextColumn("{task.fields[failed]} failed"),
     )
-    jobs = [(recipe, task, parts[task.name]) for task in todo]
+    work = [(recipe, job, parts[job.name]) for job in todo]
     with progress:
         bar = progress.add_task(recipe.name, total=total, completed=total - len(todo), failed=0)
         failed = 0
-        for succeeded in each(_run_one, jobs, workers, where=recipe.name):
+        for succeeded in each(_run_one, work, workers, where=recipe.name):
             failed += not succeeded
             progress.update(bar, advance=1, failed=failed)
 
 
-def _run_one(job: tuple[Recipe, Task, Path]) -> bool:
-    """Run a task in a worker; tell whether it succeeded. Each task has an engine of its own."""
-    recipe, task, part = job
-    engine: Engine = make_engine(recipe.engine)
+def _run_one(work: tuple[Recipe, BuildJob, Path]) -> bool:
+    """Run a job in a worker; tell whether it succeeded. Each job has an engine of its own."""
+    recipe, job, part = work
+    engine = make_engine(recipe.engine)
     try:
-        outcome = task.run(recipe, engine)
-    except LabelError as error:
+        outcome = job.run(recipe, engine)
+    except SurfaceError as error:
         write_text(_failure(part), f"{error}\n")
         return False
     except Exception as error:  # what a library raises on one odd geometry must not end a build of thousands

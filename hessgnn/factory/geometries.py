@@ -13,10 +13,12 @@ from ase.io import iread
 from pydantic import Field, PositiveInt, field_validator
 
 from hessgnn.errors import ConfigError, did_you_mean
-from hessgnn.factory.molecules import BUNDLED, read_molecules
 from hessgnn.factory.smiles import conformers
-from hessgnn.runtime.config import Settings
+from hessgnn.runtime.config import Settings, read_yaml
 from hessgnn.runtime.files import find_resource
+
+BUNDLED = Path(__file__).with_name("molecules.yaml")
+"""Closed-shell molecules of C, H, N, O with up to nine heavy atoms."""
 
 
 class SourceSettings(Settings):
@@ -51,7 +53,7 @@ class SmilesSettings(SourceSettings):
 
     source: Literal["smiles"] = "smiles"
     molecules: list[str] = Field(default=[], description="SMILES, which are the names too")
-    files: list[Path] = Field(default=[], description="YAML files, see hessgnn.factory.molecules")
+    files: list[Path] = Field(default=[], description="YAML files, see hessgnn.factory.geometries")
     bundled: bool = Field(default=False, description="take the molecules that ship with hessgnn")
     conformers: PositiveInt = Field(default=1, description="of each molecule at most, the lowest first")
     embeddings: PositiveInt = Field(default=20, description="tried for each molecule")
@@ -102,6 +104,41 @@ def starting_geometries(sources: Sequence[SourceSettings]) -> Geometries:
             else:
                 chosen[name] = Atoms(numbers=atoms.numbers, positions=atoms.positions)
     return dict(sorted(chosen.items())), dict(sorted(skipped.items()))
+
+
+def read_molecules(path: Path = BUNDLED) -> list[str]:
+    """Read a data file of molecules.
+
+    Parameters
+    ----------
+    path
+        A YAML file with the key ``molecules``: a mapping of headings to SMILES, separated by blanks.
+
+    Returns
+    -------
+    list of str
+        In the order of the file.
+
+    Raises
+    ------
+    ConfigError
+        When it holds something else, or a SMILES twice.
+    """
+    content = read_yaml(path)
+    sections = content.get("molecules")
+    if (
+        set(content) != {"molecules"}
+        or not isinstance(sections, dict)
+        or not all(isinstance(text, str) for text in sections.values())
+    ):
+        raise ConfigError(
+            "holds no molecules", where=path, remedy="write `heading: SMILES SMILES …` under the key `molecules`"
+        )
+    found = [smiles for text in sections.values() for smiles in text.split()]
+    twice = sorted({smiles for smiles in found if found.count(smiles) > 1})
+    if twice:
+        raise ConfigError("stands twice", where=f"{path}, {twice[0]}", remedy="remove one of them")
+    return found
 
 
 def _wanted(settings: SourceSettings, names: Sequence[str]) -> list[str]:

@@ -9,9 +9,9 @@ from typing import Any
 from pydantic import Field, PositiveInt, field_validator
 
 from hessgnn.errors import ConfigError, did_you_mean
+from hessgnn.factory.geometries import BUNDLED as MOLECULES
+from hessgnn.factory.geometries import read_molecules
 from hessgnn.factory.mapping import bonds, parse_pair
-from hessgnn.factory.molecules import BUNDLED as MOLECULES
-from hessgnn.factory.molecules import read_molecules
 from hessgnn.factory.reaction import FAMILIES, Family, Inversion, Reaction, Rotation, Torsion, n_heavy
 from hessgnn.factory.rules import RULE_NAMES, enumerate_reactions
 from hessgnn.runtime.config import Settings, parse, read_yaml

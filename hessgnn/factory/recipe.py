@@ -11,7 +11,8 @@ from hessgnn.factory.geometries import SOURCES, SourceSettings
 from hessgnn.factory.reactions import ReactionSettings
 from hessgnn.factory.targets import PairSettings
 from hessgnn.runtime.config import Settings, parse_named
-from hessgnn.surface.engines import EngineChoice, TBLiteSettings
+from hessgnn.surface.engines.base import EngineChoice
+from hessgnn.surface.engines.tblite import TBLiteSettings
 
 
 class MinimumSettings(Settings):

@@ -17,9 +17,9 @@ from ase.build import minimize_rotation_and_translation
 
 from hessgnn.data.structure import Array
 from hessgnn.errors import ConfigError
-from hessgnn.factory.copies import sorted_distances
 from hessgnn.factory.mapping import Mol, bonds, parse, parse_pair, rdkit_module, union
 from hessgnn.factory.reaction import Inversion, Reaction, Rotation, Torsion
+from hessgnn.molecules.geometry import same_shape, sorted_distances
 
 _STRETCH = 1.35
 """Length of a bond that breaks or forms, halfway, in units of its length when it is whole."""
@@ -82,7 +82,7 @@ def conformers(smiles: str, *, number: int, seed: int) -> list[Atoms]:
     for _, positions in found:
         atoms = _atoms(molecule, positions)
         fingerprint = sorted_distances(atoms.numbers, atoms.positions)
-        if all(np.abs(fingerprint - other).max() > _COPY for other in prints):
+        if not any(same_shape(fingerprint, other, _COPY) for other in prints):
             kept.append(atoms)
             prints.append(fingerprint)
     return kept

@@ -9,8 +9,6 @@ from typing import Literal
 
 import numpy as np
 from ase import Atoms
-from ase.build import minimize_rotation_and_translation
-from ase.data import covalent_radii
 from ase.io import read
 from pydantic import Field
 
@@ -19,53 +17,18 @@ from hessgnn.factory.mapping import bonds as written_bonds
 from hessgnn.factory.mapping import parse_pair
 from hessgnn.factory.reaction import Inversion, Reaction
 from hessgnn.factory.smiles import halfway, reaction_ends
+from hessgnn.molecules.geometry import REACTION_BOND, rmsd
+from hessgnn.molecules.geometry import bonds as found_bonds
 from hessgnn.runtime.config import Settings
 from hessgnn.runtime.files import find_resource
-
-STRETCH = 1.3
-"""Atoms are bonded up to so many times the sum of their covalent radii.
-
-B. Cordero et al., Dalton Trans. 2008, 2832. For C–H that is 1.39 Å, for C–C 1.98 Å; hydrogen bonds are longer.
-"""
 
 Side = Literal["reactant", "product"]
 Bonds = frozenset[tuple[int, int]]
 
 
 def bonds(atoms: Atoms) -> Bonds:
-    """List the bonds of a geometry.
-
-    Parameters
-    ----------
-    atoms
-        Not periodic.
-
-    Returns
-    -------
-    frozenset of (int, int)
-        Indices, the smaller first.
-    """
-    radii = covalent_radii[atoms.numbers]
-    near = atoms.get_all_distances() < STRETCH * (radii[:, None] + radii)
-    return frozenset((int(i), int(j)) for i, j in zip(*np.nonzero(near), strict=True) if i < j)
-
-
-def distance(first: Atoms, second: Atoms) -> float:
-    """Root mean square distance of atoms after superposition by a proper rotation, Å.
-
-    Parameters
-    ----------
-    first, second
-        In one atom order.
-
-    Returns
-    -------
-    float
-        Zero for the same geometry, not for mirror images.
-    """
-    moved = second.copy()
-    minimize_rotation_and_translation(first, moved)
-    return float(np.sqrt(np.mean(np.sum((first.positions - moved.positions) ** 2, axis=1))))
+    """Bonds of a geometry: indices, the smaller first."""
+    return frozenset((i, j) for i, j in found_bonds(atoms.numbers, atoms.positions, REACTION_BOND).tolist())
 
 
 class Target(ABC):
@@ -235,7 +198,8 @@ class PairTarget(Target):
             return _by_bonds(found, reactant, product)
         if found != reactant:
             return None
-        return "reactant" if distance(self.before, atoms) <= distance(self.after, atoms) else "product"
+        to_before, to_after = (rmsd(atoms.positions, side.positions) for side in (self.before, self.after))
+        return "reactant" if to_before <= to_after else "product"
 
 
 def _by_bonds(found: Bonds, reactant: Bonds, product: Bonds) -> Side | None:

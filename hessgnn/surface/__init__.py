@@ -1,1 +1,1 @@
-"""Potential energy surfaces: potentials, ASE calculators and label engines, and what is searched on them."""
+"""Potential energy surfaces: potentials, ASE calculators and label engines, and the searches that run on them."""

@@ -1,50 +1,49 @@
-"""What a task sees of whatever it judges: a potential energy surface.
+"""A potential energy surface: whatever gives energy, forces and Hessian of a geometry.
 
-A potential of this package answers for many structures at once; any other code that ASE can drive answers for one
-after the other. A task need not know which of the two it has.
+Potentials of this package, ASE calculators and label engines are surfaces, so optimisers, saddle searches, reaction
+paths and dynamics are written once. A surface writes :meth:`Surface.calculator`; the rest follows, and is overridden
+where many structures can be computed at once.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
-import json
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Protocol
+from functools import cached_property
+from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator
-from numpy.typing import NDArray
 
-from hessgnn.data.batch import Batch
-from hessgnn.data.neighbors import NeighborFinder, neighbors_of_molecules
+from hessgnn.data.neighbors import CoincidentAtoms
 from hessgnn.data.structure import Array, Structure
-from hessgnn.errors import ConfigError
-from hessgnn.potentials.base import Potential
-from hessgnn.runtime.imports import import_path
-from hessgnn.surface.calculator import HessGNNCalculator
-from hessgnn.surface.engines.base import central_differences
-from hessgnn.surface.failures import FAILURES, reason_of
+from hessgnn.errors import UserError
 
 HESSIAN_STEP = 2e-4
-"""Å, of central differences of the forces of a calculator that has no Hessian of its own."""
-SKIN = 0.5
-"""Å, see :class:`~hessgnn.data.neighbors.NeighborFinder`."""
+"""Å, of central differences of the forces where there is no analytic Hessian."""
 
-ALL_PAIRS = 64
-"""Atoms of the largest molecule whose neighbours are found by looking at all pairs."""
-
-ATOMS_OF_HESSIANS = 192
-"""Of a pass for Hessians on a CPU, about: it holds 3N columns for each structure, and larger ones gain nothing."""
-WINDOW = 512
-"""Structures that are sorted by size at a time; answers come in the order that was asked for."""
+FAILURES = (UserError, ArithmeticError, ValueError, RuntimeError, OSError)
+"""What may go wrong with one structure without ending a task: a surface that gives NaN, an optimisation or a
+self-consistent field that diverges, a missing program. Other exceptions are bugs, and end the command."""
 
 ForceField = Callable[[Array], tuple[Array, Array]]
 """From positions ``(Σ N, 3)`` to energies ``(n_structures,)`` and forces ``(Σ N, 3)``; NaN where a structure fails."""
+
+
+class SurfaceError(Exception):
+    """A calculation, an optimisation or a search that gave no result for a structure; the message says why."""
+
+
+def reason_of(error: BaseException) -> str:
+    """One line that is the same for all structures that fail in the same way, so that failures can be counted."""
+    if isinstance(error, CoincidentAtoms):  # which two atoms, and where, does not matter in a simulation
+        return "two atoms fell onto each other"
+    text = str(error).strip().splitlines()
+    return text[0] if text else type(error).__name__
 
 
 @dataclass(frozen=True)
@@ -56,163 +55,156 @@ class Answer:
     hessian: Array
 
 
-class Surface(Protocol):
-    """A potential energy surface, in eV and Å."""
+@dataclass(frozen=True)
+class HessianLabel:
+    """A Hessian as computed, and how far it is from one that obeys its symmetries.
 
-    name: str
-    fingerprint: str
-    """Equal if and only if the surface is: what was computed on it before need not be computed again."""
-
-    def answers(self, structures: Sequence[Structure]) -> Iterator[Answer]:
-        """Energy, forces and Hessian of each structure, in their order."""
-
-    def calculator(self) -> CalculatorWithHessian:
-        """Make an ASE calculator with ``get_hessian``."""
-
-    def force_field(self, structures: Sequence[Structure]) -> ForceField:
-        """Make a function that follows structures as they move."""
-
-
-class CalculatorWithHessian(Protocol):
-    """An ASE calculator that also gives second derivatives."""
-
-    get_hessian: Callable[..., Array]
-
-
-class PotentialSurface:
-    """The surface of a potential, in float64.
-
-    Parameters
+    Attributes
     ----------
-    potential
-        Converted to float64, in which its weights are exact.
-    name
-        What it is called.
-    batch_size
-        Structures at a time.
-    device
-        Where to compute.
+    matrix : (3N, 3N) float64
+        eV/Å², not symmetrised.
     """
 
-    def __init__(
-        self,
-        potential: Potential,
-        name: str = "potential",
-        *,
-        batch_size: int = 64,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        self.fingerprint = _fingerprint_of(potential)
-        self.potential = potential.double().to(device).eval()
-        self.name, self.batch_size, self.device = name, batch_size, str(device)
+    matrix: Array
 
-    def answers(self, structures: Sequence[Structure]) -> Iterator[Answer]:
-        """Energy, forces and Hessian of each structure, those of a size in one pass."""
-        most = ATOMS_OF_HESSIANS if self.device == "cpu" else None
-        for start in range(0, len(structures), WINDOW):
-            window = structures[start : start + WINDOW]
-            sizes = np.array([len(s) for s in window], dtype=np.int64)
-            found: dict[int, Answer] = {}
-            for chosen in passes(by_size(sizes), sizes, most, self.batch_size):
-                found |= zip(chosen, self._pass([window[k] for k in chosen]), strict=True)
-            yield from (found[k] for k in range(len(window)))
+    @property
+    def symmetric(self) -> Array:
+        """``(H + Hᵀ) / 2``, eV/Å²."""
+        return (self.matrix + self.matrix.T) / 2
 
-    def _pass(self, structures: Sequence[Structure]) -> Iterator[Answer]:
-        batch = Batch.from_structures(structures, self.potential.cutoff).replace(labels=None).to(self.device)
-        prediction = self.potential(batch)
-        forces = prediction.forces.cpu().numpy()
-        hessians = self.potential.hessian(batch)
-        stops = np.cumsum([len(s) for s in structures])[:-1]
-        parts = zip(prediction.energy.tolist(), np.split(forces, stops), hessians, strict=True)
-        yield from (Answer(energy, force, hessian.cpu().numpy()) for energy, force, hessian in parts)
+    @property
+    def asymmetry(self) -> float:
+        """Largest ``|H − Hᵀ|``, eV/Å²."""
+        return float(np.abs(self.matrix - self.matrix.T).max())
 
-    def calculator(self) -> HessGNNCalculator:
-        """Make an ASE calculator."""
-        return HessGNNCalculator(self.potential, device=self.device)
-
-    def force_field(self, structures: Sequence[Structure]) -> ForceField:
-        """Make a function that follows structures as they move, all in one batch."""
-        edges = self._edges(structures)
-        template = Batch.from_structures(structures, self.potential.cutoff).replace(labels=None)
-
-        def compute(positions: Array) -> tuple[Array, Array]:
-            edge_index, edge_shift = edges(positions)
-            moved = template.replace(
-                positions=torch.from_numpy(positions),
-                edge_index=torch.from_numpy(edge_index),
-                edge_shift=torch.from_numpy(edge_shift),
-            )
-            prediction = self.potential(moved.to(self.device))
-            return prediction.energy.cpu().numpy(), prediction.forces.cpu().numpy()
-
-        return compute
-
-    def _edges(self, structures: Sequence[Structure]) -> Callable[[Array], tuple[NDArray[np.int64], Array]]:
-        """Make a function that finds the edges of all structures, and their shifts, as they move."""
-        cutoff, sizes = self.potential.cutoff, np.array([len(s) for s in structures])
-        if sizes.max() <= ALL_PAIRS and not any(s.pbc.any() for s in structures):
-
-            def of_molecules(positions: Array) -> tuple[NDArray[np.int64], Array]:
-                edge_index = neighbors_of_molecules(positions, sizes, cutoff, lambda k: structures[k].name)
-                return edge_index, np.zeros((edge_index.shape[1], 3))
-
-            return of_molecules
-        finders = [NeighborFinder(cutoff, SKIN) for _ in structures]
-        starts = np.cumsum(sizes) - sizes
-
-        def one_by_one(positions: Array) -> tuple[NDArray[np.int64], Array]:
-            parts = zip(finders, np.split(positions, starts[1:]), structures, strict=True)
-            found = [find(part, s.cell, s.pbc) for find, part, s in parts]
-            edge_index = np.concatenate([e + start for (e, _), start in zip(found, starts, strict=True)], axis=1)
-            return edge_index, np.concatenate([shift for _, shift in found])
-
-        return one_by_one
+    @property
+    def sum_rule(self) -> float:
+        """Largest ``|Σ_j H_ij|`` of the symmetrised matrix, eV/Å²; zero if translations cost nothing."""
+        return float(np.abs(self.symmetric.reshape(len(self.matrix), -1, 3).sum(axis=1)).max())
 
 
-class CalculatorSurface:
-    """The surface of any ASE calculator; where it has no ``get_hessian``, its forces are differenced.
+@dataclass
+class Calls:
+    """How often :meth:`Surface.energy_forces` and :meth:`Surface.hessian` were called: the cost of labels."""
+
+    gradients: int = 0
+    hessians: int = 0
+
+
+class Surface(ABC):
+    """A potential energy surface, in eV and Å.
 
     Parameters
     ----------
-    make
-        Makes a calculator.
     name
         What it is called.
     fingerprint
-        Tells it from others; made of the name and the calculator's parameters by default.
+        Equal if and only if the surface is, so that results on the same surface can be reused.
+
+    Attributes
+    ----------
+    calls : Calls
+        Calls so far.
     """
 
-    def __init__(self, make: Callable[[], Calculator], name: str = "calculator", fingerprint: str = "") -> None:
-        self.name, self._make = name, make
-        first = make()
-        parameters = json.dumps(dict(getattr(first, "parameters", {})), default=str, sort_keys=True)
-        self.fingerprint = fingerprint or _digest(name, type(first).__qualname__, parameters)
+    failures: ClassVar[tuple[type[Exception], ...]] = FAILURES
+    """What :meth:`compute` and :meth:`second_derivatives` raise when a calculation does not converge."""
+    step = HESSIAN_STEP
+    """Å, of central differences."""
+    sum_rule_tolerance = math.inf
+    """Largest :attr:`HessianLabel.sum_rule` that is accepted, eV/Å²."""
+
+    def __init__(self, name: str, fingerprint: str) -> None:
+        self.name, self.fingerprint = name, fingerprint
+        self.calls = Calls()
+
+    @abstractmethod
+    def calculator(self) -> Any:
+        """Make an ASE calculator with ``get_hessian(atoms)``: second derivatives ``(3N, 3N)``, eV/Å²."""
+
+    def compute(self, atoms: Atoms) -> tuple[float, Array]:
+        """Energy (eV) and forces ``(N, 3)`` (eV/Å); ``atoms`` is not changed."""
+        image = atoms.copy()
+        image.calc = self._own
+        return float(image.get_potential_energy()), np.array(image.get_forces())
+
+    def second_derivatives(self, atoms: Atoms) -> Array:
+        """Second derivatives ``(3N, 3N)``, eV/Å²: central differences of the forces where nothing better is known."""
+        return central_differences(lambda image: self.energy_forces(image)[1], atoms, self.step)
+
+    def energy_forces(self, atoms: Atoms) -> tuple[float, Array]:
+        """Compute energy and forces.
+
+        Parameters
+        ----------
+        atoms
+            Not changed.
+
+        Returns
+        -------
+        float, (N, 3) float64
+            eV and eV/Å.
+
+        Raises
+        ------
+        SurfaceError
+            When the calculation does not converge.
+        """
+        self.calls.gradients += 1
+        try:
+            energy, forces = self.compute(atoms)
+        except self.failures as error:
+            raise SurfaceError(f"the calculation failed: {reason_of(error)}") from error
+        if not (np.isfinite(energy) and np.isfinite(forces).all()):
+            raise SurfaceError("the calculation gave NaN or infinity")
+        return energy, forces
+
+    def hessian(self, atoms: Atoms) -> HessianLabel:
+        """Compute the Hessian.
+
+        Parameters
+        ----------
+        atoms
+            Not changed.
+
+        Returns
+        -------
+        HessianLabel
+            The raw matrix and its errors.
+
+        Raises
+        ------
+        SurfaceError
+            When a calculation fails or the sum rule is broken beyond :attr:`sum_rule_tolerance`.
+        """
+        self.calls.hessians += 1
+        try:
+            label = HessianLabel(self.second_derivatives(atoms))
+        except self.failures as error:
+            raise SurfaceError(f"no Hessian: {reason_of(error)}") from error
+        if not np.isfinite(label.matrix).all():
+            raise SurfaceError("the Hessian holds NaN or infinity")
+        if label.sum_rule > self.sum_rule_tolerance:
+            raise SurfaceError(f"the Hessian breaks the translational sum rule by {label.sum_rule:.1e} eV/Å²")
+        return label
 
     def answers(self, structures: Sequence[Structure]) -> Iterator[Answer]:
-        """Energy, forces and Hessian of each structure, one after the other; NaN where the code fails."""
+        """Energy, forces and Hessian of each structure, in their order; NaN where a structure fails."""
         calculator = self.calculator()
         for structure in structures:
             atoms, n = structure.to_atoms(), len(structure)
             atoms.calc = calculator
             try:
-                yield Answer(
-                    float(atoms.get_potential_energy()), np.array(atoms.get_forces()), calculator.get_hessian(atoms)
-                )
-            except FAILURES:
+                energy, forces = float(atoms.get_potential_energy()), np.array(atoms.get_forces())
+                yield Answer(energy, forces, calculator.get_hessian(atoms))
+            except (SurfaceError, *FAILURES):
                 yield Answer(np.nan, np.full((n, 3), np.nan), np.full((3 * n, 3 * n), np.nan))
 
-    def calculator(self) -> Calculator:
-        """Make a calculator, with ``get_hessian`` by central differences if it has none."""
-        calculator = self._make()
-        if not hasattr(calculator, "get_hessian"):
-            calculator.get_hessian = partial(_differenced, calculator)
-        return calculator
-
     def force_field(self, structures: Sequence[Structure]) -> ForceField:
-        """Make a function that follows structures as they move; each has a calculator of its own."""
+        """Make a function that follows structures as they move; here each has a calculator of its own."""
         images = [Structure.to_atoms(s) for s in structures]
         for image in images:
-            image.calc = self._make()
+            image.calc = self.calculator()
         stops = np.cumsum([len(s) for s in structures])[:-1]
 
         def compute(positions: Array) -> tuple[Array, Array]:
@@ -222,105 +214,61 @@ class CalculatorSurface:
                 try:
                     energies.append(float(image.get_potential_energy()))
                     forces.append(np.array(image.get_forces()))
-                except FAILURES:
-                    energies.append(np.nan)
+                except (SurfaceError, *FAILURES):
+                    energies[len(forces) :] = [np.nan]
                     forces.append(np.full(part.shape, np.nan))
             return np.array(energies), np.concatenate(forces)
 
         return compute
 
+    @cached_property
+    def _own(self) -> Any:
+        """The calculator behind :meth:`compute`."""
+        return self.calculator()
 
-def by_size(sizes: NDArray[np.int64]) -> list[int]:
-    """Sort structures for a pass of Hessians, in which each takes as many products as the largest."""
-    return np.argsort(sizes, kind="stable").tolist()
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_own"}  # made anew in another process
 
 
-def passes(
-    order: Sequence[int], sizes: NDArray[np.int64], most_atoms: int | None, most_structures: int | None = None
-) -> Iterator[list[int]]:
-    """Divide structures into passes of a potential.
+def central_differences(forces: Callable[[Atoms], Array], atoms: Atoms, step: float) -> Array:
+    """Differentiate forces numerically; the error is of second order in the step.
 
     Parameters
     ----------
-    order
-        Indices, in the order in which they are taken.
-    sizes
-        Atoms of each structure.
-    most_atoms, most_structures
-        Of a pass, which holds one structure at least; no limit if absent.
+    forces
+        Atoms -> ``(N, 3)``, eV/Å; called 6N times.
+    atoms
+        Not changed.
+    step
+        Å.
 
-    Yields
-    ------
-    list of int
-        Indices of a pass.
+    Returns
+    -------
+    (3N, 3N) float64
+        eV/Å², not symmetrised.
     """
-    part: list[int] = []
-    atoms = 0
-    for k in order:
-        full = len(part) == most_structures or (most_atoms is not None and atoms + sizes[k] > most_atoms)
-        if part and full:
-            yield part
-            part, atoms = [], 0
-        part.append(k)
-        atoms += int(sizes[k])
-    if part:
-        yield part
+    n = 3 * len(atoms)
+    matrix = np.empty((n, n))
+    for row in range(n):
+        sides = []
+        for sign in (1, -1):
+            image = atoms.copy()
+            image.positions[divmod(row, 3)] += sign * step
+            sides.append(forces(image).ravel())
+        matrix[row] = (sides[1] - sides[0]) / (2 * step)
+    return matrix
 
 
-def _differenced(calculator: Calculator, atoms: Atoms) -> Array:
-    """Hessian of a calculator by central differences of its forces, symmetrised."""
+def differenced_hessian(calculator: Calculator, atoms: Atoms, step: float = HESSIAN_STEP) -> Array:
+    """Hessian of a calculator ``(3N, 3N)`` by central differences of its forces, symmetrised, eV/Å²."""
 
     def forces(image: Atoms) -> Array:
         image.calc = calculator
         return np.array(image.get_forces())
 
-    matrix = central_differences(forces, atoms, HESSIAN_STEP)
-    return (matrix + matrix.T) / 2
+    return HessianLabel(central_differences(forces, atoms, step)).symmetric
 
 
-def surface_from_import_path(path: str) -> CalculatorSurface:
-    """Find a calculator by the import path of what makes it.
-
-    Parameters
-    ----------
-    path
-        ``module:factory``; the factory is called without arguments, so a class with defaults is one.
-
-    Returns
-    -------
-    CalculatorSurface
-        Named after the factory.
-
-    Raises
-    ------
-    ConfigError
-        When it cannot be imported or made.
-    """
-    factory = import_path(path)
-    module, _, attribute = path.partition(":")
-    try:
-        surface = CalculatorSurface(factory, name=attribute)
-    except (*FAILURES, TypeError) as error:
-        raise ConfigError(
-            f"cannot be made without arguments ({reason_of(error)})", where=path, remedy="name a factory of your own"
-        ) from error
-    package = module.split(".")[0]
-    try:
-        version = importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        version = ""
-    surface.fingerprint = _digest(path, version, surface.fingerprint)
-    return surface
-
-
-def _fingerprint_of(potential: Potential) -> str:
-    """Digest of the architecture, its settings and its weights, whatever the type they are held in."""
-    digest = hashlib.sha256(f"{type(potential).__qualname__} {potential.config.model_dump_json()}".encode())
-    for name, tensor in potential.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().double().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _digest(*parts: str) -> str:
+def digest(*parts: str) -> str:
+    """Hash of texts, for fingerprints."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()

@@ -1,9 +1,12 @@
-"""A trained potential as an ASE calculator: optimisers, vibrations, paths and dynamics of ASE and of its friends."""
+"""ASE calculators: a trained potential as one of them, and any of them as a surface."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import importlib.metadata
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +17,11 @@ from ase.calculators.calculator import CalculationFailed, Calculator, all_change
 
 from hessgnn.data.batch import Batch
 from hessgnn.data.neighbors import NeighborFinder
-from hessgnn.data.structure import Array, Structure
+from hessgnn.data.structure import Array
+from hessgnn.errors import ConfigError
 from hessgnn.potentials.base import Potential
+from hessgnn.runtime.imports import import_path
+from hessgnn.surface.base import FAILURES, Surface, differenced_hessian, digest, reason_of
 from hessgnn.training.run import load
 
 
@@ -119,16 +125,10 @@ class HessGNNCalculator(Calculator):
         return self.potential.hessian(self._batch(atoms))[0].double().cpu().numpy()
 
     def _batch(self, atoms: Atoms) -> Batch:
-        structure = Structure(
-            numbers=atoms.numbers,
-            positions=atoms.positions,
-            cell=atoms.cell.array if atoms.pbc.any() else None,
-            pbc=atoms.pbc,
-            name=atoms.get_chemical_formula(),
-        )
-        edges = self._neighbors(structure.positions, structure.cell, structure.pbc)
-        batch = Batch.from_structures([structure], self.potential.cutoff, self.dtype, edges=[edges])
-        return batch.replace(labels=None).to(self.device)
+        cell = atoms.cell.array if atoms.pbc.any() else None
+        edges = self._neighbors(atoms.positions, cell, atoms.pbc, atoms.get_chemical_formula())
+        batch = Batch.from_arrays(atoms.numbers, atoms.positions, np.array([len(atoms)]), edges, self.dtype)
+        return batch.to(self.device)
 
 
 def _prepared(potential: Potential | str | Path, device: str, dtype: torch.dtype) -> Potential:
@@ -138,3 +138,68 @@ def _prepared(potential: Potential | str | Path, device: str, dtype: torch.dtype
     if any(t.dtype != dtype or t.device != torch.empty(0, device=device).device for t in tensors):
         potential = copy.deepcopy(potential).to(device, dtype)
     return potential.eval()
+
+
+class CalculatorSurface(Surface):
+    """The surface of any ASE calculator; where it has no ``get_hessian``, its forces are differenced.
+
+    Parameters
+    ----------
+    make
+        Makes a calculator.
+    name
+        What it is called.
+    fingerprint
+        See :class:`Surface`; a hash of the name and the calculator's parameters by default.
+    """
+
+    def __init__(self, make: Callable[[], Calculator], name: str = "calculator", fingerprint: str = "") -> None:
+        first = make()
+        parameters = json.dumps(dict(getattr(first, "parameters", {})), default=str, sort_keys=True)
+        super().__init__(name, fingerprint or digest(name, type(first).__qualname__, parameters))
+        self._make, self._analytic = make, hasattr(first, "get_hessian")
+
+    def calculator(self) -> Calculator:
+        """See :meth:`Surface.calculator`."""
+        calculator = self._make()
+        if not self._analytic:
+            calculator.get_hessian = partial(differenced_hessian, calculator)
+        return calculator
+
+    def second_derivatives(self, atoms: Atoms) -> Array:
+        """See :meth:`Surface.second_derivatives`."""
+        return self._own.get_hessian(atoms) if self._analytic else super().second_derivatives(atoms)
+
+
+def surface_from_import_path(path: str) -> CalculatorSurface:
+    """Find a calculator by the import path of what makes it.
+
+    Parameters
+    ----------
+    path
+        ``module:factory``; the factory is called without arguments, so a class with defaults is one.
+
+    Returns
+    -------
+    CalculatorSurface
+        Named after the factory.
+
+    Raises
+    ------
+    ConfigError
+        When it cannot be imported or made.
+    """
+    factory = import_path(path)
+    module, _, attribute = path.partition(":")
+    try:
+        surface = CalculatorSurface(factory, name=attribute)
+    except (*FAILURES, TypeError) as error:
+        raise ConfigError(
+            f"cannot be made without arguments ({reason_of(error)})", where=path, remedy="name a factory of your own"
+        ) from error
+    try:
+        version = importlib.metadata.version(module.split(".")[0])
+    except importlib.metadata.PackageNotFoundError:
+        version = ""
+    surface.fingerprint = digest(path, version, surface.fingerprint)
+    return surface

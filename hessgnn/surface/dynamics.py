@@ -86,7 +86,7 @@ class Dynamics:
         return np.split(per_atom, self._stops)
 
     def stop(self, molecules: NDArray[np.bool_]) -> None:
-        """Take molecules, ``(n,)`` bool, out of the play: put back where they began, they stay there at rest."""
+        """Stop molecules, ``(n,)`` bool: they are put back where they began and stay there at rest."""
         self.alive &= ~molecules
         at_rest = np.repeat(~self.alive, self._sizes)
         self.positions[at_rest], self.velocities[at_rest] = self._home[at_rest], 0.0

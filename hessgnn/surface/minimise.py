@@ -1,52 +1,79 @@
-"""Optimising molecules on a surface, and comparing where they end."""
+"""Minima of a surface: optimised, and proved by their frequencies."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from ase import Atoms
-from ase.neighborlist import natural_cutoffs, neighbor_list
 from ase.optimize import BFGS
-from numpy.typing import NDArray
 
-from hessgnn.data.structure import Array, Structure
-from hessgnn.surface.base import Surface
-from hessgnn.surface.failures import FAILURES, TaskFailure, reason_of
+from hessgnn.data.structure import Array
+from hessgnn.molecules.vibrations import Vibrations, vibrations
+from hessgnn.surface.base import FAILURES, HessianLabel, Surface, SurfaceError, reason_of
 
 FAR = 5.0
 """Å: an atom that moves further in an optimisation has left its molecule."""
-BOND = 1.2
-"""A pair is bonded when it is closer than this times the sum of its covalent radii."""
 
 
 @dataclass(frozen=True)
 class Optimised:
-    """Where an optimisation ended, ``(N, 3)`` Å, and how many gradients it took."""
+    """Where an optimisation ended.
+
+    Attributes
+    ----------
+    positions : (N, 3) float64
+        Å.
+    gradients : int
+        How many gradients it took.
+    energy : float
+        eV, without what constraints add.
+    """
 
     positions: Array
     gradients: int
+    energy: float
+
+
+@dataclass(frozen=True, eq=False)
+class Stationary:
+    """A point where all forces vanish, with its Hessian, its normal modes and the gradients that its search took."""
+
+    atoms: Atoms
+    hessian: HessianLabel
+    modes: Vibrations
+    gradients: int = 0
 
 
 def quasi_newton(
-    surface: Surface, structure: Structure, positions: Array, fmax: float, max_steps: int, longest: float = 0.2
+    surface: Surface,
+    start: Atoms,
+    fmax: float,
+    max_steps: int,
+    *,
+    longest: float = 0.2,
+    far: float | None = FAR,
+    converge: bool = True,
 ) -> Optimised:
     """Optimise with :class:`ase.optimize.BFGS`.
 
     Parameters
     ----------
     surface
-        Where to.
-    structure
-        The molecule.
-    positions
-        ``(N, 3)``, Å, where from.
+        What is optimised on.
+    start
+        Where to begin, with its constraints; not changed.
     fmax
         Largest force on any atom that counts as converged, eV/Å.
     max_steps
         Most steps.
     longest
         Most that an atom moves in a step, Å. Short steps stay near the path of steepest descent.
+    far
+        Most that an atom moves in all, Å; no limit if ``None``.
+    converge
+        Whether an optimisation that has not converged is a failure.
 
     Returns
     -------
@@ -55,35 +82,34 @@ def quasi_newton(
 
     Raises
     ------
-    TaskFailure
-        When it does not converge, or the surface fails.
+    SurfaceError
+        When it does not converge, an atom moves too far, or the surface fails.
     """
-    atoms = Atoms(structure.numbers, positions)
+    atoms = start.copy()
     atoms.calc = surface.calculator()
     optimiser = BFGS(atoms, logfile=None, maxstep=longest)
     try:
-        for converged in optimiser.irun(fmax=fmax, steps=max_steps):
-            if converged:
-                return Optimised(atoms.positions.copy(), optimiser.nsteps + 1)
-            require_near(atoms.positions, positions)
+        progress = optimiser.irun(fmax=fmax, steps=max_steps)
+        converged = converges(progress, lambda: atoms.positions, start.positions, far)
+        energy = float(atoms.get_potential_energy(apply_constraint=False))
     except FAILURES as error:
-        raise TaskFailure(f"the optimisation failed: {reason_of(error)}") from error
-    raise TaskFailure(f"not optimised to {fmax} eV/Å in {max_steps} steps")
+        raise SurfaceError(f"the optimisation failed: {reason_of(error)}") from error
+    if converge and not converged:
+        raise SurfaceError(f"not optimised to {fmax} eV/Å in {max_steps} steps")
+    return Optimised(atoms.positions.copy(), optimiser.nsteps + 1, energy)
 
 
-def newton(
-    surface: Surface, structure: Structure, positions: Array, fmax: float, max_steps: int, trust: float = 0.3
-) -> Optimised:
+def newton(surface: Surface, start: Atoms, fmax: float, max_steps: int, *, trust: float = 0.3) -> Optimised:
     """Optimise with the exact Hessian: rational function optimisation within a trust radius.
 
     The step of A. Banerjee, N. Adams, J. Simons, R. Shepard, J. Phys. Chem. 89, 52 (1985): along each eigenvector
     ``-g_i / (b_i - λ)`` with the lowest eigenvalue λ of the Hessian bordered by the gradient, so that it goes downhill
     where the curvature is negative. It is taken only if the energy falls; the radius follows how well the quadratic
-    model foretold by how much (R. Fletcher, *Practical Methods of Optimization*, 1987, chapter 5).
+    model predicted the change (R. Fletcher, *Practical Methods of Optimization*, 1987, chapter 5).
 
     Parameters
     ----------
-    surface, structure, positions, fmax, max_steps
+    surface, start, fmax, max_steps
         See :func:`quasi_newton`.
     trust
         Longest first step, as the norm over all coordinates, Å.
@@ -95,28 +121,28 @@ def newton(
 
     Raises
     ------
-    TaskFailure
-        When it does not converge, or the surface fails.
+    SurfaceError
+        When it does not converge, an atom moves too far, or the surface fails.
     """
     calculator = surface.calculator()
 
     def at(where: Array) -> tuple[Atoms, float, Array]:
-        atoms = Atoms(structure.numbers, where)
+        atoms = Atoms(start.numbers, where)
         atoms.calc = calculator
         return atoms, float(atoms.get_potential_energy()), -np.array(atoms.get_forces())
 
     radius = trust
     try:
-        atoms, energy, gradient = at(positions)
+        atoms, energy, gradient = at(start.positions)
         values = vectors = None
         for gradients in range(1, max_steps + 2):
             if np.linalg.norm(gradient, axis=1).max() < fmax:
-                return Optimised(atoms.positions.copy(), gradients)
+                return Optimised(atoms.positions.copy(), gradients, energy)
             if values is None or vectors is None:
-                values, vectors = np.linalg.eigh(calculator.get_hessian(atoms))
-            step, foretold = _rational_step(gradient.ravel(), values, vectors, radius)
+                values, vectors = np.linalg.eigh(HessianLabel(calculator.get_hessian(atoms)).symmetric)
+            step, predicted = _rational_step(gradient.ravel(), values, vectors, radius)
             moved, new_energy, new_gradient = at(atoms.positions + step.reshape(-1, 3))
-            ratio = (new_energy - energy) / foretold
+            ratio = (new_energy - energy) / predicted
             if ratio < 0.25:
                 radius = 0.25 * float(np.linalg.norm(step))
             elif ratio > 0.75 and np.linalg.norm(step) > 0.8 * radius:
@@ -124,71 +150,107 @@ def newton(
             # Near convergence the change of energy drowns in its last digits; the gradient still tells.
             if ratio > 0 or np.abs(new_gradient).max() < np.abs(gradient).max():
                 atoms, energy, gradient, values = moved, new_energy, new_gradient, None
-                require_near(atoms.positions, positions)
+                _require_near(atoms.positions, start.positions, FAR)
             elif radius < 1e-8:
-                raise TaskFailure("no step lowers the energy: forces, energies and Hessian do not belong together")
+                raise SurfaceError("no step lowers the energy: forces, energies and Hessian do not belong together")
     except FAILURES as error:
-        raise TaskFailure(f"the optimisation failed: {reason_of(error)}") from error
-    raise TaskFailure(f"not optimised to {fmax} eV/Å in {max_steps} steps")
+        raise SurfaceError(f"the optimisation failed: {reason_of(error)}") from error
+    raise SurfaceError(f"not optimised to {fmax} eV/Å in {max_steps} steps")
 
 
-def aligned(positions: Array, reference: Array, weights: Array) -> tuple[Array, Array]:
-    """Lay a geometry onto another by translation and rotation, atom on atom (W. Kabsch, Acta Cryst. A32, 922 (1976)).
+def find_minimum(
+    surface: Surface,
+    start: Atoms,
+    fmax: float,
+    max_steps: int,
+    *,
+    pushes: int = 3,
+    push: float = 0.1,
+    far: float | None = FAR,
+    prove: bool = True,
+) -> Stationary:
+    """Optimise until the frequencies prove a minimum; saddle points are left along their imaginary mode.
 
     Parameters
     ----------
-    positions, reference
-        ``(N, 3)``, Å.
-    weights
-        ``(N,)``: masses, or ones.
+    surface, start, fmax, max_steps, far
+        See :func:`quasi_newton`.
+    pushes
+        How often a saddle point is left.
+    push
+        Largest displacement of an atom then, Å.
+    prove
+        Whether a search that keeps ending on saddle points is a failure.
 
     Returns
     -------
-    positions, rotation
-        ``(N, 3)`` on the reference, and the ``(3, 3)`` matrix that turned them (vectors turn as ``v @ rotation.T``).
+    Stationary
+        The minimum; without ``prove`` perhaps a saddle point.
+
+    Raises
+    ------
+    SurfaceError
+        When an optimisation does not converge, or the search keeps ending on saddle points.
     """
-    centre, target = (np.average(x, axis=0, weights=weights) for x in (positions, reference))
-    if len(positions) == 1:
-        return reference.copy(), np.eye(3)
-    u, _, vt = np.linalg.svd((reference - target).T @ (weights[:, None] * (positions - centre)))
-    flip = np.diag([1.0, 1.0, np.sign(np.linalg.det(u @ vt))])
-    rotation = u @ flip @ vt
-    return (positions - centre) @ rotation.T + target, rotation
+    atoms, gradients = start.copy(), 0
+    for left in range(pushes, -1, -1):
+        end = quasi_newton(surface, atoms, fmax, max_steps, far=far)
+        gradients += end.gradients
+        atoms.positions = end.positions
+        found = stationary(surface, atoms, gradients)
+        if not found.modes.n_imaginary() or not left:
+            break
+        atoms.positions = end.positions + push * found.modes.modes[0] / np.abs(found.modes.modes[0]).max()
+    if prove and found.modes.n_imaginary():
+        raise SurfaceError(f"ends on a saddle point, lowest frequency {found.modes.frequencies[0]:.0f} cm⁻¹")
+    return found
 
 
-def rmsd(positions: Array, reference: Array) -> float:
-    """Root mean square distance of atoms after alignment, Å; equivalent atoms are not exchanged."""
-    moved, _ = aligned(positions, reference, np.ones(len(positions)))
-    return float(np.sqrt(np.square(moved - reference).sum(axis=1).mean()))
+def stationary(surface: Surface, atoms: Atoms, gradients: int = 0) -> Stationary:
+    """Compute the Hessian and the normal modes of a stationary point; may raise :class:`SurfaceError`."""
+    label = surface.hessian(atoms)
+    return Stationary(atoms.copy(), label, vibrations(atoms.numbers, atoms.positions, label.matrix), gradients)
 
 
-def bonds(numbers: NDArray[np.int64], positions: Array) -> NDArray[np.int64]:
-    """Bonded pairs of a molecule.
+def converges(progress: Iterator[bool], positions: Callable[[], Array], start: Array, far: float | None) -> bool:
+    """Run an optimiser of ASE to its end.
 
     Parameters
     ----------
-    numbers
-        ``(N,)`` atomic numbers.
+    progress
+        What its ``irun`` returns.
     positions
-        ``(N, 3)``, Å.
+        Returns the current positions, Å.
+    start
+        Where it began, in the same shape.
+    far
+        Most that an atom moves in all, Å; no limit if ``None``.
 
     Returns
     -------
-    (n, 2) int64
-        Each pair once, the lower index first, sorted.
+    bool
+        Whether it has converged.
+
+    Raises
+    ------
+    SurfaceError
+        When an atom moves too far.
     """
-    atoms = Atoms(numbers, positions)
-    i, j = neighbor_list("ij", atoms, natural_cutoffs(atoms, mult=BOND))
-    return np.unique(np.stack([i, j], axis=1)[i < j], axis=0)
+    converged = False
+    for step in progress:
+        converged = step
+        if far is not None:
+            _require_near(positions(), start, far)
+    return converged
 
 
-def same_bonds(numbers: NDArray[np.int64], first: Array, second: Array) -> bool:
-    """Whether two geometries of the same atoms, in the same order, are bonded alike."""
-    return np.array_equal(bonds(numbers, first), bonds(numbers, second))
+def _require_near(positions: Array, start: Array, far: float) -> None:
+    if not np.abs(positions - start).max() < far:  # NaN fails, too
+        raise SurfaceError(f"an atom moved by more than {far:g} Å")
 
 
 def _rational_step(gradient: Array, values: Array, vectors: Array, radius: float) -> tuple[Array, float]:
-    """The step, no longer than the radius, and the change of energy that the quadratic model foretells."""
+    """The step, no longer than the radius, and the change of energy that the quadratic model predicts."""
     along = vectors.T @ gradient
     bordered = np.diag(np.append(values, 0.0))
     bordered[-1, :-1] = bordered[:-1, -1] = along
@@ -200,9 +262,3 @@ def _rational_step(gradient: Array, values: Array, vectors: Array, radius: float
     if length > radius:
         step *= radius / length
     return vectors @ step, float(along @ step + 0.5 * values @ step**2)
-
-
-def require_near(positions: Array, start: Array) -> None:
-    """Raise :class:`TaskFailure` when an atom has moved by more than :data:`FAR`, or to nowhere."""
-    if not np.abs(positions - start).max() < FAR:
-        raise TaskFailure(f"an atom moved by more than {FAR:g} Å")

@@ -22,7 +22,8 @@ from hessgnn.evaluation.tasks.relaxation import RelaxationTask
 from hessgnn.evaluation.tasks.vibrations import VibrationsTask
 from hessgnn.evaluation.together import NAME, run_shares, run_together, together
 from hessgnn.potentials.base import Potential, PotentialConfig
-from hessgnn.surface.base import CalculatorSurface, PotentialSurface
+from hessgnn.surface.calculator import CalculatorSurface
+from hessgnn.surface.potential import PotentialSurface
 
 FORMULAS = ("CH4", "O3", "H2O", "C2H4")
 

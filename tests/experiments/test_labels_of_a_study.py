@@ -21,7 +21,9 @@ from hessgnn.experiments.labels import (
     write_part,
 )
 from hessgnn.experiments.study_config import LabelSettings
-from hessgnn.surface.engines import AseEngine, AseSettings, LabelError, TBLiteEngine, TBLiteSettings
+from hessgnn.surface.base import SurfaceError
+from hessgnn.surface.engines.ase import AseEngine, AseSettings
+from hessgnn.surface.engines.tblite import TBLiteEngine, TBLiteSettings
 from hessgnn.training.config import DataConfig
 
 
@@ -72,7 +74,7 @@ def test_what_cannot_be_labelled_is_told(tiny_store: Path) -> None:
         level_of_theory = "GFN2-xTB"
 
         def energy_forces(self, atoms):
-            raise LabelError("no convergence")
+            raise SurfaceError("no convergence")
 
     structure = Store.open(tiny_store)[0]
     with pytest.raises(DataError, match="frame 0 could not be labelled in 20 attempts"):

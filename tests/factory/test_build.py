@@ -16,9 +16,9 @@ from hessgnn.data.checks import check
 from hessgnn.data.store.store import Store, write_store
 from hessgnn.errors import ConfigError, DataError
 from hessgnn.factory import build as build_module
-from hessgnn.factory.build import assign_splits, build, part_path, tasks_of
+from hessgnn.factory.build import assign_splits, build, jobs_of, part_path
+from hessgnn.factory.jobs import MoleculeJob
 from hessgnn.factory.recipe import Recipe
-from hessgnn.factory.tasks import MoleculeTask
 from hessgnn.runtime.config import load, parse
 from hessgnn.runtime.files import find_resource
 
@@ -43,7 +43,7 @@ def built(recipe, tmp_path_factory):
 
 def test_report_and_content(built):
     report, store = built
-    assert (report.tasks, report.structures) == (2, 6)
+    assert (report.jobs, report.structures) == (2, 6)
     assert report.skipped == {"CH3": "odd number of electrons"}
     assert report.failed == {}
     assert store.splits == {"train": 2, "nms": 4}
@@ -65,11 +65,11 @@ def test_nothing_is_left_lying_about(built):
 
 def parts_of(recipe, output, store):
     """Write what was built as finished parts."""
-    tasks, _ = tasks_of(recipe)
-    for task in tasks:
-        frames = [s for s in store if s.name.split("/")[0] == task.name]
+    jobs, _ = jobs_of(recipe)
+    for job in jobs:
+        frames = [s for s in store if s.name.split("/")[0] == job.name]
         told = '{"facts": {}, "failed": {}}'
-        path = part_path(output, recipe, task)
+        path = part_path(output, recipe, job)
         write_store(path, frames, level_of_theory="GFN2-xTB", provenance=told, hessian_dtype="float64")
 
 
@@ -82,21 +82,21 @@ def test_what_is_finished_is_not_computed_again(recipe, built, tmp_path, monkeyp
 
 
 def test_parts_belong_to_one_recipe(recipe, tmp_path):
-    task = tasks_of(recipe)[0][0]
-    here = part_path(tmp_path / "x.h5", recipe, task)
+    job = jobs_of(recipe)[0][0]
+    here = part_path(tmp_path / "x.h5", recipe, job)
     other_split = recipe.model_copy(update={"split": recipe.split.model_copy(update={"seed": 9})})
     other_seed = recipe.model_copy(update={"seed": 9})
-    moved = MoleculeTask(task.name, task.start.copy())
+    moved = MoleculeJob(job.name, job.start.copy())
     moved.start.positions += 0.01
-    assert part_path(tmp_path / "x.h5", other_split, task) == here
-    assert part_path(tmp_path / "x.h5", other_seed, task) != here
+    assert part_path(tmp_path / "x.h5", other_split, job) == here
+    assert part_path(tmp_path / "x.h5", other_seed, job) != here
     assert part_path(tmp_path / "x.h5", recipe, moved) != here
 
 
 def test_failures_are_listed_and_do_not_stop_the_others(tmp_path):
     content = SMALL | {"minimum": {"max_steps": 5}, "geometries": [{"source": "g2", "names": ["H2", "CH3OH"]}]}
     report = build(parse(Recipe, content, where="test"), tmp_path / "small.h5")
-    assert report.tasks == 1
+    assert report.jobs == 1
     assert list(report.failed) == ["CH3OH"]
     assert "not optimised" in report.failed["CH3OH"]
     assert yaml.safe_load(Store.open(report.path).attributes.provenance)["failed"] == report.failed

@@ -5,7 +5,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from hessgnn.data.structure import Structure
-from hessgnn.factory.copies import find_copies
+from hessgnn.factory.build import find_copies
 
 
 @pytest.fixture

@@ -5,13 +5,14 @@ from ase import Atoms
 from hessgnn.data.kinds import IRC, NMS, PRODUCT, REACTANT, TRANSITION_STATE
 from hessgnn.factory import elementary
 from hessgnn.factory.elementary import find_step
+from hessgnn.factory.jobs import ReactionJob
 from hessgnn.factory.reaction import Inversion, Reaction
 from hessgnn.factory.recipe import Recipe
 from hessgnn.factory.targets import PairTarget, WrittenTarget
-from hessgnn.factory.tasks import ReactionTask
 from hessgnn.molecules.vibrations import vibrations
 from hessgnn.runtime.config import parse
-from hessgnn.surface.engines import LabelError, make_engine
+from hessgnn.surface.base import SurfaceError
+from hessgnn.surface.engines.base import make_engine
 
 for package in ("sella", "rdkit", "geodesic_interpolate"):
     pytest.importorskip(package, reason="the extra hessgnn[factory] is not installed")
@@ -27,7 +28,7 @@ RECIPE = parse(
 
 @pytest.fixture(scope="module")
 def outcome():
-    return ReactionTask(HCN).run(RECIPE, make_engine(RECIPE.engine))
+    return ReactionJob(HCN).run(RECIPE, make_engine(RECIPE.engine))
 
 
 def of_kind(outcome, kind):
@@ -74,7 +75,7 @@ def test_two_geometries_are_joined(outcome):
     ends = [of_kind(outcome, kind)[0] for kind in (REACTANT, PRODUCT)]
     atoms = [Atoms(end.numbers, end.positions) for end in ends]
     atoms[0].positions[2, 0] += 0.05  # off the line, where a search for the saddle point would stay
-    made = ReactionTask(PairTarget("pair/hcn", *atoms)).run(RECIPE, make_engine(RECIPE.engine))
+    made = ReactionJob(PairTarget("pair/hcn", *atoms)).run(RECIPE, make_engine(RECIPE.engine))
     assert made.facts["barrier"] == pytest.approx(outcome.facts["barrier"], abs=1e-3)
     assert {structure.parent for structure in of_kind(made, IRC)} == {"pair/hcn/ts"}
 
@@ -91,13 +92,13 @@ def test_a_path_that_joins_something_else_is_refused_with_the_reason(monkeypatch
     monkeypatch.setattr(elementary, "guesses", lambda *_: iter([planar]))
     assert find_step(RECIPE, make_engine(RECIPE.engine), AMMONIA).saddle.modes.n_imaginary() == 1
     monkeypatch.setattr(WrittenTarget, "side", lambda *_: None)
-    with pytest.raises(LabelError, match="joins something else and something else"):
+    with pytest.raises(SurfaceError, match="joins something else and something else"):
         find_step(RECIPE, make_engine(RECIPE.engine), AMMONIA)
 
 
 def test_every_guess_is_tried_and_every_reason_told(monkeypatch):
     far = Atoms("NH3", [[0, 0, 0], [9, 0, 0], [-9, 0, 0], [0, 9, 0]])
     monkeypatch.setattr(elementary, "guesses", lambda *_: iter([far, far]))
-    monkeypatch.setattr(elementary, "find_saddle", lambda *_: (_ for _ in ()).throw(LabelError("too far")))
-    with pytest.raises(LabelError, match=r"^too far$"):
+    monkeypatch.setattr(elementary, "find_saddle", lambda *_, **__: (_ for _ in ()).throw(SurfaceError("too far")))
+    with pytest.raises(SurfaceError, match=r"^too far$"):
         find_step(RECIPE, make_engine(RECIPE.engine), HCN)

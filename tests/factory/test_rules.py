@@ -4,8 +4,8 @@ from collections import Counter
 import pytest
 
 from hessgnn.errors import ConfigError
+from hessgnn.factory.geometries import read_molecules
 from hessgnn.factory.mapping import bonds, parse_pair
-from hessgnn.factory.molecules import read_molecules
 from hessgnn.factory.reaction import Inversion, Rotation, reaction_key
 from hessgnn.factory.rules import RULE_NAMES, enumerate_reactions
 

@@ -9,9 +9,9 @@ from pair_springs import PairSprings
 from surfaces import minima
 
 from hessgnn.data.structure import Array, Structure
-from hessgnn.surface.base import PotentialSurface
 from hessgnn.surface.calculator import HessGNNCalculator
 from hessgnn.surface.dynamics import Dynamics
+from hessgnn.surface.potential import PotentialSurface
 
 WATER = molecule("H2O")
 STRUCTURE = Structure.from_atoms(WATER)

@@ -1,4 +1,5 @@
 import sys
+from importlib.metadata import EntryPoint
 from importlib.util import find_spec
 
 import numpy as np
@@ -7,21 +8,16 @@ from ase import Atoms
 from ase.build import molecule
 from ase.optimize import BFGS
 
+from hessgnn.data.store.store import Store
 from hessgnn.errors import ConfigError
+from hessgnn.factory.build import build
 from hessgnn.factory.recipe import Recipe
 from hessgnn.runtime.config import parse
-from hessgnn.surface.engines import (
-    AseEngine,
-    AseSettings,
-    EngineCalculator,
-    LabelError,
-    PySCFEngine,
-    PySCFSettings,
-    TBLiteEngine,
-    TBLiteSettings,
-    make_engine,
-)
-from hessgnn.surface.engines.base import Engine, central_differences
+from hessgnn.surface.base import SurfaceError, central_differences
+from hessgnn.surface.engines.ase import AseEngine, AseSettings
+from hessgnn.surface.engines.base import ENGINES, Engine, EngineCalculator, make_engine
+from hessgnn.surface.engines.pyscf import PySCFEngine, PySCFSettings
+from hessgnn.surface.engines.tblite import TBLiteEngine, TBLiteSettings
 
 WATER = molecule("H2O")
 
@@ -55,7 +51,7 @@ def test_central_differences_of_a_known_hessian_are_counted():
 def test_numbers_that_are_none_are_a_failure():
     matrix = symmetric(9)
     matrix[0, 0] = np.nan
-    with pytest.raises(LabelError, match="NaN"):
+    with pytest.raises(SurfaceError, match="NaN"):
         Springs(matrix).energy_forces(WATER)
 
 
@@ -79,7 +75,7 @@ def test_forces_are_the_slope_of_the_energy_and_the_hessian_obeys_its_symmetries
 
 def test_a_hessian_that_breaks_the_sum_rule_is_a_failure():
     engine = TBLiteEngine(TBLiteSettings(sum_rule_tolerance=1e-12))
-    with pytest.raises(LabelError, match="sum rule"):
+    with pytest.raises(SurfaceError, match="sum rule"):
         engine.hessian(WATER)
 
 
@@ -92,7 +88,7 @@ def test_a_failed_calculation_is_told(monkeypatch):
     energy = engine.energy_forces(WATER)[0]
     with monkeypatch.context() as patch:
         patch.setattr(engine._calculator, "singlepoint", fail)
-        with pytest.raises(LabelError, match=r"^the calculation failed: SCF not converged$"):
+        with pytest.raises(SurfaceError, match=r"^the calculation failed: SCF not converged$"):
             engine.energy_forces(WATER)
     assert engine.energy_forces(WATER)[0] == pytest.approx(energy, abs=1e-9)
 
@@ -188,3 +184,90 @@ def test_differences_are_of_second_order_in_the_step():
     atoms = Atoms("H", [[1.0, 2.0, 3.0]])
     errors = [abs(central_differences(cubic, atoms, step)[0, 0] - 3.0) for step in (0.1, 0.05)]
     assert errors[0] / errors[1] == pytest.approx(4.0, rel=1e-6)
+
+
+OUTSIDE = """
+import numpy as np
+from pydantic import PositiveFloat
+
+from hessgnn.surface.engines.base import Engine, EngineSettings
+
+
+class SpringSettings(EngineSettings):
+    stiffness: PositiveFloat = 5.0
+
+
+class Spring(Engine):
+    Settings = SpringSettings
+
+    def __init__(self, settings):
+        super().__init__(settings, level_of_theory="springs")
+
+    def compute(self, atoms):
+        vectors = atoms.positions[1:] - atoms.positions[0]
+        lengths = np.linalg.norm(vectors, axis=1)
+        pull = self.settings.stiffness * ((lengths - 1.0) / lengths)[:, None] * vectors
+        energy = self.settings.stiffness / 2 * ((lengths - 1.0) ** 2).sum()
+        return float(energy), np.concatenate([pull.sum(axis=0)[None], -pull])
+
+
+def not_an_engine():
+    return None
+"""
+
+
+@pytest.fixture
+def outside(tmp_path, monkeypatch):
+    (tmp_path / "their_engine.py").write_text(OUTSIDE)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield "their_engine:Spring"
+    sys.modules.pop("their_engine", None)
+
+
+def test_an_engine_joins_from_outside_by_its_import_path(outside, tmp_path):
+    content = {
+        "name": "x",
+        "engine": {"name": outside, "stiffness": 8.0},
+        "geometries": [{"source": "g2", "names": ["H2"]}],
+        "displaced": {"frames": {}},
+        "split": {"fractions": {"train": 1.0}},
+    }
+    recipe = parse(Recipe, content, where="recipe.yaml")
+    assert parse(Recipe, recipe.model_dump(mode="json"), where="recipe.yaml") == recipe
+    build(recipe, tmp_path / "x.h5")
+    store = Store.open(tmp_path / "x.h5")
+    assert store.attributes.level_of_theory == "springs"
+    (structure,) = store
+    assert np.linalg.norm(structure.positions[1] - structure.positions[0]) == pytest.approx(1.0, abs=1e-5)
+    assert np.linalg.eigvalsh(structure.hessian).max() == pytest.approx(16.0, abs=1e-4)
+
+
+def test_an_engine_of_another_package_is_found_by_its_entry_point(outside, monkeypatch):
+    point = EntryPoint("springs", outside, "hessgnn.engines")
+
+    def entry_points(group, name="springs"):
+        return [point] if (group, name) == ("hessgnn.engines", "springs") else []
+
+    monkeypatch.setattr("hessgnn.runtime.registry.entry_points", entry_points)
+    recipe = parse(Recipe, {"name": "x", "engine": {"name": "springs"}}, where="recipe.yaml")
+    assert make_engine(recipe.engine).energy_forces(Atoms("H2", [[0, 0, 0], [0, 0, 1]]))[0] == 0
+    assert list(ENGINES) == ["ase", "pyscf", "springs", "tblite"]
+
+
+@pytest.mark.parametrize(
+    ("engine", "message"),
+    [
+        ({"name": "their_engine:Spring", "stiffness": -1}, "engine.*stiffness"),
+        ({"name": "their_engine:not_an_engine"}, "not a subclass of .*Engine"),
+        ({"name": "their_engine:Sprung"}, "did you mean 'Spring'"),
+        ({"name": "no_such_module:Engine"}, "cannot be imported"),
+    ],
+)
+def test_mistakes_with_an_engine_from_outside_are_told(outside, engine, message):
+    with pytest.raises(ConfigError, match=message):
+        parse(Recipe, {"name": "x", "engine": engine}, where="recipe.yaml")
+
+
+def test_fingerprints_tell_engines_apart():
+    first, same, other = (TBLiteEngine(TBLiteSettings(accuracy=accuracy)) for accuracy in (1e-5, 1e-5, 1e-4))
+    assert first.fingerprint == same.fingerprint != other.fingerprint

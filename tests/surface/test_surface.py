@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import pickle
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
+from ase import Atoms
 from ase.build import molecule
 from ase.calculators.calculator import CalculationFailed, Calculator
 from ase.calculators.emt import EMT
@@ -12,9 +16,13 @@ from surfaces import minima
 import hessgnn
 from hessgnn.data.structure import Structure
 from hessgnn.errors import ConfigError
+from hessgnn.molecules.geometry import rmsd
 from hessgnn.potentials.base import Potential
-from hessgnn.surface.base import CalculatorSurface, PotentialSurface, surface_from_import_path
-from hessgnn.surface.calculator import HessGNNCalculator
+from hessgnn.surface.base import FAILURES, Surface, SurfaceError
+from hessgnn.surface.calculator import CalculatorSurface, HessGNNCalculator, surface_from_import_path
+from hessgnn.surface.engines.base import Engine, EngineSettings
+from hessgnn.surface.minimise import find_minimum
+from hessgnn.surface.potential import PotentialSurface
 
 
 def schnet() -> Potential:
@@ -104,11 +112,83 @@ def test_calculators_are_found_by_import_path() -> None:
     [
         ("EMT", "not an import path"),
         ("no_such_engine:Engine", "cannot be imported"),
-        ("ase.calculators.emt:EMMT", "cannot be imported"),
-        ("ase.calculators.lj:parameters", "cannot be imported"),
+        ("ase.calculators.emt:EMMT", "did you mean 'EMT'"),
+        ("ase.calculators.lj:parameters", "has no 'parameters'"),
         ("ase.calculators.singlepoint:SinglePointCalculator", "without arguments"),
     ],
 )
 def test_what_is_no_calculator_is_told(path: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         surface_from_import_path(path)
+
+
+def water_springs() -> Potential:
+    return PairSprings.of(molecule("H2O"))
+
+
+class Springs(Engine):
+    """A potential as a label engine."""
+
+    failures = FAILURES
+
+    def __init__(self) -> None:
+        super().__init__(EngineSettings(name="springs"), level_of_theory="springs")
+        self._inner = HessGNNCalculator(water_springs())
+
+    def compute(self, atoms: Atoms) -> tuple[float, np.ndarray]:
+        return self._inner.get_potential_energy(atoms), self._inner.get_forces(atoms)
+
+
+SURFACES: dict[str, Callable[[], Surface]] = {
+    "potential": lambda: PotentialSurface(water_springs()),
+    "calculator": lambda: CalculatorSurface(lambda: HessGNNCalculator(water_springs())),
+    "differenced": lambda: CalculatorSurface(_differenced(water_springs())),
+    "engine": Springs,
+}
+
+
+@pytest.mark.parametrize("kind", SURFACES)
+def test_every_kind_of_surface_answers_and_is_searched_alike(kind: str) -> None:
+    surface, expected = SURFACES[kind](), PotentialSurface(water_springs())
+    atoms = molecule("H2O")
+    atoms.rattle(0.05, seed=3)
+    structure = Structure.from_atoms(atoms)
+    energy, forces = surface.energy_forces(atoms)
+    (answer,), (there,) = surface.answers([structure]), expected.answers([structure])
+    assert energy == pytest.approx(there.energy, abs=1e-12)
+    assert answer.energy == pytest.approx(there.energy, abs=1e-12)
+    np.testing.assert_allclose(forces, there.forces, atol=1e-12)
+    np.testing.assert_allclose(answer.hessian, there.hessian, atol=1e-4)
+    np.testing.assert_allclose(surface.hessian(atoms).matrix, there.hessian, atol=1e-4)
+    (energies, moved) = surface.force_field([structure] * 2)(np.concatenate([atoms.positions, atoms.positions]))
+    np.testing.assert_allclose(energies, energy, atol=1e-12)
+    np.testing.assert_allclose(moved, [*forces, *forces], atol=1e-12)
+    found = find_minimum(surface, atoms, 1e-6, 100)
+    assert rmsd(found.atoms.positions, molecule("H2O").positions) < 1e-6
+    assert not found.modes.n_imaginary()
+    assert surface.calls.hessians > 0
+
+
+@pytest.mark.parametrize("kind", SURFACES)
+def test_what_fails_raises_alone_and_is_nan_among_others(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    surface = SURFACES[kind]()
+    atoms = molecule("H2O")
+    atoms.positions[1] = atoms.positions[0]  # neighbours at one place are refused
+    structure = Structure.from_atoms(atoms)
+    with pytest.raises(SurfaceError, match="the calculation failed: two atoms fell onto each other"):
+        surface.energy_forces(atoms)
+    with pytest.raises(SurfaceError):
+        surface.hessian(atoms)
+    if kind != "potential":  # a batch is refused as a whole
+        (answer,) = surface.answers([structure])
+        assert np.isnan(answer.hessian).all()
+        assert np.isnan(surface.force_field([structure])(atoms.positions)[0]).all()
+
+
+def test_a_surface_sent_to_another_process_leaves_its_calculator_behind() -> None:
+    surface = PotentialSurface(water_springs())
+    surface.energy_forces(molecule("H2O"))
+    again = pickle.loads(pickle.dumps(surface))
+    assert "_own" in vars(surface)
+    assert "_own" not in vars(again)
+    assert again.energy_forces(molecule("H2O"))[0] == surface.energy_forces(molecule("H2O"))[0]

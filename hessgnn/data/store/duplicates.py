@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from scipy.spatial.distance import cdist
 
-from hessgnn.data.structure import Array, Structure
+from hessgnn.data.structure import Structure
+from hessgnn.molecules.geometry import invariants
 
 TOLERANCE = 1e-6
 """Relative difference of the four numbers within one geometry: some 1e-6 Å, what float32 or eight decimals leave."""
@@ -65,27 +65,3 @@ class Duplicates:
         for place in np.unique(np.concatenate([first, second])).tolist():
             members.setdefault(int(label[place]), []).append(place)
         return [np.array(places) for places in members.values()]
-
-
-def invariants(numbers: NDArray[np.int64], positions: Array) -> Array:
-    """Sum a molecule up in numbers that depend on its shape alone.
-
-    Parameters
-    ----------
-    numbers
-        ``(N,)``.
-    positions
-        ``(N, 3)``, Å.
-
-    Returns
-    -------
-    (4,) float64
-        Repulsion of the nuclei Σ ZᵢZⱼ/rᵢⱼ, its moments Σᵢ Zᵢφᵢ² and Σᵢ Zᵢφᵢ³ with φᵢ = Σⱼ Zⱼ/rᵢⱼ, and Σ ZᵢZⱼrᵢⱼ².
-    """
-    charges = numbers.astype(np.float64)
-    distances = np.maximum(cdist(positions, positions), 1e-3)  # coincident atoms are another check's business
-    inverse = 1 / distances
-    np.fill_diagonal(inverse, 0)
-    potential = inverse @ charges
-    spread = charges @ (distances**2) @ charges
-    return np.array([charges @ potential, charges @ potential**2, charges @ potential**3, spread])

@@ -9,11 +9,11 @@ from ase.symbols import Symbols
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from hessgnn.data.connectivity import connectivity
 from hessgnn.data.kinds import FRAMES, TRANSITION_STATE
 from hessgnn.data.store.duplicates import Duplicates
 from hessgnn.data.store.splits import Kinship
 from hessgnn.data.structure import Structure
+from hessgnn.molecules.geometry import connectivity
 
 
 def families(
@@ -82,7 +82,9 @@ def kinship(structures: Iterable[Structure], by: Kinship) -> list[list[Hashable]
         if by == "composition":
             found[-1].append(str(Symbols(structure.numbers).get_chemical_formula()))
         elif by == "molecule" and not _follows(structure):
-            found[-1].append(connectivity(structure))
+            found[-1].append(
+                connectivity(structure.numbers, structure.positions, structure.cell, structure.pbc, structure.name)
+            )
     for number, places in enumerate(duplicates.classes()):
         for place in places.tolist():
             found[place].append(number)

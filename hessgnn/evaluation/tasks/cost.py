@@ -22,8 +22,8 @@ from hessgnn.evaluation.journal import Result
 from hessgnn.evaluation.record import Metric
 from hessgnn.evaluation.tasks.base import MoleculeTask, mean_metric, share
 from hessgnn.runtime.config import Settings
-from hessgnn.surface.base import PotentialSurface, Surface
-from hessgnn.surface.failures import FAILURES, reason_of
+from hessgnn.surface.base import FAILURES, Surface, SurfaceError, reason_of
+from hessgnn.surface.potential import PotentialSurface
 
 MEMORY = "hessian"
 
@@ -65,7 +65,7 @@ class CostTask(MoleculeTask[CostSettings]):
                     atoms.positions[0, 0] += 1e-4
                     gradients.append(_seconds(atoms.get_forces))
                     hessians.append(_seconds(partial(calculator.get_hessian, atoms)))
-            except FAILURES as error:
+            except (SurfaceError, *FAILURES) as error:
                 result["failure"] = reason_of(error)
             else:
                 result |= {"gradient": statistics.median(gradients), "hessian": statistics.median(hessians)}

@@ -15,7 +15,7 @@ from hessgnn.data.structure import Array, Structure
 from hessgnn.errors import UserError
 from hessgnn.evaluation.tasks.infrared import dipole_derivatives
 from hessgnn.runtime.files import atomic_path
-from hessgnn.surface.failures import FAILURES
+from hessgnn.surface.base import FAILURES
 
 ACCURACY = 1e-5
 """Of tblite; the dipoles are differentiated."""

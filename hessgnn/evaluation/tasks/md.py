@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
-from ase import units
+from ase import Atoms, units
 from numpy.typing import NDArray
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -15,13 +15,12 @@ from hessgnn.evaluation.journal import Result
 from hessgnn.evaluation.record import Metric
 from hessgnn.evaluation.tasks.base import MoleculeTask, mean_metric
 from hessgnn.evaluation.together import together
-from hessgnn.factory.displace import molecule_rng
+from hessgnn.molecules.geometry import INTACT_BOND, bonds, molecule_rng
 from hessgnn.molecules.vibrations import masses_of
 from hessgnn.runtime.config import Settings
-from hessgnn.surface.base import Surface
+from hessgnn.surface.base import Surface, SurfaceError
 from hessgnn.surface.dynamics import Dynamics
-from hessgnn.surface.failures import TaskFailure
-from hessgnn.surface.minimise import Optimised, bonds, quasi_newton
+from hessgnn.surface.minimise import Optimised, quasi_newton
 
 PRESETS: dict[str, dict[str, float]] = {
     "short": {"rise": 100.0, "rung": 0.1, "highest": 1005.0, "nve": 0.5},
@@ -91,7 +90,7 @@ class MDTask(MoleculeTask[MDSettings]):
         new = [structure for structure in subjects if structure.name not in unfinished]
         started |= {s.name: unfinished[s.name] for s in subjects if s.name in unfinished}
         for structure, start in together(surface, new, self._minimum):
-            if isinstance(start, TaskFailure):
+            if isinstance(start, SurfaceError):
                 yield structure.name, {"failure": str(start), "trajectories": []}
                 continue
             started[structure.name] = {
@@ -118,12 +117,13 @@ class MDTask(MoleculeTask[MDSettings]):
                 result["finished"] = all(t["rung"] == rungs for t in _going(result))
                 yield name, result
 
-    def _minimum(self, surface: Surface, structure: Structure) -> Optimised | TaskFailure:
+    def _minimum(self, surface: Surface, structure: Structure) -> Optimised | SurfaceError:
         """Where the dynamics of a molecule begins."""
         settings = self.settings
         try:
-            return quasi_newton(surface, structure, structure.positions, settings.fmax, settings.max_steps)
-        except TaskFailure as error:
+            start = Atoms(structure.numbers, structure.positions)
+            return quasi_newton(surface, start, settings.fmax, settings.max_steps)
+        except SurfaceError as error:
             return error
 
     def _climb(
@@ -272,7 +272,7 @@ def _going(result: Result) -> list[Result]:
 def _pairs(settings: MDSettings, structure: Structure) -> NDArray[np.int64]:
     """Watched pairs of atoms, ``(n, 2)``."""
     if settings.pairs == "bonds":
-        return bonds(structure.numbers, structure.positions)
+        return bonds(structure.numbers, structure.positions, INTACT_BOND)
     return np.stack(np.triu_indices(len(structure), 1), axis=1)
 
 

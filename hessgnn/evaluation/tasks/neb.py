@@ -8,9 +8,6 @@ from typing import Literal
 
 import numpy as np
 from ase import Atoms
-from ase.calculators.singlepoint import SinglePointCalculator
-from ase.mep import NEB
-from ase.optimize import FIRE2
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from hessgnn.data.store.store import Store
@@ -19,10 +16,10 @@ from hessgnn.evaluation.journal import Result
 from hessgnn.evaluation.record import Metric
 from hessgnn.evaluation.tasks.base import Task, mean_metric, share
 from hessgnn.evaluation.tasks.reactions import Reaction, reactions
+from hessgnn.molecules.geometry import aligned, rmsd
 from hessgnn.runtime.config import Settings
-from hessgnn.surface.base import Surface
-from hessgnn.surface.failures import FAILURES, TaskFailure, reason_of
-from hessgnn.surface.minimise import aligned, require_near, rmsd
+from hessgnn.surface.base import Surface, SurfaceError
+from hessgnn.surface.path import climbing_band, interpolate
 
 DISTINCT = 0.05
 """Å: minima nearer than this are the same, as for a rotation that comes back to where it began."""
@@ -78,40 +75,29 @@ class NEBTask(Task[NEBSettings, Reaction]):
             }
             try:
                 result |= self._band(surface, reaction)
-            except TaskFailure as error:
+            except SurfaceError as error:
                 result["failure"] = str(error)
             yield reaction.name, result
 
     def _band(self, surface: Surface, reaction: Reaction) -> Result:
-        """Relax a band; a :class:`TaskFailure` where it does not converge."""
+        """Relax a band; a :class:`SurfaceError` where it does not converge."""
         settings = self.settings
         begin = _along if settings.begin == "path" else _between
-        try:
-            images = begin(reaction, settings.images)
-            band = _BatchedNEB(surface, reaction, images, settings.spring)
-            start, steps = np.array([image.positions for image in images]), 0
-            for climb, fmax in ((False, settings.rough), (True, settings.fmax)):
-                band.climb = climb
-                optimiser = FIRE2(band, logfile=None)
-                progress = optimiser.irun(fmax=fmax, steps=settings.max_steps - steps)
-                if not any(self._converged(progress, images, start)):
-                    raise TaskFailure(f"the band did not converge to {fmax} eV/Å in {settings.max_steps} steps")
-                steps += optimiser.nsteps
-        except FAILURES as error:
-            raise TaskFailure(f"the band failed: {reason_of(error)}") from error
+        band = climbing_band(
+            surface,
+            reaction.saddle.numbers,
+            begin(reaction, settings.images),
+            spring=settings.spring,
+            rough=settings.rough,
+            fmax=settings.fmax,
+            max_steps=settings.max_steps,
+        )
         return {
             "energies": band.all_energies.tolist(),
-            "positions": [image.positions.tolist() for image in images],
-            "steps": steps,
+            "positions": band.path.tolist(),
+            "steps": band.steps,
             "gradients": band.gradients,
         }
-
-    @staticmethod
-    def _converged(progress: Iterator[bool], images: Sequence[Atoms], start: Array) -> Iterator[bool]:
-        """Whether the band has converged, step by step, as long as no image has left its molecule."""
-        for converged in progress:
-            require_near(np.array([image.positions for image in images]), start)
-            yield converged
 
     def values(self, results: Mapping[str, Result]) -> dict[str, dict[str, float | None]]:
         """See :meth:`hessgnn.evaluation.tasks.base.Task.values`."""
@@ -168,11 +154,11 @@ def _laid_out(path: Sequence[Array]) -> list[Array]:
     """Each frame laid onto the one before, so that the pieces between them do not turn."""
     frames = [path[0]]
     for frame in path[1:]:
-        frames.append(aligned(frame, frames[-1], np.ones(len(frame)))[0])
+        frames.append(aligned(frame, frames[-1])[0])
     return frames
 
 
-def _along(reaction: Reaction, images: int) -> list[Atoms]:
+def _along(reaction: Reaction, images: int) -> list[Array]:
     """Images on the reference's path, straight between its frames: one at the saddle point, others evenly beside it."""
     path, top = _reference_path(reaction)
     frames = np.array(_laid_out(path))
@@ -184,63 +170,19 @@ def _along(reaction: Reaction, images: int) -> list[Atoms]:
     )
     flat = frames.reshape(len(frames), -1)
     points = np.stack([np.interp(wanted, along, coordinate) for coordinate in flat.T], axis=1)
-    return [Atoms(reaction.saddle.numbers, point.reshape(-1, 3)) for point in points]
+    return [point.reshape(-1, 3) for point in points]
 
 
-def _between(reaction: Reaction, images: int) -> list[Atoms]:
+def _between(reaction: Reaction, images: int) -> list[Array]:
     """By the image-dependent pair potential from minimum to minimum, or straight where that knows no way.
 
     It cannot tell mirror images apart: their distances are the same, so every image slides to one of the two.
     """
     reactant, _, product = reaction.stations
-    chain = [Atoms(reactant.numbers, reactant.positions) for _ in range(images + 1)]
-    chain.append(Atoms(reactant.numbers, _laid_out([reactant.positions, product.positions])[1]))
-    band = NEB(chain, method="improvedtangent")
-    band.interpolate()
-    straight = [image.positions.copy() for image in chain]
-    band.interpolate(method="idpp")
-    gaps = [rmsd(a.positions, b.positions) for a, b in pairwise(chain)]
-    if max(gaps) > 0.5 * sum(gaps):
-        for image, positions in zip(chain, straight, strict=True):
-            image.positions = positions
-    return chain
-
-
-class _BatchedNEB(NEB):
-    """ASE's band, with the forces of all inner images from one call of the surface."""
-
-    def __init__(self, surface: Surface, reaction: Reaction, images: list[Atoms], spring: float) -> None:
-        super().__init__(images, k=spring, climb=False, method="improvedtangent")
-        reactant, _, product = reaction.stations
-        self._compute = surface.force_field([reactant] * (len(images) - 2))
-        self.gradients = len(images)
-        energies, forces = surface.force_field([reactant, product])(
-            np.concatenate([images[0].positions, images[-1].positions])
-        )
-        for image, energy, force in zip((images[0], images[-1]), energies, np.split(forces, 2), strict=True):
-            image.calc = SinglePointCalculator(image, energy=float(energy), forces=force)
-        self.all_energies = np.full(len(images), np.nan)
-        self._answered: Array | None = None
-
-    def get_forces(self) -> Array:
-        """Forces on the inner images, spring forces included, as ASE's optimisers ask for them."""
-        inner = self.images[1:-1]
-        where = np.concatenate([image.positions for image in inner])
-        if self._answered is None or not np.array_equal(
-            where, self._answered
-        ):  # optimisers ask several times in a step
-            self._answer(inner, where)
-        return super().get_forces()
-
-    def _answer(self, inner: Sequence[Atoms], where: Array) -> None:
-        energies, forces = self._compute(where)
-        self.gradients += len(inner)
-        for image, energy, force in zip(inner, energies, np.split(forces, len(inner)), strict=True):
-            image.calc = SinglePointCalculator(image, energy=float(energy), forces=force)
-        self.all_energies = np.array([image.get_potential_energy() for image in self.images])
-        if not (np.isfinite(self.all_energies).all() and np.isfinite(forces).all()):
-            raise TaskFailure("energy or forces are not finite")
-        self._answered = where
+    ends = [Atoms(reactant.numbers, where) for where in _laid_out([reactant.positions, product.positions])]
+    path = interpolate("idpp", images, *ends)
+    gaps = [rmsd(a, b) for a, b in pairwise(path)]
+    return interpolate("linear", images, *ends) if max(gaps) > 0.5 * sum(gaps) else path
 
 
 def _is_fit(reaction: Reaction) -> bool:

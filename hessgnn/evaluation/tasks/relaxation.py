@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from ase import Atoms
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from hessgnn.data.structure import Structure
 from hessgnn.evaluation.journal import Result
 from hessgnn.evaluation.record import Metric
 from hessgnn.evaluation.tasks.base import MoleculeTask, mean_metric, share
-from hessgnn.factory.displace import molecule_rng
+from hessgnn.molecules.geometry import molecule_rng, rmsd
 from hessgnn.runtime.config import Settings
-from hessgnn.surface.base import Surface
-from hessgnn.surface.failures import TaskFailure
-from hessgnn.surface.minimise import newton, quasi_newton, rmsd
+from hessgnn.surface.base import Surface, SurfaceError
+from hessgnn.surface.minimise import Optimised, newton, quasi_newton
 
-METHODS = {"quasi_newton": (quasi_newton, "quasi-Newton"), "newton": (newton, "Newton")}
+Method = Callable[[Surface, Atoms, float, int], Optimised]
+METHODS: dict[str, tuple[Method, str]] = {
+    "quasi_newton": (quasi_newton, "quasi-Newton"),
+    "newton": (newton, "Newton"),
+}
 
 
 class RelaxationSettings(Settings):
@@ -52,8 +56,8 @@ class RelaxationTask(MoleculeTask[RelaxationSettings]):
             reasons = []
             for key, (method, title) in METHODS.items():
                 try:
-                    end = method(surface, structure, start, settings.fmax, settings.max_steps)
-                except TaskFailure as error:
+                    end = method(surface, Atoms(structure.numbers, start), settings.fmax, settings.max_steps)
+                except SurfaceError as error:
                     result[key] = None
                     reasons.append(f"{title}: {error}")
                 else:

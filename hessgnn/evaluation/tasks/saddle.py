@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -12,17 +10,16 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from hessgnn.data.store.store import Store
 from hessgnn.data.structure import Array
-from hessgnn.errors import UserError
 from hessgnn.evaluation.journal import Result
 from hessgnn.evaluation.record import Metric
 from hessgnn.evaluation.tasks.base import Task, mean_metric
 from hessgnn.evaluation.tasks.reactions import Reaction, reactions
-from hessgnn.factory.displace import molecule_rng
+from hessgnn.molecules.geometry import INTACT_BOND, molecule_rng, rmsd, same_bonds
 from hessgnn.molecules.vibrations import Vibrations, masses_of, vibrations
 from hessgnn.runtime.config import Settings
-from hessgnn.surface.base import Surface
-from hessgnn.surface.failures import FAILURES, TaskFailure, reason_of
-from hessgnn.surface.minimise import quasi_newton, require_near, rmsd, same_bonds
+from hessgnn.surface.base import Surface, SurfaceError
+from hessgnn.surface.minimise import quasi_newton, stationary
+from hessgnn.surface.saddle import require_sella, search_saddle
 
 CHAIN = {
     "converged": "searches converged",
@@ -73,44 +70,44 @@ class SaddleTask(Task[SaddleSettings, Reaction]):
     ) -> Iterator[tuple[str, Result]]:
         """See :meth:`hessgnn.evaluation.tasks.base.Task.run`."""
         require_sella()
-        calculator = surface.calculator()
         for reaction in subjects:
             saddle = reaction.saddle
             reference = vibrations(saddle.numbers, saddle.positions, np.asarray(saddle.hessian))
             result: Result = {"frequencies": reference.frequencies.tolist(), "at_reference": None, "searches": []}
             reasons = []
             try:
-                result["at_reference"] = self._at_reference(calculator, reaction, reference)
-            except FAILURES as error:
-                reasons.append(f"no Hessian: {reason_of(error)}")
+                result["at_reference"] = self._at_reference(surface, reaction, reference)
+            except SurfaceError as error:
+                reasons.append(str(error))
             for k in range(self.settings.guesses):
                 try:
-                    result["searches"].append(self._search(surface, calculator, reaction, k))
-                except TaskFailure as error:
+                    result["searches"].append(self._search(surface, reaction, k))
+                except SurfaceError as error:
                     result["searches"].append(None)
                     reasons.append(str(error))
             if reasons:
                 result["failure"] = "; ".join(dict.fromkeys(reasons))
             yield reaction.name, result
 
-    def _at_reference(self, calculator: Any, reaction: Reaction, reference: Vibrations) -> Result:
+    def _at_reference(self, surface: Surface, reaction: Reaction, reference: Vibrations) -> Result:
         """Frequencies at the saddle point of the reference, and how far the lowest mode is that of the reference."""
         numbers, positions = reaction.saddle.numbers, reaction.saddle.positions
-        own = vibrations(numbers, positions, calculator.get_hessian(Atoms(numbers, positions)))
+        own = stationary(surface, Atoms(numbers, positions)).modes
         cosine = np.einsum("i,ia,ia->", masses_of(numbers), reference.modes[0], own.modes[0])
         return {"frequencies": own.frequencies.tolist(), "cosine": abs(float(cosine))}
 
-    def _search(self, surface: Surface, calculator: Any, reaction: Reaction, guess: int) -> Result:
+    def _search(self, surface: Surface, reaction: Reaction, guess: int) -> Result:
         """One search, and what it found."""
         settings, saddle = self.settings, reaction.saddle
         rng = molecule_rng(settings.seed, f"{reaction.name} {guess}")
         start = saddle.positions + rng.normal(scale=settings.noise, size=saddle.positions.shape)
-        found = _sella(calculator, Atoms(saddle.numbers, start), settings.fmax, settings.max_steps)
-        positions = found.pop("positions")
+        end = search_saddle(surface, Atoms(saddle.numbers, start), settings.fmax, settings.max_steps)
+        positions = end.positions
         try:
-            modes = vibrations(saddle.numbers, positions, calculator.get_hessian(Atoms(saddle.numbers, positions)))
-        except FAILURES as error:
-            raise TaskFailure(f"no Hessian where the search ended: {reason_of(error)}") from error
+            modes = stationary(surface, Atoms(saddle.numbers, positions)).modes
+        except SurfaceError as error:
+            raise SurfaceError(f"where the search ended: {error}") from error
+        found: Result = {"steps": end.steps, "gradients": end.gradients, "hessians": end.hessians}
         found |= {
             "positions": positions.tolist(),
             "frequencies": modes.frequencies.tolist(),
@@ -134,19 +131,18 @@ class SaddleTask(Task[SaddleSettings, Reaction]):
             feet = [
                 quasi_newton(
                     surface,
-                    saddle,
-                    positions + sign * push,
+                    Atoms(saddle.numbers, positions + sign * push),
                     settings.descent_fmax,
                     settings.descent_steps,
-                    settings.descent_step,
+                    longest=settings.descent_step,
                 ).positions
                 for sign in (1, -1)
             ]
-        except TaskFailure:
+        except SurfaceError:
             return False
         ends = (reactant.positions, product.positions)
         return any(
-            all(same_bonds(saddle.numbers, foot, end) for foot, end in zip(feet, order, strict=True))
+            all(same_bonds(saddle.numbers, foot, end, INTACT_BOND) for foot, end in zip(feet, order, strict=True))
             for order in (ends, ends[::-1])
         )
 
@@ -202,43 +198,3 @@ class SaddleTask(Task[SaddleSettings, Reaction]):
             metrics[f"saddle_{key}"] = mean_metric([search[key] for search in found], f"{title} of a search", "1")
         metrics["saddle_rmsd"] = mean_metric([search["rmsd"] for search in found], "RMSD of what was found", "Å")
         return metrics
-
-
-def require_sella() -> None:
-    """Raise :class:`~hessgnn.errors.UserError` where Sella is not installed."""
-    try:
-        import sella  # noqa: F401
-    except ImportError as error:
-        raise UserError(
-            "searching saddle points needs Sella", where="saddle", remedy="pip install 'hessgnn[factory]'"
-        ) from error
-
-
-def _sella(calculator: Any, atoms: Atoms, fmax: float, max_steps: int) -> Result:
-    """Search from a geometry; a :class:`TaskFailure` where nothing is found."""
-    from sella import Sella
-
-    start, hessians = atoms.positions.copy(), 0
-
-    def hessian(where: Atoms) -> Array:
-        nonlocal hessians
-        hessians += 1
-        return calculator.get_hessian(where)
-
-    atoms.calc = calculator
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of searches that diverge: they are counted below
-            search = Sella(atoms, order=1, hessian_function=hessian, logfile=None)
-            for converged in search.irun(fmax=fmax, steps=max_steps):
-                require_near(atoms.positions, start)
-                if converged:
-                    return {
-                        "positions": atoms.positions.copy(),
-                        "steps": search.nsteps,
-                        "gradients": search.pes.neval,
-                        "hessians": hessians,
-                    }
-    except (*FAILURES, AssertionError) as error:  # Sella asserts what a broken surface breaks
-        raise TaskFailure(f"the search failed: {reason_of(error)}") from error
-    raise TaskFailure(f"no saddle point to {fmax} eV/Å in {max_steps} steps")

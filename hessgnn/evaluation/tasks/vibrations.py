@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from ase import units
+from ase import Atoms, units
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from scipy.optimize import linear_sum_assignment
 
@@ -16,12 +16,12 @@ from hessgnn.evaluation.record import Metric
 from hessgnn.evaluation.tasks.base import MoleculeTask, mean_metric, share
 from hessgnn.evaluation.tasks.dipoles import kept_dipole_derivatives
 from hessgnn.evaluation.tasks.infrared import intensities, spectrum_overlap
+from hessgnn.molecules.geometry import aligned, rmsd
 from hessgnn.molecules.thermochemistry import Thermochemistry, thermochemistry
 from hessgnn.molecules.vibrations import Vibrations, masses_of, vibrations
 from hessgnn.runtime.config import Settings
-from hessgnn.surface.base import Surface
-from hessgnn.surface.failures import FAILURES, TaskFailure, reason_of
-from hessgnn.surface.minimise import Optimised, aligned, quasi_newton, rmsd
+from hessgnn.surface.base import Surface, SurfaceError
+from hessgnn.surface.minimise import Stationary, find_minimum, stationary
 
 SOFT = 400.0
 """cm⁻¹: below are torsions and bends of the whole molecule, above the other bends and the stretches."""
@@ -64,7 +64,7 @@ class VibrationsTask(MoleculeTask[VibrationsSettings]):
         unfinished: Mapping[str, Result],  # noqa: ARG002
     ) -> Iterator[tuple[str, Result]]:
         """See :meth:`hessgnn.evaluation.tasks.base.Task.run`."""
-        calculator = surface.calculator()
+        settings = self.settings
         for structure in subjects:
             assert structure.hessian is not None, "tasks are given structures with Hessians"
             reference = vibrations(structure.numbers, structure.positions, structure.hessian)
@@ -78,38 +78,30 @@ class VibrationsTask(MoleculeTask[VibrationsSettings]):
             if dipoles is not None:
                 result["intensities"] = intensities(dipoles, reference.modes).tolist()
             try:
-                there = _modes(calculator, structure, structure.positions)
-                result["reference"] = self._at(there, structure, structure.positions, reference, dipoles)
-                own, there = self._own_minimum(surface, calculator, structure)
-                result["own"] = self._at(there, structure, own.positions, reference, dipoles)
-                result["own"]["gradients"] = own.gradients
-            except TaskFailure as error:
+                start = Atoms(structure.numbers, structure.positions)
+                result["reference"] = self._at(stationary(surface, start), structure, reference, dipoles)
+                # Symmetry may lead to a saddle point.
+                own = find_minimum(
+                    surface,
+                    start,
+                    settings.fmax,
+                    settings.max_steps,
+                    pushes=settings.pushes,
+                    push=settings.push,
+                    prove=False,
+                )
+                result["own"] = self._at(own, structure, reference, dipoles) | {"gradients": own.gradients}
+            except SurfaceError as error:
                 result["failure"] = str(error)
-            except FAILURES as error:
-                result["failure"] = f"no Hessian: {reason_of(error)}"
             yield structure.name, result
 
-    def _own_minimum(self, surface: Surface, calculator: Any, structure: Structure) -> tuple[Optimised, Vibrations]:
-        """Optimise from the reference minimum; a saddle point, which symmetry may lead to, is left along its mode."""
-        settings = self.settings
-        start, gradients = structure.positions, 0
-        for _ in range(settings.pushes + 1):
-            end = quasi_newton(surface, structure, start, settings.fmax, settings.max_steps)
-            gradients += end.gradients
-            modes = _modes(calculator, structure, end.positions)
-            if not modes.n_imaginary():
-                break
-            start = end.positions + settings.push * modes.modes[0] / np.abs(modes.modes[0]).max()
-        return Optimised(end.positions, gradients), modes
-
-    def _at(
-        self, modes: Vibrations, structure: Structure, positions: Array, reference: Vibrations, dipoles: Array | None
-    ) -> Result:
+    def _at(self, found: Stationary, structure: Structure, reference: Vibrations, dipoles: Array | None) -> Result:
         """Frequencies at a geometry, in their order and in that of the reference's modes, and their intensities."""
         masses = masses_of(structure.numbers)
-        moved, rotation = aligned(positions, structure.positions, masses)
+        modes = found.modes
+        moved, rotation = aligned(found.atoms.positions, structure.positions, masses)
         if len(modes.frequencies) != len(reference.frequencies):
-            raise TaskFailure("one of the two geometries is linear, the other is not")
+            raise SurfaceError("one of the two geometries is linear, the other is not")
         turned = modes.modes @ rotation.T
         overlap = np.abs(np.einsum("i,kia,lia->kl", masses, reference.modes, turned))
         _, partner = linear_sum_assignment(-overlap)
@@ -195,13 +187,6 @@ class VibrationsTask(MoleculeTask[VibrationsSettings]):
         )
         found["vibrations_failed"] = share(["failure" in row for row in rows], "failed")
         return found
-
-
-def _modes(calculator: Any, structure: Structure, positions: Array) -> Vibrations:
-    """Of the surface, at a geometry."""
-    atoms = structure.to_atoms()
-    atoms.positions = positions
-    return vibrations(structure.numbers, positions, calculator.get_hessian(atoms))
 
 
 def _thermochemistry(row: Result, place: str) -> tuple[Thermochemistry, Thermochemistry]:

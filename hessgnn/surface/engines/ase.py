@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
-import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, CalculatorError
 from pydantic import Field
@@ -12,7 +11,8 @@ from pydantic import Field
 from hessgnn.data.structure import Array
 from hessgnn.errors import ConfigError
 from hessgnn.runtime.imports import import_path
-from hessgnn.surface.engines.base import Engine, EngineSettings
+from hessgnn.surface.base import Surface
+from hessgnn.surface.engines.base import Engine, EngineSettings, engine
 
 
 class AseSettings(EngineSettings):
@@ -24,6 +24,7 @@ class AseSettings(EngineSettings):
     level_of_theory: str = Field(min_length=1, description="what the labels are, for the data set's records")
 
 
+@engine("ase")
 class AseEngine(Engine):
     """What an ASE calculator computes.
 
@@ -38,22 +39,21 @@ class AseEngine(Engine):
         When it cannot be imported or made, or computes no forces.
     """
 
+    Settings = AseSettings
     settings: AseSettings
-    failures: ClassVar = (CalculatorError, RuntimeError, ValueError, OSError)
+    failures = (CalculatorError, RuntimeError, ValueError, OSError)
 
     def __init__(self, settings: AseSettings) -> None:
         super().__init__(settings, level_of_theory=settings.level_of_theory)
         where = f"engine.calculator {settings.calculator}"
         factory = import_path(settings.calculator)
         try:
-            self._calculator: Calculator = factory(**settings.arguments)
+            self._own: Calculator = factory(**settings.arguments)
         except (TypeError, ValueError, RuntimeError, OSError) as error:
             raise ConfigError(f"cannot be made ({error})", where=where, remedy="check engine.arguments") from error
-        if "forces" not in getattr(self._calculator, "implemented_properties", ()):
+        if "forces" not in getattr(self._own, "implemented_properties", ()):
             raise ConfigError("computes no forces", where=where, remedy="name a calculator with analytic forces")
 
     def compute(self, atoms: Atoms) -> tuple[float, Array]:
-        """Energy (eV) and forces ``(N, 3)`` (eV/Å)."""
-        image = atoms.copy()
-        image.calc = self._calculator
-        return float(image.get_potential_energy()), np.array(image.get_forces())
+        """Energy (eV) and forces ``(N, 3)`` (eV/Å) of the calculator."""
+        return Surface.compute(self, atoms)

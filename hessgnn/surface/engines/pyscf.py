@@ -15,7 +15,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from hessgnn.data.structure import Array
 from hessgnn.errors import ConfigError
 from hessgnn.runtime.imports import require
-from hessgnn.surface.engines.base import Engine, EngineSettings
+from hessgnn.surface.engines.base import Engine, EngineSettings, engine
 from hessgnn.units import BOHR, HARTREE, HARTREE_PER_BOHR, HARTREE_PER_BOHR2
 
 
@@ -34,6 +34,7 @@ class PySCFSettings(EngineSettings):
     )
 
 
+@engine("pyscf")
 class PySCFEngine(Engine):
     """Kohn-Sham or Hartree-Fock with a Gaussian basis.
 
@@ -48,6 +49,7 @@ class PySCFEngine(Engine):
         When PySCF is not installed, or does not know the functional or the basis.
     """
 
+    Settings = PySCFSettings
     settings: PySCFSettings
     packages: ClassVar = ("pyscf",)
 

@@ -10,7 +10,7 @@ from pydantic import Field, PositiveFloat
 from tblite.interface import Calculator
 
 from hessgnn.data.structure import Array
-from hessgnn.surface.engines.base import Engine, EngineSettings
+from hessgnn.surface.engines.base import Engine, EngineSettings, engine
 from hessgnn.units import BOHR, HARTREE, HARTREE_PER_BOHR
 
 _ITERATIONS = 500
@@ -25,6 +25,7 @@ class TBLiteSettings(EngineSettings):
     accuracy: PositiveFloat = Field(default=1e-5, description="tblite's accuracy; smaller is tighter, 1 its default")
 
 
+@engine("tblite")
 class TBLiteEngine(Engine):
     """GFN1-xTB or GFN2-xTB.
 
@@ -34,6 +35,7 @@ class TBLiteEngine(Engine):
         Method, accuracy and step.
     """
 
+    Settings = TBLiteSettings
     settings: TBLiteSettings
     packages: ClassVar = ("tblite",)
 

@@ -3,9 +3,10 @@ import pytest
 from ase.build import molecule
 from scipy.spatial.transform import Rotation
 
-from hessgnn.data.store.duplicates import TOLERANCE, Duplicates, invariants
+from hessgnn.data.store.duplicates import TOLERANCE, Duplicates
 from hessgnn.data.store.store import Store
 from hessgnn.data.structure import Structure
+from hessgnn.molecules.geometry import invariants
 
 
 def classes(structures):

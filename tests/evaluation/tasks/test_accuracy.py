@@ -11,7 +11,7 @@ from hessgnn.data.store.store import Store
 from hessgnn.errors import DataError
 from hessgnn.evaluation.predictions import Predictions
 from hessgnn.evaluation.tasks.accuracy import composition_only, metrics, not_finite, predict_split
-from hessgnn.surface.base import PotentialSurface
+from hessgnn.surface.potential import PotentialSurface
 
 N_ATOMS = np.array([2, 3])
 

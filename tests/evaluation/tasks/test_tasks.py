@@ -24,7 +24,9 @@ from hessgnn.evaluation.tasks.registry import TASKS, TaskSettings, chosen_tasks
 from hessgnn.evaluation.tasks.relaxation import RelaxationSettings, RelaxationTask
 from hessgnn.evaluation.tasks.vibrations import VibrationsSettings, VibrationsTask
 from hessgnn.molecules.vibrations import vibrations
-from hessgnn.surface.base import CalculatorSurface, PotentialSurface, Surface
+from hessgnn.surface.base import Surface
+from hessgnn.surface.calculator import CalculatorSurface
+from hessgnn.surface.potential import PotentialSurface
 
 SHORT_RAMP = MDSettings(rise=500.0, rung=0.025, highest=1005.0, nve=0.05)
 

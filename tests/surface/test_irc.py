@@ -4,17 +4,12 @@ from analytic import double_well
 from ase import Atoms
 from ase.build import molecule
 
-from hessgnn.factory import irc
-from hessgnn.factory.minimum import Stationary
-from hessgnn.factory.recipe import IRCSettings
-from hessgnn.factory.saddle import find_saddle
-from hessgnn.molecules.vibrations import masses_of, vibrations
-from hessgnn.surface.engines import LabelError, TBLiteEngine, TBLiteSettings
-
-
-def stationary(engine, atoms):
-    label = engine.hessian(atoms)
-    return Stationary(atoms, label, vibrations(atoms.numbers, atoms.positions, label.matrix))
+from hessgnn.molecules.vibrations import masses_of
+from hessgnn.surface import irc
+from hessgnn.surface.base import SurfaceError
+from hessgnn.surface.engines.tblite import TBLiteEngine, TBLiteSettings
+from hessgnn.surface.minimise import stationary
+from hessgnn.surface.saddle import find_saddle
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +21,7 @@ def well():
 def branches(well):
     top = stationary(well, Atoms("CO", [[0, 0, 0], [0, 0, 1.5]]))
     assert top.modes.n_imaginary() == 1
-    return irc.follow(IRCSettings(), well, top)
+    return irc.follow(well, top.atoms, top.modes)
 
 
 def test_both_sides_come_down_into_the_two_wells(branches):
@@ -57,19 +52,17 @@ def test_frames_are_spaced_evenly_and_leave_the_ends_out(branches):
 
 def test_a_top_without_a_way_down_is_a_failure(well):
     bottom = stationary(well, Atoms("CO", [[0, 0, 0], [0, 0, 2.0]]))
-    with pytest.raises(LabelError, match="path"):
-        irc.follow(IRCSettings(), well, bottom)
+    with pytest.raises(SurfaceError, match="path"):
+        irc.follow(well, bottom.atoms, bottom.modes)
 
 
 def test_ammonia_inverts_along_a_path_that_is_its_own_mirror_image():
     pytest.importorskip("sella", reason="the extra hessgnn[factory] is not installed")
-    from hessgnn.factory.recipe import SaddleSettings
-
     engine = TBLiteEngine(TBLiteSettings())
     planar = molecule("NH3")
     planar.positions[:, 2] *= 0.05
-    saddle = find_saddle(SaddleSettings(), engine, planar)
-    up, down = irc.follow(IRCSettings(), engine, saddle)
+    saddle = find_saddle(engine, planar, 1e-5, 100, renew=10)
+    up, down = irc.follow(engine, saddle.atoms, saddle.modes)
     assert up.energies[-1] == pytest.approx(down.energies[-1], abs=1e-5)
     assert up.energies[0] - up.energies[-1] == pytest.approx(0.265, abs=0.005)
     assert up.arc[-1] == pytest.approx(down.arc[-1], rel=1e-2)
@@ -86,5 +79,5 @@ def test_ammonia_inverts_along_a_path_that_is_its_own_mirror_image():
 def test_a_barrier_of_some_millielectronvolts_is_followed_too():
     low = double_well(barrier=3e-3)
     top = stationary(low, Atoms("CO", [[0, 0, 0], [0, 0, 1.5]]))
-    lengths = sorted(float(np.linalg.norm(np.diff(b.end, axis=0))) for b in irc.follow(IRCSettings(), low, top))
+    lengths = sorted(float(np.linalg.norm(np.diff(b.end, axis=0))) for b in irc.follow(low, top.atoms, top.modes))
     np.testing.assert_allclose(lengths, [1.0, 2.0], atol=0.05)

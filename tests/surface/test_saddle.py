@@ -3,9 +3,9 @@ import pytest
 from ase import Atoms
 from ase.build import molecule
 
-from hessgnn.factory.recipe import SaddleSettings
-from hessgnn.factory.saddle import find_saddle
-from hessgnn.surface.engines import LabelError, TBLiteEngine, TBLiteSettings
+from hessgnn.surface.base import SurfaceError
+from hessgnn.surface.engines.tblite import TBLiteEngine, TBLiteSettings
+from hessgnn.surface.saddle import find_saddle, search_saddle
 
 pytest.importorskip("sella", reason="the extra hessgnn[factory] is not installed")
 
@@ -17,7 +17,7 @@ def engine():
 
 def test_the_top_between_hydrogen_cyanide_and_isocyanide(engine):
     guess = Atoms("CNH", [[0, 0, 0], [0, 0, 1.2], [1.1, 0.1, 0.45]])
-    found = find_saddle(SaddleSettings(), engine, guess)
+    found = find_saddle(engine, guess, 1e-5, 100, renew=10)
     assert found.modes.n_imaginary() == 1
     assert found.modes.frequencies[0] == pytest.approx(-1426, abs=15)
     assert np.abs(engine.energy_forces(found.atoms)[1]).max() < 1e-5
@@ -25,8 +25,8 @@ def test_the_top_between_hydrogen_cyanide_and_isocyanide(engine):
 
 
 def test_what_is_not_found_is_told(engine):
-    with pytest.raises(LabelError, match="no saddle point"):
-        find_saddle(SaddleSettings(max_steps=2), engine, molecule("CH3OH"))
+    with pytest.raises(SurfaceError, match="no saddle point"):
+        find_saddle(engine, molecule("CH3OH"), 1e-5, 2)
 
 
 def test_a_top_of_second_order_is_refused(engine):
@@ -35,5 +35,13 @@ def test_a_top_of_second_order_is_refused(engine):
     # Two planar pyramids that invert at the same time, far from each other.
     pyramid = np.vstack([[0, 0, 0], planar])
     atoms = Atoms("NH3NH3", [*pyramid, *(pyramid + np.array([0, 0, 30.0]))])
-    with pytest.raises(LabelError, match=r"imaginary, not one|no saddle point"):
-        find_saddle(SaddleSettings(max_steps=30), engine, atoms)
+    with pytest.raises(SurfaceError, match=r"imaginary, not one|no saddle point"):
+        find_saddle(engine, atoms, 1e-5, 30, renew=10)
+
+
+def test_a_search_tells_what_it_took(engine):
+    guess = Atoms("CNH", [[0, 0, 0], [0, 0, 1.2], [1.1, 0.1, 0.45]])
+    once, renewed = (search_saddle(engine, guess, 1e-3, 50, renew=renew) for renew in (None, 2))
+    assert once.hessians < renewed.hessians
+    assert 0 < once.steps < once.gradients
+    np.testing.assert_allclose(once.positions - once.positions[0], renewed.positions - renewed.positions[0], atol=5e-3)

@@ -2,13 +2,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from ase import units
 
 from hessgnn.data.kinds import IRC, MINIMUM, TRANSITION_STATE
 from hessgnn.data.store.store import Store
-from hessgnn.factory.displace import displace, molecule_rng, sample_frames, transverse_modes
-from hessgnn.factory.recipe import DisplacedSettings
+from hessgnn.data.structure import Structure
+from hessgnn.factory.frames import displace, sample_frames, thermal_frames, transverse_modes
+from hessgnn.factory.recipe import DisplacedSettings, ThermalSettings
+from hessgnn.molecules.geometry import molecule_rng
 from hessgnn.molecules.vibrations import Vibrations, masses_of, vibrations
-from hessgnn.surface.engines import LabelError
+from hessgnn.surface.base import SurfaceError
+from hessgnn.surface.engines.base import Engine
+from hessgnn.surface.engines.tblite import TBLiteSettings
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +104,7 @@ def test_frames_too_high_are_drawn_again_and_in_the_end_a_failure(methane):
         return methane.energy + next(heights)
 
     assert len(list(sample_frames(methane, 1, energy, settings, molecule_rng(0, "a")))) == 1
-    with pytest.raises(LabelError, match="no frame below"):
+    with pytest.raises(SurfaceError, match="no frame below"):
         list(sample_frames(methane, 1, lambda _: methane.energy + 9.0, settings, molecule_rng(0, "a")))
 
 
@@ -108,3 +113,51 @@ def test_streams_of_molecules_are_their_own():
     assert molecule_rng(1, "CH4").random() == first
     assert molecule_rng(1, "NH3").random() != first
     assert molecule_rng(2, "CH4").random() != first
+
+
+STIFFNESS = 5.0
+
+
+class Einstein(Engine):
+    """Atoms tied to their places by equal springs."""
+
+    def __init__(self, places):
+        super().__init__(TBLiteSettings(), "springs")
+        self.places = places
+
+    def compute(self, atoms):
+        moved = atoms.positions - self.places
+        return float(STIFFNESS / 2 * (moved**2).sum()), -STIFFNESS * moved
+
+
+@pytest.fixture(scope="module")
+def crystal():
+    places = 3.0 * np.arange(30).reshape(10, 3)
+    return Structure(numbers=np.full(10, 6), positions=places, name="springs")
+
+
+def test_the_amplitude_is_that_of_the_temperature(crystal):
+    settings = ThermalSettings(frames=150, temperature=600, interval=40, time_step=2.0)
+    frames = np.array(list(thermal_frames(crystal, Einstein(crystal.positions), settings, molecule_rng(0, "x"))))
+    measured = np.mean((frames[10:] - crystal.positions) ** 2)
+    assert measured == pytest.approx(units.kB * 600 / STIFFNESS, rel=0.1)
+
+
+def test_the_same_stream_gives_the_same_frames(crystal):
+    settings = ThermalSettings(frames=2)
+    first, second = (
+        list(thermal_frames(crystal, Einstein(crystal.positions), settings, molecule_rng(0, "x"))) for _ in range(2)
+    )
+    np.testing.assert_array_equal(first, second)
+
+
+def test_a_molecule_that_flies_apart_has_no_thermal_frames(crystal):
+    class Broken(Einstein):
+        def compute(self, atoms):
+            if np.abs(atoms.positions - self.places).max() > 1e-3:
+                raise RuntimeError("SCF not converged")
+            return super().compute(atoms)
+
+    frames = thermal_frames(crystal, Broken(crystal.positions), ThermalSettings(frames=1), molecule_rng(0, "x"))
+    with pytest.raises(SurfaceError, match="flew apart"):
+        next(frames)

@@ -13,16 +13,16 @@ from ase import Atoms
 from hessgnn.data.kinds import IRC, MINIMUM, PRODUCT, REACTANT, TRANSITION_STATE
 from hessgnn.data.structure import Structure
 from hessgnn.factory.elementary import find_step
-from hessgnn.factory.labelled import frames_around, label
-from hessgnn.factory.minimum import find_minimum
+from hessgnn.factory.frames import frames_around, label
 from hessgnn.factory.recipe import Recipe
 from hessgnn.factory.targets import Target
-from hessgnn.surface.engines import Engine
+from hessgnn.surface.base import Surface
+from hessgnn.surface.minimise import find_minimum
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a task made.
+class JobResult:
+    """What a job made.
 
     Attributes
     ----------
@@ -39,7 +39,7 @@ class Outcome:
     facts: dict[str, Any]
 
 
-class Task(ABC):
+class BuildJob(ABC):
     """A piece of a build. Its name is that of its structures, before the first ``/``."""
 
     name: str
@@ -49,39 +49,39 @@ class Task(ABC):
         """All that the result depends on beside the recipe."""
 
     @abstractmethod
-    def stationary(self, recipe: Recipe, engine: Engine) -> tuple[list[Structure], dict[str, Any]]:
+    def stationary(self, recipe: Recipe, surface: Surface) -> tuple[list[Structure], dict[str, Any]]:
         """Make the structures that frames are displaced from, and what is to be said of them."""
 
-    def run(self, recipe: Recipe, engine: Engine) -> Outcome:
+    def run(self, recipe: Recipe, surface: Surface) -> JobResult:
         """Make and label everything.
 
         Parameters
         ----------
         recipe
             What to make.
-        engine
+        surface
             What computes labels.
 
         Returns
         -------
-        Outcome
+        JobResult
             Structures with their frames.
 
         Raises
         ------
-        LabelError
+        SurfaceError
             When there is nothing to be had.
         """
-        began, before = time.perf_counter(), engine.calls.gradients
-        made, facts = self.stationary(recipe, engine)
+        began, before = time.perf_counter(), surface.calls.gradients
+        made, facts = self.stationary(recipe, surface)
         structures: list[Structure] = []
         failed: dict[str, str] = {}
         for structure in made:
-            frames, reasons = frames_around(recipe, engine, structure)
+            frames, reasons = frames_around(recipe, surface, structure)
             structures += [structure, *frames]
             failed |= reasons
-        cost = {"seconds": round(time.perf_counter() - began, 2), "gradients": engine.calls.gradients - before}
-        return Outcome(structures, failed, facts | cost)
+        cost = {"seconds": round(time.perf_counter() - began, 2), "gradients": surface.calls.gradients - before}
+        return JobResult(structures, failed, facts | cost)
 
     def digest(self, recipe: Recipe) -> str:
         """Fingerprint of the result: it changes with what the numbers depend on, not with splits or what else is built.
@@ -102,7 +102,7 @@ class Task(ABC):
 
 
 @dataclass(frozen=True, eq=False)
-class MoleculeTask(Task):
+class MoleculeJob(BuildJob):
     """A molecule: its minimum."""
 
     name: str
@@ -112,14 +112,15 @@ class MoleculeTask(Task):
         """The starting geometry."""
         return self.start.numbers.tobytes() + self.start.positions.tobytes()
 
-    def stationary(self, recipe: Recipe, engine: Engine) -> tuple[list[Structure], dict[str, Any]]:
+    def stationary(self, recipe: Recipe, surface: Surface) -> tuple[list[Structure], dict[str, Any]]:
         """The minimum."""
-        found = find_minimum(recipe.minimum, engine, self.start)
-        return [label(engine, found.atoms, name=self.name, kind=MINIMUM, hessian=found.hessian)], {}
+        well = recipe.minimum
+        found = find_minimum(surface, self.start, well.fmax, well.max_steps, pushes=well.pushes, far=None)
+        return [label(surface, found.atoms, name=self.name, kind=MINIMUM, hessian=found.hessian)], {}
 
 
 @dataclass(frozen=True)
-class ReactionTask(Task):
+class ReactionJob(BuildJob):
     """A reaction: its saddle point ``NAME/ts``, its ends, and frames of its path, ``NAME/ts/irc-00`` and so on."""
 
     target: Target
@@ -133,9 +134,9 @@ class ReactionTask(Task):
         """What the target says."""
         return self.target.identity()
 
-    def stationary(self, recipe: Recipe, engine: Engine) -> tuple[list[Structure], dict[str, Any]]:
+    def stationary(self, recipe: Recipe, surface: Surface) -> tuple[list[Structure], dict[str, Any]]:
         """The saddle point, its two minima and the frames of the path."""
-        step = find_step(recipe, engine, self.target)
+        step = find_step(recipe, surface, self.target)
         saddle = f"{self.name}/ts"
         points = [
             (saddle, TRANSITION_STATE, "", step.saddle),
@@ -143,12 +144,12 @@ class ReactionTask(Task):
             (f"{self.name}/product", PRODUCT, saddle, step.product),
         ]
         made = [
-            label(engine, point.atoms, name=name, kind=kind, parent=parent, hessian=point.hessian)
+            label(surface, point.atoms, name=name, kind=kind, parent=parent, hessian=point.hessian)
             for name, kind, parent, point in points
         ]
         numbers = step.saddle.atoms.numbers
         made += [
-            label(engine, Atoms(numbers, frame), name=f"{saddle}/irc-{k:02d}", kind=IRC, parent=saddle)
+            label(surface, Atoms(numbers, frame), name=f"{saddle}/irc-{k:02d}", kind=IRC, parent=saddle)
             for k, frame in enumerate(step.frames)
         ]
         energies = [structure.energy or 0.0 for structure in made[:3]]

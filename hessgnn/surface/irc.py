@@ -13,10 +13,8 @@ from ase import Atoms
 from scipy.integrate import solve_ivp
 
 from hessgnn.data.structure import Array
-from hessgnn.factory.minimum import Stationary
-from hessgnn.factory.recipe import IRCSettings
-from hessgnn.molecules.vibrations import masses_of
-from hessgnn.surface.engines import Engine, LabelError
+from hessgnn.molecules.vibrations import Vibrations, masses_of
+from hessgnn.surface.base import Surface, SurfaceError
 
 _DROP = 1e-3
 """How far below the saddle point a path begins, in the harmonic approximation, eV."""
@@ -58,17 +56,23 @@ class Branch:
         return self.positions[-1]
 
 
-def follow(settings: IRCSettings, engine: Engine, saddle: Stationary) -> tuple[Branch, Branch]:
+def follow(
+    surface: Surface, saddle: Atoms, modes: Vibrations, *, fmax: float = 1e-2, tolerance: float = 1e-3
+) -> tuple[Branch, Branch]:
     """Follow both sides of a path.
 
     Parameters
     ----------
-    settings
-        Tolerance, and where to end.
-    engine
-        What computes energies and forces.
+    surface
+        What is followed downhill.
     saddle
-        With one imaginary mode.
+        The saddle point.
+    modes
+        Its normal modes, of which the first is imaginary.
+    fmax
+        Largest force where a path ends, eV/Å.
+    tolerance
+        Of the integration, Å·amu^½.
 
     Returns
     -------
@@ -77,12 +81,12 @@ def follow(settings: IRCSettings, engine: Engine, saddle: Stationary) -> tuple[B
 
     Raises
     ------
-    LabelError
+    SurfaceError
         When a path does not come down to a point without forces.
     """
-    mode, curvature = saddle.modes.modes[0], abs(float(saddle.modes.eigenvalues[0]))
+    mode, curvature = modes.modes[0], abs(float(modes.eigenvalues[0]))
     push = min(np.sqrt(2 * _DROP / curvature), _LONGEST_PUSH) * mode
-    first, second = (_descend(settings, engine, saddle.atoms, sign * push) for sign in (1, -1))
+    first, second = (_descend(surface, saddle, sign * push, fmax, tolerance) for sign in (1, -1))
     return first, second
 
 
@@ -109,7 +113,7 @@ def frames(branch: Branch, number: int) -> list[Array]:
     return list(np.array(rows).T.reshape(number, *branch.end.shape))
 
 
-def _descend(settings: IRCSettings, engine: Engine, saddle: Atoms, push: Array) -> Branch:
+def _descend(surface: Surface, saddle: Atoms, push: Array, fmax: float, tolerance: float) -> Branch:
     numbers = saddle.numbers
     root = np.repeat(np.sqrt(masses_of(numbers)), 3)
 
@@ -117,19 +121,19 @@ def _descend(settings: IRCSettings, engine: Engine, saddle: Atoms, push: Array) 
         return Atoms(numbers, (q / root).reshape(-1, 3))
 
     def slope(_: float, q: Array) -> Array:
-        return engine.energy_forces(atoms_at(q))[1].ravel() / root
+        return surface.energy_forces(atoms_at(q))[1].ravel() / root
 
     def jacobian(time: float, q: Array) -> Array:
         # It only steers the integrator, so differences of one side do; scipy's own steps are too small for the noise.
         here = slope(time, q)
         return np.array([(slope(time, q + _STEP * unit) - here) / _STEP for unit in np.eye(len(q))]).T
 
-    top = engine.energy_forces(saddle)[0]
+    top = surface.energy_forces(saddle)[0]
 
     def away_from_minimum(_: float, q: Array) -> float:
-        energy, forces = engine.energy_forces(atoms_at(q))
+        energy, forces = surface.energy_forces(atoms_at(q))
         largest = float(np.abs(forces).max())
-        return min(largest - _FLAT, max(largest - settings.fmax, energy - (top - _LEFT)))
+        return min(largest - _FLAT, max(largest - fmax, energy - (top - _LEFT)))
 
     away_from_minimum.terminal, away_from_minimum.direction = True, -1  # type: ignore[attr-defined]
     start = (saddle.positions + push).ravel() * root
@@ -141,14 +145,14 @@ def _descend(settings: IRCSettings, engine: Engine, saddle: Atoms, push: Array) 
         jac=jacobian,
         events=away_from_minimum,
         rtol=1e-9,  # coordinates have no natural origin, so their size says nothing of the error they may have
-        atol=settings.tolerance,
+        atol=tolerance,
     )
     if solution.status != 1:
-        raise LabelError(f"a path does not end in a minimum ({solution.message})")
+        raise SurfaceError(f"a path does not end in a minimum ({solution.message})")
     path = np.vstack([saddle.positions.ravel() * root, solution.y.T])
-    energies = np.array([engine.energy_forces(atoms_at(q))[0] for q in path])
+    energies = np.array([surface.energy_forces(atoms_at(q))[0] for q in path])
     rise = float(np.diff(energies).max())
     if rise > 1e-4:
-        raise LabelError(f"the energy rises by {rise:.1e} eV along a path")
+        raise SurfaceError(f"the energy rises by {rise:.1e} eV along a path")
     arc = np.concatenate([[0.0], np.linalg.norm(np.diff(path, axis=0), axis=1).cumsum()])
     return Branch((path / root).reshape(len(path), -1, 3), energies, arc)

@@ -1,0 +1,242 @@
+"""The surface of a potential of this package, which computes many structures in one pass."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from ase import Atoms
+from numpy.typing import NDArray
+
+from hessgnn.data.batch import Batch
+from hessgnn.data.neighbors import NeighborFinder, neighbors_of_molecules
+from hessgnn.data.structure import Array, Structure
+from hessgnn.potentials.base import Potential
+from hessgnn.surface.base import Answer, ForceField, Surface
+from hessgnn.surface.calculator import HessGNNCalculator
+
+SKIN = 0.5
+"""Å, see :class:`~hessgnn.data.neighbors.NeighborFinder`."""
+
+ALL_PAIRS = 64
+"""Atoms of the largest molecule whose neighbours are found by looking at all pairs."""
+
+ATOMS_OF_HESSIANS = 192
+"""Atoms of a pass for Hessians on a CPU, about: it holds 3N columns for each structure; larger ones gain nothing."""
+WINDOW = 512
+"""Structures that are sorted by size at a time; answers come in the order of the structures."""
+
+EdgeFinder = Callable[[Array], tuple[NDArray[np.int64], Array]]
+"""From positions ``(Σ N, 3)`` to ``edge_index (2, n_edges)`` and ``edge_shift (n_edges, 3)`` of all structures."""
+
+
+class Geometry(Protocol):
+    """What a :class:`~hessgnn.data.structure.Structure` has besides labels and names."""
+
+    @property
+    def numbers(self) -> NDArray[np.int64]:
+        """``(N,)`` atomic numbers."""
+
+    @property
+    def positions(self) -> Array:
+        """``(N, 3)``, Å."""
+
+    @property
+    def cell(self) -> Array | None:
+        """``(3, 3)``, Å."""
+
+    @property
+    def pbc(self) -> NDArray[np.bool_] | bool:
+        """``(3,)`` or one value."""
+
+
+class PotentialSurface(Surface):
+    """The surface of a potential, in float64.
+
+    Parameters
+    ----------
+    potential
+        Converted to float64, in which its weights are exact.
+    name
+        What it is called.
+    batch_size
+        Structures at a time.
+    device
+        Where to compute.
+    """
+
+    def __init__(
+        self,
+        potential: Potential,
+        name: str = "potential",
+        *,
+        batch_size: int = 64,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__(name, _fingerprint_of(potential))
+        self.potential = potential.double().to(device).eval()
+        self.batch_size, self.device = batch_size, str(device)
+
+    def calculator(self) -> HessGNNCalculator:
+        """See :meth:`Surface.calculator`."""
+        return HessGNNCalculator(self.potential, device=self.device)
+
+    def second_derivatives(self, atoms: Atoms) -> Array:
+        """Analytic second derivatives, see :meth:`Surface.second_derivatives`."""
+        return self._own.get_hessian(atoms)
+
+    def answers(self, structures: Sequence[Structure]) -> Iterator[Answer]:
+        """See :meth:`Surface.answers`; structures of a size are computed in one pass."""
+        most = ATOMS_OF_HESSIANS if self.device == "cpu" else None
+        for start in range(0, len(structures), WINDOW):
+            window = structures[start : start + WINDOW]
+            sizes = np.array([len(s) for s in window], dtype=np.int64)
+            found: dict[int, Answer] = {}
+            for chosen in passes(by_size(sizes), sizes, most, self.batch_size):
+                found |= zip(chosen, self._pass([window[k] for k in chosen]), strict=True)
+            yield from (found[k] for k in range(len(window)))
+
+    def _pass(self, structures: Sequence[Structure]) -> Iterator[Answer]:
+        batch = batch_of(structures, self.potential.cutoff).to(self.device)
+        prediction = self.potential(batch)
+        forces = prediction.forces.cpu().numpy()
+        hessians = self.potential.hessian(batch)
+        stops = np.cumsum([len(s) for s in structures])[:-1]
+        parts = zip(prediction.energy.tolist(), np.split(forces, stops), hessians, strict=True)
+        yield from (Answer(energy, force, hessian.cpu().numpy()) for energy, force, hessian in parts)
+
+    def force_field(self, structures: Sequence[Structure]) -> ForceField:
+        """See :meth:`Surface.force_field`; all structures are computed in one pass."""
+        edges = edge_finder(structures, self.potential.cutoff, SKIN)
+        template = batch_of(structures, self.potential.cutoff)
+
+        def compute(positions: Array) -> tuple[Array, Array]:
+            edge_index, edge_shift = edges(positions)
+            moved = template.replace(
+                positions=torch.from_numpy(positions),
+                edge_index=torch.from_numpy(edge_index),
+                edge_shift=torch.from_numpy(edge_shift),
+            )
+            prediction = self.potential(moved.to(self.device))
+            return prediction.energy.cpu().numpy(), prediction.forces.cpu().numpy()
+
+        return compute
+
+
+def batch_of(structures: Sequence[Geometry], cutoff: float) -> Batch:
+    """Join geometries without their labels, in float64.
+
+    Parameters
+    ----------
+    structures
+        At least one.
+    cutoff
+        Å, of the neighbour list.
+
+    Returns
+    -------
+    Batch
+        On the CPU.
+
+    Raises
+    ------
+    CoincidentAtoms
+        When two atoms of a structure lie at the same place.
+    """
+    positions = np.concatenate([s.positions for s in structures])
+    return Batch.from_arrays(
+        np.concatenate([s.numbers for s in structures]),
+        positions,
+        np.array([len(s.numbers) for s in structures]),
+        edge_finder(structures, cutoff)(positions),
+    )
+
+
+def edge_finder(structures: Sequence[Geometry], cutoff: float, skin: float = 0.0) -> EdgeFinder:
+    """Make a function that finds the edges of all structures as they move.
+
+    Parameters
+    ----------
+    structures
+        Their sizes, cells and periodic directions are used.
+    cutoff
+        Å.
+    skin
+        Å, see :class:`~hessgnn.data.neighbors.NeighborFinder`; it is worth its cost where structures move often.
+
+    Returns
+    -------
+    EdgeFinder
+        Small molecules are searched all at once.
+    """
+    sizes = np.array([len(s.numbers) for s in structures])
+    if sizes.max() <= ALL_PAIRS and not any(np.any(s.pbc) for s in structures):
+
+        def of_molecules(positions: Array) -> tuple[NDArray[np.int64], Array]:
+            edge_index = neighbors_of_molecules(positions, sizes, cutoff, lambda k: _name(structures[k]))
+            return edge_index, np.zeros((edge_index.shape[1], 3))
+
+        return of_molecules
+    finders = [NeighborFinder(cutoff, skin) for _ in structures]
+    starts = np.cumsum(sizes) - sizes
+
+    def one_by_one(positions: Array) -> tuple[NDArray[np.int64], Array]:
+        parts = zip(finders, np.split(positions, starts[1:]), structures, strict=True)
+        found = [find(part, s.cell, s.pbc, _name(s)) for find, part, s in parts]
+        edge_index = np.concatenate([e + start for (e, _), start in zip(found, starts, strict=True)], axis=1)
+        return edge_index, np.concatenate([shift for _, shift in found])
+
+    return one_by_one
+
+
+def _name(structure: Geometry) -> object | None:
+    return getattr(structure, "name", None)
+
+
+def by_size(sizes: NDArray[np.int64]) -> list[int]:
+    """Sort structures for a pass of Hessians, in which each takes as many products as the largest."""
+    return np.argsort(sizes, kind="stable").tolist()
+
+
+def passes(
+    order: Sequence[int], sizes: NDArray[np.int64], most_atoms: int | None, most_structures: int | None = None
+) -> Iterator[list[int]]:
+    """Divide structures into passes of a potential.
+
+    Parameters
+    ----------
+    order
+        Indices, in the order in which they are taken.
+    sizes
+        Atoms of each structure.
+    most_atoms, most_structures
+        Of a pass, which holds one structure at least; no limit if absent.
+
+    Yields
+    ------
+    list of int
+        Indices of a pass.
+    """
+    part: list[int] = []
+    atoms = 0
+    for k in order:
+        full = len(part) == most_structures or (most_atoms is not None and atoms + sizes[k] > most_atoms)
+        if part and full:
+            yield part
+            part, atoms = [], 0
+        part.append(k)
+        atoms += int(sizes[k])
+    if part:
+        yield part
+
+
+def _fingerprint_of(potential: Potential) -> str:
+    """Hash of the architecture, its settings and its weights, whatever the type they are held in."""
+    found = hashlib.sha256(f"{type(potential).__qualname__} {potential.config.model_dump_json()}".encode())
+    for name, tensor in potential.state_dict().items():
+        found.update(name.encode())
+        found.update(tensor.detach().cpu().double().numpy().tobytes())
+    return found.hexdigest()
