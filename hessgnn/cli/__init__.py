@@ -72,7 +72,7 @@ def evaluate(
         list[str] | None,
         typer.Option(
             "--tasks",
-            help="accuracy (default), vibrations, relaxation, saddle, neb, md, cost, or all; commas between several.",
+            help="Such as accuracy (default), vibrations or md; all; package.module:Name; commas between several.",
         ),
     ] = None,
     splits: Annotated[list[str] | None, typer.Option("--splits", help="Splits to judge on.")] = None,
