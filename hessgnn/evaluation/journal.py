@@ -29,7 +29,7 @@ class Subject(Protocol):
 
 
 class SubjectRunner(Protocol):
-    """What gives results subject by subject, see :class:`hessgnn.evaluation.tasks.base.SubjectTask`."""
+    """What gives results subject by subject, see :class:`hessgnn.evaluation.tasks.subjects.SubjectTask`."""
 
     side_by_side: ClassVar[bool]
     together: ClassVar[bool]

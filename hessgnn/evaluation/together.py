@@ -126,7 +126,7 @@ def run_together(task: SubjectRunner, surface: Surface, subjects: Sequence[Subje
     Yields
     ------
     str, dict
-        As :meth:`hessgnn.evaluation.tasks.base.SubjectTask.run`, in the order in which subjects end.
+        As :meth:`hessgnn.evaluation.tasks.subjects.SubjectTask.run`, in the order in which subjects end.
     """
     for _, results in together(surface, subjects, partial(run_alone, task)):
         yield from results

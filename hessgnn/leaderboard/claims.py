@@ -32,11 +32,10 @@ FEWEST_SUBJECTS = 6
 """Pairs that a test needs: five that all agree have a two-sided p of 0.06 and could never be significant."""
 TRAINING = "training"
 """Not a task: what the record says of the training itself."""
-
-
 TRAINING_COST = Claim(
     "a training step costs more", "seconds_per_step", "", "T10", "time per step", "s", "higher", task=TRAINING
 )
+Array = NDArray[np.float64]
 
 
 def all_claims() -> list[Claim]:
@@ -46,9 +45,6 @@ def all_claims() -> list[Claim]:
     """
     claims = [TRAINING_COST, *(claim for task in all_tasks() for claim in task.claims)]
     return sorted(claims, key=lambda claim: int(claim.source[1:]) if re.fullmatch(r"T\d+", claim.source) else math.inf)
-
-
-Array = NDArray[np.float64]
 
 
 def judge_claims(

@@ -82,7 +82,7 @@ def test_an_asymmetric_prediction_is_seen_and_one_that_is_not_finite_is_none() -
     )
     predictions = predictions_of(*WATER, reference, np.full((9, 9), np.nan))
     assert curvature_values(predictions)["curvature_mode1_cosine"] == {"a": None}
-    assert diagnostics(predictions)["curvature_mode1_cosine"].n == 0
+    assert AccuracyTask().mean("curvature_mode1_cosine", [None]).n == 0
     unknown = curvature_values(predictions_of(*WATER, np.full((9, 9), np.nan), reference))
     assert unknown["curvature_mode1_cosine"] == {}
 

@@ -14,11 +14,11 @@ from hessgnn.data.store.store import Store
 from hessgnn.data.structure import Structure
 from hessgnn.evaluation import spectra
 from hessgnn.evaluation import together as module
-from hessgnn.evaluation.parallel import results_of
 from hessgnn.evaluation.settings import TaskSettings
-from hessgnn.evaluation.tasks.base import SubjectTask, all_tasks
+from hessgnn.evaluation.tasks.base import all_tasks
 from hessgnn.evaluation.tasks.neb import NEBTask
 from hessgnn.evaluation.tasks.relaxation import RelaxationTask
+from hessgnn.evaluation.tasks.subjects import SubjectTask, results_of
 from hessgnn.evaluation.tasks.vibrations import VibrationsTask
 from hessgnn.evaluation.together import NAME, run_shares, run_together, together
 from hessgnn.potentials.base import Potential, PotentialConfig

@@ -20,7 +20,8 @@ from pydantic import Field, PositiveInt
 from hessgnn.data.structure import Structure
 from hessgnn.evaluation.journal import Result
 from hessgnn.evaluation.record import Metric
-from hessgnn.evaluation.tasks.base import MetricDefinition, MoleculeTask, Values, task
+from hessgnn.evaluation.tasks.base import MetricDefinition, Values, task
+from hessgnn.evaluation.tasks.subjects import MoleculeTask
 from hessgnn.runtime.config import Settings
 from hessgnn.surface.base import PotentialSurface, Surface
 from hessgnn.surface.failures import FAILURES, reason_of

@@ -13,7 +13,8 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from hessgnn.data.structure import Array, Structure
 from hessgnn.evaluation.journal import Result
 from hessgnn.evaluation.record import Metric
-from hessgnn.evaluation.tasks.base import Claim, MetricDefinition, MoleculeTask, Values, task
+from hessgnn.evaluation.tasks.base import Claim, MetricDefinition, Values, task
+from hessgnn.evaluation.tasks.subjects import MoleculeTask
 from hessgnn.evaluation.together import together
 from hessgnn.factory.displace import molecule_rng
 from hessgnn.molecules.vibrations import masses_of

@@ -18,7 +18,8 @@ from hessgnn.data.structure import Array
 from hessgnn.evaluation.journal import Result
 from hessgnn.evaluation.reactions import Reaction, reactions
 from hessgnn.evaluation.record import Metric
-from hessgnn.evaluation.tasks.base import Claim, MetricDefinition, SubjectTask, Values, task
+from hessgnn.evaluation.tasks.base import Claim, MetricDefinition, Values, task
+from hessgnn.evaluation.tasks.subjects import SubjectTask
 from hessgnn.runtime.config import Settings
 from hessgnn.surface.base import Surface
 from hessgnn.surface.failures import FAILURES, TaskFailure, reason_of

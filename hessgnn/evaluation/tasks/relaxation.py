@@ -9,7 +9,8 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from hessgnn.data.structure import Structure
 from hessgnn.evaluation.journal import Result
 from hessgnn.evaluation.record import Metric
-from hessgnn.evaluation.tasks.base import Claim, MetricDefinition, MoleculeTask, Values, task
+from hessgnn.evaluation.tasks.base import Claim, MetricDefinition, Values, task
+from hessgnn.evaluation.tasks.subjects import MoleculeTask
 from hessgnn.factory.displace import molecule_rng
 from hessgnn.runtime.config import Settings
 from hessgnn.surface.base import Surface

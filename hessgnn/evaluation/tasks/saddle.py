@@ -16,7 +16,8 @@ from hessgnn.errors import UserError
 from hessgnn.evaluation.journal import Result
 from hessgnn.evaluation.reactions import Reaction, reactions
 from hessgnn.evaluation.record import Metric
-from hessgnn.evaluation.tasks.base import Claim, MetricDefinition, SubjectTask, Values, task
+from hessgnn.evaluation.tasks.base import Claim, MetricDefinition, Values, task
+from hessgnn.evaluation.tasks.subjects import SubjectTask
 from hessgnn.factory.displace import molecule_rng
 from hessgnn.molecules.vibrations import Vibrations, masses_of, vibrations
 from hessgnn.runtime.config import Settings

@@ -14,7 +14,8 @@ from hessgnn.data.structure import Array, Structure
 from hessgnn.evaluation.journal import Result
 from hessgnn.evaluation.record import Metric
 from hessgnn.evaluation.spectra import cached_dipole_derivatives, intensities, spectrum_overlap
-from hessgnn.evaluation.tasks.base import Claim, MetricDefinition, MoleculeTask, Values, task
+from hessgnn.evaluation.tasks.base import Claim, MetricDefinition, Values, task
+from hessgnn.evaluation.tasks.subjects import MoleculeTask
 from hessgnn.molecules.thermochemistry import Thermochemistry, thermochemistry
 from hessgnn.molecules.vibrations import Vibrations, masses_of, vibrations
 from hessgnn.runtime.config import Settings

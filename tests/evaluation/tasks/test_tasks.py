@@ -18,10 +18,11 @@ from hessgnn.errors import ConfigError
 from hessgnn.evaluation.record import Metric
 from hessgnn.evaluation.settings import chosen_tasks
 from hessgnn.evaluation.spectra import broadened, spectrum_overlap
-from hessgnn.evaluation.tasks.base import MoleculeTask, SubjectTask, all_tasks
+from hessgnn.evaluation.tasks.base import all_tasks
 from hessgnn.evaluation.tasks.cost import CostSettings, CostTask
 from hessgnn.evaluation.tasks.md import MDSettings, MDTask
 from hessgnn.evaluation.tasks.relaxation import RelaxationSettings, RelaxationTask
+from hessgnn.evaluation.tasks.subjects import MoleculeTask, SubjectTask
 from hessgnn.evaluation.tasks.vibrations import VibrationsSettings, VibrationsTask
 from hessgnn.molecules.vibrations import vibrations
 from hessgnn.surface.base import CalculatorSurface, PotentialSurface, Surface
