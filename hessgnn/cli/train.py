@@ -157,13 +157,13 @@ def _print_result(console: Console, result: Result) -> None:
 def _metric_tables(record: Record) -> Iterator[Table]:
     """The accuracy, a line for each split, and the other tasks, a line for each metric."""
     name = record.entry if record.seed is None else f"{record.entry}, seed {record.seed}"
-    judged = {split: found for split, found in record.metrics.items() if METRICS.keys() <= found.keys()}
-    if judged:
+    complete = {split: found for split, found in record.metrics.items() if METRICS.keys() <= found.keys()}
+    if complete:
         table = Table(title=name)
         table.add_column("split")
         for title, unit in METRICS.values():
             table.add_column(f"{title}\n{unit}", justify="right")
-        for split, found in judged.items():
+        for split, found in complete.items():
             table.add_row(split, *(_text(found[key].value) for key in METRICS))
         yield table
     for split, found in record.metrics.items():

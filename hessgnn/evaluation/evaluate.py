@@ -62,7 +62,7 @@ def evaluate(
     data
         Data to evaluate on, by file or name; those the run was trained on by default.
     regime
-        What it was trained on, where the loss does not tell; what the loss saw by default.
+        Labels it was trained on, where they differ from those that the loss used.
     budget
         What it shares with the other regimes of its architecture: steps, or the device-seconds of E-F-H.
     processes
@@ -275,7 +275,7 @@ def record_mean_predictor(folder: str | Path, data: DataConfig, splits: Sequence
 
 
 def source(store: Store) -> DataSource:
-    """What a record says of the data."""
+    """The data as a record describes them."""
     attributes = store.attributes
     return DataSource(
         name=store.path.stem,
@@ -286,7 +286,7 @@ def source(store: Store) -> DataSource:
 
 
 def _known(path: Path, surface: Surface, store: Store) -> TaskResults:
-    """What an earlier record says of the same surface, data and versions."""
+    """Results in an earlier record of the same surface, data and versions."""
     try:
         before = read_record(path)
     except DataError:  # none, or a damaged one, which is written anew
@@ -319,7 +319,7 @@ def _splits(store: Store, wanted: Sequence[str] | None, used: Sequence[str]) -> 
             )
         return found
     for split in wanted:
-        store.indices(split)  # says what is wrong with an unknown name
+        store.indices(split)  # raises for an unknown name
     return list(wanted)
 
 

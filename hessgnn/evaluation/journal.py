@@ -48,7 +48,7 @@ class Journal:
     path
         The file.
     key
-        What the results belong to. A file with another key is begun anew.
+        What the results belong to. A file with another key is overwritten.
     """
 
     def __init__(self, path: Path, key: Result) -> None:

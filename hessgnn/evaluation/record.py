@@ -22,7 +22,7 @@ FORMAT: Literal[1] = 1
 Regime = Literal["mean", "E", "E-F", "E-F+", "E-H", "E-F-H", "external"]
 """What a potential was trained on; ``E-F+`` are energies and forces of more frames, for what Hessians would have cost;
 ``mean`` is the predictor that knows the composition only, ``external`` any other
-code that was judged through an ASE calculator."""
+code that was evaluated through an ASE calculator."""
 
 Budget = Literal["steps", "seconds"]
 """What was equal for all regimes of an architecture: training steps, or the device-seconds that E-F-H took."""
@@ -52,7 +52,7 @@ class Metric(Settings):
 
 
 class DataSource(Settings):
-    """The data that a potential was trained and judged on."""
+    """The data that a potential was trained and evaluated on."""
 
     name: str
     content_hash: str

@@ -1,4 +1,4 @@
-"""Running tasks on a surface: saved results are reused, failures are counted, and the rest goes on."""
+"""Run tasks on a surface: saved results are reused, and failures are recorded without stopping the other tasks."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class TaskResults:
 
     @classmethod
     def of(cls, record: Record) -> TaskResults:
-        """What a record says already."""
+        """Start from what a record holds."""
         return cls(
             metrics={split: dict(found) for split, found in record.metrics.items()},
             predictions=dict(record.predictions),
@@ -95,7 +95,7 @@ def run_tasks(
     surface
         What is evaluated.
     store, splits, source
-        The data, and what the record says of them.
+        The data, and their entry in the record.
     folder
         Where results are saved.
     known

@@ -35,7 +35,7 @@ class ScoreTable:
 
 
 def score_tables(board: Leaderboard) -> list[ScoreTable]:
-    """Return the overview, and a table for each task that any entry was judged by.
+    """Return the overview, and a table for each task that any entry was evaluated by.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
 """What a task is, and how it is found.
 
-A task is one file: a class with the decorator :func:`task` that says everything about itself. That are its name, title
-and place in the order, its settings, its metrics with titles and units, and the claims that its numbers test. Most
-tasks give one result per molecule or reaction, see :class:`~hessgnn.evaluation.tasks.subjects.SubjectTask`.
+A task is one file: a class decorated with :func:`task`, which holds everything about the task: name, title and order,
+settings, metrics with titles and units, and the claims that its numbers test. Most tasks give one result per molecule
+or reaction, see :class:`~hessgnn.evaluation.tasks.subjects.SubjectTask`.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class SplitContext:
     surface
         What is evaluated.
     store, split, source
-        The data, and what the record says of them.
+        The data, and their entry in the record.
     folder
         Where results are saved.
     limit

@@ -174,7 +174,7 @@ def spread(subjects: Sequence[N], number: int | None) -> Sequence[N]:
     Returns
     -------
     sequence
-        In their order. The same ones whatever is evaluated.
+        In their order. The choice does not depend on the surface.
     """
     if number is None or number >= len(subjects):
         return subjects
