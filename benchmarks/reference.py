@@ -26,8 +26,9 @@ from tblite.ase import TBLite
 from write_tables import Lines, table
 
 from hessgnn.evaluation.evaluate import evaluate_calculator
-from hessgnn.evaluation.record import METRICS, Metric, Record
+from hessgnn.evaluation.record import Metric, Record
 from hessgnn.evaluation.settings import TaskSettings
+from hessgnn.evaluation.tasks.accuracy import METRICS
 from hessgnn.evaluation.tasks.base import all_tasks, task_of
 from hessgnn.evaluation.tasks.neb import NEBTask
 from hessgnn.runtime.config import override, parse

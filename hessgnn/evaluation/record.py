@@ -30,16 +30,6 @@ Budget = Literal["steps", "seconds"]
 Better = Literal["lower", "higher"]
 """Which of two values of a metric is the better one."""
 
-METRICS: dict[str, tuple[str, str]] = {
-    "energy_mae": ("E MAE", "meV/atom"),
-    "energy_rmse": ("E RMSE", "meV/atom"),
-    "forces_mae": ("F MAE", "meV/Å"),
-    "forces_rmse": ("F RMSE", "meV/Å"),
-    "hessian_mae": ("H MAE", "eV/Å²"),
-    "hessian_rmse": ("H RMSE", "eV/Å²"),
-}
-"""Title and unit of every metric of the accuracy task; all are better when lower."""
-
 
 class Metric(Settings):
     """One number with its unit and the number of structures behind it."""
@@ -47,7 +37,7 @@ class Metric(Settings):
     value: float | None
     unit: str
     n: NonNegativeInt = Field(description="structures that the value was taken over")
-    title: str = Field(default="", description="heading; that of METRICS if empty")
+    title: str = Field(default="", description="heading; that of the task's definition if empty")
     better: Better = "lower"
 
 

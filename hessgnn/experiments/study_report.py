@@ -11,8 +11,8 @@ from typing import Literal
 import plotly.graph_objects as go
 from pydantic import Field, NonNegativeFloat, NonNegativeInt
 
-from hessgnn.evaluation.record import METRICS, Budget
-from hessgnn.evaluation.tasks.accuracy import AccuracyTask
+from hessgnn.evaluation.record import Budget
+from hessgnn.evaluation.tasks.accuracy import METRICS, AccuracyTask
 from hessgnn.experiments.study_config import Regime
 from hessgnn.leaderboard import tables
 from hessgnn.leaderboard.claims import judge_claims

@@ -11,7 +11,7 @@ from typing import Any
 import plotly.offline
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from hessgnn.evaluation.record import METRICS
+from hessgnn.evaluation.tasks.accuracy import METRICS
 from hessgnn.evaluation.tasks.base import all_tasks
 from hessgnn.leaderboard import tables
 from hessgnn.leaderboard.board import Leaderboard

@@ -16,8 +16,9 @@ from hessgnn.errors import ConfigError, DataError
 from hessgnn.evaluation.comparison import CURVATURE, mean_errors
 from hessgnn.evaluation.evaluate import evaluate, evaluate_calculator
 from hessgnn.evaluation.journal import read_results
-from hessgnn.evaluation.record import METRICS, read_record, write_record
+from hessgnn.evaluation.record import read_record, write_record
 from hessgnn.evaluation.settings import TaskSettings
+from hessgnn.evaluation.tasks.accuracy import METRICS
 from hessgnn.leaderboard.collect import collect
 from hessgnn.leaderboard.report import write_report
 from hessgnn.training.config import RunConfig

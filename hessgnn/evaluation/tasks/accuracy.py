@@ -22,12 +22,22 @@ from hessgnn.evaluation.comparison import (
 )
 from hessgnn.evaluation.journal import read_journal, write_results
 from hessgnn.evaluation.predictions import Predictions
-from hessgnn.evaluation.record import METRICS, Metric, PredictionFile
+from hessgnn.evaluation.record import Metric, PredictionFile
 from hessgnn.evaluation.tasks.base import Claim, MetricDefinition, SplitContext, SplitResults, Task, Values, task
 from hessgnn.runtime.blas import one_blas_thread
 from hessgnn.runtime.config import Settings
 from hessgnn.surface.base import Surface
 from hessgnn.training.run import versions
+
+METRICS: dict[str, tuple[str, str]] = {
+    "energy_mae": ("E MAE", "meV/atom"),
+    "energy_rmse": ("E RMSE", "meV/atom"),
+    "forces_mae": ("F MAE", "meV/Å"),
+    "forces_rmse": ("F RMSE", "meV/Å"),
+    "hessian_mae": ("H MAE", "eV/Å²"),
+    "hessian_rmse": ("H RMSE", "eV/Å²"),
+}
+"""Title and unit of the errors; lower is better."""
 
 
 @task("accuracy")

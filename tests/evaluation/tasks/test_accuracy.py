@@ -11,8 +11,7 @@ from hessgnn.data.store.store import Store
 from hessgnn.errors import DataError
 from hessgnn.evaluation.evaluate import record_mean_predictor
 from hessgnn.evaluation.predictions import Predictions
-from hessgnn.evaluation.record import METRICS
-from hessgnn.evaluation.tasks.accuracy import error_metrics, predict_split
+from hessgnn.evaluation.tasks.accuracy import METRICS, error_metrics, predict_split
 from hessgnn.surface.base import PotentialSurface
 from hessgnn.training.config import DataConfig
 
