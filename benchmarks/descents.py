@@ -25,7 +25,7 @@ import hessgnn
 from hessgnn.data.store.store import Store
 from hessgnn.data.structure import Array
 from hessgnn.evaluation.hardware import hardware
-from hessgnn.evaluation.tasks.reactions import Reaction, reactions
+from hessgnn.evaluation.reactions import Reaction, reactions
 from hessgnn.evaluation.tasks.saddle import SaddleSettings, SaddleTask
 from hessgnn.molecules.geometry import INTACT_BOND, rmsd, same_bonds
 from hessgnn.molecules.vibrations import Vibrations

@@ -26,8 +26,11 @@ from tblite.ase import TBLite
 from write_tables import Lines, table
 
 from hessgnn.evaluation.evaluate import evaluate_calculator
-from hessgnn.evaluation.record import METRICS, Metric, Record
-from hessgnn.evaluation.tasks.registry import ACCURACY, TASKS, TaskSettings, saved_values
+from hessgnn.evaluation.record import Metric, Record
+from hessgnn.evaluation.settings import TaskSettings
+from hessgnn.evaluation.tasks.accuracy import METRICS
+from hessgnn.evaluation.tasks.base import all_tasks, task_of
+from hessgnn.evaluation.tasks.neb import NEBTask
 from hessgnn.runtime.config import override, parse
 from hessgnn.runtime.files import write_text
 
@@ -88,7 +91,8 @@ def judge(name: str, folder: Path, tasks: list[str], splits: list[str], override
             f"reference:{name}", DATA, folder / name, tasks=tasks, splits=splits, settings=settings, observer=advance
         )
     bands = folder / name / "neb-test.jsonl"
-    keep(record, name, overrides, saved_values(bands)["neb_barrier_mae"] if "neb" in tasks and bands.exists() else None)
+    there = "neb" in tasks and bands.exists()
+    keep(record, name, overrides, NEBTask.saved_values(bands)["neb_barrier_mae"] if there else None)
     print(f"{name}: {time.perf_counter() - started:.0f} s")
 
 
@@ -119,7 +123,7 @@ def page(folder: Path = RESULTS) -> str:
     assert all(one["data"] == reference["data"] for one in found.values()), "judged on other data: run all again"
     machine = f"{reference['hardware']}, torch {reference['versions']['torch']}"
     lines = [HEAD, f"\nData `{reference['data']['name']}`; {machine}."]
-    for task in TASKS:
+    for task in (task.name for task in all_tasks()):
         lines.append(f"\n## {task}")
         if not any(_task_of(key) == task for metrics in reference["metrics"].values() for key in metrics):
             lines.append("\nNot run yet.")
@@ -194,8 +198,9 @@ def _rows(own: dict[str, Metric], theirs: dict[str, Metric]) -> Lines:
 
 
 def _task_of(key: str) -> str:
-    prefix = key.partition("_")[0]
-    return prefix if prefix in TASKS else ACCURACY
+    task = task_of(key)
+    assert task is not None, key
+    return task.name
 
 
 def _text(value: float | None) -> str:

@@ -72,21 +72,21 @@ def evaluate(
         list[str] | None,
         typer.Option(
             "--tasks",
-            help="accuracy (default), vibrations, relaxation, saddle, neb, md, cost, or all; commas between several.",
+            help="Such as accuracy (default), vibrations or md; all; package.module:Name; commas between several.",
         ),
     ] = None,
-    splits: Annotated[list[str] | None, typer.Option("--splits", help="Splits to judge on.")] = None,
+    splits: Annotated[list[str] | None, typer.Option("--splits", help="Splits to evaluate on.")] = None,
     calculator: Annotated[
-        str | None, typer.Option(help="Judge an ASE calculator instead: module:factory, e.g. tblite.ase:TBLite.")
+        str | None, typer.Option(help="Evaluate an ASE calculator instead: module:factory, e.g. tblite.ase:TBLite.")
     ] = None,
-    data: Annotated[str, typer.Option(help="Data to judge the calculator on.")] = "rtp-mini",
+    data: Annotated[str, typer.Option(help="Data to evaluate the calculator on.")] = "rtp-mini",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the calculator's record.")] = None,
     device: Annotated[str, typer.Option(help="Where to compute.")] = "cpu",
     processes: Annotated[
         int, typer.Option(min=1, help="Divide tasks on single molecules and reactions between so many.")
     ] = 1,
 ) -> None:
-    """Judge the best potential of a run, or any ASE calculator, and write the record.
+    """Evaluate the best potential of a run, or any ASE calculator, and write the record.
 
     Exit status 3 when a task could not be run; what is saved is not computed again.
     """

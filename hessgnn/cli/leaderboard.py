@@ -16,15 +16,21 @@ def leaderboard(
     trials: Annotated[
         Path | None, typer.Option(help="A sweep's trials.csv: adds the landscape of the loss weights.")
     ] = None,
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option("--tasks", help="Your own tasks in the records: package.module:Name."),
+    ] = None,
     study: Annotated[Path | None, typer.Option(help="A study's folder: adds its data-efficiency curves.")] = None,
 ) -> None:
     """Rank finished runs and write index.html, leaderboard.md, .csv, .json and .tex."""
+    from hessgnn.evaluation.settings import chosen_tasks
     from hessgnn.experiments.study_report import read_points, sections
     from hessgnn.leaderboard.collect import collect
     from hessgnn.leaderboard.report import write_board
     from hessgnn.leaderboard.scores import score
     from hessgnn.leaderboard.tables import terminal_table
 
+    chosen_tasks(tasks or [])  # imports them, so that their results are known
     loaded = collect(runs)
     curves = [] if study is None else sections(read_points(study))
     board = score(loaded, title)

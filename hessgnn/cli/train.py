@@ -12,9 +12,11 @@ from rich.table import Table
 
 from hessgnn.data.store.store import Store
 from hessgnn.errors import ConfigError
-from hessgnn.evaluation import evaluate as benchmark
-from hessgnn.evaluation.record import METRICS, Record
-from hessgnn.evaluation.tasks.registry import TaskSettings
+from hessgnn.evaluation.evaluate import evaluate as evaluate_run
+from hessgnn.evaluation.evaluate import evaluate_calculator
+from hessgnn.evaluation.record import Record
+from hessgnn.evaluation.settings import DEFAULT_TASKS, TaskSettings, chosen_tasks
+from hessgnn.evaluation.tasks.accuracy import METRICS
 from hessgnn.runtime.allocator import keep_freed_memory
 from hessgnn.runtime.config import dump, load, override, parse
 from hessgnn.runtime.files import find_resource
@@ -76,13 +78,16 @@ def evaluate(
     device: str,
     processes: int,
 ) -> bool:
-    """Judge the best potential of a run, or a calculator, and print its metrics; whether every task could be run."""
-    if run is not None and "=" in str(run):  # the first word may be an override when a calculator is judged
+    """Evaluate the best potential of a run, or a calculator, and print its metrics; whether every task could be run."""
+    if run is not None and "=" in str(run):  # the first word may be an override when a calculator is evaluated
         run, overrides = None, [str(run), *overrides]
     if (run is None) == (calculator is None):
         raise ConfigError(
-            "either a run or a calculator is judged", where="evaluate", remedy="name a run folder, or give --calculator"
+            "either a run or a calculator is evaluated",
+            where="evaluate",
+            remedy="name a run folder, or give --calculator",
         )
+    names = chosen_tasks(tasks or DEFAULT_TASKS)  # before their settings: one from outside is known by then
     settings = parse(TaskSettings, override({}, overrides), where="evaluate")
     keep_freed_memory()
     console = Console()
@@ -95,7 +100,7 @@ def evaluate(
             progress.update(bars[label], completed=done)
 
         common: dict[str, Any] = {
-            "tasks": tasks or benchmark.DEFAULT,
+            "tasks": names,
             "splits": splits,
             "settings": settings,
             "processes": processes,
@@ -103,12 +108,12 @@ def evaluate(
         }
         if calculator is not None:
             folder = output or Path("runs") / calculator.replace(":", ".")
-            record = benchmark.evaluate_calculator(calculator, data, folder, **common)
+            record = evaluate_calculator(calculator, data, folder, **common)
         else:
             assert run is not None
             if output is not None:
                 raise ConfigError("a run keeps its record in its own folder", where="--output", remedy="leave it out")
-            folder, record = run, benchmark.evaluate(run, device=device, **common)
+            folder, record = run, evaluate_run(run, device=device, **common)
     for table in _metric_tables(record):
         console.print(table)
     for failure in record.failures:
@@ -153,13 +158,13 @@ def _print_result(console: Console, result: Result) -> None:
 def _metric_tables(record: Record) -> Iterator[Table]:
     """The accuracy, a line for each split, and the other tasks, a line for each metric."""
     name = record.entry if record.seed is None else f"{record.entry}, seed {record.seed}"
-    judged = {split: found for split, found in record.metrics.items() if METRICS.keys() <= found.keys()}
-    if judged:
+    complete = {split: found for split, found in record.metrics.items() if METRICS.keys() <= found.keys()}
+    if complete:
         table = Table(title=name)
         table.add_column("split")
         for title, unit in METRICS.values():
             table.add_column(f"{title}\n{unit}", justify="right")
-        for split, found in judged.items():
+        for split, found in complete.items():
             table.add_row(split, *(_text(found[key].value) for key in METRICS))
         yield table
     for split, found in record.metrics.items():

@@ -1,4 +1,4 @@
-"""From a finished run to its record: run the tasks, save what they need, write down what it cost."""
+"""From a finished run to its record: run the tasks, save their results, and record what it cost."""
 
 from __future__ import annotations
 
@@ -8,29 +8,30 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hessgnn.data.store.splits import DISJOINT
 from hessgnn.data.store.store import Store
+from hessgnn.data.structure import Structure
 from hessgnn.errors import ConfigError, DataError
 from hessgnn.evaluation.hardware import hardware
-from hessgnn.evaluation.judge import Observer, Verdict, judge
+from hessgnn.evaluation.predictions import Predictions
 from hessgnn.evaluation.record import Budget, Cost, CurvePoint, DataSource, Record, Regime, read_record, write_record
-from hessgnn.evaluation.tasks import accuracy
-from hessgnn.evaluation.tasks.registry import ACCURACY, TaskSettings, chosen_tasks
-from hessgnn.surface.base import Surface
+from hessgnn.evaluation.run import ProgressCallback, TaskResults, run_tasks
+from hessgnn.evaluation.settings import DEFAULT_TASKS, TaskSettings, chosen_tasks
+from hessgnn.evaluation.tasks.accuracy import error_metrics
+from hessgnn.surface.base import Answer, Surface
 from hessgnn.surface.calculator import surface_from_import_path
 from hessgnn.surface.potential import PotentialSurface
 from hessgnn.training.config import DataConfig, RunConfig
 from hessgnn.training.run import Point, Run, load, load_checkpoint, versions
-from hessgnn.training.scaling import fit_reference_energies
-
-DEFAULT = (ACCURACY,)
-"""Tasks that are run when none is named: the others take minutes rather than seconds."""
+from hessgnn.training.scaling import composition_energy, fit_reference_energies
 
 
 def evaluate(
     folder: str | Path,
     *,
-    tasks: Sequence[str] = DEFAULT,
+    tasks: Sequence[str] = DEFAULT_TASKS,
     splits: Sequence[str] | None = None,
     device: str = "cpu",
     sweep: Cost | None = None,
@@ -39,21 +40,21 @@ def evaluate(
     regime: Regime | None = None,
     budget: Budget = "steps",
     processes: int = 1,
-    observer: Observer | None = None,
+    observer: ProgressCallback | None = None,
 ) -> Record:
-    """Judge the best potential of a run and write ``record.json`` with the results beside it.
+    """Evaluate the best potential of a run and write ``record.json`` with the results beside it.
 
-    What the record says already of the same weights, data and versions is kept, and what is saved is not computed
-    again, so tasks can be added one after the other, and a killed evaluation goes on where it stopped.
+    Saved results of the same weights, data and versions are reused, so tasks can be added one after the other, and
+    rerunning an interrupted evaluation resumes it.
 
     Parameters
     ----------
     folder
         The run folder.
     tasks
-        Names from :data:`~hessgnn.evaluation.tasks.registry.TASKS`.
+        Names of tasks, ``package.module:Name`` for one of your own, or ``all``.
     splits
-        Splits to judge on; by default all but those the run was trained and selected on.
+        Splits to evaluate on; by default all but those the run was trained and selected on.
     device
         Where to compute.
     sweep
@@ -61,15 +62,15 @@ def evaluate(
     settings
         Of the tasks.
     data
-        Data to judge on, by file or name; those the run was trained on by default.
+        Data to evaluate on, by file or name; those the run was trained on by default.
     regime
-        What it was trained on, where the loss does not tell; what the loss saw by default.
+        Labels it was trained on, where they differ from those that the loss used.
     budget
         What it shares with the other regimes of its architecture: steps, or the device-seconds of E-F-H.
     processes
-        That tasks on single molecules and reactions are divided between.
+        Number of processes that molecules and reactions of a task are divided between.
     observer
-        Told of the progress.
+        Callback invoked after each structure.
 
     Returns
     -------
@@ -89,22 +90,24 @@ def evaluate(
     surface = PotentialSurface(potential, config.entry, batch_size=config.validation.batch_size, device=device)
     store = Store.open(data or config.data.path)
     chosen = _splits(store, splits, (config.data.train, config.data.validation))
-    verdict = judge(
+    settings = settings or TaskSettings()
+    found = run_tasks(
+        [settings.task(name) for name in names],
         surface,
         store,
         chosen,
-        run.folder,
-        names,
-        settings or TaskSettings(),
         source(store),
-        verdict=_known(run.record, surface, store),
+        run.folder,
+        _known(run.record, surface, store),
         all_splits=splits is not None,
+        limit=settings.subjects,
         processes=processes,
         observer=observer,
     )
     record = Record(
         **_identity(config, regime, budget),
-        **_findings(verdict, surface, store),
+        **found.fields(),
+        **_circumstances(surface, store),
         parameters=parameters,
         cost=_cost(run, sweep),
         curve=[_curve_point(point) for point in run.curve()],
@@ -118,13 +121,13 @@ def evaluate_calculator(
     data: str | Path,
     folder: str | Path,
     *,
-    tasks: Sequence[str] = DEFAULT,
+    tasks: Sequence[str] = DEFAULT_TASKS,
     splits: Sequence[str] | None = None,
     settings: TaskSettings | None = None,
     processes: int = 1,
-    observer: Observer | None = None,
+    observer: ProgressCallback | None = None,
 ) -> Record:
-    """Judge any ASE calculator in the same way, and write its record.
+    """Evaluate any ASE calculator in the same way, and write its record.
 
     Parameters
     ----------
@@ -151,21 +154,23 @@ def evaluate_calculator(
     surface = surface_from_import_path(import_path)
     store, path = Store.open(data), Path(folder) / "record.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    verdict = judge(
+    settings = settings or TaskSettings()
+    found = run_tasks(
+        [settings.task(name) for name in names],
         surface,
         store,
         _splits(store, splits, ()),
-        path.parent,
-        names,
-        settings or TaskSettings(),
         source(store),
-        verdict=_known(path, surface, store),
+        path.parent,
+        _known(path, surface, store),
         all_splits=splits is not None,
+        limit=settings.subjects,
         processes=processes,
         observer=observer,
     )
     record = Record(
-        **_findings(verdict, surface, store),
+        **found.fields(),
+        **_circumstances(surface, store),
         entry=surface.name,
         architecture=surface.name,
         regime="external",
@@ -224,7 +229,9 @@ def record_failure(
 
 
 def record_mean_predictor(folder: str | Path, data: DataConfig, splits: Sequence[str] | None = None) -> Record:
-    """Judge the predictor that knows the composition only, the floor of every leaderboard.
+    """Evaluate the predictor that knows the composition only, the floor of every leaderboard.
+
+    Its energy is a sum over the elements; its forces and its curvature are zero.
 
     Parameters
     ----------
@@ -246,9 +253,10 @@ def record_mean_predictor(folder: str | Path, data: DataConfig, splits: Sequence
     reference = data.reference_energies or fit_reference_energies(store, train, store.elements())
     metrics, files = {}, {}
     for split in _splits(store, splits, (data.train, data.validation)):
-        predictions = accuracy.composition_only(store, split, reference)
+        structures = [store[int(i)] for i in store.indices(split)]
+        predictions = Predictions.of(structures, (_of_composition(s, reference) for s in structures))
         files[split] = predictions.save(folder / f"predictions-{split}.npz")
-        metrics[split] = accuracy.metrics(predictions)
+        metrics[split] = error_metrics(predictions)
     record = Record(
         entry="mean predictor",
         architecture="mean predictor",
@@ -269,7 +277,7 @@ def record_mean_predictor(folder: str | Path, data: DataConfig, splits: Sequence
 
 
 def source(store: Store) -> DataSource:
-    """What a record says of the data."""
+    """The data as a record describes them."""
     attributes = store.attributes
     return DataSource(
         name=store.path.stem,
@@ -279,29 +287,29 @@ def source(store: Store) -> DataSource:
     )
 
 
-def _known(path: Path, surface: Surface, store: Store) -> Verdict:
-    """What an earlier record says of the same surface, data and versions."""
+def _known(path: Path, surface: Surface, store: Store) -> TaskResults:
+    """Results in an earlier record of the same surface, data and versions."""
     try:
         before = read_record(path)
     except DataError:  # none, or a damaged one, which is written anew
-        return Verdict()
+        return TaskResults()
     same = (before.fingerprint, before.data, before.versions) == (surface.fingerprint, source(store), versions())
-    return Verdict.of(before) if same else Verdict()
+    return TaskResults.of(before) if same else TaskResults()
 
 
-def _findings(verdict: Verdict, surface: Surface, store: Store) -> dict[str, Any]:
+def _circumstances(surface: Surface, store: Store) -> dict[str, Any]:
+    """What results depend on, and what they were computed with."""
     return {
-        "status": "ok" if verdict.reason is None else "failed",
-        "reason": verdict.reason,
         "data": source(store),
-        "metrics": verdict.metrics,
-        "predictions": verdict.predictions,
-        "results": verdict.results,
-        "failures": verdict.failures,
         "fingerprint": surface.fingerprint,
         "versions": versions(),
         "hardware": hardware(),
     }
+
+
+def _of_composition(structure: Structure, reference: dict[int, float]) -> Answer:
+    size = 3 * len(structure)
+    return Answer(composition_energy(structure, reference), np.zeros((len(structure), 3)), np.zeros((size, size)))
 
 
 def _splits(store: Store, wanted: Sequence[str] | None, used: Sequence[str]) -> list[str]:
@@ -309,11 +317,11 @@ def _splits(store: Store, wanted: Sequence[str] | None, used: Sequence[str]) -> 
         found = [split for split in store.splits if split not in (*used, *DISJOINT[:2])]
         if not found:
             raise ConfigError(
-                "the data has no split to judge on", where=store.path, remedy="add one with `hessgnn data split`"
+                "the data has no split to evaluate on", where=store.path, remedy="add one with `hessgnn data split`"
             )
         return found
     for split in wanted:
-        store.indices(split)  # says what is wrong with an unknown name
+        store.indices(split)  # raises for an unknown name
     return list(wanted)
 
 

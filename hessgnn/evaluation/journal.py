@@ -1,22 +1,43 @@
-"""Results of a task, saved as they come: one line of JSON for each structure.
+"""Results of a task, saved as they come: one line of JSON for each subject.
 
-A killed process loses the line it was writing at most. The first line says what the results belong to; results of
+A killed process loses at most the line it was writing. The first line says what the results belong to; results of
 other weights, data or settings are not mixed with them.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 from hessgnn.errors import DataError
 from hessgnn.evaluation.record import PredictionFile
 from hessgnn.runtime.files import write_text
+from hessgnn.surface.base import Surface
 
 Result = dict[str, Any]
 """Plain numbers, strings and lists."""
+
+
+class Subject(Protocol):
+    """What a task gives one result for: a molecule, a reaction."""
+
+    @property
+    def name(self) -> str:
+        """Unique within a split."""
+
+
+class SubjectRunner(Protocol):
+    """What gives results subject by subject, see :class:`hessgnn.evaluation.tasks.subjects.SubjectTask`."""
+
+    side_by_side: ClassVar[bool]
+    together: ClassVar[bool]
+
+    def run(
+        self, surface: Surface, subjects: Sequence[Any], unfinished: Mapping[str, Result]
+    ) -> Iterator[tuple[str, Result]]:
+        """Yield the result of each subject as it comes."""
 
 
 class Journal:
@@ -27,7 +48,7 @@ class Journal:
     path
         The file.
     key
-        What the results belong to. A file with another key is begun anew.
+        What the results belong to. A file with another key is overwritten.
     """
 
     def __init__(self, path: Path, key: Result) -> None:

@@ -1,18 +1,20 @@
-"""Saved predictions: what a potential says of a split, beside the labels."""
+"""Saved predictions: predicted labels of a split beside those of the reference."""
 
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hessgnn.data.structure import Structure
 from hessgnn.errors import DataError
 from hessgnn.evaluation.record import PredictionFile
 from hessgnn.runtime.files import atomic_path
+from hessgnn.surface.base import Answer
 
 Array = NDArray[np.float64]
 
@@ -61,6 +63,70 @@ class Predictions:
         for name, shape in {"numbers": (n_atoms,), "positions": (n_atoms, 3), **expected}.items():
             if getattr(self, name).shape != shape:
                 raise DataError(f"array {name!r} has shape {getattr(self, name).shape}, expected {shape}")
+
+    @classmethod
+    def of(
+        cls,
+        structures: Sequence[Structure],
+        answers: Iterable[Answer],
+        observer: Callable[[int, int], None] | None = None,
+    ) -> Predictions:
+        """Put predictions beside the labels of structures; NaN where there is no label.
+
+        Parameters
+        ----------
+        structures
+            With their labels.
+        answers
+            What a surface predicts for each, in their order.
+        observer
+            Callback invoked after each structure, with the number of structures done and their total.
+
+        Returns
+        -------
+        Predictions
+            In the order of the structures.
+        """
+        energy, forces, hessian = [], [], []
+        for answer in answers:
+            energy.append(answer.energy)
+            forces.append(answer.forces)
+            hessian.append(answer.hessian.ravel())
+            if observer is not None:
+                observer(len(energy), len(structures))
+
+        def known(value: Array | float | None, shape: tuple[int, ...]) -> Array:
+            return np.full(shape, np.nan) if value is None else np.asarray(value, dtype=np.float64)
+
+        sizes = [len(s.numbers) for s in structures]
+        pairs = list(zip(structures, sizes, strict=True))
+        return cls(
+            name=np.array([s.name for s in structures]),
+            kind=np.array([s.kind for s in structures]),
+            parent=np.array([s.parent for s in structures]),
+            n_atoms=np.array(sizes),
+            numbers=np.concatenate([s.numbers for s in structures]),
+            positions=np.concatenate([s.positions for s in structures]),
+            energy_reference=np.array([known(s.energy, ()) for s in structures]),
+            energy_predicted=np.array(energy),
+            forces_reference=np.concatenate([known(s.forces, (n, 3)) for s, n in pairs]),
+            forces_predicted=np.concatenate(forces),
+            hessian_reference=np.concatenate([known(s.hessian, (3 * n, 3 * n)).ravel() for s, n in pairs]),
+            hessian_predicted=np.concatenate(hessian),
+        )
+
+    def not_finite(self) -> list[str]:
+        """Names of the structures for which a prediction is not a finite number: a failure of the potential."""
+        n = self.n_atoms
+        arrays = (
+            (self.energy_predicted, np.ones_like(n)),
+            (self.forces_predicted.ravel(), 3 * n),
+            (self.hessian_predicted, 9 * n**2),
+        )
+        finite = np.ones(len(n), dtype=bool)
+        for values, size in arrays:
+            finite &= np.isfinite(np.add.reduceat(values, np.cumsum(size) - size))
+        return [str(name) for name in self.name[~finite]]
 
     def hessians(self) -> Iterator[tuple[str, NDArray[np.int64], Array, Array, Array]]:
         """Name, numbers, positions, reference and predicted ``(3N, 3N)`` Hessian of each structure."""

@@ -22,23 +22,13 @@ FORMAT: Literal[1] = 1
 Regime = Literal["mean", "E", "E-F", "E-F+", "E-H", "E-F-H", "external"]
 """What a potential was trained on; ``E-F+`` are energies and forces of more frames, for what Hessians would have cost;
 ``mean`` is the predictor that knows the composition only, ``external`` any other
-code that was judged through an ASE calculator."""
+code that was evaluated through an ASE calculator."""
 
 Budget = Literal["steps", "seconds"]
 """What was equal for all regimes of an architecture: training steps, or the device-seconds that E-F-H took."""
 
 Better = Literal["lower", "higher"]
 """Which of two values of a metric is the better one."""
-
-METRICS: dict[str, tuple[str, str]] = {
-    "energy_mae": ("E MAE", "meV/atom"),
-    "energy_rmse": ("E RMSE", "meV/atom"),
-    "forces_mae": ("F MAE", "meV/Å"),
-    "forces_rmse": ("F RMSE", "meV/Å"),
-    "hessian_mae": ("H MAE", "eV/Å²"),
-    "hessian_rmse": ("H RMSE", "eV/Å²"),
-}
-"""Title and unit of every metric of the accuracy task; all are better when lower."""
 
 
 class Metric(Settings):
@@ -47,12 +37,12 @@ class Metric(Settings):
     value: float | None
     unit: str
     n: NonNegativeInt = Field(description="structures that the value was taken over")
-    title: str = Field(default="", description="heading; that of METRICS if empty")
+    title: str = Field(default="", description="heading; that of the task's definition if empty")
     better: Better = "lower"
 
 
 class DataSource(Settings):
-    """The data that a potential was trained and judged on."""
+    """The data that a potential was trained and evaluated on."""
 
     name: str
     content_hash: str

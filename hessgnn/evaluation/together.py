@@ -27,8 +27,7 @@ from numpy.typing import NDArray
 
 from hessgnn.data.structure import Array, Structure
 from hessgnn.errors import UserError
-from hessgnn.evaluation.journal import Result
-from hessgnn.evaluation.tasks.base import Subject, Task
+from hessgnn.evaluation.journal import Result, Subject, SubjectRunner
 from hessgnn.runtime.allocator import keep_freed_memory
 from hessgnn.runtime.blas import one_blas_thread
 from hessgnn.runtime.processes import end_with
@@ -103,7 +102,7 @@ def _in_threads(
             thread.stop()
 
 
-def run_together(task: Task, surface: Surface, subjects: Sequence[Subject]) -> Iterator[tuple[str, Result]]:
+def run_together(task: SubjectRunner, surface: Surface, subjects: Sequence[Subject]) -> Iterator[tuple[str, Result]]:
     """Run a task on many subjects at the same time.
 
     Parameters
@@ -116,14 +115,14 @@ def run_together(task: Task, surface: Surface, subjects: Sequence[Subject]) -> I
     Yields
     ------
     str, dict
-        As :meth:`hessgnn.evaluation.tasks.base.Task.run`, in the order in which subjects end.
+        As :meth:`hessgnn.evaluation.tasks.subjects.SubjectTask.run`, in the order in which subjects end.
     """
     for _, results in together(surface, subjects, partial(run_alone, task)):
         yield from results
 
 
 def run_shares(
-    task: Task, surface: Surface, subjects: Sequence[Subject], processes: int
+    task: SubjectRunner, surface: Surface, subjects: Sequence[Subject], processes: int
 ) -> Iterator[tuple[str, Result]]:
     """Run a task in several processes, each on its share of the subjects together.
 
@@ -171,7 +170,7 @@ def run_shares(
             process.terminate()
 
 
-def _share(parent: int, writer: Any, task: Task, surface: Surface, subjects: Sequence[Subject]) -> None:
+def _share(parent: int, writer: Any, task: SubjectRunner, surface: Surface, subjects: Sequence[Subject]) -> None:
     """What a process of :func:`run_shares` does."""
     torch.set_num_threads(1)
     keep_freed_memory()
@@ -185,7 +184,7 @@ def _share(parent: int, writer: Any, task: Task, surface: Surface, subjects: Seq
         writer.send(None)
 
 
-def run_alone(task: Task, surface: Surface, subject: Subject) -> list[tuple[str, Result]]:
+def run_alone(task: SubjectRunner, surface: Surface, subject: Subject) -> list[tuple[str, Result]]:
     """Run a task on one subject.
 
     Parameters

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Protocol
 
 from hessgnn.errors import TrainingError
-from hessgnn.evaluation.evaluate import DEFAULT, evaluate, record_failure
+from hessgnn.evaluation.evaluate import evaluate, record_failure
 from hessgnn.evaluation.record import Budget, Cost, Record, Regime, read_record, write_record
-from hessgnn.evaluation.tasks.registry import TaskSettings
+from hessgnn.evaluation.settings import DEFAULT_TASKS, TaskSettings
 from hessgnn.training.config import RunConfig
 from hessgnn.training.run import Point, Run
 from hessgnn.training.trainer import train
@@ -25,7 +25,7 @@ class Evaluation:
 
     spent: Cost = field(default_factory=Cost)
     """What tuning cost before this run."""
-    tasks: tuple[str, ...] = DEFAULT
+    tasks: tuple[str, ...] = DEFAULT_TASKS
     settings: TaskSettings = field(default_factory=TaskSettings)
     data: str | None = None
     """Data to judge on; those the run was trained on if absent."""

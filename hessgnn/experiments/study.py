@@ -24,7 +24,7 @@ from hessgnn.data.store.store import Store
 from hessgnn.errors import NothingTrained
 from hessgnn.evaluation.evaluate import record_mean_predictor
 from hessgnn.evaluation.record import Budget, Record, read_record
-from hessgnn.evaluation.tasks.registry import ACCURACY
+from hessgnn.evaluation.settings import DEFAULT_TASKS
 from hessgnn.experiments.folder import locked, require_same
 from hessgnn.experiments.job import Evaluation, Job, Left, Report, equal_steps, fail
 from hessgnn.experiments.labels import (
@@ -221,7 +221,7 @@ def _train(config: StudyConfig, prepared: _Prepared, cell: Cell, folder: Path, j
     # Simulations are for the comparison on all of the data; curves are drawn of errors alone.
     whole = cell.fraction == config.fractions[-1] and cell.budget == "steps"
     judged = Evaluation(
-        tasks=config.tasks if whole else (ACCURACY,),
+        tasks=config.tasks if whole else DEFAULT_TASKS,
         settings=config.evaluate,
         data=str(prepared.store.path),
         regime=cell.regime,

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from hessgnn.evaluation.tasks.registry import ACCURACY, TaskSettings, chosen_tasks
+from hessgnn.evaluation.settings import DEFAULT_TASKS, TaskSettings, chosen_tasks
 from hessgnn.runtime.config import Settings, merge, parse, set_dotted
 from hessgnn.surface.engines.base import EngineChoice
 from hessgnn.surface.engines.tblite import TBLiteSettings
@@ -52,7 +52,7 @@ class StudyConfig(Settings):
         default=False, description="train again, each regime for the device-seconds that E-F-H took"
     )
     seeds: tuple[NonNegativeInt, ...] = Field(default=(1, 2, 3), min_length=1)
-    tasks: tuple[str, ...] = Field(default=(ACCURACY,), min_length=1, description="of the runs on all of the data")
+    tasks: tuple[str, ...] = Field(default=DEFAULT_TASKS, min_length=1, description="of the runs on all of the data")
     evaluate: TaskSettings = TaskSettings()
     labels: LabelSettings = LabelSettings()
     workers: PositiveInt = Field(default=2, description="processes, one thread each")
@@ -60,7 +60,7 @@ class StudyConfig(Settings):
     @field_validator("tasks")
     @classmethod
     def _tasks_are_known(cls, tasks: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(chosen_tasks((ACCURACY, *tasks)))  # curves are drawn of errors
+        return tuple(chosen_tasks((*DEFAULT_TASKS, *tasks)))  # curves are drawn of errors
 
     @field_validator("fractions")
     @classmethod

@@ -11,11 +11,11 @@ from typing import Literal
 import plotly.graph_objects as go
 from pydantic import Field, NonNegativeFloat, NonNegativeInt
 
-from hessgnn.evaluation.record import METRICS, Budget
-from hessgnn.evaluation.tasks.registry import ACCURACY
+from hessgnn.evaluation.record import Budget
+from hessgnn.evaluation.tasks.accuracy import METRICS, AccuracyTask
 from hessgnn.experiments.study_config import Regime
 from hessgnn.leaderboard import tables
-from hessgnn.leaderboard.claims import CLAIMS, judge_claims
+from hessgnn.leaderboard.claims import judge_claims
 from hessgnn.leaderboard.collect import collect
 from hessgnn.leaderboard.page import render
 from hessgnn.leaderboard.plotting import COLOURS, DASHES, SYMBOLS, Panel, Section, figure_json, literal, whose
@@ -251,8 +251,7 @@ def _compare(points: Points, folder: Path, title: str, without: Side, having: Si
         if (point.regime, point.fraction, point.budget) in (without, having)
     ]
     loaded = collect(paths) if paths else []
-    claims = [claim for claim in CLAIMS if claim.task == ACCURACY]
-    results = judge_claims(loaded, claims, (without[0], having[0]))
+    results = judge_claims(loaded, AccuracyTask.claims, (without[0], having[0]))
     headings = [side[0] if without[1] == having[1] else f"{side[0]}, {100 * side[1]:g} %" for side in (without, having)]
     return Comparison(title, tables.claim_headings(*headings), [tables.claim_line(result) for result in results])
 

@@ -7,6 +7,8 @@ than noise.
 
 from __future__ import annotations
 
+import math
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from hessgnn.evaluation.record import Better, Budget, Regime
-from hessgnn.evaluation.tasks.registry import ACCURACY
+from hessgnn.evaluation.tasks.base import Claim, all_tasks
 from hessgnn.leaderboard.board import ClaimResult, Score, Verdict
 from hessgnn.leaderboard.collect import Loaded
 from hessgnn.leaderboard.gains import BUDGETS, comparable
@@ -30,71 +32,25 @@ FEWEST_SUBJECTS = 6
 """Pairs that a test needs: five that all agree have a two-sided p of 0.06 and could never be significant."""
 TRAINING = "training"
 """Not a task: what the record says of the training itself."""
-
-
-@dataclass(frozen=True)
-class Claim:
-    """Something that Hessian labels are said to change.
-
-    Attributes
-    ----------
-    text
-        What is claimed.
-    task, split, metric
-        Which number is about it.
-    title, unit
-        Of the number.
-    direction
-        Where the labels are said to move it.
-    source
-        Of the claim: the evaluation of arXiv 2503.07839 that it belongs to (T1-T10), or this project.
-    """
-
-    text: str
-    task: str
-    split: str
-    metric: str
-    title: str
-    unit: str
-    source: str
-    direction: Better = "lower"
-
-
-CLAIMS = (
-    Claim("Hessians of new molecules are better", ACCURACY, "test", "hessian_mae", "H MAE", "eV/Å²", "T1"),
-    Claim("energies of new molecules are better", ACCURACY, "test", "energy_mae", "E MAE", "meV/atom", "T1"),
-    Claim("they carry further along reaction paths", ACCURACY, "irc", "hessian_mae", "H MAE", "eV/Å²", "T2"),
-    Claim("forces along reaction paths are better", ACCURACY, "irc", "forces_mae", "F MAE", "meV/Å", "T2"),
-    Claim("energies along reaction paths are better", ACCURACY, "irc", "energy_mae", "E MAE", "meV/atom", "T2"),
-    Claim("they carry further off the paths", ACCURACY, "nms", "hessian_mae", "H MAE", "eV/Å²", "T3"),
-    Claim("forces off the paths are better", ACCURACY, "nms", "forces_mae", "F MAE", "meV/Å", "T3"),
-    Claim("energies off the paths are better", ACCURACY, "nms", "energy_mae", "E MAE", "meV/atom", "T3"),
-    Claim("spectra are better", "vibrations", "test", "vibrations_reference_mae", "ν MAE", "cm⁻¹", "T5"),
-    Claim("saddle points are recognised", "saddle", "test", "saddle_recognised", "recognised", "%", "T6", "higher"),
-    Claim("saddle points are found", "saddle", "test", "saddle_right", "found", "%", "T6", "higher"),
-    Claim("barriers are better", "neb", "test", "neb_barrier_mae", "barrier MAE", "meV", "T7"),
-    Claim("energy profiles are better", ACCURACY, "irc", "profile_mae", "profile MAE", "meV", "T8"),
-    Claim("barriers along paths are better", ACCURACY, "irc", "profile_barrier_mae", "barrier MAE", "meV", "T8"),
-    Claim("dynamics last hotter", "md", "test", "md_failure_temperature", "T to failure", "K", "T9", "higher"),
-    Claim("a training step costs more", TRAINING, "", "seconds_per_step", "time per step", "s", "T10", "higher"),
-    Claim(
-        "minima are where they should be",
-        "relaxation",
-        "test",
-        "relaxation_quasi_newton_rmsd",
-        "RMSD of the minimum",
-        "Å",
-        "hessgnn",
-    ),
+TRAINING_COST = Claim(
+    "a training step costs more", "seconds_per_step", "", "T10", "time per step", "s", "higher", task=TRAINING
 )
-"""T4, data efficiency, is a matter of many trainings: ``hessgnn study`` judges it."""
-
-Values = dict[str, float | None]
 Array = NDArray[np.float64]
 
 
+def all_claims() -> list[Claim]:
+    """The claims of all tasks and that on the cost of training, T1 to T10 first, then those of other sources.
+
+    T4, data efficiency, is a matter of many trainings: ``hessgnn study`` tests it.
+    """
+    claims = [TRAINING_COST, *(claim for task in all_tasks() for claim in task.claims)]
+    return sorted(claims, key=lambda claim: int(claim.source[1:]) if re.fullmatch(r"T\d+", claim.source) else math.inf)
+
+
 def judge_claims(
-    loaded: Sequence[Loaded], claims: Sequence[Claim] = CLAIMS, regimes: tuple[Regime, Regime] = ("E-F", "E-F-H")
+    loaded: Sequence[Loaded],
+    claims: Sequence[Claim] | None = None,
+    regimes: tuple[Regime, Regime] = ("E-F", "E-F-H"),
 ) -> list[ClaimResult]:
     """Hold the records against the claims.
 
@@ -106,7 +62,7 @@ def judge_claims(
     loaded
         Records with what was saved beside them.
     claims
-        What is claimed.
+        What is claimed; :func:`all_claims` by default.
     regimes
         What is compared: labels without Hessians, and with them.
 
@@ -117,7 +73,7 @@ def judge_claims(
     """
     results = [
         result
-        for claim in claims
+        for claim in (all_claims() if claims is None else claims)
         for pair in _pairs(loaded, regimes)
         if (result := _judge(claim, pair, loaded)) is not None
     ]
@@ -220,14 +176,14 @@ def _verdict(direction: Better, change: float, differences: Array, ps: Sequence[
     return "confirmed" if (change < 0) == (direction == "lower") else "not confirmed"
 
 
-def _by_subject(claim: Claim, item: Loaded) -> Values:
+def _by_subject(claim: Claim, item: Loaded) -> dict[str, float | None]:
     """The number subject by subject; empty where these were not saved."""
     return (
         _by_run(claim, item) if claim.task == TRAINING else item.values(claim.task, claim.split).get(claim.metric, {})
     )
 
 
-def _by_run(claim: Claim, item: Loaded) -> Values:
+def _by_run(claim: Claim, item: Loaded) -> dict[str, float | None]:
     """The number as the record has it, as that of a single subject."""
     if claim.task == TRAINING:
         return {"": item.record.cost.seconds_per_step}

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from hessgnn.errors import DataError
 from hessgnn.evaluation.predictions import Predictions
 from hessgnn.evaluation.record import PredictionFile, Record, read_record
-from hessgnn.evaluation.tasks import accuracy
-from hessgnn.evaluation.tasks.curvature import read_curvature
-from hessgnn.evaluation.tasks.registry import ACCURACY, saved_values
+from hessgnn.evaluation.tasks.base import TASKS, Task, Values
 
 RECORD_NAME = "record.json"
 
@@ -25,27 +23,21 @@ class Loaded:
     files: dict[str, Path] = field(default_factory=dict)
     """Split to file; checksums verified."""
     results: dict[str, Path] = field(default_factory=dict)
-    """'task split' to file, of the tasks (of accuracy, what its curvature gave); checksums verified."""
+    """'task split' to file; checksums verified."""
     notes: tuple[str, ...] = ()
     """What is missing, for the reader of the report."""
-    _values: dict[tuple[str, str], dict[str, dict[str, float | None]]] = field(default_factory=dict, repr=False)
+    _values: dict[tuple[str, str], Values] = field(default_factory=dict, repr=False)
     _molecules: dict[str, dict[str, str]] = field(default_factory=dict, repr=False)
 
     def predictions(self, split: str) -> Predictions | None:
         """Read the predictions for ``split``, or return None when the run saved none."""
         return Predictions.load(self.files[split]) if split in self.files else None
 
-    def values(self, task: str, split: str) -> dict[str, dict[str, float | None]]:
+    def values(self, task: str, split: str) -> Values:
         """Numbers subject by subject: metric -> molecule, reaction or path -> value; empty where none are saved."""
         key = (task, split)
         if key not in self._values:
-            path = self.results.get(f"{task} {split}")
-            if task == ACCURACY:
-                predictions = self.predictions(split)
-                errors = {} if predictions is None else accuracy.values(predictions)
-                self._values[key] = errors if path is None else {**errors, **read_curvature(path)}
-            else:
-                self._values[key] = {} if path is None else saved_values(path)
+            self._values[key] = TASKS[task].saved_values(self.results.get(f"{task} {split}"), self.files.get(split))
         return self._values[key]
 
     def molecules(self, split: str) -> dict[str, str]:
@@ -89,12 +81,13 @@ def _load(path: Path) -> Loaded:
     record = read_record(path)
     notes: list[str] = []
 
-    def present(saved: dict[str, PredictionFile], what: str, so: str) -> dict[str, Path]:
+    def present(saved: dict[str, PredictionFile], what: str, consequence: Callable[[str], str]) -> dict[str, Path]:
         found: dict[str, Path] = {}
         for key, item in saved.items():
             file = path.parent / item.path
             if not file.is_file():
-                notes.append(f"{record.entry}, seed {record.seed}: the {what} {key} ({item.path}) are missing, so {so}")
+                whose = f"{record.entry}, seed {record.seed}"
+                notes.append(f"{whose}: the {what} {key} ({item.path}) are missing, so {consequence(key)}")
                 continue
             if not item.is_at(file):
                 raise DataError(
@@ -105,9 +98,16 @@ def _load(path: Path) -> Loaded:
             found[key] = file
         return found
 
-    files = present(record.predictions, "predictions for", "they are not plotted")
-    curvature = {key: item for key, item in record.results.items() if key.startswith(f"{ACCURACY} ")}
-    others = {key: item for key, item in record.results.items() if key not in curvature}
-    results = present(curvature, "results of", "ratios of its curvature have no interval")
-    results |= present(others, "results of", "claims are judged by their means alone")
+    installed = set(TASKS)
+    notes += [
+        f"{record.entry}, seed {record.seed}: the task {name} is not installed here, so its claims are not tested"
+        for name in sorted({key.partition(" ")[0] for key in record.results} - installed)
+    ]
+
+    def without_results(key: str) -> str:
+        name = key.partition(" ")[0]
+        return (TASKS[name] if name in installed else Task).without_results
+
+    files = present(record.predictions, "predictions for", lambda _: "they are not plotted")
+    results = present(record.results, "results of", without_results)
     return Loaded(path=path, record=record, files=files, results=results, notes=tuple(notes))

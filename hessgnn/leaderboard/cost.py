@@ -8,7 +8,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from hessgnn.evaluation.record import METRICS
+from hessgnn.evaluation.tasks.accuracy import METRICS
 from hessgnn.leaderboard.board import Leaderboard, Row
 from hessgnn.leaderboard.figures import GUIDE, bars
 from hessgnn.leaderboard.plotting import (

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from hessgnn.evaluation.record import METRICS, Budget
+from hessgnn.evaluation.record import Budget
+from hessgnn.evaluation.tasks.accuracy import METRICS
 from hessgnn.leaderboard.board import Gain, Leaderboard, Ratio
 from hessgnn.leaderboard.collect import Loaded
 from hessgnn.leaderboard.gains import BUDGETS, gain_label

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 from itertools import product
 
-from hessgnn.evaluation.record import METRICS, Budget
-from hessgnn.evaluation.tasks.registry import task_of
+from hessgnn.evaluation.record import Budget
+from hessgnn.evaluation.tasks.base import Task, task_of
 from hessgnn.leaderboard.board import Gain, Ratio, Row, Score
 from hessgnn.leaderboard.collect import Loaded
 from hessgnn.leaderboard.statistics import ratio_interval
@@ -104,20 +104,23 @@ def _with_interval(new: Row | None, old: Row | None, split: str, name: str, load
     sides = [
         [item for item in loaded if item.record.entry == row.entry and item.record.status == "ok"] for row in (new, old)
     ]
-    having, without = ([_errors(item, split, name) for item in side] for side in sides)
+    task = task_of(name)
+    if task is None:
+        return ratio
+    having, without = ([_errors(item, task, split, name) for item in side] for side in sides)
     if not all([*having, *without]):
         return ratio  # of one run at least, nothing but its mean is known
     molecules = sides[0][0].molecules(split)
-    square = name in METRICS and name.endswith("rmse")
+    square = task.definitions[name].root_mean_square
     interval = ratio_interval(having, without, molecules, ratio=ratio.value, square=square)
     if interval is None:
         return ratio
     return ratio.model_copy(update=interval._asdict())
 
 
-def _errors(item: Loaded, split: str, name: str) -> dict[str, float]:
+def _errors(item: Loaded, task: type[Task], split: str, name: str) -> dict[str, float]:
     """Structure by structure; empty where they are not saved, or one failed: means over different ones are no pair."""
-    found = item.values(task_of(name), split).get(name, {})
+    found = item.values(task.name, split).get(name, {})
     known = {subject: value for subject, value in found.items() if value is not None}
     return known if len(known) == len(found) else {}
 

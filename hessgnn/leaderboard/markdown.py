@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hessgnn.evaluation.record import METRICS
+from hessgnn.evaluation.tasks.accuracy import METRICS
 from hessgnn.leaderboard import tables
 from hessgnn.leaderboard.board import Leaderboard
 from hessgnn.leaderboard.gains import BUDGETS, gain_label

@@ -11,7 +11,8 @@ from typing import Any
 import plotly.offline
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from hessgnn.evaluation.record import METRICS
+from hessgnn.evaluation.tasks.accuracy import METRICS
+from hessgnn.evaluation.tasks.base import all_tasks
 from hessgnn.leaderboard import tables
 from hessgnn.leaderboard.board import Leaderboard
 from hessgnn.leaderboard.collect import Loaded
@@ -25,7 +26,7 @@ from hessgnn.leaderboard.plotting import Section
 from hessgnn.leaderboard.reproduce import recipes
 from hessgnn.leaderboard.spectra import spectra_panels
 from hessgnn.leaderboard.tables import MAIN_METRICS
-from hessgnn.leaderboard.task_tables import TASK_TEXTS, score_tables
+from hessgnn.leaderboard.task_tables import score_tables
 from hessgnn.leaderboard.words import CLAIMS_NOTE, DEFINITIONS, TASK_RATIOS_NOTE, fairness, summary
 
 FAILURE_LINES = 100
@@ -89,7 +90,7 @@ def html_text(
         parity=parity_plots(board, loaded),
         parity_split=parity_split(board),
         task_failures=board.task_failures[:FAILURE_LINES],
-        task_titles={task: title for task, (title, _) in TASK_TEXTS.items()},
+        task_titles={task.name: task.title for task in all_tasks()},
         fairness=fairness(board),
         recipes=recipes(board, loaded),
         definitions=DEFINITIONS,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import yaml
 
-from hessgnn.evaluation.tasks.registry import ACCURACY, TASKS
+from hessgnn.evaluation.tasks.base import TASKS, all_tasks
 from hessgnn.leaderboard.board import Leaderboard, Row
 from hessgnn.leaderboard.collect import Loaded
 from hessgnn.leaderboard.gains import BUDGETS
@@ -78,8 +78,13 @@ def _recipe(row: Row, runs: Sequence[Loaded]) -> Recipe:
 
 def _commands(row: Row, runs: Sequence[Loaded]) -> str:
     """Shell commands; names are reduced to what no shell takes for more than a name."""
-    judged = {key.split()[0] for item in runs for key in item.record.results}
-    tasks = ",".join(task for task in TASKS if task == ACCURACY or task in judged)
+    evaluated = {key.split()[0] for item in runs for key in item.record.results}
+    own = TASKS.own()
+    tasks = ",".join(
+        task.name if task.name in own else f"{task.__module__}:{task.__qualname__}"
+        for task in all_tasks()
+        if task.fails_record or task.name in evaluated
+    )
     data = _word(runs[0].record.data.name)
     if row.regime == "mean":
         return "# written beside every sweep and study: fitted energies of the elements, no forces, no curvature"

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from importlib import metadata
 
 from hessgnn.errors import DataError
-from hessgnn.evaluation.record import METRICS, DataSource, Record
+from hessgnn.evaluation.record import DataSource, Record
+from hessgnn.evaluation.tasks.accuracy import METRICS
 from hessgnn.leaderboard.board import Failure, Leaderboard, MetricInfo, Row, Score
 from hessgnn.leaderboard.claims import judge_claims
 from hessgnn.leaderboard.collect import Loaded

@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from hessgnn.evaluation.journal import Result, read_results
-from hessgnn.evaluation.tasks.infrared import broadened
+from hessgnn.evaluation.spectra import broadened
 from hessgnn.leaderboard.board import Leaderboard
 from hessgnn.leaderboard.collect import Loaded
 from hessgnn.leaderboard.plotting import DASHES, Panel, architecture_styles, figure_json, literal, whose

@@ -14,7 +14,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from hessgnn.evaluation.record import METRICS, Better
+from hessgnn.evaluation.record import Better
+from hessgnn.evaluation.tasks.accuracy import METRICS
 from hessgnn.leaderboard.board import ClaimResult, Gain, Leaderboard, MetricInfo, Ratio, RegimeRanks, Row, Score
 
 MAIN_METRICS = ("energy_mae", "forces_mae", "hessian_mae", "hessian_rmse")

@@ -1,29 +1,16 @@
-"""One table for each task: every entry, every number of the task, split by split."""
+"""One table for each task: every entry, every number of the task, split by split. docs/tasks.md defines each number."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hessgnn.evaluation.tasks.registry import ACCURACY, TASKS, task_of
+from hessgnn.evaluation.tasks.base import all_tasks, task_of
 from hessgnn.leaderboard.board import Leaderboard
 from hessgnn.leaderboard.tables import Cell, Column, column_groups, columns, heat, metric_column
 
 OVERVIEW = "overview"
-
-TASK_TEXTS = {
-    ACCURACY: (
-        "Accuracy",
-        "Errors of energies, forces and Hessians, of curvature, and of energy profiles along paths.",
-    ),
-    "vibrations": ("Vibrations", "Frequencies at each potential's own minimum and at the reference one."),
-    "relaxation": ("Relaxations", "Where relaxations end, in how many steps, and how often they fail."),
-    "saddle": ("Saddle points", "Transition states recognised by their curvature, and searched for."),
-    "neb": ("Reaction bands", "Barriers of climbing-image bands."),
-    "md": ("Heated dynamics", "How hot a molecule may become before its dynamics break down."),
-    "cost": ("Cost of a call", "Time and memory of gradients and Hessians."),
-}
-"""Heading and what it is about; docs/tasks.md defines each number."""
+OTHERS = ("others", "Other tasks", "Numbers of tasks that are not installed here.")
 
 NOTE = "Mean ± standard deviation over seeds; what failed is counted in the columns on failures, and not in the means."
 
@@ -48,7 +35,7 @@ class ScoreTable:
 
 
 def score_tables(board: Leaderboard) -> list[ScoreTable]:
-    """Return the overview, and a table for each task that any entry was judged by.
+    """Return the overview, and a table for each task that any entry was evaluated by.
 
     Parameters
     ----------
@@ -67,16 +54,17 @@ def score_tables(board: Leaderboard) -> list[ScoreTable]:
     )
     tables = [_table(board, OVERVIEW, "Overview", caption, overview)]
     leading = [column for column in overview if column.key in ("entry", "architecture", "regime")]
-    for task in TASKS:
+    owners = {name: task_of(name) for name in board.metrics}
+    for task in [*all_tasks(), None]:
         shown = [
             metric_column(split, name, info)
             for split in board.splits
             for name, info in board.metrics.items()
-            if task_of(name) == task and any(row.scores.get(split, {}).get(name) is not None for row in board.rows)
+            if owners[name] is task and any(row.scores.get(split, {}).get(name) is not None for row in board.rows)
         ]
         if shown:
-            title, about = TASK_TEXTS.get(task, (task, ""))
-            tables.append(_table(board, task, title, f"{about} {NOTE}", [*leading, *shown]))
+            key, title, caption = OTHERS if task is None else (task.name, task.title, task.caption)
+            tables.append(_table(board, key, title, f"{caption} {NOTE}", [*leading, *shown]))
     return tables
 
 

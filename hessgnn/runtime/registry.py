@@ -81,6 +81,12 @@ class Registry(Mapping[str, T]):
         self._import_own()
         return sorted({*self._found, *(point.name for point in entry_points(group=self.group))})
 
+    def own(self) -> dict[str, T]:
+        """Those of this project, by name; nothing else is imported."""
+        self._import_own()
+        inside = f"{self.package}."
+        return {name: thing for name, thing in self._found.items() if _origin(thing).startswith(inside)}
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())
 

@@ -15,7 +15,7 @@ from pydantic import (
 )
 
 from hessgnn.evaluation.record import Budget
-from hessgnn.evaluation.tasks.registry import ACCURACY, TaskSettings, chosen_tasks
+from hessgnn.evaluation.settings import DEFAULT_TASKS, TaskSettings, chosen_tasks
 from hessgnn.runtime.config import Settings, get_dotted, merge, parse, set_dotted
 from hessgnn.sweep.space import Choice, Range, Space, check_conditions
 from hessgnn.training.config import RunConfig
@@ -110,9 +110,9 @@ class SweepConfig(Settings):
         default=False, description="retrain again, the other regimes for the device-seconds that E-F-H took"
     )
     seeds: tuple[NonNegativeInt, ...] = Field(default=(1,), min_length=1, description="of the retraining")
-    tasks: tuple[str, ...] = Field(default=(ACCURACY,), min_length=1, description="that the retrained are judged by")
+    tasks: tuple[str, ...] = Field(default=DEFAULT_TASKS, min_length=1, description="that the retrained are judged by")
     equal_seconds_tasks: tuple[str, ...] = Field(
-        default=(ACCURACY,), min_length=1, description="that the retrained for equal time are judged by"
+        default=DEFAULT_TASKS, min_length=1, description="that the retrained for equal time are judged by"
     )
     evaluate: TaskSettings = TaskSettings()
     workers: PositiveInt = Field(default=2, description="processes, a trial at a time each")

@@ -13,11 +13,12 @@ from tiny_store import TINY, write_tiny_store
 
 from hessgnn.data.store.store import write_store
 from hessgnn.errors import ConfigError, DataError
+from hessgnn.evaluation.comparison import CURVATURE, mean_errors
 from hessgnn.evaluation.evaluate import evaluate, evaluate_calculator
 from hessgnn.evaluation.journal import read_results
-from hessgnn.evaluation.record import METRICS, read_record, write_record
-from hessgnn.evaluation.tasks import accuracy, curvature
-from hessgnn.evaluation.tasks.registry import TaskSettings
+from hessgnn.evaluation.record import read_record, write_record
+from hessgnn.evaluation.settings import TaskSettings
+from hessgnn.evaluation.tasks.accuracy import METRICS
 from hessgnn.leaderboard.collect import collect
 from hessgnn.leaderboard.report import write_report
 from hessgnn.training.config import RunConfig
@@ -52,7 +53,7 @@ def forbid(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
 def test_tasks_join_the_record_one_after_the_other(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = evaluate(run)
     assert set(first.metrics) == {"test", "nms"}
-    assert first.metrics["test"].keys() == METRICS.keys() | curvature.TITLES.keys()
+    assert first.metrics["test"].keys() == {*METRICS, *CURVATURE}
     forbid(monkeypatch, "hessgnn.evaluation.tasks.accuracy.predict_split")
     second = evaluate(run, tasks=["vibrations"])
     assert second.metrics["nms"] == first.metrics["nms"]
@@ -83,7 +84,7 @@ def test_predictions_that_were_damaged_are_made_again(run: Path) -> None:
     (run / "predictions-test.npz").write_bytes(b"damaged")
     second = evaluate(run, splits=["test"])
     assert second.metrics == first.metrics
-    assert accuracy.metrics(collect([run])[0].predictions("test")).keys() == METRICS.keys()
+    assert mean_errors(collect([run])[0].predictions("test")).keys() == METRICS.keys()
 
 
 def test_the_curvature_of_each_structure_is_saved_and_found_again(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

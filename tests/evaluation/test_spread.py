@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from hessgnn.evaluation.judge import spread
+from hessgnn.evaluation.tasks.subjects import spread
 
 
 def test_some_subjects_are_spread_over_a_split() -> None:

@@ -12,13 +12,13 @@ from hessgnn.data.batch import Batch
 from hessgnn.data.store import columns
 from hessgnn.data.store.store import Store
 from hessgnn.data.structure import Structure
+from hessgnn.evaluation import spectra
 from hessgnn.evaluation import together as module
-from hessgnn.evaluation.judge import _results
-from hessgnn.evaluation.tasks import dipoles
-from hessgnn.evaluation.tasks.base import Task
+from hessgnn.evaluation.settings import TaskSettings
+from hessgnn.evaluation.tasks.base import all_tasks
 from hessgnn.evaluation.tasks.neb import NEBTask
-from hessgnn.evaluation.tasks.registry import TaskSettings
 from hessgnn.evaluation.tasks.relaxation import RelaxationTask
+from hessgnn.evaluation.tasks.subjects import SubjectTask, results_of
 from hessgnn.evaluation.tasks.vibrations import VibrationsTask
 from hessgnn.evaluation.together import NAME, run_shares, run_together, together
 from hessgnn.potentials.base import Potential, PotentialConfig
@@ -60,7 +60,7 @@ def springs(**broken: int) -> PotentialSurface:
     return PotentialSurface(potential)
 
 
-def one_by_one(task: Task, surface: PotentialSurface, subjects) -> dict:
+def one_by_one(task: SubjectTask, surface: PotentialSurface, subjects) -> dict:
     return {name: result for subject in subjects for name, result in task.run(surface, [subject], {})}
 
 
@@ -80,7 +80,7 @@ def assert_close(one, other) -> None:
 
 
 def test_relaxations_are_those_one_by_one() -> None:
-    task, surface, subjects = TaskSettings().tasks()["relaxation"], springs(), minima(*FORMULAS)
+    task, surface, subjects = TaskSettings().task("relaxation"), springs(), minima(*FORMULAS)
     found = dict(run_together(task, surface, subjects))
     alone = one_by_one(task, surface, subjects)
     assert found.keys() == alone.keys()
@@ -91,7 +91,7 @@ def test_relaxations_are_those_one_by_one() -> None:
 
 
 def test_vibrations_are_those_one_by_one() -> None:
-    task, surface = TaskSettings.model_validate({"vibrations": {"dipole": None}}).tasks()["vibrations"], untrained()
+    task, surface = TaskSettings.model_validate({"vibrations": {"dipole": None}}).task("vibrations"), untrained()
     subjects = minima(*FORMULAS)
     found, alone = dict(run_together(task, surface, subjects)), one_by_one(task, surface, subjects)
     for name in alone:
@@ -104,7 +104,7 @@ def test_vibrations_are_those_one_by_one() -> None:
 
 
 def test_bands_are_those_one_by_one(reaction_store: Path) -> None:
-    task = TaskSettings.model_validate({"neb": {"images": 3, "fmax": 0.3}}).tasks()["neb"]
+    task = TaskSettings.model_validate({"neb": {"images": 3, "fmax": 0.3}}).task("neb")
     store = Store.open(reaction_store)
     subjects = [*task.subjects(store, "test"), *task.subjects(store, "train")]
     assert len(subjects) == 2
@@ -115,14 +115,14 @@ def test_bands_are_those_one_by_one(reaction_store: Path) -> None:
 
 
 def test_two_runs_are_equal_bit_for_bit() -> None:
-    task, surface, subjects = TaskSettings().tasks()["relaxation"], untrained(), minima(*FORMULAS)
+    task, surface, subjects = TaskSettings().task("relaxation"), untrained(), minima(*FORMULAS)
     first, second = (list(run_together(task, surface, subjects)) for _ in range(2))
     assert first == second
 
 
 @pytest.mark.parametrize(("broken", "reason"), [("nan", "are not finite"), ("refused", "no element 8")])
 def test_what_fails_fails_alone_with_its_reason(broken: str, reason: str) -> None:
-    task, subjects = TaskSettings().tasks()["relaxation"], minima(*FORMULAS)
+    task, subjects = TaskSettings().task("relaxation"), minima(*FORMULAS)
     found = dict(run_together(task, springs(**{broken: 8}), subjects))
     whole = one_by_one(task, springs(), subjects)
     alone = one_by_one(task, springs(**{broken: 8}), subjects)
@@ -136,7 +136,7 @@ def test_what_fails_fails_alone_with_its_reason(broken: str, reason: str) -> Non
 
 
 def test_closing_early_leaves_no_thread() -> None:
-    task, subjects = TaskSettings().tasks()["relaxation"], minima(*FORMULAS)
+    task, subjects = TaskSettings().task("relaxation"), minima(*FORMULAS)
     results = run_together(task, springs(), subjects)
     next(results)
     assert left()
@@ -189,21 +189,21 @@ def test_other_surfaces_are_followed_one_by_one() -> None:
     assert seen == [("CH4", True, []), ("O3", True, [])]
 
 
-def test_the_judge_computes_together_what_may_be() -> None:
-    tasks = TaskSettings().tasks()
+def test_subjects_are_computed_together_where_the_task_allows_it() -> None:
+    tasks = {cls.name: cls() for cls in all_tasks() if issubclass(cls, SubjectTask)}
     assert {name for name, task in tasks.items() if task.together} == {
         VibrationsTask.name,
         RelaxationTask.name,
         NEBTask.name,
     }
-    results = _results(tasks["relaxation"], springs(), minima("CH4", "O3"), {}, 1)
+    results = results_of(tasks["relaxation"], springs(), minima("CH4", "O3"), {}, 1)
     next(results)
     results.close()
     assert not left()
 
 
 def test_processes_take_shares() -> None:
-    task, surface, subjects = TaskSettings().tasks()["relaxation"], untrained(), minima("CH4", "O3", "H2O")
+    task, surface, subjects = TaskSettings().task("relaxation"), untrained(), minima("CH4", "O3", "H2O")
     found, alone = dict(run_shares(task, surface, subjects, 2)), one_by_one(task, surface, subjects)
     assert found.keys() == alone.keys()
     for name in alone:
@@ -212,14 +212,14 @@ def test_processes_take_shares() -> None:
 
 def test_dipole_derivatives_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (water,) = minima("H2O")
-    first = dipoles.kept_dipole_derivatives("GFN2-xTB", water, 1e-3)
+    first = spectra.cached_dipole_derivatives("GFN2-xTB", water, 1e-3)
     (file,) = (tmp_path / "cache" / "dipoles").iterdir()
-    compute = dipoles.dipole_derivatives
-    monkeypatch.setattr(dipoles, "dipole_derivatives", None)
-    np.testing.assert_array_equal(dipoles.kept_dipole_derivatives("GFN2-xTB", water, 1e-3), first)
-    monkeypatch.setattr(dipoles, "dipole_derivatives", compute)
+    compute = spectra.dipole_derivatives
+    monkeypatch.setattr(spectra, "dipole_derivatives", None)
+    np.testing.assert_array_equal(spectra.cached_dipole_derivatives("GFN2-xTB", water, 1e-3), first)
+    monkeypatch.setattr(spectra, "dipole_derivatives", compute)
     file.write_bytes(b"damaged")
-    np.testing.assert_allclose(dipoles.kept_dipole_derivatives("GFN2-xTB", water, 1e-3), first, atol=1e-9)
+    np.testing.assert_allclose(spectra.cached_dipole_derivatives("GFN2-xTB", water, 1e-3), first, atol=1e-9)
     assert file.stat().st_size > 100
-    assert dipoles.kept_dipole_derivatives("GFN2-xTB", water, 2e-3) is not None
+    assert spectra.cached_dipole_derivatives("GFN2-xTB", water, 2e-3) is not None
     assert len(list(file.parent.iterdir())) == 2

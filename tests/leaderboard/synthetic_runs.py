@@ -8,16 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from hessgnn.evaluation.record import (
-    METRICS,
-    Cost,
-    CurvePoint,
-    DataSource,
-    Metric,
-    PredictionFile,
-    Record,
-    Regime,
-)
+from hessgnn.evaluation.record import Cost, CurvePoint, DataSource, Metric, PredictionFile, Record, Regime
+from hessgnn.evaluation.tasks.accuracy import METRICS
 
 SPLITS = ("test", "nms")
 ARCHITECTURES = {"ani": 1.0, "e3nn": 0.4, "schnet": 0.7}

@@ -11,15 +11,15 @@ from scipy import stats
 from synthetic_runs import failed_record, make_record
 
 from hessgnn.evaluation.record import Failure, Metric
+from hessgnn.evaluation.tasks.base import Claim, all_tasks
 from hessgnn.leaderboard.board import ClaimResult
-from hessgnn.leaderboard.claims import CLAIMS, Claim, judge_claims
+from hessgnn.leaderboard.claims import all_claims, judge_claims
 from hessgnn.leaderboard.collect import Loaded, collect
 from hessgnn.leaderboard.report import write_report
 from hessgnn.leaderboard.words import CLAIMS_NOTE
 
-BARRIERS = Claim("barriers are better", "neb", "test", "neb_barrier_mae", "barrier MAE", "meV", "T7")
-FOUND = Claim("saddle points are found", "saddle", "test", "saddle_right", "found", "%", "T6", "higher")
-HOLDS = Claim("dynamics last", "md", "test", "md_failure_temperature", "T", "K", "T9", "higher")
+CLAIMS = {claim.metric: claim for claim in all_claims()}
+BARRIERS, FOUND, HOLDS = (CLAIMS[name] for name in ("neb_barrier_mae", "saddle_right", "md_failure_temperature"))
 
 
 def run(regime: str, seed: int, values: dict[str, float | None], claim: Claim = BARRIERS) -> Loaded:
@@ -131,6 +131,13 @@ def test_the_board_and_its_page_show_the_claims(save_run: Callable[..., Path], t
     assert "| Hessian labels: they carry further off the paths | T3 | nms H MAE, eV/Å² | ani |" in text
 
 
-def test_every_claim_is_about_a_number_of_a_task() -> None:
-    texts = [claim.text for claim in CLAIMS]
+def test_claims_stand_with_their_tasks_and_come_in_the_order_of_their_sources() -> None:
+    claims = all_claims()
+    texts = [claim.text for claim in claims]
     assert len(set(texts)) == len(texts)
+    assert [claim.source for claim in claims] == [
+        *("T1", "T1", "T2", "T2", "T2", "T3", "T3", "T3", "T5", "T6", "T6", "T7", "T8", "T8", "T9", "T10", "hessgnn")
+    ]
+    assert {claim.task for claim in claims} == {"training", *(task.name for task in all_tasks() if task.claims)}
+    assert (BARRIERS.title, BARRIERS.unit, BARRIERS.direction) == ("barrier MAE", "meV", "lower")
+    assert (FOUND.title, FOUND.unit, FOUND.direction) == ("found", "%", "higher")

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from synthetic_runs import failed_record, make_record
 
+from hessgnn.evaluation.comparison import curvature_values
 from hessgnn.evaluation.record import PredictionFile, write_record
-from hessgnn.evaluation.tasks import accuracy
-from hessgnn.evaluation.tasks.curvature import curvature_metrics, curvature_values, save_curvature
+from hessgnn.evaluation.tasks.accuracy import AccuracyTask, save_curvature
 from hessgnn.leaderboard.board import Gain
 from hessgnn.leaderboard.collect import Loaded, collect
 from hessgnn.leaderboard.scores import score
@@ -96,7 +96,7 @@ def test_ratios_of_saved_predictions_have_an_interval(save_run: Callable[..., Pa
                 curvature = curvature_values(predictions)
                 save_curvature(curvature, folder / f"curvature-{split}.jsonl", "")
                 results[f"accuracy {split}"] = PredictionFile.of(folder / f"curvature-{split}.jsonl")
-                metrics[split] = accuracy.metrics(predictions) | curvature_metrics(curvature)
+                metrics[split] = AccuracyTask().metrics(predictions, curvature)
             judged = item.record.model_copy(update={"metrics": metrics, "results": results})
             write_record(judged, folder / "record.json")
             paths.append(folder)

@@ -1,47 +1,167 @@
 """Accuracy task (T1-T3, T8): energies, forces and full Hessians of a split against the reference.
 
-The heavy part, :func:`predict_split`, gives what is saved; :func:`metrics` needs nothing but that, so every number of
-the leaderboard can be recomputed without the potential.
+What is saved are the predictions, so every number can be recomputed without the potential, see
+:mod:`hessgnn.evaluation.comparison`.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
-
-import numpy as np
-from numpy.typing import NDArray
+from dataclasses import replace
+from pathlib import Path
 
 from hessgnn.data.store.store import Store
-from hessgnn.data.structure import Structure
+from hessgnn.errors import DataError, UserError
+from hessgnn.evaluation.comparison import (
+    CURVATURE,
+    curvature_values,
+    error_values,
+    mean_errors,
+    profile_values,
+)
+from hessgnn.evaluation.journal import read_journal, write_results
 from hessgnn.evaluation.predictions import Predictions
-from hessgnn.evaluation.record import METRICS, Metric
-from hessgnn.evaluation.tasks.profiles import profile_values
+from hessgnn.evaluation.record import Metric, PredictionFile
+from hessgnn.evaluation.tasks.base import Claim, MetricDefinition, SplitContext, SplitResults, Task, Values, task
+from hessgnn.runtime.blas import one_blas_thread
+from hessgnn.runtime.config import Settings
 from hessgnn.surface.base import Surface
-from hessgnn.training.scaling import composition_energy
+from hessgnn.training.run import versions
 
-Array = NDArray[np.float64]
+METRICS: dict[str, tuple[str, str]] = {
+    "energy_mae": ("E MAE", "meV/atom"),
+    "energy_rmse": ("E RMSE", "meV/atom"),
+    "forces_mae": ("F MAE", "meV/Å"),
+    "forces_rmse": ("F RMSE", "meV/Å"),
+    "hessian_mae": ("H MAE", "eV/Å²"),
+    "hessian_rmse": ("H RMSE", "eV/Å²"),
+}
+"""Title and unit of the errors; lower is better."""
 
-QUANTITIES = ("energy", "forces", "hessian")
-DIAGNOSTICS = ("curvature_", "profile_")
-"""Prefixes of the metrics of :mod:`~hessgnn.evaluation.tasks.curvature` and
-:mod:`~hessgnn.evaluation.tasks.profiles`."""
+
+@task("accuracy")
+class AccuracyTask(Task[Settings, int]):
+    """Predictions of a whole split, and the numbers that follow from them.
+
+    The curvature of each structure is saved beside the predictions: thousands of eigenproblems for each run, which a
+    comparison of many runs should not wait for.
+    """
+
+    title = "Accuracy"
+    caption = "Errors of energies, forces and Hessians, of curvature, and of energy profiles along paths."
+    order = 0
+    needs = "structure"
+    fails_record = True
+    without_results = "ratios of its curvature have no interval"
+    definitions = {  # noqa: RUF012
+        **{
+            name: MetricDefinition(title, unit, root_mean_square=name.endswith("rmse"))
+            for name, (title, unit) in METRICS.items()
+        },
+        "curvature_eigenvalue_mae": MetricDefinition("Hessian eigenvalue MAE", "eV/Å²"),
+        "curvature_mode1_cosine": MetricDefinition("|cos| of the lowest mode", "1", "higher"),
+        "curvature_mode2_cosine": MetricDefinition("|cos| of the second lowest mode", "1", "higher"),
+        "curvature_negative_same": MetricDefinition("same number of negative modes", "%", "higher"),
+        "curvature_asymmetry": MetricDefinition("largest |H − Hᵀ|", "eV/Å²"),
+        "profile_mae": MetricDefinition("energy profile MAE", "meV"),
+        "profile_barrier_mae": MetricDefinition("barrier MAE along the reference path", "meV"),
+    }
+    claims = (
+        Claim("Hessians of new molecules are better", "hessian_mae", "test", "T1"),
+        Claim("energies of new molecules are better", "energy_mae", "test", "T1"),
+        Claim("they carry further along reaction paths", "hessian_mae", "irc", "T2"),
+        Claim("forces along reaction paths are better", "forces_mae", "irc", "T2"),
+        Claim("energies along reaction paths are better", "energy_mae", "irc", "T2"),
+        Claim("they carry further off the paths", "hessian_mae", "nms", "T3"),
+        Claim("forces off the paths are better", "forces_mae", "nms", "T3"),
+        Claim("energies off the paths are better", "energy_mae", "nms", "T3"),
+        Claim("energy profiles are better", "profile_mae", "irc", "T8", title="profile MAE"),
+        Claim("barriers along paths are better", "profile_barrier_mae", "irc", "T8", title="barrier MAE"),
+    )
+
+    def subjects(self, store: Store, split: str) -> list[int]:
+        """See :meth:`.Task.subjects`: indices into the store, so that it is read only where predictions are missing."""
+        return [int(i) for i in store.indices(split)]
+
+    def evaluate(self, subjects: Sequence[int], context: SplitContext) -> SplitResults:
+        """See :meth:`.Task.evaluate`; a prediction that is not finite fails the record."""
+        split, source = context.split, context.source
+        key = json.dumps([context.surface.fingerprint, split, source.content_hash, source.split_hash, versions()])
+        path, curvature_path = context.folder / f"predictions-{split}.npz", context.folder / f"curvature-{split}.jsonl"
+        with one_blas_thread():
+            predictions = _saved_predictions(path, key)
+            if predictions is None:
+                try:
+                    made = predict_split(context.surface, context.store, split, observer=context.progress)
+                except UserError as error:
+                    return SplitResults(reason=f"no predictions for {split!r}: {error}")
+                replace(made, key=key).save(path)
+                predictions = Predictions.load(path)  # numbers are those of the file, whenever they are computed
+            else:
+                context.progress(len(subjects), len(subjects))
+            saved = PredictionFile.of(path)
+            if bad := predictions.not_finite():
+                reason = f"predictions are not finite for {len(bad)} structures of {split!r}, first {bad[0]!r}"
+                return SplitResults(predictions=saved, reason=reason)
+            curvature = _saved_curvature(curvature_path, key)
+            if curvature is None:
+                curvature = curvature_values(predictions)
+                save_curvature(curvature, curvature_path, key)
+            metrics = self.metrics(predictions, curvature)
+        return SplitResults(metrics, results=PredictionFile.of(curvature_path), predictions=saved)
+
+    def metrics(self, predictions: Predictions, curvature: Values) -> dict[str, Metric]:
+        """Every metric of a split; those of paths only where there is a path.
+
+        Parameters
+        ----------
+        predictions
+            Of the split.
+        curvature
+            From :func:`~hessgnn.evaluation.comparison.curvature_values`.
+
+        Returns
+        -------
+        dict
+            Under names of :attr:`definitions`.
+        """
+        profiles = {name: values for name, values in profile_values(predictions).items() if values}
+        means = {name: self.mean(name, list(values.values())) for name, values in (curvature | profiles).items()}
+        return error_metrics(predictions) | means
+
+    @classmethod
+    def saved_values(cls, results: Path | None, predictions: Path | None = None) -> Values:
+        """See :meth:`.Task.saved_values`; those of the curvature are not computed where they were not saved."""
+        found: Values = {}
+        if predictions is not None:
+            loaded = Predictions.load(predictions)
+            found = {**error_values(loaded), **profile_values(loaded)}
+        return found if results is None else {**found, **read_curvature(results)}
+
+
+def error_metrics(predictions: Predictions) -> dict[str, Metric]:
+    """Errors of energies, forces and Hessians, see :func:`~hessgnn.evaluation.comparison.mean_errors`."""
+    return {
+        name: Metric(value=value, unit=METRICS[name][1], n=n) for name, (value, n) in mean_errors(predictions).items()
+    }
 
 
 def predict_split(
-    surface: Surface, store: Store, split: str, *, observer: Callable[[int], None] | None = None
+    surface: Surface, store: Store, split: str, *, observer: Callable[[int, int], None] | None = None
 ) -> Predictions:
-    """Let a surface answer for every structure of a split, in float64.
+    """Predict every structure of a split, in float64.
 
     Parameters
     ----------
     surface
-        What is judged.
+        What is evaluated.
     store
         The data.
     split
         Name of the split.
     observer
-        Called with the number of structures done after each of them.
+        Callback invoked after each structure, with the number of structures done and their total.
 
     Returns
     -------
@@ -49,144 +169,63 @@ def predict_split(
         In the order of the store.
     """
     structures = [store[int(i)] for i in store.indices(split)]
-    energy, forces, hessian = [], [], []
-    for answer in surface.answers(structures):
-        energy.append(answer.energy)
-        forces.append(answer.forces)
-        hessian.append(answer.hessian.ravel())
-        if observer is not None:
-            observer(1)
-    return _assemble(structures, np.array(energy), np.concatenate(forces), np.concatenate(hessian))
+    return Predictions.of(structures, surface.answers(structures), observer)
 
 
-def composition_only(store: Store, split: str, reference: dict[int, float]) -> Predictions:
-    """The mean predictor: energy from the composition, no forces, no curvature.
+def save_curvature(values: Values, path: Path, key: str) -> None:
+    """Write the curvature of each structure, a line for each.
 
     Parameters
     ----------
-    store
-        The data.
-    split
-        Name of the split.
-    reference
-        Energy of each element, eV, fitted to the training split.
-
-    Returns
-    -------
-    Predictions
-        What a potential has to beat.
+    values
+        Of a split, from :func:`~hessgnn.evaluation.comparison.curvature_values`.
+    path
+        The file.
+    key
+        What they were made of, as in the predictions.
     """
-    structures = [store[int(i)] for i in store.indices(split)]
-    energy = np.array([composition_energy(s, reference) for s in structures])
-    n_atoms = np.array([len(s.numbers) for s in structures])
-    return _assemble(structures, energy, np.zeros((n_atoms.sum(), 3)), np.zeros((9 * n_atoms**2).sum()))
+    names = next(iter(values.values()))
+    results = {name: {metric: column[name] for metric, column in values.items()} for name in names}
+    write_results(path, {"task": AccuracyTask.name, "made_of": key}, results)
 
 
-def metrics(predictions: Predictions) -> dict[str, Metric]:
-    """Errors of a split: each structure's mean (square) error first, then the mean over structures.
+def read_curvature(path: Path, key: str | None = None) -> Values:
+    """Read what :func:`save_curvature` wrote.
 
     Parameters
     ----------
-    predictions
-        Of the split.
+    path
+        The file.
+    key
+        What it must have been made of; anything if absent.
 
     Returns
     -------
     dict
-        For each name of :data:`~hessgnn.evaluation.record.METRICS`; ``None`` where no structure has the label.
+        See :func:`~hessgnn.evaluation.comparison.curvature_values`.
+
+    Raises
+    ------
+    DataError
+        When the file is missing, holds no results, or was made of something else.
     """
-    found = {}
-    for quantity in QUANTITIES:
-        known, absolute, square = _errors(predictions, quantity)
-        values = {"mae": absolute[known].mean(), "rmse": np.sqrt(square[known].mean())} if known.any() else {}
-        for kind in ("mae", "rmse"):
-            key = f"{quantity}_{kind}"
-            value = float(values[kind]) if values else None
-            found[key] = Metric(value=value, unit=METRICS[key][1], n=int(known.sum()))
-    return found
+    head, results = read_journal(path)
+    if key is not None and head.get("made_of") != key:
+        raise DataError("holds the curvature of other predictions", where=path)
+    return {metric: {name: row.get(metric) for name, row in results.items()} for metric in CURVATURE}
 
 
-def values(predictions: Predictions) -> dict[str, dict[str, float | None]]:
-    """The numbers that two surfaces are compared by, structure by structure, or path by path.
-
-    Those of :func:`~hessgnn.evaluation.tasks.curvature.curvature_values` are not among them: thousands of
-    eigenproblems for each run, which a comparison of many runs should not wait for. They are solved once, and saved.
-
-    Parameters
-    ----------
-    predictions
-        Of a split.
-
-    Returns
-    -------
-    dict
-        Name of a metric -> name of the structure or path -> its value.
-    """
-    found: dict[str, dict[str, float | None]] = {}
-    for quantity in QUANTITIES:
-        known, absolute, square = _errors(predictions, quantity)
-        for kind, errors in (("mae", absolute), ("rmse", np.sqrt(square))):
-            pairs = zip(predictions.name[known], errors[known], strict=True)
-            found[f"{quantity}_{kind}"] = {str(name): float(error) for name, error in pairs}
-    return {**found, **profile_values(predictions)}
+def _saved_predictions(path: Path, key: str) -> Predictions | None:
+    """What an earlier evaluation of the same surface, data and versions saved."""
+    try:
+        found = Predictions.load(path)
+    except DataError:
+        return None
+    return found if found.key == key else None
 
 
-def _errors(predictions: Predictions, quantity: str) -> tuple[NDArray[np.bool_], Array, Array]:
-    """Which structures have the label, and mean absolute and mean square error of each, ``(n_structures,)``."""
-    n = predictions.n_atoms
-    size = {"energy": np.ones_like(n), "forces": 3 * n, "hessian": 9 * n**2}[quantity]
-    factor = {"energy": 1e3 / n, "forces": 1e3, "hessian": 1.0}[quantity]  # meV/atom, meV/Å, eV/Å²
-    reference = getattr(predictions, f"{quantity}_reference").ravel()
-    difference = (getattr(predictions, f"{quantity}_predicted").ravel() - reference) * factor
-    starts = np.cumsum(size) - size
-    known = np.isfinite(np.add.reduceat(reference, starts))
-    return known, np.add.reduceat(np.abs(difference), starts) / size, np.add.reduceat(difference**2, starts) / size
-
-
-def not_finite(predictions: Predictions) -> list[str]:
-    """Names of the structures for which a prediction is not a finite number: a failure of the potential.
-
-    Parameters
-    ----------
-    predictions
-        Of a split.
-
-    Returns
-    -------
-    list of str
-        In the order of the split.
-    """
-    n = predictions.n_atoms
-    arrays = (
-        (predictions.energy_predicted, np.ones_like(n)),
-        (predictions.forces_predicted.ravel(), 3 * n),
-        (predictions.hessian_predicted, 9 * n**2),
-    )
-    finite = np.ones(len(n), dtype=bool)
-    for values, size in arrays:
-        finite &= np.isfinite(np.add.reduceat(values, np.cumsum(size) - size))
-    return [str(name) for name in predictions.name[~finite]]
-
-
-def _assemble(structures: Sequence[Structure], energy: Array, forces: Array, hessian: Array) -> Predictions:
-    """Put references beside predictions; where there is no label, NaN."""
-
-    def known(value: Array | float | None, shape: tuple[int, ...]) -> Array:
-        return np.full(shape, np.nan) if value is None else np.asarray(value, dtype=np.float64)
-
-    sizes = [len(s.numbers) for s in structures]
-    pairs = list(zip(structures, sizes, strict=True))
-    return Predictions(
-        name=np.array([s.name for s in structures]),
-        kind=np.array([s.kind for s in structures]),
-        parent=np.array([s.parent for s in structures]),
-        n_atoms=np.array(sizes),
-        numbers=np.concatenate([s.numbers for s in structures]),
-        positions=np.concatenate([s.positions for s in structures]),
-        energy_reference=np.array([known(s.energy, ()) for s in structures]),
-        energy_predicted=energy,
-        forces_reference=np.concatenate([known(s.forces, (n, 3)) for s, n in pairs]),
-        forces_predicted=forces,
-        hessian_reference=np.concatenate([known(s.hessian, (3 * n, 3 * n)).ravel() for s, n in pairs]),
-        hessian_predicted=hessian,
-    )
+def _saved_curvature(path: Path, key: str) -> Values | None:
+    try:
+        return read_curvature(path, key)
+    except DataError:
+        return None

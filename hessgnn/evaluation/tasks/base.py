@@ -1,146 +1,311 @@
-"""What every task is made of: a heavy part that saves results, and a light part that reads them."""
+"""What a task is, and how it is found.
+
+A task is one file: a class decorated with :func:`task`, which holds everything about the task: name, title and order,
+settings, metrics with titles and units, and the claims that its numbers test. Most tasks give one result per molecule
+or reaction, see :class:`~hessgnn.evaluation.tasks.subjects.SubjectTask`.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from typing import ClassVar, Generic, Protocol, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 
 from hessgnn.data.store.store import Store
-from hessgnn.data.structure import Structure
-from hessgnn.evaluation.journal import Result
-from hessgnn.evaluation.record import Better, Metric
-from hessgnn.runtime.config import Settings
+from hessgnn.errors import ConfigError
+from hessgnn.evaluation.record import Better, DataSource, Failure, Metric, PredictionFile
+from hessgnn.runtime import config
+from hessgnn.runtime.registry import Registry
 from hessgnn.surface.base import Surface
 
-MINIMA = ("minimum", "reactant", "product")
-"""Kinds of the structures that molecules are simulated from."""
+Values = dict[str, dict[str, float | None]]
+"""Name of a metric -> name of the subject -> its value; ``None`` where the subject failed."""
 
 
-class Subject(Protocol):
-    """What a task gives one result for: a molecule, a reaction."""
+@dataclass(frozen=True)
+class MetricDefinition:
+    """A number that a task reports.
 
-    @property
-    def name(self) -> str:
-        """Unique within a split."""
+    Attributes
+    ----------
+    title, unit
+        For headings.
+    better
+        Which of two values is the better one.
+    root_mean_square
+        Whether the value is the root of the mean over subjects of their squared values, instead of the mean.
+    """
+
+    title: str
+    unit: str
+    better: Better = "lower"
+    root_mean_square: bool = False
 
 
-S = TypeVar("S", bound=Settings)
-X = TypeVar("X", bound=Subject)
+@dataclass(frozen=True)
+class Claim:
+    """Something that Hessian labels are said to improve; the leaderboard tests it.
+
+    Attributes
+    ----------
+    text
+        What is claimed.
+    metric, split
+        Which number is about it.
+    source
+        Of the claim: the evaluation of arXiv 2503.07839 that it belongs to (T1-T10), or who makes it.
+    title, unit
+        Of the number; those of the metric by default.
+    direction
+        Where the labels are said to move it.
+    task
+        Name of the task. :func:`task` fills in this, the unit and the direction.
+    """
+
+    text: str
+    metric: str
+    split: str = "test"
+    source: str = "hessgnn"
+    title: str = ""
+    unit: str = ""
+    direction: Better = "lower"
+    task: str = ""
+
+
+@dataclass(frozen=True)
+class SplitContext:
+    """One split of a data set, the surface that is evaluated on it, and where results are saved.
+
+    Attributes
+    ----------
+    surface
+        What is evaluated.
+    store, split, source
+        The data, and their entry in the record.
+    folder
+        Where results are saved.
+    limit
+        Most subjects of the split that are simulated; all if absent.
+    processes
+        Number of processes that subjects may be divided between.
+    progress
+        Callback invoked with the number of subjects done and their total.
+    """
+
+    surface: Surface
+    store: Store
+    split: str
+    source: DataSource
+    folder: Path
+    limit: int | None
+    processes: int
+    progress: Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class SplitResults:
+    """What a task found on a split.
+
+    Attributes
+    ----------
+    metrics
+        Under the names that the task defines.
+    results, predictions
+        Files that were saved.
+    failures
+        Subjects without a result, or the whole task.
+    reason
+        Why the whole record counts as failed.
+    """
+
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+    results: PredictionFile | None = None
+    predictions: PredictionFile | None = None
+    failures: Sequence[Failure] = ()
+    reason: str | None = None
+
+
+S = TypeVar("S", bound=config.Settings)
+X = TypeVar("X")
 
 
 class Task(ABC, Generic[S, X]):
-    """Something that a surface is judged by, subject by subject.
+    """Something that a potential energy surface is evaluated by, split by split.
 
     Parameters
     ----------
     settings
-        All that its results depend on besides the surface and the subjects.
+        All that its results depend on besides the surface and the data; the defaults if absent.
     """
 
     name: ClassVar[str]
+    """Given by :func:`task`."""
     version: ClassVar[int] = 1
-    """Raised when results change their meaning, so that old ones are not taken for new."""
+    """Raised when results change their meaning, so that saved ones are computed again."""
+    title: ClassVar[str]
+    caption: ClassVar[str]
+    """What its table on the leaderboard shows, in a sentence."""
+    order: ClassVar[int] = 100
+    """Tasks are run and shown by increasing order, then by name."""
     needs: ClassVar[str]
-    """What a split must hold, in words: said where it holds none."""
-    side_by_side: ClassVar[bool] = False
-    """Whether subjects are computed together, so that dividing them between processes gains nothing."""
-    together: ClassVar[bool] = False
-    """Whether many calls of :meth:`run`, with one subject each, may be under way at the same time. It must measure no
-    times, and not use what threads share: Sella may draw from numpy's one random state, and warnings are silenced for
-    all."""
+    """What a split must hold, in words: part of the message where it holds none."""
+    Settings: ClassVar[type[config.Settings]] = config.Settings
+    definitions: ClassVar[Mapping[str, MetricDefinition]]
+    """Every metric that the task may report. A name belongs to one task only."""
+    claims: ClassVar[Sequence[Claim]] = ()
+    fails_record: ClassVar[bool] = False
+    """Whether a record without its numbers counts as failed."""
+    without_results: ClassVar[str] = "claims are judged by their means alone"
+    """What the leaderboard cannot do where the saved results are missing."""
 
-    def __init__(self, settings: S) -> None:
-        self.settings = settings
+    def __init__(self, settings: S | None = None) -> None:
+        self.settings: S = self.Settings() if settings is None else settings  # type: ignore[assignment]
 
     @abstractmethod
-    def subjects(self, store: Store, split: str) -> list[X]:
+    def subjects(self, store: Store, split: str) -> Sequence[X]:
         """What the split holds for this task; empty if it lacks the data or their labels."""
 
     @abstractmethod
-    def run(
-        self, surface: Surface, subjects: Sequence[X], unfinished: Mapping[str, Result]
-    ) -> Iterator[tuple[str, Result]]:
-        """The heavy part: yield the result of each subject as it comes.
+    def evaluate(self, subjects: Sequence[X], context: SplitContext) -> SplitResults:
+        """Compute what is not saved yet, save it, and give the metrics.
 
         Parameters
         ----------
-        surface
-            What is judged.
         subjects
-            Those for which there is no finished result yet.
-        unfinished
-            Results that a killed run left with ``"finished": False``.
+            What :meth:`subjects` gave, at least one.
+        context
+            The surface and the split.
 
-        Yields
+        Returns
+        -------
+        SplitResults
+            Metrics, files and failures.
+
+        Raises
         ------
-        str, dict
-            Name of the subject and its result. A subject that fails has its reason under ``"failure"``.
+        UserError
+            When the task cannot be run; it is recorded as a failure of the whole task on this split.
         """
 
+    @classmethod
     @abstractmethod
-    def values(self, results: Mapping[str, Result]) -> dict[str, dict[str, float | None]]:
-        """The numbers that two surfaces are compared by, subject by subject.
+    def saved_values(cls, results: Path | None, predictions: Path | None = None) -> Values:
+        """The numbers that two surfaces are compared by, subject by subject, from saved files.
 
         Parameters
         ----------
-        results
-            Name of the subject -> what :meth:`run` gave.
+        results, predictions
+            Files that the task saved for a split; ``None`` where one is missing.
 
         Returns
         -------
         dict
-            Name of a metric -> name of the subject -> its value; ``None`` where the subject failed.
+            See :data:`Values`; empty where the files say nothing.
+
+        Raises
+        ------
+        DataError
+            When a file is damaged, or of another version of the task.
         """
 
-    @abstractmethod
-    def metrics(self, results: Mapping[str, Result]) -> dict[str, Metric]:
-        """The light part: numbers from saved results alone.
+    def mean(self, name: str, values: Sequence[float | None], title: str = "") -> Metric:
+        """The mean over the subjects that have a finite value; ``None`` if none has.
 
         Parameters
         ----------
-        results
-            Name of the structure -> what :meth:`run` gave.
+        name
+            Of one of the :attr:`definitions`.
+        values
+            One for each subject.
+        title
+            In place of the one defined, where it depends on the settings.
 
         Returns
         -------
-        dict
-            Names begin with the task's.
+        Metric
+            With the number of subjects behind it.
         """
+        known = [value for value in values if value is not None and np.isfinite(value)]
+        return self.metric(name, float(np.mean(known)) if known else None, len(known), title)
+
+    def metric(self, name: str, value: float | None, n: int, title: str = "") -> Metric:
+        """A metric of ``n`` subjects with the title and unit that are defined under its name."""
+        defined = self.definitions[name]
+        return Metric(value=value, unit=defined.unit, n=n, title=title or defined.title, better=defined.better)
+
+    def share(self, name: str, flags: Sequence[bool]) -> Metric:
+        """Percentage of the subjects for which something is true."""
+        return self.mean(name, [100.0 * flag for flag in flags])
 
 
-class MoleculeTask(Task[S, Structure]):
-    """A task on the minima of a split that have a Hessian."""
-
-    needs = "minimum with a Hessian"
-
-    def subjects(self, store: Store, split: str) -> list[Structure]:
-        """See :meth:`Task.subjects`."""
-        return [store[i] for i in map(int, store.indices(split)) if store.kinds[i] in MINIMA and store.has_hessian[i]]
+def _checked(found: Any, name: str) -> type[Task]:
+    if not (isinstance(found, type) and issubclass(found, Task) and "name" in vars(found)):
+        raise ConfigError("is not a task", where=name, remedy="derive it from Task and decorate it with @task('name')")
+    return found
 
 
-def mean_metric(values: Sequence[float | None], title: str, unit: str, *, better: Better = "lower") -> Metric:
-    """Mean over the structures that have a value; ``None`` if none has.
+TASKS: Registry[type[Task]] = Registry("task", "hessgnn.evaluation.tasks", group="hessgnn.tasks", check=_checked)
+"""All tasks by name."""
+
+_OWNERS: dict[str, type[Task]] = {}
+"""Name of a metric -> the task that defines it."""
+
+T = TypeVar("T", bound=type[Task])
+
+
+def task(name: str) -> Callable[[T], T]:
+    """Register a task, as a decorator of its class.
 
     Parameters
     ----------
-    values
-        One for each structure.
-    title, unit, better
-        Of the metric.
+    name
+        What commands, configs and records call it: an identifier.
 
     Returns
     -------
-    Metric
-        With the number of structures behind it.
+    Callable
+        The decorator; it returns the class.
+
+    Raises
+    ------
+    ConfigError
+        When the name, or that of a metric, belongs to another task, or a claim is about no metric of this one.
     """
-    known = [value for value in values if value is not None and np.isfinite(value)]
-    mean = float(np.mean(known)) if known else None
-    return Metric(value=mean, unit=unit, n=len(known), title=title, better=better)
+
+    def decorate(cls: T) -> T:
+        if not name.isidentifier() or name in ("all", "subjects"):
+            raise ConfigError("cannot be the name of a task", where=name, remedy="use letters, digits and _")
+        cls.name = name
+        for metric in cls.definitions:
+            if (owner := _OWNERS.setdefault(metric, cls)).name != name:
+                raise ConfigError(f"the metric belongs to the task {owner.name!r} already", where=metric)
+            _OWNERS[metric] = cls
+        cls.claims = tuple(_complete(claim, cls) for claim in cls.claims)
+        TASKS.add(name, cls)
+        return cls
+
+    return decorate
 
 
-def share(flags: Sequence[bool], title: str) -> Metric:
-    """Percentage of the structures for which something went wrong."""
-    return mean_metric([100.0 * flag for flag in flags], title, "%")
+def _complete(claim: Claim, cls: type[Task]) -> Claim:
+    if claim.metric not in cls.definitions:
+        raise ConfigError("a claim is about no metric of its task", where=claim.metric, remedy="add it to definitions")
+    defined = cls.definitions[claim.metric]
+    title = claim.title or defined.title
+    return replace(claim, title=title, unit=defined.unit, direction=defined.better, task=cls.name)
+
+
+def all_tasks() -> list[type[Task]]:
+    """All registered tasks, in the order in which they are run."""
+    return sorted((TASKS[name] for name in TASKS), key=lambda cls: (cls.order, cls.name))
+
+
+def task_of(metric: str) -> type[Task] | None:
+    """Find the task that defines a metric; ``None`` where none does, as for a task that is not installed."""
+    if metric not in _OWNERS:
+        all_tasks()  # imports them
+    return _OWNERS.get(metric)

@@ -20,7 +20,8 @@ from pydantic import Field, PositiveInt
 from hessgnn.data.structure import Structure
 from hessgnn.evaluation.journal import Result
 from hessgnn.evaluation.record import Metric
-from hessgnn.evaluation.tasks.base import MoleculeTask, mean_metric, share
+from hessgnn.evaluation.tasks.base import MetricDefinition, Values, task
+from hessgnn.evaluation.tasks.subjects import MoleculeTask
 from hessgnn.runtime.config import Settings
 from hessgnn.surface.base import FAILURES, Surface, SurfaceError, reason_of
 from hessgnn.surface.potential import PotentialSurface
@@ -35,6 +36,7 @@ class CostSettings(Settings):
     memory: bool = Field(default=True, description="measure the memory of the largest molecule's Hessian (seconds)")
 
 
+@task("cost")
 class CostTask(MoleculeTask[CostSettings]):
     """Times at the reference minima, molecule by molecule, as an optimiser would ask for them.
 
@@ -42,8 +44,19 @@ class CostTask(MoleculeTask[CostSettings]):
     a fresh process; only potentials of this package can be handed to one.
     """
 
-    name = "cost"
+    title = "Cost of a call"
+    caption = "Time and memory of gradients and Hessians."
+    order = 60
+    Settings = CostSettings
+    definitions = {  # noqa: RUF012
+        "cost_gradient": MetricDefinition("time of a gradient", "ms"),
+        "cost_hessian": MetricDefinition("time of a Hessian", "ms"),
+        "cost_ratio": MetricDefinition("a Hessian in gradients", "1"),
+        "cost_memory": MetricDefinition("peak memory of the largest molecule's Hessian", "MiB"),
+        "cost_failed": MetricDefinition("failed", "%"),
+    }
     side_by_side = True
+    measures_time = True
 
     def run(
         self,
@@ -51,7 +64,7 @@ class CostTask(MoleculeTask[CostSettings]):
         subjects: Sequence[Structure],
         unfinished: Mapping[str, Result],  # noqa: ARG002
     ) -> Iterator[tuple[str, Result]]:
-        """See :meth:`hessgnn.evaluation.tasks.base.Task.run`."""
+        """See :meth:`.SubjectTask.run`."""
         calculator: Any = surface.calculator()
         largest = max(subjects, key=len)
         for structure in subjects:
@@ -75,24 +88,23 @@ class CostTask(MoleculeTask[CostSettings]):
                     result["memory"] = peak_memory(pieces, MEMORY, conditions)
             yield structure.name, result
 
-    def values(self, results: Mapping[str, Result]) -> dict[str, dict[str, float | None]]:
-        """See :meth:`hessgnn.evaluation.tasks.base.Task.values`."""
+    def values(self, results: Mapping[str, Result]) -> Values:
+        """See :meth:`.SubjectTask.values`."""
         return {
             f"cost_{key}": {name: None if "failure" in row else 1e3 * float(row[key]) for name, row in results.items()}
             for key in ("gradient", "hessian")
         }
 
     def metrics(self, results: Mapping[str, Result]) -> dict[str, Metric]:
-        """See :meth:`hessgnn.evaluation.tasks.base.Task.metrics`."""
+        """See :meth:`.SubjectTask.metrics`."""
         values, rows = self.values(results), list(results.values())
         ratios = [None if "failure" in row else row["hessian"] / row["gradient"] for row in rows]
         memory = [row["memory"] for row in rows if "memory" in row]
         return {
-            "cost_gradient": mean_metric(list(values["cost_gradient"].values()), "time of a gradient", "ms"),
-            "cost_hessian": mean_metric(list(values["cost_hessian"].values()), "time of a Hessian", "ms"),
-            "cost_ratio": mean_metric(ratios, "a Hessian in gradients", "1"),
-            "cost_memory": mean_metric(memory, "peak memory of the largest molecule's Hessian", "MiB"),
-            "cost_failed": share(["failure" in row for row in rows], "failed"),
+            **{name: self.mean(name, list(times.values())) for name, times in values.items()},
+            "cost_ratio": self.mean("cost_ratio", ratios),
+            "cost_memory": self.mean("cost_memory", memory),
+            "cost_failed": self.share("cost_failed", ["failure" in row for row in rows]),
         }
 
 

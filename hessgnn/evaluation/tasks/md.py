@@ -13,7 +13,8 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from hessgnn.data.structure import Array, Structure
 from hessgnn.evaluation.journal import Result
 from hessgnn.evaluation.record import Metric
-from hessgnn.evaluation.tasks.base import MoleculeTask, mean_metric
+from hessgnn.evaluation.tasks.base import Claim, MetricDefinition, Values, task
+from hessgnn.evaluation.tasks.subjects import MoleculeTask
 from hessgnn.evaluation.together import together
 from hessgnn.molecules.geometry import INTACT_BOND, bonds, molecule_rng
 from hessgnn.molecules.vibrations import masses_of
@@ -67,6 +68,7 @@ class MDSettings(Settings):
         return max(self.window, round(1e3 * self.of_preset(key) / self.timestep))
 
 
+@task("md")
 class MDTask(MoleculeTask[MDSettings]):
     """Langevin dynamics from the surface's own minimum, heated until a bond fails.
 
@@ -77,14 +79,24 @@ class MDTask(MoleculeTask[MDSettings]):
     total energy without a bath. All molecules and seeds move side by side.
     """
 
-    name = "md"
     version = 2
+    title = "Heated dynamics"
+    caption = "How hot a molecule may become before its dynamics break down."
+    order = 50
+    Settings = MDSettings
+    definitions = {  # noqa: RUF012
+        "md_failure_temperature": MetricDefinition("T to failure", "K", "higher"),
+        "md_failure_time": MetricDefinition("time to failure", "ps", "higher"),
+        "md_failed": MetricDefinition("failed trajectories", "%"),
+        "md_drift": MetricDefinition("drift of the total energy, median", "meV/atom/ps"),
+    }
+    claims = (Claim("dynamics last hotter", "md_failure_temperature", source="T9"),)
     side_by_side = True
 
     def run(
         self, surface: Surface, subjects: Sequence[Structure], unfinished: Mapping[str, Result]
     ) -> Iterator[tuple[str, Result]]:
-        """See :meth:`hessgnn.evaluation.tasks.base.Task.run`."""
+        """See :meth:`.SubjectTask.run`."""
         settings = self.settings
         started: dict[str, Result] = {}
         new = [structure for structure in subjects if structure.name not in unfinished]
@@ -189,47 +201,31 @@ class MDTask(MoleculeTask[MDSettings]):
             for slope, s, alive in zip(slopes, structures, dynamics.alive, strict=True)
         ]
 
-    def values(self, results: Mapping[str, Result]) -> dict[str, dict[str, float | None]]:
-        """See :meth:`hessgnn.evaluation.tasks.base.Task.values`; a molecule without a minimum fails at once, at 0 K."""
+    def values(self, results: Mapping[str, Result]) -> Values:
+        """See :meth:`.SubjectTask.values`; a molecule without a minimum fails at once, at 0 K."""
         hottest = self.settings.temperatures()[-1]
         found = {name: _reached(row, "temperature", hottest) for name, row in results.items()}
         return {"md_failure_temperature": dict(found)}
 
     def metrics(self, results: Mapping[str, Result]) -> dict[str, Metric]:
-        """See :meth:`.Task.metrics`; a molecule without a minimum fails at once, at 0 K."""
+        """See :meth:`.SubjectTask.metrics`; a molecule without a minimum fails at once, at 0 K."""
         settings = self.settings
         hottest = settings.temperatures()[-1]
         longest = 1e-3 * settings.timestep * settings.steps("rung") * len(settings.temperatures())
         rows = list(results.values())
         drifts = [1e3 * abs(row["drift"]) for row in rows if row.get("drift") is not None]
+        temperatures = [_reached(row, "temperature", hottest) for row in rows]
+        times = [_reached(row, "time", longest) for row in rows]
+        failed = [[t["failed"] is not None for t in row["trajectories"]] or [True] for row in rows]
+        # One molecule in a nonsensical well drifts by more than all others together: their median, not their mean.
+        drift = float(np.median(drifts)) if drifts else None
         return {
-            "md_failure_temperature": mean_metric(
-                [_reached(row, "temperature", hottest) for row in rows],
-                f"T to failure (at most {hottest:g} K)",
-                "K",
-                better="higher",
+            "md_failure_temperature": self.mean(
+                "md_failure_temperature", temperatures, f"T to failure (at most {hottest:g} K)"
             ),
-            "md_failure_time": mean_metric(
-                [_reached(row, "time", longest) for row in rows],
-                f"time to failure (at most {longest:g} ps)",
-                "ps",
-                better="higher",
-            ),
-            "md_failed": mean_metric(
-                [
-                    100.0 * float(np.mean([t["failed"] is not None for t in row["trajectories"]] or [True]))
-                    for row in rows
-                ],
-                "failed trajectories",
-                "%",
-            ),
-            # One molecule in a nonsensical well drifts by more than all others together: their median, not their mean.
-            "md_drift": Metric(
-                value=float(np.median(drifts)) if drifts else None,
-                unit="meV/atom/ps",
-                n=len(drifts),
-                title="drift of the total energy, median",
-            ),
+            "md_failure_time": self.mean("md_failure_time", times, f"time to failure (at most {longest:g} ps)"),
+            "md_failed": self.mean("md_failed", [100.0 * float(np.mean(flags)) for flags in failed]),
+            "md_drift": self.metric("md_drift", drift, len(drifts)),
         }
 
 

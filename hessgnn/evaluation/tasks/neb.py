@@ -13,9 +13,10 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from hessgnn.data.store.store import Store
 from hessgnn.data.structure import Array
 from hessgnn.evaluation.journal import Result
+from hessgnn.evaluation.reactions import Reaction, reactions
 from hessgnn.evaluation.record import Metric
-from hessgnn.evaluation.tasks.base import Task, mean_metric, share
-from hessgnn.evaluation.tasks.reactions import Reaction, reactions
+from hessgnn.evaluation.tasks.base import Claim, MetricDefinition, Values, task
+from hessgnn.evaluation.tasks.subjects import SubjectTask
 from hessgnn.molecules.geometry import aligned, rmsd
 from hessgnn.runtime.config import Settings
 from hessgnn.surface.base import Surface, SurfaceError
@@ -40,7 +41,8 @@ class NEBSettings(Settings):
     max_steps: PositiveInt = Field(default=500, description="before and after an image climbs, in all")
 
 
-class NEBTask(Task[NEBSettings, Reaction]):
+@task("neb")
+class NEBTask(SubjectTask[NEBSettings, Reaction]):
     """A climbing-image band between the reference's reactant and product.
 
     G. Henkelman, B. P. Uberuaga, H. Jónsson, J. Chem. Phys. 113, 9901 (2000), with the improved tangent, relaxed by
@@ -51,12 +53,25 @@ class NEBTask(Task[NEBSettings, Reaction]):
     computed in one pass.
     """
 
-    name = "neb"
+    title = "Reaction bands"
+    caption = "Barriers of climbing-image bands."
+    order = 40
     needs = "transition state with a reactant, another product, and their energies"
+    Settings = NEBSettings
+    definitions = {  # noqa: RUF012
+        "neb_barrier_mae": MetricDefinition("barrier MAE", "meV"),
+        "neb_reverse_barrier_mae": MetricDefinition("reverse barrier MAE", "meV"),
+        "neb_saddle_rmsd": MetricDefinition("RMSD of the highest image from the transition state", "Å"),
+        "neb_path_rmsd": MetricDefinition("RMSD of the images from the reference path", "Å"),
+        "neb_steps": MetricDefinition("steps of a band", "1"),
+        "neb_gradients": MetricDefinition("gradients of a band", "1"),
+        "neb_failed": MetricDefinition("failed bands", "%"),
+    }
+    claims = (Claim("barriers are better", "neb_barrier_mae", source="T7"),)
     together = True
 
     def subjects(self, store: Store, split: str) -> list[Reaction]:
-        """See :meth:`hessgnn.evaluation.tasks.base.Task.subjects`."""
+        """See :meth:`.SubjectTask.subjects`."""
         return [reaction for reaction in reactions(store, split) if _is_fit(reaction)]
 
     def run(
@@ -65,7 +80,7 @@ class NEBTask(Task[NEBSettings, Reaction]):
         subjects: Sequence[Reaction],
         unfinished: Mapping[str, Result],  # noqa: ARG002
     ) -> Iterator[tuple[str, Result]]:
-        """See :meth:`hessgnn.evaluation.tasks.base.Task.run`."""
+        """See :meth:`.SubjectTask.run`."""
         for reaction in subjects:
             reactant, saddle, product = reaction.stations
             result: Result = {
@@ -99,8 +114,8 @@ class NEBTask(Task[NEBSettings, Reaction]):
             "gradients": band.gradients,
         }
 
-    def values(self, results: Mapping[str, Result]) -> dict[str, dict[str, float | None]]:
-        """See :meth:`hessgnn.evaluation.tasks.base.Task.values`."""
+    def values(self, results: Mapping[str, Result]) -> Values:
+        """See :meth:`.SubjectTask.values`."""
         return {
             "neb_barrier_mae": {
                 name: None if "failure" in row else abs(_barrier_errors(row)[0]) for name, row in results.items()
@@ -108,25 +123,22 @@ class NEBTask(Task[NEBSettings, Reaction]):
         }
 
     def metrics(self, results: Mapping[str, Result]) -> dict[str, Metric]:
-        """See :meth:`hessgnn.evaluation.tasks.base.Task.metrics`; errors are means over the bands that converged."""
+        """See :meth:`.SubjectTask.metrics`; errors are means over the bands that converged."""
         rows = [row for row in results.values() if "failure" not in row]
         errors = [_barrier_errors(row) for row in rows]
         saddles = [
             rmsd(np.array(row["positions"][int(np.argmax(row["energies"]))]), np.array(row["saddle"])) for row in rows
         ]
-        return {
-            "neb_barrier_mae": mean_metric([abs(forward) for forward, _ in errors], "barrier MAE", "meV"),
-            "neb_reverse_barrier_mae": mean_metric([abs(back) for _, back in errors], "reverse barrier MAE", "meV"),
-            "neb_saddle_rmsd": mean_metric(saddles, "RMSD of the highest image from the transition state", "Å"),
-            "neb_path_rmsd": mean_metric(
-                [path_rmsd(np.array(row["positions"]), np.array(row["path"])) for row in rows],
-                "RMSD of the images from the reference path",
-                "Å",
-            ),
-            "neb_steps": mean_metric([row["steps"] for row in rows], "steps of a band", "1"),
-            "neb_gradients": mean_metric([row["gradients"] for row in rows], "gradients of a band", "1"),
-            "neb_failed": share(["failure" in row for row in results.values()], "failed bands"),
+        numbers = {
+            "neb_barrier_mae": [abs(forward) for forward, _ in errors],
+            "neb_reverse_barrier_mae": [abs(back) for _, back in errors],
+            "neb_saddle_rmsd": saddles,
+            "neb_path_rmsd": [path_rmsd(np.array(row["positions"]), np.array(row["path"])) for row in rows],
+            "neb_steps": [row["steps"] for row in rows],
+            "neb_gradients": [row["gradients"] for row in rows],
         }
+        found = {name: self.mean(name, values) for name, values in numbers.items()}
+        return found | {"neb_failed": self.share("neb_failed", ["failure" in row for row in results.values()])}
 
 
 def path_rmsd(images: Array, path: Array) -> float:

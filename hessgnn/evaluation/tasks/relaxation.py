@@ -10,7 +10,8 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from hessgnn.data.structure import Structure
 from hessgnn.evaluation.journal import Result
 from hessgnn.evaluation.record import Metric
-from hessgnn.evaluation.tasks.base import MoleculeTask, mean_metric, share
+from hessgnn.evaluation.tasks.base import Claim, MetricDefinition, Values, task
+from hessgnn.evaluation.tasks.subjects import MoleculeTask
 from hessgnn.molecules.geometry import molecule_rng, rmsd
 from hessgnn.runtime.config import Settings
 from hessgnn.surface.base import Surface, SurfaceError
@@ -32,13 +33,27 @@ class RelaxationSettings(Settings):
     max_steps: PositiveInt = 300
 
 
+@task("relaxation")
 class RelaxationTask(MoleculeTask[RelaxationSettings]):
     """Gradients until convergence and distance from the reference minimum.
 
     Every surface starts from the same geometries. Means are over the relaxations that converged.
     """
 
-    name = "relaxation"
+    title = "Relaxations"
+    caption = "Where relaxations end, in how many steps, and how often they fail."
+    order = 20
+    Settings = RelaxationSettings
+    definitions = {  # noqa: RUF012
+        name: definition
+        for key, (_, title) in METHODS.items()
+        for name, definition in (
+            (f"relaxation_{key}_gradients", MetricDefinition(f"gradients, {title}", "1")),
+            (f"relaxation_{key}_rmsd", MetricDefinition(f"RMSD, {title}", "Å")),
+            (f"relaxation_{key}_failed", MetricDefinition(f"failed, {title}", "%")),
+        )
+    }
+    claims = (Claim("minima are where they should be", "relaxation_quasi_newton_rmsd", title="RMSD of the minimum"),)
     together = True
 
     def run(
@@ -47,7 +62,7 @@ class RelaxationTask(MoleculeTask[RelaxationSettings]):
         subjects: Sequence[Structure],
         unfinished: Mapping[str, Result],  # noqa: ARG002
     ) -> Iterator[tuple[str, Result]]:
-        """See :meth:`hessgnn.evaluation.tasks.base.Task.run`."""
+        """See :meth:`.SubjectTask.run`."""
         settings = self.settings
         for structure in subjects:
             rng = molecule_rng(settings.seed, structure.name)
@@ -70,8 +85,8 @@ class RelaxationTask(MoleculeTask[RelaxationSettings]):
                 result["failure"] = "; ".join(reasons)
             yield structure.name, result
 
-    def values(self, results: Mapping[str, Result]) -> dict[str, dict[str, float | None]]:
-        """See :meth:`hessgnn.evaluation.tasks.base.Task.values`."""
+    def values(self, results: Mapping[str, Result]) -> Values:
+        """See :meth:`.SubjectTask.values`."""
         return {
             f"relaxation_{key}_rmsd": {
                 name: None if row[key] is None else float(row[key]["rmsd"]) for name, row in results.items()
@@ -80,14 +95,14 @@ class RelaxationTask(MoleculeTask[RelaxationSettings]):
         }
 
     def metrics(self, results: Mapping[str, Result]) -> dict[str, Metric]:
-        """See :meth:`hessgnn.evaluation.tasks.base.Task.metrics`."""
+        """See :meth:`.SubjectTask.metrics`."""
         found: dict[str, Metric] = {}
-        for key, (_, title) in METHODS.items():
+        for key in METHODS:
             ends = [row[key] for row in results.values()]
             finished = [end for end in ends if end is not None]
-            found[f"relaxation_{key}_gradients"] = mean_metric(
-                [end["gradients"] for end in finished], f"gradients, {title}", "1"
-            )
-            found[f"relaxation_{key}_rmsd"] = mean_metric([end["rmsd"] for end in finished], f"RMSD, {title}", "Å")
-            found[f"relaxation_{key}_failed"] = share([end is None for end in ends], f"failed, {title}")
+            for what in ("gradients", "rmsd"):
+                name = f"relaxation_{key}_{what}"
+                found[name] = self.mean(name, [end[what] for end in finished])
+            name = f"relaxation_{key}_failed"
+            found[name] = self.share(name, [end is None for end in ends])
         return found

@@ -11,9 +11,10 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from hessgnn.data.store.store import Store
 from hessgnn.data.structure import Array
 from hessgnn.evaluation.journal import Result
+from hessgnn.evaluation.reactions import Reaction, reactions
 from hessgnn.evaluation.record import Metric
-from hessgnn.evaluation.tasks.base import Task, mean_metric
-from hessgnn.evaluation.tasks.reactions import Reaction, reactions
+from hessgnn.evaluation.tasks.base import Claim, MetricDefinition, Values, task
+from hessgnn.evaluation.tasks.subjects import SubjectTask
 from hessgnn.molecules.geometry import INTACT_BOND, molecule_rng, rmsd, same_bonds
 from hessgnn.molecules.vibrations import Vibrations, masses_of, vibrations
 from hessgnn.runtime.config import Settings
@@ -46,7 +47,8 @@ class SaddleSettings(Settings):
     descent_steps: PositiveInt = 300
 
 
-class SaddleTask(Task[SaddleSettings, Reaction]):
+@task("saddle")
+class SaddleTask(SubjectTask[SaddleSettings, Reaction]):
     """The curvature at the saddle points of the reference, and searches that start a little off them.
 
     A surface recognises a saddle point when its Hessian there has exactly one imaginary frequency. Searches are
@@ -55,11 +57,28 @@ class SaddleTask(Task[SaddleSettings, Reaction]):
     steps; the feet must be bonded as reactant and product are. Every surface starts from the same guesses.
     """
 
-    name = "saddle"
+    title = "Saddle points"
+    caption = "Transition states recognised by their curvature, and searched for."
+    order = 30
     needs = "transition state with a Hessian"
+    Settings = SaddleSettings
+    definitions = {  # noqa: RUF012
+        "saddle_recognised": MetricDefinition("transition states recognised", "%", "higher"),
+        "saddle_imaginary_mae": MetricDefinition("imaginary frequency MAE at the reference", "cm⁻¹"),
+        "saddle_cosine": MetricDefinition("|cos| of the reaction mode at the reference", "1", "higher"),
+        **{f"saddle_{key}": MetricDefinition(title, "%", "higher") for key, title in CHAIN.items()},
+        "saddle_steps": MetricDefinition("steps of a search", "1"),
+        "saddle_gradients": MetricDefinition("gradients of a search", "1"),
+        "saddle_hessians": MetricDefinition("Hessians of a search", "1"),
+        "saddle_rmsd": MetricDefinition("RMSD of what was found", "Å"),
+    }
+    claims = (
+        Claim("saddle points are recognised", "saddle_recognised", source="T6", title="recognised"),
+        Claim("saddle points are found", "saddle_right", source="T6", title="found"),
+    )
 
     def subjects(self, store: Store, split: str) -> list[Reaction]:
-        """See :meth:`hessgnn.evaluation.tasks.base.Task.subjects`."""
+        """See :meth:`.SubjectTask.subjects`."""
         return [reaction for reaction in reactions(store, split) if reaction.saddle.hessian is not None]
 
     def run(
@@ -68,7 +87,7 @@ class SaddleTask(Task[SaddleSettings, Reaction]):
         subjects: Sequence[Reaction],
         unfinished: Mapping[str, Result],  # noqa: ARG002
     ) -> Iterator[tuple[str, Result]]:
-        """See :meth:`hessgnn.evaluation.tasks.base.Task.run`."""
+        """See :meth:`.SubjectTask.run`."""
         require_sella()
         for reaction in subjects:
             saddle = reaction.saddle
@@ -159,8 +178,8 @@ class SaddleTask(Task[SaddleSettings, Reaction]):
     def _is_saddle(self, frequencies: Sequence[float]) -> bool:
         return int((np.asarray(frequencies) < -self.settings.threshold).sum()) == 1
 
-    def values(self, results: Mapping[str, Result]) -> dict[str, dict[str, float | None]]:
-        """See :meth:`hessgnn.evaluation.tasks.base.Task.values`."""
+    def values(self, results: Mapping[str, Result]) -> Values:
+        """See :meth:`.SubjectTask.values`."""
         recognised: dict[str, float | None] = {}
         right: dict[str, float | None] = {}
         for name, row in results.items():
@@ -171,30 +190,20 @@ class SaddleTask(Task[SaddleSettings, Reaction]):
         return {"saddle_recognised": recognised, "saddle_right": right}
 
     def metrics(self, results: Mapping[str, Result]) -> dict[str, Metric]:
-        """See :meth:`hessgnn.evaluation.tasks.base.Task.metrics`; shares are of all, failures included."""
+        """See :meth:`.SubjectTask.metrics`; shares are of all, failures included."""
         rows = list(results.values())
         there = [(row["at_reference"], row["frequencies"]) for row in rows if row["at_reference"] is not None]
         searches = [search for row in rows for search in row["searches"]]
         found = [search for search in searches if search is not None]
         passed = [self._passed(search) for search in searches]
-        recognised = self.values(results)["saddle_recognised"].values()
-        metrics = {
-            "saddle_recognised": mean_metric(list(recognised), "transition states recognised", "%", better="higher"),
-            "saddle_imaginary_mae": mean_metric(
-                [abs(own["frequencies"][0] - reference[0]) for own, reference in there],
-                "imaginary frequency MAE at the reference",
-                "cm⁻¹",
-            ),
-            "saddle_cosine": mean_metric(
-                [own["cosine"] for own, _ in there], "|cos| of the reaction mode at the reference", "1", better="higher"
-            ),
+        numbers: dict[str, list[float | None]] = {
+            "recognised": list(self.values(results)["saddle_recognised"].values()),
+            "imaginary_mae": [abs(own["frequencies"][0] - reference[0]) for own, reference in there],
+            "cosine": [own["cosine"] for own, _ in there],
         }
-        for key, title in CHAIN.items():
+        for key in CHAIN:
             flags = [flags[key] for flags in passed]
-            metrics[f"saddle_{key}"] = mean_metric(
-                [None if flag is None else 100.0 * flag for flag in flags], title, "%", better="higher"
-            )
-        for key, title in (("steps", "steps"), ("gradients", "gradients"), ("hessians", "Hessians")):
-            metrics[f"saddle_{key}"] = mean_metric([search[key] for search in found], f"{title} of a search", "1")
-        metrics["saddle_rmsd"] = mean_metric([search["rmsd"] for search in found], "RMSD of what was found", "Å")
-        return metrics
+            numbers[key] = [None if flag is None else 100.0 * flag for flag in flags]
+        for key in ("steps", "gradients", "hessians", "rmsd"):
+            numbers[key] = [search[key] for search in found]
+        return {f"saddle_{key}": self.mean(f"saddle_{key}", values) for key, values in numbers.items()}

@@ -13,9 +13,9 @@ from scipy.optimize import linear_sum_assignment
 from hessgnn.data.structure import Array, Structure
 from hessgnn.evaluation.journal import Result
 from hessgnn.evaluation.record import Metric
-from hessgnn.evaluation.tasks.base import MoleculeTask, mean_metric, share
-from hessgnn.evaluation.tasks.dipoles import kept_dipole_derivatives
-from hessgnn.evaluation.tasks.infrared import intensities, spectrum_overlap
+from hessgnn.evaluation.spectra import cached_dipole_derivatives, intensities, spectrum_overlap
+from hessgnn.evaluation.tasks.base import Claim, MetricDefinition, Values, task
+from hessgnn.evaluation.tasks.subjects import MoleculeTask
 from hessgnn.molecules.geometry import aligned, rmsd
 from hessgnn.molecules.thermochemistry import Thermochemistry, thermochemistry
 from hessgnn.molecules.vibrations import Vibrations, masses_of, vibrations
@@ -44,6 +44,37 @@ class VibrationsSettings(Settings):
     dipole_step: PositiveFloat = Field(default=1e-3, description="central-difference step of the dipole, Å")
 
 
+_THERMOCHEMISTRY = {
+    "zero_point_energy": ("ZPE", "meV", 1e3),
+    "entropy": ("S(298 K)", "J/(mol K)", _PER_MOLE),
+    "heat_capacity": ("Cv(298 K)", "J/(mol K)", _PER_MOLE),
+    "gibbs_energy": ("G(298 K)", "meV", 1e3),
+}
+"""Title, unit, and factor from eV."""
+_RANGES = {"soft": (-np.inf, SOFT), "stiff": (SOFT, np.inf)}
+_ORDERS = {"order": "frequencies", "mode": "matched"}
+"""How frequencies are paired with those of the reference -> where they are saved in that order."""
+
+
+def _definitions() -> dict[str, MetricDefinition]:
+    found = {}
+    for place, where in PLACES.items():
+        prefix = f"vibrations_{place}"
+        found[f"{prefix}_mae"] = MetricDefinition(f"ν MAE {where}", "cm⁻¹")
+        for kind in _ORDERS:
+            for name, title in (("soft", f"< {SOFT:g} cm⁻¹"), ("stiff", f"≥ {SOFT:g} cm⁻¹")):
+                found[f"{prefix}_{name}_{kind}_mae"] = MetricDefinition(f"ν MAE {title} by {kind} {where}", "cm⁻¹")
+        for name, (title, unit, _) in _THERMOCHEMISTRY.items():
+            found[f"{prefix}_{name}_mae"] = MetricDefinition(f"{title} MAE {where}", unit)
+        found[f"{prefix}_spectrum_mismatch"] = MetricDefinition(f"spectrum mismatch {where}", "%")
+        found[f"{prefix}_infrared_mismatch"] = MetricDefinition(f"infrared mismatch {where}", "%")
+        found[f"{prefix}_imaginary"] = MetricDefinition(f"imaginary modes {where}", "%")
+    found["vibrations_own_rmsd"] = MetricDefinition("RMSD of the own minimum", "Å")
+    found["vibrations_failed"] = MetricDefinition("failed", "%")
+    return found
+
+
+@task("vibrations")
 class VibrationsTask(MoleculeTask[VibrationsSettings]):
     """Frequencies, zero-point energy, entropy, heat capacity, free energy and spectrum, against the reference Hessian.
 
@@ -53,8 +84,13 @@ class VibrationsTask(MoleculeTask[VibrationsSettings]):
     Imaginary frequencies are negative numbers in all of this.
     """
 
-    name = "vibrations"
     version = 2
+    title = "Vibrations"
+    caption = "Frequencies at each potential's own minimum and at the reference one."
+    order = 10
+    Settings = VibrationsSettings
+    definitions = _definitions()
+    claims = (Claim("spectra are better", "vibrations_reference_mae", source="T5", title="ν MAE"),)
     together = True
 
     def run(
@@ -63,7 +99,7 @@ class VibrationsTask(MoleculeTask[VibrationsSettings]):
         subjects: Sequence[Structure],
         unfinished: Mapping[str, Result],  # noqa: ARG002
     ) -> Iterator[tuple[str, Result]]:
-        """See :meth:`hessgnn.evaluation.tasks.base.Task.run`."""
+        """See :meth:`.SubjectTask.run`."""
         settings = self.settings
         for structure in subjects:
             assert structure.hessian is not None, "tasks are given structures with Hessians"
@@ -73,8 +109,8 @@ class VibrationsTask(MoleculeTask[VibrationsSettings]):
                 "positions": structure.positions.tolist(),
                 "frequencies": reference.frequencies.tolist(),
             }
-            method = self.settings.dipole
-            dipoles = None if method is None else kept_dipole_derivatives(method, structure, self.settings.dipole_step)
+            method, step = self.settings.dipole, self.settings.dipole_step
+            dipoles = None if method is None else cached_dipole_derivatives(method, structure, step)
             if dipoles is not None:
                 result["intensities"] = intensities(dipoles, reference.modes).tolist()
             try:
@@ -113,8 +149,8 @@ class VibrationsTask(MoleculeTask[VibrationsSettings]):
             "overlap": overlap[np.arange(len(partner)), partner].tolist(),
         }
 
-    def values(self, results: Mapping[str, Result]) -> dict[str, dict[str, float | None]]:
-        """See :meth:`hessgnn.evaluation.tasks.base.Task.values`."""
+    def values(self, results: Mapping[str, Result]) -> Values:
+        """See :meth:`.SubjectTask.values`."""
 
         def error(row: Result, place: str) -> float | None:
             return _mean(np.abs(np.subtract(row[place]["frequencies"], row["frequencies"]))) if place in row else None
@@ -124,69 +160,44 @@ class VibrationsTask(MoleculeTask[VibrationsSettings]):
         }
 
     def metrics(self, results: Mapping[str, Result]) -> dict[str, Metric]:
-        """See :meth:`hessgnn.evaluation.tasks.base.Task.metrics`."""
-        found: dict[str, Metric] = {}
-        rows, values = list(results.values()), self.values(results)
-        for place, where in PLACES.items():
+        """See :meth:`.SubjectTask.metrics`."""
+        rows = list(results.values())
+        numbers: dict[str, list[float | None]] = {}
+        found = {name: self.mean(name, list(values.values())) for name, values in self.values(results).items()}
+        for place in PLACES:
             there = [row for row in rows if place in row]
-            key = f"vibrations_{place}_mae"
-            found[key] = mean_metric(list(values[key].values()), f"ν MAE {where}", "cm⁻¹")
-            for kind, key in (("order", "frequencies"), ("mode", "matched")):
+            prefix = f"vibrations_{place}"
+            for kind, key in _ORDERS.items():
                 errors = [
                     (np.array(r["frequencies"]), np.abs(np.subtract(r[place][key], r["frequencies"]))) for r in there
                 ]
-                for name, title, low, high in (
-                    ("soft", f"< {SOFT:g} cm⁻¹", -np.inf, SOFT),
-                    ("stiff", f"≥ {SOFT:g} cm⁻¹", SOFT, np.inf),
-                ):
-                    found[f"vibrations_{place}_{name}_{kind}_mae"] = mean_metric(
-                        [_mean(error[(low <= f) & (f < high)]) for f, error in errors],
-                        f"ν MAE {title} by {kind} {where}",
-                        "cm⁻¹",
-                    )
+                for name, (low, high) in _RANGES.items():
+                    numbers[f"{prefix}_{name}_{kind}_mae"] = [
+                        _mean(error[(low <= f) & (f < high)]) for f, error in errors
+                    ]
             # With an imaginary mode one term is missing from every sum: there is nothing to compare.
             pairs = [
                 _thermochemistry(row, place)
                 for row in there
                 if min(row[place]["frequencies"] + row["frequencies"], default=1) > 0
             ]
-            for name, title, unit, factor in (
-                ("zero_point_energy", "ZPE", "meV", 1e3),
-                ("entropy", "S(298 K)", "J/(mol K)", _PER_MOLE),
-                ("heat_capacity", "Cv(298 K)", "J/(mol K)", _PER_MOLE),
-                ("gibbs_energy", "G(298 K)", "meV", 1e3),
-            ):
-                found[f"vibrations_{place}_{name}_mae"] = mean_metric(
-                    [factor * abs(getattr(a, name) - getattr(b, name)) for a, b in pairs],
-                    f"{title} MAE {where}",
-                    unit,
-                )
-            found[f"vibrations_{place}_spectrum_mismatch"] = mean_metric(
-                [
-                    100 * (1 - spectrum_overlap(row[place]["frequencies"], row["frequencies"], self.settings.width))
-                    for row in there
-                ],
-                f"spectrum mismatch {where}",
-                "%",
-            )
-            found[f"vibrations_{place}_infrared_mismatch"] = mean_metric(
-                [
-                    100 * (1 - _infrared_overlap(row, place, self.settings.width)) if "intensities" in row else None
-                    for row in there
-                ],
-                f"infrared mismatch {where}",
-                "%",
-            )
-            found[f"vibrations_{place}_imaginary"] = share(
-                [min(row[place]["frequencies"], default=1) <= 0 for row in there], f"imaginary modes {where}"
-            )
-        found["vibrations_own_rmsd"] = mean_metric(
-            [rmsd(np.array(row["own"]["positions"]), np.array(row["positions"])) for row in rows if "own" in row],
-            "RMSD of the own minimum",
-            "Å",
-        )
-        found["vibrations_failed"] = share(["failure" in row for row in rows], "failed")
-        return found
+            for name, (_, _, factor) in _THERMOCHEMISTRY.items():
+                numbers[f"{prefix}_{name}_mae"] = [factor * abs(getattr(a, name) - getattr(b, name)) for a, b in pairs]
+            numbers[f"{prefix}_spectrum_mismatch"] = [
+                100 * (1 - spectrum_overlap(row[place]["frequencies"], row["frequencies"], self.settings.width))
+                for row in there
+            ]
+            numbers[f"{prefix}_infrared_mismatch"] = [
+                100 * (1 - _infrared_overlap(row, place, self.settings.width)) if "intensities" in row else None
+                for row in there
+            ]
+            numbers[f"{prefix}_imaginary"] = [100.0 * (min(row[place]["frequencies"], default=1) <= 0) for row in there]
+        numbers["vibrations_own_rmsd"] = [
+            rmsd(np.array(row["own"]["positions"]), np.array(row["positions"])) for row in rows if "own" in row
+        ]
+        numbers["vibrations_failed"] = [100.0 * ("failure" in row) for row in rows]
+        found |= {name: self.mean(name, values) for name, values in numbers.items()}
+        return {name: found[name] for name in self.definitions}
 
 
 def _thermochemistry(row: Result, place: str) -> tuple[Thermochemistry, Thermochemistry]:

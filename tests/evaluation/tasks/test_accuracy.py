@@ -9,9 +9,11 @@ import torch
 import hessgnn
 from hessgnn.data.store.store import Store
 from hessgnn.errors import DataError
+from hessgnn.evaluation.evaluate import record_mean_predictor
 from hessgnn.evaluation.predictions import Predictions
-from hessgnn.evaluation.tasks.accuracy import composition_only, metrics, not_finite, predict_split
+from hessgnn.evaluation.tasks.accuracy import METRICS, error_metrics, predict_split
 from hessgnn.surface.potential import PotentialSurface
+from hessgnn.training.config import DataConfig
 
 N_ATOMS = np.array([2, 3])
 
@@ -37,7 +39,7 @@ def make_predictions(**changes: np.ndarray) -> Predictions:
 
 
 def test_metrics_are_means_over_structures_in_the_units_of_the_field() -> None:
-    found = {name: metric.value for name, metric in metrics(make_predictions()).items()}
+    found = {name: metric.value for name, metric in error_metrics(make_predictions()).items()}
     assert found["energy_mae"] == pytest.approx(1e3 * (1 / 2 + 1 / 3) / 2)
     assert found["energy_rmse"] == pytest.approx(1e3 * np.sqrt((1 / 4 + 1 / 9) / 2))
     assert found["forces_mae"] == pytest.approx(100.0)
@@ -46,30 +48,30 @@ def test_metrics_are_means_over_structures_in_the_units_of_the_field() -> None:
 
 def test_a_small_structure_weighs_as_much_as_a_large_one() -> None:
     hessian = np.concatenate([np.full(36, 4.0), np.zeros(81)])
-    assert metrics(make_predictions(hessian_predicted=hessian))["hessian_mae"].value == pytest.approx(2.0)
+    assert error_metrics(make_predictions(hessian_predicted=hessian))["hessian_mae"].value == pytest.approx(2.0)
 
 
 def test_a_missing_label_is_left_out_and_none_at_all_is_null() -> None:
     reference = np.concatenate([np.full(36, np.nan), np.zeros(81)])
-    metric = metrics(make_predictions(hessian_reference=reference))["hessian_mae"]
+    metric = error_metrics(make_predictions(hessian_reference=reference))["hessian_mae"]
     assert (metric.value, metric.n) == (2.0, 1)
-    metric = metrics(make_predictions(hessian_reference=np.full(117, np.nan)))["hessian_mae"]
+    metric = error_metrics(make_predictions(hessian_reference=np.full(117, np.nan)))["hessian_mae"]
     assert (metric.value, metric.n) == (None, 0)
 
 
 def test_predictions_that_are_not_finite_are_named() -> None:
     forces = np.full((5, 3), 0.1)
     forces[4, 2] = np.nan
-    assert not_finite(make_predictions(forces_predicted=forces)) == ["b"]
-    assert not_finite(make_predictions(energy_predicted=np.array([np.inf, 0.0]))) == ["a"]
-    assert not_finite(make_predictions()) == []
+    assert make_predictions(forces_predicted=forces).not_finite() == ["b"]
+    assert make_predictions(energy_predicted=np.array([np.inf, 0.0])).not_finite() == ["a"]
+    assert make_predictions().not_finite() == []
 
 
 def test_saved_predictions_come_back(tmp_path: Path) -> None:
     saved = make_predictions()
     saved.save(tmp_path / "p.npz")
     loaded = Predictions.load(tmp_path / "p.npz")
-    assert metrics(loaded) == metrics(saved)
+    assert error_metrics(loaded) == error_metrics(saved)
     assert loaded.name.tolist() == ["a", "b"]
 
 
@@ -86,9 +88,13 @@ def test_a_potential_predicts_a_split_as_it_does_one_structure() -> None:
     assert predictions.name[-1] == last.name
 
 
-def test_the_mean_predictor_knows_the_composition_only() -> None:
+def test_the_mean_predictor_knows_the_composition_only(tmp_path: Path) -> None:
     store = Store.open("rtp-mini")
-    predictions = composition_only(store, "test", {1: 1.0, 6: 10.0, 7: 100.0, 8: 1000.0})
+    data = DataConfig(path="rtp-mini", reference_energies={1: 1.0, 6: 10.0, 7: 100.0, 8: 1000.0})
+    record = record_mean_predictor(tmp_path, data, ["test"])
+    assert record.metrics["test"].keys() == METRICS.keys()
+    predictions = Predictions.load(tmp_path / record.predictions["test"].path)
+    assert error_metrics(predictions)["energy_mae"] == record.metrics["test"]["energy_mae"]
     first = store[int(store.indices("test")[0])]
     counts = {z: int((first.numbers == z).sum()) for z in (1, 6, 7, 8)}
     assert predictions.energy_predicted[0] == counts[1] + 10 * counts[6] + 100 * counts[7] + 1000 * counts[8]

@@ -12,15 +12,15 @@ from surfaces import reference_surface, untrained
 
 from hessgnn.data.store.store import Store, write_store
 from hessgnn.evaluation.evaluate import evaluate_calculator
+from hessgnn.evaluation.reactions import reactions
 from hessgnn.evaluation.record import Metric
-from hessgnn.evaluation.tasks.base import Task
 from hessgnn.evaluation.tasks.neb import NEBSettings, NEBTask, path_rmsd
-from hessgnn.evaluation.tasks.reactions import reactions
 from hessgnn.evaluation.tasks.saddle import SaddleSettings, SaddleTask
+from hessgnn.evaluation.tasks.subjects import SubjectTask
 from hessgnn.surface.base import Surface
 
 
-def scores(task: Task[Any, Any], surface: Surface, store: Path, split: str = "test") -> dict[str, Metric]:
+def scores(task: SubjectTask[Any, Any], surface: Surface, store: Path, split: str = "test") -> dict[str, Metric]:
     return task.metrics(dict(task.run(surface, task.subjects(Store.open(store), split), {})))
 
 

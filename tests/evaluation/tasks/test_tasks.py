@@ -16,12 +16,13 @@ import hessgnn
 from hessgnn.data.structure import Structure
 from hessgnn.errors import ConfigError
 from hessgnn.evaluation.record import Metric
-from hessgnn.evaluation.tasks.base import MoleculeTask, Task
+from hessgnn.evaluation.settings import chosen_tasks
+from hessgnn.evaluation.spectra import broadened, spectrum_overlap
+from hessgnn.evaluation.tasks.base import all_tasks
 from hessgnn.evaluation.tasks.cost import CostSettings, CostTask
-from hessgnn.evaluation.tasks.infrared import broadened, spectrum_overlap
 from hessgnn.evaluation.tasks.md import MDSettings, MDTask
-from hessgnn.evaluation.tasks.registry import TASKS, TaskSettings, chosen_tasks
 from hessgnn.evaluation.tasks.relaxation import RelaxationSettings, RelaxationTask
+from hessgnn.evaluation.tasks.subjects import MoleculeTask, SubjectTask
 from hessgnn.evaluation.tasks.vibrations import VibrationsSettings, VibrationsTask
 from hessgnn.molecules.vibrations import vibrations
 from hessgnn.surface.base import Surface
@@ -40,7 +41,7 @@ def spring_minimum(stiffness: float = 20.0) -> tuple[Structure, PairSprings]:
     return Structure.from_atoms(atoms, hessian=hessian, name="water", kind="minimum"), potential
 
 
-def scores(task: Task[Any, Any], surface: Surface, structures: list[Structure]) -> dict[str, Metric]:
+def scores(task: SubjectTask[Any, Any], surface: Surface, structures: list[Structure]) -> dict[str, Metric]:
     return task.metrics(dict(task.run(surface, structures, {})))
 
 
@@ -57,11 +58,11 @@ def test_vibrations_of_the_reference_are_right_and_of_a_bad_potential_wrong() ->
     assert bad["vibrations_own_rmsd"].value > 0.1
 
 
-MOLECULE_TASKS = [task for task in TaskSettings().tasks().values() if isinstance(task, MoleculeTask)]
+MOLECULE_TASKS = [cls() for cls in all_tasks() if issubclass(cls, MoleculeTask)]
 
 
 @pytest.mark.parametrize("task", MOLECULE_TASKS, ids=lambda task: task.name)
-def test_what_gives_no_numbers_is_counted_with_the_reason(task: Task[Any, Any]) -> None:
+def test_what_gives_no_numbers_is_counted_with_the_reason(task: SubjectTask[Any, Any]) -> None:
     structure, potential = spring_minimum()
     potential.scale.fill_(np.nan)
     results = dict(task.run(PotentialSurface(potential), [structure], {}))
@@ -254,6 +255,6 @@ def test_presets() -> None:
 
 def test_tasks_are_chosen_by_name() -> None:
     assert chosen_tasks(["md,accuracy", "vibrations,neb"]) == ["accuracy", "vibrations", "neb", "md"]
-    assert chosen_tasks(["all"]) == list(TASKS)
+    assert chosen_tasks(["all"]) == [cls.name for cls in all_tasks()]
     with pytest.raises(ConfigError, match="did you mean 'relaxation'"):
         chosen_tasks(["relaxtion"])

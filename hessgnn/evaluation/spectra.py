@@ -1,23 +1,35 @@
 """Infrared spectra in the double harmonic approximation: modes of one surface, dipoles of one engine.
 
 A potential has no dipole. Intensities are those of the reference engine's dipole moment along a surface's own modes, so
-that what differs between two spectra is the Hessian alone.
+that two spectra differ by the Hessian alone. Dipole derivatives depend on the data and the engine only, so they are
+cached for all surfaces.
 """
 
 from __future__ import annotations
 
+import hashlib
+import importlib.metadata
 from collections.abc import Sequence
+from contextlib import suppress
 from math import pi
+from pathlib import Path
 
 import numpy as np
 from ase import units
 from ase.calculators.calculator import Calculator
+from tblite.ase import TBLite
 
+from hessgnn.data.store.columns import scratch
 from hessgnn.data.structure import Array, Structure
+from hessgnn.errors import UserError
+from hessgnn.runtime.files import atomic_path
+from hessgnn.surface.base import FAILURES
 
 KM_PER_MOL = units._Nav * units._e**2 / (12 * units._eps0 * units._c**2 * units._amu) / 1e3
 """km/mol for a squared dipole derivative of 1 e²/amu: N_A π/(3c²) (∂μ/∂Q)²/(4πε₀)
 (E. B. Wilson, J. C. Decius, P. C. Cross, *Molecular Vibrations*, 1955, chapter 7)."""
+DIPOLE_ACCURACY = 1e-5
+"""Of tblite; the dipoles are differentiated."""
 
 
 def dipole_derivatives(calculator: Calculator, structure: Structure, step: float) -> Array:
@@ -48,6 +60,48 @@ def dipole_derivatives(calculator: Calculator, structure: Structure, step: float
             sides.append(np.array(atoms.get_dipole_moment()))
         found[i, a] = (sides[0] - sides[1]) / (2 * step)
     return found
+
+
+def cached_dipole_derivatives(method: str, structure: Structure, step: float) -> Array | None:
+    """Differentiate the dipole moment of a method of tblite, or read what was found before for the same geometry.
+
+    Parameters
+    ----------
+    method
+        Such as ``"GFN2-xTB"``.
+    structure
+        Where.
+    step
+        Å, see :func:`dipole_derivatives`.
+
+    Returns
+    -------
+    (N, 3, 3) float64 or None
+        e; ``None`` where the method fails.
+    """
+    path = _path(method, structure, step)
+    with suppress(OSError, ValueError, EOFError):  # it is not there, or damaged
+        found = np.load(path, allow_pickle=False)
+        if found.shape == (len(structure), 3, 3) and found.dtype == np.float64:
+            return found
+    try:
+        found = dipole_derivatives(TBLite(method=method, accuracy=DIPOLE_ACCURACY, verbosity=0), structure, step)
+    except FAILURES:
+        return None
+    # Where nothing can be kept, it is found anew each time.
+    with suppress(UserError, OSError), atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.save(file, found)
+    return found
+
+
+def _path(method: str, structure: Structure, step: float) -> Path:
+    version = importlib.metadata.version("tblite")
+    digest = hashlib.sha256(f"{method} {DIPOLE_ACCURACY} {step} {version}".encode())
+    digest.update(structure.numbers.astype(np.int64).tobytes())
+    digest.update(structure.positions.astype(np.float64).tobytes())
+    digest.update(structure.pbc.tobytes())
+    digest.update(b"" if structure.cell is None else structure.cell.tobytes())
+    return scratch("dipoles") / f"{digest.hexdigest()[:32]}.npy"
 
 
 def intensities(derivatives: Array, modes: Array) -> Array:

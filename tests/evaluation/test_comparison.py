@@ -9,11 +9,10 @@ import pytest
 from surfaces import reference_surface, untrained
 
 from hessgnn.data.store.store import Store
+from hessgnn.evaluation.comparison import curvature_values, error_values, profile_values
 from hessgnn.evaluation.predictions import Predictions
 from hessgnn.evaluation.record import Metric
-from hessgnn.evaluation.tasks.accuracy import predict_split, values
-from hessgnn.evaluation.tasks.curvature import curvature_metrics, curvature_values, read_curvature, save_curvature
-from hessgnn.evaluation.tasks.profiles import profile_metrics, profile_values
+from hessgnn.evaluation.tasks.accuracy import AccuracyTask, predict_split, read_curvature, save_curvature
 from hessgnn.molecules.vibrations import masses_of, vibrations
 
 
@@ -36,7 +35,8 @@ def predictions_of(numbers: list[int], positions: np.ndarray, reference: np.ndar
 
 
 def diagnostics(predictions: Predictions) -> dict[str, Metric]:
-    return {**curvature_metrics(curvature_values(predictions)), **profile_metrics(profile_values(predictions))}
+    found = AccuracyTask().metrics(predictions, curvature_values(predictions))
+    return {name: metric for name, metric in found.items() if name.startswith(("curvature_", "profile_"))}
 
 
 def hessian_with(numbers: list[int], positions: np.ndarray, eigenvalues: list[float]) -> np.ndarray:
@@ -80,9 +80,9 @@ def test_an_asymmetric_prediction_is_seen_and_one_that_is_not_finite_is_none() -
     assert curvature_values(predictions_of(*WATER, reference, skewed))["curvature_asymmetry"]["a"] == pytest.approx(
         0.25
     )
-    broken = curvature_values(predictions_of(*WATER, reference, np.full((9, 9), np.nan)))
-    assert broken["curvature_mode1_cosine"] == {"a": None}
-    assert curvature_metrics(broken)["curvature_mode1_cosine"].n == 0
+    predictions = predictions_of(*WATER, reference, np.full((9, 9), np.nan))
+    assert curvature_values(predictions)["curvature_mode1_cosine"] == {"a": None}
+    assert AccuracyTask().mean("curvature_mode1_cosine", [None]).n == 0
     unknown = curvature_values(predictions_of(*WATER, np.full((9, 9), np.nan), reference))
     assert unknown["curvature_mode1_cosine"] == {}
 
@@ -138,5 +138,7 @@ def test_the_reference_has_no_error_and_a_bad_potential_has(reaction_store: Path
     found = curvature_values(predictions)
     save_curvature(found, tmp_path / "c.jsonl", "a key")
     assert read_curvature(tmp_path / "c.jsonl") == found
-    assert len(values(predictions)["hessian_mae"]) == 16
-    assert values(predictions)["profile_mae"].keys() == {"hcn-ts", "nh3-ts"}
+    assert len(error_values(predictions)["hessian_mae"]) == 16
+    saved = AccuracyTask.saved_values(tmp_path / "c.jsonl", tmp_path / "p.npz")
+    assert saved["profile_mae"].keys() == {"hcn-ts", "nh3-ts"}
+    assert saved.keys() == AccuracyTask.definitions.keys()

@@ -8,7 +8,7 @@ from surfaces import minima, reference_surface
 from tblite.ase import TBLite
 
 from hessgnn.data.structure import Structure
-from hessgnn.evaluation.tasks.infrared import KM_PER_MOL, dipole_derivatives, intensities
+from hessgnn.evaluation.spectra import KM_PER_MOL, dipole_derivatives, intensities
 from hessgnn.molecules.vibrations import vibrations
 
 

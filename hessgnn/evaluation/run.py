@@ -1,0 +1,143 @@
+"""Run tasks on a surface: saved results are reused, and failures are recorded without stopping the other tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hessgnn.data.store.store import Store
+from hessgnn.errors import ConfigError, UserError
+from hessgnn.evaluation.record import DataSource, Failure, Metric, PredictionFile, Record
+from hessgnn.evaluation.tasks.base import SplitContext, SplitResults, Task, all_tasks, task_of
+from hessgnn.surface.base import Surface
+
+ProgressCallback = Callable[[str, int, int], None]
+"""Called with what is being done, the number of structures done, and their total."""
+
+
+@dataclass
+class TaskResults:
+    """The part of a record that tasks fill."""
+
+    metrics: dict[str, dict[str, Metric]] = field(default_factory=dict)
+    predictions: dict[str, PredictionFile] = field(default_factory=dict)
+    results: dict[str, PredictionFile] = field(default_factory=dict)
+    failures: list[Failure] = field(default_factory=list)
+    reason: str | None = None
+    """Why the record as a whole counts as failed."""
+
+    @classmethod
+    def of(cls, record: Record) -> TaskResults:
+        """Start from what a record holds."""
+        return cls(
+            metrics={split: dict(found) for split, found in record.metrics.items()},
+            predictions=dict(record.predictions),
+            results=dict(record.results),
+            failures=list(record.failures),
+            reason=record.reason,
+        )
+
+    def replace(self, task: type[Task], split: str, found: SplitResults) -> None:
+        """Put what a task found on a split in place of what it found there before."""
+        if unknown := found.metrics.keys() - task.definitions.keys():
+            what = f"gives the metric {min(unknown)!r}, which it does not define"
+            raise ConfigError(what, where=task.name, remedy="add it to definitions")
+        others = {name: m for name, m in self.metrics.get(split, {}).items() if name not in task.definitions}
+        metrics = {**others, **found.metrics}
+        if not metrics:
+            self.metrics.pop(split, None)
+        else:
+            places = {cls: place for place, cls in enumerate(all_tasks())}
+            ordered = sorted(metrics, key=lambda name: places.get(task_of(name), len(places)))  # type: ignore[arg-type]
+            self.metrics[split] = {name: metrics[name] for name in ordered}
+        self.failures = [f for f in self.failures if (f.task, f.split) != (task.name, split)] + list(found.failures)
+        self.results.pop(f"{task.name} {split}", None)
+        if found.results is not None:
+            self.results[f"{task.name} {split}"] = found.results
+        if found.predictions is not None:
+            self.predictions[split] = found.predictions
+        self.reason = found.reason or self.reason
+
+    def fields(self) -> dict[str, Any]:
+        """Fields of the record."""
+        return {
+            "status": "ok" if self.reason is None else "failed",
+            "reason": self.reason,
+            "metrics": self.metrics,
+            "predictions": self.predictions,
+            "results": self.results,
+            "failures": self.failures,
+        }
+
+
+def run_tasks(
+    tasks: Sequence[Task],
+    surface: Surface,
+    store: Store,
+    splits: Sequence[str],
+    source: DataSource,
+    folder: Path,
+    known: TaskResults,
+    *,
+    all_splits: bool,
+    limit: int | None = None,
+    processes: int = 1,
+    observer: ProgressCallback | None = None,
+) -> TaskResults:
+    """Run tasks on splits.
+
+    Parameters
+    ----------
+    tasks
+        One after the other.
+    surface
+        What is evaluated.
+    store, splits, source
+        The data, and their entry in the record.
+    folder
+        Where results are saved.
+    known
+        What is known already of the same surface, data and versions; it is added to.
+    all_splits
+        Whether a split that holds nothing for a task is a failure of it. It is if no split holds anything, too.
+    limit
+        Most subjects of a split that are simulated; all if absent.
+    processes
+        That subjects of a task are divided between, one thread each; tasks that compute them together use this one.
+    observer
+        Callback invoked after each structure.
+
+    Returns
+    -------
+    TaskResults
+        ``known``.
+    """
+    for task in tasks:
+        if task.fails_record:
+            known.reason = None
+        subjects = {split: task.subjects(store, split) for split in splits}
+        if not all_splits and any(subjects.values()):
+            subjects = {split: found for split, found in subjects.items() if found}
+        for split, found in subjects.items():
+
+            def progress(done: int, total: int, label: str = f"{task.name} on {split}") -> None:
+                if observer is not None:
+                    observer(label, done, total)
+
+            context = SplitContext(surface, store, split, source, folder, limit, processes, progress)
+            known.replace(type(task), split, _evaluate(task, found, context))
+    return known
+
+
+def _evaluate(task: Task, subjects: Sequence[Any], context: SplitContext) -> SplitResults:
+    """One task on one split; where it cannot be run, that is a failure of the whole task."""
+    if subjects:
+        try:
+            return task.evaluate(subjects, context)
+        except UserError as error:
+            reason = str(error)
+    else:
+        reason = f"the split holds no {task.needs}"
+    return SplitResults(failures=[Failure(task=task.name, split=context.split, structure=None, reason=reason)])

@@ -1,0 +1,238 @@
+"""Tasks that give one result per molecule or reaction.
+
+A slow part saves the results, a fast part computes the metrics from them. The slow part runs in this process or in
+several, and on many subjects together where the task allows it.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import nullcontext
+from pathlib import Path
+from typing import ClassVar, TypeVar
+
+import torch
+
+from hessgnn.data.store.store import Store
+from hessgnn.data.structure import Structure
+from hessgnn.errors import DataError, UserError
+from hessgnn.evaluation.journal import Journal, Result, Subject, SubjectRunner, read_journal
+from hessgnn.evaluation.record import Failure, Metric
+from hessgnn.evaluation.tasks.base import S, SplitContext, SplitResults, Task, Values
+from hessgnn.evaluation.together import run_alone, run_shares, run_together
+from hessgnn.runtime.allocator import keep_freed_memory
+from hessgnn.runtime.blas import one_blas_thread
+from hessgnn.runtime.config import parse
+from hessgnn.runtime.processes import end_with
+from hessgnn.surface.base import Surface
+from hessgnn.surface.potential import PotentialSurface
+
+MINIMA = ("minimum", "reactant", "product")
+"""Kinds of the structures that molecules are simulated from."""
+
+N = TypeVar("N", bound=Subject)
+
+
+class SubjectTask(Task[S, N]):
+    """A task that gives one result for each molecule or reaction and saves it at once, see :class:`.Journal`."""
+
+    side_by_side: ClassVar[bool] = False
+    """Whether :meth:`run` computes its subjects together, so that dividing them between processes gains nothing."""
+    together: ClassVar[bool] = False
+    """Whether many calls of :meth:`run`, with one subject each, may be under way at the same time. It must measure no
+    times, and not use what threads share: Sella may draw from numpy's one random state, and warnings are silenced for
+    all."""
+    measures_time: ClassVar[bool] = False
+    """Whether it measures times, which are to be those that a user of the surface finds: libraries keep their
+    threads."""
+
+    @abstractmethod
+    def subjects(self, store: Store, split: str) -> Sequence[N]:
+        """See :meth:`Task.subjects`."""
+
+    @abstractmethod
+    def run(
+        self, surface: Surface, subjects: Sequence[N], unfinished: Mapping[str, Result]
+    ) -> Iterator[tuple[str, Result]]:
+        """The slow part: yield the result of each subject as it comes.
+
+        Parameters
+        ----------
+        surface
+            What is evaluated.
+        subjects
+            Those for which there is no finished result yet.
+        unfinished
+            Results that a killed run left with ``"finished": False``.
+
+        Yields
+        ------
+        str, dict
+            Name of the subject and its result. A subject that fails has its reason under ``"failure"``.
+        """
+
+    @abstractmethod
+    def values(self, results: Mapping[str, Result]) -> Values:
+        """The numbers that two surfaces are compared by, subject by subject.
+
+        Parameters
+        ----------
+        results
+            Name of the subject -> what :meth:`run` gave.
+
+        Returns
+        -------
+        dict
+            See :data:`Values`.
+        """
+
+    def metrics(self, results: Mapping[str, Result]) -> dict[str, Metric]:
+        """The fast part: metrics from saved results alone; by default the means of :meth:`values`.
+
+        Parameters
+        ----------
+        results
+            Name of the subject -> what :meth:`run` gave.
+
+        Returns
+        -------
+        dict
+            Under names of :attr:`definitions`.
+        """
+        return {name: self.mean(name, list(values.values())) for name, values in self.values(results).items()}
+
+    def evaluate(self, subjects: Sequence[N], context: SplitContext) -> SplitResults:
+        """See :meth:`Task.evaluate`."""
+        chosen = spread(subjects, context.limit)
+        journal = Journal(context.folder / f"{self.name}-{context.split}.jsonl", self._key(context))
+
+        def finished(subject: N) -> bool:
+            return subject.name in journal.results and journal.results[subject.name].get("finished", True)
+
+        pending = [subject for subject in chosen if not finished(subject)]
+        context.progress(len(chosen) - len(pending), len(chosen))
+        if pending:
+            with nullcontext() if self.measures_time else one_blas_thread():
+                for name, result in results_of(self, context.surface, pending, journal.results, context.processes):
+                    journal.add(name, result)
+                    context.progress(sum(map(finished, chosen)), len(chosen))
+        failures = [
+            Failure(task=self.name, split=context.split, structure=name, reason=result["failure"])
+            for name, result in journal.results.items()
+            if "failure" in result
+        ]
+        return SplitResults(self.metrics(journal.results), results=journal.file(), failures=failures)
+
+    @classmethod
+    def saved_values(cls, results: Path | None, predictions: Path | None = None) -> Values:  # noqa: ARG003
+        """See :meth:`Task.saved_values`."""
+        if results is None:
+            return {}
+        key, found = read_journal(results)
+        if (key.get("task"), key.get("version")) != (cls.name, cls.version):
+            remedy = "run `hessgnn evaluate` on the run again"
+            raise DataError("are results of another version", where=results, remedy=remedy)
+        return cls(parse(cls.Settings, key["settings"], where=results)).values(found)  # type: ignore[arg-type]
+
+    def _key(self, context: SplitContext) -> Result:
+        """What saved results belong to."""
+        some = {} if context.limit is None else {"subjects": context.limit}
+        return some | {
+            "task": self.name,
+            "version": self.version,
+            "settings": self.settings.model_dump(mode="json"),
+            "surface": context.surface.fingerprint,
+            "split": context.split,
+            "data": [context.source.content_hash, context.source.split_hash],
+        }
+
+
+class MoleculeTask(SubjectTask[S, Structure]):
+    """A task on the minima of a split that have a Hessian."""
+
+    needs = "minimum with a Hessian"
+
+    def subjects(self, store: Store, split: str) -> list[Structure]:
+        """See :meth:`Task.subjects`."""
+        return [store[i] for i in map(int, store.indices(split)) if store.kinds[i] in MINIMA and store.has_hessian[i]]
+
+
+def spread(subjects: Sequence[N], number: int | None) -> Sequence[N]:
+    """Choose some subjects, spread evenly over a split.
+
+    Parameters
+    ----------
+    subjects
+        All of them.
+    number
+        How many at most; all if absent.
+
+    Returns
+    -------
+    sequence
+        In their order. The choice does not depend on the surface.
+    """
+    if number is None or number >= len(subjects):
+        return subjects
+    return [subjects[k * len(subjects) // number] for k in range(number)]
+
+
+def results_of(
+    task: SubjectRunner, surface: Surface, pending: Sequence[Subject], unfinished: Mapping[str, Result], processes: int
+) -> Iterator[tuple[str, Result]]:
+    """Run a task on its subjects.
+
+    Parameters
+    ----------
+    task
+        The task.
+    surface
+        What is evaluated.
+    pending
+        Subjects without a finished result, at least one.
+    unfinished
+        Results that a killed run left behind.
+    processes
+        Number of processes that the subjects are divided between, where the task allows it.
+
+    Yields
+    ------
+    str, dict
+        Name of a subject and its result, as they come.
+
+    Raises
+    ------
+    UserError
+        When a process was ended by the system.
+    """
+    alone = min(processes, len(pending)) < 2 or task.side_by_side
+    if task.together and isinstance(surface, PotentialSurface):
+        if alone:
+            yield from run_together(task, surface, pending)
+        else:
+            yield from run_shares(task, surface, pending, min(processes, len(pending)))
+        return
+    if alone:
+        yield from task.run(surface, pending, unfinished)
+        return
+    context = multiprocessing.get_context("spawn")  # a fork would copy torch's threads
+    with ProcessPoolExecutor(min(processes, len(pending)), context, _begin, (os.getpid(),)) as pool:
+        running = [pool.submit(run_alone, task, surface, subject) for subject in pending]
+        try:
+            for one in as_completed(running):
+                yield from one.result()
+        except BrokenProcessPool as error:
+            raise UserError("a process was ended by the system", remedy="ask for fewer --processes") from error
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _begin(parent: int) -> None:
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    end_with(parent)
