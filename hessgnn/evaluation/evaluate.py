@@ -88,26 +88,10 @@ def evaluate(
     potential = load(run.folder, device)
     parameters = potential.n_parameters()
     surface = PotentialSurface(potential, config.entry, batch_size=config.validation.batch_size, device=device)
-    store = Store.open(data or config.data.path)
-    chosen = _splits(store, splits, (config.data.train, config.data.validation))
-    settings = settings or TaskSettings()
-    found = run_tasks(
-        [settings.task(name) for name in names],
-        surface,
-        store,
-        chosen,
-        source(store),
-        run.folder,
-        _known(run.record, surface, store),
-        all_splits=splits is not None,
-        limit=settings.subjects,
-        processes=processes,
-        observer=observer,
-    )
+    store, used = Store.open(data or config.data.path), (config.data.train, config.data.validation)
     record = Record(
         **_identity(config, regime, budget),
-        **found.fields(),
-        **_circumstances(surface, store),
+        **_results(run.record, surface, store, names, splits, used, settings, processes, observer),
         parameters=parameters,
         cost=_cost(run, sweep),
         curve=[_curve_point(point) for point in run.curve()],
@@ -154,23 +138,8 @@ def evaluate_calculator(
     surface = surface_from_import_path(import_path)
     store, path = Store.open(data), Path(folder) / "record.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    settings = settings or TaskSettings()
-    found = run_tasks(
-        [settings.task(name) for name in names],
-        surface,
-        store,
-        _splits(store, splits, ()),
-        source(store),
-        path.parent,
-        _known(path, surface, store),
-        all_splits=splits is not None,
-        limit=settings.subjects,
-        processes=processes,
-        observer=observer,
-    )
     record = Record(
-        **found.fields(),
-        **_circumstances(surface, store),
+        **_results(path, surface, store, names, splits, (), settings, processes, observer),
         entry=surface.name,
         architecture=surface.name,
         regime="external",
@@ -297,14 +266,34 @@ def _known(path: Path, surface: Surface, store: Store) -> TaskResults:
     return TaskResults.of(before) if same else TaskResults()
 
 
-def _circumstances(surface: Surface, store: Store) -> dict[str, Any]:
-    """What results depend on, and what they were computed with."""
-    return {
-        "data": source(store),
-        "fingerprint": surface.fingerprint,
-        "versions": versions(),
-        "hardware": hardware(),
-    }
+def _results(
+    path: Path,
+    surface: Surface,
+    store: Store,
+    names: Sequence[str],
+    splits: Sequence[str] | None,
+    used: Sequence[str],
+    settings: TaskSettings | None,
+    processes: int,
+    observer: ProgressCallback | None,
+) -> dict[str, Any]:
+    """Run tasks; the fields of the record at ``path`` that hold their results and what these depend on."""
+    settings = settings or TaskSettings()
+    found = run_tasks(
+        [settings.task(name) for name in names],
+        surface,
+        store,
+        _splits(store, splits, used),
+        source(store),
+        path.parent,
+        _known(path, surface, store),
+        all_splits=splits is not None,
+        limit=settings.subjects,
+        processes=processes,
+        observer=observer,
+    )
+    circumstances = {"fingerprint": surface.fingerprint, "versions": versions(), "hardware": hardware()}
+    return {**found.fields(), "data": source(store), **circumstances}
 
 
 def _of_composition(structure: Structure, reference: dict[int, float]) -> Answer:

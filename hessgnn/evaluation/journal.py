@@ -57,7 +57,7 @@ class Journal:
         head, lines = _read(path) if path.is_file() else (None, [])
         if head == json.loads(json.dumps(key)):
             self.results = dict(lines)
-        self._rewrite(key)  # without a line that was cut off, and one line for each structure
+        write_results(path, key, self.results)  # without a line that was cut off, and one line for each structure
 
     def add(self, name: str, result: Result) -> None:
         """Save the result of a structure; a later one replaces an earlier one."""
@@ -68,9 +68,6 @@ class Journal:
     def file(self) -> PredictionFile:
         """Name and checksum, for the record."""
         return PredictionFile.of(self.path)
-
-    def _rewrite(self, key: Result) -> None:
-        write_results(self.path, key, self.results)
 
 
 def write_results(path: Path, key: Result, results: Mapping[str, Result]) -> None:
@@ -89,23 +86,7 @@ def write_results(path: Path, key: Result, results: Mapping[str, Result]) -> Non
 
 
 def read_results(path: Path) -> dict[str, Result]:
-    """Read what a task saved, to compute its metrics again.
-
-    Parameters
-    ----------
-    path
-        The file.
-
-    Returns
-    -------
-    dict
-        Name of the structure -> result.
-
-    Raises
-    ------
-    DataError
-        When the file is missing or holds no results.
-    """
+    """Read the results of :func:`read_journal` alone."""
     return read_journal(path)[1]
 
 

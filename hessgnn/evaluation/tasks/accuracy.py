@@ -13,13 +13,7 @@ from pathlib import Path
 
 from hessgnn.data.store.store import Store
 from hessgnn.errors import DataError, UserError
-from hessgnn.evaluation.comparison import (
-    CURVATURE,
-    curvature_values,
-    error_values,
-    mean_errors,
-    profile_values,
-)
+from hessgnn.evaluation.comparison import CURVATURE, curvature_values, error_values, mean_errors, profile_values
 from hessgnn.evaluation.journal import read_journal, write_results
 from hessgnn.evaluation.predictions import Predictions
 from hessgnn.evaluation.record import Metric, PredictionFile
@@ -112,20 +106,7 @@ class AccuracyTask(Task[Settings, int]):
         return SplitResults(metrics, results=PredictionFile.of(curvature_path), predictions=saved)
 
     def metrics(self, predictions: Predictions, curvature: Values) -> dict[str, Metric]:
-        """Every metric of a split; those of paths only where there is a path.
-
-        Parameters
-        ----------
-        predictions
-            Of the split.
-        curvature
-            From :func:`~hessgnn.evaluation.comparison.curvature_values`.
-
-        Returns
-        -------
-        dict
-            Under names of :attr:`definitions`.
-        """
+        """Metrics of a split from its predictions and their curvature; those of paths only where there is a path."""
         profiles = {name: values for name, values in profile_values(predictions).items() if values}
         means = {name: self.mean(name, list(values.values())) for name, values in (curvature | profiles).items()}
         return error_metrics(predictions) | means
@@ -173,16 +154,9 @@ def predict_split(
 
 
 def save_curvature(values: Values, path: Path, key: str) -> None:
-    """Write the curvature of each structure, a line for each.
+    """Write what :func:`~hessgnn.evaluation.comparison.curvature_values` gave, a line for each structure.
 
-    Parameters
-    ----------
-    values
-        Of a split, from :func:`~hessgnn.evaluation.comparison.curvature_values`.
-    path
-        The file.
-    key
-        What they were made of, as in the predictions.
+    ``key`` says what it was computed from, as in the predictions.
     """
     names = next(iter(values.values()))
     results = {name: {metric: column[name] for metric, column in values.items()} for name in names}
@@ -192,22 +166,8 @@ def save_curvature(values: Values, path: Path, key: str) -> None:
 def read_curvature(path: Path, key: str | None = None) -> Values:
     """Read what :func:`save_curvature` wrote.
 
-    Parameters
-    ----------
-    path
-        The file.
-    key
-        What it must have been made of; anything if absent.
-
-    Returns
-    -------
-    dict
-        See :func:`~hessgnn.evaluation.comparison.curvature_values`.
-
-    Raises
-    ------
-    DataError
-        When the file is missing, holds no results, or was made of something else.
+    Raises :class:`~hessgnn.errors.DataError` when the file is missing, holds no results, or has another key than the
+    one given.
     """
     head, results = read_journal(path)
     if key is not None and head.get("made_of") != key:

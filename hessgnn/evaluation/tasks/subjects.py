@@ -78,18 +78,7 @@ class SubjectTask(Task[S, N]):
 
     @abstractmethod
     def values(self, results: Mapping[str, Result]) -> Values:
-        """The numbers that two surfaces are compared by, subject by subject.
-
-        Parameters
-        ----------
-        results
-            Name of the subject -> what :meth:`run` gave.
-
-        Returns
-        -------
-        dict
-            See :data:`Values`.
-        """
+        """The numbers that two surfaces are compared by, from what :meth:`run` gave for each subject."""
 
     def metrics(self, results: Mapping[str, Result]) -> dict[str, Metric]:
         """The fast part: metrics from saved results alone; by default the means of :meth:`values`.
