@@ -17,6 +17,9 @@ def leaderboard(
         Path | None, typer.Option(help="A sweep's trials.csv: adds the landscape of the loss weights.")
     ] = None,
     study: Annotated[Path | None, typer.Option(help="A study's folder: adds its data-efficiency curves.")] = None,
+    section: Annotated[
+        list[str] | None, typer.Option(help="A section of your own, as package.module:Section; may be repeated.")
+    ] = None,
 ) -> None:
     """Rank finished runs and write index.html, leaderboard.md, .csv, .json and .tex."""
     from hessgnn.experiments.study_report import read_points, sections
@@ -25,10 +28,10 @@ def leaderboard(
     from hessgnn.leaderboard.scores import score
     from hessgnn.leaderboard.tables import terminal_table
 
-    loaded = collect(runs)
+    files = collect(runs)
     curves = [] if study is None else sections(read_points(study))
-    board = score(loaded, title)
-    page = write_board(board, loaded, output, trials=trials, sections=curves)
+    board = score(files, title)
+    page = write_board(board, files, output, trials=trials, sections=[*curves, *(section or ())])
     console = Console()
     console.print(terminal_table(board.rows))
     console.print(f"leaderboard: {page}", markup=False, highlight=False, soft_wrap=True)

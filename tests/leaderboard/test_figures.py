@@ -15,15 +15,16 @@ from typer.testing import CliRunner
 from hessgnn.cli.authors import schema
 from hessgnn.errors import ConfigError, DataError
 from hessgnn.evaluation.record import Failure, Record
-from hessgnn.leaderboard.collect import Loaded, collect
-from hessgnn.leaderboard.cost import pareto
-from hessgnn.leaderboard.landscape import landscapes, read_trials
+from hessgnn.leaderboard.collect import RunFiles, collect
 from hessgnn.leaderboard.latex import latex_table, latex_text
-from hessgnn.leaderboard.maps import block_norms, hessian_maps
 from hessgnn.leaderboard.plotting import log_axis
-from hessgnn.leaderboard.reproduce import recipes
 from hessgnn.leaderboard.scores import score
+from hessgnn.leaderboard.sections.cost import pareto
+from hessgnn.leaderboard.sections.landscape import landscapes
+from hessgnn.leaderboard.sections.maps import block_norms, hessian_maps
+from hessgnn.leaderboard.sections.reproduce import recipes
 from hessgnn.leaderboard.tables import Cell, heat
+from hessgnn.leaderboard.trials import read_trials
 
 HEAD = "architecture,trial,kind,regime,loss.forces,loss.hessian,score,device_seconds,state,reason\n"
 
@@ -93,8 +94,8 @@ def test_a_map_has_a_cell_for_each_pair_of_atoms(runs: Sequence[Path]) -> None:
     assert "largest" in found[0].panels[1].description
 
 
-def board(*records: Record) -> tuple[list[Loaded], list[str]]:
-    loaded = [Loaded(Path(f"{k}.json"), record) for k, record in enumerate(records)]
+def board(*records: Record) -> tuple[list[RunFiles], list[str]]:
+    loaded = [RunFiles(Path(f"{k}.json"), record) for k, record in enumerate(records)]
     return loaded, [recipe.commands for recipe in recipes(score(loaded), loaded)]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -11,8 +12,9 @@ from numpy.typing import NDArray
 
 from hessgnn.evaluation.predictions import Predictions
 from hessgnn.leaderboard.board import Leaderboard
-from hessgnn.leaderboard.collect import Loaded
+from hessgnn.leaderboard.collect import RunFiles
 from hessgnn.leaderboard.plotting import Panel, architecture_styles, figure_json, literal
+from hessgnn.leaderboard.sections.base import PageData, Section, section
 
 POINTS_PER_TRACE = 1500
 POINTS = 40_000
@@ -21,6 +23,36 @@ SEED = 20240229
 """Of the choice of the points that are drawn."""
 
 QUANTITIES = {"energy": ("E", "eV/atom"), "forces": ("F", "eV/Å"), "hessian": ("H", "eV/Å²")}
+
+
+@section("parity", order=130)
+class ParityPlots(Section):
+    """The plots of one architecture at a time."""
+
+    heading = "Parity"
+    template = """
+<p>Predicted against reference values on {{ split }}, the first finished seed of each entry, a random choice of
+  points that is the same for all. Energies are relative to the mean predictor's where it saved its predictions, else to
+  the mean reference energy per atom.</p>
+{{ choice("choose-parity", "Architecture", plots|map(attribute="architecture")|list) }}
+{% for item in plots %}
+<div class="choice" data-of="choose-parity" data-option="{{ loop.index }}">
+  <h3>{{ item.architecture }}</h3>
+  <div class="parity-panels" style="--entries: {{ item.entries|length }}">
+  {% for quantity in item.quantities %}
+  {% for single in quantity %}
+  {{ panel(single) }}
+  {% endfor %}
+  {% endfor %}
+  </div>
+</div>
+{% endfor %}
+"""
+
+    def context(self, data: PageData) -> dict[str, Any] | None:
+        """See :meth:`Section.context`."""
+        plots = parity_plots(data.board, data.runs)
+        return {"plots": plots, "split": parity_split(data.board)} if plots else None
 
 
 @dataclass(frozen=True)
@@ -37,7 +69,7 @@ def parity_split(board: Leaderboard) -> str | None:
     return "nms" if "nms" in board.splits else board.splits[-1] if board.splits else None
 
 
-def parity_plots(board: Leaderboard, loaded: Sequence[Loaded]) -> list[Parity]:
+def parity_plots(board: Leaderboard, files: Sequence[RunFiles]) -> list[Parity]:
     """Draw the first finished seed of every entry that saved its predictions.
 
     Energies are per atom and relative to the mean predictor's, which knows the composition; without its predictions
@@ -46,8 +78,8 @@ def parity_plots(board: Leaderboard, loaded: Sequence[Loaded]) -> list[Parity]:
     Parameters
     ----------
     board
-        The scores of ``loaded``.
-    loaded
+        The scores of ``files``.
+    files
         Records with their prediction files.
 
     Returns
@@ -58,9 +90,9 @@ def parity_plots(board: Leaderboard, loaded: Sequence[Loaded]) -> list[Parity]:
     split = parity_split(board)
     if split is None:
         return []
-    chosen: dict[str, dict[str, Loaded]] = {}
+    chosen: dict[str, dict[str, RunFiles]] = {}
     baseline = None
-    for item in sorted(loaded, key=lambda item: (item.record.architecture, item.record.regime, item.record.seed or 0)):
+    for item in sorted(files, key=lambda item: (item.record.architecture, item.record.regime, item.record.seed or 0)):
         record = item.record
         if record.status == "failed" or split not in item.files:
             continue
@@ -78,7 +110,12 @@ def parity_plots(board: Leaderboard, loaded: Sequence[Loaded]) -> list[Parity]:
 
 
 def _parity(
-    architecture: str, entries: dict[str, Loaded], split: str, baseline: Predictions | None, n_points: int, colour: str
+    architecture: str,
+    entries: dict[str, RunFiles],
+    split: str,
+    baseline: Predictions | None,
+    n_points: int,
+    colour: str,
 ) -> Parity:
     pairs: dict[str, list[tuple[NDArray[np.float32], NDArray[np.float32]]]] = {name: [] for name in QUANTITIES}
     for item in entries.values():

@@ -1,4 +1,4 @@
-"""Error against the cost of training, with the front of what nothing else beats in both."""
+"""Error against the cost of training, with the Pareto front: what no other entry beats in both."""
 
 from __future__ import annotations
 
@@ -10,17 +10,43 @@ import plotly.graph_objects as go
 
 from hessgnn.evaluation.record import METRICS
 from hessgnn.leaderboard.board import Leaderboard, Row
-from hessgnn.leaderboard.figures import GUIDE, bars
 from hessgnn.leaderboard.plotting import (
+    GUIDE,
     Panel,
     architecture_styles,
+    error_bars,
     figure_json,
     literal,
     log_axis,
     marker_symbol,
     whose,
 )
+from hessgnn.leaderboard.sections.base import PageData, Section, section
 from hessgnn.leaderboard.tables import MAIN_METRICS
+
+
+@section("cost", order=50)
+class Costs(Section):
+    """Figures of each error, to choose from."""
+
+    heading = "Error against cost"
+    link = "Cost"
+    template = """
+<p>Filled symbols have Hessian labels, hollow ones have none; a dot inside marks runs for equal time. The line is the
+  Pareto front: what no other entry beats in both. Bars are standard deviations over seeds.</p>
+{{ choice("choose-cost", "Error", views|map(attribute="name")|list) }}
+{% for view in views %}
+<div class="choice" data-of="choose-cost" data-option="{{ loop.index }}">
+  <h3>{{ view.name }}</h3>
+  {{ panels(view.panels) }}
+</div>
+{% endfor %}
+"""
+
+    def context(self, data: PageData) -> dict[str, Any] | None:
+        """See :meth:`Section.context`."""
+        views = cost_views(data.board)
+        return {"views": views} if views else None
 
 
 @dataclass(frozen=True)
@@ -125,7 +151,7 @@ def _point(row: Row, seconds: float, name: str, split: str, style: tuple[str, st
         mode="markers",
         x=[seconds],
         y=[score.mean],
-        error_y=bars([score.std]),
+        error_y=error_bars([score.std]),
         marker={
             "color": colour,
             "symbol": marker_symbol(symbol, row.regime, row.budget),

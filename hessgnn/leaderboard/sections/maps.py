@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -11,8 +12,9 @@ from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
 from hessgnn.leaderboard.board import Leaderboard
-from hessgnn.leaderboard.collect import Loaded
+from hessgnn.leaderboard.collect import RunFiles
 from hessgnn.leaderboard.plotting import Panel, figure_json, whose
+from hessgnn.leaderboard.sections.base import PageData, Section, section
 
 MOLECULES = 10
 """That can be chosen."""
@@ -22,6 +24,34 @@ LARGEST = 40
 """Atoms; a map of more could not be read."""
 
 Array = NDArray[np.float64]
+
+
+@section("maps", order=120)
+class HessianMaps(Section):
+    """The maps of one molecule at a time."""
+
+    heading = "Hessian errors by atom pairs"
+    link = "Hessian errors"
+    template = """
+<p>Each cell is the root mean square error of the 3 × 3 block of two atoms, in eV/Å², of a molecule of {{ split }}; the
+  first finished seed of each entry, all on one scale. The first map is the reference itself.</p>
+{{ choice("choose-molecule", "Molecule", maps|map(attribute="molecule")|list) }}
+{% for item in maps %}
+<div class="choice" data-of="choose-molecule" data-option="{{ loop.index }}">
+  <h3>{{ item.molecule }}</h3>
+  <div class="panels small">
+  {% for single in item.panels %}
+  {{ panel(single) }}
+  {% endfor %}
+  </div>
+</div>
+{% endfor %}
+"""
+
+    def context(self, data: PageData) -> dict[str, Any] | None:
+        """See :meth:`Section.context`."""
+        maps = hessian_maps(data.board, data.runs)
+        return {"maps": maps, "split": map_split(data.board)} if maps else None
 
 
 @dataclass(frozen=True)
@@ -37,7 +67,7 @@ def map_split(board: Leaderboard) -> str | None:
     return "test" if "test" in board.splits else board.splits[0] if board.splits else None
 
 
-def hessian_maps(board: Leaderboard, loaded: Sequence[Loaded]) -> list[Maps]:
+def hessian_maps(board: Leaderboard, files: Sequence[RunFiles]) -> list[Maps]:
     """Draw ``|ΔH|`` of the first finished seed of every entry that saved its predictions.
 
     A cell is the root mean square of the 3 × 3 block of two atoms, eV/Å².
@@ -45,8 +75,8 @@ def hessian_maps(board: Leaderboard, loaded: Sequence[Loaded]) -> list[Maps]:
     Parameters
     ----------
     board
-        The scores of ``loaded``.
-    loaded
+        The scores of ``files``.
+    files
         Records with their prediction files.
 
     Returns
@@ -57,8 +87,8 @@ def hessian_maps(board: Leaderboard, loaded: Sequence[Loaded]) -> list[Maps]:
     split = map_split(board)
     if split is None:
         return []
-    chosen: dict[str, Loaded] = {}
-    for item in loaded:
+    chosen: dict[str, RunFiles] = {}
+    for item in files:
         record = item.record
         if record.status == "ok" and record.regime != "mean" and split in item.files:
             chosen.setdefault(record.entry, item)
@@ -96,7 +126,7 @@ def block_norms(hessian: Array) -> Array:
     return np.sqrt((hessian.reshape(n, 3, n, 3) ** 2).mean(axis=(1, 3)))
 
 
-def _maps(name: str, entries: dict[str, tuple[Loaded, NDArray[np.int64], Array, Array]], split: str) -> Maps:
+def _maps(name: str, entries: dict[str, tuple[RunFiles, NDArray[np.int64], Array, Array]], split: str) -> Maps:
     _, numbers, reference, _ = next(iter(entries.values()))
     atoms = [f"{chemical_symbols[number]}{position}" for position, number in enumerate(numbers, start=1)]
     errors = {entry: block_norms(predicted - true) for entry, (_, _, true, predicted) in entries.items()}

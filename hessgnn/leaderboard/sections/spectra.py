@@ -1,17 +1,19 @@
-"""Figures of vibrational spectra, from the results of the vibrations task."""
+"""Vibrational spectra of one molecule, from the results of the vibrations task."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 
-from hessgnn.evaluation.journal import Result, read_results
+from hessgnn.evaluation.journal import Result
 from hessgnn.evaluation.tasks.infrared import broadened
 from hessgnn.leaderboard.board import Leaderboard
-from hessgnn.leaderboard.collect import Loaded
+from hessgnn.leaderboard.collect import RunFiles
 from hessgnn.leaderboard.plotting import DASHES, Panel, architecture_styles, figure_json, literal, whose
+from hessgnn.leaderboard.sections.base import PageData, Section, section
 
 WIDTH = 20.0
 """Standard deviation of a drawn line, cm⁻¹: wide enough to be seen."""
@@ -20,22 +22,40 @@ STEP = 8.0
 TASK, PLACE = "vibrations", "reference"
 
 
-def spectra_panels(board: Leaderboard, loaded: Sequence[Loaded]) -> list[Panel]:
+@section("spectra", order=110)
+class Spectra(Section):
+    """A figure for each architecture."""
+
+    heading = "Spectra"
+    template = """
+<p>{{ figures[0].description.split(",")[0] }}, the first seed of each entry. Intensities are those of the
+  reference engine's dipole moment along each potential's own modes: potentials have no dipole.</p>
+{{ panels(figures) }}
+"""
+
+    def context(self, data: PageData) -> dict[str, Any] | None:
+        """See :meth:`Section.context`."""
+        figures = spectra_panels(data.board, data.runs)
+        return {"figures": figures} if figures else None
+
+
+def spectra_panels(board: Leaderboard, files: Sequence[RunFiles]) -> list[Panel]:
     """Draw the spectrum of one molecule, a panel per architecture, the reference in each.
 
     The molecule is the largest one of the first split that has any. Infrared spectra where intensities are known, else
     densities of states; at the reference minimum, of the first finished seed of each entry.
     """
-    split = next((s for s in board.splits if any(f"{TASK} {s}" in item.results for item in loaded)), None)
+    split = next((s for s in board.splits if any(f"{TASK} {s}" in item.results for item in files)), None)
     if split is None:
         return []
     styles = architecture_styles(board.rows)
-    shown: dict[str, dict[str, tuple[Loaded, dict[str, Result]]]] = {}
-    for item in loaded:
-        path = item.results.get(f"{TASK} {split}")
-        if path is not None and item.record.architecture in styles:
-            entries = shown.setdefault(item.record.architecture, {})
-            entries.setdefault(item.record.entry, (item, read_results(path)))
+    shown: dict[str, dict[str, tuple[RunFiles, dict[str, Result]]]] = {}
+    for item in files:
+        if item.record.entry in shown.get(item.record.architecture, {}) or item.record.architecture not in styles:
+            continue
+        results = item.task_results(TASK, split)
+        if results is not None:
+            shown.setdefault(item.record.architecture, {})[item.record.entry] = (item, results)
     tables = [results for entries in shown.values() for _, results in entries.values()]
     common = [name for name in tables[0] if all(PLACE in results.get(name, {}) for results in tables)] if tables else []
     if not common:
@@ -48,7 +68,7 @@ def spectra_panels(board: Leaderboard, loaded: Sequence[Loaded]) -> list[Panel]:
 
 
 def _panel(
-    architecture: str, entries: dict[str, tuple[Loaded, dict[str, Result]]], molecule: str, split: str, colour: str
+    architecture: str, entries: dict[str, tuple[RunFiles, dict[str, Result]]], molecule: str, split: str, colour: str
 ) -> Panel:
     rows = {entry: results[molecule] for entry, (_, results) in entries.items()}
     reference = next(iter(rows.values()))
