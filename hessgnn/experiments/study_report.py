@@ -17,7 +17,7 @@ from hessgnn.leaderboard import tables
 from hessgnn.leaderboard.claims import CLAIMS, judge_claims
 from hessgnn.leaderboard.collect import collect
 from hessgnn.leaderboard.page import plain_page
-from hessgnn.leaderboard.plotting import COLOURS, DASHES, SYMBOLS, Panel, figure_json, literal, whose
+from hessgnn.leaderboard.plotting import COLOURS, DASHES, SYMBOLS, Panel, figure_json, filter_meta, literal
 from hessgnn.leaderboard.scores import join
 from hessgnn.leaderboard.sections.base import PlainSection
 from hessgnn.leaderboard.sections.claims import CLAIMS_NOTE, claim_table
@@ -203,7 +203,7 @@ def _trace(
         line={"color": colour, "dash": DASHES[regime]},
         marker={"symbol": SYMBOLS[position % len(SYMBOLS)], "size": 8},
         hovertemplate="%{x:.4g}: %{y:.3g}",
-        meta=whose(f"{architecture} {regime}", regime),
+        meta=filter_meta(f"{architecture} {regime}", regime),
     )
 
 

@@ -33,13 +33,26 @@ class Panel:
     regime: str = ""
 
 
+@dataclass(frozen=True)
+class PanelGroup:
+    """Figures that are shown together, as one choice of a menu."""
+
+    name: str
+    panels: list[Panel]
+    text: str = ""
+    layout: str = "panels"
+    """Class of the style sheet."""
+    rows: int = 0
+    """Of the layout ``parity-panels``."""
+
+
 def literal(text: str) -> str:
     """Escape a name for plotly, which renders HTML-like tags in every text, or would read ``%{...}`` as a field."""
     return html.escape(text, quote=False).replace("%{", "%&#123;")
 
 
-def whose(entry: str, regime: str) -> dict[str, str]:
-    """What the page's filters know a trace by; it goes into the trace's ``meta``."""
+def filter_meta(entry: str, regime: str) -> dict[str, str]:
+    """Return the ``meta`` of a trace, by which the filters of the page hide it."""
     return {"entry": entry, "regime": regime}
 
 

@@ -62,17 +62,7 @@ class Column:
 
 
 def columns(splits: Sequence[str]) -> list[Column]:
-    """Return the columns of the main table, left to right.
-
-    Parameters
-    ----------
-    splits
-        The splits that potentials were judged on; each has a column per main metric.
-
-    Returns
-    -------
-    list of Column
-    """
+    """Return the columns of the main table, left to right; each split has a column per main metric."""
     return [
         Column("rank", "Rank", lambda row: Cell(row.rank, integer(row.rank))),
         Column("entry", "Entry", lambda row: Cell(row.entry, row.entry), numeric=False),
@@ -125,18 +115,7 @@ def score_cell(score: Score | None) -> Cell:
 
 
 def column_groups(columns: Sequence[Column]) -> list[tuple[Column, int]]:
-    """Group columns that stand under one heading.
-
-    Parameters
-    ----------
-    columns
-        In their order.
-
-    Returns
-    -------
-    list of (column, number)
-        The first column of each split with the number of its columns; any other column by itself.
-    """
+    """Group columns under the heading of their split: the first of each group, and how many there are."""
     runs = [list(run) for _, run in groupby(columns, key=lambda column: (column.split, column.split or column.key))]
     return [(run[0], len(run)) for run in runs]
 
@@ -148,21 +127,7 @@ MetricLine = tuple[str, MetricInfo, list[Cell]]
 def metric_lines(
     board: Leaderboard, left_out: Collection[str], cells: Callable[[str, str], list[Cell]]
 ) -> list[MetricLine]:
-    """Return a line for each split and metric with a number in any cell.
-
-    Parameters
-    ----------
-    board
-        The leaderboard.
-    left_out
-        Metrics without a line.
-    cells
-        The cells of a split and metric.
-
-    Returns
-    -------
-    list of MetricLine
-    """
+    """Return a line for each split and metric with a number in any of its ``cells``, but for the metrics left out."""
     lines = []
     for split in board.splits:
         for name, info in board.metrics.items():

@@ -1,4 +1,8 @@
-"""What tuning found, drawn of the trials alone: ``sweep.html``, its tables in ``sweep.md``. No test split is in it."""
+"""What tuning found, drawn of the trials alone: ``sweep.html``, its tables in ``sweep.md``. No test split is in it.
+
+Drawn without ``optuna.visualization``, which has one study in a figure: here all architectures share one, in the
+colours of the leaderboard. Optuna computes the importances and Pareto fronts.
+"""
 
 from __future__ import annotations
 
@@ -69,28 +73,18 @@ def write_report(
         The page.
     """
     title, about, found = f"Sweep {config.name}", summary(config, rows), sections(config, rows, transferred, studies)
-    write_text(folder / "sweep.md", markdown(title, about, found))
-    footer = "Written by hessgnn. Every trial in full precision: trials.csv. "
-    footer += "Errors on the test splits: leaderboard/index.html."
+    tables = [part for section in found for part in section.markdown()]
+    write_text(folder / "sweep.md", "\n\n".join([f"# {markdown_text(title)}", markdown_text(about), *tables]) + "\n")
+    footer = (
+        "Written by hessgnn. Every trial in full precision: trials.csv. Errors on the test splits: "
+        "leaderboard/index.html."
+    )
     write_text(folder / "sweep.html", plain_page(title, about, found, footer))
     return folder / "sweep.html"
 
 
 def summary(config: SweepConfig, rows: Sequence[TrialResult]) -> str:
-    """Say how much was tried, and what a score is.
-
-    Parameters
-    ----------
-    config
-        The sweep.
-    rows
-        All trials.
-
-    Returns
-    -------
-    str
-        A paragraph.
-    """
+    """Say how much was tried, and what a score is."""
     failed = sum(row.state == "failed" for row in rows)
     pruned = sum(row.state == "pruned" for row in rows)
     seconds = sum(row.device_seconds for row in rows)
@@ -100,25 +94,6 @@ def summary(config: SweepConfig, rows: Sequence[TrialResult]) -> str:
         "mean of the validation errors, relative to that of the same architecture on energies and forces alone: "
         "below 1, Hessian labels helped."
     )
-
-
-def markdown(title: str, about: str, found: Sequence[PlainSection]) -> str:
-    """Return what of the page is text and tables.
-
-    Parameters
-    ----------
-    title, about
-        Heading and first paragraph.
-    found
-        Of :func:`sections`.
-
-    Returns
-    -------
-    str
-        Markdown.
-    """
-    parts = [f"# {markdown_text(title)}", markdown_text(about)]
-    return "\n\n".join([*parts, *(part for section in found for part in section.markdown())]) + "\n"
 
 
 def sections(
@@ -149,22 +124,22 @@ def sections(
         text = "Error and cost of each trial; those that no other trial beats in both are joined."
         found.append(PlainSection("front", "Pareto front", text, [_front(config, rows, studies)]))
     found += [
-        PlainSection(f"landscape-{position}", f"Landscape of {item.architecture}", item.summary, item.panels)
+        PlainSection(f"landscape-{position}", f"Landscape of {item.name}", item.text, item.panels)
         for position, item in enumerate(landscapes(rows), 1)
     ]
-    importance = {name: importances(studies[name]) for name in config.architectures}
-    if any(importance.values()):
+    shares = {name: importances(studies[name]) for name in config.architectures}
+    if any(shares.values()):
         text = (
             "Share of the spread among the better trials that each tuned value accounts for (PED-ANOVA). "
             "With few trials it is a hint, no more."
         )
-        keys = list(dict.fromkeys(key for shares in importance.values() for key in shares))
+        keys = list(dict.fromkeys(key for of_one in shares.values() for key in of_one))
         lines = [
-            [name, *(f"{shares[key]:.2f}" if key in shares else MISSING for key in keys)]
-            for name, shares in importance.items()
+            [name, *(f"{of_one[key]:.2f}" if key in of_one else MISSING for key in keys)]
+            for name, of_one in shares.items()
         ]
         table = TextTable(["Architecture", *keys], lines)
-        found.append(PlainSection("importance", "Importance", text, [_importance(importance)], table))
+        found.append(PlainSection("importance", "Importance", text, [_importance(shares)], table))
     found.append(PlainSection("cost", "Cost", "Device-seconds of training of each trial.", [_cost(rows)]))
     if failures := [row for row in rows if row.state == "failed"]:
         table = TextTable(
@@ -178,20 +153,7 @@ def sections(
 
 
 def compared(rows: Sequence[TrialResult], transferred: Sequence[Transferred]) -> list[list[str]]:
-    """Score each architecture with known, own and foreign loss weights.
-
-    Parameters
-    ----------
-    rows
-        All trials.
-    transferred
-        The architectures with each other's weights.
-
-    Returns
-    -------
-    list of list of str
-        Lines of a table.
-    """
+    """Score each architecture with known, own and foreign loss weights, as lines of a table."""
     lines = []
     for architecture in dict.fromkeys(row.architecture for row in rows):
         own = [row for row in rows if row.architecture == architecture and row.kind != "baseline"]
@@ -212,20 +174,8 @@ def compared(rows: Sequence[TrialResult], transferred: Sequence[Transferred]) ->
 
 
 def importances(study: Study) -> dict[str, float]:
-    """Importance of each tuned value.
+    """Compute the importance of each tuned value, dotted key -> share; empty where there are too few trials.
 
-    Parameters
-    ----------
-    study
-        Of one architecture.
-
-    Returns
-    -------
-    dict
-        Dotted key -> share; empty where there are too few trials.
-
-    References
-    ----------
     S. Watanabe, A. Bansal, F. Hutter, IJCAI 2023 (PED-ANOVA), as Optuna implements it.
     """
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
@@ -259,23 +209,31 @@ def _styled(rows: Sequence[TrialResult]) -> list[tuple[str, str, str, list[Trial
     ]
 
 
+def _points_and_stairs(
+    name: str,
+    symbols: dict[str, Any],
+    points: Sequence[tuple[Any, Any]],
+    stairs: Sequence[tuple[Any, Any]],
+    **style: Any,
+) -> list[go.Scatter]:
+    """Trials of an architecture as points, and what is best among them as a line."""
+    line = {"color": symbols["color"], "shape": "hv"}
+    return [
+        go.Scatter(
+            x=[x for x, _ in points], y=[y for _, y in points], mode="markers", marker=symbols, name=literal(name)
+        ),
+        go.Scatter(x=[x for x, _ in stairs], y=[y for _, y in stairs], line=line, showlegend=False, **style),
+    ]
+
+
 def _history(rows: Sequence[TrialResult]) -> Panel:
     traces: list[Any] = []
     for name, colour, symbol, own in _styled(rows):
-        best = list(itertools.accumulate((row.score or 0.0 for row in own), min))
-        trials = [row.trial for row in own]
+        points = [(row.trial, row.score) for row in own]
+        best = itertools.accumulate((row.score or 0.0 for row in own), min)
+        stairs = [(row.trial, lowest) for row, lowest in zip(own, best, strict=True)]
         marker = {"color": colour, "symbol": symbol, "size": 8}
-        traces += [
-            go.Scatter(x=trials, y=[r.score for r in own], mode="markers", marker=marker, name=literal(name)),
-            go.Scatter(
-                x=trials,
-                y=best,
-                mode="lines",
-                line={"color": colour, "shape": "hv"},
-                showlegend=False,
-                hoverinfo="skip",
-            ),
-        ]
+        traces += _points_and_stairs(name, marker, points, stairs, mode="lines", hoverinfo="skip")
     axes = {"xaxis": {"title": {"text": "trial"}}, "yaxis": {"title": {"text": "score over E-F"}, "type": "log"}}
     return Panel("Scores, trial by trial", "Score of every trial in order.", figure_json(traces, **axes))
 
@@ -313,20 +271,13 @@ def _front(config: SweepConfig, rows: Sequence[TrialResult], studies: Mapping[st
     cost = config.objective.cost
     traces: list[Any] = []
     for name, colour, symbol, own in _styled(rows):
-        marker = {"color": colour, "symbol": symbol, "size": 8, "opacity": 0.5}
-        paid = [row.device_seconds if cost == "device_seconds" else row.products for row in own]
+        marker = {"color": colour, "symbol": symbol, "size": 8}
+        points = [(row.device_seconds if cost == "device_seconds" else row.products, row.score) for row in own]
         front = sorted((trial.values[1], trial.values[0]) for trial in studies[name].best_trials)
-        traces += [
-            go.Scatter(x=paid, y=[row.score for row in own], mode="markers", marker=marker, name=literal(name)),
-            go.Scatter(
-                x=[x for x, _ in front],
-                y=[y for _, y in front],
-                mode="lines+markers",
-                line={"color": colour, "shape": "hv"},
-                marker={"color": colour, "symbol": symbol, "size": 9},
-                showlegend=False,
-            ),
-        ]
+        large = {**marker, "size": 9}
+        traces += _points_and_stairs(
+            name, {**marker, "opacity": 0.5}, points, front, mode="lines+markers", marker=large
+        )
     axes = {
         "xaxis": {"title": {"text": "device-seconds" if cost == "device_seconds" else "Hessian products"}},
         "yaxis": {"title": {"text": "score over E-F"}, "type": "log"},

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from hessgnn.errors import ConfigError
 from hessgnn.leaderboard.board import Leaderboard
 from hessgnn.leaderboard.collect import RunFiles
-from hessgnn.leaderboard.plotting import Panel
+from hessgnn.leaderboard.plotting import Panel, PanelGroup
 from hessgnn.leaderboard.tables import TextTable, markdown_text
 from hessgnn.leaderboard.trials import TrialResult
 from hessgnn.runtime.registry import Registry
@@ -155,6 +155,40 @@ def all_sections(names: Iterable[str] = (), others: Iterable[Section] = ()) -> l
     classes = dict.fromkeys([*(SECTIONS[name] for name in names), *SECTIONS.values()])
     found = [*(cls() for cls in classes), *others]
     return sorted(found, key=lambda item: item.order)
+
+
+class FigureSection(Section):
+    """Figures below a paragraph. A subclass overrides :meth:`figures`.
+
+    Attributes
+    ----------
+    text
+        The paragraph; see :meth:`about`.
+    choice
+        Label of the menu that one group of figures is chosen from.
+    """
+
+    text: str = ""
+    choice: str = ""
+    template = """
+<p>{{ text }}</p>
+{% if choice %}{{ choices("choose-" ~ key, choice, figures) }}{% else %}{{ panels(figures) }}{% endif %}
+"""
+
+    def figures(self, data: PageData) -> Sequence[Panel] | Sequence[PanelGroup]:
+        """Draw the figures: groups of them if there is a ``choice``. Without any, the section is left out."""
+        raise NotImplementedError
+
+    def about(self, data: PageData) -> str:  # noqa: ARG002
+        """Return the paragraph above the figures."""
+        return self.text
+
+    def context(self, data: PageData) -> dict[str, Any] | None:
+        """See :meth:`Section.context`."""
+        figures = self.figures(data)
+        if not figures:
+            return None
+        return {"key": self.key, "text": self.about(data), "choice": self.choice, "figures": figures}
 
 
 class PlainSection(Section):

@@ -1,18 +1,21 @@
-"""The landscape of the loss weights: what a sweep's trials say of each architecture."""
+"""The landscape of the loss weights: what a sweep's trials say of each architecture.
+
+Drawn without ``optuna.visualization``: its contour passes through every noisy trial, even of five, and its figures show
+neither failed and pruned trials nor the line of E-F alone.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 from scipy.interpolate import RBFInterpolator
 
-from hessgnn.leaderboard.plotting import GUIDE, Panel, figure_json, literal
-from hessgnn.leaderboard.sections.base import PageData, Section, section
+from hessgnn.leaderboard.plotting import GUIDE, Panel, PanelGroup, figure_json, literal
+from hessgnn.leaderboard.sections.base import FigureSection, PageData, section
 from hessgnn.leaderboard.tables import number
 from hessgnn.leaderboard.trials import TrialResult
 
@@ -27,54 +30,27 @@ MARKS = {"complete": "circle", "pruned": "x-thin", "failed": "cross-thin"}
 
 
 @section("landscapes", order=80)
-class Landscapes(Section):
+class Landscapes(FigureSection):
     """What was tried for one architecture at a time."""
 
     heading = "Landscape of the loss weights"
     link = "Loss weights"
-    template = """
-<p>Every trial of the sweep. The score is the validation error over that of the architecture's E-F baseline: 1 is as
-  good as without Hessians, less is better. The shading is a smooth surface through the finished trials.</p>
-{{ choice("choose-landscape", "Architecture", landscapes|map(attribute="architecture")|list) }}
-{% for item in landscapes %}
-<div class="choice" data-of="choose-landscape" data-option="{{ loop.index }}">
-  <h3>{{ item.architecture }}</h3>
-  <p>{{ item.summary }}</p>
-  {{ panels(item.panels) }}
-</div>
-{% endfor %}
-"""
+    text = (
+        "Every trial of the sweep. The score is the validation error over that of the architecture's E-F baseline: 1 "
+        "is as good as without Hessians, less is better. The shading is a smooth surface through the finished trials."
+    )
+    choice = "Architecture"
 
-    def context(self, data: PageData) -> dict[str, Any] | None:
-        """See :meth:`Section.context`."""
-        found = landscapes(data.trials)
-        return {"landscapes": found} if found else None
+    def figures(self, data: PageData) -> list[PanelGroup]:
+        """See :func:`landscapes`."""
+        return landscapes(data.trials)
 
 
-@dataclass(frozen=True)
-class Landscape:
-    """What was tried for one architecture."""
-
-    architecture: str
-    summary: str
-    panels: list[Panel]
-
-
-def landscapes(trials: Sequence[TrialResult]) -> list[Landscape]:
-    """Draw what was tried, architecture by architecture.
+def landscapes(trials: Sequence[TrialResult]) -> list[PanelGroup]:
+    """Draw what was tried, a group of panels for each architecture with a finished trial.
 
     With two or more tuned weights, the first two span a map that is coloured by the score; every weight has a panel of
     its own, score against weight. A weight of zero, as the E-F baseline has it, stands left of the axis' others.
-
-    Parameters
-    ----------
-    trials
-        Of a sweep.
-
-    Returns
-    -------
-    list of Landscape
-        By architecture; those without any finished trial are left out.
     """
     found = []
     for architecture in dict.fromkeys(trial.architecture for trial in trials):
@@ -95,7 +71,7 @@ def landscapes(trials: Sequence[TrialResult]) -> list[Landscape]:
         )
         panels = [_map(mine, done, keys[:2], architecture)] if len(keys) > 1 else []
         panels += [_slice(mine, key, architecture) for key in keys]
-        found.append(Landscape(architecture, summary, panels))
+        found.append(PanelGroup(architecture, panels, summary))
     return found
 
 

@@ -44,20 +44,7 @@ class Recipe:
 
 
 def recipes(board: Leaderboard, files: Sequence[RunFiles]) -> list[Recipe]:
-    """Say of each row how to make it again.
-
-    Parameters
-    ----------
-    board
-        The scores of ``files``.
-    files
-        The records.
-
-    Returns
-    -------
-    list of Recipe
-        In the order of the rows.
-    """
+    """Say of each row how to make it again, in the order of the rows."""
     return [_recipe(row, [item for item in files if item.record.entry == row.entry]) for row in board.rows]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,10 +9,9 @@ import plotly.graph_objects as go
 
 from hessgnn.evaluation.journal import Result
 from hessgnn.evaluation.tasks.infrared import broadened
-from hessgnn.leaderboard.board import Leaderboard
 from hessgnn.leaderboard.collect import RunFiles
-from hessgnn.leaderboard.plotting import DASHES, Panel, architecture_styles, figure_json, literal, whose
-from hessgnn.leaderboard.sections.base import PageData, Section, section
+from hessgnn.leaderboard.plotting import DASHES, Panel, architecture_styles, figure_json, filter_meta, literal
+from hessgnn.leaderboard.sections.base import FigureSection, PageData, section
 
 WIDTH = 20.0
 """Standard deviation of a drawn line, cm⁻¹: wide enough to be seen."""
@@ -23,48 +21,48 @@ TASK, PLACE = "vibrations", "reference"
 
 
 @section("spectra", order=110)
-class Spectra(Section):
+class Spectra(FigureSection):
     """A figure for each architecture."""
 
     heading = "Spectra"
-    template = """
-<p>{{ figures[0].description.split(",")[0] }}, the first seed of each entry. Intensities are those of the
-  reference engine's dipole moment along each potential's own modes: potentials have no dipole.</p>
-{{ panels(figures) }}
-"""
+    text = (
+        ", the first seed of each entry. Intensities are those of the reference engine's dipole moment along each "
+        "potential's own modes: potentials have no dipole."
+    )
 
     def context(self, data: PageData) -> dict[str, Any] | None:
-        """See :meth:`Section.context`."""
-        figures = spectra_panels(data.board, data.runs)
-        return {"figures": figures} if figures else None
+        """See :meth:`Section.context`: the text begins with the molecule that the figures show."""
+        found = super().context(data)
+        return None if found is None else {**found, "text": found["figures"][0].description.split(",")[0] + self.text}
 
+    def figures(self, data: PageData) -> list[Panel]:
+        """Draw the spectrum of one molecule, a panel per architecture, the reference in each.
 
-def spectra_panels(board: Leaderboard, files: Sequence[RunFiles]) -> list[Panel]:
-    """Draw the spectrum of one molecule, a panel per architecture, the reference in each.
-
-    The molecule is the largest one of the first split that has any. Infrared spectra where intensities are known, else
-    densities of states; at the reference minimum, of the first finished seed of each entry.
-    """
-    split = next((s for s in board.splits if any(f"{TASK} {s}" in item.results for item in files)), None)
-    if split is None:
-        return []
-    styles = architecture_styles(board.rows)
-    shown: dict[str, dict[str, tuple[RunFiles, dict[str, Result]]]] = {}
-    for item in files:
-        if item.record.entry in shown.get(item.record.architecture, {}) or item.record.architecture not in styles:
-            continue
-        results = item.task_results(TASK, split)
-        if results is not None:
-            shown.setdefault(item.record.architecture, {})[item.record.entry] = (item, results)
-    tables = [results for entries in shown.values() for _, results in entries.values()]
-    common = [name for name in tables[0] if all(PLACE in results.get(name, {}) for results in tables)] if tables else []
-    if not common:
-        return []
-    molecule = max(common, key=lambda name: (len(tables[0][name]["numbers"]), name))
-    return [
-        _panel(architecture, entries, molecule, split, styles[architecture][0])
-        for architecture, entries in shown.items()
-    ]
+        The molecule is the largest one of the first split that has any. Infrared spectra where intensities are known,
+        else densities of states; at the reference minimum, of the first finished seed of each entry.
+        """
+        split = next((s for s in data.board.splits if any(f"{TASK} {s}" in item.results for item in data.runs)), None)
+        if split is None:
+            return []
+        styles = architecture_styles(data.board.rows)
+        shown: dict[str, dict[str, tuple[RunFiles, dict[str, Result]]]] = {}
+        for item in data.runs:
+            if item.record.entry in shown.get(item.record.architecture, {}) or item.record.architecture not in styles:
+                continue
+            results = item.task_results(TASK, split)
+            if results is not None:
+                shown.setdefault(item.record.architecture, {})[item.record.entry] = (item, results)
+        tables = [results for entries in shown.values() for _, results in entries.values()]
+        common = (
+            [name for name in tables[0] if all(PLACE in results.get(name, {}) for results in tables)] if tables else []
+        )
+        if not common:
+            return []
+        molecule = max(common, key=lambda name: (len(tables[0][name]["numbers"]), name))
+        return [
+            _panel(architecture, entries, molecule, split, styles[architecture][0])
+            for architecture, entries in shown.items()
+        ]
 
 
 def _panel(
@@ -92,7 +90,7 @@ def _panel(
     traces = [line(reference, "reference", color="#808080", width=3)]
     for entry, (item, _) in entries.items():
         dash = DASHES.get(item.record.regime, "solid")
-        meta = whose(entry, item.record.regime)
+        meta = filter_meta(entry, item.record.regime)
         traces.append(line(rows[entry][PLACE], entry, meta, color=colour, dash=dash, width=1.6))
     kind = "km/mol per cm⁻¹" if infrared else "modes per cm⁻¹"
     figure = figure_json(
