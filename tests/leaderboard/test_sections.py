@@ -19,39 +19,15 @@ from hessgnn.leaderboard.report import write_report
 from hessgnn.leaderboard.sections.base import SECTIONS, PlainSection, Section, all_sections
 from hessgnn.leaderboard.tables import TextTable
 
-MODULE = '''
-from hessgnn.leaderboard.plotting import Panel, figure_json
-from hessgnn.leaderboard.sections.base import Section, section
-from hessgnn.leaderboard.tables import TextTable
-
-
-@section("sizes", order=45)
-class Sizes(Section):
-    """How many parameters each entry has."""
-
-    heading = "Sizes of the potentials"
-    template = """
-{{ text_table("Sizes", table) }}
-{{ panels(figures) }}
-"""
-
-    def context(self, data):
-        bars = {"type": "bar", "x": ["a"], "y": [1]}
-        return {"table": self.table(data), "figures": [Panel("Sizes", "Parameters of each entry", figure_json([bars]))]}
-
-    def markdown(self, data):
-        return ["## Sizes", self.table(data).markdown()]
-
-    def table(self, data):
-        lines = [[row.entry, str(row.parameters)] for row in data.board.rows]
-        return TextTable(["Entry <&>", "Parameters"], lines, caption="Sizes")
-'''
+PAGE = Path(__file__).parents[2] / "docs" / "leaderboard.md"
 
 
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Name of a module in the working folder that defines a section."""
-    (tmp_path / "their_section.py").write_text(MODULE)
+    """Name of a module in the working folder: the example of the documentation."""
+    example = re.search(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    assert example is not None
+    (tmp_path / "their_section.py").write_text(example[1], encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     yield "their_section"
@@ -77,8 +53,7 @@ def test_a_section_of_another_package_is_named_on_the_command_line(
     assert found.index("Sizes of the potentials") == found.index("Error against cost") - 1
     text = page.read_text(encoding="utf-8")
     assert '<a href="#sizes">Sizes of the potentials</a>' in text
-    assert "Entry &lt;&amp;&gt;" in text
-    assert "Parameters of each entry" in text
+    assert "<caption>Sizes</caption>" in text
     table = page.with_name("leaderboard.md").read_text(encoding="utf-8").partition("## Sizes")[2]
     assert "| ani E-F | 1234567 |" in table
 
