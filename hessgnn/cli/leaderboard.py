@@ -21,6 +21,9 @@ def leaderboard(
         typer.Option("--tasks", help="Your own tasks in the records: package.module:Name."),
     ] = None,
     study: Annotated[Path | None, typer.Option(help="A study's folder: adds its data-efficiency curves.")] = None,
+    section: Annotated[
+        list[str] | None, typer.Option(help="A section of your own, as package.module:Section; may be repeated.")
+    ] = None,
 ) -> None:
     """Rank finished runs and write index.html, leaderboard.md, .csv, .json and .tex."""
     from hessgnn.evaluation.settings import chosen_tasks
@@ -31,10 +34,10 @@ def leaderboard(
     from hessgnn.leaderboard.tables import terminal_table
 
     chosen_tasks(tasks or [])  # imports them, so that their results are known
-    loaded = collect(runs)
+    files = collect(runs)
     curves = [] if study is None else sections(read_points(study))
-    board = score(loaded, title)
-    page = write_board(board, loaded, output, trials=trials, sections=curves)
+    board = score(files, title)
+    page = write_board(board, files, output, trials=trials, sections=[*curves, *(section or ())])
     console = Console()
     console.print(terminal_table(board.rows))
     console.print(f"leaderboard: {page}", markup=False, highlight=False, soft_wrap=True)

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from hessgnn.cli.leaderboard import leaderboard
 from hessgnn.experiments.job import Left, Report
+from hessgnn.leaderboard.trials import TrialResult
 from hessgnn.runtime.config import load
 from hessgnn.runtime.files import find_resource
 from hessgnn.sweep.config import SweepConfig
@@ -21,7 +22,6 @@ from hessgnn.sweep.plan import Plan, plan
 from hessgnn.sweep.storage import without_password
 from hessgnn.sweep.sweep import Ended, Event
 from hessgnn.sweep.sweep import sweep as run_sweep
-from hessgnn.sweep.trials import TrialRow
 from hessgnn.training import bar
 
 
@@ -56,7 +56,7 @@ class _View:
         self._settings, self._console, self._plan = settings, console, plan(settings)
         self._running: dict[str, Report] = {}
         self._errors: dict[str, str] = {}
-        self._rows: dict[str, dict[int, TrialRow]] = {name: {} for name in settings.architectures}
+        self._rows: dict[str, dict[int, TrialResult]] = {name: {} for name in settings.architectures}
         self._done: dict[str, int] = {}
         self._bar = Progress(
             TextColumn("[bold]whole sweep"),
@@ -120,7 +120,7 @@ def _progress(report: Report) -> str:
     return f"{report.label}: {report.step}/{report.total}"
 
 
-def _weights(row: TrialRow) -> str:
+def _weights(row: TrialResult) -> str:
     return ", ".join(f"{key.removeprefix('loss.')} {row.values[key]:.3g}" for key in _shown(row.values))
 
 
@@ -128,7 +128,7 @@ def _shown(keys: Sequence[str] | dict[str, object]) -> list[str]:
     return [key for key in ("loss.forces", "loss.hessian") if key in keys]
 
 
-def _ended(row: TrialRow) -> str:
+def _ended(row: TrialResult) -> str:
     """A line for a log."""
     outcome = row.reason if row.score is None else f"{row.score:.3f} over E-F ({_weights(row)})"
     return f"{row.architecture} trial {row.trial} ({row.kind}) {row.state}: {outcome}, {row.device_seconds:.1f} s"

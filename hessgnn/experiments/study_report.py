@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -17,11 +16,12 @@ from hessgnn.experiments.study_config import Regime
 from hessgnn.leaderboard import tables
 from hessgnn.leaderboard.claims import judge_claims
 from hessgnn.leaderboard.collect import collect
-from hessgnn.leaderboard.page import render
-from hessgnn.leaderboard.plotting import COLOURS, DASHES, SYMBOLS, Panel, Section, figure_json, literal, whose
+from hessgnn.leaderboard.page import plain_page
+from hessgnn.leaderboard.plotting import COLOURS, DASHES, SYMBOLS, Panel, figure_json, filter_meta, literal
 from hessgnn.leaderboard.scores import join
-from hessgnn.leaderboard.tables import markdown_table, markdown_text, score_cell
-from hessgnn.leaderboard.words import CLAIMS_NOTE
+from hessgnn.leaderboard.sections.base import PlainSection
+from hessgnn.leaderboard.sections.claims import CLAIMS_NOTE, claim_table
+from hessgnn.leaderboard.tables import TextTable, markdown_text, score_cell
 from hessgnn.runtime.config import Settings, read_json
 from hessgnn.runtime.files import write_text
 
@@ -59,15 +59,6 @@ class Points(Settings):
     points: list[Point]
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """A table of claims between two sets of runs."""
-
-    title: str
-    headings: list[str]
-    lines: list[list[str]]
-
-
 def write_study(points: Points, folder: Path) -> None:
     """Write ``points.json``, ``study.md`` and ``study.html``.
 
@@ -81,15 +72,8 @@ def write_study(points: Points, folder: Path) -> None:
     found, curves = comparisons(points, folder), sections(points)
     write_text(folder / "points.json", points.model_dump_json(indent=1) + "\n")
     write_text(folder / "study.md", markdown(points, found))
-    page = render(
-        "study.html.j2",
-        title=f"Study {points.name}",
-        summary=summary(points),
-        sections=curves,
-        comparisons=found,
-        claims_note=CLAIMS_NOTE,
-        claim_numeric=tables.CLAIM_NUMERIC,
-    )
+    footer = "Written by hessgnn. The same numbers in full precision: points.json."
+    page = plain_page(f"Study {points.name}", summary(points), [*curves, *found], footer)
     write_text(folder / "study.html", page)
 
 
@@ -125,17 +109,17 @@ def summary(points: Points) -> str:
     )
 
 
-def sections(points: Points) -> list[Section]:
+def sections(points: Points) -> list[PlainSection]:
     """Curves against the number of training structures, for equal steps and equal time, and against labelling cost."""
     fractions = {point.fraction for point in points.points}
-    found = []
+    found: list[PlainSection] = []
     if len(fractions) > 1:
         text = "Mean and standard deviation over seeds, against the number of training structures."
         for budget, title in BUDGETS.items():
             chosen = of_budget(points.points, budget)
             if any(point.budget == budget for point in chosen):
                 panels = _panels(chosen, lambda point: point.structures, "training structures")
-                found.append(Section(f"Data efficiency, {title}", text, panels))
+                found.append(_curves(f"Data efficiency, {title}", text, panels, len(found)))
     if any(point.regime == "E-F+" for point in points.points):
         text = (
             "The same, against what the labels cost. E-F+ has spent on energies and forces of displaced frames what "
@@ -145,8 +129,13 @@ def sections(points: Points) -> list[Section]:
             chosen = of_budget(points.points, budget)
             if any(point.budget == budget for point in chosen):
                 panels = _panels(chosen, lambda point: point.label_gradients, "labelling cost / gradients")
-                found.append(Section(f"Hessians or more forces, {title}", text, panels))
+                found.append(_curves(f"Hessians or more forces, {title}", text, panels, len(found)))
     return found
+
+
+def _curves(heading: str, text: str, panels: list[Panel], position: int) -> PlainSection:
+    """On the leaderboard, curves of a study stand below the learning curves."""
+    return PlainSection(f"study-{position + 1}", heading, text, panels, order=70)
 
 
 def of_budget(points: Sequence[Point], budget: Budget) -> list[Point]:
@@ -214,11 +203,11 @@ def _trace(
         line={"color": colour, "dash": DASHES[regime]},
         marker={"symbol": SYMBOLS[position % len(SYMBOLS)], "size": 8},
         hovertemplate="%{x:.4g}: %{y:.3g}",
-        meta=whose(f"{architecture} {regime}", regime),
+        meta=filter_meta(f"{architecture} {regime}", regime),
     )
 
 
-def comparisons(points: Points, folder: Path) -> list[Comparison]:
+def comparisons(points: Points, folder: Path) -> list[PlainSection]:
     """Hold what the study is for against the records: data efficiency, equal time, and Hessians against more forces."""
     fractions = sorted({point.fraction for point in points.points})
     least, most = fractions[0], fractions[-1]
@@ -238,25 +227,28 @@ def comparisons(points: Points, folder: Path) -> list[Comparison]:
         if budget == "seconds":
             found.append(_compare(points, folder, f"Hessians or none, {title}", ("E-F", most, budget), having))
         found.append(_compare(points, folder, f"Hessians or more forces, {title}", ("E-F+", most, budget), having))
-    return [comparison for comparison in found if comparison.lines]
+    return [
+        PlainSection(f"claims-{position}", title, table=table)
+        for position, (title, table) in enumerate(((title, table) for title, table in found if table.lines), 1)
+    ]
 
 
 Side = tuple[Regime, float, Budget]
 
 
-def _compare(points: Points, folder: Path, title: str, without: Side, having: Side) -> Comparison:
+def _compare(points: Points, folder: Path, title: str, without: Side, having: Side) -> tuple[str, TextTable]:
     paths = [
         folder / point.run
         for point in points.points
         if (point.regime, point.fraction, point.budget) in (without, having)
     ]
-    loaded = collect(paths) if paths else []
-    results = judge_claims(loaded, AccuracyTask.claims, (without[0], having[0]))
+    runs = collect(paths) if paths else []
+    results = judge_claims(runs, AccuracyTask.claims, (without[0], having[0]))
     headings = [side[0] if without[1] == having[1] else f"{side[0]}, {100 * side[1]:g} %" for side in (without, having)]
-    return Comparison(title, tables.claim_headings(*headings), [tables.claim_line(result) for result in results])
+    return title, claim_table(results, *headings)
 
 
-def markdown(points: Points, found: Sequence[Comparison]) -> str:
+def markdown(points: Points, found: Sequence[PlainSection]) -> str:
     """Return the study as Markdown, without figures.
 
     Parameters
@@ -276,8 +268,7 @@ def markdown(points: Points, found: Sequence[Comparison]) -> str:
     if reasons:
         parts += ["## Failed runs", "\n".join(reasons)]
     for comparison in found:
-        table = markdown_table(comparison.headings, comparison.lines, tables.CLAIM_NUMERIC)
-        parts += [f"## {markdown_text(comparison.title)}", table]
+        parts += comparison.markdown()
     if found:
         parts.append(CLAIMS_NOTE)
     return "\n\n".join(parts) + "\n"
@@ -311,4 +302,4 @@ def _errors_table(points: Points) -> str:
     headings = ["Architecture", "Labels", "Data", "Structures", "Label cost / gradients", "Equal", "Training / s"]
     headings += [f"{split} {METRICS[name][0]} / {METRICS[name][1]}" for split, name in columns]
     numeric = [False, False, True, True, True, False, True] + [True] * len(columns)
-    return markdown_table(headings, lines, numeric)
+    return TextTable(headings, lines, numeric).markdown()

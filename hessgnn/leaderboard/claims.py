@@ -21,7 +21,7 @@ from scipy import stats
 from hessgnn.evaluation.record import Better, Budget, Regime
 from hessgnn.evaluation.tasks.base import Claim, all_tasks
 from hessgnn.leaderboard.board import ClaimResult, Score, Verdict
-from hessgnn.leaderboard.collect import Loaded
+from hessgnn.leaderboard.collect import RunFiles
 from hessgnn.leaderboard.gains import BUDGETS, comparable
 from hessgnn.leaderboard.statistics import holm
 
@@ -48,7 +48,7 @@ def all_claims() -> list[Claim]:
 
 
 def judge_claims(
-    loaded: Sequence[Loaded],
+    loaded: Sequence[RunFiles],
     claims: Sequence[Claim] | None = None,
     regimes: tuple[Regime, Regime] = ("E-F", "E-F-H"),
 ) -> list[ClaimResult]:
@@ -94,13 +94,13 @@ class _Pair:
 
     label: str
     budget: Budget
-    without: list[Loaded]
-    having: list[Loaded]
+    without: list[RunFiles]
+    having: list[RunFiles]
 
 
-def _pairs(loaded: Iterable[Loaded], regimes: tuple[Regime, Regime]) -> list[_Pair]:
+def _pairs(loaded: Iterable[RunFiles], regimes: tuple[Regime, Regime]) -> list[_Pair]:
     """What is compared with what: under equal steps, then for equal time where such runs are."""
-    entries: dict[tuple[str, str], dict[str, list[Loaded]]] = {}
+    entries: dict[tuple[str, str], dict[str, list[RunFiles]]] = {}
     for item in loaded:
         record = item.record
         entries.setdefault((record.architecture, record.regime), {}).setdefault(record.entry, []).append(item)
@@ -118,7 +118,7 @@ def _pairs(loaded: Iterable[Loaded], regimes: tuple[Regime, Regime]) -> list[_Pa
     return found
 
 
-def _judge(claim: Claim, pair: _Pair, loaded: Sequence[Loaded]) -> ClaimResult | None:
+def _judge(claim: Claim, pair: _Pair, loaded: Sequence[RunFiles]) -> ClaimResult | None:
     without, having = pair.without, pair.having
     before, after = ({item.record.seed: item for item in items if _tried(claim, item)} for items in (without, having))
     seeds = [seed for seed in before if seed in after]
@@ -135,7 +135,7 @@ def _judge(claim: Claim, pair: _Pair, loaded: Sequence[Loaded]) -> ClaimResult |
         return None
     worst = min(known) if claim.direction == "higher" and claim.task != TRAINING else max(known)
 
-    def filled(item: Loaded) -> list[float]:
+    def filled(item: RunFiles) -> list[float]:
         found = {} if _failed(claim, item) else values(claim, item)
         return [worst if (value := found.get(name)) is None else value for name in subjects]
 
@@ -176,14 +176,14 @@ def _verdict(direction: Better, change: float, differences: Array, ps: Sequence[
     return "confirmed" if (change < 0) == (direction == "lower") else "not confirmed"
 
 
-def _by_subject(claim: Claim, item: Loaded) -> dict[str, float | None]:
+def _by_subject(claim: Claim, item: RunFiles) -> dict[str, float | None]:
     """The number subject by subject; empty where these were not saved."""
     return (
         _by_run(claim, item) if claim.task == TRAINING else item.values(claim.task, claim.split).get(claim.metric, {})
     )
 
 
-def _by_run(claim: Claim, item: Loaded) -> dict[str, float | None]:
+def _by_run(claim: Claim, item: RunFiles) -> dict[str, float | None]:
     """The number as the record has it, as that of a single subject."""
     if claim.task == TRAINING:
         return {"": item.record.cost.seconds_per_step}
@@ -191,7 +191,7 @@ def _by_run(claim: Claim, item: Loaded) -> dict[str, float | None]:
     return {} if metric is None else {"": metric.value}
 
 
-def _failed(claim: Claim, item: Loaded) -> bool:
+def _failed(claim: Claim, item: RunFiles) -> bool:
     """Whether the run, or the whole task, gave nothing."""
     record = item.record
     return record.status == "failed" or any(
@@ -200,7 +200,7 @@ def _failed(claim: Claim, item: Loaded) -> bool:
     )
 
 
-def _tried(claim: Claim, item: Loaded) -> bool:
+def _tried(claim: Claim, item: RunFiles) -> bool:
     """Whether the run was judged by this number at all."""
     return _failed(claim, item) or bool(_by_subject(claim, item) or _by_run(claim, item))
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hessgnn.errors import DataError
+from hessgnn.evaluation.journal import Result, read_results
 from hessgnn.evaluation.predictions import Predictions
 from hessgnn.evaluation.record import PredictionFile, Record, read_record
 from hessgnn.evaluation.tasks.base import TASKS, Task, Values
@@ -15,8 +16,8 @@ RECORD_NAME = "record.json"
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """A record with the prediction files that were found beside it."""
+class RunFiles:
+    """A run: its record, and the files that were found beside it."""
 
     path: Path
     record: Record
@@ -32,6 +33,11 @@ class Loaded:
     def predictions(self, split: str) -> Predictions | None:
         """Read the predictions for ``split``, or return None when the run saved none."""
         return Predictions.load(self.files[split]) if split in self.files else None
+
+    def task_results(self, task: str, split: str) -> dict[str, Result] | None:
+        """Read what a task saved for ``split``, structure by structure, or return None when it saved nothing."""
+        path = self.results.get(f"{task} {split}")
+        return None if path is None else read_results(path)
 
     def values(self, task: str, split: str) -> Values:
         """Numbers subject by subject: metric -> molecule, reaction or path -> value; empty where none are saved."""
@@ -49,7 +55,7 @@ class Loaded:
         return self._molecules[split]
 
 
-def collect(paths: Iterable[Path]) -> list[Loaded]:
+def collect(paths: Iterable[Path]) -> list[RunFiles]:
     """Read the records of several runs and verify the predictions that they name.
 
     Parameters
@@ -59,7 +65,7 @@ def collect(paths: Iterable[Path]) -> list[Loaded]:
 
     Returns
     -------
-    list of Loaded
+    list of RunFiles
         In the order of ``paths``. A prediction file that is not there leaves a note; it is no error, since the
         record holds the scores.
 
@@ -75,7 +81,7 @@ def collect(paths: Iterable[Path]) -> list[Loaded]:
     return loaded
 
 
-def _load(path: Path) -> Loaded:
+def _load(path: Path) -> RunFiles:
     if path.is_dir():
         path = path / RECORD_NAME
     record = read_record(path)
@@ -110,4 +116,4 @@ def _load(path: Path) -> Loaded:
 
     files = present(record.predictions, "predictions for", lambda _: "they are not plotted")
     results = present(record.results, "results of", without_results)
-    return Loaded(path=path, record=record, files=files, results=results, notes=tuple(notes))
+    return RunFiles(path=path, record=record, files=files, results=results, notes=tuple(notes))

@@ -9,7 +9,7 @@ from itertools import product
 from hessgnn.evaluation.record import Budget
 from hessgnn.evaluation.tasks.base import Task, task_of
 from hessgnn.leaderboard.board import Gain, Ratio, Row, Score
-from hessgnn.leaderboard.collect import Loaded
+from hessgnn.leaderboard.collect import RunFiles
 from hessgnn.leaderboard.statistics import ratio_interval
 
 BUDGETS: dict[Budget, str] = {"steps": "equal steps", "seconds": "equal device-seconds"}
@@ -26,7 +26,7 @@ def comparable(budget: Budget, without: Budget, having: Budget) -> bool:
 
 
 def gains(
-    rows: Sequence[Row], splits: Iterable[str], metrics: Iterable[str], loaded: Sequence[Loaded] = ()
+    rows: Sequence[Row], splits: Iterable[str], metrics: Iterable[str], loaded: Sequence[RunFiles] = ()
 ) -> list[Gain]:
     """Divide each architecture's E-F-H errors by its E-F errors.
 
@@ -97,7 +97,7 @@ def _ratio(new: Score | None, old: Score | None) -> Ratio | None:
     return Ratio(value=value, std=std)
 
 
-def _with_interval(new: Row | None, old: Row | None, split: str, name: str, loaded: Sequence[Loaded]) -> Ratio | None:
+def _with_interval(new: Row | None, old: Row | None, split: str, name: str, loaded: Sequence[RunFiles]) -> Ratio | None:
     ratio = _ratio(_score(new, split, name), _score(old, split, name))
     if ratio is None or new is None or old is None:
         return ratio
@@ -118,7 +118,7 @@ def _with_interval(new: Row | None, old: Row | None, split: str, name: str, load
     return ratio.model_copy(update=interval._asdict())
 
 
-def _errors(item: Loaded, task: type[Task], split: str, name: str) -> dict[str, float]:
+def _errors(item: RunFiles, task: type[Task], split: str, name: str) -> dict[str, float]:
     """Structure by structure; empty where they are not saved, or one failed: means over different ones are no pair."""
     found = item.values(task.name, split).get(name, {})
     known = {subject: value for subject, value in found.items() if value is not None}

@@ -1,4 +1,8 @@
-"""The leaderboard as a LaTeX table for a paper: booktabs, no packages besides."""
+"""The leaderboard as a LaTeX table for a paper: booktabs, no packages besides.
+
+Written without pandas: its ``to_latex`` escapes neither units nor Greek letters, and the headings, the row of units
+and the bold cells would have to be made here all the same.
+"""
 
 from __future__ import annotations
 

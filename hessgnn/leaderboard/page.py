@@ -1,117 +1,110 @@
-"""The page: one HTML document that needs no network."""
+"""Self-contained HTML pages: sections with figures, which need no network."""
 
 from __future__ import annotations
 
 import base64
 import gzip
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import plotly.offline
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
-from hessgnn.evaluation.tasks.accuracy import METRICS
-from hessgnn.evaluation.tasks.base import all_tasks
-from hessgnn.leaderboard import tables
 from hessgnn.leaderboard.board import Leaderboard
-from hessgnn.leaderboard.collect import Loaded
-from hessgnn.leaderboard.cost import cost_views
-from hessgnn.leaderboard.figures import curve_panels, gain_panels, rank_panel
-from hessgnn.leaderboard.gains import BUDGETS, gain_label
-from hessgnn.leaderboard.landscape import Trial, landscapes
-from hessgnn.leaderboard.maps import hessian_maps, map_split
-from hessgnn.leaderboard.parity import parity_plots, parity_split
-from hessgnn.leaderboard.plotting import Section
-from hessgnn.leaderboard.reproduce import recipes
-from hessgnn.leaderboard.spectra import spectra_panels
-from hessgnn.leaderboard.tables import MAIN_METRICS
-from hessgnn.leaderboard.task_tables import score_tables
-from hessgnn.leaderboard.words import CLAIMS_NOTE, DEFINITIONS, TASK_RATIOS_NOTE, fairness, summary
-
-FAILURE_LINES = 100
-"""Of the table of structures without a result; leaderboard.json holds all."""
+from hessgnn.leaderboard.sections.base import PageData, PlainSection, Section
 
 
-def html_text(
-    board: Leaderboard, loaded: Sequence[Loaded], *, trials: Sequence[Trial] = (), sections: Sequence[Section] = ()
-) -> str:
-    """Return the page as one self-contained HTML document.
+@dataclass(frozen=True)
+class Part:
+    """A section as it stands on the page."""
+
+    key: str
+    heading: str
+    link: str
+    body: Markup
+
+
+def html_text(data: PageData, sections: Iterable[Section]) -> str:
+    """Return the leaderboard as one self-contained HTML document.
 
     Parameters
     ----------
-    board
-        The scores of ``loaded``.
-    loaded
-        Records with curves and predictions, for the figures.
-    trials
-        Of a sweep, for the landscape of the loss weights.
+    data
+        What was loaded.
     sections
-        Further curves.
+        In their order; those that have nothing to show are left out.
 
     Returns
     -------
     str
     """
-    budgets = [
-        (budget, title, [gain for gain in board.gains if gain.budget == budget], gain_panels(board, budget))
-        for budget, title in BUDGETS.items()
-    ]
-    claims = [
-        (budget, title, [tables.claim_line(result) for result in board.claims if result.budget == budget])
-        for budget, title in BUDGETS.items()
-    ]
-    return render(
+    parts = [(section, section.context(data)) for section in sections]
+    regimes = sorted({row.regime for row in data.board.rows} - {"mean", "external"})
+    return _render(
         "index.html.j2",
-        board=board,
-        summary=summary(board),
-        regimes=list(dict.fromkeys(row.regime for row in sorted(board.rows, key=lambda row: row.regime))),
-        tables=score_tables(board),
-        metrics={name: METRICS[name] for name in MAIN_METRICS},
-        budgets=[entry for entry in budgets if entry[2]],
-        gain_cell=tables.gain_cell,
-        gain_lines=tables.gain_lines,
-        task_ratios_note=TASK_RATIOS_NOTE,
-        gain_label=gain_label,
-        number=tables.number,
-        rank_table=tables.rank_table(board.ranks),
-        rank_panel=rank_panel(board),
-        claims=[entry for entry in claims if entry[2]],
-        claim_headings=tables.claim_headings(),
-        claim_numeric=tables.CLAIM_NUMERIC,
-        claims_note=CLAIMS_NOTE,
-        cost_views=cost_views(board),
-        curve_panels=curve_panels(board, loaded),
-        sections=sections,
-        landscapes=landscapes(trials),
-        spectra_panels=spectra_panels(board, loaded),
-        maps=hessian_maps(board, loaded),
-        map_split=map_split(board),
-        parity=parity_plots(board, loaded),
-        parity_split=parity_split(board),
-        task_failures=board.task_failures[:FAILURE_LINES],
-        task_titles={task.name: task.title for task in all_tasks()},
-        fairness=fairness(board),
-        recipes=recipes(board, loaded),
-        definitions=DEFINITIONS,
+        title=data.board.title,
+        summary=summary(data.board),
+        parts=[_part(section, context) for section, context in parts if context is not None],
+        board=data.board,
+        regimes=regimes,
     )
 
 
-def render(template: str, **content: Any) -> str:
-    """Fill one of the page templates, with plotly inside, so that the page needs no network.
+def summary(board: Leaderboard) -> str:
+    """Say in a sentence what was compared."""
+    architectures = {row.architecture for row in board.rows if row.regime != "mean"}
+    regimes = sorted({row.regime for row in board.rows if row.regime != "mean"})
+    seeds = {len(row.seeds) for row in board.rows if row.regime != "mean"}
+    per_entry = f"{min(seeds)} to {max(seeds)} seeds" if len(seeds) > 1 else _count(max(seeds, default=0), "seed")
+    judged = " and ".join(
+        split if n is None else f"{split} ({_count(n, 'structure')})" for split, n in board.structures.items()
+    )
+    return (
+        f"{_count(len(architectures), 'architecture')} trained on {' and '.join(regimes) or 'nothing'} labels with "
+        f"{per_entry} per entry, on {board.data.name} ({board.data.level_of_theory}), judged on {judged or 'no split'}."
+    )
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+
+
+def plain_page(title: str, summary: str, sections: Iterable[PlainSection], footer: str) -> str:
+    """Return a page of plain sections, such as that of a sweep.
 
     Parameters
     ----------
-    template
-        Its name.
-    **content
-        What it shows; text is escaped.
+    title, summary
+        Heading and first paragraph.
+    sections
+        In their order.
+    footer
+        Last line.
 
     Returns
     -------
     str
         A self-contained HTML document.
     """
+    parts = [_part(section, section.context()) for section in sections]
+    return _render("page.html.j2", title=title, summary=summary, parts=parts, footer=footer)
+
+
+def _part(section: Section, context: Mapping[str, Any]) -> Part:
+    body = _environment().from_string(section.source()).render(context)
+    return Part(section.key, section.heading, section.link or section.heading, Markup(body))
+
+
+def _render(template: str, **content: Any) -> str:
+    return _environment().get_template(template).render(plotlyjs=_packed_plotly(), **content)
+
+
+@lru_cache(maxsize=1)
+def _environment() -> Environment:
+    """Templates escape every text, and know the macros without importing them."""
     environment = Environment(
         loader=PackageLoader("hessgnn.leaderboard"),
         autoescape=True,
@@ -119,7 +112,9 @@ def render(template: str, **content: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(template).render(plotlyjs=_packed_plotly(), **content)
+    macros = environment.get_template("macros.html.j2").module
+    environment.globals |= {name: macro for name, macro in vars(macros).items() if not name.startswith("_")}
+    return environment
 
 
 @lru_cache(maxsize=1)

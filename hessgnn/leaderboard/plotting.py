@@ -17,6 +17,8 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b8529a", "#c48a00", "#4a9cd6", "#8
 """After Okabe and Ito (2008), darkened where needed: told apart with any colour vision, on white and on black."""
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star", "x", "hexagon")
 DASHES = {"E": "dot", "E-F": "dash", "E-F+": "longdashdot", "E-H": "longdash", "E-F-H": "solid", "mean": "dashdot"}
+GUIDE: dict[str, Any] = {"color": "#808080", "width": 1, "dash": "dash"}
+"""Line that marks a reference, such as a ratio of one."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +34,16 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Section:
-    """Figures that belong together."""
+class PanelGroup:
+    """Figures that are shown together, as one choice of a menu."""
 
-    title: str
-    text: str
+    name: str
     panels: list[Panel]
+    text: str = ""
+    layout: str = "panels"
+    """Class of the style sheet."""
+    rows: int = 0
+    """Of the layout ``parity-panels``."""
 
 
 def literal(text: str) -> str:
@@ -45,8 +51,8 @@ def literal(text: str) -> str:
     return html.escape(text, quote=False).replace("%{", "%&#123;")
 
 
-def whose(entry: str, regime: str) -> dict[str, str]:
-    """What the page's filters know a trace by; it goes into the trace's ``meta``."""
+def filter_meta(entry: str, regime: str) -> dict[str, str]:
+    """Return the ``meta`` of a trace, by which the filters of the page hide it."""
     return {"entry": entry, "regime": regime}
 
 
@@ -55,6 +61,11 @@ def marker_symbol(symbol: str, regime: str, budget: str = "steps") -> str:
     if regime == "E-F-H":
         return symbol
     return f"{symbol}-open-dot" if budget == "seconds" else f"{symbol}-open"
+
+
+def error_bars(stds: Sequence[float | None]) -> dict[str, Any]:
+    """Bars of standard deviations; none where there is a single seed."""
+    return {"type": "data", "array": [0.0 if std is None else std for std in stds], "thickness": 1, "width": 4}
 
 
 def log_axis(title: str, values: Sequence[float | None], **style: Any) -> dict[str, Any]:

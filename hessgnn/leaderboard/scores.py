@@ -10,10 +10,9 @@ from importlib import metadata
 from hessgnn.errors import DataError
 from hessgnn.evaluation.record import DataSource, Record
 from hessgnn.evaluation.tasks.accuracy import METRICS
-from hessgnn.leaderboard.board import Failure, Leaderboard, MetricInfo, Row, Score
+from hessgnn.leaderboard.board import Failure, Leaderboard, MetricInfo, Row, Score, TaskFailure
 from hessgnn.leaderboard.claims import judge_claims
-from hessgnn.leaderboard.collect import Loaded
-from hessgnn.leaderboard.failures import task_failures
+from hessgnn.leaderboard.collect import RunFiles
 from hessgnn.leaderboard.gains import gains
 from hessgnn.leaderboard.ranks import ranked, regime_ranks
 
@@ -26,10 +25,13 @@ SAME_DATA = ("content_hash", "split_hash", "level_of_theory")
 STATIONARY = 10.0
 """meV/Å: a split on which predicting no force at all does better than this holds stationary points."""
 
+EXAMPLES = 3
+"""Structures that are named for each reason why a task failed."""
+
 References = dict[str, dict[str, float]]
 
 
-def score(loaded: Sequence[Loaded], title: str = "hessgnn leaderboard") -> Leaderboard:
+def score(loaded: Sequence[RunFiles], title: str = "hessgnn leaderboard") -> Leaderboard:
     """Join seeds and rank entries.
 
     The overall score of a run is the geometric mean, over splits and over energy, forces and Hessian, of its RMSE
@@ -91,7 +93,39 @@ def score(loaded: Sequence[Loaded], title: str = "hessgnn leaderboard") -> Leade
     )
 
 
-def _common_data(loaded: Sequence[Loaded]) -> DataSource:
+def task_failures(records: Iterable[Record]) -> list[TaskFailure]:
+    """Join the failures of tasks that share entry, task, split and reason.
+
+    Parameters
+    ----------
+    records
+        All runs of a leaderboard.
+
+    Returns
+    -------
+    list of TaskFailure
+        Entry by entry and task by task, the most frequent reason first.
+    """
+    found: dict[tuple[str, str, str, str], list[str]] = {}
+    for record in records:
+        for failure in record.failures:
+            key = (record.entry, failure.task, failure.split, failure.reason)
+            found.setdefault(key, []).append(failure.structure or "")
+    lines = [
+        TaskFailure(
+            entry=entry,
+            task=task,
+            split=split,
+            reason=reason,
+            n=len(names),
+            examples=list(dict.fromkeys(filter(None, names)))[:EXAMPLES],
+        )
+        for (entry, task, split, reason), names in found.items()
+    ]
+    return sorted(lines, key=lambda line: (line.entry, line.task, line.split, -line.n))
+
+
+def _common_data(loaded: Sequence[RunFiles]) -> DataSource:
     first = loaded[0]
     for item in loaded[1:]:
         for key in SAME_DATA:
@@ -109,9 +143,9 @@ def _kind(record: Record) -> tuple[str, str, str]:
     return record.architecture, record.regime, record.budget
 
 
-def _group(loaded: Sequence[Loaded]) -> dict[str, list[Record]]:
+def _group(loaded: Sequence[RunFiles]) -> dict[str, list[Record]]:
     groups: dict[str, list[Record]] = {}
-    seen: dict[tuple[str, int | None], Loaded] = {}
+    seen: dict[tuple[str, int | None], RunFiles] = {}
     for item in loaded:
         record = item.record
         twin = seen.setdefault((record.entry, record.seed), item)
@@ -132,7 +166,7 @@ def _group(loaded: Sequence[Loaded]) -> dict[str, list[Record]]:
     return groups
 
 
-def _metrics(loaded: Sequence[Loaded]) -> dict[str, MetricInfo]:
+def _metrics(loaded: Sequence[RunFiles]) -> dict[str, MetricInfo]:
     units = {name: unit for name, (_, unit) in METRICS.items()}
     found: dict[str, MetricInfo] = {}
     for item in loaded:

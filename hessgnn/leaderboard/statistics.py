@@ -94,7 +94,10 @@ def ratio_interval(
 
 @lru_cache(maxsize=8)
 def _draws(n: int) -> Array:
-    """How often each of n molecules is drawn, ``(resamples, n)``: the same for every ratio."""
+    """How often each of n molecules is drawn, ``(resamples, n)``: the same for every ratio.
+
+    ``scipy.stats.bootstrap`` would draw other samples, and so move the last digits of every interval ever printed.
+    """
     return np.random.default_rng(SEED).multinomial(n, np.full(n, 1 / n), RESAMPLES).astype(float)
 
 

@@ -1,4 +1,8 @@
-"""The leaderboard's columns, and the same table as Markdown, CSV and in the terminal."""
+"""The columns of the leaderboard, and its tables as Markdown, CSV and in the terminal.
+
+Written without pandas: ``to_markdown`` would replace the last line of :meth:`TextTable.markdown` but not its escaping,
+and ``to_csv`` turns integer columns with missing values into floats.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ from rich.text import Text
 
 from hessgnn.evaluation.record import Better
 from hessgnn.evaluation.tasks.accuracy import METRICS
-from hessgnn.leaderboard.board import ClaimResult, Gain, Leaderboard, MetricInfo, Ratio, RegimeRanks, Row, Score
+from hessgnn.leaderboard.board import Leaderboard, MetricInfo, Ratio, Row, Score
 
 MAIN_METRICS = ("energy_mae", "forces_mae", "hessian_mae", "hessian_rmse")
 """The metrics that are printed; CSV and JSON hold all."""
@@ -59,17 +63,7 @@ class Column:
 
 
 def columns(splits: Sequence[str]) -> list[Column]:
-    """Return the columns of the main table, left to right.
-
-    Parameters
-    ----------
-    splits
-        The splits that potentials were judged on; each has a column per main metric.
-
-    Returns
-    -------
-    list of Column
-    """
+    """Return the columns of the main table, left to right; each split has a column per main metric."""
     return [
         Column("rank", "Rank", lambda row: Cell(row.rank, integer(row.rank))),
         Column("entry", "Entry", lambda row: Cell(row.entry, row.entry), numeric=False),
@@ -122,46 +116,19 @@ def score_cell(score: Score | None) -> Cell:
 
 
 def column_groups(columns: Sequence[Column]) -> list[tuple[Column, int]]:
-    """Group columns that stand under one heading.
-
-    Parameters
-    ----------
-    columns
-        In their order.
-
-    Returns
-    -------
-    list of (column, number)
-        The first column of each split with the number of its columns; any other column by itself.
-    """
+    """Group columns under the heading of their split: the first of each group, and how many there are."""
     runs = [list(run) for _, run in groupby(columns, key=lambda column: (column.split, column.split or column.key))]
     return [(run[0], len(run)) for run in runs]
 
 
-def task_lines(board: Leaderboard) -> list[tuple[str, MetricInfo, list[Cell]]]:
-    """Return what the tasks besides accuracy found.
-
-    Parameters
-    ----------
-    board
-        The leaderboard.
-
-    Returns
-    -------
-    list of (split, metric, cells)
-        A line for each metric that any entry has on the split, with a cell for each entry.
-    """
-
-    def cells(split: str, name: str) -> list[Cell]:
-        return [score_cell(row.scores.get(split, {}).get(name)) for row in board.rows]
-
-    return _lines(board, METRICS, cells)
+MetricLine = tuple[str, MetricInfo, list[Cell]]
+"""Split, metric and cells."""
 
 
-def _lines(
+def metric_lines(
     board: Leaderboard, left_out: Collection[str], cells: Callable[[str, str], list[Cell]]
-) -> list[tuple[str, MetricInfo, list[Cell]]]:
-    """A line for each split and metric of which any cell has a number."""
+) -> list[MetricLine]:
+    """Return a line for each split and metric with a number in any of its ``cells``, but for the metrics left out."""
     lines = []
     for split in board.splits:
         for name, info in board.metrics.items():
@@ -169,40 +136,6 @@ def _lines(
             if any(cell.value is not None for cell in line):
                 lines.append((split, info, line))
     return lines
-
-
-ROUNDING = "curvature_asymmetry"
-"""A number that is no error of a potential, but of arithmetic: a ratio of two says nothing."""
-CLAIM_NUMERIC = (False, False, False, False, True, True, False, True, True, True, False)
-"""Which columns of the table of claims are numbers."""
-
-
-def claim_headings(without: str = "E-F", having: str = "E-F-H") -> list[str]:
-    """Columns of the table of claims; the two sides may have other names."""
-    tested = ["Claimed", "p over seeds", "p over subjects", "p corrected", "Verdict"]
-    return ["Claim", "Source", "Number", "Architecture", without, having, *tested]
-
-
-def claim_line(result: ClaimResult) -> list[str]:
-    """Print what the records say of a claim, under :func:`claim_headings`."""
-
-    def tested(p: float | None, n: int) -> str:
-        return f"{MISSING} (n={n})" if p is None else f"{number(p, 2)} (n={n})"
-
-    where = f"{result.split} {result.title}".strip()
-    return [
-        f"Hessian labels: {result.claim}",
-        result.source,
-        f"{where}, {result.unit}",
-        result.architecture,
-        str(score_cell(result.without)),
-        str(score_cell(result.having)),
-        result.direction,
-        tested(result.p_seeds, result.n_seeds),
-        MISSING if not result.n_subjects else tested(result.p_subjects, result.n_subjects),
-        number(result.p_holm, 2),
-        result.verdict,
-    ]
 
 
 def ratio_cell(ratio: Ratio | None) -> Cell:
@@ -215,45 +148,6 @@ def ratio_cell(ratio: Ratio | None) -> Cell:
     if ratio.std is None:
         return Cell(ratio.value, number(ratio.value))
     return Cell(ratio.value, *_with_spread(ratio.value, ratio.std))
-
-
-def rank_table(ranks: Sequence[RegimeRanks]) -> tuple[list[str], list[list[str]]]:
-    """Lay out the places of architectures, a column for each kind of labels: headings, and lines of text."""
-    regimes = list(ranks[0].ranks) if ranks else []
-    lines = []
-    for item in ranks:
-        gained = (
-            MISSING if item.places_gained is None else "0" if not item.places_gained else f"{item.places_gained:+d}"
-        )
-        places = [
-            MISSING if item.ranks[regime] is None else f"{item.ranks[regime]} ({score_cell(item.overall[regime])})"
-            for regime in regimes
-        ]
-        lines.append([item.architecture, *places, gained.replace("-", "−")])
-    return ["Architecture", *regimes, "Places gained, E-F to E-F-H"], lines
-
-
-def gain_cell(gain: Gain, split: str, name: str) -> Cell:
-    """Print one ratio of the table of what Hessian labels buy."""
-    return ratio_cell(gain.ratios.get(split, {}).get(name))
-
-
-def gain_lines(board: Leaderboard, gains: Sequence[Gain]) -> list[tuple[str, MetricInfo, list[Cell]]]:
-    """Return the ratios of what the tasks found, those of the main errors left out.
-
-    Parameters
-    ----------
-    board
-        The leaderboard.
-    gains
-        Some of its comparisons.
-
-    Returns
-    -------
-    list of (split, metric, cells)
-        A line for each metric with a ratio, with a cell for each comparison.
-    """
-    return _lines(board, {*METRICS, ROUNDING}, lambda split, name: [gain_cell(gain, split, name) for gain in gains])
 
 
 def status(row: Row) -> str:
@@ -308,11 +202,37 @@ def heat(cells: Sequence[Cell], better: Better = "lower") -> list[float | None]:
     return [None if place is None else round(place, 3) for place in turned]
 
 
-def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[bool]) -> str:
-    """Lay out a Markdown table; numeric columns are aligned to the right."""
-    rule = ["---:" if right else "---" for right in numeric]
-    lines = [[markdown_text(item) for item in headings], rule, *([markdown_text(item) for item in row] for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+@dataclass(frozen=True)
+class TextTable:
+    """A table of text: printed as Markdown, and on the page by the macro ``text_table``.
+
+    Attributes
+    ----------
+    headings
+        Of the columns.
+    lines
+        Their cells.
+    numeric
+        Which columns are numbers, aligned to the right; all but the first if absent.
+    caption
+        Only on the page.
+    """
+
+    headings: Sequence[str]
+    lines: Sequence[Sequence[str]]
+    numeric: Sequence[bool] = ()
+    caption: str = ""
+
+    @property
+    def right(self) -> Sequence[bool]:
+        """Which columns are aligned to the right."""
+        return self.numeric or [position > 0 for position in range(len(self.headings))]
+
+    def markdown(self) -> str:
+        """Return the table as Markdown, with escaped cells."""
+        rule = ["---:" if right else "---" for right in self.right]
+        head, *body = [[markdown_text(cell) for cell in line] for line in (self.headings, *self.lines)]
+        return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *body))
 
 
 def markdown_text(text: str) -> str:

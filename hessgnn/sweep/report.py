@@ -1,4 +1,8 @@
-"""What tuning found, drawn of the trials alone: ``sweep.html``, its tables in ``sweep.md``. No test split is in it."""
+"""What tuning found, drawn of the trials alone: ``sweep.html``, its tables in ``sweep.md``. No test split is in it.
+
+Drawn without ``optuna.visualization``, which has one study in a figure: here all architectures share one, in the
+colours of the leaderboard. Optuna computes the importances and Pareto fronts.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import itertools
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +21,14 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import TrialState
 
-from hessgnn.leaderboard.landscape import Trial, landscapes
-from hessgnn.leaderboard.page import render
+from hessgnn.leaderboard.page import plain_page
 from hessgnn.leaderboard.plotting import COLOURS, SYMBOLS, Panel, figure_json, literal
-from hessgnn.leaderboard.tables import MISSING, markdown_table, markdown_text
+from hessgnn.leaderboard.sections.base import PlainSection
+from hessgnn.leaderboard.sections.landscape import landscapes
+from hessgnn.leaderboard.tables import MISSING, TextTable, markdown_text
+from hessgnn.leaderboard.trials import TrialResult
 from hessgnn.runtime.files import write_text
 from hessgnn.sweep.config import PAPER_WEIGHTS, SweepConfig
-from hessgnn.sweep.trials import TrialRow
 
 FEW = 4
 """Trials below which no importance is computed: it would be noise."""
@@ -40,21 +45,9 @@ class Transferred:
     """Relative to E-F alone; ``None`` where it failed."""
 
 
-@dataclass(frozen=True)
-class Section:
-    """A part of the page."""
-
-    title: str
-    text: str
-    panels: list[Panel] = field(default_factory=list)
-    headings: list[str] = field(default_factory=list)
-    numeric: list[bool] = field(default_factory=list)
-    lines: list[list[str]] = field(default_factory=list)
-
-
 def write_report(
     config: SweepConfig,
-    rows: Sequence[TrialRow],
+    rows: Sequence[TrialResult],
     transferred: Sequence[Transferred],
     studies: Mapping[str, Study],
     folder: Path,
@@ -80,26 +73,18 @@ def write_report(
         The page.
     """
     title, about, found = f"Sweep {config.name}", summary(config, rows), sections(config, rows, transferred, studies)
-    write_text(folder / "sweep.md", markdown(title, about, found))
-    write_text(folder / "sweep.html", render("sweep.html.j2", title=title, summary=about, sections=found))
+    tables = [part for section in found for part in section.markdown()]
+    write_text(folder / "sweep.md", "\n\n".join([f"# {markdown_text(title)}", markdown_text(about), *tables]) + "\n")
+    footer = (
+        "Written by hessgnn. Every trial in full precision: trials.csv. Errors on the test splits: "
+        "leaderboard/index.html."
+    )
+    write_text(folder / "sweep.html", plain_page(title, about, found, footer))
     return folder / "sweep.html"
 
 
-def summary(config: SweepConfig, rows: Sequence[TrialRow]) -> str:
-    """Say how much was tried, and what a score is.
-
-    Parameters
-    ----------
-    config
-        The sweep.
-    rows
-        All trials.
-
-    Returns
-    -------
-    str
-        A paragraph.
-    """
+def summary(config: SweepConfig, rows: Sequence[TrialResult]) -> str:
+    """Say how much was tried, and what a score is."""
     failed = sum(row.state == "failed" for row in rows)
     pruned = sum(row.state == "pruned" for row in rows)
     seconds = sum(row.device_seconds for row in rows)
@@ -111,44 +96,25 @@ def summary(config: SweepConfig, rows: Sequence[TrialRow]) -> str:
     )
 
 
-def markdown(title: str, about: str, found: Sequence[Section]) -> str:
-    """Return what of the page is text and tables.
-
-    Parameters
-    ----------
-    title, about
-        Heading and first paragraph.
-    found
-        Of :func:`sections`.
-
-    Returns
-    -------
-    str
-        Markdown.
-    """
-    parts = [f"# {markdown_text(title)}", markdown_text(about)]
-    for section in found:
-        if section.lines:
-            table = markdown_table(section.headings, section.lines, section.numeric)
-            parts += [f"## {markdown_text(section.title)}", markdown_text(section.text), table]
-    return "\n\n".join(parts) + "\n"
-
-
 def sections(
-    config: SweepConfig, rows: Sequence[TrialRow], transferred: Sequence[Transferred], studies: Mapping[str, Study]
-) -> list[Section]:
+    config: SweepConfig, rows: Sequence[TrialResult], transferred: Sequence[Transferred], studies: Mapping[str, Study]
+) -> list[PlainSection]:
     """Lay out the parts of the page that there is something to show in."""
     found = [
-        Section(
+        PlainSection(
+            "weights",
             "Weights compared",
             "The paper's weights, the balance of the losses (the Hessian term made as large as that of the forces, "
             "measured before training), the best of this sweep, and the best of the other architectures. "
             "Each is one training, so small differences are noise.",
-            headings=["Architecture", "Loss weights", "Forces / Å²", "Hessian / Å⁴", "Score over E-F"],
-            numeric=[False, False, True, True, True],
-            lines=compared(rows, transferred),
+            table=TextTable(
+                ["Architecture", "Loss weights", "Forces / Å²", "Hessian / Å⁴", "Score over E-F"],
+                compared(rows, transferred),
+                [False, False, True, True, True],
+            ),
         ),
-        Section(
+        PlainSection(
+            "history",
             "History",
             "The score of each trial, and the best so far as a line. Trial 0 is E-F alone, so it has 1.",
             [_history(rows)],
@@ -156,53 +122,38 @@ def sections(
     ]
     if config.objective.cost is not None:
         text = "Error and cost of each trial; those that no other trial beats in both are joined."
-        found.append(Section("Pareto front", text, [_front(config, rows, studies)]))
+        found.append(PlainSection("front", "Pareto front", text, [_front(config, rows, studies)]))
     found += [
-        Section(f"Landscape of {landscape.architecture}", landscape.summary, landscape.panels)
-        for landscape in landscapes([_as_trial(row) for row in rows])
+        PlainSection(f"landscape-{position}", f"Landscape of {item.name}", item.text, item.panels)
+        for position, item in enumerate(landscapes(rows), 1)
     ]
-    importance = {name: importances(studies[name]) for name in config.architectures}
-    if any(importance.values()):
+    shares = {name: importances(studies[name]) for name in config.architectures}
+    if any(shares.values()):
         text = (
             "Share of the spread among the better trials that each tuned value accounts for (PED-ANOVA). "
             "With few trials it is a hint, no more."
         )
-        keys = list(dict.fromkeys(key for shares in importance.values() for key in shares))
+        keys = list(dict.fromkeys(key for of_one in shares.values() for key in of_one))
         lines = [
-            [name, *(f"{shares[key]:.2f}" if key in shares else MISSING for key in keys)]
-            for name, shares in importance.items()
+            [name, *(f"{of_one[key]:.2f}" if key in of_one else MISSING for key in keys)]
+            for name, of_one in shares.items()
         ]
-        headings, numeric = ["Architecture", *keys], [False, *(True for _ in keys)]
-        found.append(Section("Importance", text, [_importance(importance)], headings, numeric, lines))
-    found.append(Section("Cost", "Device-seconds of training of each trial.", [_cost(rows)]))
+        table = TextTable(["Architecture", *keys], lines)
+        found.append(PlainSection("importance", "Importance", text, [_importance(shares)], table))
+    found.append(PlainSection("cost", "Cost", "Device-seconds of training of each trial.", [_cost(rows)]))
     if failures := [row for row in rows if row.state == "failed"]:
-        found.append(
-            Section(
-                "Failures",
-                "Trials without a score. They count as part of the budget.",
-                headings=["Architecture", "Trial", "Attempts", "Reason"],
-                numeric=[False, True, True, False],
-                lines=[[r.architecture, str(r.trial), str(r.attempts), r.reason or ""] for r in failures],
-            )
+        table = TextTable(
+            ["Architecture", "Trial", "Attempts", "Reason"],
+            [[row.architecture, str(row.trial), str(row.attempts), row.reason or ""] for row in failures],
+            [False, True, True, False],
         )
+        text = "Trials without a score. They count as part of the budget."
+        found.append(PlainSection("failures", "Failures", text, table=table))
     return found
 
 
-def compared(rows: Sequence[TrialRow], transferred: Sequence[Transferred]) -> list[list[str]]:
-    """Score each architecture with known, own and foreign loss weights.
-
-    Parameters
-    ----------
-    rows
-        All trials.
-    transferred
-        The architectures with each other's weights.
-
-    Returns
-    -------
-    list of list of str
-        Lines of a table.
-    """
+def compared(rows: Sequence[TrialResult], transferred: Sequence[Transferred]) -> list[list[str]]:
+    """Score each architecture with known, own and foreign loss weights, as lines of a table."""
     lines = []
     for architecture in dict.fromkeys(row.architecture for row in rows):
         own = [row for row in rows if row.architecture == architecture and row.kind != "baseline"]
@@ -223,20 +174,8 @@ def compared(rows: Sequence[TrialRow], transferred: Sequence[Transferred]) -> li
 
 
 def importances(study: Study) -> dict[str, float]:
-    """Importance of each tuned value.
+    """Compute the importance of each tuned value, dotted key -> share; empty where there are too few trials.
 
-    Parameters
-    ----------
-    study
-        Of one architecture.
-
-    Returns
-    -------
-    dict
-        Dotted key -> share; empty where there are too few trials.
-
-    References
-    ----------
     S. Watanabe, A. Bansal, F. Hutter, IJCAI 2023 (PED-ANOVA), as Optuna implements it.
     """
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
@@ -251,18 +190,12 @@ def importances(study: Study) -> dict[str, float]:
     return {key: value for key, value in found.items() if math.isfinite(value)}
 
 
-def _as_trial(row: TrialRow) -> Trial:
-    """A row as the leaderboard draws it."""
-    values = {k: float(v) for k, v in row.values.items() if isinstance(v, int | float)}
-    return Trial(row.architecture, str(row.trial), row.kind, row.state, row.score, values, row.reason or "")
-
-
-def _best(rows: Sequence[TrialRow]) -> TrialRow | None:
+def _best(rows: Sequence[TrialResult]) -> TrialResult | None:
     complete = [row for row in rows if row.state == "complete" and row.score is not None]
     return min(complete, key=lambda row: (row.score, row.trial), default=None)
 
 
-def _styled(rows: Sequence[TrialRow]) -> list[tuple[str, str, str, list[TrialRow]]]:
+def _styled(rows: Sequence[TrialResult]) -> list[tuple[str, str, str, list[TrialResult]]]:
     """Architecture, colour, symbol, and its scored trials."""
     names = sorted({row.architecture for row in rows})  # the leaderboard's order, for the same colours
     return [
@@ -276,23 +209,31 @@ def _styled(rows: Sequence[TrialRow]) -> list[tuple[str, str, str, list[TrialRow
     ]
 
 
-def _history(rows: Sequence[TrialRow]) -> Panel:
+def _points_and_stairs(
+    name: str,
+    symbols: dict[str, Any],
+    points: Sequence[tuple[Any, Any]],
+    stairs: Sequence[tuple[Any, Any]],
+    **style: Any,
+) -> list[go.Scatter]:
+    """Trials of an architecture as points, and what is best among them as a line."""
+    line = {"color": symbols["color"], "shape": "hv"}
+    return [
+        go.Scatter(
+            x=[x for x, _ in points], y=[y for _, y in points], mode="markers", marker=symbols, name=literal(name)
+        ),
+        go.Scatter(x=[x for x, _ in stairs], y=[y for _, y in stairs], line=line, showlegend=False, **style),
+    ]
+
+
+def _history(rows: Sequence[TrialResult]) -> Panel:
     traces: list[Any] = []
     for name, colour, symbol, own in _styled(rows):
-        best = list(itertools.accumulate((row.score or 0.0 for row in own), min))
-        trials = [row.trial for row in own]
+        points = [(row.trial, row.score) for row in own]
+        best = itertools.accumulate((row.score or 0.0 for row in own), min)
+        stairs = [(row.trial, lowest) for row, lowest in zip(own, best, strict=True)]
         marker = {"color": colour, "symbol": symbol, "size": 8}
-        traces += [
-            go.Scatter(x=trials, y=[r.score for r in own], mode="markers", marker=marker, name=literal(name)),
-            go.Scatter(
-                x=trials,
-                y=best,
-                mode="lines",
-                line={"color": colour, "shape": "hv"},
-                showlegend=False,
-                hoverinfo="skip",
-            ),
-        ]
+        traces += _points_and_stairs(name, marker, points, stairs, mode="lines", hoverinfo="skip")
     axes = {"xaxis": {"title": {"text": "trial"}}, "yaxis": {"title": {"text": "score over E-F"}, "type": "log"}}
     return Panel("Scores, trial by trial", "Score of every trial in order.", figure_json(traces, **axes))
 
@@ -312,7 +253,7 @@ def _importance(found: Mapping[str, dict[str, float]]) -> Panel:
     return Panel("Importance of what was tuned", "Importance of each tuned value.", figure_json(traces, **axes))
 
 
-def _cost(rows: Sequence[TrialRow]) -> Panel:
+def _cost(rows: Sequence[TrialResult]) -> Panel:
     traces = [
         go.Bar(
             x=[row.trial for row in rows if row.architecture == name],
@@ -326,24 +267,17 @@ def _cost(rows: Sequence[TrialRow]) -> Panel:
     return Panel("Cost of each trial", "Device-seconds of every trial.", figure_json(traces, barmode="group", **axes))
 
 
-def _front(config: SweepConfig, rows: Sequence[TrialRow], studies: Mapping[str, Study]) -> Panel:
+def _front(config: SweepConfig, rows: Sequence[TrialResult], studies: Mapping[str, Study]) -> Panel:
     cost = config.objective.cost
     traces: list[Any] = []
     for name, colour, symbol, own in _styled(rows):
-        marker = {"color": colour, "symbol": symbol, "size": 8, "opacity": 0.5}
-        paid = [row.device_seconds if cost == "device_seconds" else row.products for row in own]
+        marker = {"color": colour, "symbol": symbol, "size": 8}
+        points = [(row.device_seconds if cost == "device_seconds" else row.products, row.score) for row in own]
         front = sorted((trial.values[1], trial.values[0]) for trial in studies[name].best_trials)
-        traces += [
-            go.Scatter(x=paid, y=[row.score for row in own], mode="markers", marker=marker, name=literal(name)),
-            go.Scatter(
-                x=[x for x, _ in front],
-                y=[y for _, y in front],
-                mode="lines+markers",
-                line={"color": colour, "shape": "hv"},
-                marker={"color": colour, "symbol": symbol, "size": 9},
-                showlegend=False,
-            ),
-        ]
+        large = {**marker, "size": 9}
+        traces += _points_and_stairs(
+            name, {**marker, "opacity": 0.5}, points, front, mode="lines+markers", marker=large
+        )
     axes = {
         "xaxis": {"title": {"text": "device-seconds" if cost == "device_seconds" else "Hessian products"}},
         "yaxis": {"title": {"text": "score over E-F"}, "type": "log"},

@@ -50,6 +50,7 @@ from hessgnn.experiments.job import (
     run_job,
 )
 from hessgnn.experiments.workers import Chains, Watch, WorkerDied, Workers
+from hessgnn.leaderboard.trials import TrialResult, write_trials
 from hessgnn.runtime.config import save
 from hessgnn.runtime.files import write_text
 from hessgnn.runtime.processes import uninterrupted
@@ -60,7 +61,7 @@ from hessgnn.sweep.life import Heart
 from hessgnn.sweep.opening import begin, data_of
 from hessgnn.sweep.report import Transferred, write_report
 from hessgnn.sweep.storage import storage_of, unusable
-from hessgnn.sweep.trials import TrialRow, baseline_key, trial_rows, write_trials
+from hessgnn.sweep.trials import baseline_key, trial_rows
 from hessgnn.sweep.tuning import BASELINE, PRODUCTS, SCORE, SECONDS, Task, Tuning, create_study, tuning_study
 from hessgnn.training.run import Point, Run
 
@@ -73,7 +74,7 @@ _PAUSE = 1.0  # seconds between two looks at what others do
 class Ended:
     """A trial has come to its end."""
 
-    row: TrialRow
+    row: TrialResult
 
 
 Event = Report | Ended | Left
@@ -367,11 +368,11 @@ class _Sweep:
         path = self.folder / "trials" / folder_name(architecture) / f"{number:03d}"
         return Job(run, path, architecture, f"trial {number + 1}/{config.budget.trials}")
 
-    def _write_trials(self) -> list[TrialRow]:
+    def _write_trials(self) -> list[TrialResult]:
         rows = [
             row
             for architecture in self.config.architectures
             for row in trial_rows(self.config, architecture, self.works, self._tuning(architecture))
         ]
-        write_trials(rows, self.config, self.folder / "trials.csv")
+        write_trials(rows, self.config.space, self.folder / "trials.csv")
         return rows

@@ -1,37 +1,13 @@
-"""Every trial as a row: what ``trials.csv`` holds, and what the report and the leaderboard draw."""
+"""The results of a sweep's trials, read from its storage."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from hessgnn.runtime.files import write_text
+from hessgnn.leaderboard.trials import TrialResult
 from hessgnn.sweep.config import SweepConfig
 from hessgnn.sweep.ledger import Ledger, attempts_of, is_open, reason_of
 from hessgnn.sweep.tuning import BASELINE, PRODUCTS, Tuning, describe_state, device_seconds_of, kind_of
-
-
-@dataclass(frozen=True)
-class TrialRow:
-    """A finished trial."""
-
-    architecture: str
-    trial: int
-    """0 is E-F alone."""
-    kind: str
-    regime: str
-    values: dict[str, Any]
-    score: float | None
-    """Relative to E-F alone."""
-    device_seconds: float
-    products: int
-    attempts: int
-    state: str
-    reason: str | None
 
 
 def baseline_key(architecture: str) -> str:
@@ -39,7 +15,7 @@ def baseline_key(architecture: str) -> str:
     return f"baseline {architecture}"
 
 
-def trial_rows(config: SweepConfig, architecture: str, works: Ledger, tuning: Tuning) -> list[TrialRow]:
+def trial_rows(config: SweepConfig, architecture: str, works: Ledger, tuning: Tuning) -> list[TrialResult]:
     """List the finished trials of an architecture.
 
     Parameters
@@ -55,7 +31,7 @@ def trial_rows(config: SweepConfig, architecture: str, works: Ledger, tuning: Tu
 
     Returns
     -------
-    list of TrialRow
+    list of TrialResult
         In their order; the baseline, E-F alone, first.
     """
     rows = []
@@ -72,8 +48,8 @@ def trial_rows(config: SweepConfig, architecture: str, works: Ledger, tuning: Tu
 
 def _row(
     architecture: str, number: int, kind: str, regime: str, values: dict[str, Any], score: float | None, entry: Any
-) -> TrialRow:
-    return TrialRow(
+) -> TrialResult:
+    return TrialResult(
         architecture=architecture,
         trial=number,
         kind=kind,
@@ -86,26 +62,3 @@ def _row(
         state=describe_state(entry),
         reason=reason_of(entry),
     )
-
-
-def write_trials(rows: Sequence[TrialRow], config: SweepConfig, path: Path) -> None:
-    """Write the trials as CSV.
-
-    Parameters
-    ----------
-    rows
-        From :func:`trial_rows`.
-    config
-        The sweep: its space gives columns.
-    path
-        The file.
-    """
-    text = io.StringIO()
-    columns = ["architecture", "trial", "kind", "regime", *config.space, "score", "device_seconds", "products"]
-    columns += ["attempts", "state", "reason"]
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        fields = {name: getattr(row, name) for name in columns if name not in config.space}
-        writer.writerow(fields | row.values)
-    write_text(path, text.getvalue())

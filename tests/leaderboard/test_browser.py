@@ -144,10 +144,10 @@ def test_tabs_and_choices_go_by_keyboard(page: Path, tmp_path: Path) -> None:
         document.querySelector("[role=tab][tabindex='0']").focus();
         for (const key of ["ArrowRight", "ArrowRight", "End", "Home"]) { press(key); steps.push(panels()); }
         const inOrder = document.querySelectorAll("[role=tab][tabindex='0']").length;
-        const select = document.getElementById("choose-molecule");
+        const select = document.getElementById("choose-maps");
         select.value = "2";
         select.dispatchEvent(new Event("change", { bubbles: true }));
-        const shown = [...document.querySelectorAll("[data-of=choose-molecule]")].filter((x) => x.checkVisibility());
+        const shown = [...document.querySelectorAll("[data-of=choose-maps]")].filter((x) => x.checkVisibility());
         location.hash = "#reproduce-2";
         await new Promise((done) => setTimeout(done, 200));
         return { steps, inOrder, shown: shown.map((x) => x.dataset.option),

@@ -14,17 +14,17 @@ from hessgnn.evaluation.record import Failure, Metric
 from hessgnn.evaluation.tasks.base import Claim, all_tasks
 from hessgnn.leaderboard.board import ClaimResult
 from hessgnn.leaderboard.claims import all_claims, judge_claims
-from hessgnn.leaderboard.collect import Loaded, collect
+from hessgnn.leaderboard.collect import RunFiles, collect
 from hessgnn.leaderboard.report import write_report
-from hessgnn.leaderboard.words import CLAIMS_NOTE
+from hessgnn.leaderboard.sections.claims import CLAIMS_NOTE
 
 CLAIMS = {claim.metric: claim for claim in all_claims()}
 BARRIERS, FOUND, HOLDS = (CLAIMS[name] for name in ("neb_barrier_mae", "saddle_right", "md_failure_temperature"))
 
 
-def run(regime: str, seed: int, values: dict[str, float | None], claim: Claim = BARRIERS) -> Loaded:
+def run(regime: str, seed: int, values: dict[str, float | None], claim: Claim = BARRIERS) -> RunFiles:
     record = make_record("ani", regime, seed)  # type: ignore[arg-type]
-    return Loaded(Path("record.json"), record, _values={(claim.task, claim.split): {claim.metric: values}})
+    return RunFiles(Path("record.json"), record, _values={(claim.task, claim.split): {claim.metric: values}})
 
 
 def subjects(mean: float, seed: int, n: int = 10) -> dict[str, float | None]:
@@ -32,7 +32,7 @@ def subjects(mean: float, seed: int, n: int = 10) -> dict[str, float | None]:
     return {f"reaction-{k}": float(mean + noise[k]) for k in range(n)}
 
 
-def judged(*runs: Loaded, claim: Claim = BARRIERS) -> ClaimResult:
+def judged(*runs: RunFiles, claim: Claim = BARRIERS) -> ClaimResult:
     (result,) = judge_claims(runs, [claim])
     return result
 
@@ -80,24 +80,24 @@ def test_what_failed_counts_with_the_worst() -> None:
 
 def test_a_run_that_failed_counts_and_one_that_was_not_judged_does_not() -> None:
     good = [run(regime, s, subjects(50, s)) for regime in ("E-F", "E-F-H") for s in range(2)]
-    failed = Loaded(Path("x"), failed_record(architecture="ani", regime="E-F-H", seed=2))
+    failed = RunFiles(Path("x"), failed_record(architecture="ani", regime="E-F-H", seed=2))
     found = judged(*good, run("E-F", 2, subjects(20, 2)), failed)
     assert found.n_seeds == 3
     assert found.having.mean > found.without.mean
     task_failed = make_record("ani", "E-F-H", 2).model_copy(
         update={"failures": [Failure(task="neb", split="test", structure=None, reason="no engine")]}
     )
-    assert judged(*good, run("E-F", 2, subjects(20, 2)), Loaded(Path("x"), task_failed)).n_seeds == 3
-    absent = Loaded(Path("x"), make_record("ani", "E-F-H", 2))
+    assert judged(*good, run("E-F", 2, subjects(20, 2)), RunFiles(Path("x"), task_failed)).n_seeds == 3
+    absent = RunFiles(Path("x"), make_record("ani", "E-F-H", 2))
     assert judged(*good, run("E-F", 2, subjects(20, 2)), absent).n_seeds == 2
     assert judge_claims([failed, absent], [BARRIERS]) == []
 
 
 def test_means_are_compared_where_nothing_else_was_saved() -> None:
-    def only_mean(regime: str, seed: int, value: float) -> Loaded:
+    def only_mean(regime: str, seed: int, value: float) -> RunFiles:
         record = make_record("ani", regime, seed)  # type: ignore[arg-type]
         metrics = {"test": {**record.metrics["test"], "neb_barrier_mae": Metric(value=value, unit="meV", n=9)}}
-        return Loaded(Path("x"), record.model_copy(update={"metrics": metrics}))
+        return RunFiles(Path("x"), record.model_copy(update={"metrics": metrics}))
 
     means = {"E-F": (20.0, 21.0, 22.0), "E-F-H": (10.0, 11.5, 11.5)}
     found = judged(*(only_mean(regime, s, value) for regime, values in means.items() for s, value in enumerate(values)))

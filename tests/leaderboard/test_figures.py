@@ -15,15 +15,17 @@ from typer.testing import CliRunner
 from hessgnn.cli.authors import schema
 from hessgnn.errors import ConfigError, DataError
 from hessgnn.evaluation.record import Failure, Record
-from hessgnn.leaderboard.collect import Loaded, collect
-from hessgnn.leaderboard.cost import pareto
-from hessgnn.leaderboard.landscape import landscapes, read_trials
+from hessgnn.leaderboard.collect import RunFiles, collect
 from hessgnn.leaderboard.latex import latex_table, latex_text
-from hessgnn.leaderboard.maps import block_norms, hessian_maps
 from hessgnn.leaderboard.plotting import log_axis
-from hessgnn.leaderboard.reproduce import recipes
 from hessgnn.leaderboard.scores import score
+from hessgnn.leaderboard.sections.base import PageData
+from hessgnn.leaderboard.sections.cost import pareto
+from hessgnn.leaderboard.sections.landscape import landscapes
+from hessgnn.leaderboard.sections.maps import HessianMaps, block_norms
+from hessgnn.leaderboard.sections.reproduce import recipes
 from hessgnn.leaderboard.tables import Cell, heat
+from hessgnn.leaderboard.trials import read_trials
 
 HEAD = "architecture,trial,kind,regime,loss.forces,loss.hessian,score,device_seconds,state,reason\n"
 
@@ -56,8 +58,8 @@ def test_a_landscape_shows_every_trial(tmp_path: Path) -> None:
     lines.append("ani,11,tuned,E-F-H,1,1,0.25,5,complete,")
     path.write_text(HEAD + "\n".join(lines) + "\n")
     (found,) = landscapes(read_trials(path))
-    assert "11 finished, 0 pruned, 1 failed. Best: 0.250" in found.summary
-    assert "(trial 11)" in found.summary
+    assert "11 finished, 0 pruned, 1 failed. Best: 0.250" in found.text
+    assert "(trial 11)" in found.text
     kinds = [trace["type"] for trace in found.panels[0].figure["data"]]
     assert kinds == ["contour", "scatter", "scatter"]
     assert "<b>" not in json.dumps(found.panels[0].figure).replace("<br>", "")
@@ -86,15 +88,15 @@ def test_a_map_has_a_cell_for_each_pair_of_atoms(runs: Sequence[Path]) -> None:
     hessian[0:3, 3:6] = 3.0
     assert block_norms(hessian).tolist() == [[0.0, 3.0], [0.0, 0.0]]
     loaded = collect(runs)
-    found = hessian_maps(score(loaded), loaded)
+    found = HessianMaps().figures(PageData(score(loaded), loaded))
     assert [len(item.panels) for item in found] == [7] * 7
     assert found[0].panels[0].entry == ""
     assert found[0].panels[1].figure["data"][0]["x"] == ["H1", "H2", "H3"]
     assert "largest" in found[0].panels[1].description
 
 
-def board(*records: Record) -> tuple[list[Loaded], list[str]]:
-    loaded = [Loaded(Path(f"{k}.json"), record) for k, record in enumerate(records)]
+def board(*records: Record) -> tuple[list[RunFiles], list[str]]:
+    loaded = [RunFiles(Path(f"{k}.json"), record) for k, record in enumerate(records)]
     return loaded, [recipe.commands for recipe in recipes(score(loaded), loaded)]
 
 

@@ -11,14 +11,14 @@ from synthetic_runs import DATA, MEAN_ERRORS, failed_record, make_record
 from hessgnn.errors import DataError
 from hessgnn.evaluation.record import Metric, Record
 from hessgnn.leaderboard.board import Leaderboard, Row
-from hessgnn.leaderboard.collect import Loaded, collect
+from hessgnn.leaderboard.collect import RunFiles, collect
 from hessgnn.leaderboard.scores import score
 
 MEAN = make_record("mean predictor", "mean", None, 1.0)
 
 
 def board_of(*records: Record) -> Leaderboard:
-    return score([Loaded(Path(f"{position}.json"), record) for position, record in enumerate(records)])
+    return score([RunFiles(Path(f"{position}.json"), record) for position, record in enumerate(records)])
 
 
 def rows_of(*records: Record) -> dict[str, Row]:

@@ -13,7 +13,7 @@ from hessgnn.evaluation.comparison import curvature_values
 from hessgnn.evaluation.record import PredictionFile, write_record
 from hessgnn.evaluation.tasks.accuracy import AccuracyTask, save_curvature
 from hessgnn.leaderboard.board import Gain
-from hessgnn.leaderboard.collect import Loaded, collect
+from hessgnn.leaderboard.collect import RunFiles, collect
 from hessgnn.leaderboard.scores import score
 from hessgnn.leaderboard.statistics import RESAMPLES, holm, ratio_interval
 
@@ -118,7 +118,7 @@ def test_ranks_are_within_a_regime_and_say_who_gained() -> None:
         records += [make_record(name, "E-F", 0, before), make_record(name, "E-F-H", 0, after)]
         records += [make_record(name, "E-F", 0, 0.001, entry=f"{name} equal time", budget="seconds")]
     records.append(failed_record(architecture="d", regime="E-F"))
-    board = score([Loaded(Path(f"{k}.json"), record) for k, record in enumerate(records)])
+    board = score([RunFiles(Path(f"{k}.json"), record) for k, record in enumerate(records)])
     found = {ranks.architecture: ranks for ranks in board.ranks}
     assert {name: ranks.ranks for name, ranks in found.items()} == {
         "a": {"E-F": 1, "E-F-H": 3},
@@ -134,7 +134,7 @@ def test_claims_say_what_is_left_of_them_after_correction() -> None:
     for regime, scale in (("E-F", 0.3), ("E-F-H", 0.1)):
         for seed in range(3):
             record = make_record("ani", regime, seed, scale * (1 + 0.01 * seed))  # type: ignore[arg-type]
-            loaded.append(Loaded(Path("x"), record))
+            loaded.append(RunFiles(Path("x"), record))
     claims = score(loaded).claims
     assert len(claims) > 5
     decisive = [max(p for p in (claim.p_seeds, claim.p_subjects) if p is not None) for claim in claims]

@@ -11,20 +11,20 @@ from types import SimpleNamespace
 import optuna
 import pytest
 
+from hessgnn.leaderboard.trials import TrialResult, read_trials, write_trials
 from hessgnn.sweep.config import SweepConfig
 from hessgnn.sweep.estimate import Estimate, estimates
 from hessgnn.sweep.plan import plan
 from hessgnn.sweep.report import Transferred, compared, importances, sections, write_report
-from hessgnn.sweep.trials import TrialRow, write_trials
 
 MakeSweep = Callable[..., SweepConfig]
 
 
-def row(architecture: str, trial: int, score: float | None, kind: str = "sampled", hessian: float = 0.1) -> TrialRow:
+def row(architecture: str, trial: int, score: float | None, kind: str = "sampled", hessian: float = 0.1) -> TrialResult:
     values = {"loss.forces": 0.3} | ({} if kind == "baseline" else {"loss.hessian": hessian})
     state, reason = ("complete", None) if score is not None else ("failed", "the loss is <b>not</b> finite")
     regime = "E-F" if kind == "baseline" else "E-F-H"
-    return TrialRow(architecture, trial, kind, regime, values, score, 1.5, 8, 1, state, reason)
+    return TrialResult(architecture, trial, kind, regime, values, score, 1.5, 8, 1, state, reason)
 
 
 ROWS = [
@@ -86,16 +86,17 @@ def test_a_second_objective_has_its_front(make_sweep: MakeSweep) -> None:
         best_trials=[SimpleNamespace(values=[0.7, 8.0])], directions=[0, 0], get_trials=lambda **_: []
     )
     found = sections(config, ROWS, [], dict.fromkeys(config.architectures, study))  # type: ignore[arg-type]
-    (front,) = [section for section in found if section.title == "Pareto front"]
+    (front,) = [section for section in found if section.heading == "Pareto front"]
     assert [trace["name"] for trace in front.panels[0].figure["data"] if "name" in trace] == ["schnet"]
 
 
 def test_the_table_has_a_column_for_each_tuned_key(make_sweep: MakeSweep, tmp_path: Path) -> None:
-    write_trials(ROWS, make_sweep(), tmp_path / "trials.csv")
+    write_trials(ROWS, make_sweep().space, tmp_path / "trials.csv")
     lines = (tmp_path / "trials.csv").read_text().splitlines()
     assert lines[0].startswith("architecture,trial,kind,regime,loss.forces,loss.hessian,score,device_seconds")
     assert len(lines) == 1 + len(ROWS)
     assert "failed,the loss is <b>not</b> finite" in lines[5]
+    assert read_trials(tmp_path / "trials.csv") == ROWS
 
 
 def test_the_plan_counts_every_run(make_sweep: MakeSweep) -> None:

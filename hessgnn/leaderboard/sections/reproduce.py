@@ -5,14 +5,28 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import yaml
 
 from hessgnn.evaluation.tasks.base import TASKS, all_tasks
 from hessgnn.leaderboard.board import Leaderboard, Row
-from hessgnn.leaderboard.collect import Loaded
+from hessgnn.leaderboard.collect import RunFiles
 from hessgnn.leaderboard.gains import BUDGETS
+from hessgnn.leaderboard.sections.base import PageData, Section, section
 from hessgnn.leaderboard.tables import integer, number
+
+
+@section("reproduce", order=170)
+class Reproduce(Section):
+    """A recipe for each entry."""
+
+    heading = "How to reproduce each entry"
+    link = "Reproduce"
+
+    def context(self, data: PageData) -> dict[str, Any]:
+        """See :meth:`Section.context`."""
+        return {"recipes": recipes(data.board, data.runs)}
 
 
 @dataclass(frozen=True)
@@ -29,25 +43,12 @@ class Recipe:
     """Seed, file and SHA-256."""
 
 
-def recipes(board: Leaderboard, loaded: Sequence[Loaded]) -> list[Recipe]:
-    """Say of each row how to make it again.
-
-    Parameters
-    ----------
-    board
-        The scores of ``loaded``.
-    loaded
-        The records.
-
-    Returns
-    -------
-    list of Recipe
-        In the order of the rows.
-    """
-    return [_recipe(row, [item for item in loaded if item.record.entry == row.entry]) for row in board.rows]
+def recipes(board: Leaderboard, files: Sequence[RunFiles]) -> list[Recipe]:
+    """Say of each row how to make it again, in the order of the rows."""
+    return [_recipe(row, [item for item in files if item.record.entry == row.entry]) for row in board.rows]
 
 
-def _recipe(row: Row, runs: Sequence[Loaded]) -> Recipe:
+def _recipe(row: Row, runs: Sequence[RunFiles]) -> Recipe:
     records = [item.record for item in runs]
     first = records[0]
     versions = sorted({f"{name} {version}" for record in records for name, version in record.versions.items()})
@@ -76,7 +77,7 @@ def _recipe(row: Row, runs: Sequence[Loaded]) -> Recipe:
     )
 
 
-def _commands(row: Row, runs: Sequence[Loaded]) -> str:
+def _commands(row: Row, runs: Sequence[RunFiles]) -> str:
     """Shell commands; names are reduced to what no shell takes for more than a name."""
     evaluated = {key.split()[0] for item in runs for key in item.record.results}
     own = TASKS.own()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import plotly.graph_objects as go
@@ -11,8 +10,9 @@ from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
 from hessgnn.leaderboard.board import Leaderboard
-from hessgnn.leaderboard.collect import Loaded
-from hessgnn.leaderboard.plotting import Panel, figure_json, whose
+from hessgnn.leaderboard.collect import RunFiles
+from hessgnn.leaderboard.plotting import Panel, PanelGroup, figure_json, filter_meta
+from hessgnn.leaderboard.sections.base import FigureSection, PageData, section
 
 MOLECULES = 10
 """That can be chosen."""
@@ -24,60 +24,57 @@ LARGEST = 40
 Array = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Maps:
-    """One molecule: its reference Hessian, and the error of each entry."""
+@section("maps", order=120)
+class HessianMaps(FigureSection):
+    """The maps of one molecule at a time."""
 
-    molecule: str
-    panels: list[Panel]
+    heading = "Hessian errors by atom pairs"
+    link = "Hessian errors"
+    choice = "Molecule"
+
+    def about(self, data: PageData) -> str:
+        """See :meth:`FigureSection.about`."""
+        return (
+            "Each cell is the root mean square error of the 3 × 3 block of two atoms, in eV/Å², of a molecule of "
+            f"{map_split(data.board)}; the first finished seed of each entry, all on one scale. The first map is the "
+            "reference itself."
+        )
+
+    def figures(self, data: PageData) -> list[PanelGroup]:
+        """Draw ``|ΔH|`` of the first finished seed of every entry that saved its predictions, molecule by molecule.
+
+        A cell is the root mean square of the 3 × 3 block of two atoms, eV/Å². Molecules are in the order of their size:
+        as many as fit, spread evenly over the sizes.
+        """
+        split = map_split(data.board)
+        if split is None:
+            return []
+        chosen: dict[str, RunFiles] = {}
+        for item in data.runs:
+            record = item.record
+            if record.status == "ok" and record.regime != "mean" and split in item.files:
+                chosen.setdefault(record.entry, item)
+        found: dict[str, dict[str, tuple[NDArray[np.int64], Array, Array]]] = {}
+        for entry, item in chosen.items():
+            predictions = item.predictions(split)
+            assert predictions is not None  # chosen because it has them
+            for name, numbers, _, reference, predicted in predictions.hessians():
+                if len(numbers) <= LARGEST and np.isfinite(reference).all():
+                    found.setdefault(name, {})[entry] = (numbers, reference, predicted)
+        whole = sorted(
+            (name for name, entries in found.items() if len(entries) == len(chosen)),
+            key=lambda name: (len(next(iter(found[name].values()))[0]), name),
+        )
+        order = [row.entry for row in data.board.rows if row.entry in chosen]
+        return [
+            _maps(name, {entry: (chosen[entry], *found[name][entry]) for entry in order}, split)
+            for name in _fit(whole, found)
+        ]
 
 
 def map_split(board: Leaderboard) -> str | None:
     """Return the split that molecules are taken from: ``test`` if it is there, else the first."""
     return "test" if "test" in board.splits else board.splits[0] if board.splits else None
-
-
-def hessian_maps(board: Leaderboard, loaded: Sequence[Loaded]) -> list[Maps]:
-    """Draw ``|ΔH|`` of the first finished seed of every entry that saved its predictions.
-
-    A cell is the root mean square of the 3 × 3 block of two atoms, eV/Å².
-
-    Parameters
-    ----------
-    board
-        The scores of ``loaded``.
-    loaded
-        Records with their prediction files.
-
-    Returns
-    -------
-    list of Maps
-        By molecule, from small to large: as many as fit, spread evenly over the sizes.
-    """
-    split = map_split(board)
-    if split is None:
-        return []
-    chosen: dict[str, Loaded] = {}
-    for item in loaded:
-        record = item.record
-        if record.status == "ok" and record.regime != "mean" and split in item.files:
-            chosen.setdefault(record.entry, item)
-    found: dict[str, dict[str, tuple[NDArray[np.int64], Array, Array]]] = {}
-    for entry, item in chosen.items():
-        predictions = item.predictions(split)
-        assert predictions is not None  # chosen because it has them
-        for name, numbers, _, reference, predicted in predictions.hessians():
-            if len(numbers) <= LARGEST and np.isfinite(reference).all():
-                found.setdefault(name, {})[entry] = (numbers, reference, predicted)
-    whole = sorted(
-        (name for name, entries in found.items() if len(entries) == len(chosen)),
-        key=lambda name: (len(next(iter(found[name].values()))[0]), name),
-    )
-    order = [row.entry for row in board.rows if row.entry in chosen]
-    return [
-        _maps(name, {entry: (chosen[entry], *found[name][entry]) for entry in order}, split)
-        for name in _fit(whole, found)
-    ]
 
 
 def _fit(names: Sequence[str], found: dict[str, dict[str, tuple[NDArray[np.int64], Array, Array]]]) -> list[str]:
@@ -96,7 +93,7 @@ def block_norms(hessian: Array) -> Array:
     return np.sqrt((hessian.reshape(n, 3, n, 3) ** 2).mean(axis=(1, 3)))
 
 
-def _maps(name: str, entries: dict[str, tuple[Loaded, NDArray[np.int64], Array, Array]], split: str) -> Maps:
+def _maps(name: str, entries: dict[str, tuple[RunFiles, NDArray[np.int64], Array, Array]], split: str) -> PanelGroup:
     _, numbers, reference, _ = next(iter(entries.values()))
     atoms = [f"{chemical_symbols[number]}{position}" for position, number in enumerate(numbers, start=1)]
     errors = {entry: block_norms(predicted - true) for entry, (_, _, true, predicted) in entries.items()}
@@ -111,7 +108,7 @@ def _maps(name: str, entries: dict[str, tuple[Loaded, NDArray[np.int64], Array, 
         )
         title = f"{entry}: RMS {np.sqrt((error**2).mean()):.3g} eV/Å²"
         panels.append(_panel(title, description, error, atoms, highest, entry, item.record.regime))
-    return Maps(f"{name} ({len(numbers)} atoms)", panels)
+    return PanelGroup(f"{name} ({len(numbers)} atoms)", panels, layout="panels small")
 
 
 def _panel(
@@ -142,4 +139,4 @@ def _panel(
         xaxis=axis,
         yaxis={**axis, "autorange": "reversed", "scaleanchor": "x"},
     )
-    return Panel(title, description, figure, **whose(entry, regime))
+    return Panel(title, description, figure, **filter_meta(entry, regime))

@@ -1,45 +1,50 @@
-"""Error against the cost of training, with the front of what nothing else beats in both."""
+"""Error against the cost of training, with the Pareto front: what no other entry beats in both."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import plotly.graph_objects as go
 
 from hessgnn.evaluation.tasks.accuracy import METRICS
 from hessgnn.leaderboard.board import Leaderboard, Row
-from hessgnn.leaderboard.figures import GUIDE, bars
 from hessgnn.leaderboard.plotting import (
+    GUIDE,
     Panel,
+    PanelGroup,
     architecture_styles,
+    error_bars,
     figure_json,
+    filter_meta,
     literal,
     log_axis,
     marker_symbol,
-    whose,
 )
+from hessgnn.leaderboard.sections.base import FigureSection, PageData, section
 from hessgnn.leaderboard.tables import MAIN_METRICS
 
 
-@dataclass(frozen=True)
-class CostView:
-    """Figures of one metric, a panel per split."""
+@section("cost", order=50)
+class Costs(FigureSection):
+    """Figures of each error, to choose from."""
 
-    name: str
-    panels: list[Panel]
+    heading = "Error against cost"
+    link = "Cost"
+    text = (
+        "Filled symbols have Hessian labels, hollow ones have none; a dot inside marks runs for equal time. The line "
+        "is the Pareto front: what no other entry beats in both. Bars are standard deviations over seeds."
+    )
+    choice = "Error"
 
-
-def cost_views(board: Leaderboard) -> list[CostView]:
-    """Draw every main metric against the device-seconds of training; the Hessian's mean absolute error comes first."""
-    order = sorted(MAIN_METRICS, key=lambda name: name != "hessian_mae")
-    views = []
-    for name in order:
-        panels = [panel for split in board.splits if (panel := _panel(board, split, name)) is not None]
-        if panels:
-            views.append(CostView(f"{METRICS[name][0]}, {METRICS[name][1]}", panels))
-    return views
+    def figures(self, data: PageData) -> list[PanelGroup]:
+        """Draw every main metric against the device-seconds of training, a panel per split."""
+        board, groups = data.board, []
+        for name in sorted(MAIN_METRICS, key=lambda name: name != "hessian_mae"):  # the most interesting one first
+            panels = [panel for split in board.splits if (panel := _panel(board, split, name)) is not None]
+            if panels:
+                groups.append(PanelGroup(f"{METRICS[name][0]}, {METRICS[name][1]}", panels))
+        return groups
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -125,7 +130,7 @@ def _point(row: Row, seconds: float, name: str, split: str, style: tuple[str, st
         mode="markers",
         x=[seconds],
         y=[score.mean],
-        error_y=bars([score.std]),
+        error_y=error_bars([score.std]),
         marker={
             "color": colour,
             "symbol": marker_symbol(symbol, row.regime, row.budget),
@@ -134,5 +139,5 @@ def _point(row: Row, seconds: float, name: str, split: str, style: tuple[str, st
         },
         hovertemplate=f"%{{y:.3g}} {METRICS[name][1]} for %{{x:.3g}} s<br>{row.steps:,} steps, {step}"
         f"{row.parameters:,} parameters, n={score.n}",
-        meta=whose(row.entry, row.regime),
+        meta=filter_meta(row.entry, row.regime),
     )

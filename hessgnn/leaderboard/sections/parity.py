@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import plotly.graph_objects as go
@@ -11,8 +10,9 @@ from numpy.typing import NDArray
 
 from hessgnn.evaluation.predictions import Predictions
 from hessgnn.leaderboard.board import Leaderboard
-from hessgnn.leaderboard.collect import Loaded
-from hessgnn.leaderboard.plotting import Panel, architecture_styles, figure_json, literal
+from hessgnn.leaderboard.collect import RunFiles
+from hessgnn.leaderboard.plotting import Panel, PanelGroup, architecture_styles, figure_json, literal
+from hessgnn.leaderboard.sections.base import FigureSection, PageData, section
 
 POINTS_PER_TRACE = 1500
 POINTS = 40_000
@@ -23,13 +23,49 @@ SEED = 20240229
 QUANTITIES = {"energy": ("E", "eV/atom"), "forces": ("F", "eV/Å"), "hessian": ("H", "eV/Å²")}
 
 
-@dataclass(frozen=True)
-class Parity:
-    """The plots of one architecture: a list of panels per quantity, a panel per entry."""
+@section("parity", order=130)
+class ParityPlots(FigureSection):
+    """The plots of one architecture at a time."""
 
-    architecture: str
-    entries: list[str]
-    quantities: list[list[Panel]]
+    heading = "Parity"
+    choice = "Architecture"
+
+    def about(self, data: PageData) -> str:
+        """See :meth:`FigureSection.about`."""
+        return (
+            f"Predicted against reference values on {parity_split(data.board)}, the first finished seed of each entry, "
+            "a random choice of points that is the same for all. Energies are relative to the mean predictor's where "
+            "it saved its predictions, else to the mean reference energy per atom."
+        )
+
+    def figures(self, data: PageData) -> list[PanelGroup]:
+        """Draw the first finished seed of every entry that saved its predictions, the regimes side by side.
+
+        Energies are per atom and relative to the mean predictor's, which knows the composition; without its predictions
+        for the same structures, relative to the mean of the reference energies per atom.
+        """
+        split = parity_split(data.board)
+        if split is None:
+            return []
+        chosen: dict[str, dict[str, RunFiles]] = {}
+        baseline = None
+        for item in sorted(
+            data.runs, key=lambda item: (item.record.architecture, item.record.regime, item.record.seed or 0)
+        ):
+            record = item.record
+            if record.status == "failed" or split not in item.files:
+                continue
+            if record.regime == "mean":
+                baseline = baseline or item.predictions(split)
+            else:
+                chosen.setdefault(record.architecture, {}).setdefault(record.entry, item)
+        traces = len(QUANTITIES) * sum(map(len, chosen.values()))
+        n_points = min(POINTS_PER_TRACE, POINTS // max(1, traces))
+        styles = architecture_styles(data.board.rows)
+        return [
+            _parity(architecture, entries, split, baseline, n_points, styles[architecture][0])
+            for architecture, entries in chosen.items()
+        ]
 
 
 def parity_split(board: Leaderboard) -> str | None:
@@ -37,49 +73,14 @@ def parity_split(board: Leaderboard) -> str | None:
     return "nms" if "nms" in board.splits else board.splits[-1] if board.splits else None
 
 
-def parity_plots(board: Leaderboard, loaded: Sequence[Loaded]) -> list[Parity]:
-    """Draw the first finished seed of every entry that saved its predictions.
-
-    Energies are per atom and relative to the mean predictor's, which knows the composition; without its predictions
-    for the same structures, relative to the mean of the reference energies per atom.
-
-    Parameters
-    ----------
-    board
-        The scores of ``loaded``.
-    loaded
-        Records with their prediction files.
-
-    Returns
-    -------
-    list of Parity
-        By architecture, the regimes side by side with equal axes.
-    """
-    split = parity_split(board)
-    if split is None:
-        return []
-    chosen: dict[str, dict[str, Loaded]] = {}
-    baseline = None
-    for item in sorted(loaded, key=lambda item: (item.record.architecture, item.record.regime, item.record.seed or 0)):
-        record = item.record
-        if record.status == "failed" or split not in item.files:
-            continue
-        if record.regime == "mean":
-            baseline = baseline or item.predictions(split)
-        else:
-            chosen.setdefault(record.architecture, {}).setdefault(record.entry, item)
-    traces = len(QUANTITIES) * sum(map(len, chosen.values()))
-    n_points = min(POINTS_PER_TRACE, POINTS // max(1, traces))
-    styles = architecture_styles(board.rows)
-    return [
-        _parity(architecture, entries, split, baseline, n_points, styles[architecture][0])
-        for architecture, entries in chosen.items()
-    ]
-
-
 def _parity(
-    architecture: str, entries: dict[str, Loaded], split: str, baseline: Predictions | None, n_points: int, colour: str
-) -> Parity:
+    architecture: str,
+    entries: dict[str, RunFiles],
+    split: str,
+    baseline: Predictions | None,
+    n_points: int,
+    colour: str,
+) -> PanelGroup:
     pairs: dict[str, list[tuple[NDArray[np.float32], NDArray[np.float32]]]] = {name: [] for name in QUANTITIES}
     for item in entries.values():
         predictions = item.predictions(split)
@@ -87,22 +88,20 @@ def _parity(
         for name, (reference, predicted) in _values(predictions, baseline).items():
             pairs[name].append(_sample(reference, predicted, n_points))
     seeds = {entry: item.record.seed for entry, item in entries.items()}
-    quantities = []
+    panels = []
     for name, (letter, unit) in QUANTITIES.items():
         everything = np.concatenate([values for pair in pairs[name] for values in pair])
         margin = 0.04 * float(np.ptp(everything)) or 1.0
         limits = [float(everything.min()) - margin, float(everything.max()) + margin]
-        quantities.append(
-            [
-                replace(
-                    _panel(f"{letter}, {entry}", f"{entry}, seed {seeds[entry]}", split, pair, limits, unit, colour),
-                    entry=entry,
-                    regime=item.record.regime,
-                )
-                for (entry, item), pair in zip(entries.items(), pairs[name], strict=True)
-            ]
-        )
-    return Parity(architecture=architecture, entries=list(entries), quantities=quantities)
+        panels += [
+            replace(
+                _panel(f"{letter}, {entry}", f"{entry}, seed {seeds[entry]}", split, pair, limits, unit, colour),
+                entry=entry,
+                regime=item.record.regime,
+            )
+            for (entry, item), pair in zip(entries.items(), pairs[name], strict=True)
+        ]
+    return PanelGroup(architecture, panels, layout="parity-panels", rows=len(entries))
 
 
 def _values(

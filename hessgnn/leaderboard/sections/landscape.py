@@ -1,24 +1,24 @@
-"""The landscape of the loss weights: what a sweep's trials say of each architecture."""
+"""The landscape of the loss weights: what a sweep's trials say of each architecture.
+
+Drawn without ``optuna.visualization``: its contour passes through every noisy trial, even of five, and its figures show
+neither failed and pruned trials nor the line of E-F alone.
+"""
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 from scipy.interpolate import RBFInterpolator
 
-from hessgnn.errors import DataError
-from hessgnn.leaderboard.figures import GUIDE
-from hessgnn.leaderboard.plotting import Panel, figure_json, literal
+from hessgnn.leaderboard.plotting import GUIDE, Panel, PanelGroup, figure_json, literal
+from hessgnn.leaderboard.sections.base import FigureSection, PageData, section
 from hessgnn.leaderboard.tables import number
+from hessgnn.leaderboard.trials import TrialResult
 
-NEEDED = ("architecture", "trial", "score", "state")
 FIRST = ("loss.forces", "loss.hessian")
 """They span the map, where they were tuned."""
 FEWEST = 8
@@ -29,107 +29,28 @@ SMOOTHING = 0.05
 MARKS = {"complete": "circle", "pruned": "x-thin", "failed": "cross-thin"}
 
 
-@dataclass(frozen=True)
-class Trial:
-    """One trial of a sweep."""
+@section("landscapes", order=80)
+class Landscapes(FigureSection):
+    """What was tried for one architecture at a time."""
 
-    architecture: str
-    trial: str
-    kind: str
-    state: str
-    score: float | None
-    """Validation error over that of the architecture's E-F baseline."""
-    values: dict[str, float]
-    reason: str
-
-
-@dataclass(frozen=True)
-class Landscape:
-    """What was tried for one architecture."""
-
-    architecture: str
-    summary: str
-    panels: list[Panel]
-
-
-def read_trials(path: Path) -> list[Trial]:
-    """Read a sweep's ``trials.csv``.
-
-    Parameters
-    ----------
-    path
-        The file. Columns with a dot in their name are what was tuned.
-
-    Returns
-    -------
-    list of Trial
-        In the order of the file.
-
-    Raises
-    ------
-    DataError
-        When the file is missing, is no table of trials, or holds something that is no number.
-    """
-    remedy = "name the trials.csv of a sweep's folder"
-    try:
-        with path.open(encoding="utf-8", newline="") as stream:
-            reader = csv.DictReader(stream)
-            missing = [name for name in NEEDED if name not in (reader.fieldnames or ())]
-            if missing:
-                raise DataError(f"lacks the column {missing[0]!r}", where=path, remedy=remedy)
-            tuned = [name for name in reader.fieldnames or () if "." in name]
-            return [_trial(line, tuned, f"{path}, line {reader.line_num}") for line in reader]
-    except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror})", where=path, remedy=remedy) from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"is no table ({error})", where=path, remedy=remedy) from error
-
-
-def _trial(line: dict[str, str | None], tuned: Sequence[str], where: str) -> Trial:
-    def value(key: str) -> float | None:
-        text = (line.get(key) or "").strip()
-        if not text:
-            return None
-        try:
-            return float(text)
-        except ValueError as error:
-            raise DataError(f"{key} is {text!r}, which is no number", where=where, remedy="mend the line") from error
-
-    score = value("score")
-    return Trial(
-        architecture=line["architecture"] or "",
-        trial=line["trial"] or "",
-        kind=line.get("kind") or line.get("regime") or "",
-        state=line["state"] or "",
-        score=score if score is not None and math.isfinite(score) else None,
-        values={key: found for key in tuned if (found := _number_or_none(line.get(key))) is not None},
-        reason=line.get("reason") or "",
+    heading = "Landscape of the loss weights"
+    link = "Loss weights"
+    text = (
+        "Every trial of the sweep. The score is the validation error over that of the architecture's E-F baseline: 1 "
+        "is as good as without Hessians, less is better. The shading is a smooth surface through the finished trials."
     )
+    choice = "Architecture"
+
+    def figures(self, data: PageData) -> list[PanelGroup]:
+        """See :func:`landscapes`."""
+        return landscapes(data.trials)
 
 
-def _number_or_none(text: str | None) -> float | None:
-    """A tuned value; ``None`` for one that is a word, such as a kind of probes, or was not tuned in this trial."""
-    try:
-        return float(text or "")
-    except ValueError:
-        return None
-
-
-def landscapes(trials: Sequence[Trial]) -> list[Landscape]:
-    """Draw what was tried, architecture by architecture.
+def landscapes(trials: Sequence[TrialResult]) -> list[PanelGroup]:
+    """Draw what was tried, a group of panels for each architecture with a finished trial.
 
     With two or more tuned weights, the first two span a map that is coloured by the score; every weight has a panel of
     its own, score against weight. A weight of zero, as the E-F baseline has it, stands left of the axis' others.
-
-    Parameters
-    ----------
-    trials
-        Of a sweep.
-
-    Returns
-    -------
-    list of Landscape
-        By architecture; those without any finished trial are left out.
     """
     found = []
     for architecture in dict.fromkeys(trial.architecture for trial in trials):
@@ -137,11 +58,11 @@ def landscapes(trials: Sequence[Trial]) -> list[Landscape]:
         done = [(trial, trial.score) for trial in mine if trial.score is not None and trial.state == "complete"]
         if not done:
             continue
-        keys = [key for key in dict.fromkeys(key for trial in mine for key in trial.values) if _varies(mine, key)]
+        keys = [key for key in dict.fromkeys(key for trial in mine for key in trial.numbers) if _varies(mine, key)]
         keys.sort(key=lambda key: (*FIRST, key).index(key))
         best, lowest = min(done, key=lambda pair: pair[1])
         values = ", ".join(
-            f"{_name(key)} {number(best.values[key])} {_unit(key)}".strip() for key in keys if key in best.values
+            f"{_name(key)} {number(best.numbers[key])} {_unit(key)}".strip() for key in keys if key in best.numbers
         )
         states = {state: sum(trial.state == state for trial in mine) for state in MARKS}
         summary = (
@@ -150,12 +71,12 @@ def landscapes(trials: Sequence[Trial]) -> list[Landscape]:
         )
         panels = [_map(mine, done, keys[:2], architecture)] if len(keys) > 1 else []
         panels += [_slice(mine, key, architecture) for key in keys]
-        found.append(Landscape(architecture, summary, panels))
+        found.append(PanelGroup(architecture, panels, summary))
     return found
 
 
-def _varies(trials: Sequence[Trial], key: str) -> bool:
-    return len({trial.values.get(key) for trial in trials}) > 1
+def _varies(trials: Sequence[TrialResult], key: str) -> bool:
+    return len({trial.numbers.get(key) for trial in trials}) > 1
 
 
 def _name(key: str) -> str:
@@ -186,17 +107,19 @@ def _at(value: float, zero: float | None) -> float:
     return zero if zero is not None and value == 0 else value
 
 
-def _hover(trial: Trial) -> str:
+def _hover(trial: TrialResult) -> str:
     score = trial.state if trial.score is None else f"{number(trial.score)} × E-F"
     reason = f"<br>{literal(trial.reason[:120])}" if trial.reason else ""
-    return f"trial {literal(trial.trial)}, {literal(trial.kind)}: {score}{reason}"
+    return f"trial {trial.trial}, {literal(trial.kind)}: {score}{reason}"
 
 
-def _map(trials: Sequence[Trial], done: Sequence[tuple[Trial, float]], keys: Sequence[str], architecture: str) -> Panel:
-    shown = [trial for trial in trials if all(key in trial.values for key in keys)]
-    axes = [_axis(key, [trial.values[key] for trial in shown]) for key in keys]
+def _map(
+    trials: Sequence[TrialResult], done: Sequence[tuple[TrialResult, float]], keys: Sequence[str], architecture: str
+) -> Panel:
+    shown = [trial for trial in trials if all(key in trial.numbers for key in keys)]
+    axes = [_axis(key, [trial.numbers[key] for trial in shown]) for key in keys]
     places = {
-        id(trial): [_at(trial.values[key], zero) for key, (_, zero) in zip(keys, axes, strict=True)] for trial in shown
+        id(trial): [_at(trial.numbers[key], zero) for key, (_, zero) in zip(keys, axes, strict=True)] for trial in shown
     }
     finished = [(trial, score) for trial, score in done if id(trial) in places]
     scores = [score for _, score in finished] or [1.0]
@@ -275,9 +198,9 @@ def _surface(points: Sequence[tuple[list[float], float]], colours: dict[str, Any
     ]
 
 
-def _slice(trials: Sequence[Trial], key: str, architecture: str) -> Panel:
-    shown = [trial for trial in trials if key in trial.values and trial.score is not None]
-    axis, zero = _axis(key, [trial.values[key] for trial in shown])
+def _slice(trials: Sequence[TrialResult], key: str, architecture: str) -> Panel:
+    shown = [trial for trial in trials if key in trial.numbers and trial.score is not None]
+    axis, zero = _axis(key, [trial.numbers[key] for trial in shown])
     traces = []
     for state, symbol in MARKS.items():
         group = [trial for trial in shown if trial.state == state]
@@ -286,7 +209,7 @@ def _slice(trials: Sequence[Trial], key: str, architecture: str) -> Panel:
                 go.Scatter(
                     name=state,
                     mode="markers",
-                    x=[_at(trial.values[key], zero) for trial in group],
+                    x=[_at(trial.numbers[key], zero) for trial in group],
                     y=[trial.score for trial in group],
                     marker={
                         "symbol": symbol,

@@ -1,0 +1,132 @@
+"""The result of a trial of a sweep, and the table ``trials.csv`` of all of them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from hessgnn.errors import DataError
+from hessgnn.runtime.files import write_text
+
+NEEDED = ("architecture", "trial", "score", "state")
+"""Columns that a table of trials must have."""
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """A finished trial."""
+
+    architecture: str
+    trial: int
+    """0 is E-F alone."""
+    kind: str
+    """How its values were chosen, such as ``baseline`` or ``sampled``."""
+    regime: str
+    values: dict[str, Any]
+    """Dotted key -> tuned value."""
+    score: float | None
+    """Validation error relative to that of the architecture on E-F alone."""
+    device_seconds: float
+    products: int
+    attempts: int
+    state: str
+    reason: str | None
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """The tuned values that are numbers; others are words, such as a kind of probes."""
+        return {key: float(value) for key, value in self.values.items() if isinstance(value, int | float)}
+
+
+def write_trials(trials: Iterable[TrialResult], tuned: Iterable[str], path: Path) -> None:
+    """Write trials as CSV.
+
+    Parameters
+    ----------
+    trials
+        In their order.
+    tuned
+        Dotted keys of the values that were tuned; each has a column.
+    path
+        The file.
+    """
+    text = io.StringIO()
+    names, place = [field.name for field in fields(TrialResult)], 4
+    plain = [name for name in names if name != "values"]
+    columns = [*plain[:place], *tuned, *plain[place:]]
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    for trial in trials:
+        writer.writerow({name: getattr(trial, name) for name in plain} | trial.values)
+    write_text(path, text.getvalue())
+
+
+def read_trials(path: Path) -> list[TrialResult]:
+    """Read what :func:`write_trials` wrote; only the columns :data:`NEEDED` have to be there.
+
+    Parameters
+    ----------
+    path
+        The file. Columns with a dot in their name are what was tuned.
+
+    Returns
+    -------
+    list of TrialResult
+        In the order of the file.
+
+    Raises
+    ------
+    DataError
+        When the file is missing, is no table of trials, or holds something that is no number.
+    """
+    remedy = "name the trials.csv of a sweep's folder"
+    try:
+        with path.open(encoding="utf-8", newline="") as stream:
+            reader = csv.DictReader(stream)
+            missing = [name for name in NEEDED if name not in (reader.fieldnames or ())]
+            if missing:
+                raise DataError(f"lacks the column {missing[0]!r}", where=path, remedy=remedy)
+            tuned = [name for name in reader.fieldnames or () if "." in name]
+            return [_trial(line, tuned, f"{path}, line {reader.line_num}") for line in reader]
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror})", where=path, remedy=remedy) from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"is no table ({error})", where=path, remedy=remedy) from error
+
+
+def _trial(line: dict[str, str | None], tuned: Sequence[str], where: str) -> TrialResult:
+    def number(key: str) -> float | None:
+        text = (line.get(key) or "").strip()
+        if not text:
+            return None
+        try:
+            value = float(text)
+        except ValueError as error:
+            raise DataError(f"{key} is {text!r}, which is no number", where=where, remedy="mend the line") from error
+        return value if math.isfinite(value) else None
+
+    return TrialResult(
+        architecture=line["architecture"] or "",
+        trial=int(number("trial") or 0),
+        kind=line.get("kind") or line.get("regime") or "",
+        regime=line.get("regime") or "",
+        values={key: _value(text) for key in tuned if (text := line.get(key) or "")},
+        score=number("score"),
+        device_seconds=number("device_seconds") or 0.0,
+        products=int(number("products") or 0),
+        attempts=int(number("attempts") or 1),
+        state=line["state"] or "",
+        reason=line.get("reason") or None,
+    )
+
+
+def _value(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
