@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from hessgnn.evaluation.journal import Result
-from hessgnn.evaluation.tasks.infrared import broadened
+from hessgnn.evaluation.spectra import broadened
 from hessgnn.leaderboard.collect import RunFiles
 from hessgnn.leaderboard.plotting import DASHES, Panel, architecture_styles, figure_json, filter_meta, literal
 from hessgnn.leaderboard.sections.base import FigureSection, PageData, section
