@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from hessgnn.cli import tables
-from hessgnn.data.store.splits import DISJOINT, Kinship
+from hessgnn.data.store.splits import DISJOINT, Relation
 from hessgnn.data.store.store import Store
 from hessgnn.errors import ConfigError, DataError
 from hessgnn.runtime.config import load
@@ -150,7 +150,7 @@ def split(
     data: DataSet,
     output: Annotated[Path, typer.Option("-o", "--output", help="HDF5 file to write")],
     by: Annotated[
-        Kinship, typer.Option(help="what stays together, besides groups, what was made from what, and copies")
+        Relation, typer.Option(help="what stays together, besides groups, what was made from what, and copies")
     ] = "reaction",
     fractions: Annotated[str, typer.Option(help="shares of train, validation and test")] = "0.8,0.1,0.1",
     seed: Annotated[int, typer.Option(min=0)] = 0,

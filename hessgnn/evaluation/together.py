@@ -23,7 +23,6 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import torch
 from ase import Atoms
-from numpy.typing import NDArray
 
 from hessgnn.data.structure import Array, Structure
 from hessgnn.errors import UserError
@@ -33,7 +32,7 @@ from hessgnn.runtime.blas import one_blas_thread
 from hessgnn.runtime.processes import end_with
 from hessgnn.surface.base import FAILURES, Answer, ForceField, Surface
 from hessgnn.surface.calculator import HessGNNCalculator
-from hessgnn.surface.potential import ATOMS_OF_HESSIANS, PotentialSurface, batch_of, by_size, passes
+from hessgnn.surface.potential import ATOMS_OF_HESSIANS, Geometry, PotentialSurface, batch_of, by_size, passes
 
 AT_ONCE = 64
 """Subjects that are followed at the same time."""
@@ -204,24 +203,9 @@ def run_alone(task: SubjectRunner, surface: Surface, subject: Subject) -> list[t
 
 
 @dataclass(frozen=True)
-class _Image:
-    """A geometry that is asked for."""
-
-    numbers: NDArray[np.int64]
-    positions: Array
-    cell: Array | None = None
-    pbc: NDArray[np.bool_] | bool = False
-
-    @classmethod
-    def of(cls, atoms: Atoms) -> _Image:
-        periodic = atoms.pbc.any()
-        return cls(atoms.numbers, atoms.positions, atoms.cell.array if periodic else None, atoms.pbc)
-
-
-@dataclass(frozen=True)
 class _Question:
     kind: Kind
-    images: Sequence[_Image]
+    images: Sequence[Geometry]
 
 
 _Reply = list[tuple[float, Array]] | list[Array]
@@ -298,7 +282,7 @@ class _AskingSurface(Surface):
 
     def answers(self, structures: Sequence[Structure]) -> Iterator[Answer]:
         """See :class:`Surface`."""
-        images = [_Image(s.numbers, s.positions, s.cell, s.pbc) for s in structures]
+        images = [Geometry(s.numbers, s.positions, s.cell, s.pbc) for s in structures]
         hessians = self._ask(_Question("hessian", images))
         for (energy, forces), hessian in zip(self._ask(_Question("forces", images)), hessians, strict=True):
             yield Answer(energy, forces, hessian)
@@ -317,7 +301,7 @@ class _AskingSurface(Surface):
 
         def compute(positions: Array) -> tuple[Array, Array]:
             parts = zip(structures, np.split(positions, stops), strict=True)
-            images = [_Image(s.numbers, part, s.cell, s.pbc) for s, part in parts]
+            images = [Geometry(s.numbers, part, s.cell, s.pbc) for s, part in parts]
             energies, forces = zip(*self._ask(_Question("forces", images)), strict=True)
             return np.array(energies), np.concatenate(forces)
 
@@ -332,10 +316,10 @@ class _AskingCalculator(HessGNNCalculator):
         self._ask = ask
 
     def _energy_and_forces(self, atoms: Atoms) -> tuple[float, Array]:
-        return self._ask(_Question("forces", [_Image.of(atoms)]))[0]
+        return self._ask(_Question("forces", [Geometry.of(atoms)]))[0]
 
     def _second_derivatives(self, atoms: Atoms) -> Array:
-        return self._ask(_Question("hessian", [_Image.of(atoms)]))[0]
+        return self._ask(_Question("hessian", [Geometry.of(atoms)]))[0]
 
 
 def _answer(surface: PotentialSurface, threads: Sequence[_Thread]) -> None:
@@ -355,7 +339,7 @@ def _answer(surface: PotentialSurface, threads: Sequence[_Thread]) -> None:
         thread.proceed(replies[k])
 
 
-def _compute(surface: PotentialSurface, kind: Kind, images: Sequence[_Image]) -> list[Any]:
+def _compute(surface: PotentialSurface, kind: Kind, images: Sequence[Geometry]) -> list[Any]:
     """What was asked for of each image, or why there is none."""
     sizes = np.array([len(image.numbers) for image in images], dtype=np.int64)
     order = by_size(sizes) if kind == "hessian" else list(range(len(images)))
@@ -368,7 +352,7 @@ def _compute(surface: PotentialSurface, kind: Kind, images: Sequence[_Image]) ->
     return found
 
 
-def _isolated(surface: PotentialSurface, kind: Kind, images: Sequence[_Image]) -> list[Any]:
+def _isolated(surface: PotentialSurface, kind: Kind, images: Sequence[Geometry]) -> list[Any]:
     """A pass; where it fails, or gives what is not finite, these structures are computed alone.
 
     So each has the fate that it has alone, whatever the company.
@@ -392,7 +376,7 @@ def _finite(one: Any) -> bool:
     return all(bool(np.isfinite(part).all()) for part in (one if isinstance(one, tuple) else (one,)))
 
 
-def _pass(surface: PotentialSurface, kind: Kind, images: Sequence[_Image]) -> list[Any]:
+def _pass(surface: PotentialSurface, kind: Kind, images: Sequence[Geometry]) -> list[Any]:
     batch = batch_of(images, surface.potential.cutoff).to(surface.device)
     if kind == "hessian":
         return [hessian.double().cpu().numpy() for hessian in surface.potential.hessian(batch)]

@@ -61,11 +61,6 @@ class Finished:
 def jobs_of(recipe: Recipe) -> tuple[list[BuildJob], dict[str, str]]:
     """List what a recipe asks for.
 
-    Parameters
-    ----------
-    recipe
-        What to make.
-
     Returns
     -------
     list of BuildJob, dict
@@ -147,13 +142,6 @@ def build(recipe: Recipe, output: Path, *, processes: int = 1) -> BuildReport:
 
 def assign_splits(recipe: Recipe, structures: Sequence[Structure]) -> list[Structure]:
     """Divide the groups; where frames go is told by :func:`~hessgnn.data.store.splits.split_of`.
-
-    Parameters
-    ----------
-    recipe
-        Fractions and seed.
-    structures
-        All that was labelled.
 
     Returns
     -------

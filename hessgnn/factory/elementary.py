@@ -63,15 +63,6 @@ class Step:
 def find_step(recipe: Recipe, surface: Surface, target: Target) -> Step:
     """Find and prove an elementary step.
 
-    Parameters
-    ----------
-    recipe
-        Ways to guess, limits of each search.
-    surface
-        What computes labels.
-    target
-        What to look for.
-
     Returns
     -------
     Step
@@ -117,15 +108,6 @@ def _proved(recipe: Recipe, surface: Surface, target: Target, guess: Atoms) -> S
 
 def guesses(recipe: Recipe, surface: Surface, target: Target) -> Iterator[Atoms]:
     """Guess where the saddle point of a reaction is, again and again.
-
-    Parameters
-    ----------
-    recipe
-        The ways to guess, in their order.
-    surface
-        What computes energies and forces.
-    target
-        What to look for.
 
     Yields
     ------

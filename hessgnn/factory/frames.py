@@ -71,15 +71,6 @@ def label(
 def frames_around(recipe: Recipe, surface: Surface, structure: Structure) -> tuple[list[Structure], dict[str, str]]:
     """Make the frames that the recipe wants of a structure.
 
-    Parameters
-    ----------
-    recipe
-        How many of which kind.
-    surface
-        What computes labels.
-    structure
-        Labelled.
-
     Returns
     -------
     list of Structure, dict
@@ -111,11 +102,6 @@ def frames_around(recipe: Recipe, surface: Surface, structure: Structure) -> tup
 
 def transverse_modes(structure: Structure) -> Vibrations:
     """Modes that a frame may move along: all of a minimum, those across the reaction of the others.
-
-    Parameters
-    ----------
-    structure
-        With its Hessian; a frame of a path also with its forces.
 
     Returns
     -------
@@ -230,17 +216,6 @@ def thermal_frames(
     structure: Structure, surface: Surface, settings: ThermalSettings, rng: np.random.Generator
 ) -> Iterator[Array]:
     """Run Langevin dynamics and take frames from it.
-
-    Parameters
-    ----------
-    structure
-        Where it begins.
-    surface
-        What computes forces.
-    settings
-        Temperature, time step and interval.
-    rng
-        Source of velocities and noise.
 
     Yields
     ------

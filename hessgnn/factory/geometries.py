@@ -77,11 +77,6 @@ Geometries = tuple[dict[str, Atoms], dict[str, str]]
 def starting_geometries(sources: Sequence[SourceSettings]) -> Geometries:
     """Choose molecules.
 
-    Parameters
-    ----------
-    sources
-        Where they come from.
-
     Returns
     -------
     dict, dict

@@ -55,13 +55,6 @@ class BuildJob(ABC):
     def run(self, recipe: Recipe, surface: Surface) -> JobResult:
         """Make and label everything.
 
-        Parameters
-        ----------
-        recipe
-            What to make.
-        surface
-            What computes labels.
-
         Returns
         -------
         JobResult
@@ -85,11 +78,6 @@ class BuildJob(ABC):
 
     def digest(self, recipe: Recipe) -> str:
         """Fingerprint of the result: it changes with what the numbers depend on, not with splits or what else is built.
-
-        Parameters
-        ----------
-        recipe
-            What to make.
 
         Returns
         -------

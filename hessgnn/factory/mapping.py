@@ -20,16 +20,6 @@ Pair = tuple[int, int]
 def rdkit_module(name: str) -> Any:
     """Import ``rdkit.<name>``.
 
-    Parameters
-    ----------
-    name
-        Such as ``Chem``.
-
-    Returns
-    -------
-    module
-        The module.
-
     Raises
     ------
     ConfigError
@@ -158,11 +148,6 @@ def parse_pair(reactant: str, product: str) -> tuple[Mol, Mol]:
 def bonds(molecule: Mol) -> frozenset[Pair]:
     """List which atoms are bonded, whatever the order of the bonds.
 
-    Parameters
-    ----------
-    molecule
-        Any.
-
     Returns
     -------
     frozenset of (int, int)
@@ -174,12 +159,7 @@ def bonds(molecule: Mol) -> frozenset[Pair]:
 
 
 def union(before: Mol, after: Mol) -> Mol:
-    """Join the bonds of both sides of a reaction.
-
-    Parameters
-    ----------
-    before, after
-        Both sides, in one atom order.
+    """Join the bonds of both sides of a reaction, given in one atom order.
 
     Returns
     -------
@@ -202,11 +182,6 @@ def union(before: Mol, after: Mol) -> Mol:
 def write_mapped(molecule: Mol) -> str:
     """Write a molecule whose atoms carry map numbers; hydrogens without one become part of their atom.
 
-    Parameters
-    ----------
-    molecule
-        With all hydrogens as atoms.
-
     Returns
     -------
     str
@@ -224,12 +199,9 @@ def write_mapped(molecule: Mol) -> str:
 
 
 def change_graph(before: Mol, after: Mol) -> str:
-    """Write which bonds a reaction changes, whatever the numbers of its atoms.
+    """Write which bonds a reaction changes, whatever the numbers of its atoms; both sides are in one atom order.
 
-    Parameters
-    ----------
-    before, after
-        Both sides, in one atom order; stereochemistry and charges are not looked at.
+    Stereochemistry and charges are ignored.
 
     Returns
     -------

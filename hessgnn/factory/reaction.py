@@ -89,11 +89,6 @@ class Reaction:
 def reaction_key(reaction: Reaction) -> str:
     """Tell what a reaction does, whatever its name, direction and the numbers of its atoms.
 
-    Parameters
-    ----------
-    reaction
-        Its stereochemistry and its angles are not looked at.
-
     Returns
     -------
     str
@@ -116,16 +111,5 @@ def reaction_key(reaction: Reaction) -> str:
 
 
 def n_heavy(reaction: Reaction) -> int:
-    """Count the atoms other than hydrogen.
-
-    Parameters
-    ----------
-    reaction
-        Any.
-
-    Returns
-    -------
-    int
-        Of one side.
-    """
+    """Count the atoms other than hydrogen."""
     return int(parse(reaction.reactant).GetNumHeavyAtoms())

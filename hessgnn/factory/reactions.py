@@ -78,11 +78,6 @@ def _only(names: Any, known: tuple[str, ...], what: str) -> Any:
 def reactions(settings: ReactionSettings) -> list[Reaction]:
     """List the reactions of a recipe.
 
-    Parameters
-    ----------
-    settings
-        Sources and filters.
-
     Returns
     -------
     list of Reaction

@@ -141,16 +141,6 @@ class PairTarget(Target):
     def read(cls, settings: PairSettings) -> PairTarget:
         """Read both files.
 
-        Parameters
-        ----------
-        settings
-            Where they are.
-
-        Returns
-        -------
-        PairTarget
-            Ready to be searched.
-
         Raises
         ------
         ConfigError

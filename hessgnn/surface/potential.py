@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -33,24 +33,20 @@ EdgeFinder = Callable[[Array], tuple[NDArray[np.int64], Array]]
 """From positions ``(Σ N, 3)`` to ``edge_index (2, n_edges)`` and ``edge_shift (n_edges, 3)`` of all structures."""
 
 
-class Geometry(Protocol):
-    """What a :class:`~hessgnn.data.structure.Structure` has besides labels and names."""
+@dataclass(frozen=True)
+class Geometry:
+    """A structure without labels; it is made faster, because nothing is checked."""
 
-    @property
-    def numbers(self) -> NDArray[np.int64]:
-        """``(N,)`` atomic numbers."""
+    numbers: NDArray[np.int64]
+    positions: Array
+    cell: Array | None = None
+    pbc: NDArray[np.bool_] | bool = False
+    name: str | None = None
 
-    @property
-    def positions(self) -> Array:
-        """``(N, 3)``, Å."""
-
-    @property
-    def cell(self) -> Array | None:
-        """``(3, 3)``, Å."""
-
-    @property
-    def pbc(self) -> NDArray[np.bool_] | bool:
-        """``(3,)`` or one value."""
+    @classmethod
+    def of(cls, atoms: Atoms) -> Geometry:
+        """Of an ASE object."""
+        return cls(atoms.numbers, atoms.positions, atoms.cell.array if atoms.pbc.any() else None, atoms.pbc)
 
 
 class PotentialSurface(Surface):
@@ -126,7 +122,7 @@ class PotentialSurface(Surface):
         return compute
 
 
-def batch_of(structures: Sequence[Geometry], cutoff: float) -> Batch:
+def batch_of(structures: Sequence[Geometry | Structure], cutoff: float) -> Batch:
     """Join geometries without their labels, in float64.
 
     Parameters
@@ -155,7 +151,7 @@ def batch_of(structures: Sequence[Geometry], cutoff: float) -> Batch:
     )
 
 
-def edge_finder(structures: Sequence[Geometry], cutoff: float, skin: float = 0.0) -> EdgeFinder:
+def edge_finder(structures: Sequence[Geometry | Structure], cutoff: float, skin: float = 0.0) -> EdgeFinder:
     """Make a function that finds the edges of all structures as they move.
 
     Parameters
@@ -176,7 +172,7 @@ def edge_finder(structures: Sequence[Geometry], cutoff: float, skin: float = 0.0
     if sizes.max() <= ALL_PAIRS and not any(np.any(s.pbc) for s in structures):
 
         def of_molecules(positions: Array) -> tuple[NDArray[np.int64], Array]:
-            edge_index = neighbors_of_molecules(positions, sizes, cutoff, lambda k: _name(structures[k]))
+            edge_index = neighbors_of_molecules(positions, sizes, cutoff, lambda k: structures[k].name)
             return edge_index, np.zeros((edge_index.shape[1], 3))
 
         return of_molecules
@@ -185,15 +181,11 @@ def edge_finder(structures: Sequence[Geometry], cutoff: float, skin: float = 0.0
 
     def one_by_one(positions: Array) -> tuple[NDArray[np.int64], Array]:
         parts = zip(finders, np.split(positions, starts[1:]), structures, strict=True)
-        found = [find(part, s.cell, s.pbc, _name(s)) for find, part, s in parts]
+        found = [find(part, s.cell, s.pbc, s.name) for find, part, s in parts]
         edge_index = np.concatenate([e + start for (e, _), start in zip(found, starts, strict=True)], axis=1)
         return edge_index, np.concatenate([shift for _, shift in found])
 
     return one_by_one
-
-
-def _name(structure: Geometry) -> object | None:
-    return getattr(structure, "name", None)
 
 
 def by_size(sizes: NDArray[np.int64]) -> list[int]:

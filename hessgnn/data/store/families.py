@@ -11,7 +11,7 @@ from scipy.sparse.csgraph import connected_components
 
 from hessgnn.data.kinds import FRAMES, TRANSITION_STATE
 from hessgnn.data.store.duplicates import Duplicates
-from hessgnn.data.store.splits import Kinship
+from hessgnn.data.store.splits import Relation
 from hessgnn.data.structure import Structure
 from hessgnn.molecules.geometry import connectivity
 
@@ -57,8 +57,8 @@ def families(
     return [first[label] for label in labels[:n].tolist()]
 
 
-def kinship(structures: Iterable[Structure], by: Kinship) -> list[list[Hashable]]:
-    """Tell what structures have in common beyond groups and parents, for :func:`families`.
+def relations(structures: Iterable[Structure], by: Relation) -> list[list[Hashable]]:
+    """What structures have in common beyond groups and parents, for :func:`families`.
 
     Parameters
     ----------

@@ -7,14 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from hessgnn.data.kinds import FRAMES
-from hessgnn.data.store.families import families, kinship
-from hessgnn.data.store.splits import DISJOINT, Kinship, require_no_leak, split_groups, split_of
+from hessgnn.data.store.families import families, relations
+from hessgnn.data.store.splits import DISJOINT, Relation, require_no_leak, split_groups, split_of
 from hessgnn.data.store.store import Store, write_store
 from hessgnn.errors import DataError
 from hessgnn.runtime.progress import tracked
 
 
-def resplit(store: Store, output: Path, *, by: Kinship, fractions: Mapping[str, float], seed: int) -> Store:
+def resplit(store: Store, output: Path, *, by: Relation, fractions: Mapping[str, float], seed: int) -> Store:
     """Write a store with other splits.
 
     Parameters
@@ -24,7 +24,7 @@ def resplit(store: Store, output: Path, *, by: Kinship, fractions: Mapping[str, 
     output
         The HDF5 file.
     by
-        What stays together, see :func:`~hessgnn.data.store.families.kinship`.
+        What stays together, see :func:`~hessgnn.data.store.families.relations`.
     fractions
         Share of the families that each split gets.
     seed
@@ -42,7 +42,7 @@ def resplit(store: Store, output: Path, *, by: Kinship, fractions: Mapping[str, 
         When a split would be empty, or a family divided.
     """
     reading = (store[i] for i in tracked(range(len(store)), f"reading {store.path.name}"))
-    of_family = families(store.names, store.groups, store.parents, kinship(reading, by))
+    of_family = families(store.names, store.groups, store.parents, relations(reading, by))
     moves = [split in (*DISJOINT, *FRAMES) for split in store.structure_splits]
     drawn = {family for family, moving in zip(of_family, moves, strict=True) if moving}
     split_of_family = split_groups(drawn, fractions, seed)

@@ -17,8 +17,8 @@ from hessgnn.errors import ConfigError, DataError
 DISJOINT = ("train", "validation", "test")
 """Splits that must not share a group. Others, such as ``nms``, hold frames of the same molecules by design."""
 
-Kinship = Literal["reaction", "composition", "molecule"]
-"""What a split keeps together, see :func:`hessgnn.data.store.families.kinship`."""
+Relation = Literal["reaction", "composition", "molecule"]
+"""What a split keeps together, see :func:`hessgnn.data.store.families.relations`."""
 
 
 def split_groups(groups: Iterable[str], fractions: Mapping[str, float], seed: int) -> dict[str, str]:

@@ -28,11 +28,6 @@ class AseSettings(EngineSettings):
 class AseEngine(Engine):
     """What an ASE calculator computes.
 
-    Parameters
-    ----------
-    settings
-        Where the calculator is and what it is called.
-
     Raises
     ------
     ConfigError

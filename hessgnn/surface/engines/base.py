@@ -125,16 +125,6 @@ EngineChoice = Annotated[SerializeAsAny[EngineSettings], BeforeValidator(_settin
 def make_engine(settings: EngineSettings) -> Engine:
     """Make the engine that settings belong to.
 
-    Parameters
-    ----------
-    settings
-        From a recipe.
-
-    Returns
-    -------
-    Engine
-        Ready to compute.
-
     Raises
     ------
     ConfigError

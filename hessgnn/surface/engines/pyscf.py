@@ -38,11 +38,6 @@ class PySCFSettings(EngineSettings):
 class PySCFEngine(Engine):
     """Kohn-Sham or Hartree-Fock with a Gaussian basis.
 
-    Parameters
-    ----------
-    settings
-        Functional, basis and grid.
-
     Raises
     ------
     ConfigError

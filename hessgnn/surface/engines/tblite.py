@@ -27,13 +27,7 @@ class TBLiteSettings(EngineSettings):
 
 @engine("tblite")
 class TBLiteEngine(Engine):
-    """GFN1-xTB or GFN2-xTB.
-
-    Parameters
-    ----------
-    settings
-        Method, accuracy and step.
-    """
+    """GFN1-xTB or GFN2-xTB."""
 
     Settings = TBLiteSettings
     settings: TBLiteSettings

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from ase.build import molecule
 
-from hessgnn.data.store.families import families, kinship
+from hessgnn.data.store.families import families, relations
 from hessgnn.data.structure import Structure
 
 
@@ -31,28 +31,28 @@ def test_whatever_else_they_share():
 
 def test_reactions_share_nothing_but_copies():
     structures = [made("a"), made("b", shake=0.1), made("c")]
-    assert [len(items) for items in kinship(structures, "reaction")] == [1, 0, 1]
+    assert [len(items) for items in relations(structures, "reaction")] == [1, 0, 1]
 
 
 def test_compositions():
     ether, alcohol, water = made("a", "CH3OCH3"), made("b", "CH3CH2OH"), made("c", "H2O")
-    items = kinship([ether, alcohol, water], "composition")
+    items = relations([ether, alcohol, water], "composition")
     assert items[0] == items[1] != items[2]
 
 
 def test_molecules_and_what_was_displaced_from_them():
     ether, alcohol, again = made("a", "CH3OCH3"), made("b", "CH3CH2OH"), made("c", "CH3OCH3", shake=0.02)
     torn = made("d", "CH3OCH3", shake=0.5, kind="nms", parent="a")
-    items = kinship([ether, alcohol, again, torn], "molecule")
+    items = relations([ether, alcohol, again, torn], "molecule")
     assert items[0] == items[2] != items[1]
     assert items[3] == []
-    lone = kinship([replace(torn, parent="")], "molecule")
+    lone = relations([replace(torn, parent="")], "molecule")
     assert len(lone[0]) == 1  # nothing else says where it belongs
 
 
 @pytest.mark.parametrize("by", ["reaction", "molecule", "composition"])
 def test_families_of_a_reaction(by):
-    """Two reactions that share their reactant are one family, by whatever kinship."""
+    """Two reactions that share their reactant are one family, by whatever relation."""
     reaction = {"kind": "transition-state"}
     structures = [
         made("ts1", shake=0.2, group="r1", **reaction),
@@ -62,4 +62,4 @@ def test_families_of_a_reaction(by):
         made("water", "H2O", group="w"),
     ]
     columns = zip(*((s.name, s.group, s.parent) for s in structures), strict=True)
-    assert families(*columns, kinship(structures, by)) == ["r1"] * 4 + ["w"]
+    assert families(*columns, relations(structures, by)) == ["r1"] * 4 + ["w"]

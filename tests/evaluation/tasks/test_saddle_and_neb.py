@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import builtins
+import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -143,14 +143,7 @@ def test_a_surface_that_gives_nothing_is_counted_with_the_reason(reaction_store:
 def test_without_sella_the_task_fails_alone_and_says_what_to_install(
     reaction_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = builtins.__import__
-
-    def missing(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name.split(".")[0] == "sella":
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", missing)
+    monkeypatch.setitem(sys.modules, "sella", None)
     record = evaluate_calculator(
         "surfaces:tight_gfn2", reaction_store, tmp_path, tasks=["saddle", "neb"], splits=["test"]
     )
