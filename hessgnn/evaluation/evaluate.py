@@ -13,11 +13,12 @@ from hessgnn.data.store.store import Store
 from hessgnn.errors import ConfigError, DataError
 from hessgnn.evaluation.hardware import hardware
 from hessgnn.evaluation.judge import Observer, Verdict, judge
-from hessgnn.evaluation.record import Budget, Cost, CurvePoint, DataSource, Record, Regime, read_record, write_record
+from hessgnn.evaluation.record import Budget, Cost, CurvePoint, DataSource, Record, read_record, write_record
 from hessgnn.evaluation.tasks import accuracy
 from hessgnn.evaluation.tasks.registry import ACCURACY, TaskSettings, chosen_tasks
 from hessgnn.surface.base import PotentialSurface, Surface, surface_from_import_path
 from hessgnn.training.config import DataConfig, RunConfig
+from hessgnn.training.regimes import Regime
 from hessgnn.training.run import Point, Run, load, load_checkpoint, versions
 from hessgnn.training.scaling import fit_reference_energies
 
