@@ -55,7 +55,7 @@ def schema(
 
     from hessgnn.errors import ConfigError, did_you_mean
     from hessgnn.evaluation.record import Record
-    from hessgnn.experiments.study_config import StudyConfig
+    from hessgnn.experiments.config import StudyConfig
     from hessgnn.leaderboard.board import Leaderboard
     from hessgnn.runtime.config import Settings
     from hessgnn.sweep.config import SweepConfig

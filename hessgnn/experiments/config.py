@@ -1,21 +1,125 @@
-"""Settings of a study: what is compared with what, on how much data, and for how much."""
+"""Settings of experiments: what a sweep and a study share, and those of a study."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
+from hessgnn.evaluation.record import Budget
 from hessgnn.evaluation.tasks.registry import ACCURACY, TaskSettings, chosen_tasks
 from hessgnn.runtime.config import Settings, merge, parse, set_dotted
 from hessgnn.surface.engines import EngineChoice, TBLiteSettings
-from hessgnn.sweep.config import folder_name
 from hessgnn.training.config import DataConfig, RunConfig
+from hessgnn.training.regimes import ZERO_WEIGHTS, StudyRegime
 
-Regime = Literal["E", "E-F", "E-F+", "E-F-H"]
-"""Labels that a potential is trained on: energies, forces, Hessians; ``E-F+`` has what Hessians cost in more frames."""
 
-_MAY_CHANGE = {"workers"}
+def folder_name(label: str) -> str:
+    """A label as the name of a folder or file."""
+    return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in label)
+
+
+class ExperimentConfig(Settings):
+    """Architectures that are trained on the same data with the same settings, on several kinds of labels."""
+
+    KIND: ClassVar[str]
+    """What messages call it."""
+    MAY_CHANGE: ClassVar[dict[str, Any]] = {"workers": True}
+    """Settings that may differ when the same experiment is resumed."""
+
+    name: str = Field(pattern=r"^\w[\w.-]*$", description="of the experiment, and of its folder under runs/")
+    architectures: dict[str, dict[str, Any]] = Field(
+        min_length=1,
+        description="label -> what its training configuration adds to the base; its potential's name is the label",
+    )
+    base: dict[str, Any] = Field(default_factory=dict, description="a training configuration without its potential")
+    regimes: tuple[StudyRegime, ...] = Field(
+        default=("E-F", "E-F-H"), min_length=1, description="labels that are compared"
+    )
+    equal_seconds: bool = Field(
+        default=False, description="train again, the other regimes for the device-seconds that E-F-H took"
+    )
+    seeds: tuple[NonNegativeInt, ...] = Field(default=(1,), min_length=1)
+    tasks: tuple[str, ...] = Field(default=(ACCURACY,), min_length=1, description="of the evaluation")
+    evaluate: TaskSettings = TaskSettings()
+    workers: PositiveInt = Field(default=2, description="processes, each with one run at a time")
+
+    @field_validator("tasks")
+    @classmethod
+    def _tasks_are_known(cls, tasks: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(chosen_tasks(tasks))
+
+    @model_validator(mode="after")
+    def _architectures_are_distinct(self) -> Self:
+        if "potential" in self.base:
+            raise ValueError("base holds no potential: architectures says which")
+        folders = [folder_name(label) for label in self.architectures]
+        twice = [label for label in self.architectures if folders.count(folder_name(label)) > 1]
+        if twice:
+            raise ValueError(f"architectures {' and '.join(twice)} would share a folder: their labels are too alike")
+        if self.equal_seconds and "E-F-H" not in self.regimes:
+            raise ValueError("equal_seconds needs the regime E-F-H, whose seconds the others get")
+        return self
+
+    @property
+    def data(self) -> DataConfig:
+        """The data that all runs are trained on."""
+        return self.run_config(next(iter(self.architectures)), {}, steps=1, seed=0, regime=self.regimes[0]).data
+
+    def identity(self) -> dict[str, Any]:
+        """All settings that results depend on: an experiment with another identity is a different one."""
+        return self.model_dump(mode="json", exclude=self.MAY_CHANGE)
+
+    def run_config(
+        self,
+        architecture: str,
+        values: dict[str, Any],
+        *,
+        steps: int,
+        seed: int,
+        regime: StudyRegime = "E-F-H",
+        budget: Budget = "steps",
+    ) -> RunConfig:
+        """The training configuration of one run.
+
+        Parameters
+        ----------
+        architecture
+            Its label.
+        values
+            Dotted key -> value, on top of the base.
+        steps, seed
+            Of the run.
+        regime
+            Weights of labels outside it are set to 0.
+        budget
+            What it shares with the other regimes.
+
+        Returns
+        -------
+        RunConfig
+            Checked.
+
+        Raises
+        ------
+        ConfigError
+            When it is not valid.
+        """
+        content = merge({"potential": {"name": architecture}}, self.base, self.architectures[architecture])
+        content["name"] = f"{architecture} {regime}" + (", equal time" if budget == "seconds" else "")
+        fixed = {"training.steps": steps, "training.seed": seed, **self.fixed_values()}
+        unused = {f"loss.{term}": 0.0 for term in ZERO_WEIGHTS[regime]}
+        for key, value in {**fixed, **values, **unused}.items():
+            set_dotted(content, key, value)
+        return parse(RunConfig, content, where=self.where(architecture))
+
+    def fixed_values(self) -> dict[str, Any]:
+        """Dotted key -> value that every run has."""
+        return {}
+
+    def where(self, architecture: str) -> str:
+        """The part of the settings that belongs to an architecture, for messages."""
+        return f"{self.KIND} {self.name!r}, architecture {architecture!r}"
 
 
 class LabelSettings(Settings):
@@ -33,26 +137,17 @@ class LabelSettings(Settings):
     seed: NonNegativeInt = Field(default=0, description="of the displacements, and of which part of the data is taken")
 
 
-class StudyConfig(Settings):
+class StudyConfig(ExperimentConfig):
     """A study. Every regime of an architecture has the same settings but for the labels that it sees."""
 
-    name: str = Field(pattern=r"^\w[\w.-]*$", description="of its folder under runs/")
-    architectures: dict[str, dict[str, Any]] = Field(
-        min_length=1,
-        description="label -> what its training configuration adds to the base; its potential's name is the label",
-    )
-    base: dict[str, Any] = Field(default_factory=dict, description="a training configuration without its potential")
-    regimes: tuple[Regime, ...] = Field(default=("E-F", "E-F-H"), min_length=1)
+    KIND: ClassVar[str] = "study"
+
     fractions: tuple[float, ...] = Field(
         default=(1.0,), min_length=1, description="of the groups of the training split, each part inside the next"
     )
     steps: PositiveInt = 800
-    equal_seconds: bool = Field(
-        default=False, description="train again, each regime for the device-seconds that E-F-H took"
-    )
     seeds: tuple[NonNegativeInt, ...] = Field(default=(1, 2, 3), min_length=1)
     tasks: tuple[str, ...] = Field(default=(ACCURACY,), min_length=1, description="of the runs on all of the data")
-    evaluate: TaskSettings = TaskSettings()
     labels: LabelSettings = LabelSettings()
     workers: PositiveInt = Field(default=2, description="processes, one thread each")
 
@@ -69,63 +164,14 @@ class StudyConfig(Settings):
         return tuple(sorted(fractions))
 
     @model_validator(mode="after")
-    def _every_configuration_is_valid(self) -> StudyConfig:
-        if "potential" in self.base:
-            raise ValueError("base holds no potential: architectures says which")
-        folders = [folder_name(label) for label in self.architectures]
-        twice = [label for label in self.architectures if folders.count(folder_name(label)) > 1]
-        if twice:
-            raise ValueError(f"architectures {' and '.join(twice)} would share a folder: their labels are too alike")
-        if self.equal_seconds and "E-F-H" not in self.regimes:
-            raise ValueError("equal_seconds needs the regime E-F-H, whose seconds the others get")
+    def _every_configuration_is_valid(self) -> Self:
         for architecture in self.architectures:
             for regime in self.regimes:
-                self.run_config(architecture, regime, seed=0, steps=self.steps)
+                run = self.run_config(architecture, {}, steps=self.steps, seed=0, regime=regime)
+                if run.loss.regime != regime.rstrip("+"):
+                    raise ValueError(f"{self.where(architecture)}: a loss weight is 0, so there is no regime {regime}")
         return self
 
-    @property
-    def data(self) -> DataConfig:
-        """The whole data, of which the training split is divided into parts."""
-        return self.run_config(next(iter(self.architectures)), self.regimes[0], seed=0, steps=1).data
-
-    def identity(self) -> dict[str, Any]:
-        """What makes it this study and no other."""
-        return self.model_dump(mode="json", exclude=_MAY_CHANGE)
-
-    def run_config(
-        self, architecture: str, regime: Regime, *, seed: int, steps: int, changes: dict[str, Any] | None = None
-    ) -> RunConfig:
-        """The training configuration of a run.
-
-        Parameters
-        ----------
-        architecture
-            Its label.
-        regime
-            Weights of labels outside it are set to 0.
-        seed, steps
-            Of the run.
-        changes
-            Dotted key -> value, on top of the base.
-
-        Returns
-        -------
-        RunConfig
-            Checked.
-
-        Raises
-        ------
-        ConfigError
-            When it is not valid, or the regime finds a weight of 0.
-        """
-        content = merge({"potential": {"name": architecture}}, self.base, self.architectures[architecture])
-        fixed = {"training.steps": steps, "training.seed": seed, "training.threads": 1, **(changes or {})}
-        off = {"E": {"loss.forces": 0.0, "loss.hessian": 0.0}, "E-F": {"loss.hessian": 0.0}}
-        off["E-F+"] = off["E-F"]
-        for key, value in {**fixed, **off.get(regime, {})}.items():
-            set_dotted(content, key, value)
-        where = f"study {self.name!r}, architecture {architecture!r}"
-        config = parse(RunConfig, content, where=where)
-        if config.loss.regime != regime.rstrip("+"):
-            raise ValueError(f"{where}: a loss weight is 0, so there is no regime {regime}")
-        return config
+    def fixed_values(self) -> dict[str, Any]:
+        """Workers have one thread each."""
+        return {"training.threads": 1}

@@ -1,4 +1,4 @@
-"""Opening a sweep: its folder, its storage, its studies; a different sweep is refused in each."""
+"""Preparing a sweep: its folder, its storage, its studies. A different sweep in one of them is an error."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from hessgnn.runtime.config import save
 from hessgnn.sweep.config import SweepConfig
 from hessgnn.sweep.storage import JOURNAL, mend_journal, storage_of, unusable, without_password
 from hessgnn.sweep.tuning import create_study, tuning_study
-from hessgnn.training.config import DataConfig
 
 _SETTINGS = "settings"
-"""User attribute of a study: what makes it this one."""
+"""User attribute of a study: the identity of its sweep."""
 
 
-def begin(config: SweepConfig, folder: Path, alone: bool) -> None:
-    """Keep the settings, or refuse to mix two sweeps in one folder or one storage.
+def prepare(config: SweepConfig, folder: Path, alone: bool) -> None:
+    """Write the settings and make the studies; two sweeps in one folder or one storage are an error.
 
     Parameters
     ----------
@@ -37,8 +36,9 @@ def begin(config: SweepConfig, folder: Path, alone: bool) -> None:
     """
     path = folder / "sweep.yaml"
     require_same(config, path)
-    store = Store.open(data_of(config).path)
-    for split in (data_of(config).train, data_of(config).validation):
+    data = config.data
+    store = Store.open(data.path)
+    for split in (data.train, data.validation):
         store.indices(split)
     if alone and config.storage is None:  # a journal elsewhere may be in use by others
         mend_journal(folder / JOURNAL)
@@ -63,8 +63,3 @@ def begin(config: SweepConfig, folder: Path, alone: bool) -> None:
     except Exception as error:  # each storage raises errors of its own driver
         raise unusable(config, folder, error) from error
     save(config, path)
-
-
-def data_of(config: SweepConfig) -> DataConfig:
-    """The data that all runs are trained on."""
-    return config.run_config(next(iter(config.architectures)), {}, steps=1, seed=0).data

@@ -11,7 +11,7 @@ from typing import Any
 
 from hessgnn.runtime.files import write_text
 from hessgnn.sweep.config import SweepConfig
-from hessgnn.sweep.ledger import Ledger, attempts_of, is_open, reason_of
+from hessgnn.sweep.trial_queue import TrialQueue, attempts_of, is_open, reason_of
 from hessgnn.sweep.tuning import BASELINE, PRODUCTS, Tuning, describe_state, device_seconds_of, kind_of
 
 
@@ -39,7 +39,7 @@ def baseline_key(architecture: str) -> str:
     return f"baseline {architecture}"
 
 
-def trial_rows(config: SweepConfig, architecture: str, works: Ledger, tuning: Tuning) -> list[TrialRow]:
+def trial_rows(config: SweepConfig, architecture: str, works: TrialQueue, tuning: Tuning) -> list[TrialRow]:
     """List the finished trials of an architecture.
 
     Parameters

@@ -19,7 +19,7 @@ from hessgnn.evaluation.record import read_record
 from hessgnn.runtime.config import save
 from hessgnn.sweep import sweep as sweep_module
 from hessgnn.sweep.config import SweepConfig
-from hessgnn.sweep.life import Heart
+from hessgnn.sweep.heartbeat import Heartbeat
 from hessgnn.sweep.storage import storage_of
 from hessgnn.sweep.tuning import Tuning, tuning_study
 
@@ -92,7 +92,7 @@ def workers_of(leader: int) -> list[int]:
 @contextmanager
 def trials_of(config: SweepConfig, architecture: str, folder: Path) -> Iterator[Tuning]:
     with storage_of(config, folder) as storage:
-        yield Tuning(config, architecture, tuning_study(config, architecture, storage), Heart(storage, 1.0))
+        yield Tuning(config, architecture, tuning_study(config, architecture, storage), Heartbeat(storage, 1.0))
 
 
 def state_of(folder: Path) -> dict[Path, tuple[int, int]]:
