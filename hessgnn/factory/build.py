@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import yaml
 from ase.data import chemical_symbols
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from hessgnn.data.kinds import FRAMES
@@ -29,6 +30,7 @@ from hessgnn.factory.tasks import MoleculeTask, ReactionTask, Task
 from hessgnn.runtime.config import dump
 from hessgnn.runtime.files import write_text
 from hessgnn.runtime.processes import each
+from hessgnn.runtime.terminal import ProgressLog
 from hessgnn.surface.engines import Engine, LabelError, make_engine
 
 
@@ -218,6 +220,8 @@ def _finish(recipe: Recipe, tasks: Sequence[Task], parts: dict[str, Path], proce
 
 
 def _work_on(recipe: Recipe, todo: Sequence[Task], parts: dict[str, Path], total: int, workers: int) -> None:
+    console = Console()
+    log = ProgressLog(console)
     progress = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -225,28 +229,30 @@ def _work_on(recipe: Recipe, todo: Sequence[Task], parts: dict[str, Path], total
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[failed]} failed"),
+        console=console,
     )
     jobs = [(recipe, task, parts[task.name]) for task in todo]
     with progress:
         bar = progress.add_task(recipe.name, total=total, completed=total - len(todo), failed=0)
-        failed = 0
-        for succeeded in each(_run_one, jobs, workers, where=recipe.name):
+        failed, kept = 0, total - len(todo)
+        for done, (name, succeeded) in enumerate(each(_run_one, jobs, workers, where=recipe.name), kept + 1):
             failed += not succeeded
             progress.update(bar, advance=1, failed=failed)
+            log.line(f"build {recipe.name}", f"{done}/{total} {name}{'' if succeeded else ': failed'}")
 
 
-def _run_one(job: tuple[Recipe, Task, Path]) -> bool:
-    """Run a task in a worker; tell whether it succeeded. Each task has an engine of its own."""
+def _run_one(job: tuple[Recipe, Task, Path]) -> tuple[str, bool]:
+    """Run a task in a worker; return its name and whether it succeeded. Each task has an engine of its own."""
     recipe, task, part = job
     engine: Engine = make_engine(recipe.engine)
     try:
         outcome = task.run(recipe, engine)
     except LabelError as error:
         write_text(_failure(part), f"{error}\n")
-        return False
+        return task.name, False
     except Exception as error:  # what a library raises on one odd geometry must not end a build of thousands
         write_text(_failure(part), f"{type(error).__name__}: {error}\n")
-        return False
+        return task.name, False
     told = json.dumps({"facts": outcome.facts, "failed": outcome.failed})
     write_store(
         part,
@@ -255,7 +261,7 @@ def _run_one(job: tuple[Recipe, Task, Path]) -> bool:
         provenance=told,
         hessian_dtype="float64",
     )
-    return True
+    return task.name, True
 
 
 def _failure(part: Path) -> Path:
