@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.progress import Progress, TaskID
 
 from hessgnn.errors import ConfigError
+from hessgnn.runtime.terminal import say
 
 if TYPE_CHECKING:  # torch and its company take seconds to import
     from hessgnn_bench.conditions import Conditions
@@ -31,17 +32,19 @@ class Device(StrEnum):
 
 
 Architectures = Annotated[
-    list[str], typer.Option(help="Registered names or module:Class, divided by commas; all registered by default.")
+    list[str], typer.Option(help="Registered names or module:Class, separated by commas; all registered by default.")
 ]
-Probes = Annotated[list[str], typer.Option(help="Numbers of probes, divided by commas.")]
-Repeats = Annotated[int, typer.Option(min=1, help="Rounds, each with every piece of work once.")]
+Probes = Annotated[list[str], typer.Option(help="Numbers of probes, separated by commas.")]
+Repeats = Annotated[int, typer.Option(min=1, help="Rounds; each times everything once, interleaved.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Structures in a batch.")]
 Data = Annotated[str, typer.Option(metavar="FILE_OR_NAME", help="A store, or the name of a bundled set.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; torch's choice by default.")]
-DeviceOption = Annotated[Device, typer.Option("--device", help="auto takes CUDA where there is one.")]
-KeepMemory = Annotated[bool, typer.Option("--keep-memory", help="Let glibc keep freed memory for the next tensors.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; torch's default if absent.")]
+DeviceOption = Annotated[Device, typer.Option("--device", help="auto uses CUDA if available.")]
+KeepMemory = Annotated[
+    bool, typer.Option("--keep-memory", help="Keep freed memory in the process (glibc) for the next tensors.")
+]
 Memory = Annotated[
-    bool, typer.Option("--memory", help="Peak memory too; on a CPU a process of its own for each piece, ~5 s.")
+    bool, typer.Option("--memory", help="Also measure peak memory; on a CPU in a process for each piece, ~5 s.")
 ]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="JSON file with every repeat.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be measured.")]
@@ -103,7 +106,9 @@ def hessian(
 @app.command()
 def loader(
     structures: Annotated[int, typer.Option(min=1, help="Generated structures of 15 atoms, for both.")] = 2000,
-    sizes: Annotated[list[str], typer.Option(help="Structures of files for ours, divided by commas.")] = ["1000,10000"],  # noqa: B006
+    sizes: Annotated[list[str], typer.Option(help="Structures of files for ours, separated by commas.")] = [
+        "1000,10000"
+    ],  # noqa: B006
     repeats: Repeats = 5,
     batch_size: BatchSize = 32,
     threads: Threads = None,
@@ -151,7 +156,7 @@ def probes(
         console.print(table)
     if output is not None:
         found.write(output, conditions)
-        _told(console, output)
+        say(console, f"report: {output}")
 
 
 @app.command()
@@ -196,7 +201,7 @@ def _run(
             if output is not None:
                 report.write(output)
     if output is not None:
-        _told(console, output)
+        say(console, f"report: {output}")
 
 
 def _console(conditions: Conditions, output: Path | None) -> Console:
@@ -206,10 +211,6 @@ def _console(conditions: Conditions, output: Path | None) -> Console:
     console = Console()
     console.print(_described(conditions), highlight=False)
     return console
-
-
-def _told(console: Console, output: Path) -> None:
-    console.print(f"report: {output}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _advance(progress: Progress, task: TaskID, done: int, total: int) -> None:

@@ -113,7 +113,7 @@ class ProgressLog:
         text
             What was finished.
         """
-        line = " ".join(f"[{title}] {text}".split())
+        line = " ".join(f"[{title}] {text}".splitlines())
         with self._lock:
             if not self._console.is_terminal:
                 say(self._console, line)

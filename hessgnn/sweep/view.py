@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from rich.console import Console, Group
@@ -50,9 +51,12 @@ def run(config: Path, overrides: list[str], *, output: Path | None, dry_run: boo
     console.print(bar.LEGEND, style="dim")
     log = ProgressLog(console, folder / "sweep.log")
     view = _View(settings, console, log)
-    with Live(get_renderable=view.render, console=console, refresh_per_second=4, transient=False):
+    live = Live(get_renderable=view.render, console=console, refresh_per_second=4)
+    with live if console.is_terminal else nullcontext():
         records = sweep(settings, folder, view.observe)
         view.finish()
+    if not console.is_terminal:
+        console.print(view.render())
     log.line("report", f"{folder / 'trials.csv'} and {folder / 'sweep.html'} written")
     say(console, f"trials: {folder / 'trials.csv'}   best settings: {folder / 'best'}")
     say(console, f"tuning report: {folder / 'sweep.html'}")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from inline_workers import InlineWorkers
 
+from hessgnn.cli.study import study as study_command
 from hessgnn.data.store.store import Store
 from hessgnn.errors import ConfigError, NothingTrained
 from hessgnn.evaluation.record import Record, read_record
@@ -18,7 +20,7 @@ from hessgnn.experiments.study import Cell, cells_of, study
 from hessgnn.experiments.study_report import StudyRuns
 from hessgnn.leaderboard.collect import collect
 from hessgnn.leaderboard.scores import score
-from hessgnn.runtime.config import load
+from hessgnn.runtime.config import load, save
 from hessgnn.runtime.files import find_resource
 from hessgnn.training.run import Run, build
 
@@ -77,6 +79,23 @@ def test_a_study_compares_labels_on_parts_of_the_data(
     page = (tmp_path / "study.html").read_text()
     assert "Data efficiency, equal device-seconds" in page
     assert "Hessians or more forces, equal steps" in page
+
+
+def test_a_redirected_study_prints_a_line_for_each_finished_unit(
+    make_study: MakeStudy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = make_study(regimes=["E-F+", "E-F-H"], seeds=[1], labels={"hessian_gradients": 1.0})
+    save(config, tmp_path / "study.yaml")
+    study_command(tmp_path / "study.yaml", [], output=tmp_path / "out", dry_run=False)
+    printed, log = capsys.readouterr().out, (tmp_path / "out" / "study.log").read_text()
+    units = [r"labels train-1-plus\] labelling frames 6/6$", r"report\] .*leaderboard written$"]
+    for regime in (r"E-F\+", "E-F-H"):
+        run = rf"run schnet {regime}, 100 %, seed 1\]"
+        units += [rf"{run} 6/6 steps  E \d", rf"{run} finished: score .* device-seconds$"]
+        units += [rf"{run} evaluating accuracy on {split} (\d+)/\1$" for split in ("test", "nms")]
+    for unit in units:
+        assert re.search(rf"^\[{unit}", printed, re.M), (unit, printed)
+        assert re.search(rf"^[-\d]+ [:\d]+ \[{unit}", log, re.M), unit
 
 
 def test_a_study_goes_on_and_another_is_refused(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -132,6 +133,18 @@ def test_the_command_runs_to_its_end(make_sweep: MakeSweep, tmp_path: Path, monk
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""  # no semaphore, no warning
     assert "schnet E-F-H" in done.stdout
+    # Redirected, it prints a line for each finished unit of work, which the log file keeps with the time.
+    log = (tmp_path / "sweep" / "sweep.log").read_text().splitlines()
+    for architecture in config.architectures:
+        units = [rf"trial {architecture} {k}/2\] (baseline|paper) complete: \d\.\d+ over E-F" for k in (1, 2)]
+        units.append(rf"balance {architecture}\] finished")
+        for regime in config.regimes:
+            final = rf"final {architecture} {regime} seed 1\]"
+            units += [rf"{final} 8/10 steps  E \d", rf"{final} finished: score .* device-seconds$"]
+            units += [rf"{final} evaluating accuracy on {split} (\d+)/\1$" for split in ("test", "nms")]
+        for unit in [*units, r"report\] leaderboard of 5 runs"]:
+            assert re.search(rf"^\[{unit}", done.stdout, re.M), (unit, done.stdout)
+            assert any(re.search(rf"^[-\d]+ [:\d]+ \[{unit}", line) for line in log), unit
     assert str(tmp_path / "sweep" / "leaderboard" / "index.html") in done.stdout
     assert (tmp_path / "sweep" / "leaderboard" / "index.html").is_file()
     # Processes or none, how many, and in which order they end: it is the same sweep.
