@@ -35,14 +35,13 @@ Architectures = Annotated[
     list[str], typer.Option(help="Registered names or module:Class, separated by commas; all registered by default.")
 ]
 Probes = Annotated[list[str], typer.Option(help="Numbers of probes, separated by commas.")]
+Sizes = Annotated[list[str], typer.Option(help="Structures in our files, separated by commas.")]
 Repeats = Annotated[int, typer.Option(min=1, help="Rounds; each times everything once, interleaved.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Structures in a batch.")]
 Data = Annotated[str, typer.Option(metavar="FILE_OR_NAME", help="A store, or the name of a bundled set.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; torch's default if absent.")]
 DeviceOption = Annotated[Device, typer.Option("--device", help="auto uses CUDA if available.")]
-KeepMemory = Annotated[
-    bool, typer.Option("--keep-memory", help="Keep freed memory in the process (glibc) for the next tensors.")
-]
+KeepMemory = Annotated[bool, typer.Option("--keep-memory", help="Keep freed memory for the next tensors (glibc).")]
 Memory = Annotated[
     bool, typer.Option("--memory", help="Also measure peak memory; on a CPU in a process for each piece, ~5 s.")
 ]
@@ -106,9 +105,7 @@ def hessian(
 @app.command()
 def loader(
     structures: Annotated[int, typer.Option(min=1, help="Generated structures of 15 atoms, for both.")] = 2000,
-    sizes: Annotated[list[str], typer.Option(help="Structures of files for ours, separated by commas.")] = [
-        "1000,10000"
-    ],  # noqa: B006
+    sizes: Sizes = ["1000,10000"],  # noqa: B006
     repeats: Repeats = 5,
     batch_size: BatchSize = 32,
     threads: Threads = None,

@@ -107,7 +107,7 @@ def check(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the whole report as JSON")] = False,
 ) -> None:
-    """Check a data set: units, signs, leakage between splits, broken labels, outliers. Exit status 2 if there are errors."""
+    """Check a data set: units, signs, leakage, broken labels, outliers. Exit status 2 if there are errors."""
     # The checks find neighbours, which needs torch.
     from hessgnn.data.checks import examine
 
@@ -145,7 +145,7 @@ def split(
     output: Annotated[Path, typer.Option("-o", "--output", help="HDF5 file to write")],
     by: Annotated[
         Kinship,
-        typer.Option(help="what stays together, besides groups, duplicates, and frames with what they were made from"),
+        typer.Option(help="what stays together, besides groups, duplicates, and frames with their parents"),
     ] = "reaction",
     fractions: Annotated[str, typer.Option(help="shares of train, validation and test")] = "0.8,0.1,0.1",
     seed: Annotated[int, typer.Option(min=0)] = 0,
