@@ -58,12 +58,11 @@ from hessgnn.runtime.processes import uninterrupted
 from hessgnn.sweep.balance import weigh
 from hessgnn.sweep.config import PAPER_WEIGHTS, SweepConfig
 from hessgnn.sweep.heartbeat import Heartbeat
-from hessgnn.sweep.prepare import prepare
 from hessgnn.sweep.report import Transferred, write_report
-from hessgnn.sweep.storage import storage_of, unusable
+from hessgnn.sweep.storage import create_study, prepare_sweep, storage_of, tuning_study, unusable
 from hessgnn.sweep.trial_queue import STALE, STOPPED, TrialQueue, is_open, reason_of
 from hessgnn.sweep.trials import TrialRow, baseline_key, trial_rows, write_trials
-from hessgnn.sweep.tuning import BASELINE, PRODUCTS, SCORE, SECONDS, TrialRequest, Tuning, create_study, tuning_study
+from hessgnn.sweep.tuning import BASELINE, PRODUCTS, SCORE, SECONDS, TrialRequest, Tuning
 from hessgnn.training.regimes import SweepRegime
 from hessgnn.training.run import Point, Run
 
@@ -107,7 +106,7 @@ def sweep(config: SweepConfig, folder: Path, observer: Observer) -> list[Path]:
     """
     with ExitStack() as stack:
         with uninterrupted():
-            stack.enter_context(joined(folder, partial(prepare, config, folder)))
+            stack.enter_context(joined(folder, partial(prepare_sweep, config, folder)))
             storage = stack.enter_context(storage_of(config, folder))
             heartbeat = stack.enter_context(Heartbeat(storage, config.heartbeat))
             running = _Sweep(config, folder, storage, heartbeat, observer)

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import optuna
 from optuna import Study
 from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
@@ -237,47 +236,6 @@ class Tuning:
                 group=True,  # keys with a condition
                 constant_liar=True,  # others may be trying values nearby at this moment
             )
-
-
-def create_study(name: str, storage: Any, *, objectives: int = 1) -> Study:
-    """Open an Optuna study, or make it.
-
-    Parameters
-    ----------
-    name
-        Of the study.
-    storage
-        Where it is kept.
-    objectives
-        Numbers that are made small.
-
-    Returns
-    -------
-    Study
-    """
-    return optuna.create_study(
-        study_name=name, storage=storage, directions=["minimize"] * objectives, load_if_exists=True
-    )
-
-
-def tuning_study(config: SweepConfig, architecture: str, storage: Any) -> Study:
-    """Open the Optuna study of an architecture, or make it.
-
-    Parameters
-    ----------
-    config
-        The sweep.
-    architecture
-        Its label.
-    storage
-        Where it is kept.
-
-    Returns
-    -------
-    Study
-    """
-    objectives = 1 if config.objective.cost is None else 2
-    return create_study(f"{config.name}-{architecture}", storage, objectives=objectives)
 
 
 def kind_of(entry: FrozenTrial) -> str:

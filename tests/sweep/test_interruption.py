@@ -21,8 +21,8 @@ from hessgnn.runtime.config import save
 from hessgnn.sweep import sweep as sweep_module
 from hessgnn.sweep.config import SweepConfig
 from hessgnn.sweep.heartbeat import Heartbeat
-from hessgnn.sweep.storage import storage_of
-from hessgnn.sweep.tuning import Tuning, tuning_study
+from hessgnn.sweep.storage import storage_of, tuning_study
+from hessgnn.sweep.tuning import Tuning
 
 MakeSweep = Callable[..., SweepConfig]
 

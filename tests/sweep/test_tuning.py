@@ -15,9 +15,9 @@ from hessgnn.experiments.job import JobResult
 from hessgnn.experiments.workers import PRUNED
 from hessgnn.sweep.config import PAPER_WEIGHTS, SweepConfig
 from hessgnn.sweep.heartbeat import Heartbeat
-from hessgnn.sweep.storage import open_storage
+from hessgnn.sweep.storage import open_storage, tuning_study
 from hessgnn.sweep.trial_queue import reason_of
-from hessgnn.sweep.tuning import WAIT, TrialRequest, Tuning, describe_state, device_seconds_of, tuning_study
+from hessgnn.sweep.tuning import WAIT, TrialRequest, Tuning, describe_state, device_seconds_of
 from hessgnn.training.run import Point
 
 MakeSweep = Callable[..., SweepConfig]
