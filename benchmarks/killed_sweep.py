@@ -22,8 +22,9 @@ from pathlib import Path
 from optuna.storages import BaseStorage
 
 from hessgnn.evaluation.record import read_record
+from hessgnn.experiments.config import folder_name
 from hessgnn.runtime.config import load
-from hessgnn.sweep.config import SweepConfig, folder_name
+from hessgnn.sweep.config import SweepConfig
 from hessgnn.sweep.storage import storage_of
 from hessgnn.training.config import RunConfig
 from hessgnn.training.trainer import train

@@ -8,7 +8,7 @@ from queue import Empty, SimpleQueue
 
 import torch
 
-from hessgnn.experiments.job import Job, Outcome, Report, Stopped, Work, run_job
+from hessgnn.experiments.job import Event, Job, JobFinished, JobProgress, JobResult, Stopped, Work, run_job
 from hessgnn.experiments.workers import PRUNED, Watch
 from hessgnn.training.run import Point
 
@@ -21,7 +21,7 @@ class InlineLink:
         self.why: str | None = None
         self.last: Point | None = None
 
-    def report(self, report: Report) -> None:
+    def report(self, report: JobProgress) -> None:
         self._workers.queue.put(report)
         self.last = report.point or self.last
         if self._watch is not None:
@@ -37,31 +37,37 @@ class InlineWorkers:
 
     def __init__(self, number: int, threads: int | None = None) -> None:
         self.threads = threads or 1
-        self.queue: SimpleQueue[Report] = SimpleQueue()
+        self.queue: SimpleQueue[Event] = SimpleQueue()
         self.stopped = False
         self._thread = ThreadPoolExecutor(1)
 
-    def submit(self, job: Job, watch: Watch | None = None, *, work: Work = run_job) -> Future[Outcome]:
+    def submit(self, job: Job, watch: Watch | None = None, *, work: Work = run_job) -> Future[JobResult]:
         return self._thread.submit(self._do, job, watch, work)
 
-    def _do(self, job: Job, watch: Watch | None, work: Work) -> Outcome:
+    def _do(self, job: Job, watch: Watch | None, work: Work) -> JobResult:
         if self.stopped:
             raise Stopped
         link = InlineLink(self, watch)
         before = torch.get_num_threads()
         torch.set_num_threads(self.threads)
+        result = None
         try:
-            return work(job, link)
+            result = work(job, link)
+            return result
         except Stopped:
             if link.why is None:
                 raise
             if link.why == PRUNED and link.last is not None:
-                return Outcome(link.last.score, link.last.device_seconds, link.last.products, pruned=True)
-            return Outcome(None, reason=link.why)
+                return JobResult(link.last.score, link.last.device_seconds, link.last.products, pruned=True)
+            return JobResult(None, reason=link.why)
         finally:
+            self.queue.put(JobFinished(job.title, result))
             torch.set_num_threads(before)
 
-    def reports(self) -> Iterator[Report]:
+    def post(self, event: Event) -> None:
+        self.queue.put(event)
+
+    def reports(self) -> Iterator[Event]:
         while True:
             try:
                 yield self.queue.get_nowait()

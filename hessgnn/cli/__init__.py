@@ -1,23 +1,19 @@
-"""The command line: one verb per function, nothing but argument reading.
+"""The command line: one function per verb, which only reads its arguments.
 
 What a verb does is imported when it is called, so that ``hessgnn --help`` need not wait for torch.
 """
 
 from __future__ import annotations
 
-import os
-import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from hessgnn.cli import authors, bench, data, leaderboard
-from hessgnn.errors import UserError
-from hessgnn.runtime.openmp import wait_briefly
+from hessgnn.cli import authors, bench, data
+from hessgnn.runtime import terminal
+from hessgnn.sweep.command import sweep
 
 app = typer.Typer(
     name="hessgnn",
@@ -26,24 +22,12 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-sweep_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-"""``python -m hessgnn.sweep``, which needs no verb."""
-
 app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")
-app.command()(leaderboard.leaderboard)
 app.command()(authors.check)
 app.command()(authors.models)
 app.command()(authors.schema)
-
-# Newer versions of typer bring a click of their own, whose errors are not those of the package `click`.
-_UsageError: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "UsageError")
-
-_INCOMPLETE = 3  # of `evaluate`: written, but with a task missing
-_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
-
-QUICKSTART = "sweeps/quickstart.yaml"
-"""The main job."""
+app.command()(sweep)
 
 Overrides = Annotated[list[str] | None, typer.Argument(help="Overrides such as loss.hessian=0.1 training.seed=3.")]
 
@@ -53,7 +37,7 @@ def train(
     config: Annotated[Path | None, typer.Argument(help="YAML file; not needed with --resume.")] = None,
     overrides: Overrides = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Run folder.")] = None,
-    resume: Annotated[Path | None, typer.Option(help="Run folder to go on with.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Run folder whose training is resumed.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done.")] = False,
 ) -> None:
     """Train one potential."""
@@ -81,14 +65,14 @@ def evaluate(
     ] = None,
     data: Annotated[str, typer.Option(help="Data to evaluate the calculator on.")] = "rtp-mini",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the calculator's record.")] = None,
-    device: Annotated[str, typer.Option(help="Where to compute.")] = "cpu",
+    device: Annotated[str, typer.Option(help="Device to compute on.")] = "cpu",
     processes: Annotated[
-        int, typer.Option(min=1, help="Divide tasks on single molecules and reactions between so many.")
+        int, typer.Option(min=1, help="Processes that molecules and reactions are divided between.")
     ] = 1,
 ) -> None:
-    """Evaluate the best potential of a run, or any ASE calculator, and write the record.
+    """Evaluate a trained model, or any ASE calculator: errors, spectra, relaxation, TS search, NEB, MD, cost.
 
-    Exit status 3 when a task could not be run; what is saved is not computed again.
+    Exit status 3 when a task could not be run. Saved results are not computed again.
     """
     from hessgnn.cli.train import evaluate as run_tasks
 
@@ -104,90 +88,53 @@ def evaluate(
         processes=processes,
     )
     if not every_task_ran:
-        raise typer.Exit(_INCOMPLETE)
-
-
-@app.command()
-@sweep_app.command()
-def sweep(
-    arguments: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[SWEEP.yaml] [key=value]...", help=f"Sweep file ({QUICKSTART}) and overrides."),
-    ] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder; the same one resumes.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes, a run at a time each.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, with time and memory measured.")] = False,
-) -> None:
-    """Tune the loss weights of each architecture, retrain the best, judge it, and write the leaderboard."""
-    from hessgnn.cli.sweep import sweep as run
-
-    given = arguments or []
-    config, overrides = (given[0], given[1:]) if given and "=" not in given[0] else (QUICKSTART, given)
-    run(Path(config), overrides, output=output, dry_run=dry_run, workers=workers)
+        raise typer.Exit(terminal.INCOMPLETE)
 
 
 @app.command()
 def study(
     config: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="Study file such as sweeps/paper.yaml.")],
     overrides: Overrides = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder; the same one resumes.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder; rerunning with the same one resumes.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan.")] = False,
 ) -> None:
-    """Compare labels (E, E-F, E-F+, E-F-H) under fixed settings, on parts of the data, and test what is claimed."""
+    """Compare labels (E, E-F, E-F+, E-F-H) under fixed settings, on parts of the data, and test the claims."""
     from hessgnn.cli.study import study as run
 
     run(config, overrides or [], output=output, dry_run=dry_run)
 
 
+@app.command()
+def leaderboard(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders with a record.json, or record files.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the page and the tables.")],
+    title: Annotated[str, typer.Option(help="Heading of the report.")] = "hessgnn leaderboard",
+    trials: Annotated[
+        Path | None, typer.Option(help="A sweep's trials.csv: adds the landscape of the loss weights.")
+    ] = None,
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option("--tasks", help="Your own tasks in the records: package.module:Name."),
+    ] = None,
+    study: Annotated[Path | None, typer.Option(help="A study's folder: adds its data-efficiency curves.")] = None,
+    section: Annotated[
+        list[str] | None, typer.Option(help="A section of your own, as package.module:Section; may be repeated.")
+    ] = None,
+) -> None:
+    """Rank finished runs and write index.html, leaderboard.md, .csv, .json and .tex."""
+    from rich.console import Console
+
+    from hessgnn.evaluation.settings import chosen_tasks
+    from hessgnn.experiments.progress import compare
+    from hessgnn.experiments.study_report import read_points, sections
+
+    chosen_tasks(tasks or [])  # imports them, so that their results are known
+    curves = [] if study is None else sections(read_points(study))
+    compare(runs, output, title, Console(), trials=trials, sections=[*curves, *(section or ())])
+
+
 def main(application: typer.Typer = app, arguments: Sequence[str] | None = None) -> None:
-    """Run a command. Exit status 2 for wrong input, told in one line; 1 for a bug, with its traceback in a file.
-
-    A sweep or a study of which no run came to its end has status 1, too.
-
-    Parameters
-    ----------
-    application
-        The verbs.
-    arguments
-        Of the command line; ``sys.argv`` by default.
-    """
-    wait_briefly()
-    errors = Console(stderr=True, soft_wrap=True)
-    try:
-        status = application(args=arguments, standalone_mode=False)
-    except UserError as error:
-        errors.print(f"[red]error:[/red] {_plain(str(error))}", highlight=False)
-        status = error.status
-    except _UsageError as error:
-        if message := error.format_message():  # without one, help was asked for and has been shown
-            verb = error.ctx.command_path if error.ctx is not None else "hessgnn"
-            errors.print(
-                f"[red]error:[/red] {_plain(f'{message} To mend: see `{verb} --help`')}", highlight=False, markup=True
-            )
-        status = 2
-    except (typer.Abort, KeyboardInterrupt):
-        status = _INTERRUPTED
-    except Exception as error:
-        errors.print(
-            f"[red]this is a bug:[/red] {_plain(f'{type(error).__name__}: {error}')} ({_log()})", highlight=False
-        )
-        status = 1
-    # Some versions of typer give the status, others raise. Of torchrun's processes one says it for all.
-    if status == _INTERRUPTED and os.environ.get("RANK", "0") == "0":
-        errors.print("stopped; the same command goes on (`train`: with --resume and the run folder)", highlight=False)
-    sys.exit(status)
-
-
-def _log() -> str:
-    """Keep the traceback of what is being handled; where no file can be written, the traceback itself."""
-    path = Path("error.log").resolve()
-    try:
-        path.write_text(traceback.format_exc(), encoding="utf-8")
-    except OSError:
-        return traceback.format_exc().replace("[", "\\[")
-    return f"traceback in {path}"
-
-
-def _plain(text: str) -> str:
-    """One line, and no markup of ours."""
-    return " ".join(text.split()).replace("[", "\\[")
+    """Run a command and exit; see :func:`hessgnn.runtime.terminal.main`."""
+    terminal.main(application, arguments)

@@ -1,4 +1,4 @@
-"""Commands for authors of architectures: which there are, and whether one is fit for training on Hessians."""
+"""Commands for authors of architectures: list them, check one, print the schemas of files."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Assignments = Annotated[list[str] | None, typer.Argument(help="Settings of the p
 def check(
     name: Name,
     settings: Assignments = None,
-    device: Annotated[str, typer.Option(help="Where to compute.")] = "cpu",
+    device: Annotated[str, typer.Option(help="Device to compute on.")] = "cpu",
 ) -> None:
-    """Try whether a potential keeps the contract; exit status 1 if it does not."""
+    """Check that a potential fulfils the contract for training on Hessians; exit status 1 if it does not."""
     from hessgnn.runtime.config import override
     from hessgnn.testing import check_potential  # late: torch and its company take seconds to import
 
     console = Console()
-    with console.status(f"trying {escape(name)}"):
+    with console.status(f"checking {escape(name)}"):
         outcomes = check_potential(name, override({}, settings or []), device=device)
     table = Table("item", "outcome", "what is required, or what was found", title=escape(name), title_justify="left")
     for outcome in outcomes:
@@ -55,7 +55,7 @@ def schema(
 
     from hessgnn.errors import ConfigError, did_you_mean
     from hessgnn.evaluation.record import Record
-    from hessgnn.experiments.study_config import StudyConfig
+    from hessgnn.experiments.config import StudyConfig
     from hessgnn.leaderboard.board import Leaderboard
     from hessgnn.runtime.config import Settings
     from hessgnn.sweep.config import SweepConfig

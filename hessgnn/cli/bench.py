@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.progress import Progress, TaskID
 
 from hessgnn.errors import ConfigError
+from hessgnn.runtime.terminal import say
 
 if TYPE_CHECKING:  # torch and its company take seconds to import
     from hessgnn_bench.conditions import Conditions
@@ -31,18 +32,19 @@ class Device(StrEnum):
 
 
 Architectures = Annotated[
-    list[str], typer.Option(help="Registered names or module:Class, divided by commas; all registered by default.")
+    list[str], typer.Option(help="Registered names or module:Class, separated by commas; all registered by default.")
 ]
-Probes = Annotated[list[str], typer.Option(help="Numbers of probes, divided by commas.")]
+Probes = Annotated[list[str], typer.Option(help="Numbers of probes, separated by commas.")]
+Sizes = Annotated[list[str], typer.Option(help="Structures in our files, separated by commas.")]
 Estimators = Annotated[list[str], typer.Option(help="A name or module:name; repeat for several; all by default.")]
-Repeats = Annotated[int, typer.Option(min=1, help="Rounds, each with every piece of work once.")]
+Repeats = Annotated[int, typer.Option(min=1, help="Rounds; each times everything once, interleaved.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Structures in a batch.")]
 Data = Annotated[str, typer.Option(metavar="FILE_OR_NAME", help="A store, or the name of a bundled set.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; torch's choice by default.")]
-DeviceOption = Annotated[Device, typer.Option("--device", help="auto takes CUDA where there is one.")]
-KeepMemory = Annotated[bool, typer.Option("--keep-memory", help="Let glibc keep freed memory for the next tensors.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; torch's default if absent.")]
+DeviceOption = Annotated[Device, typer.Option("--device", help="auto uses CUDA if available.")]
+KeepMemory = Annotated[bool, typer.Option("--keep-memory", help="Keep freed memory for the next tensors (glibc).")]
 Memory = Annotated[
-    bool, typer.Option("--memory", help="Peak memory too; on a CPU a process of its own for each piece, ~5 s.")
+    bool, typer.Option("--memory", help="Also measure peak memory; on a CPU in a process for each piece, ~5 s.")
 ]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="JSON file with every repeat.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be measured.")]
@@ -104,7 +106,7 @@ def hessian(
 @app.command()
 def loader(
     structures: Annotated[int, typer.Option(min=1, help="Generated structures of 15 atoms, for both.")] = 2000,
-    sizes: Annotated[list[str], typer.Option(help="Structures of files for ours, divided by commas.")] = ["1000,10000"],  # noqa: B006
+    sizes: Sizes = ["1000,10000"],  # noqa: B006
     repeats: Repeats = 5,
     batch_size: BatchSize = 32,
     threads: Threads = None,
@@ -156,7 +158,7 @@ def probes(
         console.print(table)
     if output is not None:
         found.write(output, conditions)
-        _told(console, output)
+        say(console, f"report: {output}")
 
 
 @app.command()
@@ -201,7 +203,7 @@ def _run(
             if output is not None:
                 report.write(output)
     if output is not None:
-        _told(console, output)
+        say(console, f"report: {output}")
 
 
 def _console(conditions: Conditions, output: Path | None) -> Console:
@@ -211,10 +213,6 @@ def _console(conditions: Conditions, output: Path | None) -> Console:
     console = Console()
     console.print(_described(conditions), highlight=False)
     return console
-
-
-def _told(console: Console, output: Path) -> None:
-    console.print(f"report: {output}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _advance(progress: Progress, task: TaskID, done: int, total: int) -> None:

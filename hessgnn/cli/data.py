@@ -1,4 +1,4 @@
-"""``hessgnn data …``: make, judge, describe, split and merge data sets."""
+"""``hessgnn data …``: build, import, export, check, describe, split and merge data sets."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from hessgnn.data.store.store import Store
 from hessgnn.errors import ConfigError, DataError
 from hessgnn.runtime.config import load
 from hessgnn.runtime.files import find_resource
+from hessgnn.runtime.terminal import say
 
-app = typer.Typer(help="Make, judge, describe, split and merge data sets.", no_args_is_help=True)
+app = typer.Typer(help="Build, import, export, check, describe, split and merge data sets.", no_args_is_help=True)
 
 DataSet = Annotated[str, typer.Argument(metavar="FILE_OR_NAME", help="a store, or the name of a bundled set: rtp-mini")]
 
@@ -25,10 +26,10 @@ DataSet = Annotated[str, typer.Argument(metavar="FILE_OR_NAME", help="a store, o
 def build(
     recipe: Annotated[Path, typer.Argument(help="YAML file, e.g. configs/data/rtp-mini.yaml")],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="HDF5 file; NAME.h5 here by default")] = None,
-    processes: Annotated[int, typer.Option(min=1, help="molecules and reactions worked on at once")] = 1,
+    processes: Annotated[int, typer.Option(min=1, help="worker processes")] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="list molecules and reactions and stop")] = False,
 ) -> None:
-    """Make a labelled data set from a recipe; a killed build goes on where it was."""
+    """Build a labelled data set from a recipe. Rerunning the same command resumes an interrupted build."""
     # The label engine is loaded by this verb alone.
     from hessgnn.factory.build import build as run_recipe
     from hessgnn.factory.build import jobs_of, part_path
@@ -41,7 +42,7 @@ def build(
         jobs, skipped = jobs_of(settings)
         _print_reasons(console, "left out", skipped)
         done = sum(part_path(target, settings, job).exists() for job in jobs)
-        console.print(f"{len(jobs)} molecules and reactions, {done} of them finished in an earlier run:")
+        say(console, f"{len(jobs)} molecules and reactions, {done} of them finished in an earlier run:")
         console.print(", ".join(job.name for job in jobs), highlight=False, markup=False)
         return
     report = run_recipe(settings, target, processes=processes)
@@ -60,12 +61,12 @@ def import_(
     level: Annotated[str, typer.Option(help='level of theory, e.g. "wB97X/6-31G(d)"; by default what SRC says')] = "",
     split: Annotated[str, typer.Option(help="split of all structures; by default the source's own, else train")] = "",
     group: Annotated[
-        Literal["source", "composition", "name"], typer.Option(help="what must not be divided between splits")
+        Literal["source", "composition", "name"], typer.Option(help="what is never divided between splits")
     ] = "source",
     limit: Annotated[int | None, typer.Option(min=1, help="only the first entries")] = None,
     hessian_dtype: Annotated[Literal["float32", "float64"], typer.Option(help="precision of Hessians")] = "float32",
 ) -> None:
-    """Bring data of another format; a killed import goes on where it was."""
+    """Import a data set of another format. Rerunning the same command resumes an interrupted import."""
     from hessgnn.data.formats.importing import ImportOptions, import_data
 
     console = Console()
@@ -73,22 +74,15 @@ def import_(
     report = import_data(name, source, output, options, limit=limit)
     _print_reasons(console, "left out", report.unreadable)
     if report.renamed:
-        console.print(f"{report.renamed} structures had a name that was taken and got a number")
+        say(console, f"{report.renamed} structures had a name that was taken and got a number")
     if len(report.states) > 1:
         mixed = ", ".join(f"{state} {count}" for state, count in report.states.items())
-        console.print(
+        say(
+            console,
             f"warning: taken as one level: {mixed}; no potential of elements and positions tells these states apart",
-            highlight=False,
-            soft_wrap=True,
-            markup=False,
         )
-    console.print(
-        f"{report.structures} of {report.entries} structures at {report.level} in {output};"
-        f" judge them: hessgnn data check {output}",
-        highlight=False,
-        soft_wrap=True,
-        markup=False,
-    )
+    found = f"{report.structures} of {report.entries} structures at {report.level} in {output}"
+    say(console, f"{found}; check them: hessgnn data check {output}")
 
 
 @app.command()
@@ -98,22 +92,22 @@ def export(
     target: Annotated[Path, typer.Argument(metavar="DST", help="file, or folder for deepmd; must not exist")],
     split: Annotated[str | None, typer.Option(help="only this one")] = None,
 ) -> None:
-    """Write a data set in another format."""
+    """Export a data set to another format."""
     from hessgnn.data.formats.exporting import export_data
 
     count = export_data(Store.open(data), name, target, split=split)
-    Console().print(f"{count} structures in {target}", highlight=False, soft_wrap=True, markup=False)
+    say(Console(), f"{count} structures in {target}")
 
 
 @app.command()
 def check(
     data: DataSet,
     sample: Annotated[
-        int | None, typer.Option(min=1, help="read so many structures, drawn at random; else all")
+        int | None, typer.Option(min=1, help="number of structures to read, drawn at random; all by default")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the whole report as JSON")] = False,
 ) -> None:
-    """Look for faults: units, signs, leaks, broken labels, outliers. Ends with exit status 2 when there are errors."""
+    """Check a data set: units, signs, leakage, broken labels, outliers. Exit status 2 if there are errors."""
     # The checks find neighbours, which needs torch.
     from hessgnn.data.checks import examine
 
@@ -150,22 +144,22 @@ def split(
     data: DataSet,
     output: Annotated[Path, typer.Option("-o", "--output", help="HDF5 file to write")],
     by: Annotated[
-        Relation, typer.Option(help="what stays together, besides groups, what was made from what, and copies")
+        Relation,
+        typer.Option(help="what stays together, besides groups, duplicates, and frames with their parents"),
     ] = "reaction",
     fractions: Annotated[str, typer.Option(help="shares of train, validation and test")] = "0.8,0.1,0.1",
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
-    """Split again, by whole reactions, molecules or compositions.
+    """Make new splits, by whole reactions, molecules or compositions.
 
     Frames of kind irc, nms and thermal go to a split of that name, or with their group to validation. Splits of other
-    names stay.
+    names stay as they are.
     """
     from hessgnn.data.store.resplit import resplit
 
     made = resplit(Store.open(data), output, by=by, fractions=_fractions(fractions), seed=seed)
     counts = ", ".join(f"{name} {count}" for name, count in made.splits.items())
-    line = f"{output}: {counts}; splits {made.attributes.split_hash[:16]}"
-    Console().print(line, highlight=False, soft_wrap=True, markup=False)
+    say(Console(), f"{output}: {counts}; splits {made.attributes.split_hash[:16]}")
 
 
 @app.command()
@@ -173,7 +167,7 @@ def merge(
     data: Annotated[list[str], typer.Argument(metavar="FILE_OR_NAME…", help="stores at one level of theory")],
     output: Annotated[Path, typer.Option("-o", "--output", help="HDF5 file to write; must not exist")],
 ) -> None:
-    """Join data sets into a new one."""
+    """Merge data sets into a new one."""
     if output.exists():
         raise DataError(
             "exists already", where=output, remedy="give another name, or use `hessgnn data append` to add to it"
@@ -186,7 +180,7 @@ def append(
     target: Annotated[Path, typer.Argument(metavar="FILE", help="the store that grows")],
     data: Annotated[list[str], typer.Argument(metavar="FILE_OR_NAME…", help="stores at its level of theory")],
 ) -> None:
-    """Add data sets to another, which stays as it is until all is written."""
+    """Append data sets to another, which does not change until everything is written."""
     _merge([str(target), *data], target)
 
 
@@ -194,12 +188,7 @@ def _merge(data: list[str], output: Path) -> None:
     from hessgnn.data.store.growing import merge_stores
 
     store = merge_stores([Store.open(one).path for one in data], output)
-    Console().print(
-        f"{len(store)} structures in {output}; judge them: hessgnn data check {output}",
-        highlight=False,
-        soft_wrap=True,
-        markup=False,
-    )
+    say(Console(), f"{len(store)} structures in {output}; check them: hessgnn data check {output}")
 
 
 def _fractions(text: str) -> dict[str, float]:
@@ -220,10 +209,9 @@ def _print_json(console: Console, store: Store, found: dict[str, Any]) -> None:
         "split_hash": attributes.split_hash,
         "versions": attributes.versions,
     }
-    text = json.dumps(record | found, ensure_ascii=False, indent=1)
-    console.print(text, highlight=False, soft_wrap=True, markup=False)
+    say(console, json.dumps(record | found, ensure_ascii=False, indent=1))
 
 
 def _print_reasons(console: Console, title: str, reasons: dict[str, str]) -> None:
     for name, reason in reasons.items():
-        console.print(" ".join(f"{title}: {name}: {reason}".split()), highlight=False, soft_wrap=True, markup=False)
+        say(console, " ".join(f"{title}: {name}: {reason}".split()))

@@ -8,18 +8,19 @@ from rich.console import Console
 from rich.progress import TaskID
 from rich.table import Table
 
-from hessgnn.cli.leaderboard import leaderboard
-from hessgnn.experiments.job import Left, Report
-from hessgnn.experiments.study import plan
+from hessgnn.experiments.config import StudyConfig
+from hessgnn.experiments.job import Event, JobFinished, JobProgress
+from hessgnn.experiments.progress import JobLog, compare
+from hessgnn.experiments.study import cells_of
 from hessgnn.experiments.study import study as run_study
-from hessgnn.experiments.study_config import StudyConfig
 from hessgnn.runtime.config import load
 from hessgnn.runtime.files import find_resource
+from hessgnn.runtime.terminal import ProgressLog, say
 from hessgnn.training import bar
 
 
 def study(config: Path, overrides: list[str], *, output: Path | None, dry_run: bool) -> None:
-    """Train, judge and compare, with a bar for each running job and one for the whole."""
+    """Train, evaluate and compare, with a bar for each running job and one for the whole study."""
     console = Console()
     settings = load(StudyConfig, find_resource(config), overrides)
     folder = output or Path("runs") / settings.name
@@ -27,26 +28,34 @@ def study(config: Path, overrides: list[str], *, output: Path | None, dry_run: b
     if dry_run:
         return
     console.print(bar.LEGEND, style="dim")
+    log = ProgressLog(console, folder / "study.log")
+    jobs, cells = JobLog(log), cells_of(settings)
     with bar.progress_bar(console) as progress:
-        whole = progress.add_task("[bold]whole study", total=len(plan(settings)), errors="runs")
+        whole = progress.add_task("[bold]whole study", total=len(cells), errors="runs")
         lines: dict[str, TaskID] = {}
-        runs = {str(cell.folder(folder)) for cell in plan(settings)}
+        runs = {str(cell.folder(folder)) for cell in cells}
 
-        def observer(report: Report | Left) -> None:
-            if isinstance(report, Left):
-                return
-            if report.folder not in lines:
-                lines[report.folder] = progress.add_task(report.label, total=report.total, errors="")
-            progress.update(lines[report.folder], completed=report.step, visible=report.step < report.total)
-            if report.point is not None:
-                progress.update(lines[report.folder], errors=bar.describe(report.point))
-            if report.step == report.total and report.folder in runs:
+        def observer(event: Event) -> None:
+            jobs.observe(event)
+            if isinstance(event, JobFinished) and event.title.folder in runs:
                 progress.advance(whole)
+            if isinstance(event, JobFinished) and event.title.folder in lines:
+                progress.update(lines[event.title.folder], visible=False)
+            if isinstance(event, JobProgress):
+                key = event.title.folder
+                if key not in lines:
+                    lines[key] = progress.add_task("", total=event.total, errors="")
+                what = str(event.title) if event.task is None else f"{event.title}: {event.task}"
+                visible = key in runs or event.step < event.total
+                progress.update(lines[key], description=what, completed=event.step, total=event.total, visible=visible)
+                if event.point is not None:
+                    progress.update(lines[key], errors=bar.describe(event.point))
 
         records = run_study(settings, folder, observer)
-        progress.update(whole, completed=len(plan(settings)))
-    leaderboard(records, folder / "leaderboard", f"What Hessians buy: {settings.name}")
-    console.print(f"study: {folder / 'study.html'}", markup=False, highlight=False, soft_wrap=True)
+        progress.update(whole, completed=len(cells))
+    compare(records, folder / "leaderboard", f"What Hessians buy: {settings.name}", console)
+    log.line("report", f"{folder / 'study.html'} and {folder / 'leaderboard'} written")
+    say(console, f"study: {folder / 'study.html'}")
 
 
 def _plan_table(settings: StudyConfig, folder: Path) -> Table:
@@ -57,7 +66,7 @@ def _plan_table(settings: StudyConfig, folder: Path) -> Table:
     table.add_row("seeds", ", ".join(map(str, settings.seeds)))
     budget = f"{settings.steps} steps" + (", and the device-seconds of E-F-H" if settings.equal_seconds else "")
     table.add_row("each for", budget)
-    table.add_row("judged by", ", ".join(settings.tasks))
-    table.add_row("in all", f"{len(plan(settings))} trainings")
+    table.add_row("evaluated by", ", ".join(settings.tasks))
+    table.add_row("in all", f"{len(cells_of(settings))} trainings")
     table.add_row("workers", f"{settings.workers} processes")
     return table

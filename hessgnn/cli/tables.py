@@ -11,6 +11,7 @@ from rich.table import Table
 
 from hessgnn.data.store.splits import DISJOINT
 from hessgnn.data.store.store import Store
+from hessgnn.runtime.terminal import say
 
 if TYPE_CHECKING:  # they need torch, for which `hessgnn --help` does not wait
     from hessgnn.data.checks import Report
@@ -43,12 +44,12 @@ def print_check(console: Console, report: Report) -> None:
     if report.noise:
         console.print(_noise_table(report.noise))
     for finding in report.findings:
-        _say(console, f"{finding.level} [{finding.code}]: {finding.message}")
+        say(console, f"{finding.level} [{finding.code}]: {finding.message}")
     if report.read < report.structures:
-        _say(console, f"read: {report.read} of {report.structures} structures, drawn at random")
+        say(console, f"read: {report.read} of {report.structures} structures, drawn at random")
     warnings = len(report.findings) - len(report.errors)
     if not report.errors:
-        _say(console, f"{report.structures} structures, no error, {warnings} warnings")
+        say(console, f"{report.structures} structures, no error, {warnings} warnings")
 
 
 def print_info(console: Console, store: Store, summaries: Mapping[str, SplitSummary]) -> None:
@@ -64,7 +65,7 @@ def print_info(console: Console, store: Store, summaries: Mapping[str, SplitSumm
         Of each split.
     """
     attributes = store.attributes
-    _say(console, f"{store.path.stem}: {len(store)} structures at {attributes.level_of_theory}")
+    say(console, f"{store.path.stem}: {len(store)} structures at {attributes.level_of_theory}")
     console.print(
         _table(
             "structures",
@@ -92,12 +93,12 @@ def print_info(console: Console, store: Store, summaries: Mapping[str, SplitSumm
             ],
         )
     )
-    _say(console, "* energy above the structure that a frame was displaced from, else above the")
-    _say(console, "  lowest of its group, eV; F in eV/Å, H in eV/Å²")
+    say(console, "* energy above the structure that a frame was displaced from, else above the")
+    say(console, "  lowest of its group, eV; F in eV/Å, H in eV/Å²")
     if any(found.noise for found in summaries.values()):
         console.print(_noise_of_splits(summaries))
     versions = ", ".join(f"{name} {number}" for name, number in attributes.versions.items())
-    _say(console, f"content {attributes.content_hash[:16]}  splits {attributes.split_hash[:16]}  {versions}")
+    say(console, f"content {attributes.content_hash[:16]}  splits {attributes.split_hash[:16]}  {versions}")
 
 
 def _noise_table(measured: Iterable[Noise]) -> Table:
@@ -153,7 +154,3 @@ def _counted(counts: Mapping[str, int]) -> str:
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3g}"
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, highlight=False, soft_wrap=True, markup=False)

@@ -20,11 +20,12 @@ from hessgnn.evaluation.tasks.accuracy import METRICS
 from hessgnn.runtime.allocator import keep_freed_memory
 from hessgnn.runtime.config import dump, load, override, parse
 from hessgnn.runtime.files import find_resource
+from hessgnn.runtime.terminal import ProgressLog
 from hessgnn.training import bar
 from hessgnn.training.config import RunConfig
 from hessgnn.training.distributed import ranks_of_torchrun
-from hessgnn.training.run import Run, build
-from hessgnn.training.trainer import Result, default_folder
+from hessgnn.training.run import Point, Run, build
+from hessgnn.training.trainer import Observer, Result, default_folder
 from hessgnn.training.trainer import train as run_training
 
 
@@ -62,8 +63,22 @@ def _train(
     console.print(bar.LEGEND, style="dim")
     with bar.progress_bar(console) as progress:
         task = progress.add_task(settings.entry, total=settings.training.steps, errors="")
-        result = run_training(settings, folder, resume=resume is not None, observer=bar.observe(progress, task))
+        log = ProgressLog(console, None if console.quiet else folder / "train.log")
+        observer = _logged(log, settings, bar.observe(progress, task))
+        result = run_training(settings, folder, resume=resume is not None, observer=observer)
     _print_result(console, result)
+
+
+def _logged(log: ProgressLog, settings: RunConfig, observer: Observer) -> Observer:
+    """An observer that writes a line for each validation, too."""
+    title = f"train {settings.entry} seed {settings.training.seed}"
+
+    def observe(step: int, point: Point | None) -> None:
+        observer(step, point)
+        if point is not None:
+            log.line(title, f"{step}/{settings.training.steps} steps  {bar.describe(point)}")
+
+    return observe
 
 
 def evaluate(
@@ -89,8 +104,12 @@ def evaluate(
         )
     names = chosen_tasks(tasks or DEFAULT_TASKS)  # before their settings: one from outside is known by then
     settings = parse(TaskSettings, override({}, overrides), where="evaluate")
+    if run is not None and output is not None:
+        raise ConfigError("a run keeps its record in its own folder", where="--output", remedy="leave it out")
     keep_freed_memory()
     console = Console()
+    folder = run or output or Path("runs") / str(calculator).replace(":", ".")
+    log, title = ProgressLog(console, folder / "evaluate.log"), f"evaluate {run or calculator}"
     with Progress(console=console) as progress:
         bars: dict[str, TaskID] = {}
 
@@ -98,6 +117,7 @@ def evaluate(
             if label not in bars:
                 bars[label] = progress.add_task(label, total=total)
             progress.update(bars[label], completed=done)
+            log.progress(title, label, done, total, f"{label} {done}/{total}")
 
         common: dict[str, Any] = {
             "tasks": names,
@@ -107,13 +127,9 @@ def evaluate(
             "observer": advance,
         }
         if calculator is not None:
-            folder = output or Path("runs") / calculator.replace(":", ".")
             record = evaluate_calculator(calculator, data, folder, **common)
         else:
-            assert run is not None
-            if output is not None:
-                raise ConfigError("a run keeps its record in its own folder", where="--output", remedy="leave it out")
-            folder, record = run, evaluate_run(run, device=device, **common)
+            record = evaluate_run(folder, device=device, **common)
     for table in _metric_tables(record):
         console.print(table)
     for failure in record.failures:

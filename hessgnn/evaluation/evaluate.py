@@ -16,7 +16,7 @@ from hessgnn.data.structure import Structure
 from hessgnn.errors import ConfigError, DataError
 from hessgnn.evaluation.hardware import hardware
 from hessgnn.evaluation.predictions import Predictions
-from hessgnn.evaluation.record import Budget, Cost, CurvePoint, DataSource, Record, Regime, read_record, write_record
+from hessgnn.evaluation.record import Budget, Cost, CurvePoint, DataSource, Record, read_record, write_record
 from hessgnn.evaluation.run import ProgressCallback, TaskResults, run_tasks
 from hessgnn.evaluation.settings import DEFAULT_TASKS, TaskSettings, chosen_tasks
 from hessgnn.evaluation.tasks.accuracy import error_metrics
@@ -24,6 +24,7 @@ from hessgnn.surface.base import Answer, Surface
 from hessgnn.surface.calculator import surface_from_import_path
 from hessgnn.surface.potential import PotentialSurface
 from hessgnn.training.config import DataConfig, RunConfig
+from hessgnn.training.regimes import Regime
 from hessgnn.training.run import Point, Run, load, load_checkpoint, versions
 from hessgnn.training.scaling import composition_energy, fit_reference_energies
 

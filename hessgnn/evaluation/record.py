@@ -15,14 +15,10 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, model_validator
 from hessgnn.errors import DataError
 from hessgnn.runtime.config import Settings, read_json
 from hessgnn.runtime.files import write_text
+from hessgnn.training.regimes import Regime
 
 FORMAT: Literal[1] = 1
 """Version of the record's layout."""
-
-Regime = Literal["mean", "E", "E-F", "E-F+", "E-H", "E-F-H", "external"]
-"""What a potential was trained on; ``E-F+`` are energies and forces of more frames, for what Hessians would have cost;
-``mean`` is the predictor that knows the composition only, ``external`` any other
-code that was evaluated through an ASE calculator."""
 
 Budget = Literal["steps", "seconds"]
 """What was equal for all regimes of an architecture: training steps, or the device-seconds that E-F-H took."""

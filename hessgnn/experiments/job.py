@@ -1,4 +1,4 @@
-"""A job: a potential that is trained, and judged if it is a final one. It is done in a child process."""
+"""A job: a potential that is trained, and evaluated if it is a final one. It is done in a child process."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Protocol
 
 from hessgnn.errors import TrainingError
 from hessgnn.evaluation.evaluate import evaluate, record_failure
-from hessgnn.evaluation.record import Budget, Cost, Record, Regime, read_record, write_record
+from hessgnn.evaluation.record import Budget, Cost, Record, read_record, write_record
 from hessgnn.evaluation.settings import DEFAULT_TASKS, TaskSettings
 from hessgnn.training.config import RunConfig
+from hessgnn.training.regimes import Regime
 from hessgnn.training.run import Point, Run
 from hessgnn.training.trainer import train
 
@@ -20,15 +21,15 @@ _EVERY = 5  # steps between two reports
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """How a run is judged."""
+class EvaluationRequest:
+    """How a run is evaluated."""
 
     spent: Cost = field(default_factory=Cost)
     """What tuning cost before this run."""
     tasks: tuple[str, ...] = DEFAULT_TASKS
     settings: TaskSettings = field(default_factory=TaskSettings)
     data: str | None = None
-    """Data to judge on; those the run was trained on if absent."""
+    """Data to evaluate on; those the run was trained on if absent."""
     regime: Regime | None = None
     """What the labels were, where the loss does not tell."""
     budget: Budget = "steps"
@@ -36,37 +37,61 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class JobTitle:
+    """What messages call a job."""
+
+    stage: str
+    """Part of the experiment, such as ``trial`` or ``final``."""
+    architecture: str
+    label: str
+    """Which of that stage and architecture."""
+    folder: str
+    """Its run folder, which no other job has."""
+
+    def __str__(self) -> str:
+        return " ".join(part for part in (self.stage, self.architecture, self.label) if part)
+
+
+@dataclass(frozen=True)
 class Job:
-    """A run to be trained, and judged if it is a final one."""
+    """A run to be trained, and evaluated if it is a final one."""
 
     config: RunConfig
     folder: Path
     architecture: str
     label: str
-    judge: Evaluation | None = None
+    evaluation: EvaluationRequest | None = None
+    stage: str = "run"
+
+    @property
+    def title(self) -> JobTitle:
+        """What messages call it."""
+        return JobTitle(self.stage, self.architecture, self.label, str(self.folder))
+
+
+class Event:
+    """Something that happened in an experiment, for whoever watches it."""
+
+
+Observer = Callable[[Event], None]
 
 
 @dataclass(frozen=True)
-class Report:
+class JobProgress(Event):
     """How far a job is."""
 
-    architecture: str
-    label: str
-    folder: str
+    title: JobTitle
     step: int
+    """Training steps; where ``task`` is given, structures."""
     total: int
-    point: Point | None
+    point: Point | None = None
+    """The validation at this step."""
+    task: str | None = None
+    """What is being done after training, such as ``evaluating vibrations on test``."""
 
 
 @dataclass(frozen=True)
-class Left:
-    """A job has left its worker, however it ended."""
-
-    folder: str
-
-
-@dataclass(frozen=True)
-class Outcome:
+class JobResult:
     """How a job ended."""
 
     score: float | None
@@ -80,11 +105,20 @@ class Outcome:
     """What a job found out that trains nothing."""
 
 
+@dataclass(frozen=True)
+class JobFinished(Event):
+    """The worker of a job has ended."""
+
+    title: JobTitle
+    result: JobResult | None
+    """``None`` where it was stopped, died, or raised an error."""
+
+
 class Link(Protocol):
     """The child's side of the connection to its parent."""
 
-    def report(self, report: Report) -> None:
-        """Tell the parent how far the job is."""
+    def report(self, report: JobProgress) -> None:
+        """Send the parent how far the job is."""
 
     @property
     def stopping(self) -> bool:
@@ -92,14 +126,14 @@ class Link(Protocol):
 
 
 class Stopped(Exception):
-    """The parent wants the job to end. What it had saved is what the next start goes on from."""
+    """The parent wants the job to end. The next start resumes from what it had saved."""
 
 
-Work = Callable[[Job, Link], Outcome]
+Work = Callable[[Job, Link], JobResult]
 
 
-def run_job(job: Job, link: Link) -> Outcome:
-    """Train, or go on with, one potential.
+def run_job(job: Job, link: Link) -> JobResult:
+    """Train one potential, or resume its training.
 
     Parameters
     ----------
@@ -110,7 +144,7 @@ def run_job(job: Job, link: Link) -> Outcome:
 
     Returns
     -------
-    Outcome
+    JobResult
         The validation score, or why there is none.
 
     Raises
@@ -121,8 +155,7 @@ def run_job(job: Job, link: Link) -> Outcome:
 
     def observer(step: int, point: Point | None) -> None:
         if step % _EVERY == 0 or point is not None:
-            total = job.config.training.steps
-            link.report(Report(job.architecture, job.label, str(job.folder), step, total, point))
+            link.report(JobProgress(job.title, step, job.config.training.steps, point))
         if link.stopping:
             raise Stopped
 
@@ -131,15 +164,15 @@ def run_job(job: Job, link: Link) -> Outcome:
         if not math.isfinite(result.score):
             raise TrainingError("no validation had finite errors", where=job.folder)
     except TrainingError as error:
-        fail(job, str(error))
-        return Outcome(None, reason=str(error))
-    reason = None if job.judge is None else _judge(job.folder, job.judge).reason
+        record_job_failure(job, str(error))
+        return JobResult(None, reason=str(error))
+    reason = None if job.evaluation is None else _evaluate(job, job.evaluation, link).reason
     progress = result.progress
-    return Outcome(result.score, progress.device_seconds, progress.products, reason)
+    return JobResult(result.score, progress.device_seconds, progress.products, reason)
 
 
-def fail(job: Job, reason: str) -> None:
-    """Record that a run that is judged failed; of others the study of trials keeps the reason.
+def record_job_failure(job: Job, reason: str) -> None:
+    """Write the record of a run that failed, if it was to be evaluated; of others the study of trials has the reason.
 
     Parameters
     ----------
@@ -148,27 +181,34 @@ def fail(job: Job, reason: str) -> None:
     reason
         One line.
     """
-    if (how := job.judge) is not None:
+    if (how := job.evaluation) is not None:
         record_failure(job.folder, job.config, reason, how.spent, data=how.data, regime=how.regime, budget=how.budget)
 
 
-def _judge(folder: Path, how: Evaluation) -> Record:
-    """Judge a run once: the test splits are touched no second time."""
-    path = Run(folder).record
+def _evaluate(job: Job, how: EvaluationRequest, link: Link) -> Record:
+    """Evaluate a run once: the test splits are touched no second time."""
+    path = Run(job.folder).record
     if path.exists():
-        return note_spending(path, how.spent)
+        return update_tuning_cost(path, how.spent)
+
+    def observer(what: str, done: int, total: int) -> None:
+        link.report(JobProgress(job.title, done, total, task=f"evaluating {what}"))
+        if link.stopping:
+            raise Stopped
+
     return evaluate(
-        folder,
+        job.folder,
         tasks=how.tasks,
         settings=how.settings,
         sweep=how.spent,
         data=how.data,
         regime=how.regime,
         budget=how.budget,
+        observer=observer,
     )
 
 
-def note_spending(path: Path, spent: Cost) -> Record:
+def update_tuning_cost(path: Path, spent: Cost) -> Record:
     """Write into a record what tuning has cost by now.
 
     Parameters

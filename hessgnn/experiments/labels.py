@@ -16,13 +16,14 @@ import numpy as np
 from hessgnn.data.store.store import Store, write_store
 from hessgnn.data.structure import Array, Structure
 from hessgnn.errors import ConfigError, DataError
-from hessgnn.experiments.study_config import LabelSettings, Regime
+from hessgnn.experiments.config import LabelSettings
 from hessgnn.molecules.geometry import molecule_rng
 from hessgnn.runtime.files import atomic_path
 from hessgnn.runtime.processes import each
 from hessgnn.surface.base import SurfaceError
 from hessgnn.surface.engines.base import Engine, make_engine
 from hessgnn.training.config import DataConfig
+from hessgnn.training.regimes import StudyRegime
 
 FRAME = "displaced"
 """Kind of the frames of ``E-F+``."""
@@ -58,7 +59,7 @@ def part_of(store: Store, split: str, fraction: float, seed: int) -> list[int]:
     return [i for i in indices if store.groups[i] in taken]
 
 
-def label_gradients(structures: Sequence[Structure], regime: Regime, hessian_gradients: float) -> int:
+def label_gradients(structures: Sequence[Structure], regime: StudyRegime, hessian_gradients: float) -> int:
     """What the labels of a training set cost, in gradients of the engine.
 
     An energy counts as a gradient: where analytic forces are known they cost about as much again.

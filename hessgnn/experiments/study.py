@@ -1,13 +1,14 @@
-"""Running a study: every regime of labels on every part of the data, trained, judged, compared.
+"""Running a study: every regime of labels on every part of the data, trained, evaluated, compared.
 
 ::
 
     runs/paper/
-    ├── study.yaml          the resolved settings; another study is refused here
+    ├── study.yaml          the resolved settings; a different study is refused here
     ├── data/               training sets of each part; frames of E-F+
     ├── runs/               run folders, with records and predictions
     ├── points.json         every run: labels, cost, metrics
-    ├── study.md, .html     curves, and what was claimed of them
+    ├── study.md, .html     curves, and tests of the claims
+    ├── study.log           what was finished when
     └── leaderboard/        the runs on all of the data for equal steps
 """
 
@@ -25,8 +26,17 @@ from hessgnn.errors import NothingTrained
 from hessgnn.evaluation.evaluate import record_mean_predictor
 from hessgnn.evaluation.record import Budget, Record, read_record
 from hessgnn.evaluation.settings import DEFAULT_TASKS
+from hessgnn.experiments.config import StudyConfig, folder_name
 from hessgnn.experiments.folder import locked, require_same
-from hessgnn.experiments.job import Evaluation, Job, Left, Report, equal_steps, fail
+from hessgnn.experiments.job import (
+    EvaluationRequest,
+    Job,
+    JobProgress,
+    JobTitle,
+    Observer,
+    equal_steps,
+    record_job_failure,
+)
 from hessgnn.experiments.labels import (
     label_gradients,
     measured_hessian_gradients,
@@ -34,17 +44,14 @@ from hessgnn.experiments.labels import (
     require_same_level,
     write_part,
 )
-from hessgnn.experiments.study_config import Regime, StudyConfig
-from hessgnn.experiments.study_report import Point, Points, write_study
+from hessgnn.experiments.study_report import StudyRun, StudyRuns, write_study
 from hessgnn.experiments.workers import Chains, WorkerDied, Workers
 from hessgnn.runtime.config import save
 from hessgnn.runtime.files import write_text
 from hessgnn.surface.engines.base import make_engine
-from hessgnn.sweep.config import folder_name
+from hessgnn.training.regimes import StudyRegime
 from hessgnn.training.run import Run
 from hessgnn.training.scaling import fit_reference_energies
-
-Observer = Callable[[Report | Left], None]
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,7 @@ class Cell:
     """One training of a study."""
 
     architecture: str
-    regime: Regime
+    regime: StudyRegime
     fraction: float
     seed: int
     budget: Budget = "steps"
@@ -60,8 +67,16 @@ class Cell:
     @property
     def entry(self) -> str:
         """What the seeds are joined under."""
-        time = ", equal time" if self.budget == "seconds" else ""
-        return f"{self.architecture} {self.regime}, {100 * self.fraction:g} %{time}"
+        return f"{self.architecture} {self.regime}, {100 * self.fraction:g} %{self._time}"
+
+    @property
+    def label(self) -> str:
+        """What messages call it, besides the architecture."""
+        return f"{self.regime}, {100 * self.fraction:g} %{self._time}, seed {self.seed}"
+
+    @property
+    def _time(self) -> str:
+        return ", equal time" if self.budget == "seconds" else ""
 
     def folder(self, root: Path) -> Path:
         """Of the run."""
@@ -69,7 +84,7 @@ class Cell:
         return root / "runs" / name
 
 
-def plan(config: StudyConfig) -> list[Cell]:
+def cells_of(config: StudyConfig) -> list[Cell]:
     """List the trainings of a study, those for equal seconds last.
 
     Parameters
@@ -99,7 +114,7 @@ def plan(config: StudyConfig) -> list[Cell]:
 
 
 def study(config: StudyConfig, folder: Path, observer: Observer) -> list[Path]:
-    """Run a study, or go on with it.
+    """Run a study, or resume it.
 
     Parameters
     ----------
@@ -108,7 +123,7 @@ def study(config: StudyConfig, folder: Path, observer: Observer) -> list[Path]:
     folder
         The study's folder.
     observer
-        Told what the workers report; of frames that are labelled too, with the file of the training set as folder.
+        Called with every event; for frames that are labelled too, with the file of the training set as folder.
 
     Returns
     -------
@@ -131,7 +146,7 @@ def study(config: StudyConfig, folder: Path, observer: Observer) -> list[Path]:
         workers = Workers(config.workers)
         jobs = Chains(workers)
         for budget in ("steps", "seconds"):
-            cells = [cell for cell in plan(config) if cell.budget == budget]
+            cells = [cell for cell in cells_of(config) if cell.budget == budget]
             if cells:
                 jobs.run([partial(_train, config, prepared, cell, folder, jobs) for cell in cells], observer)
                 points = _points(config, prepared, folder)
@@ -143,7 +158,7 @@ def study(config: StudyConfig, folder: Path, observer: Observer) -> list[Path]:
             raise NothingTrained("no run could be trained", where=folder, remedy=remedy)
         mean = folder / "runs" / "mean-predictor"
         record_mean_predictor(mean, config.data)
-    whole = [c for c in plan(config) if c.fraction == config.fractions[-1] and c.budget == "steps"]
+    whole = [c for c in cells_of(config) if c.fraction == config.fractions[-1] and c.budget == "steps"]
     return [mean, *(cell.folder(folder) for cell in whole)]
 
 
@@ -202,39 +217,34 @@ def _kept_number(path: Path, measure: Callable[[], float]) -> float:
 
 
 def _frames_are_labelled(observer: Observer, path: Path, done: int, total: int) -> None:
-    observer(Report("", f"labelling {path.stem}", str(path), done, total, None))
+    observer(JobProgress(JobTitle("labels", "", path.stem, str(path)), done, total, task="labelling frames"))
 
 
 def _train(config: StudyConfig, prepared: _Prepared, cell: Cell, folder: Path, jobs: Chains) -> None:
-    """Train and judge one cell, in a worker."""
+    """Train and evaluate one cell, in a worker."""
     steps = config.steps if cell.budget == "steps" else _equal_steps(config, cell, folder)
     if steps is None:
         return  # what it would be compared with failed, and is recorded as such
     data = prepared.sets[cell.fraction, cell.regime == "E-F+"]
-    run = config.run_config(
-        cell.architecture,
-        cell.regime,
-        seed=cell.seed,
-        steps=steps,
-        changes={**prepared.changes, "data.path": str(data), "name": cell.entry},
-    )
+    values = {**prepared.changes, "data.path": str(data), "name": cell.entry}
+    run = config.run_config(cell.architecture, values, steps=steps, seed=cell.seed, regime=cell.regime)
     # Simulations are for the comparison on all of the data; curves are drawn of errors alone.
     whole = cell.fraction == config.fractions[-1] and cell.budget == "steps"
-    judged = Evaluation(
+    evaluation = EvaluationRequest(
         tasks=config.tasks if whole else DEFAULT_TASKS,
         settings=config.evaluate,
         data=str(prepared.store.path),
         regime=cell.regime,
         budget=cell.budget,
     )
-    job = Job(run, cell.folder(folder), cell.architecture, cell.entry, judged)
+    job = Job(run, cell.folder(folder), cell.architecture, cell.label, evaluation)
     try:
-        outcome = jobs.submit(job)
+        result = jobs.submit(job)
     except WorkerDied as error:
-        fail(job, error.what)
+        record_job_failure(job, error.what)
     else:
-        if outcome.score is None and not Run(job.folder).record.exists():
-            fail(job, outcome.reason or "no score")
+        if result.score is None and not Run(job.folder).record.exists():
+            record_job_failure(job, result.reason or "no score")
 
 
 def _equal_steps(config: StudyConfig, cell: Cell, folder: Path) -> int | None:
@@ -252,20 +262,20 @@ def _record(cell: Cell, folder: Path) -> Record | None:
     return read_record(path) if path.is_file() else None
 
 
-def _points(config: StudyConfig, prepared: _Prepared, folder: Path) -> Points:
+def _points(config: StudyConfig, prepared: _Prepared, folder: Path) -> StudyRuns:
     """Gather every run."""
     store, points = prepared.store, []
     parts = {
         fraction: [store[i] for i in part_of(store, config.data.train, fraction, config.labels.seed)]
         for fraction in config.fractions
     }
-    for cell in plan(config):
+    for cell in cells_of(config):
         record = _record(cell, folder)
         if record is None:
             continue
         part = parts[cell.fraction]
         points.append(
-            Point(
+            StudyRun(
                 run=str(cell.folder(folder).relative_to(folder)),
                 architecture=cell.architecture,
                 regime=cell.regime,
@@ -285,7 +295,7 @@ def _points(config: StudyConfig, prepared: _Prepared, folder: Path) -> Points:
             )
         )
     atoms = [len(s) for s in parts[config.fractions[-1]]]
-    return Points(
+    return StudyRuns(
         name=config.name,
         data=store.path.stem,
         level_of_theory=store.attributes.level_of_theory,

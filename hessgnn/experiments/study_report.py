@@ -12,7 +12,6 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt
 
 from hessgnn.evaluation.record import Budget
 from hessgnn.evaluation.tasks.accuracy import METRICS, AccuracyTask
-from hessgnn.experiments.study_config import Regime
 from hessgnn.leaderboard import tables
 from hessgnn.leaderboard.claims import judge_claims
 from hessgnn.leaderboard.collect import collect
@@ -24,18 +23,19 @@ from hessgnn.leaderboard.sections.claims import CLAIMS_NOTE, claim_table
 from hessgnn.leaderboard.tables import TextTable, markdown_text, score_cell
 from hessgnn.runtime.config import Settings, read_json
 from hessgnn.runtime.files import write_text
+from hessgnn.training.regimes import StudyRegime
 
 BUDGETS: dict[Budget, str] = {"steps": "equal steps", "seconds": "equal device-seconds"}
 CURVES = ("energy_mae", "forces_mae", "hessian_mae")
 """Errors that curves are drawn of."""
 
 
-class Point(Settings):
+class StudyRun(Settings):
     """One run of a study."""
 
     run: str = Field(description="its folder, relative to that of the study")
     architecture: str
-    regime: Regime
+    regime: StudyRegime
     fraction: float
     budget: Budget
     seed: int
@@ -48,7 +48,7 @@ class Point(Settings):
     errors: dict[str, dict[str, float | None]] = Field(description="split -> metric -> value")
 
 
-class Points(Settings):
+class StudyRuns(Settings):
     """All runs of a study: what ``points.json`` holds and every other output is made from."""
 
     name: str
@@ -56,10 +56,10 @@ class Points(Settings):
     level_of_theory: str
     hessian_gradients: float = Field(description="gradients that a Hessian costs, for each atom")
     mean_atoms: float = Field(description="of the training structures")
-    points: list[Point]
+    points: list[StudyRun]
 
 
-def write_study(points: Points, folder: Path) -> None:
+def write_study(points: StudyRuns, folder: Path) -> None:
     """Write ``points.json``, ``study.md`` and ``study.html``.
 
     Parameters
@@ -77,7 +77,7 @@ def write_study(points: Points, folder: Path) -> None:
     write_text(folder / "study.html", page)
 
 
-def read_points(folder: Path) -> Points:
+def read_points(folder: Path) -> StudyRuns:
     """Read what :func:`write_study` wrote.
 
     Parameters
@@ -87,7 +87,7 @@ def read_points(folder: Path) -> Points:
 
     Returns
     -------
-    Points
+    StudyRuns
         All runs.
 
     Raises
@@ -95,10 +95,10 @@ def read_points(folder: Path) -> Points:
     DataError
         When ``points.json`` is missing or damaged.
     """
-    return read_json(Points, folder / "points.json", remedy="run `hessgnn study` to its end first")
+    return read_json(StudyRuns, folder / "points.json", remedy="run `hessgnn study` to its end first")
 
 
-def summary(points: Points) -> str:
+def summary(points: StudyRuns) -> str:
     """Say in a sentence what was trained on what."""
     failed = sum(point.status == "failed" for point in points.points)
     return (
@@ -109,7 +109,7 @@ def summary(points: Points) -> str:
     )
 
 
-def sections(points: Points) -> list[PlainSection]:
+def sections(points: StudyRuns) -> list[PlainSection]:
     """Curves against the number of training structures, for equal steps and equal time, and against labelling cost."""
     fractions = {point.fraction for point in points.points}
     found: list[PlainSection] = []
@@ -138,7 +138,7 @@ def _curves(heading: str, text: str, panels: list[Panel], position: int) -> Plai
     return PlainSection(f"study-{position + 1}", heading, text, panels, order=70)
 
 
-def of_budget(points: Sequence[Point], budget: Budget) -> list[Point]:
+def of_budget(points: Sequence[StudyRun], budget: Budget) -> list[StudyRun]:
     """Runs of a budget; the E-F-H runs for equal steps are also those for their own seconds."""
     return [
         point
@@ -147,7 +147,7 @@ def of_budget(points: Sequence[Point], budget: Budget) -> list[Point]:
     ]
 
 
-def _panels(points: Sequence[Point], along: Callable[[Point], float], axis: str) -> list[Panel]:
+def _panels(points: Sequence[StudyRun], along: Callable[[StudyRun], float], axis: str) -> list[Panel]:
     """A panel for each split and error."""
     architectures = list(dict.fromkeys(point.architecture for point in points))
     regimes = list(dict.fromkeys(point.regime for point in points))
@@ -176,12 +176,12 @@ def _panels(points: Sequence[Point], along: Callable[[Point], float], axis: str)
 
 
 def _trace(
-    points: Sequence[Point],
+    points: Sequence[StudyRun],
     architecture: str,
-    regime: Regime,
+    regime: StudyRegime,
     split: str,
     name: str,
-    along: Callable[[Point], float],
+    along: Callable[[StudyRun], float],
     position: int,
 ) -> go.Scatter | None:
     values: dict[float, list[float]] = {}
@@ -207,7 +207,7 @@ def _trace(
     )
 
 
-def comparisons(points: Points, folder: Path) -> list[PlainSection]:
+def comparisons(points: StudyRuns, folder: Path) -> list[PlainSection]:
     """Hold what the study is for against the records: data efficiency, equal time, and Hessians against more forces."""
     fractions = sorted({point.fraction for point in points.points})
     least, most = fractions[0], fractions[-1]
@@ -233,10 +233,10 @@ def comparisons(points: Points, folder: Path) -> list[PlainSection]:
     ]
 
 
-Side = tuple[Regime, float, Budget]
+Side = tuple[StudyRegime, float, Budget]
 
 
-def _compare(points: Points, folder: Path, title: str, without: Side, having: Side) -> tuple[str, TextTable]:
+def _compare(points: StudyRuns, folder: Path, title: str, without: Side, having: Side) -> tuple[str, TextTable]:
     paths = [
         folder / point.run
         for point in points.points
@@ -248,7 +248,7 @@ def _compare(points: Points, folder: Path, title: str, without: Side, having: Si
     return title, claim_table(results, *headings)
 
 
-def markdown(points: Points, found: Sequence[PlainSection]) -> str:
+def markdown(points: StudyRuns, found: Sequence[PlainSection]) -> str:
     """Return the study as Markdown, without figures.
 
     Parameters
@@ -274,9 +274,9 @@ def markdown(points: Points, found: Sequence[PlainSection]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _errors_table(points: Points) -> str:
+def _errors_table(points: StudyRuns) -> str:
     """Errors of each kind of run, joined over seeds."""
-    kinds: dict[tuple[str, float, str, str], list[Point]] = {}
+    kinds: dict[tuple[str, float, str, str], list[StudyRun]] = {}
     for point in points.points:
         kinds.setdefault((point.architecture, point.fraction, point.budget, point.regime), []).append(point)
     splits = list(dict.fromkeys(split for point in points.points for split in point.errors))

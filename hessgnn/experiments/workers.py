@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import torch
 
 from hessgnn.errors import TrainingError, UserError
-from hessgnn.experiments.job import Job, Left, Outcome, Report, Stopped, Work, run_job
+from hessgnn.experiments.job import Event, Job, JobFinished, JobProgress, JobResult, Observer, Stopped, Work, run_job
 from hessgnn.runtime.allocator import keep_freed_memory
 from hessgnn.runtime.files import write_text
 from hessgnn.runtime.processes import end_with
@@ -65,11 +65,11 @@ class Workers:
         self._lanes: SimpleQueue[int] = SimpleQueue()
         for lane in range(number):
             self._lanes.put(lane)
-        self._reports: SimpleQueue[Report | Left] = SimpleQueue()
+        self._reports: SimpleQueue[Event] = SimpleQueue()
         self._stopping = threading.Event()
         self._pool = ThreadPoolExecutor(number, "worker", _block_interrupts)
 
-    def submit(self, job: Job, watch: Watch | None = None, *, work: Work = run_job) -> Future[Outcome]:
+    def submit(self, job: Job, watch: Watch | None = None, *, work: Work = run_job) -> Future[JobResult]:
         """Give a job to the next free worker.
 
         Parameters
@@ -83,14 +83,18 @@ class Workers:
 
         Returns
         -------
-        Future of Outcome
+        Future of JobResult
             Raises :class:`WorkerDied` when the process ended without a word, :class:`Stopped` when all were stopped,
             and what the job raised of :class:`UserError`. Any other error of the job is an outcome with its reason.
         """
         return self._pool.submit(self._supervise, job, watch, work)
 
-    def reports(self) -> Iterator[Report | Left]:
-        """What the jobs reported since the last call, and which of them have ended."""
+    def post(self, event: Event) -> None:
+        """Put an event in line behind those of the jobs; for any thread."""
+        self._reports.put(event)
+
+    def reports(self) -> Iterator[Event]:
+        """Events since the last call, in order."""
         while True:
             try:
                 yield self._reports.get_nowait()
@@ -106,7 +110,7 @@ class Workers:
         self._stopping.set()
         self._pool.shutdown(cancel_futures=True)
 
-    def _supervise(self, job: Job, watch: Watch | None, work: Work) -> Outcome:
+    def _supervise(self, job: Job, watch: Watch | None, work: Work) -> JobResult:
         """Start a child, listen to it, and tell how it ended."""
         if self._stopping.is_set():
             raise Stopped
@@ -116,13 +120,15 @@ class Workers:
         process = self._context.Process(target=_child, args=(work, job, its, self.threads, environment))
         process.start()
         its.close()
+        result = None
         try:
-            return _listen(process, ours, job, watch, self._stopping, self._reports)
+            result = _listen(process, ours, job, watch, self._stopping, self._reports)
+            return result
         finally:
             _end(process)
             ours.close()
             self._lanes.put(lane)
-            self._reports.put(Left(str(job.folder)))
+            self._reports.put(JobFinished(job.title, result))
 
 
 def _listen(
@@ -131,8 +137,8 @@ def _listen(
     job: Job,
     watch: Watch | None,
     stopping: threading.Event,
-    reports: SimpleQueue[Report | Left],
-) -> Outcome:
+    reports: SimpleQueue[Event],
+) -> JobResult:
     last: Point | None = None
     while True:
         point, message = None, None
@@ -144,11 +150,11 @@ def _listen(
         if stopping.is_set():
             _ask_to_stop(process, connection)
             raise Stopped
-        if isinstance(message, Outcome):
+        if isinstance(message, JobResult):
             return message
         if isinstance(message, BaseException):
             raise message
-        if isinstance(message, Report):
+        if isinstance(message, JobProgress):
             reports.put(message)
             point = message.point
             last = point or last
@@ -157,8 +163,8 @@ def _listen(
             _ask_to_stop(process, connection)
             seconds, products = (0.0, 0) if last is None else (last.device_seconds, last.products)
             if why == PRUNED and last is not None:
-                return Outcome(last.score, seconds, products, pruned=True)
-            return Outcome(None, seconds, products, why)
+                return JobResult(last.score, seconds, products, pruned=True)
+            return JobResult(None, seconds, products, why)
 
 
 def _ask_to_stop(process: Any, connection: Connection) -> None:
@@ -196,7 +202,7 @@ class _Link:
         self._connection = connection
         self._stopping = False
 
-    def report(self, report: Report) -> None:
+    def report(self, report: JobProgress) -> None:
         self._connection.send(report)
 
     @property
@@ -212,7 +218,7 @@ def _child(work: Work, job: Job, connection: Connection, threads: int, environme
     os.environ.update(environment)  # those of the server are of the moment when it was started
     torch.set_num_threads(threads)
     keep_freed_memory()  # it goes back when the job, and this process, end
-    message: Outcome | UserError | None
+    message: JobResult | UserError | None
     try:
         message = work(job, _Link(connection))
     except UserError as error:
@@ -224,7 +230,7 @@ def _child(work: Work, job: Job, connection: Connection, threads: int, environme
         reason = f"{type(error).__name__}: {' '.join(str(error).split())} (traceback in {log})"
         with contextlib.suppress(OSError):
             write_text(log, traceback.format_exc())
-        message = Outcome(None, reason=reason)
+        message = JobResult(None, reason=reason)
     with contextlib.suppress(OSError):  # the parent may be gone
         connection.send(message)
     connection.close()
@@ -277,7 +283,7 @@ class Chains:
         self.workers = workers
         self._stopped = threading.Event()
 
-    def submit(self, job: Job, watch: Watch | None = None, *, work: Work = run_job) -> Outcome:
+    def submit(self, job: Job, watch: Watch | None = None, *, work: Work = run_job) -> JobResult:
         """Do a job, and wait for it.
 
         Parameters
@@ -287,7 +293,7 @@ class Chains:
 
         Returns
         -------
-        Outcome
+        JobResult
             How it ended.
         """
         if self._stopped.is_set():
@@ -313,7 +319,7 @@ class Chains:
         if self._stopped.wait(seconds):
             raise Stopped
 
-    def run(self, chains: Sequence[Callable[[], T]], observer: Callable[[Report | Left], None]) -> list[T]:
+    def run(self, chains: Sequence[Callable[[], T]], observer: Observer) -> list[T]:
         """Run chains to their end, and hand on what the workers report.
 
         Parameters

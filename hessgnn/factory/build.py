@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import yaml
 from ase.data import chemical_symbols
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from hessgnn.data.kinds import FRAMES, MINIMUM, STATIONARY
@@ -29,6 +30,7 @@ from hessgnn.molecules.geometry import same_shape, sorted_distances
 from hessgnn.runtime.config import dump
 from hessgnn.runtime.files import write_text
 from hessgnn.runtime.processes import each
+from hessgnn.runtime.terminal import ProgressLog
 from hessgnn.surface.base import SurfaceError
 from hessgnn.surface.engines.base import make_engine
 
@@ -252,6 +254,8 @@ def _finish(recipe: Recipe, jobs: Sequence[BuildJob], parts: dict[str, Path], pr
 
 
 def _work_on(recipe: Recipe, todo: Sequence[BuildJob], parts: dict[str, Path], total: int, workers: int) -> None:
+    console = Console()
+    log = ProgressLog(console)
     progress = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -259,28 +263,30 @@ def _work_on(recipe: Recipe, todo: Sequence[BuildJob], parts: dict[str, Path], t
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[failed]} failed"),
+        console=console,
     )
     work = [(recipe, job, parts[job.name]) for job in todo]
     with progress:
         bar = progress.add_task(recipe.name, total=total, completed=total - len(todo), failed=0)
-        failed = 0
-        for succeeded in each(_run_one, work, workers, where=recipe.name):
+        failed, kept = 0, total - len(todo)
+        for done, (name, succeeded) in enumerate(each(_run_one, work, workers, where=recipe.name), kept + 1):
             failed += not succeeded
             progress.update(bar, advance=1, failed=failed)
+            log.line(f"build {recipe.name}", f"{done}/{total} {name}{'' if succeeded else ': failed'}")
 
 
-def _run_one(work: tuple[Recipe, BuildJob, Path]) -> bool:
-    """Run a job in a worker; tell whether it succeeded. Each job has an engine of its own."""
+def _run_one(work: tuple[Recipe, BuildJob, Path]) -> tuple[str, bool]:
+    """Run a job in a worker; return its name and whether it succeeded. Each job has an engine of its own."""
     recipe, job, part = work
     engine = make_engine(recipe.engine)
     try:
         outcome = job.run(recipe, engine)
     except SurfaceError as error:
         write_text(_failure(part), f"{error}\n")
-        return False
+        return job.name, False
     except Exception as error:  # what a library raises on one odd geometry must not end a build of thousands
         write_text(_failure(part), f"{type(error).__name__}: {error}\n")
-        return False
+        return job.name, False
     told = json.dumps({"facts": outcome.facts, "failed": outcome.failed})
     write_store(
         part,
@@ -289,7 +295,7 @@ def _run_one(work: tuple[Recipe, BuildJob, Path]) -> bool:
         provenance=told,
         hessian_dtype="float64",
     )
-    return True
+    return job.name, True
 
 
 def _failure(part: Path) -> Path:

@@ -9,8 +9,9 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from hessgnn.evaluation.record import Better, Budget, DataSource, Regime
+from hessgnn.evaluation.record import Better, Budget, DataSource
 from hessgnn.runtime.config import Settings
+from hessgnn.training.regimes import Regime
 
 
 class Score(Settings):

@@ -18,12 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from hessgnn.evaluation.record import Better, Budget, Regime
+from hessgnn.evaluation.record import Better, Budget
 from hessgnn.evaluation.tasks.base import Claim, all_tasks
 from hessgnn.leaderboard.board import ClaimResult, Score, Verdict
 from hessgnn.leaderboard.collect import RunFiles
 from hessgnn.leaderboard.gains import BUDGETS, comparable
 from hessgnn.leaderboard.statistics import holm
+from hessgnn.training.regimes import Regime
 
 LEVEL = 0.05
 """Of significance, of each test by itself."""

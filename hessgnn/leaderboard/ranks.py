@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from hessgnn.evaluation.record import Regime
 from hessgnn.leaderboard.board import RegimeRanks, Row
+from hessgnn.training.regimes import Regime
 
 COMPARED: tuple[Regime, ...] = ("E", "E-F", "E-F+", "E-H", "E-F-H")
 """Regimes that ranks are given within."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from hessgnn.errors import UserError
-from hessgnn.experiments.job import Job, Link, Outcome
+from hessgnn.experiments.job import Job, JobResult, Link
 from hessgnn.training.balance import balanced_weight
 
 
-def weigh(job: Job, link: Link) -> Outcome:  # noqa: ARG001
+def weigh(job: Job, link: Link) -> JobResult:  # noqa: ARG001
     """Measure the Hessian weight that balances the losses.
 
     Parameters
@@ -19,10 +19,10 @@ def weigh(job: Job, link: Link) -> Outcome:  # noqa: ARG001
 
     Returns
     -------
-    Outcome
+    JobResult
         With the weight, Å⁴, as its score.
     """
     try:
-        return Outcome(balanced_weight(job.config))
+        return JobResult(balanced_weight(job.config))
     except UserError as error:
-        return Outcome(None, reason=str(error))
+        return JobResult(None, reason=str(error))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import (
     Field,
@@ -14,14 +15,11 @@ from pydantic import (
     model_validator,
 )
 
-from hessgnn.evaluation.record import Budget
-from hessgnn.evaluation.settings import DEFAULT_TASKS, TaskSettings, chosen_tasks
-from hessgnn.runtime.config import Settings, get_dotted, merge, parse, set_dotted
+from hessgnn.evaluation.settings import DEFAULT_TASKS, chosen_tasks
+from hessgnn.experiments.config import ExperimentConfig
+from hessgnn.runtime.config import Settings, get_dotted
 from hessgnn.sweep.space import Choice, Range, Space, check_conditions
-from hessgnn.training.config import RunConfig
-
-Regime = Literal["E", "E-F", "E-F-H"]
-"""Labels that a potential is retrained on."""
+from hessgnn.training.regimes import SweepRegime
 
 PAPER_WEIGHTS = {"loss.forces": 0.30, "loss.hessian": 0.09}
 """Å² and Å⁴, of arXiv 2503.07839."""
@@ -70,26 +68,23 @@ class ObjectiveConfig(Settings):
     )
 
 
-_MAY_CHANGE: dict[str, Any] = {
-    "budget": {"trials", "hours", "device_seconds", "trial_hours"},
-    "workers": True,
-    "threads": True,
-    "max_retries": True,
-    "heartbeat": True,
-    "storage": True,
-}
-"""Settings that the same sweep may be resumed with: a larger budget, other hands."""
-
-
-class SweepConfig(Settings):
+class SweepConfig(ExperimentConfig):
     """A sweep. Every architecture gets the same budget, data and rule of selection."""
 
-    name: str = Field(pattern=r"^\w[\w.-]*$", description="of the study, and of its folder under runs/")
-    architectures: dict[str, dict[str, Any]] = Field(
-        min_length=1,
-        description="label -> what its training configuration adds to the base; its potential's name is the label",
+    KIND: ClassVar[str] = "sweep"
+    MAY_CHANGE: ClassVar[dict[str, Any]] = {
+        "budget": {"trials", "hours", "device_seconds", "trial_hours"},
+        "workers": True,
+        "threads": True,
+        "max_retries": True,
+        "heartbeat": True,
+        "storage": True,
+    }
+
+    regimes: tuple[SweepRegime, ...] = Field(
+        default=("E-F", "E-F-H"), min_length=1, description="retrained and compared"
     )
-    base: dict[str, Any] = Field(default_factory=dict, description="a training configuration without its potential")
+    seeds: tuple[NonNegativeInt, ...] = Field(default=(1,), min_length=1, description="of the retraining")
     space: Space = Field(
         default={
             "loss.forces": Range(low=0.01, high=10.0, log=True),
@@ -105,18 +100,12 @@ class SweepConfig(Settings):
         default=True, description="try each architecture with the tuned weights of each other, when all are tuned"
     )
     final_steps: PositiveInt = 800
-    regimes: tuple[Regime, ...] = Field(default=("E-F", "E-F-H"), min_length=1, description="retrained and compared")
-    equal_seconds: bool = Field(
-        default=False, description="retrain again, the other regimes for the device-seconds that E-F-H took"
-    )
-    seeds: tuple[NonNegativeInt, ...] = Field(default=(1,), min_length=1, description="of the retraining")
-    tasks: tuple[str, ...] = Field(default=DEFAULT_TASKS, min_length=1, description="that the retrained are judged by")
     equal_seconds_tasks: tuple[str, ...] = Field(
-        default=DEFAULT_TASKS, min_length=1, description="that the retrained for equal time are judged by"
+        default=DEFAULT_TASKS, min_length=1, description="tasks of the runs that were retrained for equal time"
     )
-    evaluate: TaskSettings = TaskSettings()
-    workers: PositiveInt = Field(default=2, description="processes, a trial at a time each")
-    threads: PositiveInt | None = Field(default=None, description="of each; the cores shared out if absent")
+    threads: PositiveInt | None = Field(
+        default=None, description="CPU threads of each worker; the cores divided between them if absent"
+    )
     storage: str | None = Field(
         default=None,
         description="where trials are kept and shared by several machines: an Optuna URL (postgresql://, mysql://, "
@@ -126,7 +115,7 @@ class SweepConfig(Settings):
         default=3, description="times that a trial whose process died is tried again, from its last checkpoint"
     )
     heartbeat: PositiveFloat = Field(
-        default=15.0, description="seconds between signs of life; three missing ones, and a trial counts as dead"
+        default=15.0, description="seconds between heartbeats; a trial that misses three counts as dead"
     )
     seed: NonNegativeInt = Field(default=0, description="of the sampler and of the trials")
 
@@ -135,9 +124,9 @@ class SweepConfig(Settings):
     def _kind_alone(cls, given: Any) -> Any:
         return {"kind": given} if isinstance(given, str) else given
 
-    @field_validator("tasks", "equal_seconds_tasks")
+    @field_validator("equal_seconds_tasks")
     @classmethod
-    def _tasks_are_known(cls, tasks: tuple[str, ...]) -> tuple[str, ...]:
+    def _equal_seconds_tasks_are_known(cls, tasks: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(chosen_tasks(tasks))
 
     @field_validator("space")
@@ -157,7 +146,7 @@ class SweepConfig(Settings):
         return space
 
     @model_validator(mode="after")
-    def _parts_suit_each_other(self) -> SweepConfig:
+    def _parts_suit_each_other(self) -> Self:
         if self.objective.cost is not None:
             if self.pruner.kind != "none":
                 raise ValueError(
@@ -174,21 +163,13 @@ class SweepConfig(Settings):
             )
         if not sum(self.objective.weights.values()) > 0:
             raise ValueError("objective.weights: at least one must be positive")
-        if self.equal_seconds and "E-F-H" not in self.regimes:
-            raise ValueError("equal_seconds needs the regime E-F-H, whose seconds the others get")
         return self
 
     @model_validator(mode="after")
-    def _every_configuration_is_valid(self) -> SweepConfig:
-        if "potential" in self.base:
-            raise ValueError("base holds no potential: architectures says which")
+    def _every_configuration_is_valid(self) -> Self:
         for where in (self.base, *self.architectures.values()):
             if get_dotted(where, "validation.weights") is not None:
                 raise ValueError("validation.weights is objective.weights in a sweep: write it there")
-        folders = [folder_name(label) for label in self.architectures]
-        twice = [label for label in self.architectures if folders.count(folder_name(label)) > 1]
-        if twice:
-            raise ValueError(f"architectures {' and '.join(twice)} would share a folder: their labels are too alike")
         for architecture in self.architectures:
             self.run_config(architecture, {}, steps=self.budget.steps, seed=self.seed)
             for key, values in self.space.items():  # also refuses a key that a training configuration does not have
@@ -196,55 +177,37 @@ class SweepConfig(Settings):
                     self.run_config(architecture, {key: value}, steps=self.budget.steps, seed=self.seed)
         return self
 
-    def identity(self) -> dict[str, Any]:
-        """What makes it this sweep and no other: all settings that its trials and retrainings depend on."""
-        return self.model_dump(mode="json", exclude=_MAY_CHANGE)
+    def fixed_values(self) -> dict[str, Any]:
+        """Checkpoints are chosen by the objective."""
+        return {"validation.weights": dict(self.objective.weights)}
 
-    def run_config(
-        self,
-        architecture: str,
-        values: dict[str, Any],
-        *,
-        steps: int,
-        seed: int,
-        regime: Regime = "E-F-H",
-        budget: Budget = "steps",
-    ) -> RunConfig:
-        """The training configuration of a trial or of a retraining.
-
-        Parameters
-        ----------
-        architecture
-            Its label.
-        values
-            Dotted key -> value, on top of the base.
-        steps
-            Length of the run.
-        seed
-            Of the run.
-        regime
-            Weights of labels outside it are set to 0.
-        budget
-            What it shares with the other regimes.
-
-        Returns
-        -------
-        RunConfig
-            Checked.
-        """
-        content = merge({"potential": {"name": architecture}}, self.base, self.architectures[architecture])
-        content["name"] = f"{architecture} {regime}" + (", equal time" if budget == "seconds" else "")
-        fixed = {
-            "training.steps": steps,
-            "training.seed": seed,
-            "validation.weights": dict(self.objective.weights),
-        }
-        off = {"E": {"loss.forces": 0.0, "loss.hessian": 0.0}, "E-F": {"loss.hessian": 0.0}}.get(regime, {})
-        for key, value in {**values, **fixed, **off}.items():
-            set_dotted(content, key, value)
-        return parse(RunConfig, content, where=f"sweep {self.name!r}, architecture {architecture!r}")
+    def count_runs(self) -> RunCounts:
+        """Count the runs of the whole sweep."""
+        n, runs = len(self.architectures), len(self.seeds)
+        others = len(set(self.regimes) - {"E-F-H"}) if self.equal_seconds else 0
+        return RunCounts(
+            trials=n * self.budget.trials,
+            trial_steps=self.budget.steps,
+            transfers=n * (n - 1) if self.transfer else 0,
+            finals=n * len(self.regimes) * runs,
+            final_steps=self.final_steps,
+            equal_seconds=n * others * runs,
+        )
 
 
-def folder_name(label: str) -> str:
-    """A label as the name of a folder or file."""
-    return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in label)
+@dataclass(frozen=True)
+class RunCounts:
+    """Numbers of runs and their steps: what ``--dry-run`` prints and what the progress bar counts."""
+
+    trials: int
+    trial_steps: int
+    transfers: int
+    finals: int
+    final_steps: int
+    equal_seconds: int
+
+    @property
+    def steps(self) -> int:
+        """Training steps of all runs; one for equal time counts as ``final_steps``, like the others."""
+        tuning = (self.trials + self.transfers) * self.trial_steps
+        return tuning + (self.finals + self.equal_seconds) * self.final_steps

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hessgnn.errors import UserError
-from hessgnn.experiments.job import Job, Link, Outcome
+from hessgnn.experiments.job import Job, JobResult, Link
 from hessgnn.experiments.workers import Workers
 from hessgnn.sweep.config import SweepConfig
 from hessgnn.training.run import Run
@@ -126,7 +126,7 @@ def _estimate(config: SweepConfig, workers: Workers, architecture: str, folder: 
     )
 
 
-def measure(job: Job, link: Link) -> Outcome:  # noqa: ARG001
+def measure(job: Job, link: Link) -> JobResult:  # noqa: ARG001
     """Time a few steps and a validation.
 
     Parameters
@@ -138,7 +138,7 @@ def measure(job: Job, link: Link) -> Outcome:  # noqa: ARG001
 
     Returns
     -------
-    Outcome
+    JobResult
         It measured ``step``, the median, and ``validation``, both in seconds, and peak ``memory`` in bytes.
     """
     trainer = Trainer(job.config, Run(job.folder))
@@ -154,4 +154,4 @@ def measure(job: Job, link: Link) -> Outcome:  # noqa: ARG001
     unit = 1 if sys.platform == "darwin" else 1024
     peak = unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     typical = statistics.median(times[_WARMUP:])
-    return Outcome(None, measured={"step": typical, "validation": validation, "memory": peak})
+    return JobResult(None, measured={"step": typical, "validation": validation, "memory": peak})

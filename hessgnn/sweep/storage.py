@@ -1,4 +1,4 @@
-"""Where the trials are kept: a journal file, a database, or a proxy in front of one."""
+"""Where trials are kept: a journal file, a database, or a proxy in front of one; and the studies in it."""
 
 from __future__ import annotations
 
@@ -6,21 +6,29 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import optuna
+from optuna import Study
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.exc import DatabaseError, IntegrityError
 
+from hessgnn.data.store import Store
 from hessgnn.errors import ConfigError
+from hessgnn.experiments.folder import differences, require_same
+from hessgnn.runtime.config import save
 from hessgnn.runtime.imports import require
 from hessgnn.sweep.config import SweepConfig
 
 JOURNAL = "study.journal"
 """In the sweep's folder, where no storage is named."""
+_SETTINGS = "settings"
+"""User attribute of a study: the identity of its sweep."""
 ATTEMPTS, PAUSE = 20, 0.2
 """How often a database whose tables another process is making is tried, and seconds between."""
 
@@ -182,3 +190,92 @@ def mend_journal(journal: Path) -> None:
         whole = journal.read_bytes().rfind(b"\n") + 1
         with journal.open("r+b") as file:
             file.truncate(whole)
+
+
+def create_study(name: str, storage: Any, *, objectives: int = 1) -> Study:
+    """Open an Optuna study, or make it.
+
+    Parameters
+    ----------
+    name
+        Of the study.
+    storage
+        Where it is kept.
+    objectives
+        Numbers that are made small.
+
+    Returns
+    -------
+    Study
+    """
+    return optuna.create_study(
+        study_name=name, storage=storage, directions=["minimize"] * objectives, load_if_exists=True
+    )
+
+
+def tuning_study(config: SweepConfig, architecture: str, storage: Any) -> Study:
+    """Open the Optuna study of an architecture, or make it.
+
+    Parameters
+    ----------
+    config
+        The sweep.
+    architecture
+        Its label.
+    storage
+        Where it is kept.
+
+    Returns
+    -------
+    Study
+    """
+    objectives = 1 if config.objective.cost is None else 2
+    return create_study(f"{config.name}-{architecture}", storage, objectives=objectives)
+
+
+def prepare_sweep(config: SweepConfig, folder: Path, alone: bool) -> None:
+    """Write the settings and make the studies; two sweeps in one folder or one storage are an error.
+
+    Parameters
+    ----------
+    config
+        The sweep.
+    folder
+        Its folder.
+    alone
+        Whether no other process works in it, so that what a killed one left can be mended.
+
+    Raises
+    ------
+    ConfigError
+        When there is another sweep, or the storage cannot be used; nothing is changed then.
+    """
+    path = folder / "sweep.yaml"
+    require_same(config, path)
+    data = config.data
+    store = Store.open(data.path)
+    for split in (data.train, data.validation):
+        store.indices(split)
+    if alone and config.storage is None:  # a journal elsewhere may be in use by others
+        mend_journal(folder / JOURNAL)
+    attributes = store.attributes
+    identity = {key: value for key, value in config.identity().items() if key != "storage"}
+    identity["data"] = {"content_hash": attributes.content_hash, "split_hash": attributes.split_hash}
+    try:  # an unreachable storage is told before any work
+        with storage_of(config, folder) as storage:
+            tuned = (tuning_study(config, architecture, storage) for architecture in config.architectures)
+            for study in chain([create_study(config.name, storage)], tuned):  # none is made after one that is refused
+                known = study.user_attrs.get(_SETTINGS)
+                if known is None:
+                    study.set_user_attr(_SETTINGS, identity)
+                elif changed := differences(known, identity):
+                    raise ConfigError(
+                        f"the storage holds a study {study.study_name!r} with other settings ({'; '.join(changed)})",
+                        where=without_password(config.storage) or folder,
+                        remedy="give the sweep a new `name`, or restore the settings; the study was not changed",
+                    )
+    except ConfigError:
+        raise
+    except Exception as error:  # each storage raises errors of its own driver
+        raise unusable(config, folder, error) from error
+    save(config, path)

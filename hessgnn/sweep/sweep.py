@@ -1,4 +1,4 @@
-"""The main job: tune each architecture, retrain its best, judge it, compare.
+"""The main job: tune each architecture, retrain its best, evaluate it, compare.
 
 ::
 
@@ -12,10 +12,11 @@
     ├── trials.csv          every trial: values, score, cost, reason of a failure
     ├── sweep.html          what tuning found: history, importance, slices, contours, transfer
     ├── sweep.md            its tables
+    ├── sweep.log           what was finished when
     └── leaderboard/        index.html, leaderboard.md, .csv, .json
 
 Several processes, on one machine or on many, may do the same sweep: a piece of work is done by whoever claims it
-first (:mod:`hessgnn.sweep.ledger`). Each waits for the others at the end, and has the whole result then.
+first (:mod:`hessgnn.sweep.trial_queue`). Each waits for the others at the end, and has the whole result then.
 """
 
 from __future__ import annotations
@@ -35,19 +36,20 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from hessgnn.errors import NothingTrained
 from hessgnn.evaluation.evaluate import record_failure, record_mean_predictor
 from hessgnn.evaluation.record import Budget, Cost, read_record
+from hessgnn.experiments.config import folder_name
 from hessgnn.experiments.folder import joined
 from hessgnn.experiments.job import (
-    Evaluation,
+    EvaluationRequest,
+    Event,
     Job,
-    Left,
-    Outcome,
-    Report,
+    JobResult,
+    Observer,
     Stopped,
     Work,
     equal_steps,
-    fail,
-    note_spending,
+    record_job_failure,
     run_job,
+    update_tuning_cost,
 )
 from hessgnn.experiments.workers import Chains, Watch, WorkerDied, Workers
 from hessgnn.leaderboard.trials import TrialResult, write_trials
@@ -55,14 +57,14 @@ from hessgnn.runtime.config import save
 from hessgnn.runtime.files import write_text
 from hessgnn.runtime.processes import uninterrupted
 from hessgnn.sweep.balance import weigh
-from hessgnn.sweep.config import PAPER_WEIGHTS, Regime, SweepConfig, folder_name
-from hessgnn.sweep.ledger import GIVEN_UP, STOPPED, Ledger, is_open, reason_of
-from hessgnn.sweep.life import Heart
-from hessgnn.sweep.opening import begin, data_of
+from hessgnn.sweep.config import PAPER_WEIGHTS, SweepConfig
+from hessgnn.sweep.heartbeat import Heartbeat
 from hessgnn.sweep.report import Transferred, write_report
-from hessgnn.sweep.storage import storage_of, unusable
+from hessgnn.sweep.storage import create_study, prepare_sweep, storage_of, tuning_study, unusable
+from hessgnn.sweep.trial_queue import STALE, STOPPED, TrialQueue, is_open, reason_of
 from hessgnn.sweep.trials import baseline_key, trial_rows
-from hessgnn.sweep.tuning import BASELINE, PRODUCTS, SCORE, SECONDS, Task, Tuning, create_study, tuning_study
+from hessgnn.sweep.tuning import BASELINE, PRODUCTS, SCORE, SECONDS, TrialRequest, Tuning
+from hessgnn.training.regimes import SweepRegime
 from hessgnn.training.run import Point, Run
 
 _RECORD = "record"
@@ -71,18 +73,16 @@ _PAUSE = 1.0  # seconds between two looks at what others do
 
 
 @dataclass(frozen=True)
-class Ended:
-    """A trial has come to its end."""
+class TrialFinished(Event):
+    """A trial has been closed; it follows the :class:`~hessgnn.experiments.job.JobFinished` of its worker."""
 
     row: TrialResult
-
-
-Event = Report | Ended | Left
-Observer = Callable[[Event], None]
+    title: str
+    """What messages call it."""
 
 
 def sweep(config: SweepConfig, folder: Path, observer: Observer) -> list[Path]:
-    """Run a sweep, or go on with it, or help another process with it.
+    """Run a sweep, or resume it, or help another process with it.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ def sweep(config: SweepConfig, folder: Path, observer: Observer) -> list[Path]:
     folder
         The sweep's folder.
     observer
-        Told what the workers report.
+        Called with every event, in the main thread.
 
     Returns
     -------
@@ -107,26 +107,29 @@ def sweep(config: SweepConfig, folder: Path, observer: Observer) -> list[Path]:
     """
     with ExitStack() as stack:
         with uninterrupted():
-            stack.enter_context(joined(folder, partial(begin, config, folder)))
+            stack.enter_context(joined(folder, partial(prepare_sweep, config, folder)))
             storage = stack.enter_context(storage_of(config, folder))
-            heart = stack.enter_context(Heart(storage, config.heartbeat))
-            doing = _Sweep(config, folder, storage, heart, observer)
+            heartbeat = stack.enter_context(Heartbeat(storage, config.heartbeat))
+            running = _Sweep(config, folder, storage, heartbeat, observer)
         try:
-            finals = doing.run()
+            finals = running.run()
         except StorageInternalError as error:
             raise unusable(config, folder, error) from error
     mean = folder / "final" / "mean-predictor"
     if not Run(mean).record.exists():
-        record_mean_predictor(mean, data_of(config))
+        record_mean_predictor(mean, config.data)
     return [mean, *finals]
 
 
 class _Sweep:
     """A sweep as one process does it: a chain for each architecture."""
 
-    def __init__(self, config: SweepConfig, folder: Path, storage: Any, heart: Heart, observer: Observer) -> None:
-        self.config, self.folder, self.storage, self.heart, self.observer = config, folder, storage, heart, observer
-        self.works = Ledger(create_study(config.name, storage), heart, config.max_retries)
+    def __init__(
+        self, config: SweepConfig, folder: Path, storage: Any, heartbeat: Heartbeat, observer: Observer
+    ) -> None:
+        self.config, self.folder, self.storage, self.observer = config, folder, storage, observer
+        self.heartbeat = heartbeat
+        self.fixed = TrialQueue(create_study(config.name, storage), heartbeat, config.max_retries)
         self.workers = Workers(config.workers, config.threads)
         self.chains = Chains(self.workers)
         self.pause = min(_PAUSE, config.heartbeat / 3)
@@ -173,34 +176,36 @@ class _Sweep:
         job = self._trial_job(architecture, BASELINE, tuning.starting_values({}), regime="E-F")
         entry, fresh = self._once(baseline_key(architecture), job)
         if fresh:
-            self._tell(tuning, BASELINE)
+            self._post_trial(tuning, BASELINE, job)
         return entry.user_attrs.get(SCORE, 1.0)
 
     def _balance(self, architecture: str) -> dict[str, float]:
         """The Hessian weight that balances the losses; nothing where it cannot be measured."""
         values = self._tuning(architecture).starting_values({})
         run = self.config.run_config(architecture, values, steps=self.config.budget.steps, seed=self.config.seed)
-        job = Job(run, self.folder / "trials" / folder_name(architecture) / "balance", architecture, "balance")
+        job = Job(
+            run, self.folder / "trials" / folder_name(architecture) / "balance", architecture, "", stage="balance"
+        )
         entry, _ = self._once(f"balance {architecture}", job, work=weigh)
         return {} if entry.state != TrialState.COMPLETE else {"loss.hessian": entry.values[0]}
 
     def _try_all(self, architecture: str, baseline: float, known: dict[str, float]) -> None:
         tuning = self._tuning(architecture)
-        while (task := tuning.next(known)) is not None:
-            if not isinstance(task, Task):
+        while (request := tuning.ask(known)) is not None:
+            if not isinstance(request, TrialRequest):
                 self.chains.pause(self.pause)
                 continue
-            job = self._trial_job(architecture, task.number, task.values)
-            outcome = self._attempt(tuning.ledger, task.trial, job, partial(tuning.prune, task, baseline=baseline))
-            if outcome is not None:
-                tuning.tell(task, outcome, baseline)
-                self._tell(tuning, task.number)
+            job = self._trial_job(architecture, request.number, request.values)
+            result = self._attempt(tuning.queue, request.trial, job, partial(tuning.prune, request, baseline=baseline))
+            if result is not None:
+                tuning.tell(request, result, baseline)
+                self._post_trial(tuning, request.number, job)
 
-    def _tell(self, tuning: Tuning, number: int) -> None:
-        """Tell that a trial has ended; nothing of one that others had given up, and do again."""
-        for row in trial_rows(self.config, tuning.architecture, self.works, tuning):
+    def _post_trial(self, tuning: Tuning, number: int, job: Job) -> None:
+        """Post that a trial was closed; nothing of one that others had marked stale, and do again."""
+        for row in trial_rows(self.config, tuning.architecture, self.fixed, tuning):
             if row.trial == number:
-                self.observer(Ended(row))
+                self.workers.post(TrialFinished(row, str(job.title)))
 
     def _transfer(self, architecture: str, baseline: float) -> list[Transferred]:
         """The architecture with the loss weights of each other, as long as a trial."""
@@ -216,7 +221,7 @@ class _Sweep:
             values = {**own[1].params, **{key: trial.params[key] for key in PAPER_WEIGHTS if key in trial.params}}
             run = self.config.run_config(architecture, values, steps=self.config.budget.steps, seed=self.config.seed)
             name = f"{folder_name(architecture)}-with-{folder_name(other)}-{own[0]:03d}-{number:03d}"
-            job = Job(run, self.folder / "transfer" / name, architecture, f"with the weights of {other}")
+            job = Job(run, self.folder / "transfer" / name, architecture, f"with weights of {other}", stage="transfer")
             entry, _ = self._once(f"transfer {architecture} {own[0]} {other} {number}", job)
             score = entry.values[0] / baseline if entry.state == TrialState.COMPLETE else None
             found.append(Transferred(architecture, other, values, score))
@@ -227,7 +232,7 @@ class _Sweep:
     def _retrain(self, architecture: str) -> list[Path]:
         """The best of the trials again, longer and with fresh seeds, beside its twins without Hessians."""
         config, tuning = self.config, self._tuning(architecture)
-        rows = trial_rows(config, architecture, self.works, tuning)
+        rows = trial_rows(config, architecture, self.fixed, tuning)
         spent = Cost(sweep_trials=len(rows), sweep_device_seconds=sum(row.device_seconds for row in rows))
         best = tuning.best()
         pairs = [(regime, seed) for seed in config.seeds for regime in config.regimes]
@@ -254,19 +259,19 @@ class _Sweep:
     def _final(self, job: Job) -> None:
         entry, _ = self._once(f"final {job.folder.name}", job)
         path = Run(job.folder).record
-        assert job.judge is not None
+        assert job.evaluation is not None
         if not path.exists():
             if (text := entry.user_attrs.get(_RECORD)) is not None:  # made on another machine
                 write_text(path, text)
             else:
-                fail(job, reason_of(entry) or "no record was written")
-        note_spending(path, job.judge.spent)
+                record_job_failure(job, reason_of(entry) or "no record was written")
+        update_tuning_cost(path, job.evaluation.spent)
 
     def _final_job(
         self,
         architecture: str,
         best: tuple[int, FrozenTrial] | None,
-        regime: Regime,
+        regime: SweepRegime,
         seed: int,
         spent: Cost,
         *,
@@ -282,11 +287,12 @@ class _Sweep:
         equal = "" if budget == "steps" else "-seconds"
         path = self.folder / "final" / f"{folder_name(architecture)}-{regime}{equal}-{chosen}-seed{seed}"
         tasks = config.tasks if budget == "steps" else config.equal_seconds_tasks
-        how = Evaluation(spent, tasks=tasks, settings=config.evaluate, budget=budget)
-        return Job(run, path, architecture, f"final {regime}{', equal time' if equal else ''}, seed {seed}", how)
+        how = EvaluationRequest(spent, tasks=tasks, settings=config.evaluate, budget=budget)
+        label = f"{regime}{' equal time' if equal else ''} seed {seed}"
+        return Job(run, path, architecture, label, how, stage="final")
 
     def _equal_job(
-        self, architecture: str, best: tuple[int, FrozenTrial], regime: Regime, seed: int, spent: Cost
+        self, architecture: str, best: tuple[int, FrozenTrial], regime: SweepRegime, seed: int, spent: Cost
     ) -> Job | None:
         """A retraining for the device-seconds of E-F-H; none where one of the two failed."""
         pair = [self._final_job(architecture, best, r, seed, spent).folder for r in (regime, "E-F-H")]
@@ -300,46 +306,46 @@ class _Sweep:
 
     def _once(self, key: str, job: Job, *, work: Work = run_job) -> tuple[FrozenTrial, bool]:
         """Do a piece of fixed work, or wait until another process has done it; and whether it was done here."""
-        self.works.add([key])
+        self.fixed.add([key])
         done_here = False
-        while is_open(entry := self.works.entries()[key]):
-            trial = self.works.claim(entry) if entry.state == TrialState.WAITING else None
+        while is_open(entry := self.fixed.entries()[key]):
+            trial = self.fixed.claim(entry) if entry.state == TrialState.WAITING else None
             if trial is None:
                 self.chains.pause(self.pause)
                 continue
-            outcome = self._attempt(self.works, trial, job, work=work)
-            if outcome is None:
+            result = self._attempt(self.fixed, trial, job, work=work)
+            if result is None:
                 continue
             done_here = True
-            if outcome.score is None:
-                self.works.fail(trial, outcome.reason or "no score")
+            if result.score is None:
+                self.fixed.fail(trial, result.reason or "no score")
                 continue
-            facts: dict[str, Any] = {SCORE: outcome.score, SECONDS: outcome.device_seconds, PRODUCTS: outcome.products}
-            if job.judge is not None:
+            facts: dict[str, Any] = {SCORE: result.score, SECONDS: result.device_seconds, PRODUCTS: result.products}
+            if job.evaluation is not None:
                 facts[_RECORD] = Run(job.folder).record.read_text(encoding="utf-8")
-            self.works.note(trial, facts)
-            self.works.finish(trial, (outcome.score,))
+            self.fixed.annotate(trial, facts)
+            self.fixed.finish(trial, (result.score,))
         return entry, done_here
 
     def _attempt(
         self,
-        ledger: Ledger,
+        queue: TrialQueue,
         trial: Trial,
         job: Job,
         prune: Callable[[Any], str | None] | None = None,
         work: Work = run_job,
-    ) -> Outcome | None:
+    ) -> JobResult | None:
         """Let a worker do a job; ``None`` where its process died, and the job has been put in again or given up."""
         try:
             return self.chains.submit(job, self._watch(trial, prune), work=work)
         except WorkerDied as error:
-            ledger.interrupt(trial, error.what, died=True)
+            queue.retry(trial, error.what, died=True)
             return None
         except Stopped:
-            ledger.interrupt(trial, STOPPED, died=False)
+            queue.retry(trial, STOPPED, died=False)
             raise
         except BaseException as error:
-            ledger.interrupt(trial, f"stopped by {type(error).__name__}: {error}", died=False)
+            queue.retry(trial, f"stopped by {type(error).__name__}: {error}", died=False)
             raise
 
     def _watch(self, trial: Trial, prune: Callable[[Any], str | None] | None) -> Watch:
@@ -349,8 +355,8 @@ class _Sweep:
         def watch(point: Point | None) -> str | None:
             if not started:
                 started.append(time.monotonic())
-            if self.heart.lost(trial._trial_id):
-                return GIVEN_UP
+            if self.heartbeat.lost(trial._trial_id):
+                return STALE
             if hours is not None and time.monotonic() - started[0] > 3600 * hours:
                 return f"ran longer than budget.trial_hours = {hours:g}"
             return None if prune is None or point is None else prune(point)
@@ -360,19 +366,19 @@ class _Sweep:
     def _tuning(self, architecture: str) -> Tuning:
         """Each thread has its own: the sampler of a study is changed from trial to trial."""
         study = tuning_study(self.config, architecture, self.storage)
-        return Tuning(self.config, architecture, study, self.heart)
+        return Tuning(self.config, architecture, study, self.heartbeat)
 
-    def _trial_job(self, architecture: str, number: int, values: dict[str, Any], regime: Regime = "E-F-H") -> Job:
+    def _trial_job(self, architecture: str, number: int, values: dict[str, Any], regime: SweepRegime = "E-F-H") -> Job:
         config = self.config
         run = config.run_config(architecture, values, steps=config.budget.steps, seed=config.seed, regime=regime)
         path = self.folder / "trials" / folder_name(architecture) / f"{number:03d}"
-        return Job(run, path, architecture, f"trial {number + 1}/{config.budget.trials}")
+        return Job(run, path, architecture, f"{number + 1}/{config.budget.trials}", stage="trial")
 
     def _write_trials(self) -> list[TrialResult]:
         rows = [
             row
             for architecture in self.config.architectures
-            for row in trial_rows(self.config, architecture, self.works, self._tuning(architecture))
+            for row in trial_rows(self.config, architecture, self.fixed, self._tuning(architecture))
         ]
         write_trials(rows, self.config.space, self.folder / "trials.csv")
         return rows

@@ -6,7 +6,7 @@ from typing import Any
 
 from hessgnn.leaderboard.trials import TrialResult
 from hessgnn.sweep.config import SweepConfig
-from hessgnn.sweep.ledger import Ledger, attempts_of, is_open, reason_of
+from hessgnn.sweep.trial_queue import TrialQueue, attempts_of, is_open, reason_of
 from hessgnn.sweep.tuning import BASELINE, PRODUCTS, Tuning, describe_state, device_seconds_of, kind_of
 
 
@@ -15,7 +15,7 @@ def baseline_key(architecture: str) -> str:
     return f"baseline {architecture}"
 
 
-def trial_rows(config: SweepConfig, architecture: str, works: Ledger, tuning: Tuning) -> list[TrialResult]:
+def trial_rows(config: SweepConfig, architecture: str, works: TrialQueue, tuning: Tuning) -> list[TrialResult]:
     """List the finished trials of an architecture.
 
     Parameters

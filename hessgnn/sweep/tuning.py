@@ -1,8 +1,8 @@
-"""Tuning of one architecture: an Optuna study with a budget, asked and told so that an interruption changes nothing.
+"""Tuning of one architecture: an Optuna study with a budget, used by ask and tell so that it can be interrupted.
 
-The trials of a budget are numbered. The sampler of each is seeded by its number, and a trial that was interrupted goes
-on with the values that it was given. So where the trials of an architecture run one after the other, a sweep that was
-killed and started again tries the same values as one that was not.
+The trials of a budget are numbered. The sampler of each is seeded by its number, and an interrupted trial resumes with
+the values that it was given. So where the trials of an architecture run one after the other, a sweep that was killed
+and resumed tries the same values as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import optuna
 from optuna import Study
 from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
@@ -27,17 +26,17 @@ from optuna.samplers import (
 )
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from hessgnn.experiments.job import Outcome
+from hessgnn.experiments.job import JobResult
 from hessgnn.experiments.workers import PRUNED
 from hessgnn.runtime.config import get_dotted
 from hessgnn.runtime.imports import require
 from hessgnn.sweep.config import PAPER_WEIGHTS, SweepConfig
-from hessgnn.sweep.ledger import Ledger, is_open
-from hessgnn.sweep.life import Heart
+from hessgnn.sweep.heartbeat import Heartbeat
 from hessgnn.sweep.space import draw
+from hessgnn.sweep.trial_queue import TrialQueue, is_open
 from hessgnn.training.run import Point
 
-Kind = Literal["baseline", "paper", "balance", "sampled"]
+TrialKind = Literal["baseline", "paper", "balance", "sampled"]
 """Where the values of a trial come from: E-F alone, the paper's weights, the balance of the losses, the sampler."""
 
 KIND, SCORE, SECONDS, PRODUCTS = "kind", "absolute_score", "device_seconds", "products"
@@ -47,15 +46,15 @@ BASELINE = 0
 """Number of the trial that is E-F alone. It is kept with the other fixed work, since it has no Hessian weight."""
 
 WAIT = "wait"
-"""What :meth:`Tuning.next` says while others work on what must come first."""
+"""What :meth:`Tuning.ask` returns while others work on what must come first."""
 
 
 @dataclass(frozen=True)
-class Task:
+class TrialRequest:
     """A trial to be run."""
 
     number: int
-    kind: Kind
+    kind: TrialKind
     values: dict[str, Any]
     trial: Trial
 
@@ -71,17 +70,17 @@ class Tuning:
         Its label.
     study
         Its Optuna study.
-    heart
+    heartbeat
         Of this process.
     """
 
-    def __init__(self, config: SweepConfig, architecture: str, study: Study, heart: Heart) -> None:
+    def __init__(self, config: SweepConfig, architecture: str, study: Study, heartbeat: Heartbeat) -> None:
         self.config, self.architecture, self.study = config, architecture, study
         self.study.pruner = _pruner(config)
-        self.ledger = Ledger(study, heart, config.max_retries)
-        self.ledger.add(map(str, range(1, config.budget.trials)))
+        self.queue = TrialQueue(study, heartbeat, config.max_retries)
+        self.queue.add(map(str, range(1, config.budget.trials)))
 
-    def next(self, known: Mapping[str, float]) -> Task | str | None:
+    def ask(self, known: Mapping[str, float]) -> TrialRequest | str | None:
         """Claim the next trial.
 
         Parameters
@@ -91,7 +90,7 @@ class Tuning:
 
         Returns
         -------
-        Task, str or None
+        TrialRequest, str or None
             :data:`WAIT` while others work on what is left; ``None`` when all is done or the budget is spent.
         """
         entries = self._numbered()
@@ -105,34 +104,34 @@ class Tuning:
         running = any(entry.state == TrialState.RUNNING for entry in entries.values())
         return WAIT if running else None
 
-    def tell(self, task: Task, outcome: Outcome, baseline: float) -> None:
-        """Close a trial with what came of it.
+    def tell(self, request: TrialRequest, result: JobResult, baseline: float) -> None:
+        """Close a trial with its result.
 
         Parameters
         ----------
-        task
-            From :meth:`next`.
-        outcome
+        request
+            From :meth:`ask`.
+        result
             Its score, or why there is none.
         baseline
             Score of E-F alone, which its own is divided by.
         """
-        self.ledger.note(task.trial, {SECONDS: outcome.device_seconds, PRODUCTS: outcome.products})
-        if outcome.score is None:
-            self.ledger.fail(task.trial, outcome.reason or "no score")
+        self.queue.annotate(request.trial, {SECONDS: result.device_seconds, PRODUCTS: result.products})
+        if result.score is None:
+            self.queue.fail(request.trial, result.reason or "no score")
             return
-        self.ledger.note(task.trial, {SCORE: outcome.score})
-        cost = {"device_seconds": outcome.device_seconds, "products": float(outcome.products)}
+        self.queue.annotate(request.trial, {SCORE: result.score})
+        cost = {"device_seconds": result.device_seconds, "products": float(result.products)}
         second = () if self.config.objective.cost is None else (cost[self.config.objective.cost],)
-        self.ledger.finish(task.trial, (outcome.score / baseline, *second), pruned=outcome.pruned)
+        self.queue.finish(request.trial, (result.score / baseline, *second), pruned=result.pruned)
 
-    def prune(self, task: Task, point: Point, baseline: float) -> str | None:
+    def prune(self, request: TrialRequest, point: Point, baseline: float) -> str | None:
         """Report a validation, and say whether the trial should end.
 
         Parameters
         ----------
-        task
-            From :meth:`next`.
+        request
+            From :meth:`ask`.
         point
             The validation.
         baseline
@@ -145,11 +144,11 @@ class Tuning:
         """
         if self.config.pruner.kind == "none" or point.step < self.config.pruner.warmup:
             return None
-        if point.step not in task.trial.storage.get_trial(task.trial._trial_id).intermediate_values:
-            task.trial.report(point.score / baseline, point.step)
-        sampled = task.kind == "sampled"  # the known weights are what the others are compared with
+        if point.step not in request.trial.storage.get_trial(request.trial._trial_id).intermediate_values:
+            request.trial.report(point.score / baseline, point.step)
+        sampled = request.kind == "sampled"  # the known weights are what the others are compared with
         last = point.step >= self.config.budget.steps
-        return PRUNED if sampled and not last and task.trial.should_prune() else None
+        return PRUNED if sampled and not last and request.trial.should_prune() else None
 
     def trials(self) -> dict[int, FrozenTrial]:
         """Finished trials within the budget: number -> trial, in order."""
@@ -169,7 +168,7 @@ class Tuning:
         return self._is_spent(entries) or not any(is_open(entry) for entry in entries.values())
 
     def _numbered(self) -> dict[int, FrozenTrial]:
-        numbered = {int(key): entry for key, entry in self.ledger.entries().items()}
+        numbered = {int(key): entry for key, entry in self.queue.entries().items()}
         return {number: numbered[number] for number in sorted(numbered) if number < self.config.budget.trials}
 
     def _is_spent(self, entries: Mapping[int, FrozenTrial]) -> bool:
@@ -179,18 +178,18 @@ class Tuning:
         hours = sum(entry.duration.total_seconds() for entry in finished if entry.duration is not None) / 3600
         return seconds >= (budget.device_seconds or float("inf")) or hours >= (budget.hours or float("inf"))
 
-    def _claim(self, number: int, entry: FrozenTrial, known: Mapping[str, float]) -> Task | None:
-        kind: Kind = {1: "paper", 2: "balance"}.get(number, "sampled")  # type: ignore[assignment]
+    def _claim(self, number: int, entry: FrozenTrial, known: Mapping[str, float]) -> TrialRequest | None:
+        kind: TrialKind = {1: "paper", 2: "balance"}.get(number, "sampled")  # type: ignore[assignment]
         if kind == "balance" and not known:
             kind = "sampled"
         fixed = {} if kind == "sampled" else self.starting_values(known if kind == "balance" else {})
         self.study.sampler = self._sampler(number, fixed)
-        trial = self.ledger.claim(entry)
+        trial = self.queue.claim(entry)
         if trial is None:
             return None
         values = draw(trial, self.config.space)
-        self.ledger.note(trial, {KIND: kind})
-        return Task(number, kind, values, trial)
+        self.queue.annotate(trial, {KIND: kind})
+        return TrialRequest(number, kind, values, trial)
 
     def starting_values(self, known: Mapping[str, float]) -> dict[str, Any]:
         """The paper's weights and the base's other values, or what is allowed nearest to them.
@@ -237,47 +236,6 @@ class Tuning:
                 group=True,  # keys with a condition
                 constant_liar=True,  # others may be trying values nearby at this moment
             )
-
-
-def create_study(name: str, storage: Any, *, objectives: int = 1) -> Study:
-    """Open an Optuna study, or make it.
-
-    Parameters
-    ----------
-    name
-        Of the study.
-    storage
-        Where it is kept.
-    objectives
-        Numbers that are made small.
-
-    Returns
-    -------
-    Study
-    """
-    return optuna.create_study(
-        study_name=name, storage=storage, directions=["minimize"] * objectives, load_if_exists=True
-    )
-
-
-def tuning_study(config: SweepConfig, architecture: str, storage: Any) -> Study:
-    """Open the Optuna study of an architecture, or make it.
-
-    Parameters
-    ----------
-    config
-        The sweep.
-    architecture
-        Its label.
-    storage
-        Where it is kept.
-
-    Returns
-    -------
-    Study
-    """
-    objectives = 1 if config.objective.cost is None else 2
-    return create_study(f"{config.name}-{architecture}", storage, objectives=objectives)
 
 
 def kind_of(entry: FrozenTrial) -> str:

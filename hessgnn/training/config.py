@@ -21,6 +21,7 @@ from hessgnn.errors import ConfigError, did_you_mean
 from hessgnn.potentials.base import Potential, PotentialConfig
 from hessgnn.potentials.registry import resolve
 from hessgnn.runtime.config import Settings, parse
+from hessgnn.training.regimes import LossRegime, regime_of
 
 
 class DataConfig(Settings):
@@ -109,11 +110,9 @@ class LossConfig(Settings):
         return self
 
     @property
-    def regime(self) -> Literal["E", "E-F", "E-H", "E-F-H"]:
+    def regime(self) -> LossRegime:
         """Which labels the loss sees."""
-        if self.hessian:
-            return "E-F-H" if self.forces else "E-H"
-        return "E-F" if self.forces else "E"
+        return regime_of(self.forces, self.hessian)
 
     def preparation(self) -> Preparation | None:
         """What the loader computes of each structure for the probes."""

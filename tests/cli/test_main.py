@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -275,10 +276,15 @@ def test_from_config_to_leaderboard(invoke: Invoke, home: Path) -> None:
     assert trained.status == 0, trained
     assert trained.errors == ""
     run = home / "runs" / "schnet-E-F-H-seed3"
+    lines = [line for line in trained.output.splitlines() if line.startswith("[train schnet E-F-H seed 3] ")]
+    assert [line.split()[5] for line in lines] == ["3/6", "6/6"]  # redirected: one for each validation
+    assert [line.split(" ", 2)[2] for line in (run / "train.log").read_text().splitlines()] == lines
     assert str(run.relative_to(home)) in trained.output
     assert Run(run).config().loss.hessian == 0.5
     judged = invoke("evaluate", run)
     assert judged.status == 0, judged
+    assert f"[evaluate {run}] accuracy on nms 2/2" in judged.output
+    assert re.search(r"accuracy on test (\d+)/\1$", (run / "evaluate.log").read_text(), re.M)
     record = read_record(run / "record.json")
     assert set(record.metrics) == {"test", "nms"}
     assert f"{record.metrics['nms']['hessian_rmse'].value:.4g}" in judged.output

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tiny_store import write_tiny_store
 
-from hessgnn.experiments.study_config import StudyConfig
+from hessgnn.experiments.config import StudyConfig
 from hessgnn.runtime.config import merge, parse
 
 

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from inline_workers import InlineWorkers
 
+from hessgnn.cli.study import study as study_command
 from hessgnn.data.store.store import Store
 from hessgnn.errors import ConfigError, NothingTrained
 from hessgnn.evaluation.record import Record, read_record
-from hessgnn.experiments.job import Left, Report
-from hessgnn.experiments.study import Cell, plan, study
-from hessgnn.experiments.study_config import StudyConfig
-from hessgnn.experiments.study_report import Points
+from hessgnn.experiments.config import StudyConfig
+from hessgnn.experiments.job import Event, JobProgress
+from hessgnn.experiments.study import Cell, cells_of, study
+from hessgnn.experiments.study_report import StudyRuns
 from hessgnn.leaderboard.collect import collect
 from hessgnn.leaderboard.scores import score
-from hessgnn.runtime.config import load
+from hessgnn.runtime.config import load, save
 from hessgnn.runtime.files import find_resource
 from hessgnn.training.run import Run, build
 
@@ -50,9 +52,9 @@ def test_a_study_compares_labels_on_parts_of_the_data(
         labels={"hessian_gradients": 1.0},
         tasks=["vibrations"],
     )
-    assert len(plan(config)) == 2 * 4 + 2 * 3
+    assert len(cells_of(config)) == 2 * 4 + 2 * 3
     records = study(config, tmp_path, silent)
-    points = Points.model_validate_json((tmp_path / "points.json").read_text())
+    points = StudyRuns.model_validate_json((tmp_path / "points.json").read_text())
     assert len(points.points) == 14
     assert {point.status for point in points.points} == {"ok"}
     by_kind = {(p.regime, p.fraction, p.budget): p for p in points.points}
@@ -79,6 +81,23 @@ def test_a_study_compares_labels_on_parts_of_the_data(
     assert "Hessians or more forces, equal steps" in page
 
 
+def test_a_redirected_study_prints_a_line_for_each_finished_unit(
+    make_study: MakeStudy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = make_study(regimes=["E-F+", "E-F-H"], seeds=[1], labels={"hessian_gradients": 1.0})
+    save(config, tmp_path / "study.yaml")
+    study_command(tmp_path / "study.yaml", [], output=tmp_path / "out", dry_run=False)
+    printed, log = capsys.readouterr().out, (tmp_path / "out" / "study.log").read_text()
+    units = [r"labels train-1-plus\] labelling frames 6/6$", r"report\] .*leaderboard written$"]
+    for regime in (r"E-F\+", "E-F-H"):
+        run = rf"run schnet {regime}, 100 %, seed 1\]"
+        units += [rf"{run} 6/6 steps  E \d", rf"{run} finished: score .* device-seconds$"]
+        units += [rf"{run} evaluating accuracy on {split} (\d+)/\1$" for split in ("test", "nms")]
+    for unit in units:
+        assert re.search(rf"^\[{unit}", printed, re.M), (unit, printed)
+        assert re.search(rf"^[-\d]+ [:\d]+ \[{unit}", log, re.M), unit
+
+
 def test_a_study_goes_on_and_another_is_refused(
     make_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,7 +120,7 @@ def test_a_study_goes_on_and_another_is_refused(
 def test_a_run_that_fails_is_counted(make_study: MakeStudy, tmp_path: Path) -> None:
     config = make_study(base={"loss": {"hessian": 1e38}}, seeds=[1])
     study(config, tmp_path, silent)
-    points = Points.model_validate_json((tmp_path / "points.json").read_text()).points
+    points = StudyRuns.model_validate_json((tmp_path / "points.json").read_text()).points
     assert {p.regime: p.status for p in points} == {"E-F": "ok", "E-F-H": "failed"}
     assert "is not finite" in (tmp_path / "study.md").read_text()
 
@@ -114,13 +133,13 @@ def test_a_study_of_which_nothing_could_be_trained_has_no_page(make_study: MakeS
 
 
 def test_equal_steps_can_be_looked_at_while_equal_seconds_run(make_study: MakeStudy, tmp_path: Path) -> None:
-    def stop(report: Report | Left) -> None:
-        if "seconds" in report.folder:
+    def stop(event: Event) -> None:
+        if isinstance(event, JobProgress) and "seconds" in event.title.folder:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         study(make_study(seeds=[1], equal_seconds=True), tmp_path, stop)
-    points = Points.model_validate_json((tmp_path / "points.json").read_text()).points
+    points = StudyRuns.model_validate_json((tmp_path / "points.json").read_text()).points
     assert {point.budget for point in points} == {"steps"}
     assert (tmp_path / "study.html").exists()
 
@@ -162,7 +181,7 @@ def test_shipped_studies_can_be_run(name: str) -> None:
 def test_the_paper_study_is_the_papers_setting() -> None:
     """What is public of arXiv 2503.07839."""
     config = load(StudyConfig, find_resource("sweeps/paper.yaml"))
-    run = config.run_config("ani", "E-F-H", seed=1, steps=1)
+    run = config.run_config("ani", {}, steps=1, seed=1)
     potential = run.potential_config()
     assert (potential.cutoff, potential.angular_cutoff, potential.hidden) == (5.2, 3.5, (256, 64, 256))
     assert (potential.activation, potential.cutoff_function) == ("celu", "cosine")

@@ -11,6 +11,7 @@ from ase import Atoms
 from hessgnn.data.store.store import Store, write_store
 from hessgnn.errors import ConfigError, DataError
 from hessgnn.experiments import labels as labels_module
+from hessgnn.experiments.config import LabelSettings
 from hessgnn.experiments.labels import (
     displaced_frames,
     label_gradients,
@@ -20,7 +21,6 @@ from hessgnn.experiments.labels import (
     require_same_level,
     write_part,
 )
-from hessgnn.experiments.study_config import LabelSettings
 from hessgnn.surface.base import SurfaceError
 from hessgnn.surface.engines.ase import AseEngine, AseSettings
 from hessgnn.surface.engines.tblite import TBLiteEngine, TBLiteSettings

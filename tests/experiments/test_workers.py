@@ -14,7 +14,7 @@ import torch
 
 from hessgnn.errors import DataError
 from hessgnn.experiments import workers as workers_module
-from hessgnn.experiments.job import Job, Left, Link, Outcome, Report, Stopped
+from hessgnn.experiments.job import Job, JobFinished, JobProgress, JobResult, Link, Stopped
 from hessgnn.experiments.workers import PRUNED, Chains, WorkerDied, Workers, shared_threads
 from hessgnn.runtime.allocator import release_freed_memory
 from hessgnn.training.config import RunConfig
@@ -28,50 +28,50 @@ def point(step: int) -> Point:
 # Work for children, which find it by its name.
 
 
-def answer(job: Job, link: Link) -> Outcome:
-    link.report(Report("a", job.label, str(job.folder), 1, 1, None))
-    return Outcome(float(torch.get_num_threads()), reason=os.environ.get("CUDA_VISIBLE_DEVICES"))
+def answer(job: Job, link: Link) -> JobResult:
+    link.report(JobProgress(job.title, 1, 1, None))
+    return JobResult(float(torch.get_num_threads()), reason=os.environ.get("CUDA_VISIBLE_DEVICES"))
 
 
-def suicide(job: Job, link: Link) -> Outcome:
+def suicide(job: Job, link: Link) -> JobResult:
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError
 
 
-def leave(job: Job, link: Link) -> Outcome:
+def leave(job: Job, link: Link) -> JobResult:
     os._exit(3)
 
 
-def bug(job: Job, link: Link) -> Outcome:
+def bug(job: Job, link: Link) -> JobResult:
     raise ValueError("two\nlines")
 
 
-def bad_data(job: Job, link: Link) -> Outcome:
+def bad_data(job: Job, link: Link) -> JobResult:
     raise DataError("is damaged", where="some.h5")
 
 
-def endless(job: Job, link: Link) -> Outcome:
+def endless(job: Job, link: Link) -> JobResult:
     for step in range(100_000):
-        link.report(Report("a", job.label, str(job.folder), step, 100_000, point(step)))
+        link.report(JobProgress(job.title, step, 100_000, point(step)))
         if link.stopping:
             raise Stopped
         time.sleep(0.02)
     raise AssertionError
 
 
-def deaf(job: Job, link: Link) -> Outcome:
+def deaf(job: Job, link: Link) -> JobResult:
     time.sleep(600)
     raise AssertionError
 
 
-def keep(job: Job, link: Link) -> Outcome:
+def keep(job: Job, link: Link) -> JobResult:
     def resident() -> float:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
     block = torch.zeros(200 * 2**18)  # 200 MiB, which glibc would give back at once
     full = resident()
     del block
-    return Outcome(full - resident())
+    return JobResult(full - resident())
 
 
 @pytest.fixture
@@ -87,10 +87,11 @@ def job(tmp_path: Path) -> Job:
 
 
 def test_a_job_gives_its_outcome_and_reports(pair: Workers, job: Job) -> None:
-    assert pair.submit(job, work=answer).result() == Outcome(1.0, reason=os.environ.get("CUDA_VISIBLE_DEVICES"))
+    result = pair.submit(job, work=answer).result()
+    assert result == JobResult(1.0, reason=os.environ.get("CUDA_VISIBLE_DEVICES"))
     first, last = pair.reports()
-    assert first == Report("a", "a job", str(job.folder), 1, 1, None)
-    assert last == Left(str(job.folder))
+    assert first == JobProgress(job.title, 1, 1)
+    assert last == JobFinished(job.title, result)
 
 
 @pytest.mark.parametrize(
@@ -118,9 +119,9 @@ def test_wrong_input_is_told_as_it_is(pair: Workers, job: Job) -> None:
 
 @pytest.mark.parametrize(
     ("why", "outcome"),
-    [(PRUNED, Outcome(0.5, 2.5, 7, pruned=True)), ("it took too long", Outcome(None, 2.5, 7, "it took too long"))],
+    [(PRUNED, JobResult(0.5, 2.5, 7, pruned=True)), ("it took too long", JobResult(None, 2.5, 7, "it took too long"))],
 )
-def test_a_watch_ends_a_job(pair: Workers, job: Job, why: str, outcome: Outcome) -> None:
+def test_a_watch_ends_a_job(pair: Workers, job: Job, why: str, outcome: JobResult) -> None:
     seen: list[Point] = []
 
     def watch(found: Point | None) -> str | None:
@@ -140,7 +141,7 @@ def test_a_job_that_does_not_listen_is_ended_too(pair: Workers, job: Job, monkey
 def test_a_stop_ends_all_jobs_and_begins_none(job: Job) -> None:
     workers = Workers(1, threads=1)
     running = workers.submit(job, work=endless)
-    waiting: Future[Outcome] = workers.submit(job, work=endless)
+    waiting: Future[JobResult] = workers.submit(job, work=endless)
     while not list(workers.reports()):
         time.sleep(0.01)
     workers.stop()

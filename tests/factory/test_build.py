@@ -93,11 +93,13 @@ def test_parts_belong_to_one_recipe(recipe, tmp_path):
     assert part_path(tmp_path / "x.h5", recipe, moved) != here
 
 
-def test_failures_are_listed_and_do_not_stop_the_others(tmp_path):
+def test_failures_are_listed_and_do_not_stop_the_others(tmp_path, capsys):
     content = SMALL | {"minimum": {"max_steps": 5}, "geometries": [{"source": "g2", "names": ["H2", "CH3OH"]}]}
     report = build(parse(Recipe, content, where="test"), tmp_path / "small.h5")
     assert report.jobs == 1
     assert list(report.failed) == ["CH3OH"]
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("[build small] ")]
+    assert sorted(line.split(" ", 3)[3] for line in lines) == ["CH3OH: failed", "H2"]
     assert "not optimised" in report.failed["CH3OH"]
     assert yaml.safe_load(Store.open(report.path).attributes.provenance)["failed"] == report.failed
 

@@ -13,7 +13,7 @@ from synthetic_runs import EVIL, failed_record, make_record
 from typer import Typer
 from typer.testing import CliRunner
 
-from hessgnn.cli.leaderboard import leaderboard
+from hessgnn.cli import leaderboard
 from hessgnn.errors import DataError
 from hessgnn.evaluation.record import Metric, Regime
 from hessgnn.leaderboard.board import Leaderboard

@@ -12,7 +12,7 @@ from synthetic_runs import EVIL
 from typer import Typer
 from typer.testing import CliRunner
 
-from hessgnn.cli.leaderboard import leaderboard
+from hessgnn.cli import leaderboard
 from hessgnn.errors import ConfigError
 from hessgnn.leaderboard.collect import collect
 from hessgnn.leaderboard.report import write_report

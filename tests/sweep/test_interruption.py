@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,9 +20,9 @@ from hessgnn.evaluation.record import read_record
 from hessgnn.runtime.config import save
 from hessgnn.sweep import sweep as sweep_module
 from hessgnn.sweep.config import SweepConfig
-from hessgnn.sweep.life import Heart
-from hessgnn.sweep.storage import storage_of
-from hessgnn.sweep.tuning import Tuning, tuning_study
+from hessgnn.sweep.heartbeat import Heartbeat
+from hessgnn.sweep.storage import storage_of, tuning_study
+from hessgnn.sweep.tuning import Tuning
 
 MakeSweep = Callable[..., SweepConfig]
 
@@ -92,7 +93,7 @@ def workers_of(leader: int) -> list[int]:
 @contextmanager
 def trials_of(config: SweepConfig, architecture: str, folder: Path) -> Iterator[Tuning]:
     with storage_of(config, folder) as storage:
-        yield Tuning(config, architecture, tuning_study(config, architecture, storage), Heart(storage, 1.0))
+        yield Tuning(config, architecture, tuning_study(config, architecture, storage), Heartbeat(storage, 1.0))
 
 
 def state_of(folder: Path) -> dict[Path, tuple[int, int]]:
@@ -132,6 +133,18 @@ def test_the_command_runs_to_its_end(make_sweep: MakeSweep, tmp_path: Path, monk
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""  # no semaphore, no warning
     assert "schnet E-F-H" in done.stdout
+    # Redirected, it prints a line for each finished unit of work, which the log file keeps with the time.
+    log = (tmp_path / "sweep" / "sweep.log").read_text().splitlines()
+    for architecture in config.architectures:
+        units = [rf"trial {architecture} {k}/2\] (baseline|paper) complete: \d\.\d+ over E-F" for k in (1, 2)]
+        units.append(rf"balance {architecture}\] finished")
+        for regime in config.regimes:
+            final = rf"final {architecture} {regime} seed 1\]"
+            units += [rf"{final} 8/10 steps  E \d", rf"{final} finished: score .* device-seconds$"]
+            units += [rf"{final} evaluating accuracy on {split} (\d+)/\1$" for split in ("test", "nms")]
+        for unit in [*units, r"report\] leaderboard of 5 runs"]:
+            assert re.search(rf"^\[{unit}", done.stdout, re.M), (unit, done.stdout)
+            assert any(re.search(rf"^[-\d]+ [:\d]+ \[{unit}", line) for line in log), unit
     assert str(tmp_path / "sweep" / "leaderboard" / "index.html") in done.stdout
     assert (tmp_path / "sweep" / "leaderboard" / "index.html").is_file()
     # Processes or none, how many, and in which order they end: it is the same sweep.

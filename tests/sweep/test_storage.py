@@ -14,9 +14,15 @@ from tiny_store import write_tiny_store
 from hessgnn.data.store.store import Store, write_store
 from hessgnn.errors import ConfigError
 from hessgnn.sweep.config import SweepConfig
-from hessgnn.sweep.opening import begin
-from hessgnn.sweep.storage import journal_path, mend_journal, open_storage, storage_of, without_password
-from hessgnn.sweep.tuning import create_study
+from hessgnn.sweep.storage import (
+    create_study,
+    journal_path,
+    mend_journal,
+    open_storage,
+    prepare_sweep,
+    storage_of,
+    without_password,
+)
 
 MakeSweep = Callable[..., SweepConfig]
 
@@ -26,7 +32,7 @@ def test_a_journal_is_in_the_folder_or_where_it_is_named(make_sweep: MakeSweep, 
     named = make_sweep(storage=f"journal:{tmp_path / 'shared' / 'x.journal'}")
     assert journal_path(named, tmp_path) == tmp_path / "shared" / "x.journal"
     assert journal_path(make_sweep(storage="sqlite:///x.db"), tmp_path) is None
-    begin(named, tmp_path / "folder", True)
+    prepare_sweep(named, tmp_path / "folder", True)
     assert (tmp_path / "shared" / "x.journal").stat().st_size > 0
     assert not (tmp_path / "folder" / "study.journal").exists()
 
@@ -37,8 +43,8 @@ def test_a_study_of_other_settings_is_refused_with_the_difference(
 ) -> None:
     url = None if storage is None else f"sqlite:///{tmp_path / 'studies.db'}"
     folder = tmp_path / "sweep"
-    begin(make_sweep(storage=url), folder, True)
-    begin(make_sweep(storage=url, budget={"trials": 9}, workers=1), folder, True)
+    prepare_sweep(make_sweep(storage=url), folder, True)
+    prepare_sweep(make_sweep(storage=url, budget={"trials": 9}, workers=1), folder, True)
     (folder / "sweep.yaml").unlink()  # as another machine, which has no such folder
     space = {"loss.forces": {"low": 0.01, "high": 10.0, "log": True}}
     space["loss.hessian"] = {"low": 1e-3, "high": 1.0, "log": True}
@@ -46,19 +52,19 @@ def test_a_study_of_other_settings_is_refused_with_the_difference(
     with pytest.raises(
         ConfigError, match=r"other settings \(space\.loss\.hessian\.low: 0\.0001 became 0\.001\).*new `name`"
     ):
-        begin(other, folder, True)
-    begin(make_sweep(storage=url, name="another", space=space), tmp_path / "other", True)
+        prepare_sweep(other, folder, True)
+    prepare_sweep(make_sweep(storage=url, name="another", space=space), tmp_path / "other", True)
 
 
 def test_other_data_of_the_same_name_are_refused(make_sweep: MakeSweep, tmp_path: Path) -> None:
     path = write_tiny_store(tmp_path / "data.h5")
     config = make_sweep(base={"data": {"path": str(path)}})
-    begin(config, tmp_path / "sweep", True)
+    prepare_sweep(config, tmp_path / "sweep", True)
     structures = list(Store.open(path))
     path.unlink()
     write_store(path, structures[1:], level_of_theory="GFN2-xTB")
     with pytest.raises(ConfigError, match=r"data\.content_hash: '\w+' became"):
-        begin(config, tmp_path / "sweep", True)
+        prepare_sweep(config, tmp_path / "sweep", True)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +78,7 @@ def test_other_data_of_the_same_name_are_refused(make_sweep: MakeSweep, tmp_path
 )
 def test_a_storage_that_cannot_be_used_is_told_in_one_line(make_sweep: MakeSweep, tmp_path: Path, url: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        begin(make_sweep(storage=url), tmp_path, True)
+        prepare_sweep(make_sweep(storage=url), tmp_path, True)
     message = str(caught.value)
     assert "\n" not in message
     assert "cannot be used" in message or "not installed" in message
@@ -109,7 +115,7 @@ def test_a_password_is_not_shown(url: str | None, shown: str | None) -> None:
 
 def test_what_a_killed_process_left_in_the_journal_is_mended(make_sweep: MakeSweep, tmp_path: Path) -> None:
     config = make_sweep()
-    begin(config, tmp_path, True)
+    prepare_sweep(config, tmp_path, True)
     journal = tmp_path / "study.journal"
     before = journal.read_bytes()
     with journal.open("a") as file:
@@ -123,14 +129,14 @@ def test_what_a_killed_process_left_in_the_journal_is_mended(make_sweep: MakeSwe
 def test_a_journal_that_is_none_is_refused_and_kept(make_sweep: MakeSweep, tmp_path: Path) -> None:
     (tmp_path / "study.journal").write_text("not a journal\nat all\n")
     with pytest.raises(ConfigError, match="storage cannot be used"):
-        begin(make_sweep(), tmp_path, True)
+        prepare_sweep(make_sweep(), tmp_path, True)
     assert (tmp_path / "study.journal").read_text() == "not a journal\nat all\n"
 
 
 def test_studies_of_two_sweeps_share_a_storage(make_sweep: MakeSweep, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'studies.db'}"
     for name in ("one", "two"):
-        begin(make_sweep(storage=url, name=name), tmp_path / name, True)
+        prepare_sweep(make_sweep(storage=url, name=name), tmp_path / name, True)
     storage = open_storage(make_sweep(storage=url), tmp_path)
     assert len(storage.get_all_studies()) == 6
     assert create_study("one", storage).user_attrs["settings"]["name"] == "one"

@@ -18,12 +18,11 @@ from hessgnn.errors import ConfigError, NothingTrained, TrainingError, UserError
 from hessgnn.evaluation.record import Record, read_record
 from hessgnn.experiments import job as job_module
 from hessgnn.experiments.folder import locked
-from hessgnn.experiments.job import Report
+from hessgnn.experiments.job import Event, JobProgress
 from hessgnn.runtime.config import load
 from hessgnn.sweep import sweep as sweep_module
 from hessgnn.sweep.config import SweepConfig
-from hessgnn.sweep.plan import plan
-from hessgnn.sweep.sweep import Ended, Event, sweep
+from hessgnn.sweep.sweep import TrialFinished, sweep
 from hessgnn.training.config import RunConfig
 from hessgnn.training.run import Run
 from hessgnn.training.trainer import train
@@ -58,7 +57,7 @@ def records_of(paths: list[Path]) -> dict[str, Record]:
 def test_a_sweep_tunes_retrains_judges_and_compares(make_sweep: MakeSweep, tmp_path: Path) -> None:
     config, folder, events = make_sweep(), tmp_path / "sweep", []
     paths = run(config, folder, events)
-    reports = [event for event in events if isinstance(event, Report)]
+    reports = [event for event in events if isinstance(event, JobProgress)]
 
     rows = table(folder)
     assert [(row["architecture"], row["trial"], row["regime"], row["state"]) for row in rows] == [
@@ -74,7 +73,7 @@ def test_a_sweep_tunes_retrains_judges_and_compares(make_sweep: MakeSweep, tmp_p
         if row["kind"] == "baseline":
             baseline = float(row["absolute"])
         assert float(row["score"]) == float(row["absolute"]) / baseline  # which comes first
-    ended = [event.row for event in events if isinstance(event, Ended)]
+    ended = [event.row for event in events if isinstance(event, TrialFinished)]
     assert {(row.architecture, row.trial, str(row.score)) for row in ended} == {
         (row["architecture"], int(row["trial"]), row["score"]) for row in rows
     }
@@ -97,9 +96,9 @@ def test_a_sweep_tunes_retrains_judges_and_compares(make_sweep: MakeSweep, tmp_p
         assert weights["E-F-H"]["hessian"] == float(best["loss.hessian"])
         assert weights["E-F"] == {"energy": 1.0, "forces": float(best["loss.forces"]), "hessian": 0.0}
 
-    assert {report.architecture for report in reports} == set(config.architectures)
-    final_steps = {report.folder: report.step for report in reports}
-    assert sum(final_steps.values()) == plan(config).steps == 2 * (3 * 8 + 2 * 10)
+    assert {report.title.architecture for report in reports} == set(config.architectures)
+    final_steps = {report.title.folder: report.step for report in reports if report.task is None}
+    assert sum(final_steps.values()) == config.count_runs().steps == 2 * (3 * 8 + 2 * 10)
 
 
 def test_the_best_settings_train_as_they_are(make_sweep: MakeSweep, tmp_path: Path) -> None:
@@ -135,7 +134,7 @@ def test_a_finished_sweep_does_nothing_new(
         raise AssertionError("the test splits are touched once")
 
     monkeypatch.setattr(job_module, "evaluate", judged_twice)
-    reports: list[Report] = []
+    reports: list[Event] = []
     run(make_sweep(workers=1), folder, reports)
     after = snapshot(folder)
     assert reports == []  # not a step was taken
@@ -163,7 +162,7 @@ def test_another_configuration_in_the_same_folder_is_refused(make_sweep: MakeSwe
     folder = tmp_path / "sweep"
     run(make_sweep(), folder)
     before = snapshot(folder)
-    with pytest.raises(ConfigError, match=r"other settings.*budget\.steps: 8 became 9; seeds") as caught:
+    with pytest.raises(ConfigError, match=r"other settings \(seeds.*budget\.steps: 8 became 9") as caught:
         run(make_sweep(budget={"steps": 9}, seeds=[4]), folder)
     assert "trials" not in str(caught.value)
     assert "\n" not in str(caught.value)

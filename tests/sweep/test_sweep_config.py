@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from hessgnn.errors import ConfigError
+from hessgnn.experiments.config import folder_name
 from hessgnn.runtime.config import dump, load, merge
-from hessgnn.sweep.config import SweepConfig, folder_name
+from hessgnn.sweep.config import SweepConfig
 
 HESSIAN = {"low": 1e-4, "high": 1.0, "log": True}
 CONDITIONAL = {

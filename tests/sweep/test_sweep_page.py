@@ -14,7 +14,6 @@ import pytest
 from hessgnn.leaderboard.trials import TrialResult, read_trials, write_trials
 from hessgnn.sweep.config import SweepConfig
 from hessgnn.sweep.estimate import Estimate, estimates
-from hessgnn.sweep.plan import plan
 from hessgnn.sweep.report import Transferred, compared, importances, sections, write_report
 
 MakeSweep = Callable[..., SweepConfig]
@@ -101,7 +100,7 @@ def test_the_table_has_a_column_for_each_tuned_key(make_sweep: MakeSweep, tmp_pa
 
 def test_the_plan_counts_every_run(make_sweep: MakeSweep) -> None:
     config = make_sweep(transfer=True, equal_seconds=True, seeds=[1, 2], regimes=["E", "E-F", "E-F-H"])
-    counted = plan(config)
+    counted = config.count_runs()
     assert (counted.trials, counted.transfers, counted.finals, counted.equal_seconds) == (6, 2, 12, 8)
     assert counted.steps == (6 + 2) * 8 + (12 + 8) * 10
 

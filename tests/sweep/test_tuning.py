@@ -11,13 +11,13 @@ import pytest
 from optuna import samplers
 from optuna.trial import TrialState
 
-from hessgnn.experiments.job import Outcome
+from hessgnn.experiments.job import JobResult
 from hessgnn.experiments.workers import PRUNED
 from hessgnn.sweep.config import PAPER_WEIGHTS, SweepConfig
-from hessgnn.sweep.ledger import reason_of
-from hessgnn.sweep.life import Heart
-from hessgnn.sweep.storage import open_storage
-from hessgnn.sweep.tuning import WAIT, Task, Tuning, describe_state, device_seconds_of, tuning_study
+from hessgnn.sweep.heartbeat import Heartbeat
+from hessgnn.sweep.storage import open_storage, tuning_study
+from hessgnn.sweep.trial_queue import reason_of
+from hessgnn.sweep.tuning import WAIT, TrialRequest, Tuning, describe_state, device_seconds_of
 from hessgnn.training.run import Point
 
 MakeSweep = Callable[..., SweepConfig]
@@ -42,23 +42,23 @@ def score(values: dict[str, Any]) -> float:
 def opened(config: SweepConfig, folder: Path) -> Tuning:
     """As a process opens it that has just been started: what the one before it had claimed has no owner."""
     storage = open_storage(config, folder)
-    return Tuning(config, "schnet", tuning_study(config, "schnet", storage), Heart(storage, 1e-3))
+    return Tuning(config, "schnet", tuning_study(config, "schnet", storage), Heartbeat(storage, 1e-3))
 
 
-def tell(tuning: Tuning, task: Task) -> None:
-    tuning.tell(task, Outcome(score(task.values), 2.0, 7), baseline=2.0)
+def tell(tuning: Tuning, task: TrialRequest) -> None:
+    tuning.tell(task, JobResult(score(task.values), 2.0, 7), baseline=2.0)
 
 
-def run_all(config: SweepConfig, folder: Path) -> list[Task]:
+def run_all(config: SweepConfig, folder: Path) -> list[TrialRequest]:
     tuning, tasks = opened(config, folder), []
-    while (task := tuning.next(KNOWN)) is not None:
-        assert isinstance(task, Task)
+    while (task := tuning.ask(KNOWN)) is not None:
+        assert isinstance(task, TrialRequest)
         tasks.append(task)
         tell(tuning, task)
     return tasks
 
 
-def plain(tasks: list[Task]) -> list[tuple[Any, ...]]:
+def plain(tasks: list[TrialRequest]) -> list[tuple[Any, ...]]:
     return [(task.number, task.kind, task.values) for task in tasks]
 
 
@@ -103,7 +103,7 @@ def test_the_budget_is_a_total(make_sweep: MakeSweep, tmp_path: Path) -> None:
     assert plain(at_once)[2:] == plain(more)
     smaller = opened(make_sweep(budget={"trials": 2}), tmp_path)  # counts only what is within it
     assert list(smaller.trials()) == [1]
-    assert smaller.next(KNOWN) is None
+    assert smaller.ask(KNOWN) is None
     assert smaller.is_done
 
 
@@ -119,10 +119,10 @@ def test_a_budget_of_time_ends_the_trials(make_sweep: MakeSweep, tmp_path: Path,
 
 def test_an_interrupted_trial_is_tried_again_with_its_values(make_sweep: MakeSweep, tmp_path: Path) -> None:
     config = make_sweep(space=SPACE)
-    asked = opened(config, tmp_path).next(KNOWN)
-    again = opened(config, tmp_path).next(KNOWN)
-    assert isinstance(asked, Task)
-    assert isinstance(again, Task)
+    asked = opened(config, tmp_path).ask(KNOWN)
+    again = opened(config, tmp_path).ask(KNOWN)
+    assert isinstance(asked, TrialRequest)
+    assert isinstance(again, TrialRequest)
     assert plain([asked]) == plain([again])
     whole = run_all(config, tmp_path / "whole")
     assert plain(run_all(config, tmp_path)) == plain(whole)
@@ -130,7 +130,7 @@ def test_an_interrupted_trial_is_tried_again_with_its_values(make_sweep: MakeSwe
     assert [entry.values for entry in tuning.trials().values()] == [[score(task.values) / 2] for task in whole]
     died = [trial for trial in tuning.study.trials if trial.state == TrialState.FAIL]
     assert len(died) == 2  # kept, with their reason
-    assert all("ended without a word" in (reason_of(trial) or "") for trial in died)
+    assert all("without reporting an error" in (reason_of(trial) or "") for trial in died)
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4])
@@ -144,8 +144,8 @@ def test_interruption_at_any_moment_changes_no_value(
     tuning = opened(config, tmp_path)
     with monkeypatch.context() as patch, pytest.raises(Killed):  # noqa: PT012
         for _ in range(number - 1):
-            tell(tuning, tuning.next(KNOWN))
-        storage, study = tuning.ledger._storage, tuning.study
+            tell(tuning, tuning.ask(KNOWN))
+        storage, study = tuning.queue._storage, tuning.study
         set_attribute, set_state = storage.set_trial_user_attr, storage.set_trial_state_values
 
         def attribute(trial_id: int, key: str, value: Any) -> None:
@@ -163,10 +163,10 @@ def test_interruption_at_any_moment_changes_no_value(
         patch.setattr(storage, "set_trial_user_attr", attribute)
         patch.setattr(storage, "set_trial_state_values", state)
         assert study is tuning.study
-        tell(tuning, tuning.next(KNOWN))
+        tell(tuning, tuning.ask(KNOWN))
     resumed = opened(config, tmp_path)
     tasks = []
-    while (task := resumed.next(KNOWN)) is not None:
+    while (task := resumed.ask(KNOWN)) is not None:
         if task != WAIT:  # of a trial that nobody says he owns no one knows at once whether it is dead
             tasks.append(task)
             tell(resumed, task)
@@ -181,11 +181,11 @@ def test_interruption_at_any_moment_changes_no_value(
 def test_a_trial_whose_process_dies_again_and_again_is_given_up(make_sweep: MakeSweep, tmp_path: Path) -> None:
     config = make_sweep(max_retries=2)
     for _ in range(3):
-        task = opened(config, tmp_path).next(KNOWN)
-        assert isinstance(task, Task)
+        task = opened(config, tmp_path).ask(KNOWN)
+        assert isinstance(task, TrialRequest)
         assert task.number == 1
-    other = opened(config, tmp_path).next(KNOWN)
-    assert isinstance(other, Task)
+    other = opened(config, tmp_path).ask(KNOWN)
+    assert isinstance(other, TrialRequest)
     assert other.number == 2
     tuning = opened(config, tmp_path)
     assert describe_state(tuning.trials()[1]) == "failed"
@@ -196,11 +196,11 @@ def test_a_failed_trial_counts_and_keeps_its_reason(make_sweep: MakeSweep, tmp_p
     config = make_sweep(budget={"trials": 4})
     tuning = opened(config, tmp_path)
     for number in (1, 2, 3):
-        task = tuning.next(KNOWN)
-        assert isinstance(task, Task)
-        outcome = Outcome(None, 0.5, reason="the loss is not finite") if number == 2 else Outcome(1.0, 2.5)
+        task = tuning.ask(KNOWN)
+        assert isinstance(task, TrialRequest)
+        outcome = JobResult(None, 0.5, reason="the loss is not finite") if number == 2 else JobResult(1.0, 2.5)
         tuning.tell(task, outcome, 1.0)
-    assert tuning.next(KNOWN) is None
+    assert tuning.ask(KNOWN) is None
     trials = opened(config, tmp_path).trials()
     assert [describe_state(trial) for trial in trials.values()] == ["complete", "failed", "complete"]
     assert reason_of(trials[2]) == "the loss is not finite"
@@ -211,7 +211,7 @@ def test_the_best_is_the_earlier_of_two_equals(make_sweep: MakeSweep, tmp_path: 
     tuning = opened(make_sweep(budget={"trials": 4}), tmp_path)
     assert tuning.best() is None
     for value in (3.0, 2.0, 2.0):
-        tuning.tell(tuning.next(KNOWN), Outcome(value, 1.0), 1.0)
+        tuning.tell(tuning.ask(KNOWN), JobResult(value, 1.0), 1.0)
     best = tuning.best()
     assert best is not None
     assert best[0] == 2
@@ -221,13 +221,13 @@ def test_two_processes_do_no_trial_twice(make_sweep: MakeSweep, tmp_path: Path) 
     config = make_sweep(budget={"trials": 4}, heartbeat=100)
     hands = [opened(config, tmp_path) for _ in range(2)]
     for hand in hands:  # of two processes that live; in this test they are one
-        hand.ledger.heart._mine = hands[0].ledger.heart._mine
-    tasks = [hand.next(KNOWN) for hand in hands]
-    assert sorted(task.number for task in tasks if isinstance(task, Task)) == [1, 2]
-    third = hands[0].next(KNOWN)
-    assert isinstance(third, Task)
+        hand.queue.heartbeat._mine = hands[0].queue.heartbeat._mine
+    tasks = [hand.ask(KNOWN) for hand in hands]
+    assert sorted(task.number for task in tasks if isinstance(task, TrialRequest)) == [1, 2]
+    third = hands[0].ask(KNOWN)
+    assert isinstance(third, TrialRequest)
     assert third.number == 3
-    assert hands[1].next(KNOWN) == WAIT  # what is left is in other hands
+    assert hands[1].ask(KNOWN) == WAIT  # what is left is in other hands
     assert not hands[1].is_done
 
 
@@ -271,7 +271,7 @@ def test_two_objectives_have_a_front_and_the_best_has_the_lowest_error(make_swee
     config = make_sweep(objective={"cost": "device_seconds"}, budget={"trials": 4})
     tuning = opened(config, tmp_path)
     for error, seconds in ((3.0, 1.0), (2.0, 5.0), (4.0, 2.0)):
-        tuning.tell(tuning.next(KNOWN), Outcome(error, seconds), 1.0)
+        tuning.tell(tuning.ask(KNOWN), JobResult(error, seconds), 1.0)
     assert [trial.values for trial in tuning.study.best_trials] == [[3.0, 1.0], [2.0, 5.0]]
     best = tuning.best()
     assert best is not None
@@ -288,8 +288,8 @@ def test_a_trial_that_promises_little_is_pruned_and_keeps_its_score(
 ) -> None:
     config = make_sweep(pruner={"kind": kind, "startup": 1, "reduction": 2}, budget={"trials": 12, "steps": 16})
     tuning, pruned, number = opened(config, tmp_path), 0, 0
-    while (task := tuning.next(KNOWN)) is not None:
-        assert isinstance(task, Task)
+    while (task := tuning.ask(KNOWN)) is not None:
+        assert isinstance(task, TrialRequest)
         number += 1
         value = 1.0 + 0.1 * number  # each worse than the one before
         why = None
@@ -298,7 +298,7 @@ def test_a_trial_that_promises_little_is_pruned_and_keeps_its_score(
             assert tuning.prune(task, point(step, value), 2.0) in (None, PRUNED)  # reported twice after a resumption
         assert why is None or task.kind == "sampled"
         pruned += why == PRUNED
-        tuning.tell(task, Outcome(value, 1.0, pruned=why == PRUNED), 2.0)
+        tuning.tell(task, JobResult(value, 1.0, pruned=why == PRUNED), 2.0)
     assert pruned
     states = [describe_state(trial) for trial in tuning.trials().values()]
     assert states.count("pruned") == pruned

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 import yaml
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hessgnn.data.formats import registry
@@ -26,6 +27,7 @@ from hessgnn.data.store.store import Store
 from hessgnn.data.store.writer import require_finite, symmetrised, write_store
 from hessgnn.data.structure import Structure
 from hessgnn.errors import DataError
+from hessgnn.runtime.terminal import ProgressLog
 
 PART = 2000
 """Structures of one part: what a kill can cost."""
@@ -117,12 +119,15 @@ def import_data(
     parts = _Parts(output, name, source, options)
     job = _Import(parts, options, ImportReport(output, total))
     start = job.resume(total)
-    with _progress() as progress, closing(_first(registry.entries(name, source), limit)) as entries:
+    console = Console()
+    log = ProgressLog(console)
+    with _progress(console) as progress, closing(_first(registry.entries(name, source), limit)) as entries:
         task = progress.add_task(f"reading {source.name}", total=total, completed=start)
         for index, entry in enumerate(entries):
             if index >= start:
                 job.take(entry, index)
                 progress.advance(task)
+            log.progress(f"import {source.name}", "entries", index + 1, total, f"{index + 1}/{total} entries read")
     job.finish(total)
     report = job.report
     record = {
@@ -287,7 +292,6 @@ def _require_sound(structure: Structure) -> None:
         symmetrised(structure.hessian, structure.name)
 
 
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(compact=True)
-    )
+def _progress(console: Console) -> Progress:
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(compact=True)
+    return Progress(*columns, console=console)

@@ -28,7 +28,7 @@ def source(tmp_path):
     return write(tmp_path / "source.h5", labelled(11), "GFN2-xTB")
 
 
-def test_import_keeps_everything(source, tmp_path):
+def test_import_keeps_everything(source, tmp_path, capsys):
     output = tmp_path / "new" / "out.h5"
     report = import_data("hip", source, output, ImportOptions(hessian_dtype="float64"))
     assert (report.entries, report.structures, report.level, report.unreadable) == (11, 11, "GFN2-xTB", {})
@@ -38,6 +38,9 @@ def test_import_keeps_everything(source, tmp_path):
     assert store.attributes.hessian_dtype == "float64"
     assert yaml.safe_load(store.attributes.provenance)["import"]["format"] == "hip"
     assert [path.name for path in output.parent.iterdir()] == ["out.h5"]
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("[import source.h5] ")]
+    assert lines[0].endswith("2/11 entries read")  # the first to reach a tenth
+    assert (len(lines), lines[-1]) == (10, "[import source.h5] 11/11 entries read")
 
 
 def test_import_of_an_export_of_an_import(source, tmp_path):

@@ -1,8 +1,9 @@
-"""``hessgnn sweep``, which is ``python -m hessgnn.sweep``: the main job."""
+"""What a sweep shows: its plan, a live table on a terminal or a line for each finished unit of work, its results."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from rich.console import Console, Group
@@ -11,27 +12,35 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 from rich.text import Text
 
-from hessgnn.cli.leaderboard import leaderboard
-from hessgnn.experiments.job import Left, Report
+from hessgnn.experiments.job import Event, JobFinished, JobProgress
+from hessgnn.experiments.progress import JobLog, compare
 from hessgnn.leaderboard.trials import TrialResult
 from hessgnn.runtime.config import load
 from hessgnn.runtime.files import find_resource
-from hessgnn.sweep.config import SweepConfig
+from hessgnn.runtime.terminal import ProgressLog, say
+from hessgnn.sweep.config import PAPER_WEIGHTS, SweepConfig
 from hessgnn.sweep.estimate import Estimate, estimates
-from hessgnn.sweep.plan import Plan, plan
 from hessgnn.sweep.storage import without_password
-from hessgnn.sweep.sweep import Ended, Event
-from hessgnn.sweep.sweep import sweep as run_sweep
+from hessgnn.sweep.sweep import TrialFinished, sweep
 from hessgnn.training import bar
 
 
-def sweep(
-    config: Path, overrides: list[str], *, output: Path | None, dry_run: bool, workers: int | None = None
-) -> None:
-    """Tune, retrain, judge, compare, with a table of what runs, what is best and how long it will take."""
+def run(config: Path, overrides: list[str], *, output: Path | None, dry_run: bool) -> None:
+    """Run a sweep and show how far it is.
+
+    Parameters
+    ----------
+    config
+        The sweep file.
+    overrides
+        Dotted assignments on top of it.
+    output
+        The sweep's folder; ``runs/NAME`` if absent.
+    dry_run
+        Print the plan and measure what it will cost, instead.
+    """
     console = Console()
-    given = [*overrides, *([] if workers is None else [f"workers={workers}"])]
-    settings = load(SweepConfig, find_resource(config), given)
+    settings = load(SweepConfig, find_resource(config), overrides)
     folder = output or Path("runs") / settings.name
     console.print(_plan_table(settings, folder))
     if dry_run:
@@ -40,21 +49,30 @@ def sweep(
         console.print(_estimate_table(settings, measured))
         return
     console.print(bar.LEGEND, style="dim")
-    view = _View(settings, console)
-    with Live(get_renderable=view.render, console=console, refresh_per_second=4, transient=False):
-        records = run_sweep(settings, folder, view.observe)
+    log = ProgressLog(console, folder / "sweep.log")
+    view = _View(settings, console, log)
+    live = Live(get_renderable=view.render, console=console, refresh_per_second=4)
+    with live if console.is_terminal else nullcontext():
+        records = sweep(settings, folder, view.observe)
         view.finish()
-    console.print(f"trials: {folder / 'trials.csv'}   best settings: {folder / 'best'}", highlight=False)
-    console.print(f"what tuning found: {folder / 'sweep.html'}", markup=False, highlight=False, soft_wrap=True)
-    leaderboard(records, folder / "leaderboard", f"What Hessians buy: {settings.name}", trials=folder / "trials.csv")
+    if not console.is_terminal:
+        console.print(view.render())
+    log.line("report", f"{folder / 'trials.csv'} and {folder / 'sweep.html'} written")
+    say(console, f"trials: {folder / 'trials.csv'}   best settings: {folder / 'best'}")
+    say(console, f"tuning report: {folder / 'sweep.html'}")
+    title = f"What Hessians buy: {settings.name}"
+    compare(records, folder / "leaderboard", title, console, trials=folder / "trials.csv")
+    log.line("report", f"leaderboard of {len(records)} runs written to {folder / 'leaderboard'}")
 
 
 class _View:
     """The live table: for each architecture what runs, what is best, and the time left of the whole."""
 
-    def __init__(self, settings: SweepConfig, console: Console) -> None:
-        self._settings, self._console, self._plan = settings, console, plan(settings)
-        self._running: dict[str, Report] = {}
+    def __init__(self, settings: SweepConfig, console: Console, log: ProgressLog) -> None:
+        self._settings, self._steps = settings, settings.count_runs().steps
+        self._log = log
+        self._jobs = JobLog(log)
+        self._running: dict[str, JobProgress] = {}
         self._errors: dict[str, str] = {}
         self._rows: dict[str, dict[int, TrialResult]] = {name: {} for name in settings.architectures}
         self._done: dict[str, int] = {}
@@ -67,28 +85,32 @@ class _View:
             TextColumn("left"),
             console=console,
         )
-        self._whole = self._bar.add_task("whole sweep", total=self._plan.steps)
+        self._whole = self._bar.add_task("whole sweep", total=self._steps)
 
     def observe(self, event: Event) -> None:
-        """Take in what a worker reports."""
-        if isinstance(event, Ended):
+        """Take in an event of the sweep."""
+        if isinstance(event, TrialFinished):
             self._rows[event.row.architecture][event.row.trial] = event.row
-            if not self._console.is_terminal:
-                self._console.print(_ended(event.row), markup=False, highlight=False, soft_wrap=True)
+            self._log.line(event.title, _outcome(event.row))
             return
-        if isinstance(event, Left):
-            self._running.pop(event.folder, None)
-            return
-        self._running[event.folder] = event
-        if event.point is not None:
-            self._errors[event.folder] = bar.describe(event.point)
-        self._bar.advance(self._whole, event.step - self._done.get(event.folder, 0))
-        self._done[event.folder] = event.step
+        closed = isinstance(event, JobFinished) and event.title.stage == "trial" and event.result is not None
+        if not closed:  # the line of its TrialFinished, which follows, says more
+            self._jobs.observe(event)
+        if isinstance(event, JobFinished):
+            self._running.pop(event.title.folder, None)
+        elif isinstance(event, JobProgress):
+            folder = event.title.folder
+            self._running[folder] = event
+            if event.point is not None:
+                self._errors[folder] = bar.describe(event.point)
+            if event.task is None:
+                self._bar.advance(self._whole, event.step - self._done.get(folder, 0))
+                self._done[folder] = event.step
 
     def finish(self) -> None:
-        """Everything is done: what was finished before this start, or elsewhere, included."""
+        """Everything is done, including what was finished before this start, or elsewhere."""
         self._running.clear()
-        self._bar.update(self._whole, completed=self._plan.steps)
+        self._bar.update(self._whole, completed=self._steps)
 
     def render(self) -> Group:
         """The table as it is now."""
@@ -101,9 +123,9 @@ class _View:
             best = min(scored, key=lambda row: row.score or 0.0, default=None)
             failed = sum(row.state == "failed" for row in ended)
             lines = [
-                f"{_progress(report)}  {self._errors.get(report.folder, '')}"
+                f"{_progress(report)}  {self._errors.get(report.title.folder, '')}"
                 for report in running
-                if report.architecture == name
+                if report.title.architecture == name
             ]
             table.add_row(
                 name,
@@ -114,29 +136,24 @@ class _View:
         return Group(table, self._bar)
 
 
-def _progress(report: Report) -> str:
-    if report.step == report.total:
-        return f"{report.label}: judging"
-    return f"{report.label}: {report.step}/{report.total}"
+def _progress(report: JobProgress) -> str:
+    name = f"{report.title.stage} {report.title.label}".strip()
+    task = "" if report.task is None else f"{report.task} "
+    return f"{name}: {task}{report.step}/{report.total}"
 
 
 def _weights(row: TrialResult) -> str:
-    return ", ".join(f"{key.removeprefix('loss.')} {row.values[key]:.3g}" for key in _shown(row.values))
+    return ", ".join(f"{key.removeprefix('loss.')} {row.values[key]:.3g}" for key in PAPER_WEIGHTS if key in row.values)
 
 
-def _shown(keys: Sequence[str] | dict[str, object]) -> list[str]:
-    return [key for key in ("loss.forces", "loss.hessian") if key in keys]
-
-
-def _ended(row: TrialResult) -> str:
-    """A line for a log."""
+def _outcome(row: TrialResult) -> str:
+    """How a trial ended, for a log."""
     outcome = row.reason if row.score is None else f"{row.score:.3f} over E-F ({_weights(row)})"
-    return f"{row.architecture} trial {row.trial} ({row.kind}) {row.state}: {outcome}, {row.device_seconds:.1f} s"
+    return f"{row.kind} {row.state}: {outcome}, {row.device_seconds:.1f} device-seconds"
 
 
 def _plan_table(settings: SweepConfig, folder: Path) -> Table:
-    counted: Plan = plan(settings)
-    budget = settings.budget
+    counted, budget = settings.count_runs(), settings.budget
     table = Table(title=f"sweep {settings.name} into {folder}", show_header=False)
     table.add_row("architectures", ", ".join(settings.architectures))
     table.add_row("tuned", ", ".join(settings.space))
@@ -162,7 +179,7 @@ def _plan_table(settings: SweepConfig, folder: Path) -> Table:
         f"{', '.join(settings.regimes)} with seeds {', '.join(map(str, settings.seeds))}, "
         f"{settings.final_steps} steps each" + (", and for equal time" if settings.equal_seconds else ""),
     )
-    table.add_row("judged by", ", ".join(settings.tasks))
+    table.add_row("evaluated by", ", ".join(settings.tasks))
     runs = counted.trials + counted.transfers + counted.finals + counted.equal_seconds
     table.add_row("in all", f"{runs} runs, {counted.steps:,} steps, {len(settings.architectures)} studies")
     kept_in = without_password(settings.storage) or "a journal file"
@@ -192,6 +209,6 @@ def _estimate_table(settings: SweepConfig, measured: Sequence[Estimate]) -> Tabl
     memory = settings.workers * max((item.memory for item in measured if item.reason is None), default=0) / 2**30
     table.caption = (
         f"about {total:.0f} min of training and validation with {settings.workers} workers that do not slow each other "
-        f"down, and {memory:.1f} GiB at once; judging ({', '.join(settings.tasks)}) comes on top"
+        f"down, and {memory:.1f} GiB at once; evaluation ({', '.join(settings.tasks)}) comes on top"
     )
     return table

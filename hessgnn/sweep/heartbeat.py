@@ -1,8 +1,8 @@
-"""Signs of life: who works on a trial, and whether it still does.
+"""Heartbeats: which process works on a trial, and whether it still runs.
 
-Not every Optuna storage has a heartbeat (a journal file has none), so the sweep has its own. A process of the same
-machine is looked up; one of another machine is given up when its signs of life stop changing, by the clock of who
-waits for them: the clocks of two machines need not agree.
+Optuna's heartbeat does not work with ask and tell, and a journal file has none, so the sweep has its own. A process on
+the same machine is looked up. One on another machine counts as dead when its heartbeat stops changing, by the clock of
+whoever waits for it: the clocks of two machines need not agree.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial
 OWNER, BEAT = "owner", "beat"
 """User attributes of a trial."""
 
-_MISSING = 3  # signs of life in a row, after which who gave them counts as dead
+_MISSED = 3  # heartbeats in a row, after which their process counts as dead
 
 
 @cache
@@ -56,23 +56,17 @@ def _started(pid: int) -> str | None:
 
 @dataclass(frozen=True)
 class Owner:
-    """A process that works on trials.
-
-    Attributes
-    ----------
-    machine
-        Where it runs.
-    pid, started
-        Which process that is.
-    """
+    """A process that works on trials."""
 
     machine: str
+    """Where it runs."""
     pid: int
     started: str
+    """When, since process ids are used again."""
 
     @classmethod
     def here(cls) -> Owner:
-        """Return this process."""
+        """Describe the process that calls."""
         return cls(_machine(), os.getpid(), _started(os.getpid()) or "")
 
     @classmethod
@@ -82,12 +76,12 @@ class Owner:
         return None if token is None else cls(token["machine"], token["pid"], token["started"])
 
     def token(self) -> dict[str, str | int]:
-        """What is kept in the storage."""
+        """Its form in the storage."""
         return {"machine": self.machine, "pid": self.pid, "started": self.started}
 
     @property
     def is_near(self) -> bool:
-        """Whether it can be looked up."""
+        """Whether it runs on this machine, where it can be looked up."""
         return self.machine == _machine()
 
     @property
@@ -97,15 +91,15 @@ class Owner:
 
 
 @dataclass
-class Heart:
-    """Gives signs of life for the trials of this process.
+class Heartbeat:
+    """Sends heartbeats for the trials of this process, from a thread.
 
     Parameters
     ----------
     storage
         Where they are kept.
     interval
-        Seconds between two.
+        Seconds between two heartbeats.
     """
 
     storage: BaseStorage
@@ -116,39 +110,29 @@ class Heart:
     _seen: dict[int, tuple[int | None, float]] = field(default_factory=dict)
     _stopped: threading.Event = field(default_factory=threading.Event)
 
-    def __enter__(self) -> Heart:
-        threading.Thread(target=self._beat, name="heart", daemon=True).start()
+    def __enter__(self) -> Heartbeat:
+        threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stopped.set()
 
-    def keep(self, trial_id: int) -> None:
-        """Give signs of life for a trial from now on."""
+    def start(self, trial_id: int) -> None:
+        """Become the owner of a trial, and send heartbeats for it from now on."""
         self._mine.add(trial_id)
         self.storage.set_trial_user_attr(trial_id, OWNER, self.owner.token())
 
-    def release(self, trial_id: int) -> None:
-        """Give no more of them."""
+    def stop(self, trial_id: int) -> None:
+        """Send no more heartbeats for a trial."""
         self._mine.discard(trial_id)
         self._lost.discard(trial_id)
 
     def lost(self, trial_id: int) -> bool:
-        """Whether others have given a trial of this process up, since they had not heard of it for too long."""
+        """Whether others have marked a trial of this process as stale, after missed heartbeats."""
         return trial_id in self._lost
 
     def is_dead(self, trial: FrozenTrial) -> bool:
-        """Whether nobody works on a running trial any more.
-
-        Parameters
-        ----------
-        trial
-            As the storage has it now.
-
-        Returns
-        -------
-        bool
-        """
+        """Whether the process of a running trial, as the storage has it now, has ended."""
         owner = Owner.of(trial)
         if owner == self.owner:
             return trial._trial_id not in self._mine
@@ -159,7 +143,7 @@ class Heart:
         if seen != beat:
             self._seen[trial._trial_id] = (beat, now)
             return False
-        return now - since > _MISSING * self.interval
+        return now - since > _MISSED * self.interval
 
     def _beat(self) -> None:
         count = 0

@@ -1,0 +1,178 @@
+"""Settings of experiments: what a sweep and a study share, and those of a study."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
+
+from hessgnn.evaluation.record import Budget
+from hessgnn.evaluation.settings import DEFAULT_TASKS, TaskSettings, chosen_tasks
+from hessgnn.runtime.config import Settings, merge, parse, set_dotted
+from hessgnn.surface.engines.base import EngineChoice
+from hessgnn.surface.engines.tblite import TBLiteSettings
+from hessgnn.training.config import DataConfig, RunConfig
+from hessgnn.training.regimes import ZERO_WEIGHTS, StudyRegime
+
+
+def folder_name(label: str) -> str:
+    """A label as the name of a folder or file."""
+    return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in label)
+
+
+class ExperimentConfig(Settings):
+    """Architectures that are trained on the same data with the same settings, on several kinds of labels."""
+
+    KIND: ClassVar[str]
+    """What messages call it."""
+    MAY_CHANGE: ClassVar[dict[str, Any]] = {"workers": True}
+    """Settings that may differ when the same experiment is resumed."""
+
+    name: str = Field(pattern=r"^\w[\w.-]*$", description="of the experiment, and of its folder under runs/")
+    architectures: dict[str, dict[str, Any]] = Field(
+        min_length=1,
+        description="label -> what its training configuration adds to the base; its potential's name is the label",
+    )
+    base: dict[str, Any] = Field(default_factory=dict, description="a training configuration without its potential")
+    regimes: tuple[StudyRegime, ...] = Field(
+        default=("E-F", "E-F-H"), min_length=1, description="labels that are compared"
+    )
+    equal_seconds: bool = Field(
+        default=False, description="train again, the other regimes for the device-seconds that E-F-H took"
+    )
+    seeds: tuple[NonNegativeInt, ...] = Field(default=(1,), min_length=1)
+    tasks: tuple[str, ...] = Field(default=DEFAULT_TASKS, min_length=1, description="of the evaluation")
+    evaluate: TaskSettings = TaskSettings()
+    workers: PositiveInt = Field(default=2, description="processes, each with one run at a time")
+
+    @field_validator("tasks")
+    @classmethod
+    def _tasks_are_known(cls, tasks: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(chosen_tasks(tasks))
+
+    @model_validator(mode="after")
+    def _architectures_are_distinct(self) -> Self:
+        if "potential" in self.base:
+            raise ValueError("base holds no potential: architectures says which")
+        folders = [folder_name(label) for label in self.architectures]
+        twice = [label for label in self.architectures if folders.count(folder_name(label)) > 1]
+        if twice:
+            raise ValueError(f"architectures {' and '.join(twice)} would share a folder: their labels are too alike")
+        if self.equal_seconds and "E-F-H" not in self.regimes:
+            raise ValueError("equal_seconds needs the regime E-F-H, whose seconds the others get")
+        return self
+
+    @property
+    def data(self) -> DataConfig:
+        """The data that all runs are trained on."""
+        return self.run_config(next(iter(self.architectures)), {}, steps=1, seed=0, regime=self.regimes[0]).data
+
+    def identity(self) -> dict[str, Any]:
+        """All settings that results depend on: an experiment with another identity is a different one."""
+        return self.model_dump(mode="json", exclude=self.MAY_CHANGE)
+
+    def run_config(
+        self,
+        architecture: str,
+        values: dict[str, Any],
+        *,
+        steps: int,
+        seed: int,
+        regime: StudyRegime = "E-F-H",
+        budget: Budget = "steps",
+    ) -> RunConfig:
+        """The training configuration of one run.
+
+        Parameters
+        ----------
+        architecture
+            Its label.
+        values
+            Dotted key -> value, on top of the base.
+        steps, seed
+            Of the run.
+        regime
+            Weights of labels outside it are set to 0.
+        budget
+            What it shares with the other regimes.
+
+        Returns
+        -------
+        RunConfig
+            Checked.
+
+        Raises
+        ------
+        ConfigError
+            When it is not valid.
+        """
+        content = merge({"potential": {"name": architecture}}, self.base, self.architectures[architecture])
+        content["name"] = f"{architecture} {regime}" + (", equal time" if budget == "seconds" else "")
+        fixed = {"training.steps": steps, "training.seed": seed, **self.fixed_values()}
+        unused = {f"loss.{term}": 0.0 for term in ZERO_WEIGHTS[regime]}
+        for key, value in {**fixed, **values, **unused}.items():
+            set_dotted(content, key, value)
+        return parse(RunConfig, content, where=self.where(architecture))
+
+    def fixed_values(self) -> dict[str, Any]:
+        """Dotted key -> value that every run has."""
+        return {}
+
+    def where(self, architecture: str) -> str:
+        """The part of the settings that belongs to an architecture, for messages."""
+        return f"{self.KIND} {self.name!r}, architecture {architecture!r}"
+
+
+class LabelSettings(Settings):
+    """The frames of ``E-F+``, and what labels cost."""
+
+    engine: EngineChoice = TBLiteSettings()
+    hessian_gradients: PositiveFloat | Literal["measured"] = Field(
+        default=6.0,
+        description="gradients that a Hessian costs, for each atom: 6 for central differences; or measured in seconds",
+    )
+    displacement: PositiveFloat = Field(
+        default=0.1, description="largest standard deviation of a coordinate's displacement in a frame, Å"
+    )
+    attempts: PositiveInt = Field(default=20, description="draws for a frame before the structure counts as failed")
+    seed: NonNegativeInt = Field(default=0, description="of the displacements, and of which part of the data is taken")
+
+
+class StudyConfig(ExperimentConfig):
+    """A study. Every regime of an architecture has the same settings but for the labels that it sees."""
+
+    KIND: ClassVar[str] = "study"
+
+    fractions: tuple[float, ...] = Field(
+        default=(1.0,), min_length=1, description="of the groups of the training split, each part inside the next"
+    )
+    steps: PositiveInt = 800
+    seeds: tuple[NonNegativeInt, ...] = Field(default=(1, 2, 3), min_length=1)
+    tasks: tuple[str, ...] = Field(default=DEFAULT_TASKS, min_length=1, description="of the runs on all of the data")
+    labels: LabelSettings = LabelSettings()
+    workers: PositiveInt = Field(default=2, description="processes, one thread each")
+
+    @field_validator("tasks")
+    @classmethod
+    def _tasks_are_known(cls, tasks: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(chosen_tasks((*DEFAULT_TASKS, *tasks)))  # curves are drawn of errors
+
+    @field_validator("fractions")
+    @classmethod
+    def _fractions_are_shares(cls, fractions: tuple[float, ...]) -> tuple[float, ...]:
+        if not all(0 < fraction <= 1 for fraction in fractions) or len(set(fractions)) < len(fractions):
+            raise ValueError("fractions are different numbers above 0 and up to 1")
+        return tuple(sorted(fractions))
+
+    @model_validator(mode="after")
+    def _every_configuration_is_valid(self) -> Self:
+        for architecture in self.architectures:
+            for regime in self.regimes:
+                run = self.run_config(architecture, {}, steps=self.steps, seed=0, regime=regime)
+                if run.loss.regime != regime.rstrip("+"):
+                    raise ValueError(f"{self.where(architecture)}: a loss weight is 0, so there is no regime {regime}")
+        return self
+
+    def fixed_values(self) -> dict[str, Any]:
+        """Workers have one thread each."""
+        return {"training.threads": 1}

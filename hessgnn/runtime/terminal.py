@@ -1,0 +1,141 @@
+"""What commands have in common: exit statuses, one-line errors, and a log line for each finished unit of work."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+
+from hessgnn.errors import UserError
+from hessgnn.runtime.openmp import wait_briefly
+
+WRONG_INPUT = 2
+INCOMPLETE = 3
+"""Exit status of ``evaluate``: the record is written, but a task is missing."""
+INTERRUPTED = 130
+"""128 + SIGINT, as shells have it."""
+
+# Newer versions of typer bring a click of their own, whose errors are not those of the package `click`.
+_UsageError: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "UsageError")
+
+
+def main(application: typer.Typer, arguments: Sequence[str] | None = None) -> None:
+    """Run a command and exit: status 2 and one line for wrong input, 1 for a bug, with its traceback in a file.
+
+    A sweep or a study of which no run could be trained has status 1, too.
+
+    Parameters
+    ----------
+    application
+        The verbs.
+    arguments
+        Of the command line; ``sys.argv`` by default.
+    """
+    wait_briefly()
+    errors = Console(stderr=True, soft_wrap=True)
+    try:
+        status = application(args=arguments, standalone_mode=False)
+    except UserError as error:
+        errors.print(f"[red]error:[/red] {_plain(str(error))}", highlight=False)
+        status = error.status
+    except _UsageError as error:
+        if message := error.format_message():  # without one, help was asked for and has been shown
+            verb = error.ctx.command_path if error.ctx is not None else "hessgnn"
+            wrong = UserError(message.rstrip("."), remedy=f"see `{verb} --help`")
+            errors.print(f"[red]error:[/red] {_plain(str(wrong))}", highlight=False)
+        status = WRONG_INPUT
+    except (typer.Abort, KeyboardInterrupt):
+        status = INTERRUPTED
+    except Exception as error:
+        errors.print(
+            f"[red]this is a bug:[/red] {_plain(f'{type(error).__name__}: {error}')} ({_log()})", highlight=False
+        )
+        status = 1
+    # Some versions of typer return the status, others raise. Of torchrun's processes, rank 0 reports it for all.
+    if status == INTERRUPTED and os.environ.get("RANK", "0") == "0":
+        errors.print("stopped; the same command goes on (`train`: with --resume and the run folder)", highlight=False)
+    sys.exit(status)
+
+
+def _log() -> str:
+    """Write the traceback of the current exception to a file; where that is impossible, return it."""
+    path = Path("error.log").resolve()
+    try:
+        path.write_text(traceback.format_exc(), encoding="utf-8")
+    except OSError:
+        return traceback.format_exc().replace("[", "\\[")
+    return f"traceback in {path}"
+
+
+def _plain(text: str) -> str:
+    """One line, and no markup of ours."""
+    return " ".join(text.split()).replace("[", "\\[")
+
+
+def say(console: Console, text: str) -> None:
+    """Print a line as it is: no markup, no highlighting, no line breaks."""
+    console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+
+class ProgressLog:
+    """One line for each finished unit of work, where the output is redirected, and in a log file.
+
+    On a terminal a live display shows the same; only the file is written then.
+
+    Parameters
+    ----------
+    console
+        Where lines are printed, unless it is a terminal.
+    path
+        Log file, to which each line is appended with the time; none if absent. It is created with the first line.
+    """
+
+    def __init__(self, console: Console, path: Path | None = None) -> None:
+        self._console, self._path = console, path
+        self._reached: dict[tuple[str, str], int] = {}
+        self._lock = threading.Lock()
+
+    def line(self, title: str, text: str) -> None:
+        """Write ``[title] text``.
+
+        Parameters
+        ----------
+        title
+            What the line is about, such as ``final ani E-F seed 1``: what to grep for.
+        text
+            What was finished.
+        """
+        line = " ".join(f"[{title}] {text}".splitlines())
+        with self._lock:
+            if not self._console.is_terminal:
+                say(self._console, line)
+            if self._path is not None and self._path.parent.is_dir():
+                with self._path.open("a", encoding="utf-8") as file:
+                    file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {line}\n")
+
+    def progress(self, title: str, what: str, done: int, total: int, text: str, *, parts: int = 10) -> None:
+        """Write a line whenever another part of something long is done, and at its end.
+
+        Parameters
+        ----------
+        title, text
+            See :meth:`line`.
+        what
+            What is counted: the same title may have several things to count.
+        done, total
+            Units that are done, and all of them.
+        parts
+            Lines at most.
+        """
+        reached = parts * done // max(total, 1)
+        if reached > self._reached.get((title, what), 0):
+            self._reached[title, what] = reached
+            self.line(title, text)
