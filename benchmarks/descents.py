@@ -25,7 +25,7 @@ import hessgnn
 from hessgnn.data.store.store import Store
 from hessgnn.data.structure import Array
 from hessgnn.evaluation.hardware import hardware
-from hessgnn.evaluation.reactions import Reaction, reactions
+from hessgnn.evaluation.reactions import StoredReaction, reactions
 from hessgnn.evaluation.tasks.saddle import SaddleSettings, SaddleTask
 from hessgnn.molecules.geometry import INTACT_BOND, rmsd, same_bonds
 from hessgnn.molecules.vibrations import Vibrations
@@ -42,7 +42,7 @@ Feet = tuple[list[Array], int]
 """Where both sides end, and how many gradients it took."""
 
 
-def descents(surface: Surface, reaction: Reaction, positions: Array, modes: Vibrations) -> Feet:
+def descents(surface: Surface, reaction: StoredReaction, positions: Array, modes: Vibrations) -> Feet:
     """As the task does it."""
     settings, mode = SaddleSettings(), modes.modes[0]
     push = settings.push * mode / np.abs(mode).max()
@@ -59,17 +59,21 @@ def descents(surface: Surface, reaction: Reaction, positions: Array, modes: Vibr
     return [foot.positions for foot in feet], sum(foot.gradients for foot in feet)
 
 
-def coordinates(surface: Surface, reaction: Reaction, positions: Array, modes: Vibrations) -> Feet:
+def coordinates(surface: Surface, reaction: StoredReaction, positions: Array, modes: Vibrations) -> Feet:
     """As the factory does it."""
     before, saddle = surface.calls.gradients, Atoms(reaction.saddle.numbers, positions)
     branches = follow(surface, saddle, modes, fmax=SaddleSettings().descent_fmax)
     return [branch.end for branch in branches], surface.calls.gradients - before
 
 
-WAYS: dict[str, Callable[[Surface, Reaction, Array, Vibrations], Feet]] = {"descents": descents, "irc": coordinates}
+Way = Callable[[Surface, StoredReaction, Array, Vibrations], Feet]
+WAYS: dict[str, Way] = {
+    "descents": descents,
+    "irc": coordinates,
+}
 
 
-def compare(surface: Surface, reaction: Reaction) -> dict[str, Any]:
+def compare(surface: Surface, reaction: StoredReaction) -> dict[str, Any]:
     """Search as the task does, then go down both ways."""
     row: dict[str, Any] = {"reaction": reaction.name, "atoms": len(reaction.saddle), "found": False}
     task = SaddleTask(SaddleSettings())
@@ -127,7 +131,7 @@ def main() -> None:
         write_text(given.output, json.dumps(content, indent=1) + "\n")
 
 
-def _told(reaction: Reaction, total: int) -> Reaction:
+def _told(reaction: StoredReaction, total: int) -> StoredReaction:
     print(f"{reaction.name} ({total} in all)", flush=True)
     return reaction
 

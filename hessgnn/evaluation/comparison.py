@@ -10,9 +10,9 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from hessgnn.data.kinds import IRC
 from hessgnn.data.structure import Array
 from hessgnn.evaluation.predictions import Predictions
-from hessgnn.evaluation.reactions import PATH
 from hessgnn.molecules.vibrations import Vibrations, masses_of, vibrations
 
 QUANTITIES = ("energy", "forces", "hessian")
@@ -148,7 +148,7 @@ def profile_values(predictions: Predictions) -> Values:
         ======================= ===========================================================================
     """
     found: Values = {name: {} for name in PROFILES}
-    known = (predictions.kind == PATH) & (predictions.parent != "") & np.isfinite(predictions.energy_reference)
+    known = (predictions.kind == IRC) & (predictions.parent != "") & np.isfinite(predictions.energy_reference)
     for parent in sorted(set(predictions.parent[known])):
         frames = np.flatnonzero(known & (predictions.parent == parent))
         if len(frames) < FEWEST:

@@ -32,7 +32,7 @@ class SubjectRunner(Protocol):
     """What gives results subject by subject, see :class:`hessgnn.evaluation.tasks.subjects.SubjectTask`."""
 
     side_by_side: ClassVar[bool]
-    together: ClassVar[bool]
+    concurrent: ClassVar[bool]
 
     def run(
         self, surface: Surface, subjects: Sequence[Any], unfinished: Mapping[str, Result]

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hessgnn.data.kinds import IRC, PRODUCT, REACTANT, TRANSITION_STATE
 from hessgnn.data.store.store import Store
 from hessgnn.data.structure import Structure
 
-SADDLE, REACTANT, PRODUCT, PATH = "transition-state", "reactant", "product", "irc"
-"""Kinds of structures."""
-
 
 @dataclass(frozen=True)
-class Reaction:
+class StoredReaction:
     """One elementary reaction, with the same order of atoms in all its structures.
 
     Attributes
@@ -43,7 +41,7 @@ class Reaction:
         return self.reactant, self.saddle, self.product
 
 
-def reactions(store: Store, split: str) -> list[Reaction]:
+def reactions(store: Store, split: str) -> list[StoredReaction]:
     """Reactions whose saddle point is in a split.
 
     Minima and path are looked for in the whole store: frames of a path have a split of their own.
@@ -57,7 +55,7 @@ def reactions(store: Store, split: str) -> list[Reaction]:
 
     Returns
     -------
-    list of Reaction
+    list of StoredReaction
         In the order of the store.
     """
     children: dict[tuple[str, str], list[int]] = {}
@@ -71,11 +69,11 @@ def reactions(store: Store, split: str) -> list[Reaction]:
 
     found = []
     for i in map(int, store.indices(split)):
-        if store.kinds[i] != SADDLE:
+        if store.kinds[i] != TRANSITION_STATE:
             continue
         name = store.names[i]
-        frames = sorted(children.get((name, PATH), []), key=lambda k: store.names[k])
+        frames = sorted(children.get((name, IRC), []), key=lambda k: store.names[k])
         found.append(
-            Reaction(store[i], end(name, REACTANT), end(name, PRODUCT), tuple(store[frame] for frame in frames))
+            StoredReaction(store[i], end(name, REACTANT), end(name, PRODUCT), tuple(store[frame] for frame in frames))
         )
     return found

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from hessgnn.data.structure import Array, Structure
+from hessgnn.evaluation.concurrent import concurrently
 from hessgnn.evaluation.journal import Result
 from hessgnn.evaluation.record import Metric
 from hessgnn.evaluation.tasks.base import Claim, MetricDefinition, Values, task
 from hessgnn.evaluation.tasks.subjects import MoleculeTask
-from hessgnn.evaluation.together import together
 from hessgnn.molecules.geometry import INTACT_BOND, bonds, molecule_rng
 from hessgnn.molecules.vibrations import masses_of
 from hessgnn.runtime.config import Settings
@@ -101,7 +101,7 @@ class MDTask(MoleculeTask[MDSettings]):
         started: dict[str, Result] = {}
         new = [structure for structure in subjects if structure.name not in unfinished]
         started |= {s.name: unfinished[s.name] for s in subjects if s.name in unfinished}
-        for structure, start in together(surface, new, self._minimum):
+        for structure, start in concurrently(surface, new, self._minimum):
             if isinstance(start, SurfaceError):
                 yield structure.name, {"failure": str(start), "trajectories": []}
                 continue

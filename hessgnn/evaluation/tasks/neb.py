@@ -13,7 +13,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from hessgnn.data.store.store import Store
 from hessgnn.data.structure import Array
 from hessgnn.evaluation.journal import Result
-from hessgnn.evaluation.reactions import Reaction, reactions
+from hessgnn.evaluation.reactions import StoredReaction, reactions
 from hessgnn.evaluation.record import Metric
 from hessgnn.evaluation.tasks.base import Claim, MetricDefinition, Values, task
 from hessgnn.evaluation.tasks.subjects import SubjectTask
@@ -42,7 +42,7 @@ class NEBSettings(Settings):
 
 
 @task("neb")
-class NEBTask(SubjectTask[NEBSettings, Reaction]):
+class NEBTask(SubjectTask[NEBSettings, StoredReaction]):
     """A climbing-image band between the reference's reactant and product.
 
     G. Henkelman, B. P. Uberuaga, H. Jónsson, J. Chem. Phys. 113, 9901 (2000), with the improved tangent, relaxed by
@@ -53,7 +53,7 @@ class NEBTask(SubjectTask[NEBSettings, Reaction]):
     computed in one pass.
     """
 
-    title = "Reaction bands"
+    title = "StoredReaction bands"
     caption = "Barriers of climbing-image bands."
     order = 40
     needs = "transition state with a reactant, another product, and their energies"
@@ -68,16 +68,16 @@ class NEBTask(SubjectTask[NEBSettings, Reaction]):
         "neb_failed": MetricDefinition("failed bands", "%"),
     }
     claims = (Claim("barriers are better", "neb_barrier_mae", source="T7"),)
-    together = True
+    concurrent = True
 
-    def subjects(self, store: Store, split: str) -> list[Reaction]:
+    def subjects(self, store: Store, split: str) -> list[StoredReaction]:
         """See :meth:`.SubjectTask.subjects`."""
         return [reaction for reaction in reactions(store, split) if _is_fit(reaction)]
 
     def run(
         self,
         surface: Surface,
-        subjects: Sequence[Reaction],
+        subjects: Sequence[StoredReaction],
         unfinished: Mapping[str, Result],  # noqa: ARG002
     ) -> Iterator[tuple[str, Result]]:
         """See :meth:`.SubjectTask.run`."""
@@ -94,7 +94,7 @@ class NEBTask(SubjectTask[NEBSettings, Reaction]):
                 result["failure"] = str(error)
             yield reaction.name, result
 
-    def _band(self, surface: Surface, reaction: Reaction) -> Result:
+    def _band(self, surface: Surface, reaction: StoredReaction) -> Result:
         """Relax a band; a :class:`SurfaceError` where it does not converge."""
         settings = self.settings
         begin = _along if settings.begin == "path" else _between
@@ -170,7 +170,7 @@ def _laid_out(path: Sequence[Array]) -> list[Array]:
     return frames
 
 
-def _along(reaction: Reaction, images: int) -> list[Array]:
+def _along(reaction: StoredReaction, images: int) -> list[Array]:
     """Images on the reference's path, straight between its frames: one at the saddle point, others evenly beside it."""
     path, top = _reference_path(reaction)
     frames = np.array(_laid_out(path))
@@ -185,7 +185,7 @@ def _along(reaction: Reaction, images: int) -> list[Array]:
     return [point.reshape(-1, 3) for point in points]
 
 
-def _between(reaction: Reaction, images: int) -> list[Array]:
+def _between(reaction: StoredReaction, images: int) -> list[Array]:
     """By the image-dependent pair potential from minimum to minimum, or straight where that knows no way.
 
     It cannot tell mirror images apart: their distances are the same, so every image slides to one of the two.
@@ -197,14 +197,14 @@ def _between(reaction: Reaction, images: int) -> list[Array]:
     return interpolate("linear", images, *ends) if max(gaps) > 0.5 * sum(gaps) else path
 
 
-def _is_fit(reaction: Reaction) -> bool:
+def _is_fit(reaction: StoredReaction) -> bool:
     if reaction.reactant is None or reaction.product is None:
         return False
     labelled = all(structure.energy is not None for structure in reaction.stations)
     return labelled and rmsd(reaction.reactant.positions, reaction.product.positions) > DISTINCT
 
 
-def _reference_path(reaction: Reaction) -> tuple[list[Array], int]:
+def _reference_path(reaction: StoredReaction) -> tuple[list[Array], int]:
     """Frames from reactant to product, the saddle point put where it lengthens the path least, and its place."""
     reactant, saddle, product = (structure.positions for structure in reaction.stations)
     frames = [reactant, *(frame.positions for frame in reaction.path), product]

@@ -54,7 +54,7 @@ class RelaxationTask(MoleculeTask[RelaxationSettings]):
         )
     }
     claims = (Claim("minima are where they should be", "relaxation_quasi_newton_rmsd", title="RMSD of the minimum"),)
-    together = True
+    concurrent = True
 
     def run(
         self,

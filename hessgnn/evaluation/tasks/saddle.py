@@ -11,7 +11,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from hessgnn.data.store.store import Store
 from hessgnn.data.structure import Array
 from hessgnn.evaluation.journal import Result
-from hessgnn.evaluation.reactions import Reaction, reactions
+from hessgnn.evaluation.reactions import StoredReaction, reactions
 from hessgnn.evaluation.record import Metric
 from hessgnn.evaluation.tasks.base import Claim, MetricDefinition, Values, task
 from hessgnn.evaluation.tasks.subjects import SubjectTask
@@ -48,7 +48,7 @@ class SaddleSettings(Settings):
 
 
 @task("saddle")
-class SaddleTask(SubjectTask[SaddleSettings, Reaction]):
+class SaddleTask(SubjectTask[SaddleSettings, StoredReaction]):
     """The curvature at the saddle points of the reference, and searches that start a little off them.
 
     A surface recognises a saddle point when its Hessian there has exactly one imaginary frequency. Searches are
@@ -77,14 +77,14 @@ class SaddleTask(SubjectTask[SaddleSettings, Reaction]):
         Claim("saddle points are found", "saddle_right", source="T6", title="found"),
     )
 
-    def subjects(self, store: Store, split: str) -> list[Reaction]:
+    def subjects(self, store: Store, split: str) -> list[StoredReaction]:
         """See :meth:`.SubjectTask.subjects`."""
         return [reaction for reaction in reactions(store, split) if reaction.saddle.hessian is not None]
 
     def run(
         self,
         surface: Surface,
-        subjects: Sequence[Reaction],
+        subjects: Sequence[StoredReaction],
         unfinished: Mapping[str, Result],  # noqa: ARG002
     ) -> Iterator[tuple[str, Result]]:
         """See :meth:`.SubjectTask.run`."""
@@ -108,14 +108,14 @@ class SaddleTask(SubjectTask[SaddleSettings, Reaction]):
                 result["failure"] = "; ".join(dict.fromkeys(reasons))
             yield reaction.name, result
 
-    def _at_reference(self, surface: Surface, reaction: Reaction, reference: Vibrations) -> Result:
+    def _at_reference(self, surface: Surface, reaction: StoredReaction, reference: Vibrations) -> Result:
         """Frequencies at the saddle point of the reference, and how far the lowest mode is that of the reference."""
         numbers, positions = reaction.saddle.numbers, reaction.saddle.positions
         own = stationary(surface, Atoms(numbers, positions)).modes
         cosine = np.einsum("i,ia,ia->", masses_of(numbers), reference.modes[0], own.modes[0])
         return {"frequencies": own.frequencies.tolist(), "cosine": abs(float(cosine))}
 
-    def _search(self, surface: Surface, reaction: Reaction, guess: int) -> Result:
+    def _search(self, surface: Surface, reaction: StoredReaction, guess: int) -> Result:
         """One search, and what it found."""
         settings, saddle = self.settings, reaction.saddle
         rng = molecule_rng(settings.seed, f"{reaction.name} {guess}")
@@ -141,7 +141,7 @@ class SaddleTask(SubjectTask[SaddleSettings, Reaction]):
             found["intended"] = self._joins_the_ends(surface, reaction, positions, modes.modes[0])
         return found
 
-    def _joins_the_ends(self, surface: Surface, reaction: Reaction, positions: Array, mode: Array) -> bool:
+    def _joins_the_ends(self, surface: Surface, reaction: StoredReaction, positions: Array, mode: Array) -> bool:
         """Whether the surface leads down to reactant and product, one on each side."""
         settings = self.settings
         reactant, saddle, product = reaction.stations

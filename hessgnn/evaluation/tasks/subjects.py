@@ -21,10 +21,10 @@ import torch
 from hessgnn.data.store.store import Store
 from hessgnn.data.structure import Structure
 from hessgnn.errors import DataError, UserError
+from hessgnn.evaluation.concurrent import run_alone, run_concurrently, run_shares
 from hessgnn.evaluation.journal import Journal, Result, Subject, SubjectRunner, read_journal
 from hessgnn.evaluation.record import Failure, Metric
 from hessgnn.evaluation.tasks.base import S, SplitContext, SplitResults, Task, Values
-from hessgnn.evaluation.together import run_alone, run_shares, run_together
 from hessgnn.runtime.allocator import keep_freed_memory
 from hessgnn.runtime.blas import one_blas_thread
 from hessgnn.runtime.config import parse
@@ -43,7 +43,7 @@ class SubjectTask(Task[S, N]):
 
     side_by_side: ClassVar[bool] = False
     """Whether :meth:`run` computes its subjects together, so that dividing them between processes gains nothing."""
-    together: ClassVar[bool] = False
+    concurrent: ClassVar[bool] = False
     """Whether many calls of :meth:`run`, with one subject each, may be under way at the same time. It must measure no
     times, and not use what threads share: Sella may draw from numpy's one random state, and warnings are silenced for
     all."""
@@ -200,9 +200,9 @@ def results_of(
         When a process was ended by the system.
     """
     alone = min(processes, len(pending)) < 2 or task.side_by_side
-    if task.together and isinstance(surface, PotentialSurface):
+    if task.concurrent and isinstance(surface, PotentialSurface):
         if alone:
-            yield from run_together(task, surface, pending)
+            yield from run_concurrently(task, surface, pending)
         else:
             yield from run_shares(task, surface, pending, min(processes, len(pending)))
         return

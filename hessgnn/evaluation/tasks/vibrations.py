@@ -91,7 +91,7 @@ class VibrationsTask(MoleculeTask[VibrationsSettings]):
     Settings = VibrationsSettings
     definitions = _definitions()
     claims = (Claim("spectra are better", "vibrations_reference_mae", source="T5", title="ν MAE"),)
-    together = True
+    concurrent = True
 
     def run(
         self,

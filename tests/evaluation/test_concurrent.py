@@ -12,15 +12,15 @@ from hessgnn.data.batch import Batch
 from hessgnn.data.store import columns
 from hessgnn.data.store.store import Store
 from hessgnn.data.structure import Structure
+from hessgnn.evaluation import concurrent as module
 from hessgnn.evaluation import spectra
-from hessgnn.evaluation import together as module
+from hessgnn.evaluation.concurrent import NAME, concurrently, run_concurrently, run_shares
 from hessgnn.evaluation.settings import TaskSettings
 from hessgnn.evaluation.tasks.base import all_tasks
 from hessgnn.evaluation.tasks.neb import NEBTask
 from hessgnn.evaluation.tasks.relaxation import RelaxationTask
 from hessgnn.evaluation.tasks.subjects import SubjectTask, results_of
 from hessgnn.evaluation.tasks.vibrations import VibrationsTask
-from hessgnn.evaluation.together import NAME, run_shares, run_together, together
 from hessgnn.potentials.base import Potential, PotentialConfig
 from hessgnn.surface.calculator import CalculatorSurface
 from hessgnn.surface.potential import PotentialSurface
@@ -81,7 +81,7 @@ def assert_close(one, other) -> None:
 
 def test_relaxations_are_those_one_by_one() -> None:
     task, surface, subjects = TaskSettings().task("relaxation"), springs(), minima(*FORMULAS)
-    found = dict(run_together(task, surface, subjects))
+    found = dict(run_concurrently(task, surface, subjects))
     alone = one_by_one(task, surface, subjects)
     assert found.keys() == alone.keys()
     assert not any("failure" in row for row in found.values())
@@ -93,7 +93,7 @@ def test_relaxations_are_those_one_by_one() -> None:
 def test_vibrations_are_those_one_by_one() -> None:
     task, surface = TaskSettings.model_validate({"vibrations": {"dipole": None}}).task("vibrations"), untrained()
     subjects = minima(*FORMULAS)
-    found, alone = dict(run_together(task, surface, subjects)), one_by_one(task, surface, subjects)
+    found, alone = dict(run_concurrently(task, surface, subjects)), one_by_one(task, surface, subjects)
     for name in alone:
         assert ("failure" in found[name]) == ("failure" in alone[name])
         if "reference" not in alone[name]:
@@ -109,21 +109,21 @@ def test_bands_are_those_one_by_one(reaction_store: Path) -> None:
     subjects = [*task.subjects(store, "test"), *task.subjects(store, "train")]
     assert len(subjects) == 2
     surface = springs()
-    found, alone = dict(run_together(task, surface, subjects)), one_by_one(task, surface, subjects)
+    found, alone = dict(run_concurrently(task, surface, subjects)), one_by_one(task, surface, subjects)
     for name in alone:
         assert_close(found[name], alone[name])
 
 
 def test_two_runs_are_equal_bit_for_bit() -> None:
     task, surface, subjects = TaskSettings().task("relaxation"), untrained(), minima(*FORMULAS)
-    first, second = (list(run_together(task, surface, subjects)) for _ in range(2))
+    first, second = (list(run_concurrently(task, surface, subjects)) for _ in range(2))
     assert first == second
 
 
 @pytest.mark.parametrize(("broken", "reason"), [("nan", "are not finite"), ("refused", "no element 8")])
 def test_what_fails_fails_alone_with_its_reason(broken: str, reason: str) -> None:
     task, subjects = TaskSettings().task("relaxation"), minima(*FORMULAS)
-    found = dict(run_together(task, springs(**{broken: 8}), subjects))
+    found = dict(run_concurrently(task, springs(**{broken: 8}), subjects))
     whole = one_by_one(task, springs(), subjects)
     alone = one_by_one(task, springs(**{broken: 8}), subjects)
     assert {name for name, row in found.items() if "failure" in row} == {"O3", "H2O"}
@@ -137,7 +137,7 @@ def test_what_fails_fails_alone_with_its_reason(broken: str, reason: str) -> Non
 
 def test_closing_early_leaves_no_thread() -> None:
     task, subjects = TaskSettings().task("relaxation"), minima(*FORMULAS)
-    results = run_together(task, springs(), subjects)
+    results = run_concurrently(task, springs(), subjects)
     next(results)
     assert left()
     results.close()
@@ -151,22 +151,22 @@ def test_a_bug_ends_all() -> None:
         surface.force_field([structure])(structure.positions)
 
     with pytest.raises(KeyError, match="a bug"):
-        list(together(springs(), minima(*FORMULAS), work))
+        list(concurrently(springs(), minima(*FORMULAS), work))
     assert not left()
 
 
 def test_no_more_than_so_many_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     most = 0
-    answer = module._answer
+    answer = module._serve
 
     def counted(surface, threads) -> None:
         nonlocal most
         most = max(most, len(threads))
         answer(surface, threads)
 
-    monkeypatch.setattr(module, "_answer", counted)
+    monkeypatch.setattr(module, "_serve", counted)
     subjects = minima(*FORMULAS)
-    found = list(together(springs(), subjects, lambda s, x: s.force_field([x])(x.positions)[0][0], at_once=2))
+    found = list(concurrently(springs(), subjects, lambda s, x: s.force_field([x])(x.positions)[0][0], at_once=2))
     assert most == 2
     assert [x.name for x, _ in found] == list(FORMULAS)
     assert [energy for _, energy in found] == pytest.approx([a.energy for a in springs().answers(subjects)])
@@ -174,7 +174,7 @@ def test_no_more_than_so_many_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_answers_are_those_of_the_surface() -> None:
     surface, subjects = springs(), minima("CH4", "O3")
-    for structure, (found,) in together(surface, subjects, lambda s, x: list(s.answers([x]))):
+    for structure, (found,) in concurrently(surface, subjects, lambda s, x: list(s.answers([x]))):
         (expected,) = surface.answers([structure])
         assert found.energy == pytest.approx(expected.energy, abs=1e-9)
         np.testing.assert_allclose(found.forces, expected.forces, atol=1e-9)
@@ -185,13 +185,13 @@ def test_other_surfaces_are_followed_one_by_one() -> None:
     from ase.calculators.emt import EMT
 
     surface = CalculatorSurface(EMT)
-    seen = [(x.name, s is surface, left()) for x, s in together(surface, minima("CH4", "O3"), lambda s, _: s)]
+    seen = [(x.name, s is surface, left()) for x, s in concurrently(surface, minima("CH4", "O3"), lambda s, _: s)]
     assert seen == [("CH4", True, []), ("O3", True, [])]
 
 
 def test_subjects_are_computed_together_where_the_task_allows_it() -> None:
     tasks = {cls.name: cls() for cls in all_tasks() if issubclass(cls, SubjectTask)}
-    assert {name for name, task in tasks.items() if task.together} == {
+    assert {name for name, task in tasks.items() if task.concurrent} == {
         VibrationsTask.name,
         RelaxationTask.name,
         NEBTask.name,

@@ -1,11 +1,11 @@
-"""Many subjects on one potential at the same time: what they ask for at once is computed in one pass.
+"""Run many subjects concurrently, their energy calls batched.
 
-A task follows its subjects one after the other: optimisers of ASE that ask for the forces of one small molecule at a
-time, of which most is the fixed cost of a call. Here the same code runs for many subjects, each in a thread of its own
-on a surface that asks instead of computing. When all threads wait, their questions are joined into one batch.
+A task runs its subjects one after the other: optimisers of ASE request the forces of one small molecule at a time, and
+most of that is the fixed cost of a call. Here the same code runs for many subjects, each in a thread of its own, on a
+surface that sends requests instead of computing. When all threads wait, their requests are computed as one batch.
 
-Only one thread runs at a time, in the order of the subjects, so equal subjects give equal numbers, bit for bit; what
-draws from a random state that threads share would not. Another number of subjects changes the last digits only.
+Only one thread runs at a time, in the order of the subjects, so the same subjects give bitwise identical results; code
+that draws from a random state shared by threads would not. Another number of subjects changes only the last digits.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from hessgnn.surface.calculator import HessGNNCalculator
 from hessgnn.surface.potential import ATOMS_OF_HESSIANS, Geometry, PotentialSurface, batch_of, by_size, passes
 
 AT_ONCE = 64
-"""Subjects that are followed at the same time."""
+"""Subjects that run at the same time."""
 ATOMS = 512
 """Of a pass for energies and forces, about; larger ones take memory and gain nothing."""
 
@@ -47,27 +47,27 @@ Y = TypeVar("Y")
 Kind = Literal["forces", "hessian"]
 
 
-def together(
+def concurrently(
     surface: Surface, subjects: Sequence[X], work: Callable[[Surface, X], Y], at_once: int = AT_ONCE
 ) -> Iterator[tuple[X, Y]]:
-    """Do the same for many subjects at the same time.
+    """Do the same work for many subjects concurrently.
 
     Parameters
     ----------
     surface
-        Only with a :class:`PotentialSurface` can anything be shared; with another one subject follows the other.
+        Calls are batched on a :class:`PotentialSurface` only; on any other surface the subjects run sequentially.
     subjects
-        Taken up in this order.
+        Started in this order.
     work
         What to do, given a surface and a subject. It must not draw from a shared random state.
     at_once
-        Subjects in work at the same time.
+        Most subjects that run at the same time.
 
     Yields
     ------
     tuple
-        A subject and what ``work`` returned for it, as they end. What it raises is raised here, and ends all others; as
-        does closing the iterator.
+        A subject and what ``work`` returned for it, in the order in which they finish. An exception in ``work`` is
+        raised here and stops all other subjects, as does closing the iterator.
     """
     with one_blas_thread():
         if isinstance(surface, PotentialSurface):
@@ -84,7 +84,7 @@ def _in_threads(
     threads: list[_Thread] = []
     try:
         while True:
-            # Each runs up to its first question before the next is begun.
+            # Each runs up to its first request before the next is begun.
             while len(threads) < at_once and (subject := next(waiting, _NOTHING)) is not _NOTHING:
                 threads.append(_Thread(surface, subject, work))
                 threads[-1].proceed(None)
@@ -95,28 +95,30 @@ def _in_threads(
             if not ended:  # else others take their places first
                 if not threads:
                     return
-                _answer(surface, threads)
+                _serve(surface, threads)
     finally:
         for thread in threads:
             thread.stop()
 
 
-def run_together(task: SubjectRunner, surface: Surface, subjects: Sequence[Subject]) -> Iterator[tuple[str, Result]]:
-    """Run a task on many subjects at the same time.
+def run_concurrently(
+    task: SubjectRunner, surface: Surface, subjects: Sequence[Subject]
+) -> Iterator[tuple[str, Result]]:
+    """Run a task on many subjects concurrently.
 
     Parameters
     ----------
     task
         Its ``run`` is called for each subject alone.
     surface, subjects
-        See :func:`together`.
+        See :func:`concurrently`.
 
     Yields
     ------
     str, dict
-        As :meth:`hessgnn.evaluation.tasks.subjects.SubjectTask.run`, in the order in which subjects end.
+        As :meth:`hessgnn.evaluation.tasks.subjects.SubjectTask.run`, in the order in which subjects finish.
     """
-    for _, results in together(surface, subjects, partial(run_alone, task)):
+    for _, results in concurrently(surface, subjects, partial(run_alone, task)):
         yield from results
 
 
@@ -128,7 +130,7 @@ def run_shares(
     Parameters
     ----------
     task, surface, subjects
-        See :func:`run_together`.
+        See :func:`run_concurrently`.
     processes
         How many, one thread of torch each.
 
@@ -175,7 +177,7 @@ def _share(parent: int, writer: Any, task: SubjectRunner, surface: Surface, subj
     keep_freed_memory()
     end_with(parent)
     try:
-        for item in run_together(task, surface, subjects):
+        for item in run_concurrently(task, surface, subjects):
             writer.send(item)
     except Exception as error:  # told where the command ends
         writer.send(error)
@@ -189,7 +191,7 @@ def run_alone(task: SubjectRunner, surface: Surface, subject: Subject) -> list[t
     Parameters
     ----------
     task, surface
-        See :func:`run_together`.
+        See :func:`run_concurrently`.
     subject
         The only one.
 
@@ -203,7 +205,7 @@ def run_alone(task: SubjectRunner, surface: Surface, subject: Subject) -> list[t
 
 
 @dataclass(frozen=True)
-class _Question:
+class _Request:
     kind: Kind
     images: Sequence[Geometry]
 
@@ -213,42 +215,42 @@ _Reply = list[tuple[float, Array]] | list[Array]
 
 
 class _Closed(BaseException):
-    """Ends a thread whose results nobody waits for any more; no handler of failures takes it for one."""
+    """Stops a thread whose result is no longer needed; it is no :class:`Exception`, so that no handler catches it."""
 
 
 class _Thread:
-    """The work on one subject: it stands still, except between :meth:`proceed` and its next question."""
+    """The work on one subject: it is blocked, except between :meth:`proceed` and its next request."""
 
     def __init__(self, surface: PotentialSurface, subject: Any, work: Callable[[Surface, Any], Any]) -> None:
         self.subject = subject
-        self.question: _Question | None = None
+        self.request: _Request | None = None
         self.ended = False
         self._result: Any = None
         self._error: BaseException | None = None
         self._replies: queue.SimpleQueue[_Reply | BaseException | None] = queue.SimpleQueue()
-        self._stands: queue.SimpleQueue[None] = queue.SimpleQueue()
-        arguments = (_AskingSurface(surface, self._ask), work, torch.get_num_threads())
+        self._waiting: queue.SimpleQueue[None] = queue.SimpleQueue()
+        arguments = (_BatchedSurface(surface, self._ask), work, torch.get_num_threads())
         self._thread = threading.Thread(target=self._run, args=arguments, name=NAME, daemon=True)
         self._thread.start()
 
     def proceed(self, reply: _Reply | BaseException | None) -> None:
-        """Answer, and wait until the thread asks again or has ended."""
+        """Send a reply, and wait for the next request or the end of the thread."""
         self._replies.put(reply)
-        self._stands.get()
+        self._waiting.get()
 
     def result(self) -> Any:
-        """What the work gave, or raised."""
+        """What the work returned; what it raised is raised."""
         self._thread.join()
         if self._error is not None:
             raise self._error
         return self._result
 
     def stop(self) -> None:
-        """End the thread wherever it stands."""
+        """Stop the thread wherever it is."""
         self._replies.put(_Closed())
-        self._thread.join(timeout=60)  # if it was interrupted while it ran, until it asks
+        self._thread.join(timeout=60)  # if it was interrupted while it ran, until its next request
 
-    def _run(self, surface: _AskingSurface, work: Callable[[Surface, Any], Any], n_threads: int) -> None:
+    def _run(self, surface: _BatchedSurface, work: Callable[[Surface, Any], Any], n_threads: int) -> None:
         # OpenMP counts for each thread anew, and would give a molecule's engine all cores.
         torch.set_num_threads(n_threads)
         try:
@@ -258,12 +260,12 @@ class _Thread:
             pass
         except BaseException as error:  # raised again where the result is asked for
             self._error = error
-        self.ended, self.question = True, None
-        self._stands.put(None)
+        self.ended, self.request = True, None
+        self._waiting.put(None)
 
-    def _ask(self, question: _Question) -> Any:
-        self.question = question
-        self._stands.put(None)
+    def _ask(self, request: _Request) -> Any:
+        self.request = request
+        self._waiting.put(None)
         return self._wait()
 
     def _wait(self) -> _Reply | None:
@@ -273,23 +275,23 @@ class _Thread:
         return reply
 
 
-class _AskingSurface(Surface):
+class _BatchedSurface(Surface):
     """A potential's surface for one thread."""
 
-    def __init__(self, surface: PotentialSurface, ask: Callable[[_Question], Any]) -> None:
+    def __init__(self, surface: PotentialSurface, request: Callable[[_Request], Any]) -> None:
         super().__init__(surface.name, surface.fingerprint)
-        self._surface, self._ask = surface, ask
+        self._surface, self._request = surface, request
 
     def answers(self, structures: Sequence[Structure]) -> Iterator[Answer]:
         """See :class:`Surface`."""
         images = [Geometry(s.numbers, s.positions, s.cell, s.pbc) for s in structures]
-        hessians = self._ask(_Question("hessian", images))
-        for (energy, forces), hessian in zip(self._ask(_Question("forces", images)), hessians, strict=True):
+        hessians = self._request(_Request("hessian", images))
+        for (energy, forces), hessian in zip(self._request(_Request("forces", images)), hessians, strict=True):
             yield Answer(energy, forces, hessian)
 
-    def calculator(self) -> _AskingCalculator:
+    def calculator(self) -> _BatchedCalculator:
         """See :class:`Surface`."""
-        return _AskingCalculator(self._surface, self._ask)
+        return _BatchedCalculator(self._surface, self._request)
 
     def second_derivatives(self, atoms: Atoms) -> Array:
         """See :class:`Surface`."""
@@ -302,32 +304,32 @@ class _AskingSurface(Surface):
         def compute(positions: Array) -> tuple[Array, Array]:
             parts = zip(structures, np.split(positions, stops), strict=True)
             images = [Geometry(s.numbers, part, s.cell, s.pbc) for s, part in parts]
-            energies, forces = zip(*self._ask(_Question("forces", images)), strict=True)
+            energies, forces = zip(*self._request(_Request("forces", images)), strict=True)
             return np.array(energies), np.concatenate(forces)
 
         return compute
 
 
-class _AskingCalculator(HessGNNCalculator):
+class _BatchedCalculator(HessGNNCalculator):
     """The calculator of a thread."""
 
-    def __init__(self, surface: PotentialSurface, ask: Callable[[_Question], Any]) -> None:
+    def __init__(self, surface: PotentialSurface, request: Callable[[_Request], Any]) -> None:
         super().__init__(surface.potential, device=surface.device)
-        self._ask = ask
+        self._request = request
 
     def _energy_and_forces(self, atoms: Atoms) -> tuple[float, Array]:
-        return self._ask(_Question("forces", [Geometry.of(atoms)]))[0]
+        return self._request(_Request("forces", [Geometry.of(atoms)]))[0]
 
     def _second_derivatives(self, atoms: Atoms) -> Array:
-        return self._ask(_Question("hessian", [Geometry.of(atoms)]))[0]
+        return self._request(_Request("hessian", [Geometry.of(atoms)]))[0]
 
 
-def _answer(surface: PotentialSurface, threads: Sequence[_Thread]) -> None:
-    """Answer the questions of all threads, which stand still, then let one after the other go on."""
-    questions = [thread.question for thread in threads]
+def _serve(surface: PotentialSurface, threads: Sequence[_Thread]) -> None:
+    """Compute the requests of all threads, which are blocked, then let the threads proceed one by one."""
+    requests = [thread.request for thread in threads]
     replies: dict[int, Any] = {}
     for kind in ("forces", "hessian"):
-        asked = [(k, q.images) for k, q in enumerate(questions) if q is not None and q.kind == kind]
+        asked = [(k, q.images) for k, q in enumerate(requests) if q is not None and q.kind == kind]
         images = [image for _, some in asked for image in some]
         found = _compute(surface, kind, images)
         start = 0
@@ -340,7 +342,7 @@ def _answer(surface: PotentialSurface, threads: Sequence[_Thread]) -> None:
 
 
 def _compute(surface: PotentialSurface, kind: Kind, images: Sequence[Geometry]) -> list[Any]:
-    """What was asked for of each image, or why there is none."""
+    """What was requested of each image, or the exception that it raised."""
     sizes = np.array([len(image.numbers) for image in images], dtype=np.int64)
     order = by_size(sizes) if kind == "hessian" else list(range(len(images)))
     most = ATOMS_OF_HESSIANS if kind == "hessian" else ATOMS
@@ -353,9 +355,9 @@ def _compute(surface: PotentialSurface, kind: Kind, images: Sequence[Geometry]) 
 
 
 def _isolated(surface: PotentialSurface, kind: Kind, images: Sequence[Geometry]) -> list[Any]:
-    """A pass; where it fails, or gives what is not finite, these structures are computed alone.
+    """Compute a pass; structures for which it fails, or is not finite, are computed again alone.
 
-    So each has the fate that it has alone, whatever the company.
+    So a failure never depends on the other structures of the pass.
     """
     try:
         found: list[Any] = _pass(surface, kind, images)
