@@ -28,11 +28,12 @@ from hessgnn.data.store.store import Store
 from hessgnn.data.structure import Structure
 from hessgnn.errors import UserError
 from hessgnn.potentials.base import Potential
+from hessgnn.potentials.saved import load
 from hessgnn.runtime.config import load as load_config
 from hessgnn.runtime.files import find_resource, write_text
 from hessgnn.training.config import LossConfig, ProbeConfig, RunConfig
 from hessgnn.training.loss import Loss
-from hessgnn.training.run import Run, load
+from hessgnn.training.run import Run
 from hessgnn.training.trainer import Trainer
 from hessgnn_bench.conditions import Conditions
 from hessgnn_bench.estimators import Draws, Estimator, Known, all_estimators, find, is_oracle

@@ -20,11 +20,12 @@ from hessgnn.evaluation.record import Budget, Cost, CurvePoint, DataSource, Reco
 from hessgnn.evaluation.run import ProgressCallback, TaskResults, run_tasks
 from hessgnn.evaluation.settings import DEFAULT_TASKS, TaskSettings, chosen_tasks
 from hessgnn.evaluation.tasks.accuracy import error_metrics
+from hessgnn.potentials.saved import load, load_checkpoint
 from hessgnn.surface.base import Answer, Surface
 from hessgnn.surface.calculator import surface_from_import_path
 from hessgnn.surface.potential import PotentialSurface
 from hessgnn.training.config import DataConfig, RunConfig
-from hessgnn.training.run import Point, Run, load, load_checkpoint, versions
+from hessgnn.training.run import Point, Run, versions
 from hessgnn.training.scaling import composition_energy, fit_reference_energies
 
 

@@ -24,11 +24,12 @@ from hessgnn.data.padding import Buckets
 from hessgnn.data.store.store import Store
 from hessgnn.errors import ConfigError, TrainingError
 from hessgnn.potentials.base import Potential
+from hessgnn.potentials.saved import load_checkpoint, load_weights, save_checkpoint
 from hessgnn.training.config import RunConfig
 from hessgnn.training.device import prepare_device
 from hessgnn.training.distributed import Ranks
 from hessgnn.training.loss import Loss, LossValue, Weights
-from hessgnn.training.run import Point, Run, build, load_checkpoint, load_weights, save_checkpoint
+from hessgnn.training.run import Point, Run, build
 from hessgnn.training.scaling import energy_scale, fit_reference_energies
 from hessgnn.training.schedule import Schedule
 from hessgnn.training.step import EagerStep, RecordedStep

@@ -17,10 +17,11 @@ import torch
 from springs import TINY, write_springs
 
 from hessgnn.errors import TrainingError
+from hessgnn.potentials.saved import load_checkpoint
 from hessgnn.runtime.config import load, merge, save
 from hessgnn.training.config import RunConfig
 from hessgnn.training.distributed import Ranks, ranks_of_torchrun
-from hessgnn.training.run import Run, load_checkpoint
+from hessgnn.training.run import Run
 from hessgnn.training.trainer import Trainer, train
 
 ARCHITECTURES = ("ani", "schnet")

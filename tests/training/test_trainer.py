@@ -18,10 +18,11 @@ import hessgnn
 from hessgnn.curvature.probes.modes import ReferenceModes
 from hessgnn.data.store.store import write_store
 from hessgnn.errors import ConfigError, TrainingError
+from hessgnn.potentials.saved import load_checkpoint
 from hessgnn.runtime.config import save
 from hessgnn.training import trainer as trainer_module
 from hessgnn.training.config import RunConfig
-from hessgnn.training.run import Run, load_checkpoint
+from hessgnn.training.run import Run
 from hessgnn.training.trainer import Trainer, train
 
 MakeConfig = Callable[..., RunConfig]
