@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,17 +22,18 @@ from hessgnn.runtime.allocator import keep_freed_memory
 from hessgnn.runtime.config import dump, load, override, parse
 from hessgnn.runtime.files import find_resource
 from hessgnn.training import bar
+from hessgnn.training.build import build_potential
 from hessgnn.training.config import RunConfig
 from hessgnn.training.distributed import ranks_of_torchrun
-from hessgnn.training.run import Run, build
-from hessgnn.training.trainer import Result, default_folder
+from hessgnn.training.run import Run
+from hessgnn.training.trainer import TrainingResult
 from hessgnn.training.trainer import train as run_training
 
 
 def train(
     config: Path | None, overrides: list[str], *, output: Path | None, resume: Path | None, dry_run: bool
 ) -> None:
-    """Train one potential, or go on with a run; with others, where torchrun started several processes."""
+    """Train one potential or resume a run; together with the other processes, if torchrun started several."""
     keep_freed_memory()  # as in the workers of a sweep, so that a step costs the same in both
     with ranks_of_torchrun() as ranks:
         console = Console(quiet=not ranks.first)
@@ -63,7 +65,7 @@ def _train(
     with bar.progress_bar(console) as progress:
         task = progress.add_task(settings.entry, total=settings.training.steps, errors="")
         result = run_training(settings, folder, resume=resume is not None, observer=bar.observe(progress, task))
-    _print_result(console, result)
+    _print_result(console, result, folder)
 
 
 def evaluate(
@@ -127,6 +129,12 @@ def evaluate(
     return record.status == "ok" and not any(failure.structure is None for failure in record.failures)
 
 
+def default_folder(config: RunConfig) -> Path:
+    """Where a run is saved when no folder is named: ``runs/<entry>-seed<seed>``."""
+    entry = re.sub(r"[^\w.-]+", "-", config.entry).strip("-")
+    return Path("runs") / f"{entry}-seed{config.training.seed}"
+
+
 def _print_plan(console: Console, settings: RunConfig, folder: Path) -> None:
     store = Store.open(settings.data.path)
     settings = settings.with_resolved_potential(store.elements())
@@ -138,18 +146,18 @@ def _print_plan(console: Console, settings: RunConfig, folder: Path) -> None:
         per_epoch = f"at least {per_epoch}"
     console.print(
         f"{train_size} training structures, {per_epoch}, {training.steps} steps, "
-        f"{build(settings).n_parameters()} parameters, into {folder}",
+        f"{build_potential(settings).n_parameters()} parameters, into {folder}",
         markup=False,
         highlight=False,
     )
 
 
-def _print_result(console: Console, result: Result) -> None:
+def _print_result(console: Console, result: TrainingResult, folder: Path) -> None:
     progress = result.progress
     best = next(point for point in progress.curve if point.step == progress.best_step)
     console.print(f"best validation at step {best.step}: {bar.describe(best)}  (score {best.score:.3g})", markup=False)
     console.print(
-        f"{progress.device_seconds:.1f} device-seconds, {progress.products} Hessian products, {result.run.folder}",
+        f"{progress.device_seconds:.1f} device-seconds, {progress.products} Hessian products, {folder}",
         markup=False,
         highlight=False,
     )

@@ -54,7 +54,7 @@ from hessgnn.leaderboard.trials import TrialResult, write_trials
 from hessgnn.runtime.config import save
 from hessgnn.runtime.files import write_text
 from hessgnn.runtime.processes import uninterrupted
-from hessgnn.sweep.balance import weigh
+from hessgnn.sweep.balance import measure_balance
 from hessgnn.sweep.config import PAPER_WEIGHTS, Regime, SweepConfig, folder_name
 from hessgnn.sweep.ledger import GIVEN_UP, STOPPED, Ledger, is_open, reason_of
 from hessgnn.sweep.life import Heart
@@ -181,7 +181,7 @@ class _Sweep:
         values = self._tuning(architecture).starting_values({})
         run = self.config.run_config(architecture, values, steps=self.config.budget.steps, seed=self.config.seed)
         job = Job(run, self.folder / "trials" / folder_name(architecture) / "balance", architecture, "balance")
-        entry, _ = self._once(f"balance {architecture}", job, work=weigh)
+        entry, _ = self._once(f"balance {architecture}", job, work=measure_balance)
         return {} if entry.state != TrialState.COMPLETE else {"loss.hessian": entry.values[0]}
 
     def _try_all(self, architecture: str, baseline: float, known: dict[str, float]) -> None:

@@ -22,8 +22,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from hessgnn.errors import TrainingError
-from hessgnn.potentials.base import Potential
-from hessgnn.potentials.saved import BEST, CONFIG, create_from, require_run_folder
+from hessgnn.potentials.saved import BEST, CONFIG, require_run_folder
 from hessgnn.runtime.config import load as load_config
 from hessgnn.runtime.config import save as save_config
 from hessgnn.runtime.files import write_text
@@ -136,11 +135,6 @@ class Run:
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide numbers."""
     return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
-
-
-def build(config: RunConfig) -> Potential:
-    """Build the potential of a configuration, with fresh weights from torch's global generator."""
-    return create_from(config.potential, config.training.dtype)
 
 
 def _point(row: dict[str, str]) -> Point:

@@ -45,6 +45,18 @@ def test_a_potential_that_cannot_be_built_names_the_file(tmp_path: Path, config:
         hessgnn.load(tmp_path)
 
 
+def test_a_potential_is_loaded_in_its_dtype_from_configuration_and_weights_alone(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    trained = train(make_config(training={"dtype": "float64"}), tmp_path / "run").potential
+    for path in (tmp_path / "run").iterdir():
+        if path.name not in ("config.yaml", "best.pt"):
+            path.unlink()
+    loaded = hessgnn.load(tmp_path / "run")
+    assert {p.dtype for p in loaded.parameters()} == {torch.float64}
+    assert all(torch.equal(value, trained.state_dict()[name]) for name, value in loaded.state_dict().items())
+
+
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 cut off"])
 def test_a_damaged_checkpoint_is_told(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "last.pt").write_bytes(content)
