@@ -25,7 +25,7 @@ from hessgnn.surface.base import Answer, Surface
 from hessgnn.surface.calculator import surface_from_import_path
 from hessgnn.surface.potential import PotentialSurface
 from hessgnn.training.config import DataConfig, RunConfig
-from hessgnn.training.run import Point, Run, versions
+from hessgnn.training.run import Run, ValidationPoint, versions
 from hessgnn.training.scaling import composition_energy, fit_reference_energies
 
 
@@ -348,7 +348,7 @@ def _cost(run: Run, sweep: Cost | None) -> Cost:
     )
 
 
-def _curve_point(point: Point) -> CurvePoint:
+def _curve_point(point: ValidationPoint) -> CurvePoint:
     def scaled(value: float | None, factor: float) -> float | None:
         return None if value is None else value * factor
 

@@ -13,7 +13,7 @@ from hessgnn.evaluation.evaluate import evaluate, record_failure
 from hessgnn.evaluation.record import Budget, Cost, Record, Regime, read_record, write_record
 from hessgnn.evaluation.settings import DEFAULT_TASKS, TaskSettings
 from hessgnn.training.config import RunConfig
-from hessgnn.training.run import Point, Run
+from hessgnn.training.run import Run, ValidationPoint
 from hessgnn.training.trainer import train
 
 _EVERY = 5  # steps between two reports
@@ -55,7 +55,7 @@ class Report:
     folder: str
     step: int
     total: int
-    point: Point | None
+    point: ValidationPoint | None
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def run_job(job: Job, link: Link) -> Outcome:
         When the parent wants it to end.
     """
 
-    def observer(step: int, point: Point | None) -> None:
+    def observer(step: int, point: ValidationPoint | None) -> None:
         if step % _EVERY == 0 or point is not None:
             total = job.config.training.steps
             link.report(Report(job.architecture, job.label, str(job.folder), step, total, point))

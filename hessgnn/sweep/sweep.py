@@ -63,7 +63,7 @@ from hessgnn.sweep.report import Transferred, write_report
 from hessgnn.sweep.storage import storage_of, unusable
 from hessgnn.sweep.trials import baseline_key, trial_rows
 from hessgnn.sweep.tuning import BASELINE, PRODUCTS, SCORE, SECONDS, Task, Tuning, create_study, tuning_study
-from hessgnn.training.run import Point, Run
+from hessgnn.training.run import Run, ValidationPoint
 
 _RECORD = "record"
 """User attribute of a retraining: its record, so that every machine has it."""
@@ -346,7 +346,7 @@ class _Sweep:
         hours = self.config.budget.trial_hours if prune is not None else None
         started: list[float] = []  # when it is first asked: a job may wait for a worker
 
-        def watch(point: Point | None) -> str | None:
+        def watch(point: ValidationPoint | None) -> str | None:
             if not started:
                 started.append(time.monotonic())
             if self.heart.lost(trial._trial_id):

@@ -35,7 +35,7 @@ from hessgnn.sweep.config import PAPER_WEIGHTS, SweepConfig
 from hessgnn.sweep.ledger import Ledger, is_open
 from hessgnn.sweep.life import Heart
 from hessgnn.sweep.space import draw
-from hessgnn.training.run import Point
+from hessgnn.training.run import ValidationPoint
 
 Kind = Literal["baseline", "paper", "balance", "sampled"]
 """Where the values of a trial come from: E-F alone, the paper's weights, the balance of the losses, the sampler."""
@@ -126,7 +126,7 @@ class Tuning:
         second = () if self.config.objective.cost is None else (cost[self.config.objective.cost],)
         self.ledger.finish(task.trial, (outcome.score / baseline, *second), pruned=outcome.pruned)
 
-    def prune(self, task: Task, point: Point, baseline: float) -> str | None:
+    def prune(self, task: Task, point: ValidationPoint, baseline: float) -> str | None:
         """Report a validation, and say whether the trial should end.
 
         Parameters

@@ -15,7 +15,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from hessgnn.training.run import Point
+from hessgnn.training.run import ValidationPoint
 from hessgnn.training.trainer import Observer
 
 
@@ -63,7 +63,7 @@ def observe(progress: Progress, task: TaskID, also: Callable[[int], None] | None
         For :func:`hessgnn.training.trainer.train`.
     """
 
-    def observer(step: int, point: Point | None) -> None:
+    def observer(step: int, point: ValidationPoint | None) -> None:
         progress.update(task, completed=step)
         if point is not None:
             progress.update(task, errors=describe(point))
@@ -77,7 +77,7 @@ LEGEND = "errors are root mean squares on the validation split: E in meV/atom, F
 """Explains the numbers of :func:`describe`."""
 
 
-def describe(point: Point) -> str:
+def describe(point: ValidationPoint) -> str:
     """Validation errors on one short line, in the units of :data:`LEGEND`."""
     errors = (("E", point.energy_rmse, 1e3), ("F", point.forces_rmse, 1e3), ("H", point.hessian_rmse, 1.0))
     return "  ".join(f"{title} {_short(value * factor)}" for title, value, factor in errors if value is not None)

@@ -32,7 +32,7 @@ _PACKAGES = ("hessgnn", "torch", "torch-geometric", "e3nn", "torchani", "numpy",
 
 
 @dataclass(frozen=True)
-class Point:
+class ValidationPoint:
     """One validation: a row of ``metrics.csv``. Losses are means over the steps since the last one.
 
     Errors are root mean squares; ``None`` where no structure has the label or the term had weight 0.
@@ -110,7 +110,7 @@ class Run:
         save_config(config, self.config_path)
         write_text(self.folder / "versions.json", json.dumps(versions(), indent=1) + "\n")
 
-    def write_metrics(self, curve: list[Point]) -> None:
+    def write_metrics(self, curve: list[ValidationPoint]) -> None:
         """Write all validations so far.
 
         Parameters
@@ -119,12 +119,12 @@ class Run:
             In order.
         """
         text = io.StringIO()
-        writer = csv.DictWriter(text, [field.name for field in fields(Point)], lineterminator="\n")
+        writer = csv.DictWriter(text, [field.name for field in fields(ValidationPoint)], lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(point) for point in curve)
         write_text(self.metrics, text.getvalue())
 
-    def curve(self) -> list[Point]:
+    def curve(self) -> list[ValidationPoint]:
         """Read all validations."""
         if not self.metrics.is_file():
             return []
@@ -137,6 +137,6 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
 
 
-def _point(row: dict[str, str]) -> Point:
+def _point(row: dict[str, str]) -> ValidationPoint:
     values = {key: None if text == "" else float(text) for key, text in row.items()}
-    return Point(**{**values, "step": int(row["step"]), "products": int(row["products"])})  # type: ignore[arg-type]
+    return ValidationPoint(**{**values, "step": int(row["step"]), "products": int(row["products"])})  # type: ignore[arg-type]

@@ -24,11 +24,11 @@ from hessgnn.training.build import Setup, build
 from hessgnn.training.config import RunConfig
 from hessgnn.training.distributed import Ranks
 from hessgnn.training.loss import LossValue
-from hessgnn.training.run import Point, Run
+from hessgnn.training.run import Run, ValidationPoint
 from hessgnn.training.step import NonFiniteLoss
 from hessgnn.training.validation import Errors, validate
 
-Observer = Callable[[int, Point | None], None]
+Observer = Callable[[int, ValidationPoint | None], None]
 """Callback invoked after every step with the number of steps done, and with the validation where there was one."""
 
 
@@ -45,7 +45,7 @@ class Progress:
     best_step: int = 0
     waited: int = 0
     seconds_per_step: list[float] = field(default_factory=list)
-    curve: list[Point] = field(default_factory=list)
+    curve: list[ValidationPoint] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -209,13 +209,13 @@ class Trainer:
         progress.step += 1
         return value
 
-    def _validate(self, losses: list[LossValue]) -> Point:
+    def _validate(self, losses: list[LossValue]) -> ValidationPoint:
         """Validate the averaged weights, and keep them if they are the best."""
         setup, progress, config = self.setup, self.progress, self.setup.config.validation
         potential, schedule = setup.average.potential, setup.step.schedule
         errors = validate(potential, setup.validation, config, self.ranks)
         score = errors.score({str(name): weight for name, weight in config.weights.items()})
-        point = Point(
+        point = ValidationPoint(
             step=progress.step,
             epoch=setup.loader.plan.epochs(progress.step),
             lr=schedule.lr(progress.step - 1),
@@ -295,7 +295,7 @@ class Trainer:
         setup.step.update.load_state_dict(content["optimizer"])
         setup.step.schedule.load_state_dict(content["schedule"])
         state = content["progress"]
-        self.progress = Progress(**{**state, "curve": [Point(**point) for point in state["curve"]]})
+        self.progress = Progress(**{**state, "curve": [ValidationPoint(**point) for point in state["curve"]]})
 
 
 def _mean(values: Iterable[float]) -> float | None:
