@@ -47,9 +47,9 @@ from hessgnn.errors import TrainingError
 from hessgnn.potentials.base import Potential
 from hessgnn.runtime.config import load as load_config
 from hessgnn.runtime.files import find_resource, write_text
+from hessgnn.training.build import build_potential
 from hessgnn.training.config import LossConfig, ProbeConfig, RunConfig, ValidationConfig
 from hessgnn.training.loss import Loss, Weights
-from hessgnn.training.run import build
 from hessgnn.training.scaling import energy_scale, fit_reference_energies
 from hessgnn.training.step import PROOFS, EagerStep, RecordedStep
 from hessgnn.training.validation import validate
@@ -80,7 +80,7 @@ class Data:
         config = load_config(RunConfig, find_resource(f"configs/{name}.yaml"))
         self.config = config.with_resolved_potential(store.elements())
         self.rate = self.config.training.schedule.lr
-        potential = build(self.config)
+        potential = build_potential(self.config)
         self.store, self.cutoff = store, potential.cutoff
         self.preparation = LossConfig(probes=probes).preparation()
         self.shared = (torch.float32, "cpu", potential.triplet_cutoff)
@@ -96,7 +96,7 @@ class Data:
     def potential(self, seed: int, loader: Loader) -> Potential:
         """With the weights of a seed, scaled to the training split."""
         torch.manual_seed(seed)
-        potential = build(self.config)
+        potential = build_potential(self.config)
         reference = fit_reference_energies(self.store, loader.indices, potential.elements)
         potential.set_scaling(reference, energy_scale(self.store, loader.indices, reference))
         return potential

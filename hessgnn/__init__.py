@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from hessgnn.evaluation.evaluate import evaluate
     from hessgnn.potentials.base import Potential, PotentialConfig
     from hessgnn.potentials.registry import create, register
+    from hessgnn.potentials.saved import load
     from hessgnn.training.config import RunConfig
-    from hessgnn.training.run import load
     from hessgnn.training.trainer import train
 
 __all__ = [
@@ -43,7 +43,7 @@ _HOME = {
     "UserError": "hessgnn.errors",
     "create": "hessgnn.potentials.registry",
     "evaluate": "hessgnn.evaluation.evaluate",
-    "load": "hessgnn.training.run",
+    "load": "hessgnn.potentials.saved",
     "register": "hessgnn.potentials.registry",
     "train": "hessgnn.training.trainer",
 }

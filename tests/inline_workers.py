@@ -10,7 +10,7 @@ import torch
 
 from hessgnn.experiments.job import Event, Job, JobFinished, JobProgress, JobResult, Stopped, Work, run_job
 from hessgnn.experiments.workers import PRUNED, Watch
-from hessgnn.training.run import Point
+from hessgnn.training.run import ValidationPoint
 
 
 class InlineLink:
@@ -19,7 +19,7 @@ class InlineLink:
     def __init__(self, workers: InlineWorkers, watch: Watch | None) -> None:
         self._workers, self._watch = workers, watch
         self.why: str | None = None
-        self.last: Point | None = None
+        self.last: ValidationPoint | None = None
 
     def report(self, report: JobProgress) -> None:
         self._workers.queue.put(report)

@@ -11,7 +11,7 @@ from hessgnn.errors import ConfigError
 from hessgnn.evaluation.hardware import hardware
 from hessgnn.runtime.allocator import keep_freed_memory
 from hessgnn.runtime.config import Settings
-from hessgnn.training.device import find_device
+from hessgnn.training.build import find_device
 from hessgnn.training.run import versions
 
 

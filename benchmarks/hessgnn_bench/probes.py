@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import json
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -30,9 +29,9 @@ from hessgnn.errors import UserError
 from hessgnn.potentials.base import Potential
 from hessgnn.runtime.config import load as load_config
 from hessgnn.runtime.files import find_resource, write_text
+from hessgnn.training.build import build
 from hessgnn.training.config import LossConfig, ProbeConfig, RunConfig
 from hessgnn.training.loss import Loss
-from hessgnn.training.run import Run, load
 from hessgnn.training.trainer import Trainer
 from hessgnn_bench.conditions import Conditions
 from hessgnn_bench.estimators import Draws, Estimator, Known, all_estimators, find, is_oracle
@@ -297,11 +296,9 @@ def _states(architecture: str, store: Store, settings: Settings) -> dict[str, Po
             "validation": config.validation.model_copy(update={"every": settings.steps, "hessian": "probes"}),
         }
     )
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(config, Run(Path(folder) / "run"))
-        untrained = copy.deepcopy(trainer.potential)
-        trainer.fit()
-        return {"untrained": untrained, "half trained": load(Path(folder) / "run")}
+    setup = build(config)
+    untrained = copy.deepcopy(setup.potential)
+    return {"untrained": untrained, "half trained": Trainer(setup).fit().potential}
 
 
 def _seconds(

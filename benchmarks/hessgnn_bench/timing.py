@@ -14,6 +14,7 @@ from hessgnn.data.batch import Batch
 from hessgnn.potentials.base import Potential
 from hessgnn.training.config import LossConfig
 from hessgnn.training.loss import Loss, Weights
+from hessgnn.training.optimizer import Update
 
 Observer = Callable[[int, int], None]
 """Called with the number of pieces of work done, and their total."""
@@ -77,7 +78,7 @@ def interleaved(
 
 
 class Step:
-    """A step of the optimiser as the trainer does it: gradient in the parameters, clipping and AdamW.
+    """An update of the parameters as the trainer does it: gradient, clipping and AdamW.
 
     Parameters
     ----------
@@ -90,15 +91,24 @@ class Step:
     def __init__(self, potential: Potential, loss: Callable[[], Tensor]) -> None:
         self.potential, self.loss = potential, loss
         self.parameters = [p for p in potential.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-6, fused=True)  # so small that the weights stay sound
+        optimizer = torch.optim.AdamW(self.parameters, lr=1e-6, fused=True)  # so small that the weights stay sound
+        self.update = Update(self.parameters, [optimizer], 10.0)
 
     def __call__(self) -> Tensor:
         """Do one step and return the loss."""
-        self.optimizer.zero_grad(set_to_none=True)
+        losses: list[Tensor] = []
+
+        def evaluate() -> Tensor:
+            losses.append(self.gradient())
+            return losses[-1]
+
+        self.update(evaluate)
+        return losses[0]
+
+    def gradient(self) -> Tensor:
+        """Add the gradient of the loss to that of the parameters, and return the loss."""
         total = self.loss()
         total.backward(inputs=self.parameters)
-        torch.nn.utils.clip_grad_norm_(self.parameters, 10.0)
-        self.optimizer.step()
         return total.detach()
 
 

@@ -16,6 +16,7 @@ from hessgnn.curvature.hessian import padded_hessians
 from hessgnn.data.batch import Batch
 from hessgnn.data.structure import Structure
 from hessgnn.training.config import LossConfig, ProbeConfig
+from hessgnn.training.optimizer import Update
 
 
 class Driver(Peer):
@@ -56,7 +57,7 @@ class Driver(Peer):
             ),
         }
         for step in self.steps.values():
-            step.optimizer = self.optimizer
+            step.update = Update(self.model.parameters(), [self.optimizer], step.update.clip)
 
     def energy_and_forces(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """For the check of the forces only."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,17 +23,18 @@ from hessgnn.runtime.config import dump, load, override, parse
 from hessgnn.runtime.files import find_resource
 from hessgnn.runtime.terminal import ProgressLog
 from hessgnn.training import bar
+from hessgnn.training.build import build_potential
 from hessgnn.training.config import RunConfig
 from hessgnn.training.distributed import ranks_of_torchrun
-from hessgnn.training.run import Point, Run, build
-from hessgnn.training.trainer import Observer, Result, default_folder
+from hessgnn.training.run import Run, ValidationPoint
+from hessgnn.training.trainer import Observer, TrainingResult
 from hessgnn.training.trainer import train as run_training
 
 
 def train(
     config: Path | None, overrides: list[str], *, output: Path | None, resume: Path | None, dry_run: bool
 ) -> None:
-    """Train one potential, or go on with a run; with others, where torchrun started several processes."""
+    """Train one potential or resume a run; together with the other processes, if torchrun started several."""
     keep_freed_memory()  # as in the workers of a sweep, so that a step costs the same in both
     with ranks_of_torchrun() as ranks:
         console = Console(quiet=not ranks.first)
@@ -66,14 +68,14 @@ def _train(
         log = ProgressLog(console, None if console.quiet else folder / "train.log")
         observer = _logged(log, settings, bar.observe(progress, task))
         result = run_training(settings, folder, resume=resume is not None, observer=observer)
-    _print_result(console, result)
+    _print_result(console, result, folder)
 
 
 def _logged(log: ProgressLog, settings: RunConfig, observer: Observer) -> Observer:
     """An observer that writes a line for each validation, too."""
     title = f"train {settings.entry} seed {settings.training.seed}"
 
-    def observe(step: int, point: Point | None) -> None:
+    def observe(step: int, point: ValidationPoint | None) -> None:
         observer(step, point)
         if point is not None:
             log.line(title, f"{step}/{settings.training.steps} steps  {bar.describe(point)}")
@@ -143,6 +145,12 @@ def evaluate(
     return record.status == "ok" and not any(failure.structure is None for failure in record.failures)
 
 
+def default_folder(config: RunConfig) -> Path:
+    """Where a run is saved when no folder is named: ``runs/<entry>-seed<seed>``."""
+    entry = re.sub(r"[^\w.-]+", "-", config.entry).strip("-")
+    return Path("runs") / f"{entry}-seed{config.training.seed}"
+
+
 def _print_plan(console: Console, settings: RunConfig, folder: Path) -> None:
     store = Store.open(settings.data.path)
     settings = settings.with_resolved_potential(store.elements())
@@ -154,18 +162,18 @@ def _print_plan(console: Console, settings: RunConfig, folder: Path) -> None:
         per_epoch = f"at least {per_epoch}"
     console.print(
         f"{train_size} training structures, {per_epoch}, {training.steps} steps, "
-        f"{build(settings).n_parameters()} parameters, into {folder}",
+        f"{build_potential(settings).n_parameters()} parameters, into {folder}",
         markup=False,
         highlight=False,
     )
 
 
-def _print_result(console: Console, result: Result) -> None:
+def _print_result(console: Console, result: TrainingResult, folder: Path) -> None:
     progress = result.progress
     best = next(point for point in progress.curve if point.step == progress.best_step)
     console.print(f"best validation at step {best.step}: {bar.describe(best)}  (score {best.score:.3g})", markup=False)
     console.print(
-        f"{progress.device_seconds:.1f} device-seconds, {progress.products} Hessian products, {result.run.folder}",
+        f"{progress.device_seconds:.1f} device-seconds, {progress.products} Hessian products, {folder}",
         markup=False,
         highlight=False,
     )

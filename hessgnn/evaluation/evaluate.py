@@ -20,12 +20,13 @@ from hessgnn.evaluation.record import Budget, Cost, CurvePoint, DataSource, Reco
 from hessgnn.evaluation.run import ProgressCallback, TaskResults, run_tasks
 from hessgnn.evaluation.settings import DEFAULT_TASKS, TaskSettings, chosen_tasks
 from hessgnn.evaluation.tasks.accuracy import error_metrics
+from hessgnn.potentials.saved import load, load_checkpoint
 from hessgnn.surface.base import Answer, Surface
 from hessgnn.surface.calculator import surface_from_import_path
 from hessgnn.surface.potential import PotentialSurface
 from hessgnn.training.config import DataConfig, RunConfig
 from hessgnn.training.regimes import Regime
-from hessgnn.training.run import Point, Run, load, load_checkpoint, versions
+from hessgnn.training.run import Run, ValidationPoint, versions
 from hessgnn.training.scaling import composition_energy, fit_reference_energies
 
 
@@ -348,7 +349,7 @@ def _cost(run: Run, sweep: Cost | None) -> Cost:
     )
 
 
-def _curve_point(point: Point) -> CurvePoint:
+def _curve_point(point: ValidationPoint) -> CurvePoint:
     def scaled(value: float | None, factor: float) -> float | None:
         return None if value is None else value * factor
 

@@ -14,7 +14,7 @@ from hessgnn.evaluation.record import Budget, Cost, Record, read_record, write_r
 from hessgnn.evaluation.settings import DEFAULT_TASKS, TaskSettings
 from hessgnn.training.config import RunConfig
 from hessgnn.training.regimes import Regime
-from hessgnn.training.run import Point, Run
+from hessgnn.training.run import Run, ValidationPoint
 from hessgnn.training.trainer import train
 
 _EVERY = 5  # steps between two reports
@@ -84,7 +84,7 @@ class JobProgress(Event):
     step: int
     """Training steps; where ``task`` is given, structures."""
     total: int
-    point: Point | None = None
+    point: ValidationPoint | None = None
     """The validation at this step."""
     task: str | None = None
     """What is being done after training, such as ``evaluating vibrations on test``."""
@@ -153,7 +153,7 @@ def run_job(job: Job, link: Link) -> JobResult:
         When the parent wants it to end.
     """
 
-    def observer(step: int, point: Point | None) -> None:
+    def observer(step: int, point: ValidationPoint | None) -> None:
         if step % _EVERY == 0 or point is not None:
             link.report(JobProgress(job.title, step, job.config.training.steps, point))
         if link.stopping:

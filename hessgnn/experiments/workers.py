@@ -27,14 +27,14 @@ from hessgnn.experiments.job import Event, Job, JobFinished, JobProgress, JobRes
 from hessgnn.runtime.allocator import keep_freed_memory
 from hessgnn.runtime.files import write_text
 from hessgnn.runtime.processes import end_with
-from hessgnn.training.run import Point
+from hessgnn.training.run import ValidationPoint
 
 T = TypeVar("T")
 
 _GRACE = 5.0  # seconds that a child has to end by itself
 _LISTEN = 0.2  # seconds
 
-Watch = Callable[[Point | None], str | None]
+Watch = Callable[[ValidationPoint | None], str | None]
 """Asked twice a second, and at each validation, whether a job should end, and why: the reason that is kept."""
 
 PRUNED = "pruned"
@@ -139,7 +139,7 @@ def _listen(
     stopping: threading.Event,
     reports: SimpleQueue[Event],
 ) -> JobResult:
-    last: Point | None = None
+    last: ValidationPoint | None = None
     while True:
         point, message = None, None
         with contextlib.suppress(EOFError, ConnectionResetError):

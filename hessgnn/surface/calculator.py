@@ -20,9 +20,9 @@ from hessgnn.data.neighbors import NeighborFinder
 from hessgnn.data.structure import Array
 from hessgnn.errors import ConfigError
 from hessgnn.potentials.base import Potential
+from hessgnn.potentials.saved import load
 from hessgnn.runtime.imports import import_path
 from hessgnn.surface.base import FAILURES, Surface, differenced_hessian, digest, reason_of
-from hessgnn.training.run import load
 
 
 class HessGNNCalculator(Calculator):

@@ -15,8 +15,7 @@ from hessgnn.errors import UserError
 from hessgnn.experiments.job import Job, JobResult, Link
 from hessgnn.experiments.workers import Workers
 from hessgnn.sweep.config import SweepConfig
-from hessgnn.training.run import Run
-from hessgnn.training.trainer import Trainer
+from hessgnn.training.build import build
 from hessgnn.training.validation import validate
 
 _STEPS, _WARMUP = 5, 2
@@ -132,7 +131,7 @@ def measure(job: Job, link: Link) -> JobResult:  # noqa: ARG001
     Parameters
     ----------
     job
-        A run, whose folder is thrown away.
+        A run; nothing is written.
     link
         Nothing is reported.
 
@@ -141,16 +140,16 @@ def measure(job: Job, link: Link) -> JobResult:  # noqa: ARG001
     JobResult
         It measured ``step``, the median, and ``validation``, both in seconds, and peak ``memory`` in bytes.
     """
-    trainer = Trainer(job.config, Run(job.folder))
+    setup = build(job.config)
     times = []
     for step in range(_WARMUP + _STEPS):
         start = time.perf_counter()
-        trainer._step(step)
+        setup.step(step)
         times.append(time.perf_counter() - start)
     start = time.perf_counter()
-    validate(trainer.judged, trainer.validation, job.config.validation)
+    validate(setup.average.potential, setup.validation, job.config.validation)
     validation = time.perf_counter() - start
-    trainer.loader.close()
+    setup.loader.close()
     unit = 1 if sys.platform == "darwin" else 1024
     peak = unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     typical = statistics.median(times[_WARMUP:])

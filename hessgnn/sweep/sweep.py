@@ -56,7 +56,7 @@ from hessgnn.leaderboard.trials import TrialResult, write_trials
 from hessgnn.runtime.config import save
 from hessgnn.runtime.files import write_text
 from hessgnn.runtime.processes import uninterrupted
-from hessgnn.sweep.balance import weigh
+from hessgnn.sweep.balance import measure_balance
 from hessgnn.sweep.config import PAPER_WEIGHTS, SweepConfig
 from hessgnn.sweep.heartbeat import Heartbeat
 from hessgnn.sweep.report import Transferred, write_report
@@ -65,7 +65,7 @@ from hessgnn.sweep.trial_queue import STALE, STOPPED, TrialQueue, is_open, reaso
 from hessgnn.sweep.trials import baseline_key, trial_rows
 from hessgnn.sweep.tuning import BASELINE, PRODUCTS, SCORE, SECONDS, TrialRequest, Tuning
 from hessgnn.training.regimes import SweepRegime
-from hessgnn.training.run import Point, Run
+from hessgnn.training.run import Run, ValidationPoint
 
 _RECORD = "record"
 """User attribute of a retraining: its record, so that every machine has it."""
@@ -186,7 +186,7 @@ class _Sweep:
         job = Job(
             run, self.folder / "trials" / folder_name(architecture) / "balance", architecture, "", stage="balance"
         )
-        entry, _ = self._once(f"balance {architecture}", job, work=weigh)
+        entry, _ = self._once(f"balance {architecture}", job, work=measure_balance)
         return {} if entry.state != TrialState.COMPLETE else {"loss.hessian": entry.values[0]}
 
     def _try_all(self, architecture: str, baseline: float, known: dict[str, float]) -> None:
@@ -352,7 +352,7 @@ class _Sweep:
         hours = self.config.budget.trial_hours if prune is not None else None
         started: list[float] = []  # when it is first asked: a job may wait for a worker
 
-        def watch(point: Point | None) -> str | None:
+        def watch(point: ValidationPoint | None) -> str | None:
             if not started:
                 started.append(time.monotonic())
             if self.heartbeat.lost(trial._trial_id):

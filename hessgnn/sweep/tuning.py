@@ -34,7 +34,7 @@ from hessgnn.sweep.config import PAPER_WEIGHTS, SweepConfig
 from hessgnn.sweep.heartbeat import Heartbeat
 from hessgnn.sweep.space import draw
 from hessgnn.sweep.trial_queue import TrialQueue, is_open
-from hessgnn.training.run import Point
+from hessgnn.training.run import ValidationPoint
 
 TrialKind = Literal["baseline", "paper", "balance", "sampled"]
 """Where the values of a trial come from: E-F alone, the paper's weights, the balance of the losses, the sampler."""
@@ -125,7 +125,7 @@ class Tuning:
         second = () if self.config.objective.cost is None else (cost[self.config.objective.cost],)
         self.queue.finish(request.trial, (result.score / baseline, *second), pruned=result.pruned)
 
-    def prune(self, request: TrialRequest, point: Point, baseline: float) -> str | None:
+    def prune(self, request: TrialRequest, point: ValidationPoint, baseline: float) -> str | None:
         """Report a validation, and say whether the trial should end.
 
         Parameters

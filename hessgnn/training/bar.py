@@ -1,4 +1,4 @@
-"""The progress bar of a run: errors as they fall, and the time left."""
+"""The progress bar of a run: validation errors and the time left."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from hessgnn.training.run import Point
+from hessgnn.training.run import ValidationPoint
 from hessgnn.training.trainer import Observer
 
 
 @contextmanager
 def progress_bar(console: Console | None = None) -> Iterator[Progress]:
-    """A bar with room for the errors of the last validation.
+    """A progress bar with a column for the errors of the last validation.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ def progress_bar(console: Console | None = None) -> Iterator[Progress]:
     Yields
     ------
     rich.progress.Progress
-        Whose tasks have the field ``errors``.
+        Its tasks need the field ``errors``.
     """
     columns = (
         TextColumn("{task.description}"),
@@ -46,16 +46,16 @@ def progress_bar(console: Console | None = None) -> Iterator[Progress]:
 
 
 def observe(progress: Progress, task: TaskID, also: Callable[[int], None] | None = None) -> Observer:
-    """An observer for the trainer that moves a bar.
+    """A callback for the trainer that advances a progress bar.
 
     Parameters
     ----------
     progress
         From :func:`progress_bar`.
     task
-        Its task.
+        The task of the run.
     also
-        Called with the number of steps done, to move another bar.
+        Called with the number of steps done, to advance another bar.
 
     Returns
     -------
@@ -63,7 +63,7 @@ def observe(progress: Progress, task: TaskID, also: Callable[[int], None] | None
         For :func:`hessgnn.training.trainer.train`.
     """
 
-    def observer(step: int, point: Point | None) -> None:
+    def observer(step: int, point: ValidationPoint | None) -> None:
         progress.update(task, completed=step)
         if point is not None:
             progress.update(task, errors=describe(point))
@@ -74,10 +74,10 @@ def observe(progress: Progress, task: TaskID, also: Callable[[int], None] | None
 
 
 LEGEND = "errors are root mean squares on the validation split: E in meV/atom, F in meV/Å, H in eV/Å²"
-"""What the numbers of :func:`describe` are."""
+"""Explains the numbers of :func:`describe`."""
 
 
-def describe(point: Point) -> str:
+def describe(point: ValidationPoint) -> str:
     """Validation errors on one short line, in the units of :data:`LEGEND`."""
     errors = (("E", point.energy_rmse, 1e3), ("F", point.forces_rmse, 1e3), ("H", point.hessian_rmse, 1.0))
     return "  ".join(f"{title} {_short(value * factor)}" for title, value, factor in errors if value is not None)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
+    Discriminator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    Tag,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -21,6 +26,8 @@ from hessgnn.errors import ConfigError, did_you_mean
 from hessgnn.potentials.base import Potential, PotentialConfig
 from hessgnn.potentials.registry import resolve
 from hessgnn.runtime.config import Settings, parse
+from hessgnn.training.averaging import AverageConfig
+from hessgnn.training.optimizer import OptimizerConfig, ParameterGroupConfig
 from hessgnn.training.regimes import LossRegime, regime_of
 
 
@@ -168,6 +175,16 @@ class ValidationConfig(Settings):
         return None if self.probes is None else PROBES[self.probes]().preparation(self.n_probes)
 
 
+_WEIGHT_DECAY, _EMA = 1e-6, 0.99
+
+Optimizers = Annotated[
+    Annotated[OptimizerConfig, Tag("[one]")]
+    | Annotated[tuple[ParameterGroupConfig, ...], Field(min_length=1), Tag("[groups]")],
+    Discriminator(lambda value: "[groups]" if isinstance(value, list | tuple) else "[one]"),
+]
+"""One optimiser, or a list of parameter groups."""
+
+
 class TrainingConfig(Settings):
     """The optimisation."""
 
@@ -188,14 +205,71 @@ class TrainingConfig(Settings):
         description="how loss and gradient are computed: by autograd, or recorded once for each shape of batch and "
         "fused (minutes for each, for long runs) or replayed as a CUDA graph",
     )
+    optimizer: Optimizers = Field(
+        default=OptimizerConfig(),
+        description="name and arguments, or a list of parameter groups: match (shell pattern), name, lr, arguments",
+    )
     schedule: ScheduleConfig = ScheduleConfig()
-    weight_decay: NonNegativeFloat = 1e-6
+    weight_decay: NonNegativeFloat = Field(
+        default=_WEIGHT_DECAY, description="of matrices, for optimizers that have one and do not set their own"
+    )
     clip: PositiveFloat | None = Field(default=10.0, description="largest norm of the gradient")
-    ema: float | None = Field(default=0.99, ge=0, lt=1, description="decay of the averaged weights, which are judged")
+    ema: float | None = Field(
+        default=_EMA,
+        ge=0,
+        lt=1,
+        description="decay of the averaged weights, which are validated and saved; no average if null. Short for "
+        "average: {kind: ema, decay: ...}",
+    )
+    average: AverageConfig | None = Field(default=None, description="replaces ema")
     dtype: Literal["float32", "float64"] = "float32"
     device: str = Field(default="auto", description="auto takes CUDA where there is one")
     threads: PositiveInt | None = Field(default=None, description="CPU threads; torch's choice if absent")
     seed: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def _weight_decay_is_used(self) -> TrainingConfig:
+        if self.weight_decay not in (0, _WEIGHT_DECAY) and not any(g.takes_weight_decay for g in self.parameter_groups):
+            names = ", ".join(group.name for group in self.parameter_groups)
+            raise ValueError(f"weight_decay has no effect: {names} sets its own or has none. Leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _average_is_given_once(self) -> TrainingConfig:
+        if self.average is None:
+            return self
+        if self.ema not in (None, _EMA):
+            raise ValueError("average and ema exclude each other: leave ema out")
+        if self.average.kind == "swa" and (self.average.start or 0) + self.average.every > self.steps:
+            raise ValueError("average.start + average.every must not be larger than steps: nothing would be averaged")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_new_defaults(
+        self, serialize: SerializerFunctionWrapHandler, info: SerializationInfo
+    ) -> dict[str, Any]:
+        """Leave out of files the defaults of keys that version 0.1.0 did not know, so that it can read them."""
+        content: dict[str, Any] = serialize(self)
+        if info.mode == "json":
+            if self.optimizer == OptimizerConfig():
+                del content["optimizer"]
+            if self.average is None:
+                del content["average"]
+        return content
+
+    @property
+    def parameter_groups(self) -> tuple[ParameterGroupConfig, ...]:
+        """The optimizer of each group of parameters."""
+        if isinstance(self.optimizer, tuple):
+            return self.optimizer
+        return (ParameterGroupConfig(name=self.optimizer.name, **self.optimizer.arguments),)
+
+    @property
+    def averaging(self) -> AverageConfig:
+        """How the weights are averaged."""
+        if self.average is not None:
+            return self.average
+        return AverageConfig(kind="none") if self.ema is None else AverageConfig(decay=self.ema)
 
 
 class RunConfig(Settings):

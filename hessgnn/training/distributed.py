@@ -1,8 +1,8 @@
-"""One run on several devices: each process computes a part of every batch, and their gradients are summed.
+"""One run on several devices: each rank computes a part of every batch, and the gradients are summed (all-reduce).
 
-Batches, probes and weights of the joint batch are the same whatever the number of processes, since they follow from the
-seed and the step alone; the means over structures are in the weights of the parts (:mod:`hessgnn.training.part`). So
-the sum over all processes is the gradient of the joint batch, and the numbers are those of one process up to rounding.
+Batches, probes and weights of the joint batch do not depend on the number of ranks, since they follow from the seed and
+the step alone; the means over structures are in the weights of the parts (:mod:`hessgnn.training.part`). So the sum
+over all ranks is the gradient of the joint batch, and the results are those of one process up to rounding.
 
 ``DistributedDataParallel`` is not used: it expects one backward pass through what its own ``forward`` gave, and its
 documentation excludes ``torch.autograd.grad``. Here forces and Hessian products are derivatives taken in between, a
@@ -32,26 +32,26 @@ from hessgnn.training.part import Part
 T = TypeVar("T")
 
 _TIMEOUT = timedelta(hours=2)
-"""For a process that compiles or validates longer than others; torchrun notices sooner when one has died."""
+"""For a rank that compiles or validates longer than others; torchrun notices sooner when one has failed."""
 
 _HEARING = 5.0
-"""Seconds that a process waits for the first one to tell of an error that all have, before it tells of it itself."""
+"""Seconds that a rank waits for rank 0 to report the same error, before it reports the error itself."""
 
 _ERROR = "hessgnn error of the first process"
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes that train one potential, seen from one of them. By default there is one alone.
+    """The processes that train one potential together, seen from one of them. By default there is only one.
 
     Attributes
     ----------
     rank
-        Of this process, from 0 on.
+        Rank of this process, from 0.
     number
-        Of processes.
+        Number of ranks (world size).
     local_rank
-        Of this process on its machine.
+        Rank of this process on its machine.
     """
 
     rank: int = 0
@@ -60,47 +60,47 @@ class Ranks:
 
     @classmethod
     def here(cls) -> Ranks:
-        """Those of torch's process group; one alone where there is none."""
+        """The ranks of torch's process group; a single one where there is no group."""
         if not (dist.is_available() and dist.is_initialized()):
             return cls()
         return cls(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", dist.get_rank())))
 
     @property
     def first(self) -> bool:
-        """Whether this process is the one that writes files and tells what is going on."""
+        """Whether this is rank 0, which writes files and prints."""
         return self.rank == 0
 
     def own(self, items: Sequence[T]) -> list[T]:
-        """What this process computes: every item once in all processes together."""
+        """The items of this rank; each item belongs to exactly one rank."""
         return list(items[self.rank :: self.number])
 
     def total(self, values: Tensor) -> Tensor:
-        """Sum over all processes, the same bits in each of them.
+        """Sum over all ranks, bit for bit the same on each.
 
         Parameters
         ----------
         values
-            Of the same shape everywhere; overwritten.
+            Of the same shape on every rank; overwritten.
         """
         if self.number > 1:
-            with _others_may_die():
+            with _other_ranks_may_fail():
                 dist.all_reduce(values)
         return values
 
     def joined(
         self, parts: Sequence[Part], errors: Sequence[dict[str, Tensor]], parameters: Sequence[Tensor]
     ) -> list[dict[str, Tensor]]:
-        """Sum the gradients of all processes, and learn the errors that the others found.
+        """Sum the gradients of all ranks and exchange the errors of the structures.
 
         Parameters
         ----------
         parts
             All parts of the joint batch.
         errors
-            Of this process's :meth:`own` parts: term -> ``(n_structures,)``. What is not finite comes to all.
+            Of the :meth:`own` parts: term -> ``(n_structures,)``. Every rank sees values that are not finite.
         parameters
-            With the gradients of these parts, which are replaced by those of the joint batch. A parameter that no
-            process has a gradient for gets none, as in one process: the optimiser leaves it alone then.
+            With the gradients of these parts, which are replaced by those of the joint batch. A parameter without a
+            gradient on any rank gets none, as in one process: the optimiser skips it then.
 
         Returns
         -------
@@ -133,17 +133,17 @@ class Ranks:
         return list(everywhere.values())
 
     def from_first(self, function: Callable[[], T]) -> T:
-        """What a function gives in the first process, which alone calls it.
+        """Call a function on rank 0 and broadcast its result.
 
         Parameters
         ----------
         function
-            Reads or writes files; what it gives is pickled.
+            Reads or writes files; its result is pickled.
 
         Raises
         ------
         UserError
-            In all processes, where the function raises it in the first.
+            On every rank, when the function raises it on rank 0.
         """
         if self.number == 1:
             return function()
@@ -153,7 +153,7 @@ class Ranks:
                 answer[0] = function()
             except UserError as error:
                 answer[1] = error
-        with _others_may_die():
+        with _other_ranks_may_fail():
             dist.broadcast_object_list(answer, src=0, device=torch.device("cpu"))
         if answer[1] is not None:
             raise answer[1]
@@ -162,14 +162,14 @@ class Ranks:
 
 @contextmanager
 def ranks_of_torchrun() -> Iterator[Ranks]:
-    """Join the processes that torchrun started; one alone where it did not start this one.
+    """Initialise the process group if torchrun started this process.
 
-    An error that all processes have is told by the first; the others end with exit status 2 and say nothing.
+    Errors raised on every rank are reported by rank 0; the other ranks exit with status 2.
 
     Yields
     ------
     Ranks
-        Of this process.
+        The ranks; a single one where torchrun was not used.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Ranks()
@@ -181,28 +181,28 @@ def ranks_of_torchrun() -> Iterator[Ranks]:
     try:
         yield ranks
     except UserError as error:
-        # Not torn down on the way out: the others may be waiting in a sum, and only torchrun can end them.
+        # The group is left as it is: other ranks may be waiting in a sum, and only torchrun can end them.
         if ranks.first:
             store.set(_ERROR, str(error))
-        elif _first_says(store, str(error)):
+        elif _reported_by_first(store, str(error)):
             sys.exit(2)
         raise
     dist.destroy_process_group()
 
 
-def _first_says(store: Any, text: str) -> bool:
+def _reported_by_first(store: Any, text: str) -> bool:
     deadline = time.monotonic() + _HEARING
     while time.monotonic() < deadline:
         if store.check([_ERROR]):
-            time.sleep(1.0)  # torchrun ends all when one has ended: the first needs a moment to tell
+            time.sleep(1.0)  # torchrun ends all ranks when one has ended: rank 0 needs a moment to report
             return bool(store.get(_ERROR).decode() == text)
         time.sleep(0.05)
     return False
 
 
 @contextmanager
-def _others_may_die() -> Iterator[None]:
-    """A broken connection is no bug of ours: the process at its other end has ended, and said why."""
+def _other_ranks_may_fail() -> Iterator[None]:
+    """A broken connection is no bug of ours: the rank at its other end has failed and reported why."""
     try:
         yield
     except torch.OutOfMemoryError:

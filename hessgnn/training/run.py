@@ -1,4 +1,4 @@
-"""The run folder: what a training run leaves behind, and how a potential is loaded from it.
+"""The run folder: the files of a training run.
 
 ::
 
@@ -6,8 +6,8 @@
     ├── config.yaml     the resolved configuration: trains the same again
     ├── versions.json   of Python and the packages that decide numbers
     ├── metrics.csv     one row for each validation
-    ├── last.pt         to resume from: weights, optimiser, averages, counters
-    ├── best.pt         the judged weights of the best validation
+    ├── last.pt         checkpoint to resume from: weights, optimiser, averages, counters
+    ├── best.pt         averaged weights with the best validation score
     └── record.json     after `hessgnn evaluate`
 """
 
@@ -16,28 +16,23 @@ from __future__ import annotations
 import csv
 import io
 import json
-import pickle
 import platform
-import zipfile
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-import torch
-
-from hessgnn.errors import ConfigError, TrainingError
-from hessgnn.potentials.base import Potential
+from hessgnn.errors import TrainingError
+from hessgnn.potentials.saved import BEST, CONFIG, require_run_folder
 from hessgnn.runtime.config import load as load_config
 from hessgnn.runtime.config import save as save_config
-from hessgnn.runtime.files import atomic_path, write_text
+from hessgnn.runtime.files import write_text
 from hessgnn.training.config import RunConfig
 
 _PACKAGES = ("hessgnn", "torch", "torch-geometric", "e3nn", "torchani", "numpy", "h5py", "ase", "optuna")
 
 
 @dataclass(frozen=True)
-class Point:
+class ValidationPoint:
     """One validation: a row of ``metrics.csv``. Losses are means over the steps since the last one.
 
     Errors are root mean squares; ``None`` where no structure has the label or the term had weight 0.
@@ -73,7 +68,7 @@ class Run:
     @property
     def config_path(self) -> Path:
         """The resolved configuration."""
-        return self.folder / "config.yaml"
+        return self.folder / CONFIG
 
     @property
     def last(self) -> Path:
@@ -82,8 +77,8 @@ class Run:
 
     @property
     def best(self) -> Path:
-        """The judged weights."""
-        return self.folder / "best.pt"
+        """The averaged weights with the best validation score."""
+        return self.folder / BEST
 
     @property
     def record(self) -> Path:
@@ -97,13 +92,12 @@ class Run:
 
     def config(self) -> RunConfig:
         """Read the resolved configuration."""
-        if not self.config_path.is_file():
-            raise ConfigError(
-                "is not a run folder (no config.yaml)",
-                where=self.folder,
-                remedy="give a folder made by `hessgnn train`",
-            )
-        return load_config(RunConfig, self.config_path)
+        return load_config(RunConfig, require_run_folder(self.folder))
+
+    def require_new(self) -> None:
+        """Raise :class:`TrainingError` when the folder holds a run already."""
+        if self.config_path.exists():
+            raise TrainingError("holds a run already", where=self.folder, remedy="resume it, or name another folder")
 
     def begin(self, config: RunConfig) -> None:
         """Write what is known before the first step.
@@ -116,7 +110,7 @@ class Run:
         save_config(config, self.config_path)
         write_text(self.folder / "versions.json", json.dumps(versions(), indent=1) + "\n")
 
-    def write_metrics(self, curve: list[Point]) -> None:
+    def write_metrics(self, curve: list[ValidationPoint]) -> None:
         """Write all validations so far.
 
         Parameters
@@ -125,12 +119,12 @@ class Run:
             In order.
         """
         text = io.StringIO()
-        writer = csv.DictWriter(text, [field.name for field in fields(Point)], lineterminator="\n")
+        writer = csv.DictWriter(text, [field.name for field in fields(ValidationPoint)], lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(point) for point in curve)
         write_text(self.metrics, text.getvalue())
 
-    def curve(self) -> list[Point]:
+    def curve(self) -> list[ValidationPoint]:
         """Read all validations."""
         if not self.metrics.is_file():
             return []
@@ -143,115 +137,6 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
 
 
-def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Write tensors and plain containers atomically.
-
-    Parameters
-    ----------
-    path
-        The file.
-    content
-        Anything that ``torch.load(weights_only=True)`` admits.
-    """
-    with atomic_path(path) as temporary:
-        torch.save(content, temporary)
-
-
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read what :func:`save_checkpoint` wrote, on the CPU; nothing in the file can run code.
-
-    Parameters
-    ----------
-    path
-        The file.
-
-    Returns
-    -------
-    dict
-        The content.
-
-    Raises
-    ------
-    TrainingError
-        When the file is missing, damaged, or holds more than tensors and plain containers.
-    """
-    try:
-        with path.open("rb") as file:
-            if not zipfile.is_zipfile(file):
-                raise ValueError("not an archive")  # torch would try its old format, a bare pickle
-            file.seek(0)
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise TrainingError("no such checkpoint", where=path, remedy="train first") from None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise TrainingError(
-            "the checkpoint is damaged, or not one of ours", where=path, remedy="train again, or use a copy"
-        ) from error
-
-
-def load(folder: str | Path, device: str = "cpu") -> Potential:
-    """Load the best potential of a run.
-
-    Parameters
-    ----------
-    folder
-        The run folder.
-    device
-        Where to put it.
-
-    Returns
-    -------
-    Potential
-        In the type it was trained in, ready for evaluation.
-    """
-    run = Run(Path(folder))
-    config = run.config()
-    potential = build(config)
-    load_weights(potential, load_checkpoint(run.best)["potential"], where=run.best)
-    return potential.to(device).eval()
-
-
-def build(config: RunConfig) -> Potential:
-    """Build the potential of a configuration, with fresh weights from torch's global generator.
-
-    Parameters
-    ----------
-    config
-        The configuration, with elements.
-
-    Returns
-    -------
-    Potential
-        On the CPU, in the training type.
-    """
-    return config.potential_class()(config.potential_config()).to(getattr(torch, config.training.dtype))
-
-
-def load_weights(potential: Potential, state: dict[str, Any], *, where: Path) -> None:
-    """Put weights into a potential.
-
-    Parameters
-    ----------
-    potential
-        Of the architecture and settings that the weights belong to.
-    state
-        Its state.
-    where
-        Named in the error.
-
-    Raises
-    ------
-    TrainingError
-        When they do not fit.
-    """
-    try:
-        potential.load_state_dict(state)
-    except RuntimeError as error:
-        raise TrainingError(
-            "the weights do not fit the architecture of config.yaml", where=where, remedy="use files of one run"
-        ) from error
-
-
-def _point(row: dict[str, str]) -> Point:
+def _point(row: dict[str, str]) -> ValidationPoint:
     values = {key: None if text == "" else float(text) for key, text in row.items()}
-    return Point(**{**values, "step": int(row["step"]), "products": int(row["products"])})  # type: ignore[arg-type]
+    return ValidationPoint(**{**values, "step": int(row["step"]), "products": int(row["products"])})  # type: ignore[arg-type]

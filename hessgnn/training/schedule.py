@@ -33,7 +33,7 @@ class Schedule:
         return config.lr * self.reduction
 
     def observe(self, score: float) -> None:
-        """Tell the score of a validation; a plateau lowers the rate.
+        """Take note of a validation score; the plateau rule lowers the learning rate when it does not improve.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""Loss and gradient of a training step: eager, or recorded once for each shape and replayed.
+"""A training step, and how its loss and gradient are computed: eager, or recorded once for each shape and replayed.
 
 A loss of Hessian products differentiates an energy three times. Autograd builds that graph anew in every step, from
 thousands of small operations, and its bookkeeping and their launches cost more than the arithmetic of small molecules.
@@ -13,9 +13,9 @@ fixed shape, there is no autograd left in it:
 
 ``traced`` alone gains nothing once batches are filled up to recorded shapes; it is what ``compiled`` starts from.
 
-None is believed: the first batches of each shape are computed by the eager step too, and a potential that cannot be
-recorded, or whose record says otherwise, is refused. On one CPU thread a compiled step repeats every digit, also in
-another process; on more, Inductor's sums over neighbours take the order in which the threads come (1e-8 in float32).
+Records are verified: the first batches of each shape are also computed by the eager step. A potential that cannot be
+recorded, or whose record gives something else, is an error. On one CPU thread a compiled step repeats every digit, also
+in another process; on more, Inductor's sums over neighbours take the order in which the threads come (1e-8 in float32).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 import torch
@@ -31,11 +32,18 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from hessgnn.data.loader import Loader
 from hessgnn.data.padding import Buckets, Size
+from hessgnn.data.store.store import Store
 from hessgnn.errors import ConfigError, TrainingError, UserError
 from hessgnn.potentials.base import Potential
-from hessgnn.training.loss import Loss
+from hessgnn.training.averaging import Average
+from hessgnn.training.config import RunConfig
+from hessgnn.training.distributed import Ranks
+from hessgnn.training.loss import Loss, LossValue, Weights
+from hessgnn.training.optimizer import NonFiniteGradient, Update
 from hessgnn.training.part import Part
+from hessgnn.training.schedule import Schedule
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +63,97 @@ TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
 """Largest relative error of loss and gradient."""
 
 _WARM_UP = 3  # eager steps before a capture, as torch asks for
+
+
+class NonFiniteLoss(TrainingError):
+    """The loss or its gradient is infinite or not a number; the parameters were not updated."""
+
+
+@dataclass
+class TrainingStep:
+    """One step of a run: batch, probes, loss and gradient, update of the parameters, and their average.
+
+    Attributes
+    ----------
+    config
+        Of the run.
+    ranks
+        Processes that share each batch.
+    loader
+        Gives the batch of each step.
+    loss
+        The loss.
+    gradient
+        Computes it with its gradient.
+    update
+        Of the parameters.
+    average
+        Of the parameters.
+    schedule
+        Learning rate of each step.
+    store
+        Names the structures whose loss is not finite.
+    """
+
+    config: RunConfig
+    ranks: Ranks
+    loader: Loader
+    loss: Loss
+    gradient: EagerStep
+    update: Update
+    average: Average
+    schedule: Schedule
+    store: Store
+
+    def __call__(self, number: int) -> LossValue:
+        """Take a step.
+
+        Parameters
+        ----------
+        number
+            Of the step, from 0 on. Batch, probes, weights of the loss and learning rate follow from it and the seed.
+
+        Returns
+        -------
+        LossValue
+            The loss before the update. Its ``n_products`` are those that this process formed, in all evaluations.
+
+        Raises
+        ------
+        NonFiniteLoss
+            Naming the structures.
+        """
+        settings, ranks = self.config.training, self.ranks
+        generator = torch.Generator().manual_seed(_mix(settings.seed, number))
+        self.update.set_lr(self.schedule.lr(number))
+        batch = self.loader.batch(number)
+        weights = Weights.at(number, self.config.loss)
+        parts = self.loss.parts(batch, weights, generator, settings.parts * ranks.number)
+        own, trained = ranks.own(parts), list(self.gradient.trained.values())
+        values: list[LossValue] = []
+
+        def evaluate() -> Tensor:
+            values.append(LossValue.of(parts, ranks.joined(parts, [self.gradient(part) for part in own], trained)))
+            if not math.isfinite(float(values[-1].total)):
+                raise self._not_finite("loss", number, _not_finite_structures(values[-1]))
+            return values[-1].total
+
+        try:
+            self.update(evaluate)
+        except NonFiniteGradient:
+            assert batch.index is not None
+            found = _not_finite_structures(values[-1]) or batch.index.tolist()
+            raise self._not_finite("gradient", number, found) from None
+        self.average.update(number + 1)
+        # Products of different devices are formed at the same time, each for its part of the batch.
+        return replace(values[0], n_products=len(values) * sum(part.n_products for part in own))
+
+    def _not_finite(self, what: str, number: int, structures: list[int]) -> NonFiniteLoss:
+        names = ", ".join(dict.fromkeys(self.store.names[index] for index in structures))
+        return NonFiniteLoss(
+            f"the {what} of step {number} is not finite for {names}",
+            remedy="lower training.schedule.lr or the loss weights, or check these structures",
+        )
 
 
 class EagerStep:
@@ -127,17 +226,7 @@ class RecordedStep(EagerStep):
         self._proofs: dict[tuple[object, ...], int] = {}
 
     def __call__(self, part: Part) -> dict[str, Tensor]:
-        """Add the gradient of a part's loss to that of the parameters.
-
-        Parameters
-        ----------
-        part
-            The structures.
-
-        Returns
-        -------
-        dict
-            Term -> ``(n_structures,)``, errors without their graph.
+        """See :meth:`EagerStep.__call__`.
 
         Raises
         ------
@@ -216,6 +305,19 @@ class RecordedStep(EagerStep):
             where="key 'training.step'",
             remedy="set training.step=eager",
         )
+
+
+def _not_finite_structures(value: LossValue) -> list[int]:
+    return [
+        index
+        for positions, errors in value.per_structure.values()
+        for index in positions[~torch.isfinite(errors)].tolist()
+    ]
+
+
+def _mix(seed: int, step: int) -> int:
+    """One seed for each step of each run, well apart (SplitMix64's increment)."""
+    return (seed * 1_000_003 + step * 0x9E3779B97F4A7C15) % 2**63
 
 
 def _trace(function: Function, inputs: Sequence[Tensor]) -> torch.fx.GraphModule:

@@ -45,8 +45,7 @@ def test_a_step_descends_and_leaves_nothing_in_the_positions():
     step = TrainingStep(potential, batch, LossConfig())
     first = float(step())
     assert any(not torch.equal(a, b) for a, b in zip(before, potential.parameters(), strict=True))
-    for group in step.optimizer.param_groups:
-        group["lr"] = 1e-4
+    step.update.set_lr(1e-4)
     losses = [float(step()) for _ in range(10)]
     assert min(losses) < first
     assert batch.positions.grad is None

@@ -21,8 +21,8 @@ from hessgnn.evaluation.settings import TaskSettings
 from hessgnn.evaluation.tasks.accuracy import METRICS
 from hessgnn.leaderboard.collect import collect
 from hessgnn.leaderboard.report import write_report
+from hessgnn.potentials.saved import load_checkpoint, save_checkpoint
 from hessgnn.training.config import RunConfig
-from hessgnn.training.run import load_checkpoint, save_checkpoint
 from hessgnn.training.trainer import train
 
 

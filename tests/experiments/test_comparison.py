@@ -22,7 +22,8 @@ from hessgnn.leaderboard.collect import collect
 from hessgnn.leaderboard.scores import score
 from hessgnn.runtime.config import load, save
 from hessgnn.runtime.files import find_resource
-from hessgnn.training.run import Run, build
+from hessgnn.training.build import build_potential
+from hessgnn.training.run import Run
 
 MakeStudy = Callable[..., StudyConfig]
 
@@ -106,9 +107,8 @@ def test_a_study_goes_on_and_another_is_refused(
     before = (tmp_path / "points.json").read_text()
     (Cell("schnet", "E-F", 1.0, 2).folder(tmp_path) / "record.json").unlink()
     trained = []
-    monkeypatch.setattr(
-        "hessgnn.training.trainer.Trainer._step", lambda self, step: trained.append(step)
-    )  # nothing is trained again
+    # Nothing is trained again.
+    monkeypatch.setattr("hessgnn.training.step.TrainingStep.__call__", lambda self, step: trained.append(step))
     assert study(config, tmp_path, silent) == first
     assert trained == []
     points, again = json.loads(before)["points"], json.loads((tmp_path / "points.json").read_text())["points"]
@@ -189,4 +189,4 @@ def test_the_paper_study_is_the_papers_setting() -> None:
     assert run.loss.probes.kind == "full"
     assert (run.training.dtype, run.training.batch_size) == ("float64", 400)
     assert (config.regimes, len(config.seeds)) == (("E", "E-F", "E-F-H"), 5)
-    assert build(run.with_resolved_potential([1, 6, 7, 8])).aev.out_dim == 384
+    assert build_potential(run.with_resolved_potential([1, 6, 7, 8])).aev.out_dim == 384

@@ -18,11 +18,11 @@ from hessgnn.experiments.job import Job, JobFinished, JobProgress, JobResult, Li
 from hessgnn.experiments.workers import PRUNED, Chains, WorkerDied, Workers, shared_threads
 from hessgnn.runtime.allocator import release_freed_memory
 from hessgnn.training.config import RunConfig
-from hessgnn.training.run import Point
+from hessgnn.training.run import ValidationPoint
 
 
-def point(step: int) -> Point:
-    return Point(step, 1.0, 1e-3, 2.5, 7, 0.5, None, None, None, None, None, None, None)
+def point(step: int) -> ValidationPoint:
+    return ValidationPoint(step, 1.0, 1e-3, 2.5, 7, 0.5, None, None, None, None, None, None, None)
 
 
 # Work for children, which find it by its name.
@@ -122,9 +122,9 @@ def test_wrong_input_is_told_as_it_is(pair: Workers, job: Job) -> None:
     [(PRUNED, JobResult(0.5, 2.5, 7, pruned=True)), ("it took too long", JobResult(None, 2.5, 7, "it took too long"))],
 )
 def test_a_watch_ends_a_job(pair: Workers, job: Job, why: str, outcome: JobResult) -> None:
-    seen: list[Point] = []
+    seen: list[ValidationPoint] = []
 
-    def watch(found: Point | None) -> str | None:
+    def watch(found: ValidationPoint | None) -> str | None:
         seen.extend([] if found is None else [found])
         return why if len(seen) > 3 else None
 

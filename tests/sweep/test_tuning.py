@@ -18,7 +18,7 @@ from hessgnn.sweep.heartbeat import Heartbeat
 from hessgnn.sweep.storage import open_storage, tuning_study
 from hessgnn.sweep.trial_queue import reason_of
 from hessgnn.sweep.tuning import WAIT, TrialRequest, Tuning, describe_state, device_seconds_of
-from hessgnn.training.run import Point
+from hessgnn.training.run import ValidationPoint
 
 MakeSweep = Callable[..., SweepConfig]
 
@@ -278,8 +278,8 @@ def test_two_objectives_have_a_front_and_the_best_has_the_lowest_error(make_swee
     assert best[1].values == [2.0, 5.0]
 
 
-def point(step: int, value: float) -> Point:
-    return Point(step, 1.0, 1e-3, 1.5, 3, value, None, None, None, None, None, None, None)
+def point(step: int, value: float) -> ValidationPoint:
+    return ValidationPoint(step, 1.0, 1e-3, 1.5, 3, value, None, None, None, None, None, None, None)
 
 
 @pytest.mark.parametrize("kind", ["median", "hyperband"])

@@ -17,10 +17,12 @@ import torch
 from springs import TINY, write_springs
 
 from hessgnn.errors import TrainingError
+from hessgnn.potentials.saved import load_checkpoint
 from hessgnn.runtime.config import load, merge, save
+from hessgnn.training.build import build
 from hessgnn.training.config import RunConfig
 from hessgnn.training.distributed import Ranks, ranks_of_torchrun
-from hessgnn.training.run import Run, load_checkpoint
+from hessgnn.training.run import Run
 from hessgnn.training.trainer import Trainer, train
 
 ARCHITECTURES = ("ani", "schnet")
@@ -77,18 +79,31 @@ def uneven(folder: Path, architecture: str) -> RunConfig:
     return config if architecture == "schnet" else config.model_copy(update={"potential": {"name": architecture}})
 
 
-def gradients(config: RunConfig, folder: Path) -> list[torch.Tensor | None]:
+def gradients(config: RunConfig) -> list[torch.Tensor | None]:
     """What the first step says of its loss, and the gradient, which stays until the next step."""
-    trainer = Trainer(config, Run(folder))
-    value = trainer._step(0)
+    setup = build(config)
+    value = setup.step(0)
     loss = torch.tensor([float(value.total), *(value.terms[name] for name in sorted(value.terms))])
-    return [loss, *(p.grad for p in trainer.gradient.trained.values())]
+    return [loss, *(p.grad for p in setup.step.gradient.trained.values())]
 
 
 def save_gradients(folder: Path) -> None:
     for architecture in ARCHITECTURES:
-        found = gradients(uneven(folder, architecture), folder / architecture)
+        found = gradients(uneven(folder, architecture))
         torch.save(found, folder / f"{architecture}-{Ranks.here().rank}.pt")
+
+
+def with_closure(folder: Path) -> RunConfig:
+    optimizer = {"name": "LBFGS", "max_iter": 3}
+    return configuration(folder, training={"batch_size": 3, "optimizer": optimizer, "schedule": {"lr": 0.01}})
+
+
+def train_in_memory(folder: Path) -> None:
+    """Every rank evaluates its closure as often as the others, and keeps the result."""
+    result = train(with_closure(folder))
+    assert not [*folder.rglob("config.yaml"), *folder.rglob("best.pt")]
+    torch.save([result.score, result.potential.state_dict()], folder / f"memory-{Ranks.here().rank}.pt")
+    torch.distributed.barrier()
 
 
 class Stopped(Exception):
@@ -112,17 +127,17 @@ def be_refused(folder: Path) -> None:
 def be_poisoned(folder: Path) -> None:
     """The structures that are not finite are in one process's part only."""
     rank = Ranks.here().rank
-    trainer = Trainer(configuration(folder, training={"batch_size": 5}), Run(folder / "poisoned"))
-    compute = trainer.gradient
+    setup = build(configuration(folder, training={"batch_size": 5}))
+    compute = setup.step.gradient
 
     def spoiled(part):
         errors = compute(part)
         return {name: error * torch.nan for name, error in errors.items()} if rank == 1 else errors
 
     spoiled.trained = compute.trained
-    trainer.gradient = spoiled
+    setup.step.gradient = spoiled
     with pytest.raises(TrainingError) as caught:
-        trainer.fit()
+        Trainer(setup, Run(folder / "poisoned")).fit()
     (folder / f"error-{rank}.txt").write_text(str(caught.value))
 
 
@@ -142,13 +157,16 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which two processes have done all of the above."""
     folder = tmp_path_factory.mktemp("pair")
     write_springs(folder / "springs.h5")
-    assert together(folder, save_gradients, train_half, be_refused, be_poisoned, die) == [0, -signal.SIGKILL]
+    assert together(folder, save_gradients, train_in_memory, train_half, be_refused, be_poisoned, die) == [
+        0,
+        -signal.SIGKILL,
+    ]
     return folder
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_the_gradient_is_that_of_the_joint_batch(pair: Path, tmp_path: Path, architecture: str) -> None:
-    alone = gradients(uneven(pair, architecture), tmp_path / "alone")
+def test_the_gradient_is_that_of_the_joint_batch(pair: Path, architecture: str) -> None:
+    alone = gradients(uneven(pair, architecture))
     for rank in range(2):
         found = torch.load(pair / f"{architecture}-{rank}.pt")
         assert [g is None for g in found] == [g is None for g in alone]
@@ -157,6 +175,13 @@ def test_the_gradient_is_that_of_the_joint_batch(pair: Path, tmp_path: Path, arc
                 torch.testing.assert_close(other, one, rtol=1e-10, atol=1e-10 * float(one.norm()))
     assert alone[0].min() > 0
     assert len(alone[0]) == 4
+
+
+def test_lbfgs_trains_on_every_rank_alike_and_as_one_process(pair: Path) -> None:
+    (score, first), (other_score, second) = (torch.load(pair / f"memory-{rank}.pt") for rank in range(2))
+    assert score == other_score
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    assert train(with_closure(pair)).score == pytest.approx(score, rel=1e-6)
 
 
 def curve(folder: Path) -> np.ndarray:

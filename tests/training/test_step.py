@@ -18,12 +18,12 @@ from hessgnn.data.padding import Buckets, Size
 from hessgnn.errors import ConfigError, DataError, TrainingError
 from hessgnn.potentials.base import Potential
 from hessgnn.training import step as module
+from hessgnn.training.build import build
 from hessgnn.training.config import LossConfig, RunConfig
 from hessgnn.training.loss import Loss, LossValue, Weights
 from hessgnn.training.part import Part
-from hessgnn.training.run import Run
 from hessgnn.training.step import EagerStep, RecordedStep
-from hessgnn.training.trainer import Trainer, train
+from hessgnn.training.trainer import train
 
 MakeConfig = Callable[..., RunConfig]
 
@@ -206,7 +206,7 @@ def test_elements_are_checked_in_every_step() -> None:
 
 def test_capturing_is_refused_without_cuda(make_config: MakeConfig, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"CUDA device only.*training\.step=compiled"):
-        Trainer(make_config(training={"step": "captured"}), Run(tmp_path / "run"))
+        build(make_config(training={"step": "captured"}))
 
 
 def test_a_recorded_run_in_parts_equals_the_eager_run(

@@ -18,11 +18,14 @@ import hessgnn
 from hessgnn.curvature.probes.modes import ReferenceModes
 from hessgnn.data.store.store import write_store
 from hessgnn.errors import ConfigError, TrainingError
+from hessgnn.potentials.saved import load_checkpoint
 from hessgnn.runtime.config import save
-from hessgnn.training import trainer as trainer_module
+from hessgnn.training.build import build
 from hessgnn.training.config import RunConfig
-from hessgnn.training.run import Run, load_checkpoint
+from hessgnn.training.run import Run
+from hessgnn.training.step import TrainingStep
 from hessgnn.training.trainer import Trainer, train
+from hessgnn.training.validation import validate
 
 MakeConfig = Callable[..., RunConfig]
 
@@ -65,9 +68,9 @@ def test_training_on_the_bundled_data_learns_the_hessian(make_config: MakeConfig
 
 def test_the_loaded_potential_is_the_one_that_was_judged(make_config: MakeConfig, tmp_path: Path) -> None:
     config = make_config(training={"dtype": "float64"})
-    trainer = Trainer(config, Run(tmp_path / "run"))
-    result = trainer.fit()
-    errors = trainer_module.validate(hessgnn.load(tmp_path / "run"), trainer.validation, config.validation)
+    setup = build(config)
+    result = Trainer(setup, Run(tmp_path / "run")).fit()
+    errors = validate(hessgnn.load(tmp_path / "run"), setup.validation, config.validation)
     assert errors == result.errors
 
 
@@ -146,6 +149,61 @@ def test_kill_9_in_mid_epoch_and_the_same_command_give_the_same_numbers(
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
 
 
+def test_without_a_folder_nothing_is_written_and_the_numbers_are_the_same(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    config = make_config(training={"dtype": "float64"}, validation={"every": 2})
+    before = sorted(tmp_path.rglob("*"))
+    result = hessgnn.train(config)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert result.run is None
+    kept = train(config, tmp_path / "run")
+    assert (result.score, result.errors, result.progress.products) == (kept.score, kept.errors, kept.progress.products)
+    assert [point.score for point in result.progress.curve] == [point.score for point in kept.progress.curve]
+    saved = weights(tmp_path / "run", "best.pt")
+    for potential in (result.potential, kept.potential):
+        assert not potential.training
+        assert all(torch.equal(value, saved[name]) for name, value in potential.state_dict().items())
+    assert result.potential is result.potential
+
+
+def test_the_best_potential_is_kept_in_memory_not_the_last(make_config: MakeConfig) -> None:
+    config = make_config(training={"ema": None, "schedule": {"lr": 0.3, "kind": "constant", "warmup": 0}})
+    result = train(config)
+    assert result.progress.best_step < result.progress.step
+    errors = validate(result.potential, build(config).validation, config.validation)
+    assert errors == result.errors
+
+
+@pytest.mark.parametrize("potential", ["ani", "nequip"])
+def test_every_architecture_is_kept_in_memory(make_config: MakeConfig, potential: str) -> None:
+    config = make_config(training={"steps": 2}).model_copy(update={"potential": {"name": potential}})
+    result = train(config)
+    assert validate(result.potential, build(config).validation, config.validation) == result.errors
+
+
+def test_a_configuration_is_an_object_a_mapping_or_a_file(make_config: MakeConfig, tmp_path: Path) -> None:
+    config = make_config(training={"steps": 3})
+    save(config, tmp_path / "config.yaml")
+    scores = {train(given).score for given in (config, config.model_dump(), tmp_path / "config.yaml")}
+    assert len(scores) == 1
+    with pytest.raises(ConfigError, match="config, key 'trainin': unknown key"):
+        train({"potential": {"name": "schnet"}, "trainin": {}})
+    with pytest.raises(ConfigError, match="a run without a folder cannot be resumed"):
+        train(config, resume=True)
+
+
+def test_building_and_stepping_need_no_trainer(make_config: MakeConfig, tmp_path: Path) -> None:
+    config = make_config()
+    setup = build(config)
+    losses = [float(setup.step(number).total) for number in range(config.training.steps)]
+    errors = validate(setup.average.potential, setup.validation, config.validation)
+    assert train(config).progress.curve[-1].loss == pytest.approx(sum(losses[-4:]) / 4, rel=1e-12)
+    assert train(config).progress.curve[-1].forces_rmse == errors.forces
+
+
 def test_another_seed_gives_another_run(make_config: MakeConfig, tmp_path: Path) -> None:
     train(make_config(training={"seed": 1}), tmp_path / "one")
     train(make_config(training={"seed": 2}), tmp_path / "two")
@@ -186,15 +244,15 @@ def test_a_weighted_term_without_labels_is_refused_before_the_first_step(
 def test_a_loss_that_is_not_finite_names_the_structures_and_keeps_the_checkpoint(
     make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = trainer_module.Trainer._step
+    original = TrainingStep.__call__
 
-    def poisoned(self: Trainer, step: int) -> object:
+    def poisoned(self: TrainingStep, step: int) -> object:
         if step == 6:
             with torch.no_grad():
-                self.potential.get_parameter("embedding.weight")[2] = torch.nan  # nitrogen
+                self.gradient.potential.get_parameter("embedding.weight")[2] = torch.nan  # nitrogen
         return original(self, step)
 
-    monkeypatch.setattr(trainer_module.Trainer, "_step", poisoned)
+    monkeypatch.setattr(TrainingStep, "__call__", poisoned)
     message = r"loss of step \d+ is not finite for .*last good checkpoint is of step 4"
     with pytest.raises(TrainingError, match=message) as caught:
         train(make_config(training={"batch_size": 5}), tmp_path / "run")
@@ -208,10 +266,10 @@ def test_a_loss_that_is_not_finite_names_the_structures_and_keeps_the_checkpoint
 def test_out_of_memory_says_what_to_lower(
     make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def exhausted(self: Trainer, step: int) -> None:
+    def exhausted(self: TrainingStep, step: int) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(trainer_module.Trainer, "_step", exhausted)
+    monkeypatch.setattr(TrainingStep, "__call__", exhausted)
     with pytest.raises(TrainingError, match=r"out of memory.*raise training\.parts.*training\.batch_size"):
         train(make_config(), tmp_path / "run")
 
@@ -245,23 +303,22 @@ def test_the_objective_does_not_depend_on_the_loss_weights(make_config: MakeConf
     assert scores[0] == pytest.approx(scores[1], rel=1e-6)
 
 
-def test_training_on_hessians_that_jump_warns(make_config: MakeConfig, tmp_path: Path) -> None:
+def test_training_on_hessians_that_jump_warns(make_config: MakeConfig) -> None:
     config = make_config().model_copy(update={"potential": {"name": "ani", "activation": "celu"}})
     with pytest.warns(UserWarning, match=r"the Hessian of 'ani' jumps \(CELU"):
-        Trainer(config, Run(tmp_path / "run"))
-    quiet = config.model_copy(update={"loss": config.loss.model_copy(update={"hessian": 0.0})})
-    Trainer(quiet, Run(tmp_path / "quiet"))
+        build(config)
+    build(config.model_copy(update={"loss": config.loss.model_copy(update={"hessian": 0.0})}))
 
 
 @pytest.mark.parametrize("fraction", [1.0, 0.5])
 def test_modes_are_computed_once_for_the_run(
-    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fraction: float
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, fraction: float
 ) -> None:
     config = make_config(loss={"probes": {"kind": "modes", "number": 2, "fraction": fraction}})
-    trainer = Trainer(config, Run(tmp_path / "run"))
-    for step in range(len(trainer.loader)):
-        trainer.loader.batch(step)
+    setup = build(config)
+    for step in range(len(setup.loader)):
+        setup.loader.batch(step)
     monkeypatch.setattr(ReferenceModes, "of_structure", lambda *_: pytest.fail("computed again"))
-    assert trainer.fit().progress.products == 2 * config.training.steps
+    assert Trainer(setup).fit().progress.products == 2 * config.training.steps
     without = make_config(loss={"hessian": 0.0, "probes": {"kind": "modes"}})
-    assert Trainer(without, Run(tmp_path / "without")).loader.collator.preparation is None
+    assert build(without).loader.collator.preparation is None

@@ -1,0 +1,170 @@
+"""Trained potentials on disk: the checkpoint files of a run folder, and loading a potential from them."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hessgnn.errors import ConfigError, TrainingError
+from hessgnn.potentials.base import Potential
+from hessgnn.potentials.registry import create
+from hessgnn.runtime.config import get_dotted, read_yaml
+from hessgnn.runtime.files import atomic_path
+
+CONFIG, BEST = "config.yaml", "best.pt"
+"""Files of a run folder that a potential is loaded from."""
+
+_DTYPE = "float32"  # of a configuration that does not name one
+
+
+def load(folder: str | Path, device: str = "cpu") -> Potential:
+    """Load the best potential of a run.
+
+    Parameters
+    ----------
+    folder
+        The run folder: ``config.yaml`` names the architecture, ``best.pt`` holds the weights.
+    device
+        Where to put it.
+
+    Returns
+    -------
+    Potential
+        In the dtype it was trained in, ready for evaluation.
+
+    Raises
+    ------
+    ConfigError
+        When the folder is not a run folder, or its configuration cannot be used.
+    TrainingError
+        When the weights are missing, damaged, or belong to another architecture.
+    """
+    config_path, weights_path = require_run_folder(Path(folder)), Path(folder) / BEST
+    content = read_yaml(config_path)
+    try:
+        potential = create_from(content.get("potential"), get_dotted(content, "training.dtype") or _DTYPE)
+    except ConfigError as error:
+        place = config_path if error.where is None else f"{config_path}, {error.where}"
+        raise ConfigError(error.what, where=place, remedy=error.remedy) from error
+    load_weights(potential, load_checkpoint(weights_path)["potential"], where=weights_path)
+    return potential.to(device).eval()
+
+
+def require_run_folder(folder: Path) -> Path:
+    """The configuration file of a run folder.
+
+    Raises
+    ------
+    ConfigError
+        When the folder has none.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        raise ConfigError(
+            "is not a run folder (no config.yaml)", where=folder, remedy="give a folder made by `hessgnn train`"
+        )
+    return path
+
+
+def create_from(section: Any, dtype: str) -> Potential:
+    """Build a potential from the section ``potential`` of a configuration.
+
+    Parameters
+    ----------
+    section
+        ``name``, and the settings of that architecture.
+    dtype
+        ``float32`` or ``float64``.
+
+    Returns
+    -------
+    Potential
+        On the CPU, with fresh weights drawn from torch's global generator.
+
+    Raises
+    ------
+    ConfigError
+        When the name or a setting is wrong.
+    """
+    if not isinstance(section, Mapping) or not isinstance(section.get("name"), str):
+        raise ConfigError("no name is given", where="key 'potential'", remedy="write for example `name: schnet`")
+    if dtype not in ("float32", "float64"):
+        raise ConfigError(f"must be float32 or float64, got {dtype!r}", where="key 'training.dtype'")
+    settings = dict(section)
+    return create(settings.pop("name"), **settings).to(getattr(torch, dtype))
+
+
+def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
+    """Write tensors and plain containers atomically.
+
+    Parameters
+    ----------
+    path
+        The file.
+    content
+        Anything that ``torch.load(weights_only=True)`` admits.
+    """
+    with atomic_path(path) as temporary:
+        torch.save(content, temporary)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read what :func:`save_checkpoint` wrote, on the CPU; nothing in the file can run code.
+
+    Parameters
+    ----------
+    path
+        The file.
+
+    Returns
+    -------
+    dict
+        The content.
+
+    Raises
+    ------
+    TrainingError
+        When the file is missing, damaged, or holds more than tensors and plain containers.
+    """
+    try:
+        with path.open("rb") as file:
+            if not zipfile.is_zipfile(file):
+                raise ValueError("not an archive")  # torch would try its old format, a bare pickle
+            file.seek(0)
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise TrainingError("no such checkpoint", where=path, remedy="train first") from None
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise TrainingError(
+            "the checkpoint is damaged, or not one of ours", where=path, remedy="train again, or use a copy"
+        ) from error
+
+
+def load_weights(potential: Potential, state: dict[str, Any], *, where: Path) -> None:
+    """Put weights into a potential.
+
+    Parameters
+    ----------
+    potential
+        Of the architecture and settings that the weights belong to.
+    state
+        Its state.
+    where
+        Named in the error.
+
+    Raises
+    ------
+    TrainingError
+        When they do not fit.
+    """
+    try:
+        potential.load_state_dict(state)
+    except RuntimeError as error:
+        raise TrainingError(
+            "the weights do not fit the architecture of config.yaml", where=where, remedy="use files of one run"
+        ) from error

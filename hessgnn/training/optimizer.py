@@ -1,0 +1,338 @@
+"""Optimisers by name: any class of ``torch.optim``, with its arguments checked against its signature.
+
+Every optimiser of a configuration takes one step on a dummy parameter when the configuration is read. So a wrong value,
+an optimiser that needs sparse gradients, or one whose state a checkpoint cannot hold is an error before the run starts.
+"""
+
+from __future__ import annotations
+
+import inspect
+import io
+import math
+import typing
+from collections.abc import Callable, Iterable, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from pydantic import ConfigDict, Field, PositiveFloat, create_model, model_validator
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from hessgnn.errors import ConfigError, did_you_mean
+from hessgnn.potentials.base import Potential
+from hessgnn.runtime.config import Settings, parse
+from hessgnn.runtime.imports import import_path
+
+_KEY = "key 'training.optimizer'"
+
+_REFUSED = {
+    "lr": ("the learning rate is set by the schedule", "set training.schedule.lr"),
+    "match": ("is a key of parameter groups", "write a list: training.optimizer=[{match: '*.bias', name: SGD}, ...]"),
+    "maximize": ("would increase the loss", "leave it out"),
+    "params": ("the parameters are those of the potential", "leave it out"),
+}
+"""Keys that are no arguments here -> why, and what to do."""
+
+_WORKING: set[tuple[type[Optimizer], str]] = set()  # classes and arguments that took the step on a dummy parameter
+
+
+class OptimizerConfig(Settings):
+    """An optimiser. Further keys are arguments of its class."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str = Field(default="AdamW", description="a class of torch.optim, or package.module:Class")
+
+    @model_validator(mode="after")
+    def _it_works(self) -> OptimizerConfig:
+        require_working(self.name, self.arguments)
+        return self
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of the class."""
+        return dict(self.model_extra or {})
+
+    @property
+    def takes_weight_decay(self) -> bool:
+        """Whether the class has a weight decay that the arguments do not set."""
+        return "weight_decay" in _arguments_of(find_optimizer(self.name)) and "weight_decay" not in self.arguments
+
+
+class ParameterGroupConfig(OptimizerConfig):
+    """The optimiser of some of the parameters."""
+
+    match: str = Field(default="*", description="names of its parameters, a shell pattern such as '*.bias'")
+    lr: PositiveFloat | None = Field(
+        default=None, description="highest learning rate; schedule.lr if absent. The schedule's course holds for both"
+    )
+
+
+class NonFiniteGradient(ArithmeticError):
+    """The norm of the gradient is infinite or not a number; the parameters were not updated."""
+
+
+class Update:
+    """The update of the parameters: gradient, clipping, and one step of each optimiser.
+
+    Parameters
+    ----------
+    parameters
+        What is trained.
+    optimizers
+        Of these parameters. One that needs a closure stands alone.
+    clip
+        Largest norm of the gradient; no limit if ``None``.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor], optimizers: Sequence[Optimizer], clip: float | None) -> None:
+        self.parameters, self.optimizers, self.clip = list(parameters), list(optimizers), clip
+        self._with_closure = needs_closure(type(self.optimizers[0]))
+
+    def __call__(self, evaluate: Callable[[], Tensor]) -> None:
+        """Update the parameters once.
+
+        Parameters
+        ----------
+        evaluate
+            Adds the gradient of the loss to that of the parameters and returns the loss. Optimisers such as LBFGS
+            call it several times in a step.
+
+        Raises
+        ------
+        NonFiniteGradient
+            When the norm of the gradient is not finite.
+        """
+
+        def gradient() -> Tensor:
+            for optimizer in self.optimizers:
+                optimizer.zero_grad(set_to_none=True)
+            loss = evaluate()
+            norm = nn.utils.clip_grad_norm_(self.parameters, self.clip or math.inf)
+            if not math.isfinite(float(norm)):
+                raise NonFiniteGradient
+            return loss
+
+        if self._with_closure:
+            self.optimizers[0].step(gradient)  # type: ignore[arg-type]
+            return
+        gradient()
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+    def set_lr(self, lr: float) -> None:
+        """Set the learning rate; groups with a rate of their own keep its ratio to that of the schedule."""
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = lr * group.get("lr_ratio", 1.0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of the optimisers; of a single one as torch gives it."""
+        states = [optimizer.state_dict() for optimizer in self.optimizers]
+        return states[0] if len(states) == 1 else {"optimizers": states}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore :meth:`state_dict`."""
+        states = state.get("optimizers", [state])
+        for optimizer, own in zip(self.optimizers, states, strict=True):
+            optimizer.load_state_dict(own)
+
+
+def build_optimizers(
+    groups: Sequence[ParameterGroupConfig], potential: Potential, *, lr: float, weight_decay: float
+) -> list[Optimizer]:
+    """Make the optimisers of a potential.
+
+    Parameters
+    ----------
+    groups
+        A parameter belongs to the first group that its name matches.
+    potential
+        On the device that it stays on.
+    lr
+        Highest learning rate of groups without their own.
+    weight_decay
+        Of groups without their own. It is applied to matrices only: decaying biases and scales is no regularisation.
+
+    Returns
+    -------
+    list of Optimizer
+        One for each group.
+
+    Raises
+    ------
+    ConfigError
+        When a parameter has no group, a group no parameter, or an optimiser refuses its parameters.
+    """
+    optimizers, left = [], dict(potential.named_parameters())
+    for group in groups:
+        names = [name for name in left if fnmatchcase(name, group.match)]
+        if not names:
+            raise ConfigError(f"no parameter matches {group.match!r}", where=_KEY, remedy=_some(left))
+        own = [left.pop(name) for name in names]
+        optimizers.append(_build(group, own, lr=lr, weight_decay=weight_decay))
+    if left:
+        remedy = "add a last group with match: '*'"
+        raise ConfigError(f"no group matches the parameter {next(iter(left))!r}", where=_KEY, remedy=remedy)
+    if len(optimizers) > 1 and (alone := [g.name for g in groups if needs_closure(find_optimizer(g.name))]):
+        raise ConfigError(f"{alone[0]} needs all parameters", where=_KEY, remedy="make it the only optimizer")
+    return optimizers
+
+
+def _build(group: ParameterGroupConfig, own: list[nn.Parameter], *, lr: float, weight_decay: float) -> Optimizer:
+    cls, arguments = find_optimizer(group.name), checked_arguments(group.name, group.arguments)
+    parameters: list[dict[str, Any]] = [{"params": own}]
+    if "weight_decay" in _arguments_of(cls):
+        parameters = [
+            {"params": [p for p in own if p.ndim > 1], "weight_decay": arguments.pop("weight_decay", weight_decay)},
+            {"params": [p for p in own if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+    if group.lr is not None:
+        parameters = [{**one, "lr_ratio": group.lr / lr} for one in parameters]
+    try:
+        return cls(parameters, lr=group.lr or lr, **arguments)  # type: ignore[call-arg]
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"{group.name} cannot train these parameters ({_first_line(error)})",
+            where=_KEY,
+            remedy="give it some of them only, training.optimizer=[{match: ..., name: ...}, ...], or choose another",
+        ) from error
+
+
+def find_optimizer(name: str) -> type[Optimizer]:
+    """Find an optimiser's class.
+
+    Parameters
+    ----------
+    name
+        A class of ``torch.optim``, or ``package.module:Class``.
+
+    Raises
+    ------
+    ConfigError
+        When there is no such class.
+    """
+    if ":" in name:
+        found = import_path(name)
+        if not (isinstance(found, type) and issubclass(found, Optimizer)):
+            raise ConfigError("is not a subclass of torch.optim.Optimizer", where=name, remedy="name the class itself")
+        return found
+    classes = {key: cls for key, cls in vars(torch.optim).items() if isinstance(cls, type) and cls is not Optimizer}
+    known = {key: cls for key, cls in classes.items() if issubclass(cls, Optimizer)}
+    if name not in known:
+        raise ConfigError(f"torch.optim has no optimizer {name!r}", where=_KEY, remedy=did_you_mean(name, known))
+    return known[name]
+
+
+def needs_closure(cls: type[Optimizer]) -> bool:
+    """Whether a step of the optimiser evaluates the loss itself."""
+    _, *others = inspect.signature(cls.step).parameters.values()
+    return bool(others) and others[0].default is inspect.Parameter.empty
+
+
+def checked_arguments(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Check arguments against the signature of an optimiser.
+
+    Parameters
+    ----------
+    name
+        Of the optimiser.
+    arguments
+        As they were read from a file.
+
+    Returns
+    -------
+    dict
+        Converted to the types of the signature. AdamW is fused unless an implementation is chosen.
+
+    Raises
+    ------
+    ConfigError
+        When one is unknown or has a wrong type.
+    """
+    for key, (reason, remedy) in _REFUSED.items():
+        if key in arguments:
+            raise ConfigError(reason, where=f"optimizer {name!r}, key {key!r}", remedy=remedy)
+    cls = find_optimizer(name)
+    signature = _arguments_of(cls)
+    known = {key: hint for key, hint in signature.items() if key not in _REFUSED}
+    others = set(arguments) - set(known)
+    if "**" in signature:
+        known |= dict.fromkeys(others, (Any, None))
+    known.pop("**", None)
+    model = create_model(cls.__name__, __base__=_Arguments, **known)  # type: ignore[call-overload]
+    checked = parse(model, arguments, where=f"optimizer {name!r}")
+    given = {key: getattr(checked, key) for key in checked.model_fields_set}
+    return given if cls is not torch.optim.AdamW or {"fused", "foreach"} & given.keys() else {"fused": True} | given
+
+
+class _Arguments(Settings):
+    model_config = ConfigDict(arbitrary_types_allowed=True, validate_default=False)
+
+
+def _arguments_of(cls: type[Optimizer]) -> dict[str, tuple[Any, Any]]:
+    """Argument -> type and default, as pydantic takes them; ``**`` where further ones are accepted."""
+    try:
+        hints = typing.get_type_hints(cls.__init__)
+    except (NameError, TypeError):  # annotations that only a type checker can resolve
+        hints = {}
+    found: dict[str, tuple[Any, Any]] = {}
+    _, *parameters = inspect.signature(cls.__init__).parameters.values()
+    for parameter in parameters:
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            found["**"] = (Any, None)
+        elif parameter.kind is not inspect.Parameter.VAR_POSITIONAL:
+            default = ... if parameter.default is inspect.Parameter.empty else parameter.default
+            found[parameter.name] = (hints.get(parameter.name, Any), default)
+    return found
+
+
+def require_working(name: str, arguments: dict[str, Any]) -> None:
+    """Take one step on a dummy parameter, save the state and load it again.
+
+    Parameters
+    ----------
+    name
+        Of the optimiser.
+    arguments
+        Its arguments.
+
+    Raises
+    ------
+    ConfigError
+        When the optimiser or its arguments cannot be used, with the optimiser's own reason.
+    """
+    cls, checked = find_optimizer(name), checked_arguments(name, arguments)
+    if cls is torch.optim.AdamW and not arguments:
+        return  # the default; the first optimizer that is made takes a second, in which torch imports its compiler
+    key = (cls, repr(sorted(checked.items())))
+    if key in _WORKING:
+        return
+    parameter = nn.Parameter(torch.ones(2, 2))
+
+    def gradient() -> Tensor:  # by hand: a backward pass would start the threads of autograd before workers are forked
+        parameter.grad = 2 * parameter.detach()
+        return parameter.detach().square().sum()
+
+    try:
+        optimizer = cls([parameter], lr=1e-3, **checked)  # type: ignore[call-arg]
+        gradient()
+        optimizer.step(*[gradient] if needs_closure(cls) else [])  # type: ignore[arg-type]
+        file = io.BytesIO()
+        torch.save(optimizer.state_dict(), file)
+        file.seek(0)
+        optimizer.load_state_dict(torch.load(file, weights_only=True))
+    except Exception as error:  # whatever an optimiser of others may raise
+        raise ConfigError(f"{name} cannot be used here ({_first_line(error)})", where=_KEY) from error
+    _WORKING.add(key)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _some(names: Iterable[str], most: int = 4) -> str:
+    """Name some parameters that a pattern could match."""
+    names = list(names)
+    return f"the names are {', '.join(names[:most])}{', ...' if len(names) > most else ''}" if names else "leave it out"
