@@ -17,7 +17,6 @@ from rich.console import Console
 
 from hessgnn.cli import authors, bench, data, leaderboard
 from hessgnn.errors import UserError
-from hessgnn.runtime.openmp import wait_briefly
 
 app = typer.Typer(
     name="hessgnn",
@@ -115,7 +114,9 @@ def sweep(
         typer.Argument(metavar="[SWEEP.yaml] [key=value]...", help=f"Sweep file ({QUICKSTART}) and overrides."),
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder; the same one resumes.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes, a run at a time each.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Processes, a run at a time each; 0: none, for debugging.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, with time and memory measured.")] = False,
 ) -> None:
     """Tune the loss weights of each architecture, retrain the best, judge it, and write the leaderboard."""
@@ -151,7 +152,6 @@ def main(application: typer.Typer = app, arguments: Sequence[str] | None = None)
     arguments
         Of the command line; ``sys.argv`` by default.
     """
-    wait_briefly()
     errors = Console(stderr=True, soft_wrap=True)
     try:
         status = application(args=arguments, standalone_mode=False)

@@ -6,12 +6,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from hessgnn.errors import TrainingError
 from hessgnn.evaluation.evaluate import evaluate, record_failure
 from hessgnn.evaluation.record import Budget, Cost, Record, Regime, read_record, write_record
 from hessgnn.evaluation.settings import DEFAULT_TASKS, TaskSettings
+from hessgnn.runtime.worker import Link, Stopped
 from hessgnn.training.config import RunConfig
 from hessgnn.training.run import Point, Run
 from hessgnn.training.trainer import train
@@ -78,21 +78,6 @@ class Outcome:
     """Stopped early, since others promised more; the score is the one it had by then."""
     measured: dict[str, float] = field(default_factory=dict)
     """What a job found out that trains nothing."""
-
-
-class Link(Protocol):
-    """The child's side of the connection to its parent."""
-
-    def report(self, report: Report) -> None:
-        """Tell the parent how far the job is."""
-
-    @property
-    def stopping(self) -> bool:
-        """Whether the parent wants the job to end."""
-
-
-class Stopped(Exception):
-    """The parent wants the job to end. What it had saved is what the next start goes on from."""
 
 
 Work = Callable[[Job, Link], Outcome]

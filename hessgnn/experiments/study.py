@@ -36,9 +36,10 @@ from hessgnn.experiments.labels import (
 )
 from hessgnn.experiments.study_config import Regime, StudyConfig
 from hessgnn.experiments.study_report import Point, Points, write_study
-from hessgnn.experiments.workers import Chains, WorkerDied, Workers
+from hessgnn.experiments.workers import Chains, Workers
 from hessgnn.runtime.config import save
 from hessgnn.runtime.files import write_text
+from hessgnn.runtime.processes import WorkerDied
 from hessgnn.surface.engines.base import make_engine
 from hessgnn.sweep.config import folder_name
 from hessgnn.training.run import Run

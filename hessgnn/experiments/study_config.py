@@ -55,7 +55,9 @@ class StudyConfig(Settings):
     tasks: tuple[str, ...] = Field(default=DEFAULT_TASKS, min_length=1, description="of the runs on all of the data")
     evaluate: TaskSettings = TaskSettings()
     labels: LabelSettings = LabelSettings()
-    workers: PositiveInt = Field(default=2, description="processes, one thread each")
+    workers: NonNegativeInt = Field(
+        default=2, description="processes, one thread each; 0: none, jobs run in this one (for debugging)"
+    )
 
     @field_validator("tasks")
     @classmethod

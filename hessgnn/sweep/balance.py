@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from hessgnn.errors import UserError
-from hessgnn.experiments.job import Job, Link, Outcome
+from hessgnn.experiments.job import Job, Outcome
+from hessgnn.runtime.worker import Link
 from hessgnn.training.balance import balanced_weight
 
 

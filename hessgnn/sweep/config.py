@@ -115,7 +115,9 @@ class SweepConfig(Settings):
         default=DEFAULT_TASKS, min_length=1, description="that the retrained for equal time are judged by"
     )
     evaluate: TaskSettings = TaskSettings()
-    workers: PositiveInt = Field(default=2, description="processes, a trial at a time each")
+    workers: NonNegativeInt = Field(
+        default=2, description="processes, a trial at a time each; 0: none, jobs run in this one (for debugging)"
+    )
     threads: PositiveInt | None = Field(default=None, description="of each; the cores shared out if absent")
     storage: str | None = Field(
         default=None,

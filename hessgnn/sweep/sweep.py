@@ -42,18 +42,18 @@ from hessgnn.experiments.job import (
     Left,
     Outcome,
     Report,
-    Stopped,
     Work,
     equal_steps,
     fail,
     note_spending,
     run_job,
 )
-from hessgnn.experiments.workers import Chains, Watch, WorkerDied, Workers
+from hessgnn.experiments.workers import Chains, Watch, Workers
 from hessgnn.leaderboard.trials import TrialResult, write_trials
 from hessgnn.runtime.config import save
 from hessgnn.runtime.files import write_text
-from hessgnn.runtime.processes import uninterrupted
+from hessgnn.runtime.processes import WorkerDied, uninterrupted
+from hessgnn.runtime.worker import Stopped
 from hessgnn.sweep.balance import weigh
 from hessgnn.sweep.config import PAPER_WEIGHTS, Regime, SweepConfig, folder_name
 from hessgnn.sweep.ledger import GIVEN_UP, STOPPED, Ledger, is_open, reason_of
@@ -163,7 +163,7 @@ class _Sweep:
         """The baseline first, which scores are relative to; then the trials, by several hands if there are enough."""
         baseline = self._baseline(architecture)
         known = self._balance(architecture)
-        hands = math.ceil(self.config.workers / len(self.config.architectures))
+        hands = math.ceil(max(1, self.config.workers) / len(self.config.architectures))
         self.chains.beside([partial(self._try_all, architecture, baseline, known)] * hands)
         return baseline
 

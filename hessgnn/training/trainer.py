@@ -24,6 +24,7 @@ from hessgnn.data.padding import Buckets
 from hessgnn.data.store.store import Store
 from hessgnn.errors import ConfigError, TrainingError
 from hessgnn.potentials.base import Potential
+from hessgnn.runtime.machine import warn_of_busy_waiting
 from hessgnn.training.config import RunConfig
 from hessgnn.training.device import prepare_device
 from hessgnn.training.distributed import Ranks
@@ -102,6 +103,7 @@ def train(config: RunConfig, folder: str | Path, *, resume: bool = False, observ
     """
     folder = default_folder(config) if folder is None else Path(folder)
     trainer = Trainer(config, Run(folder), resume=resume)
+    warn_of_busy_waiting()
     try:
         return trainer.fit(observer)
     except (torch.OutOfMemoryError, MemoryError) as error:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from inline_workers import InlineWorkers
 
 from hessgnn.data.store.store import Store
 from hessgnn.errors import ConfigError, NothingTrained
@@ -23,11 +22,6 @@ from hessgnn.runtime.files import find_resource
 from hessgnn.training.run import Run, build
 
 MakeStudy = Callable[..., StudyConfig]
-
-
-@pytest.fixture(autouse=True)
-def _inline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hessgnn.experiments.study.Workers", InlineWorkers)
 
 
 def silent(_: object) -> None:
