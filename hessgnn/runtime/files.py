@@ -45,7 +45,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
         raise _not_writable(target, error) from error
     temporary = Path(name)
     try:
-        with _failure_told(target):
+        with _failure_reported(target):
             yield temporary
             # mkstemp makes private files; what a user writes should be readable as any other file of theirs.
             temporary.chmod(0o666 & ~_umask())
@@ -77,7 +77,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     target = Path(target)
     temporary = None
     try:
-        with _failure_told(target):
+        with _failure_reported(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp"))
             yield temporary
@@ -150,8 +150,8 @@ def _not_writable(path: Path, error: OSError) -> UserError:
 
 
 @contextmanager
-def _failure_told(target: Path) -> Iterator[None]:
-    """Tell in one line that the system could not write."""
+def _failure_reported(target: Path) -> Iterator[None]:
+    """Report in one line that the system could not write."""
     try:
         yield
     except OSError as error:
