@@ -10,22 +10,22 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import resource
 import statistics
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
-import torch
 from hessgnn_bench.conditions import Conditions
 
 from hessgnn.evaluation.evaluate import evaluate
-from hessgnn.runtime.allocator import keep_freed_memory
 from hessgnn.runtime.config import load
 from hessgnn.runtime.files import find_resource, write_text
+from hessgnn.runtime.machine import keep_freed_memory
+from hessgnn.runtime.processes import Pool
+from hessgnn.runtime.worker import Link
 from hessgnn.training.config import RunConfig
 from hessgnn.training.trainer import train
 
@@ -44,9 +44,8 @@ class Measured:
     """Resident memory, MiB."""
 
 
-def run(architecture: str, steps: int, threads: int, keep: bool, folder: str) -> Measured:
+def run(architecture: str, steps: int, keep: bool, folder: str, _link: Link) -> Measured:
     """Train and judge; in a process of its own."""
-    torch.set_num_threads(threads)
     if keep and not keep_freed_memory():
         raise SystemExit("the allocator of this system takes no such setting")
     changes = [*CHANGES, f"potential={{name: {architecture}}}", f"training.steps={steps}"]
@@ -61,13 +60,9 @@ def run(architecture: str, steps: int, threads: int, keep: bool, folder: str) ->
 
 def side_by_side(architecture: str, steps: int, workers: int, threads: int, keep: bool) -> list[Measured]:
     """A round: a run for each worker, each in a fresh process."""
-    with tempfile.TemporaryDirectory() as folder:
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1) as pool:
-            futures = [
-                pool.submit(run, architecture, steps, threads, keep, f"{folder}/{index}") for index in range(workers)
-            ]
-            return [future.result() for future in futures]
+    with tempfile.TemporaryDirectory() as folder, Pool(workers, threads=threads, keep_memory=keep) as pool:
+        jobs = [partial(run, architecture, steps, keep, f"{folder}/{index}") for index in range(workers)]
+        return [future.result() for future in [pool.submit(job) for job in jobs]]
 
 
 def main() -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import statistics
 import subprocess
@@ -21,12 +20,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch  # noqa: F401  # isort: skip  # before hessgnn, which would set what is measured here
 from hessgnn_bench.conditions import Conditions
 from hessgnn_bench.steps import TrainingStep
 from hessgnn_bench.workload import Workload
 
 from hessgnn.runtime.files import write_text
-from hessgnn.runtime.openmp import SPINS
+from hessgnn.runtime.machine import SPINS
+from hessgnn.runtime.processes import Pool
+from hessgnn.runtime.worker import Link
 from hessgnn.training.config import LossConfig
 
 WAYS: dict[str, dict[str, str]] = {
@@ -63,16 +65,16 @@ def in_process(arguments: list[str], settings: dict[str, str]) -> list[float]:
 @contextmanager
 def busy(processes: int) -> Iterator[None]:
     """Let so many processes compute without end."""
-    context = multiprocessing.get_context("spawn")
-    running = [context.Process(target=spin, daemon=True) for _ in range(processes)]
-    for process in running:
-        process.start()
-    yield
-    for process in running:
-        process.kill()
+    pool = Pool(processes, threads=1, grace=0.0)
+    for _ in range(processes):
+        pool.submit(spin)
+    try:
+        yield
+    finally:
+        pool.stop()
 
 
-def spin() -> None:
+def spin(_link: Link) -> None:
     """Compute without end."""
     while True:
         pass

@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from hessgnn.runtime.machine import wait_briefly
+
 if TYPE_CHECKING:
     from hessgnn.curvature.model import Prediction
     from hessgnn.data.batch import Batch
@@ -47,6 +49,9 @@ _HOME = {
     "register": "hessgnn.potentials.registry",
     "train": "hessgnn.training.trainer",
 }
+
+
+wait_briefly()  # before torch is imported
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Errors that a user can mend.
+"""Errors that a user can fix.
 
 Everything raised as :class:`UserError` is printed as one line and ends the command with exit status 2. Any other
 exception is a bug of this package: exit status 1, with the traceback in ``error.log``.
@@ -12,7 +12,7 @@ from typing import ClassVar
 
 
 class UserError(Exception):
-    """Wrong input, told in one line: what, where, how to mend.
+    """Wrong input, reported in one line: what, where, and how to fix it.
 
     Parameters
     ----------
@@ -44,11 +44,11 @@ class ConfigError(UserError):
 
 
 class TrainingError(UserError):
-    """A training run that cannot start or go on."""
+    """A training run that cannot start or continue."""
 
 
 class NothingTrained(TrainingError):
-    """Of many runs, none came to its end: the input was right, but there is no result."""
+    """All of many runs failed: the input was right, but there is no result."""
 
     status = 1
 

@@ -1,3 +1,4 @@
+import hessgnn  # noqa: F401  # isort: skip  # before torch, whose threads would wait busily otherwise
 import torch
 
 # One thread for each pytest-xdist worker: more of them only fight over the cores.

@@ -9,8 +9,8 @@ from pydantic import Field, PositiveInt
 
 from hessgnn.errors import ConfigError
 from hessgnn.evaluation.hardware import hardware
-from hessgnn.runtime.allocator import keep_freed_memory
 from hessgnn.runtime.config import Settings
+from hessgnn.runtime.machine import keep_freed_memory
 from hessgnn.training.build import find_device
 from hessgnn.training.run import versions
 
@@ -20,7 +20,7 @@ class Conditions(Settings):
 
     device: str = Field(description="cpu or cuda")
     threads: PositiveInt = Field(description="CPU threads that torch uses")
-    keep_memory: bool = Field(description="freed memory is kept, see hessgnn.runtime.allocator")
+    keep_memory: bool = Field(description="freed memory is kept, see hessgnn.runtime.machine")
     hardware: str = Field(description="model of the processor and, where there is one, of the GPU")
     platform: str
     versions: dict[str, str]

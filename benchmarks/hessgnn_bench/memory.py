@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import gc
-import multiprocessing
 import sys
 from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from hessgnn.errors import UserError
-from hessgnn.runtime.allocator import release_freed_memory
+from hessgnn.runtime.machine import release_freed_memory
+from hessgnn.runtime.processes import Pool
+from hessgnn.runtime.worker import Link
 from hessgnn_bench.conditions import Conditions
 
 MIB = 2**20
@@ -46,21 +45,16 @@ def peak_memory(
 
     Raises
     ------
-    UserError
+    WorkerDied
         When the system ends the fresh process, as it does when memory runs out.
     """
     if conditions.device != "cpu":
         return _on_gpu(pieces()[name]())
-    context = multiprocessing.get_context("spawn")  # a fork would begin with this process's memory
-    with ProcessPoolExecutor(1, context) as pool:
-        try:
-            return pool.submit(_in_fresh_process, pieces, name, conditions.threads, conditions.keep_memory).result()
-        except BrokenProcessPool as error:
-            raise UserError(
-                "the process that measures its memory was ended by the system",
-                where=name,
-                remedy="ask for a smaller --batch-size, or leave out --memory",
-            ) from error
+    work = partial(_in_fresh_process, pieces, name, conditions.threads, conditions.keep_memory)
+    # Without `preload`: a fork of a server would begin with pages that this one shares.
+    with Pool(1, threads=conditions.threads, keep_memory=conditions.keep_memory) as pool:
+        remedy = "ask for a smaller --batch-size, or leave out --memory"
+        return pool.submit(work, where=f"memory of {name}", remedy=remedy).result()
 
 
 def _on_gpu(work: Callable[[], object]) -> float:
@@ -73,7 +67,11 @@ def _on_gpu(work: Callable[[], object]) -> float:
 
 
 def _in_fresh_process(
-    pieces: Callable[[], Mapping[str, Callable[[], Callable[[], object]]]], name: str, threads: int, keep_memory: bool
+    pieces: Callable[[], Mapping[str, Callable[[], Callable[[], object]]]],
+    name: str,
+    threads: int,
+    keep_memory: bool,
+    _link: Link,
 ) -> float:
     Conditions.prepare("cpu", threads, keep_memory)
     work = pieces()[name]()

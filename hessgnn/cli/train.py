@@ -18,9 +18,9 @@ from hessgnn.evaluation.evaluate import evaluate_calculator
 from hessgnn.evaluation.record import Record
 from hessgnn.evaluation.settings import DEFAULT_TASKS, TaskSettings, chosen_tasks
 from hessgnn.evaluation.tasks.accuracy import METRICS
-from hessgnn.runtime.allocator import keep_freed_memory
 from hessgnn.runtime.config import dump, load, override, parse
 from hessgnn.runtime.files import find_resource
+from hessgnn.runtime.machine import keep_freed_memory
 from hessgnn.runtime.terminal import ProgressLog
 from hessgnn.training import bar
 from hessgnn.training.build import build_potential

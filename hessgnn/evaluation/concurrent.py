@@ -10,9 +10,6 @@ that draws from a random state shared by threads would not. Another number of su
 
 from __future__ import annotations
 
-import multiprocessing
-import multiprocessing.connection
-import os
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -25,11 +22,10 @@ import torch
 from ase import Atoms
 
 from hessgnn.data.structure import Array, Structure
-from hessgnn.errors import UserError
 from hessgnn.evaluation.journal import Result, Subject, SubjectRunner
-from hessgnn.runtime.allocator import keep_freed_memory
-from hessgnn.runtime.blas import one_blas_thread
-from hessgnn.runtime.processes import end_with
+from hessgnn.runtime.machine import one_blas_thread
+from hessgnn.runtime.processes import Pool
+from hessgnn.runtime.worker import Link
 from hessgnn.surface.base import FAILURES, Answer, ForceField, Surface
 from hessgnn.surface.calculator import HessGNNCalculator
 from hessgnn.surface.potential import ATOMS_OF_HESSIANS, Geometry, PotentialSurface, batch_of, by_size, passes
@@ -38,6 +34,11 @@ AT_ONCE = 64
 """Subjects that run at the same time."""
 ATOMS = 512
 """Of a pass for energies and forces, about; larger ones take memory and gain nothing."""
+
+PRELOAD = ("hessgnn.evaluation.tasks.subjects",)
+"""What the server of worker processes imports."""
+FEWER = "ask for fewer --processes"
+"""What to do when a worker process dies."""
 
 NAME = "hessgnn subject"
 """Of the threads."""
@@ -141,48 +142,18 @@ def run_shares(
 
     Raises
     ------
-    UserError
+    WorkerDied
         When a process was ended by the system.
     """
-    context = multiprocessing.get_context("spawn")  # a fork would copy torch's threads
-    running: dict[Any, Any] = {}
-    try:
-        for k in range(processes):
-            reader, writer = context.Pipe(duplex=False)
-            arguments = (os.getpid(), writer, task, surface, subjects[k::processes])
-            running[reader] = context.Process(target=_share, args=arguments, daemon=True)
-            running[reader].start()
-            writer.close()  # so that the end of the process is the end of the pipe
-        while running:
-            ready: Any
-            for ready in multiprocessing.connection.wait(list(running)):
-                try:
-                    item = ready.recv()
-                except EOFError as error:
-                    raise UserError("a process was ended by the system", remedy="ask for fewer --processes") from error
-                if isinstance(item, BaseException):
-                    raise item
-                if item is None:
-                    running.pop(ready).join()
-                else:
-                    yield item
-    finally:
-        for process in running.values():
-            process.terminate()
+    with Pool(processes, threads=1, preload=PRELOAD, grace=0.0) as pool:
+        shares = [partial(_share, task, surface, subjects[k::processes]) for k in range(processes)]
+        yield from pool.reports_until([pool.submit(share, remedy=FEWER) for share in shares])
 
 
-def _share(parent: int, writer: Any, task: SubjectRunner, surface: Surface, subjects: Sequence[Subject]) -> None:
-    """What a process of :func:`run_shares` does."""
-    torch.set_num_threads(1)
-    keep_freed_memory()
-    end_with(parent)
-    try:
-        for item in run_concurrently(task, surface, subjects):
-            writer.send(item)
-    except Exception as error:  # told where the command ends
-        writer.send(error)
-    else:
-        writer.send(None)
+def _share(task: SubjectRunner, surface: Surface, subjects: Sequence[Subject], link: Link) -> None:
+    """Run a task in a process of :func:`run_shares`."""
+    for item in run_concurrently(task, surface, subjects):
+        link.report(item)
 
 
 def run_alone(task: SubjectRunner, surface: Surface, subject: Subject) -> list[tuple[str, Result]]:

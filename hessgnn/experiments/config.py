@@ -150,7 +150,9 @@ class StudyConfig(ExperimentConfig):
     seeds: tuple[NonNegativeInt, ...] = Field(default=(1, 2, 3), min_length=1)
     tasks: tuple[str, ...] = Field(default=DEFAULT_TASKS, min_length=1, description="of the runs on all of the data")
     labels: LabelSettings = LabelSettings()
-    workers: PositiveInt = Field(default=2, description="processes, one thread each")
+    workers: NonNegativeInt = Field(
+        default=2, description="processes, one thread each; 0: none, jobs run in this one (for debugging)"
+    )
 
     @field_validator("tasks")
     @classmethod

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
-import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
+from uuid import uuid4
 
-from hessgnn.errors import ConfigError, UserError
+from hessgnn.errors import ConfigError
 from hessgnn.runtime.config import load
+from hessgnn.runtime.files import lock_file
 
+_LOCK = ".lock"
 _PATIENCE = 30.0  # seconds for another process to have prepared the folder
 
 
@@ -34,13 +35,14 @@ def locked(folder: Path) -> Iterator[None]:
     Raises
     ------
     UserError
-        When the folder cannot be written to, or somebody else is in it.
+        When the folder cannot be written to, or another process works in it.
     """
-    with _lock_file(folder) as file:
-        if not _flock(file, fcntl.LOCK_EX):
-            raise ConfigError(
-                "another process is at work in this folder", where=folder, remedy="wait for it, or name another folder"
-            )
+    busy = ConfigError(
+        "another process is at work in this folder", where=folder, remedy="wait for it, or name another folder"
+    )
+    with lock_file(folder / _LOCK, busy):
+        if _in_use(folder):
+            raise busy
         yield
 
 
@@ -48,49 +50,45 @@ def locked(folder: Path) -> Iterator[None]:
 def joined(folder: Path, prepare: Callable[[bool], None]) -> Iterator[None]:
     """Work in a folder together with other processes that do the same.
 
+    Each holds a lock file of its own, so that the next one sees whether it is alone.
+
     Parameters
     ----------
     folder
         Created if it is not there.
     prepare
-        Called while no other process begins; told whether this one is alone, so that it may mend what others left.
+        Called with whether this process is alone in the folder. If it is, so that it may repair what others left, no
+        other one begins meanwhile.
 
     Raises
     ------
     UserError
         When the folder cannot be written to, or is in use by something else.
     """
-    with _lock_file(folder) as file:
-        alone = _flock(file, fcntl.LOCK_EX)
-        deadline = time.monotonic() + _PATIENCE
-        while not alone and not _flock(file, fcntl.LOCK_SH):
-            if time.monotonic() > deadline:
-                raise ConfigError(
-                    "another process keeps this folder to itself", where=folder, remedy="wait for it, or name another"
-                )
-            time.sleep(0.1)
-        prepare(alone)
-        _flock(file, fcntl.LOCK_SH)
+    busy = ConfigError(
+        "another process keeps this folder to itself", where=folder, remedy="wait for it, or name another"
+    )
+    with ExitStack() as stack:
+        with lock_file(folder / _LOCK, busy, timeout=_PATIENCE):
+            alone = not _in_use(folder)
+            stack.enter_context(lock_file(folder / f"{_LOCK}-{uuid4().hex}", busy))
+            if alone:
+                prepare(True)
+        if not alone:
+            prepare(False)
         yield
 
 
-@contextmanager
-def _lock_file(folder: Path) -> Iterator[IO[str]]:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
-    except OSError as error:
-        raise UserError(f"cannot write here ({error.strerror})", where=folder, remedy="name another with -o") from error
-    with lock:
-        yield lock
-
-
-def _flock(file: IO[str], kind: int) -> bool:
-    try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
+def _in_use(folder: Path) -> bool:
+    """Whether a process has joined a folder. The lock files of processes that were killed are removed."""
+    taken = ConfigError("another process has joined it", where=folder)
+    for path in folder.glob(f"{_LOCK}-*"):
+        try:
+            with lock_file(path, taken):
+                pass
+        except ConfigError:
+            return True
+    return False
 
 
 def require_same(config: Identified, path: Path) -> None:

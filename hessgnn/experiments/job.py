@@ -6,12 +6,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from hessgnn.errors import TrainingError
 from hessgnn.evaluation.evaluate import evaluate, record_failure
 from hessgnn.evaluation.record import Budget, Cost, Record, read_record, write_record
 from hessgnn.evaluation.settings import DEFAULT_TASKS, TaskSettings
+from hessgnn.runtime.worker import Link, Stopped
 from hessgnn.training.config import RunConfig
 from hessgnn.training.regimes import Regime
 from hessgnn.training.run import Run, ValidationPoint
@@ -112,21 +112,6 @@ class JobFinished(Event):
     title: JobTitle
     result: JobResult | None
     """``None`` where it was stopped, died, or raised an error."""
-
-
-class Link(Protocol):
-    """The child's side of the connection to its parent."""
-
-    def report(self, report: JobProgress) -> None:
-        """Send the parent how far the job is."""
-
-    @property
-    def stopping(self) -> bool:
-        """Whether the parent wants the job to end."""
-
-
-class Stopped(Exception):
-    """The parent wants the job to end. The next start resumes from what it had saved."""
 
 
 Work = Callable[[Job, Link], JobResult]

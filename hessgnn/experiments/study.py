@@ -45,9 +45,10 @@ from hessgnn.experiments.labels import (
     write_part,
 )
 from hessgnn.experiments.study_report import StudyRun, StudyRuns, write_study
-from hessgnn.experiments.workers import Chains, WorkerDied, Workers
+from hessgnn.experiments.workers import Chains, Workers
 from hessgnn.runtime.config import save
 from hessgnn.runtime.files import write_text
+from hessgnn.runtime.processes import WorkerDied
 from hessgnn.surface.engines.base import make_engine
 from hessgnn.training.regimes import StudyRegime
 from hessgnn.training.run import Run

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import glob
 import os
 import shutil
@@ -10,6 +9,8 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from hessgnn.errors import UserError, did_you_mean
 
@@ -41,12 +42,10 @@ def atomic_path(target: Path) -> Iterator[Path]:
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
         os.close(handle)
     except OSError as error:
-        raise UserError(
-            f"cannot write here ({error.strerror})", where=target, remedy="choose a folder you may write to"
-        ) from error
+        raise _not_writable(target, error) from error
     temporary = Path(name)
     try:
-        with _failure_told(target):
+        with _failure_reported(target):
             yield temporary
             # mkstemp makes private files; what a user writes should be readable as any other file of theirs.
             temporary.chmod(0o666 & ~_umask())
@@ -78,7 +77,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     target = Path(target)
     temporary = None
     try:
-        with _failure_told(target):
+        with _failure_reported(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp"))
             yield temporary
@@ -90,10 +89,43 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def lock_file(path: Path, busy: UserError, *, timeout: float = 0.0) -> Iterator[None]:
+    """Hold a file that one process can hold at a time. It is removed afterwards, and free when its process is killed.
+
+    Parameters
+    ----------
+    path
+        The file. Its folder is created.
+    busy
+        Raised when another process has it.
+    timeout
+        Seconds to wait for it.
+
+    Raises
+    ------
+    UserError
+        When the folder cannot be written to.
+    """
+    lock = FileLock(path, thread_local=False)  # it may be released by another thread
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=timeout, poll_interval=0.1)
+    except Timeout:
+        raise busy from None
+    except OSError as error:
+        raise _not_writable(path.parent, error) from error
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)  # before it is released: who waits for it sees that it is gone
+        lock.release()
+
+
+@contextmanager
 def locked(target: Path) -> Iterator[None]:
     """Keep other processes that ask for the same from writing a file meanwhile.
 
-    The lock ends with the process. What a killed one left of an :func:`atomic_path` is removed.
+    What a killed one left of an :func:`atomic_path` is removed.
 
     Parameters
     ----------
@@ -106,28 +138,20 @@ def locked(target: Path) -> Iterator[None]:
         When another process has the lock, or the folder cannot be written to.
     """
     target = Path(target)
-    path = target.with_name(f".{target.name}.lock")
-    with _failure_told(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        lock = path.open("w")
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not path.exists() or not os.path.samestat(path.stat(), os.fstat(lock.fileno())):
-                raise BlockingIOError  # its last owner removed it just now
-        except BlockingIOError:
-            raise UserError("another process is writing it", where=target, remedy="wait until that has ended") from None
-        try:
-            for left in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
-                left.unlink(missing_ok=True)
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+    busy = UserError("another process is writing it", where=target, remedy="wait until that has ended")
+    with lock_file(target.with_name(f".{target.name}.lock"), busy):
+        for left in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
+            left.unlink(missing_ok=True)
+        yield
+
+
+def _not_writable(path: Path, error: OSError) -> UserError:
+    return UserError(f"cannot write here ({error.strerror})", where=path, remedy="choose a folder you may write to")
 
 
 @contextmanager
-def _failure_told(target: Path) -> Iterator[None]:
-    """Tell in one line that the system could not write."""
+def _failure_reported(target: Path) -> Iterator[None]:
+    """Report in one line that the system could not write."""
     try:
         yield
     except OSError as error:

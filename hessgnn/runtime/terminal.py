@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 
 from hessgnn.errors import UserError
-from hessgnn.runtime.openmp import wait_briefly
+from hessgnn.runtime.machine import wait_briefly
 
 WRONG_INPUT = 2
 INCOMPLETE = 3

@@ -7,7 +7,8 @@ import statistics
 import torch
 
 from hessgnn.errors import TrainingError, UserError
-from hessgnn.experiments.job import Job, JobResult, Link
+from hessgnn.experiments.job import Job, JobResult
+from hessgnn.runtime.worker import Link
 from hessgnn.training.build import build
 from hessgnn.training.config import RunConfig
 from hessgnn.training.loss import Weights

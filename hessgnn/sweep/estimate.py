@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hessgnn.errors import UserError
-from hessgnn.experiments.job import Job, JobResult, Link
+from hessgnn.experiments.job import Job, JobResult
 from hessgnn.experiments.workers import Workers
+from hessgnn.runtime.worker import Link
 from hessgnn.sweep.config import SweepConfig
 from hessgnn.training.build import build
 from hessgnn.training.validation import validate

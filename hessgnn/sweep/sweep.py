@@ -44,18 +44,18 @@ from hessgnn.experiments.job import (
     Job,
     JobResult,
     Observer,
-    Stopped,
     Work,
     equal_steps,
     record_job_failure,
     run_job,
     update_tuning_cost,
 )
-from hessgnn.experiments.workers import Chains, Watch, WorkerDied, Workers
+from hessgnn.experiments.workers import Chains, Watch, Workers
 from hessgnn.leaderboard.trials import TrialResult, write_trials
 from hessgnn.runtime.config import save
 from hessgnn.runtime.files import write_text
-from hessgnn.runtime.processes import uninterrupted
+from hessgnn.runtime.processes import WorkerDied, uninterrupted
+from hessgnn.runtime.worker import Stopped
 from hessgnn.sweep.balance import measure_balance
 from hessgnn.sweep.config import PAPER_WEIGHTS, SweepConfig
 from hessgnn.sweep.heartbeat import Heartbeat
@@ -166,7 +166,7 @@ class _Sweep:
         """The baseline first, which scores are relative to; then the trials, by several hands if there are enough."""
         baseline = self._baseline(architecture)
         known = self._balance(architecture)
-        hands = math.ceil(self.config.workers / len(self.config.architectures))
+        hands = math.ceil(max(1, self.config.workers) / len(self.config.architectures))
         self.chains.beside([partial(self._try_all, architecture, baseline, known)] * hands)
         return baseline
 

@@ -205,8 +205,9 @@ def _estimate_table(settings: SweepConfig, measured: Sequence[Estimate]) -> Tabl
             f"{item.memory / 2**20:.0f}",
             f"{item.seconds(settings) / 60:.1f}",
         )
-    total = sum(item.seconds(settings) for item in measured if item.reason is None) / settings.workers / 60
-    memory = settings.workers * max((item.memory for item in measured if item.reason is None), default=0) / 2**30
+    workers = max(1, settings.workers)
+    total = sum(item.seconds(settings) for item in measured if item.reason is None) / workers / 60
+    memory = workers * max((item.memory for item in measured if item.reason is None), default=0) / 2**30
     table.caption = (
         f"about {total:.0f} min of training and validation with {settings.workers} workers that do not slow each other "
         f"down, and {memory:.1f} GiB at once; evaluation ({', '.join(settings.tasks)}) comes on top"

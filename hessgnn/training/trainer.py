@@ -20,6 +20,7 @@ from hessgnn.potentials.saved import load, load_checkpoint, load_weights, save_c
 from hessgnn.runtime.config import load as load_config
 from hessgnn.runtime.config import parse
 from hessgnn.runtime.files import find_resource
+from hessgnn.runtime.machine import warn_of_busy_waiting
 from hessgnn.training.build import Setup, build
 from hessgnn.training.config import RunConfig
 from hessgnn.training.distributed import Ranks
@@ -121,6 +122,7 @@ def train(
     ranks = Ranks.here()
     if run is not None and not resume:
         ranks.from_first(run.require_new)
+    warn_of_busy_waiting()
     try:
         setup = build(config, ranks)
         try:

@@ -1,5 +1,6 @@
+import os
+import signal
 import sys
-from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 
 import pytest
@@ -8,7 +9,8 @@ from hessgnn_bench import memory
 from hessgnn_bench.conditions import Conditions
 from hessgnn_bench.memory import peak_memory
 
-from hessgnn.errors import UserError
+from hessgnn.experiments.workers import PRELOAD
+from hessgnn.runtime.processes import Pool, WorkerDied
 
 SIZE = 300
 """MiB."""
@@ -34,10 +36,11 @@ def test_the_peak_is_that_of_the_work_alone():
     assert (SIZE if forgets else SIZE / 2) - 30 <= peak <= SIZE + 60
 
 
-def test_a_process_that_is_ended_is_told(monkeypatch):
-    def ended(self, *arguments):
-        raise BrokenProcessPool
+def killed():
+    os.kill(os.getpid(), signal.SIGKILL)
 
-    monkeypatch.setattr(memory.ProcessPoolExecutor, "submit", ended)
-    with pytest.raises(UserError, match=r"sum: the process .* was ended by the system\. To mend: ask for a smaller"):
-        peak_memory(pieces, "sum", Conditions.prepare("cpu"))
+
+def test_a_process_that_is_ended_is_told(monkeypatch):
+    monkeypatch.setattr(memory, "Pool", partial(Pool, preload=PRELOAD))  # which starts sooner
+    with pytest.raises(WorkerDied, match=r"memory of sum: worker was killed by SIGKILL.*ask for a smaller"):
+        peak_memory(killed, "sum", Conditions.prepare("cpu"))

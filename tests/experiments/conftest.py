@@ -23,12 +23,12 @@ def make_study(tiny_store: Path) -> Callable[..., StudyConfig]:
         "architectures": {"schnet": {"potential": {"width": 8, "n_interactions": 1, "n_basis": 8}}},
         "base": {
             "data": {"path": str(tiny_store)},
-            "training": {"batch_size": 3, "schedule": {"warmup": 2}, "device": "cpu"},
+            "training": {"batch_size": 3, "schedule": {"warmup": 2}, "device": "cpu", "threads": 1},
             "validation": {"every": 4, "hessian": "probes", "n_probes": 2},
         },
         "steps": 6,
         "seeds": [1, 2],
-        "workers": 1,
+        "workers": 0,  # no processes, so that what a job uses can be replaced
     }
 
     def make(**changes: Any) -> StudyConfig:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from inline_workers import InlineWorkers
 
 from hessgnn.cli.study import study as study_command
 from hessgnn.data.store.store import Store
@@ -26,11 +25,6 @@ from hessgnn.training.build import build_potential
 from hessgnn.training.run import Run
 
 MakeStudy = Callable[..., StudyConfig]
-
-
-@pytest.fixture(autouse=True)
-def _inline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hessgnn.experiments.study.Workers", InlineWorkers)
 
 
 def silent(_: object) -> None:

@@ -14,14 +14,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from inline_workers import InlineWorkers
 
 from hessgnn.evaluation.record import read_record
 from hessgnn.runtime.config import save
-from hessgnn.sweep import sweep as sweep_module
 from hessgnn.sweep.config import SweepConfig
 from hessgnn.sweep.heartbeat import Heartbeat
 from hessgnn.sweep.storage import storage_of, tuning_study
+from hessgnn.sweep.sweep import sweep
 from hessgnn.sweep.tuning import Tuning
 
 MakeSweep = Callable[..., SweepConfig]
@@ -120,14 +119,12 @@ def numbers(config: SweepConfig, folder: Path) -> dict[str, object]:
     }
 
 
-def uninterrupted(config: SweepConfig, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
-    with monkeypatch.context() as patch:
-        patch.setattr(sweep_module, "Workers", InlineWorkers)
-        sweep_module.sweep(config, folder, lambda report: None)
+def uninterrupted(config: SweepConfig, folder: Path) -> dict[str, object]:
+    sweep(config.model_copy(update={"workers": 0}), folder, lambda report: None)
     return numbers(config, folder)
 
 
-def test_the_command_runs_to_its_end(make_sweep: MakeSweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_runs_to_its_end(make_sweep: MakeSweep, tmp_path: Path) -> None:
     config = make_sweep(budget={"trials": 2})
     done = finish(config, tmp_path / "sweep")
     assert done.returncode == 0, done.stderr
@@ -148,16 +145,14 @@ def test_the_command_runs_to_its_end(make_sweep: MakeSweep, tmp_path: Path, monk
     assert str(tmp_path / "sweep" / "leaderboard" / "index.html") in done.stdout
     assert (tmp_path / "sweep" / "leaderboard" / "index.html").is_file()
     # Processes or none, how many, and in which order they end: it is the same sweep.
-    assert numbers(config, tmp_path / "sweep") == uninterrupted(config, tmp_path / "inline", monkeypatch)
+    assert numbers(config, tmp_path / "sweep") == uninterrupted(config, tmp_path / "inline")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "moment", ["trials/schnet/001/last.pt", "trials/schnet/002/config.yaml", "final/*E-F-H*/last.pt"]
 )
-def test_kill_9_and_the_same_command_give_the_same_numbers(
-    make_sweep: MakeSweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
-) -> None:
+def test_kill_9_and_the_same_command_give_the_same_numbers(make_sweep: MakeSweep, tmp_path: Path, moment: str) -> None:
     config = make_sweep(budget={"steps": 60}, final_steps=100)
     folder = tmp_path / "sweep"
     with started(config, folder) as process:
@@ -166,7 +161,7 @@ def test_kill_9_and_the_same_command_give_the_same_numbers(
         assert process.wait() == -signal.SIGKILL
     done = finish(config, folder)
     assert done.returncode == 0, done.stderr
-    assert numbers(config, folder) == uninterrupted(config, tmp_path / "whole", monkeypatch)
+    assert numbers(config, folder) == uninterrupted(config, tmp_path / "whole")
 
 
 @pytest.mark.slow
@@ -186,9 +181,7 @@ def test_no_worker_outlives_a_killed_sweep(make_sweep: MakeSweep, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_a_killed_worker_takes_its_trial_with_it_which_is_tried_again(
-    make_sweep: MakeSweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_worker_takes_its_trial_with_it_which_is_tried_again(make_sweep: MakeSweep, tmp_path: Path) -> None:
     config = make_sweep(budget={"steps": 200})
     folder = tmp_path / "sweep"
     with started(config, folder) as process:
@@ -206,13 +199,13 @@ def test_a_killed_worker_takes_its_trial_with_it_which_is_tried_again(
         with trials_of(config, architecture, folder) as tuning:
             reasons += [trial.user_attrs.get("reason", "") for trial in tuning.study.trials]
     assert any("killed by SIGKILL (out of memory?)" in reason for reason in reasons)
-    assert numbers(config, folder) == uninterrupted(config, tmp_path / "whole", monkeypatch)
+    assert numbers(config, folder) == uninterrupted(config, tmp_path / "whole")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", ["sweep.yaml", "trials/schnet/001/last.pt", "final/*/last.pt"])
 def test_ctrl_c_ends_promptly_in_one_line_and_can_be_resumed(
-    make_sweep: MakeSweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+    make_sweep: MakeSweep, tmp_path: Path, moment: str
 ) -> None:
     config = make_sweep(budget={"steps": 60}, final_steps=200)
     folder = tmp_path / "sweep"
@@ -227,7 +220,7 @@ def test_ctrl_c_ends_promptly_in_one_line_and_can_be_resumed(
         wait_for(lambda: not group(process.pid))  # a process takes a moment to go
     done = finish(config, folder)
     assert done.returncode == 0, done.stderr
-    assert numbers(config, folder) == uninterrupted(config, tmp_path / "whole", monkeypatch)
+    assert numbers(config, folder) == uninterrupted(config, tmp_path / "whole")
 
 
 def count_trials(folder: Path, config: SweepConfig) -> dict[str, list[int]]:

@@ -1,4 +1,4 @@
-"""The main job without worker processes: what it leaves behind, resumed, refused and failing."""
+"""The main job in one process: what it leaves behind, resumed, refused and failing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from inline_workers import InlineWorkers
 from typer.testing import CliRunner
 
 from hessgnn.cli import app
@@ -20,7 +19,6 @@ from hessgnn.experiments import job as job_module
 from hessgnn.experiments.folder import locked
 from hessgnn.experiments.job import Event, JobProgress
 from hessgnn.runtime.config import load
-from hessgnn.sweep import sweep as sweep_module
 from hessgnn.sweep.config import SweepConfig
 from hessgnn.sweep.sweep import TrialFinished, sweep
 from hessgnn.training.config import RunConfig
@@ -32,9 +30,9 @@ MakeSweep = Callable[..., SweepConfig]
 TIMES = {"device_seconds"}
 
 
-@pytest.fixture(autouse=True)
-def inline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweep_module, "Workers", InlineWorkers)
+@pytest.fixture
+def content(content: dict[str, Any]) -> dict[str, Any]:
+    return {**content, "workers": 0}  # no processes, so that what a job uses can be replaced
 
 
 def run(config: SweepConfig, folder: Path, reports: list[Event] | None = None) -> list[Path]:
@@ -254,12 +252,16 @@ def test_a_retraining_that_breaks_down_is_not_passed_over(
         raise ValueError("a bug")
 
     monkeypatch.setattr(job_module, "evaluate", broken)
-    with pytest.raises(ValueError, match="a bug"):
+    with pytest.raises(NothingTrained):
         run(make_sweep(), tmp_path / "sweep")
-    monkeypatch.undo()
-    monkeypatch.setattr(sweep_module, "Workers", InlineWorkers)
-    records = records_of(run(make_sweep(), tmp_path / "sweep"))
-    assert {record.status for record in records.values()} == {"ok"}
+    finals = [read_record(path) for path in (tmp_path / "sweep" / "final").glob("*/record.json")]
+    assert len(finals) == 4
+    for record in finals:
+        assert record.status == "failed"
+        assert "ValueError: a bug (traceback in " in (record.reason or "")
+    logs = [path.read_text() for path in (tmp_path / "sweep" / "final").glob("*/error.log")]
+    assert len(logs) == 4
+    assert all("in broken" in text for text in logs)
 
 
 def test_more_seeds_are_retrained_each_with_its_twin(make_sweep: MakeSweep, tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ WHEN_COLUMNS = {"low": 0.1, "high": 1.0, "when": {"loss.probes.kind": "columns"}
         ({"budget": {"trials": 0}}, "trials"),
         ({"budget": {"trials": 1}}, "trials.*greater than or equal to 2"),  # the first is E-F alone: nothing to choose
         ({"budget": {"hours": 0}}, r"budget\.hours"),
-        ({"workers": 0}, "workers"),
+        ({"workers": -1}, "workers"),
         ({"budget": {"trails": 3}}, "trails': unknown key.*did you mean 'trials'"),
         ({"sampler": "tpee"}, r"sampler\.kind.*'tpe', 'gp', 'cmaes', 'random' or 'qmc'"),
         ({"pruner": {"kind": "hyper"}}, r"pruner\.kind.*'none', 'median' or 'hyperband'"),

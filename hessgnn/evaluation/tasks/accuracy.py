@@ -18,8 +18,8 @@ from hessgnn.evaluation.journal import read_journal, write_results
 from hessgnn.evaluation.predictions import Predictions
 from hessgnn.evaluation.record import Metric, PredictionFile
 from hessgnn.evaluation.tasks.base import Claim, MetricDefinition, SplitContext, SplitResults, Task, Values, task
-from hessgnn.runtime.blas import one_blas_thread
 from hessgnn.runtime.config import Settings
+from hessgnn.runtime.machine import one_blas_thread
 from hessgnn.surface.base import Surface
 from hessgnn.training.run import versions
 

@@ -6,29 +6,23 @@ several, and on many subjects together where the task allows it.
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
-import torch
-
 from hessgnn.data.store.store import Store
 from hessgnn.data.structure import Structure
-from hessgnn.errors import DataError, UserError
-from hessgnn.evaluation.concurrent import run_alone, run_concurrently, run_shares
+from hessgnn.errors import DataError
+from hessgnn.evaluation.concurrent import FEWER, PRELOAD, run_alone, run_concurrently, run_shares
 from hessgnn.evaluation.journal import Journal, Result, Subject, SubjectRunner, read_journal
 from hessgnn.evaluation.record import Failure, Metric
 from hessgnn.evaluation.tasks.base import S, SplitContext, SplitResults, Task, Values
-from hessgnn.runtime.allocator import keep_freed_memory
-from hessgnn.runtime.blas import one_blas_thread
 from hessgnn.runtime.config import parse
-from hessgnn.runtime.processes import end_with
+from hessgnn.runtime.machine import one_blas_thread
+from hessgnn.runtime.processes import each
 from hessgnn.surface.base import Surface
 from hessgnn.surface.potential import PotentialSurface
 
@@ -196,7 +190,7 @@ def results_of(
 
     Raises
     ------
-    UserError
+    WorkerDied
         When a process was ended by the system.
     """
     alone = min(processes, len(pending)) < 2 or task.side_by_side
@@ -209,19 +203,5 @@ def results_of(
     if alone:
         yield from task.run(surface, pending, unfinished)
         return
-    context = multiprocessing.get_context("spawn")  # a fork would copy torch's threads
-    with ProcessPoolExecutor(min(processes, len(pending)), context, _begin, (os.getpid(),)) as pool:
-        running = [pool.submit(run_alone, task, surface, subject) for subject in pending]
-        try:
-            for one in as_completed(running):
-                yield from one.result()
-        except BrokenProcessPool as error:
-            raise UserError("a process was ended by the system", remedy="ask for fewer --processes") from error
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _begin(parent: int) -> None:
-    torch.set_num_threads(1)
-    keep_freed_memory()
-    end_with(parent)
+    for one in each(partial(run_alone, task, surface), pending, processes, remedy=FEWER, preload=PRELOAD):
+        yield from one
