@@ -43,7 +43,9 @@ class ExperimentConfig(Settings):
     seeds: tuple[NonNegativeInt, ...] = Field(default=(1,), min_length=1)
     tasks: tuple[str, ...] = Field(default=DEFAULT_TASKS, min_length=1, description="of the evaluation")
     evaluate: TaskSettings = TaskSettings()
-    workers: PositiveInt = Field(default=2, description="processes, each with one run at a time")
+    workers: NonNegativeInt = Field(
+        default=2, description="processes, each with one run at a time; 0: none, jobs run in this one (for debugging)"
+    )
 
     @field_validator("tasks")
     @classmethod
