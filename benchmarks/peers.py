@@ -341,7 +341,7 @@ def install(candidates: Sequence[Candidate], folder: Path, console: Console) -> 
                 raise UserError(
                     "its environment could not be made",
                     where=candidate.name,
-                    remedy=f"see above, remove {folder / str(candidate.environment)} and try again",
+                    hint=f"see above, remove {folder / str(candidate.environment)} and try again",
                 )
 
 
@@ -357,7 +357,7 @@ def available(
             continue
         where = folder or Path("ENVIRONMENTS")
         lines = " && ".join(shlex.join(command) for command in pip_lines(candidate, where))
-        missing[candidate.name] = f"no environment {python or where / str(candidate.environment)}. To mend: {lines}"
+        missing[candidate.name] = f"no environment {python or where / str(candidate.environment)}. Hint: {lines}"
     return found, missing
 
 
@@ -393,7 +393,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, reason in left_out.items():
         console.print(f"{name}: {reason}", soft_wrap=True, markup=False)
     if not found:
-        raise UserError("no peer can be measured", where=folder, remedy="python benchmarks/peers.py --install DIR")
+        raise UserError("no peer can be measured", where=folder, hint="python benchmarks/peers.py --install DIR")
     weights = LossConfig()
     request = {
         "threads": options.threads,

@@ -20,18 +20,18 @@ class UserError(Exception):
         What is wrong, as a sentence without its full stop.
     where
         The file, key or structure concerned.
-    remedy
+    hint
         What the user can do about it, in the imperative.
     """
 
     status: ClassVar[int] = 2
     """Exit status of the command."""
 
-    def __init__(self, what: str, *, where: object | None = None, remedy: str | None = None) -> None:
-        self.what, self.where, self.remedy = what, where, remedy
+    def __init__(self, what: str, *, where: object | None = None, hint: str | None = None) -> None:
+        self.what, self.where, self.hint = what, where, hint
         line = what if where is None else f"{where}: {what}"
-        if remedy is not None:
-            line = f"{line}. To mend: {remedy}"
+        if hint is not None:
+            line = f"{line}. Hint: {hint}"
         super().__init__(" ".join(line.split()))  # names and reasons come from files, and may hold line breaks
 
 
@@ -66,7 +66,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     Returns
     -------
     str
-        A sentence that can stand as the remedy of a :class:`UserError`.
+        A sentence that can stand as the hint of a :class:`UserError`.
     """
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)

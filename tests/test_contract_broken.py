@@ -99,11 +99,11 @@ def test_an_excuse_holds_for_smoothness_only():
     assert not [o for o in outcomes if o.failed]
 
 
-def test_inherited_tests_fail_with_the_remedy_and_skip_with_the_reason():
+def test_inherited_tests_fail_with_the_hint_and_skip_with_the_reason():
     class Contract(PotentialContract):
         potential_class = broken.Squeezed
 
-    with pytest.raises(AssertionError, match=r"expected \(1,\)\. To mend: use \.squeeze\(-1\)"):
+    with pytest.raises(AssertionError, match=r"expected \(1,\)\. Hint: use \.squeeze\(-1\)"):
         Contract().test_small_structures()
 
     class Excused(PotentialContract):

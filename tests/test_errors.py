@@ -8,28 +8,28 @@ from hessgnn.errors import ConfigError, DataError, TrainingError, UserError, did
 
 
 @pytest.mark.parametrize(
-    ("where", "remedy", "line"),
+    ("where", "hint", "line"),
     [
         (None, None, "it is wrong"),
         ("x.yaml", None, "x.yaml: it is wrong"),
-        (None, "mend it", "it is wrong. To mend: mend it"),
-        ("x.yaml", "mend it", "x.yaml: it is wrong. To mend: mend it"),
+        (None, "mend it", "it is wrong. Hint: mend it"),
+        ("x.yaml", "mend it", "x.yaml: it is wrong. Hint: mend it"),
     ],
 )
-def test_an_error_is_one_line(where: str | None, remedy: str | None, line: str) -> None:
-    error = UserError("it is wrong", where=where, remedy=remedy)
+def test_an_error_is_one_line(where: str | None, hint: str | None, line: str) -> None:
+    error = UserError("it is wrong", where=where, hint=hint)
     assert str(error) == line
-    assert (error.what, error.where, error.remedy) == ("it is wrong", where, remedy)
+    assert (error.what, error.where, error.hint) == ("it is wrong", where, hint)
 
 
 @pytest.mark.parametrize("kind", [ConfigError, DataError, TrainingError])
 def test_an_error_comes_whole_from_a_worker_process(kind: type[UserError]) -> None:
-    error = kind("it is wrong", where="x.yaml", remedy="mend it")
+    error = kind("it is wrong", where="x.yaml", hint="mend it")
     again = pickle.loads(pickle.dumps(error))
     assert type(again) is kind
     assert isinstance(again, UserError)
     assert str(again) == str(error)
-    assert (again.what, again.where, again.remedy) == (error.what, error.where, error.remedy)
+    assert (again.what, again.where, again.hint) == (error.what, error.where, error.hint)
 
 
 def test_the_closest_names_are_suggested() -> None:

@@ -53,7 +53,7 @@ class Conditions(Settings):
             torch.set_num_threads(threads)
         if keep_memory and not keep_freed_memory():
             raise ConfigError(
-                "the allocator of this system takes no such setting", where="--keep-memory", remedy="leave it out"
+                "the allocator of this system takes no such setting", where="--keep-memory", hint="leave it out"
             )
         return cls(
             device=found.type,

@@ -218,7 +218,7 @@ def _checked(found: Any, name: str) -> Estimator:
     if isinstance(found, type) and issubclass(found, ProbeKind):
         return Drawn(name)
     if isinstance(found, type) or not callable(found):
-        raise ConfigError("is no estimator", where=name, remedy="name a function, or a class of probes")
+        raise ConfigError("is no estimator", where=name, hint="name a function, or a class of probes")
     return found
 
 

@@ -104,7 +104,7 @@ def require_agreement(architecture: str, work: Mapping[str, Callable[[], Any]]) 
             found: list[Tensor] = candidate()
         except (RuntimeError, NotImplementedError) as error:
             raise UserError(
-                f"{name} fails ({error})", where=architecture, remedy=f"run `hessgnn check {architecture}`"
+                f"{name} fails ({error})", where=architecture, hint=f"run `hessgnn check {architecture}`"
             ) from error
         pairs = zip(found, expected, strict=True)
         deviation = max(float((a - b).abs().max()) for a, b in pairs) / max(scale, torch.finfo(torch.float32).tiny)
@@ -113,7 +113,7 @@ def require_agreement(architecture: str, work: Mapping[str, Callable[[], Any]]) 
                 f"Hessians by {name} deviate from {ROWS} by {deviation:.1e} of their largest entry, "
                 f"{BOUND:.0e} is allowed: nothing is compared",
                 where=architecture,
-                remedy=f"run `hessgnn check {architecture}`",
+                hint=f"run `hessgnn check {architecture}`",
             )
 
 

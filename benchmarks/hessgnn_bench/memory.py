@@ -53,8 +53,8 @@ def peak_memory(
     work = partial(_in_fresh_process, pieces, name, conditions.threads, conditions.keep_memory)
     # Without `preload`: a fork of a server would begin with pages that this one shares.
     with Pool(1, threads=conditions.threads, keep_memory=conditions.keep_memory) as pool:
-        remedy = "ask for a smaller --batch-size, or leave out --memory"
-        return pool.submit(work, where=f"memory of {name}", remedy=remedy).result()
+        hint = "ask for a smaller --batch-size, or leave out --memory"
+        return pool.submit(work, where=f"memory of {name}", hint=hint).result()
 
 
 def _on_gpu(work: Callable[[], object]) -> float:

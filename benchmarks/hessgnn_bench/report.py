@@ -95,4 +95,4 @@ class Report(Settings):
         DataError
             When the file is missing or is no report.
         """
-        return read_json(cls, path, remedy="check the path")
+        return read_json(cls, path, hint="check the path")

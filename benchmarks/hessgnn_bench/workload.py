@@ -69,7 +69,7 @@ class Workload:
             raise DataError(
                 f"{len(labelled)} structures carry energy, forces and Hessian, {self.batch_size} are asked for",
                 where=store.path,
-                remedy="ask for a smaller --batch-size",
+                hint="ask for a smaller --batch-size",
             )
         chosen = np.random.default_rng(0).permutation(labelled)[: self.batch_size].tolist()
         potential = self.build()

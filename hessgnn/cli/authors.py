@@ -32,7 +32,7 @@ def check(
         elif outcome.failed:
             verdict, text = (
                 "[red]failed[/]",
-                f"{escape(outcome.message)}\n[bold]To mend:[/] {escape(outcome.item.remedy)}",
+                f"{escape(outcome.message)}\n[bold]Hint:[/] {escape(outcome.item.hint)}",
             )
         else:
             verdict, text = "[yellow]skipped[/]", escape(f"not C²: {outcome.skipped_reason}")
@@ -69,7 +69,7 @@ def schema(
         "study": StudyConfig,
     }
     if what not in published:
-        raise ConfigError("has no schema", where=what, remedy=did_you_mean(what, published))
+        raise ConfigError("has no schema", where=what, hint=did_you_mean(what, published))
     typer.echo(json.dumps(published[what].model_json_schema(), indent=1, ensure_ascii=False))
 
 

@@ -209,7 +209,7 @@ def _run(
 def _console(conditions: Conditions, output: Path | None) -> Console:
     """A console that has said on what is measured, once the file can be written."""
     if output is not None and output.is_dir():
-        raise ConfigError("is a folder", where=output, remedy="name a file, such as steps.json")
+        raise ConfigError("is a folder", where=output, hint="name a file, such as steps.json")
     console = Console()
     console.print(_described(conditions), highlight=False)
     return console
@@ -240,7 +240,7 @@ def _names(architectures: Sequence[str]) -> list[str]:
 def _numbers(values: Sequence[str], option: str = "--probes") -> list[int]:
     parts = _divided(values)
     if not all(part.isdecimal() and int(part) for part in parts):
-        raise ConfigError("not positive whole numbers", where=f"{option} {','.join(parts)}", remedy="write it as 1,2,4")
+        raise ConfigError("not positive whole numbers", where=f"{option} {','.join(parts)}", hint="write it as 1,2,4")
     return [int(part) for part in parts]
 
 

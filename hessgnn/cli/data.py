@@ -170,7 +170,7 @@ def merge(
     """Merge data sets into a new one."""
     if output.exists():
         raise DataError(
-            "exists already", where=output, remedy="give another name, or use `hessgnn data append` to add to it"
+            "exists already", where=output, hint="give another name, or use `hessgnn data append` to add to it"
         )
     _merge(data, output)
 
@@ -196,7 +196,7 @@ def _fractions(text: str) -> dict[str, float]:
         shares = [float(part) for part in text.split(",")]
         return dict(zip(DISJOINT, shares, strict=True))
     except ValueError:
-        raise ConfigError("not three numbers", where=f"--fractions {text}", remedy="write it as 0.8,0.1,0.1") from None
+        raise ConfigError("not three numbers", where=f"--fractions {text}", hint="write it as 0.8,0.1,0.1") from None
 
 
 def _print_json(console: Console, store: Store, found: dict[str, Any]) -> None:

@@ -52,10 +52,10 @@ def _train(
 ) -> None:
     if resume is not None:
         if config is not None or output is not None:
-            raise ConfigError("takes neither a config nor an output folder", where="--resume", remedy="leave them out")
+            raise ConfigError("takes neither a config nor an output folder", where="--resume", hint="leave them out")
         settings, folder = Run(resume).config(), resume
     elif config is None:
-        raise ConfigError("no config is given", remedy="name a YAML file, for example configs/schnet.yaml")
+        raise ConfigError("no config is given", hint="name a YAML file, for example configs/schnet.yaml")
     else:
         settings = load(RunConfig, find_resource(config), overrides)
         folder = output or default_folder(settings)
@@ -102,12 +102,12 @@ def evaluate(
         raise ConfigError(
             "either a run or a calculator is evaluated",
             where="evaluate",
-            remedy="name a run folder, or give --calculator",
+            hint="name a run folder, or give --calculator",
         )
     names = chosen_tasks(tasks or DEFAULT_TASKS)  # before their settings: one from outside is known by then
     settings = parse(TaskSettings, override({}, overrides), where="evaluate")
     if run is not None and output is not None:
-        raise ConfigError("a run keeps its record in its own folder", where="--output", remedy="leave it out")
+        raise ConfigError("a run keeps its record in its own folder", where="--output", hint="leave it out")
     keep_freed_memory()
     console = Console()
     folder = run or output or Path("runs") / str(calculator).replace(":", ".")

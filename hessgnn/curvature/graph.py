@@ -128,7 +128,7 @@ class ForceGraph:
                     raise
                 raise UserError(
                     f"products cannot be vectorised for this potential: {error}",
-                    remedy="ask for backend='loop', in a training configuration loss.probes.backend=loop",
+                    hint="ask for backend='loop', in a training configuration loss.probes.backend=loop",
                 ) from error
         last = len(vectors) - 1
         products = [

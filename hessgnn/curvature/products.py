@@ -104,11 +104,11 @@ def check_vectors(vectors: Tensor, batch: Batch) -> None:
     """
     expected = tuple(batch.positions.shape)
     if vectors.ndim != 3 or tuple(vectors.shape[1:]) != expected:
-        raise UserError(f"vectors have shape {tuple(vectors.shape)}", remedy=f"give (K, {expected[0]}, 3)")
+        raise UserError(f"vectors have shape {tuple(vectors.shape)}", hint=f"give (K, {expected[0]}, 3)")
     for name in ("dtype", "device"):
         got, wanted = getattr(vectors, name), getattr(batch.positions, name)
         if got != wanted:
-            raise UserError(f"vectors have {name} {got}, positions {wanted}", remedy="convert one with .to()")
+            raise UserError(f"vectors have {name} {got}, positions {wanted}", hint="convert one with .to()")
 
 
 Candidate = Literal["loop", "vmap", "replicate"]

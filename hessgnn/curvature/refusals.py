@@ -52,9 +52,7 @@ def require_sound_modules(potential: EnergyModel, batch: Batch) -> None:
     """
     where = type(potential).__qualname__
     if torch.is_autocast_enabled(batch.positions.device.type):
-        raise UserError(
-            "second derivatives in half precision have no digits", where=where, remedy="leave torch.autocast"
-        )
+        raise UserError("second derivatives in half precision have no digits", where=where, hint="leave torch.autocast")
     for name, dtype in (("positions", batch.positions.dtype), ("the potential", potential.scale.dtype)):
         _require_precise(name, dtype, where)
     if potential in _sound_modules:
@@ -64,7 +62,7 @@ def require_sound_modules(potential: EnergyModel, batch: Batch) -> None:
             if (kind := _kind(part)) is not None:
                 who = f"{name or 'the potential itself'} ({type(module).__qualname__})"
                 what = f"{who} is {kind}, whose second derivatives fail or are wrong"
-                raise UserError(what, where=where, remedy="give the potential the plain module")
+                raise UserError(what, where=where, hint="give the potential the plain module")
     for name, parameter in potential.named_parameters():
         _require_precise(name, parameter.dtype, where)
     _sound_modules.add(potential)
@@ -95,7 +93,7 @@ def require_sound_graph(potential: EnergyModel, batch: Batch, energy: Tensor, le
         if _once_differentiable(node):
             function = node._forward_cls.__qualname__ + _called_by(potential, batch, _once_differentiable)
             what = f"{function} can be differentiated once only"
-            raise UserError(what, where=type(potential).__qualname__, remedy=_REPLACE)
+            raise UserError(what, where=type(potential).__qualname__, hint=_REPLACE)
     _sound_graphs.add(potential)
 
 
@@ -122,7 +120,7 @@ def require_connected(potential: EnergyModel, batch: Batch, output: Tensor, what
         raise UserError(
             f"the {what} has no graph that leads to the positions",
             where=type(potential).__qualname__,
-            remedy="remove .detach(), .data, .item(), .numpy(), torch.no_grad and torch.inference_mode on its way",
+            hint="remove .detach(), .data, .item(), .numpy(), torch.no_grad and torch.inference_mode on its way",
         )
 
 
@@ -151,12 +149,12 @@ def explained(potential: EnergyModel, batch: Batch) -> Iterator[None]:
         fits = _has_no_backward if found is None else _named(found.group(1))
         operation = "a custom function without backward" if found is None else found.group(1)
         what = f"the derivative of {operation}{_called_by(potential, batch, fits)} is not implemented"
-        raise UserError(what, where=type(potential).__qualname__, remedy=_REPLACE) from error
+        raise UserError(what, where=type(potential).__qualname__, hint=_REPLACE) from error
 
 
 def _require_precise(name: str, dtype: torch.dtype, where: str) -> None:
     if dtype.is_floating_point and dtype not in _PRECISE:
-        raise UserError(f"second derivatives with {name} in {dtype} have no digits", where=where, remedy=_CONVERT)
+        raise UserError(f"second derivatives with {name} in {dtype} have no digits", where=where, hint=_CONVERT)
 
 
 def _kind(part: object) -> str | None:

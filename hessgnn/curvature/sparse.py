@@ -178,5 +178,5 @@ def _verify(potential: EnergyModel, batch: Batch, hessian: csr_array) -> None:
         raise UserError(
             f"{type(potential).__qualname__} says that its range is {potential.n_hops} edge(s), but a product with the "
             f"Hessian formed so is wrong by {error:.1e} of {scale:.1e} eV/Å",
-            remedy="correct n_hops (None if unknown) and run `hessgnn check`, which tries it",
+            hint="correct n_hops (None if unknown) and run `hessgnn check`, which tries it",
         )

@@ -136,7 +136,7 @@ class Loader:
             raise DataError(
                 "a process that makes batches died (out of memory, or killed)",
                 where=self.collator.store.path,
-                remedy="go on with fewer workers",
+                hint="go on with fewer workers",
             ) from error
         self._ahead = step + 1, batches
         if isinstance(arrays, UserError):

@@ -55,7 +55,7 @@ class NeighborFinder:
             raise CoincidentAtoms(
                 f"atoms {i[nearest]} and {j[nearest]}{image} lie at the same place, {distances[nearest]:.1e} Å apart",
                 where=where,
-                remedy="remove one of them or correct positions and cell",
+                hint="remove one of them or correct positions and cell",
             )
         order = np.lexsort((*images.T[::-1], j, i))  # vesin promises no order; a fixed one keeps runs reproducible
         edge_index = np.stack([i, j]).astype(np.int64)[:, order]

@@ -102,7 +102,7 @@ class LimitedPlan(Plan):
                 raise ConfigError(
                     f"a batch may hold {most} {name}, and the largest structure alone has {sizes.max()}",
                     where=f"max_{name}",
-                    remedy=f"raise it to {sizes.max()} at least, or leave the large structures out of the split",
+                    hint=f"raise it to {sizes.max()} at least, or leave the large structures out of the split",
                 )
         self.limits = limits
         self._first_steps = [0]  # of each epoch

@@ -147,7 +147,7 @@ def run_shares(
     """
     with Pool(processes, threads=1, preload=PRELOAD, grace=0.0) as pool:
         shares = [partial(_share, task, surface, subjects[k::processes]) for k in range(processes)]
-        yield from pool.reports_until([pool.submit(share, remedy=FEWER) for share in shares])
+        yield from pool.reports_until([pool.submit(share, hint=FEWER) for share in shares])
 
 
 def _share(task: SubjectRunner, surface: Surface, subjects: Sequence[Subject], link: Link) -> None:

@@ -308,7 +308,7 @@ def _splits(store: Store, wanted: Sequence[str] | None, used: Sequence[str]) -> 
         found = [split for split in store.splits if split not in (*used, *DISJOINT[:2])]
         if not found:
             raise ConfigError(
-                "the data has no split to evaluate on", where=store.path, remedy="add one with `hessgnn data split`"
+                "the data has no split to evaluate on", where=store.path, hint="add one with `hessgnn data split`"
             )
         return found
     for split in wanted:

@@ -109,10 +109,10 @@ def read_journal(path: Path) -> tuple[Result, dict[str, Result]]:
         When the file is missing or holds no results.
     """
     if not path.is_file():
-        raise DataError("no such results", where=path, remedy="run `hessgnn evaluate` first")
+        raise DataError("no such results", where=path, hint="run `hessgnn evaluate` first")
     head, lines = _read(path)
     if head is None:
-        raise DataError("holds no results", where=path, remedy="run `hessgnn evaluate` on the run again")
+        raise DataError("holds no results", where=path, hint="run `hessgnn evaluate` on the run again")
     return head, dict(lines)
 
 

@@ -182,7 +182,7 @@ class Predictions:
         DataError
             When the file is missing, damaged, lacks an array, or has one of the wrong shape.
         """
-        remedy = "run `hessgnn evaluate` on the run again"
+        hint = "run `hessgnn evaluate` on the run again"
         try:
             with zipfile.ZipFile(path):
                 pass  # np.load would try to unpickle anything that is not an archive, and say so confusingly
@@ -190,8 +190,8 @@ class Predictions:
                 arrays = {field.name: archive[field.name] for field in fields(cls) if field.name != "key"}
                 return cls(**arrays, key=str(archive["key"]) if "key" in archive else "")
         except KeyError as error:
-            raise DataError(f"lacks an array ({error.args[0]})", where=path, remedy=remedy) from error
+            raise DataError(f"lacks an array ({error.args[0]})", where=path, hint=hint) from error
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise DataError("holds no readable predictions", where=path, remedy=remedy) from error
+            raise DataError("holds no readable predictions", where=path, hint=hint) from error
         except DataError as error:
-            raise DataError(error.what, where=path, remedy=remedy) from error
+            raise DataError(error.what, where=path, hint=hint) from error

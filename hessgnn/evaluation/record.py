@@ -151,7 +151,7 @@ def read_record(path: Path) -> Record:
     DataError
         When the file is missing, damaged, or has missing or unknown fields.
     """
-    return read_json(Record, path, remedy="run `hessgnn evaluate` on the run first")
+    return read_json(Record, path, hint="run `hessgnn evaluate` on the run first")
 
 
 def write_record(record: Record, path: Path) -> None:

@@ -43,7 +43,7 @@ class TaskResults:
         """Put what a task found on a split in place of what it found there before."""
         if unknown := found.metrics.keys() - task.definitions.keys():
             what = f"gives the metric {min(unknown)!r}, which it does not define"
-            raise ConfigError(what, where=task.name, remedy="add it to definitions")
+            raise ConfigError(what, where=task.name, hint="add it to definitions")
         others = {name: m for name, m in self.metrics.get(split, {}).items() if name not in task.definitions}
         metrics = {**others, **found.metrics}
         if not metrics:

@@ -45,8 +45,8 @@ class TaskSettings(_BuiltIn):
         others = self.__pydantic_extra__ or {}
         for name, given in list(others.items()):
             if name not in TASKS:
-                remedy = did_you_mean(name, [*type(self).model_fields, *TASKS])
-                raise ConfigError("no such task", where=f"key {name!r}", remedy=remedy)
+                hint = did_you_mean(name, [*type(self).model_fields, *TASKS])
+                raise ConfigError("no such task", where=f"key {name!r}", hint=hint)
             content = given.model_dump() if isinstance(given, Settings) else given
             others[name] = parse(TASKS[name].Settings, content, where=f"key {name!r}")
         return self

@@ -38,7 +38,7 @@ def locked(folder: Path) -> Iterator[None]:
         When the folder cannot be written to, or another process works in it.
     """
     busy = ConfigError(
-        "another process is at work in this folder", where=folder, remedy="wait for it, or name another folder"
+        "another process is at work in this folder", where=folder, hint="wait for it, or name another folder"
     )
     with lock_file(folder / _LOCK, busy):
         if _in_use(folder):
@@ -65,9 +65,7 @@ def joined(folder: Path, prepare: Callable[[bool], None]) -> Iterator[None]:
     UserError
         When the folder cannot be written to, or is in use by something else.
     """
-    busy = ConfigError(
-        "another process keeps this folder to itself", where=folder, remedy="wait for it, or name another"
-    )
+    busy = ConfigError("another process keeps this folder to itself", where=folder, hint="wait for it, or name another")
     with ExitStack() as stack:
         with lock_file(folder / _LOCK, busy, timeout=_PATIENCE):
             alone = not _in_use(folder)
@@ -113,7 +111,7 @@ def require_same(config: Identified, path: Path) -> None:
         raise ConfigError(
             f"holds other settings ({'; '.join(changed)})",
             where=path.parent,
-            remedy="give this one a new `name` or another folder with -o, or restore the settings; nothing was changed",
+            hint="give this one a new `name` or another folder with -o, or restore the settings; nothing was changed",
         )
 
 

@@ -165,7 +165,7 @@ def displaced_frames(structure: Structure, number: int, engine: Engine, settings
             raise DataError(
                 f"frame {k} could not be labelled in {settings.attempts} attempts",
                 where=structure.name,
-                remedy="lower labels.displacement",
+                hint="lower labels.displacement",
             )
     return frames
 
@@ -231,7 +231,7 @@ def require_same_level(store: Store, engine: Engine) -> None:
             f"the data are {store.attributes.level_of_theory}, the engine that would label the frames of E-F+ gives "
             f"{engine.level_of_theory}",
             where=store.path,
-            remedy="leave E-F+ out of `regimes`, or set labels.engine",
+            hint="leave E-F+ out of `regimes`, or set labels.engine",
         )
 
 

@@ -155,8 +155,8 @@ def study(config: StudyConfig, folder: Path, observer: Observer) -> list[Path]:
                     write_study(points, folder)  # equal steps are there to look at while equal seconds run
         workers.close()
         if all(point.status == "failed" for point in points.points):
-            remedy = "see the `record.json` of its runs for the reasons"
-            raise NothingTrained("no run could be trained", where=folder, remedy=remedy)
+            hint = "see the `record.json` of its runs for the reasons"
+            raise NothingTrained("no run could be trained", where=folder, hint=hint)
         mean = folder / "runs" / "mean-predictor"
         record_mean_predictor(mean, config.data)
     whole = [c for c in cells_of(config) if c.fraction == config.fractions[-1] and c.budget == "steps"]

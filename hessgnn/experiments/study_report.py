@@ -95,7 +95,7 @@ def read_points(folder: Path) -> StudyRuns:
     DataError
         When ``points.json`` is missing or damaged.
     """
-    return read_json(StudyRuns, folder / "points.json", remedy="run `hessgnn study` to its end first")
+    return read_json(StudyRuns, folder / "points.json", hint="run `hessgnn study` to its end first")
 
 
 def summary(points: StudyRuns) -> str:

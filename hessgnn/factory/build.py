@@ -81,9 +81,9 @@ def jobs_of(recipe: Recipe) -> tuple[list[BuildJob], dict[str, str]]:
     names = [job.name for job in jobs]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ConfigError("a molecule and a reaction have this name", where=twice[0], remedy="rename one of them")
+        raise ConfigError("a molecule and a reaction have this name", where=twice[0], hint="rename one of them")
     if not jobs:
-        raise ConfigError("asks for nothing", where=recipe.name, remedy="add geometries or reactions to the recipe")
+        raise ConfigError("asks for nothing", where=recipe.name, hint="add geometries or reactions to the recipe")
     return jobs, skipped
 
 
@@ -119,7 +119,7 @@ def build(recipe: Recipe, output: Path, *, processes: int = 1) -> BuildReport:
     good = [job.name for job in jobs if job.name in finished.facts]
     if not good:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in finished.failed.items())
-        raise DataError("nothing could be labelled", where=recipe.name, remedy=f"see the reasons: {reasons}")
+        raise DataError("nothing could be labelled", where=recipe.name, hint=f"see the reasons: {reasons}")
     structures = [structure for name in good for structure in Store.open(parts[name])]
     copies = find_copies(structures)
     skipped |= {name: f"is {other}" for name, other in copies.items()}
@@ -172,7 +172,7 @@ def assign_splits(recipe: Recipe, structures: Sequence[Structure]) -> list[Struc
         raise DataError(
             f"the training split has no {', '.join(chemical_symbols[z] for z in absent)}",
             where=recipe.name,
-            remedy="change split.seed in the recipe",
+            hint="change split.seed in the recipe",
         )
     return divided
 

@@ -127,19 +127,19 @@ def read_molecules(path: Path = BUNDLED) -> list[str]:
         or not all(isinstance(text, str) for text in sections.values())
     ):
         raise ConfigError(
-            "holds no molecules", where=path, remedy="write `heading: SMILES SMILES …` under the key `molecules`"
+            "holds no molecules", where=path, hint="write `heading: SMILES SMILES …` under the key `molecules`"
         )
     found = [smiles for text in sections.values() for smiles in text.split()]
     twice = sorted({smiles for smiles in found if found.count(smiles) > 1})
     if twice:
-        raise ConfigError("stands twice", where=f"{path}, {twice[0]}", remedy="remove one of them")
+        raise ConfigError("stands twice", where=f"{path}, {twice[0]}", hint="remove one of them")
     return found
 
 
 def _wanted(settings: SourceSettings, names: Sequence[str]) -> list[str]:
     for name in settings.names or ():
         if name not in names:
-            raise ConfigError(f"no such molecule in {settings.source}", where=name, remedy=did_you_mean(name, names))
+            raise ConfigError(f"no such molecule in {settings.source}", where=name, hint=did_you_mean(name, names))
     return list(settings.names or names)
 
 
@@ -165,7 +165,7 @@ def _files(settings: FileSettings) -> Iterator[tuple[str, Atoms]]:
             try:
                 images = list(iread(path))
             except Exception as error:  # ASE's readers raise whatever their format's parser does
-                raise ConfigError(f"cannot be read by ASE ({error})", where=path, remedy="check the file") from error
+                raise ConfigError(f"cannot be read by ASE ({error})", where=path, hint="check the file") from error
             stem = Path(path).stem
             frames |= {(stem if len(images) == 1 else f"{stem}-{k}"): image for k, image in enumerate(images)}
     return ((name, frames[name]) for name in _wanted(settings, list(frames)))

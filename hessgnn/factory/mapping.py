@@ -52,12 +52,12 @@ def parse(smiles: str) -> Mol:
     with base.BlockLogs():
         molecule = chem.MolFromSmiles(smiles, options)
     if molecule is None or not molecule.GetNumAtoms():
-        raise ConfigError("cannot be read as SMILES", where=smiles, remedy="check valences, brackets and ring closures")
+        raise ConfigError("cannot be read as SMILES", where=smiles, hint="check valences, brackets and ring closures")
     molecule = chem.AddHs(molecule)
     if charge := chem.GetFormalCharge(molecule):
-        raise ConfigError(f"has charge {charge:+d}", where=smiles, remedy="only neutral species are handled")
+        raise ConfigError(f"has charge {charge:+d}", where=smiles, hint="only neutral species are handled")
     if any(atom.GetNumRadicalElectrons() % 2 for atom in molecule.GetAtoms()):
-        raise ConfigError("is a radical", where=smiles, remedy="check the hydrogens of atoms in brackets")
+        raise ConfigError("is a radical", where=smiles, hint="check the hydrogens of atoms in brackets")
     return molecule
 
 
@@ -85,7 +85,7 @@ def parse_mapped(smiles: str) -> Mol:
     for atom in molecule.GetAtoms():
         number = atom.GetAtomMapNum()
         if number in seen:
-            raise ConfigError(f"maps {number} twice", where=smiles, remedy="give each atom a number of its own")
+            raise ConfigError(f"maps {number} twice", where=smiles, hint="give each atom a number of its own")
         seen |= {number} - {0}
         if number:
             keys.append((0, number))
@@ -95,7 +95,7 @@ def parse_mapped(smiles: str) -> Mol:
             raise ConfigError(
                 f"leaves {atom.GetSymbol()} without a number",
                 where=smiles,
-                remedy="map all heavy atoms and the hydrogens that move, as in [CH3:1][OH:2]",
+                hint="map all heavy atoms and the hydrogens that move, as in [CH3:1][OH:2]",
             )
         keys.append((1, hosts[0]))
     order = sorted(range(len(keys)), key=keys.__getitem__)
@@ -126,21 +126,21 @@ def parse_pair(reactant: str, product: str) -> tuple[Mol, Mol]:
     where = f"{reactant}>>{product}"
     if missing := sorted(before.keys() ^ after.keys()):
         numbers = ", ".join(map(str, missing))
-        raise ConfigError(f"only one side holds atom {numbers}", where=where, remedy="map the same atoms on both sides")
+        raise ConfigError(f"only one side holds atom {numbers}", where=where, hint="map the same atoms on both sides")
     for number, atom in sorted(before.items()):
         other = after[number]
         if atom.GetAtomicNum() != other.GetAtomicNum():
             raise ConfigError(
                 f"atom {number} is {atom.GetSymbol()} before and {other.GetSymbol()} after",
                 where=where,
-                remedy="correct the numbers",
+                hint="correct the numbers",
             )
         counts = [sum(not neighbor.GetAtomMapNum() for neighbor in a.GetNeighbors()) for a in (atom, other)]
         if counts[0] != counts[1]:
             raise ConfigError(
                 f"atom {number} has {counts[0]} unmapped hydrogens before and {counts[1]} after",
                 where=where,
-                remedy="map the hydrogens that move",
+                hint="map the hydrogens that move",
             )
     return sides
 

@@ -92,12 +92,12 @@ def reactions(settings: ReactionSettings) -> list[Reaction]:
     for path in ([BUNDLED] if settings.bundled else []) + [find_resource(path) for path in settings.files]:
         for reaction in read_reactions(path):
             if reaction.name in found:
-                raise ConfigError("the name is taken", where=f"{path}, {reaction.name}", remedy="choose another name")
+                raise ConfigError("the name is taken", where=f"{path}, {reaction.name}", hint="choose another name")
             found[reaction.name] = reaction
     found |= {reaction.name: reaction for reaction in _by_rule(settings, list(found.values()))}
     for name in settings.names or ():
         if name not in found:
-            raise ConfigError("no such reaction", where=name, remedy=did_you_mean(name, found))
+            raise ConfigError("no such reaction", where=name, hint=did_you_mean(name, found))
     chosen = []
     for family in sorted(settings.families):
         members = [
@@ -141,28 +141,28 @@ def read_reactions(path: Path) -> list[Reaction]:
     Raises
     ------
     ConfigError
-        With file, entry and remedy, when something is wrong.
+        With file, entry and hint, when something is wrong.
     """
     content = read_yaml(path)
     entries = content.get("reactions")
     if set(content) != {"reactions"} or not isinstance(entries, list):
-        raise ConfigError("holds no list of reactions", where=path, remedy="write one under the key `reactions`")
+        raise ConfigError("holds no list of reactions", where=path, hint="write one under the key `reactions`")
     found: dict[str, Reaction] = {}
     for number, content in enumerate(entries, start=1):
         if not isinstance(content, Mapping):
-            raise ConfigError("is not a mapping", where=f"{path}, reaction {number}", remedy="write `name: …` first")
+            raise ConfigError("is not a mapping", where=f"{path}, reaction {number}", hint="write `name: …` first")
         where = f"{path}, {content.get('name', f'reaction {number}')}"
         if content.get("family") not in FAMILIES:
-            remedy = did_you_mean(str(content.get("family")), FAMILIES)
-            raise ConfigError("the family is not known", where=where, remedy=remedy)
+            hint = did_you_mean(str(content.get("family")), FAMILIES)
+            raise ConfigError("the family is not known", where=where, hint=hint)
         entry = parse(ReactionEntry, content, where=where)
         try:
             reaction = _reaction(entry)
         except ConfigError as error:
             place = where if error.where is None else f"{where}, {error.where}"
-            raise ConfigError(error.what, where=place, remedy=error.remedy) from error
+            raise ConfigError(error.what, where=place, hint=error.hint) from error
         if reaction.name in found:
-            raise ConfigError("stands twice", where=where, remedy="choose another name")
+            raise ConfigError("stands twice", where=where, hint="choose another name")
         found[reaction.name] = reaction
     return list(found.values())
 
@@ -173,36 +173,36 @@ def _reaction(entry: ReactionEntry) -> Reaction:
     if entry.molecule:
         if entry.reactant or entry.product or moves != 1:
             raise ConfigError(
-                "a molecule stands for both sides and needs one move", remedy="give it `rotate` or `invert`, no sides"
+                "a molecule stands for both sides and needs one move", hint="give it `rotate` or `invert`, no sides"
             )
         sides = parse_pair(entry.molecule, entry.molecule)
         known = {atom.GetAtomMapNum() for atom in sides[0].GetAtoms()} - {0}
         used = {number for torsion in entry.rotate for number in torsion.atoms}
         used |= set() if entry.invert is None else {entry.invert}
         if unknown := sorted(used - known):
-            raise ConfigError(f"the move names atom {unknown[0]}", remedy="use map numbers of the molecule")
+            raise ConfigError(f"the move names atom {unknown[0]}", hint="use map numbers of the molecule")
         if entry.invert is None:
             return Reaction(name, entry.family, entry.molecule, entry.molecule, _rotation(entry))
         _check_inversion(sides[0], entry.invert)
         return Reaction(name, entry.family, entry.molecule, entry.molecule, Inversion(entry.invert))
     if moves or not (entry.reactant and entry.product):
-        raise ConfigError("needs both sides and no move", remedy="give `reactant` and `product`")
+        raise ConfigError("needs both sides and no move", hint="give `reactant` and `product`")
     before, after = parse_pair(entry.reactant, entry.product)
     if bonds(before) == bonds(after):
-        raise ConfigError("no bond changes", remedy="write it as a `molecule` with `rotate` or `invert`")
+        raise ConfigError("no bond changes", hint="write it as a `molecule` with `rotate` or `invert`")
     return Reaction(name, entry.family, entry.reactant, entry.product)
 
 
 def _rotation(entry: ReactionEntry) -> Rotation:
     for torsion in entry.rotate:
         if len(set(torsion.atoms)) < 4:
-            raise ConfigError("a torsion names an atom twice", remedy="name four atoms")
+            raise ConfigError("a torsion names an atom twice", hint="name four atoms")
         if abs(torsion.start - torsion.end) % 360 < 1:
-            raise ConfigError("a torsion does not turn", remedy="let `start` and `end` differ")
+            raise ConfigError("a torsion does not turn", hint="let `start` and `end` differ")
     return Rotation(tuple(Torsion(t.atoms, t.start, t.end) for t in entry.rotate))
 
 
 def _check_inversion(molecule: Any, number: int) -> None:
     degree = next(atom.GetDegree() for atom in molecule.GetAtoms() if atom.GetAtomMapNum() == number)
     if degree != 3:
-        raise ConfigError(f"atom {number} has {degree} partners", remedy="invert an atom with three")
+        raise ConfigError(f"atom {number} has {degree} partners", hint="invert an atom with three")

@@ -128,7 +128,7 @@ def reaction_ends(reaction: Reaction, *, seed: int) -> tuple[Atoms, Atoms]:
         raise ConfigError(
             "no geometry has the stereochemistry of both sides",
             where=f"{reaction.name}, {reaction.reactant}>>{reaction.product}",
-            remedy="check the marks @, / and \\ of both sides",
+            hint="check the marks @, / and \\ of both sides",
         )
     return best[1]
 
@@ -252,7 +252,7 @@ def _run_embedding(molecule: Mol, number: int, options: Any, where: str) -> list
     with base.BlockLogs():
         found = list(geometry.EmbedMultipleConfs(molecule, number, options))
     if not found:
-        raise ConfigError("cannot be embedded in space", where=where, remedy="check the SMILES for impossible rings")
+        raise ConfigError("cannot be embedded in space", where=where, hint="check the SMILES for impossible rings")
     return [molecule.GetConformer(k).GetPositions() for k in found]
 
 

@@ -151,14 +151,14 @@ class PairTarget(Target):
             try:
                 found = read(find_resource(path))
             except Exception as error:  # ASE's readers raise whatever their format's parser does
-                raise ConfigError(f"cannot be read by ASE ({error})", where=path, remedy="check the file") from error
+                raise ConfigError(f"cannot be read by ASE ({error})", where=path, hint="check the file") from error
             ends.append(Atoms(found.numbers, found.positions))
         before, after = ends
         where = f"pairs, {settings.name}"
         if before.numbers.tolist() != after.numbers.tolist():
-            raise ConfigError("the two files differ in their atoms", where=where, remedy="use one atom order for both")
+            raise ConfigError("the two files differ in their atoms", where=where, hint="use one atom order for both")
         if before.numbers.sum() % 2:
-            raise ConfigError("has an odd number of electrons", where=where, remedy="give closed-shell molecules")
+            raise ConfigError("has an odd number of electrons", where=where, hint="give closed-shell molecules")
         return cls(f"pair/{settings.name}", before, after)
 
     def facts(self) -> dict[str, str]:

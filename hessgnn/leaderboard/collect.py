@@ -77,7 +77,7 @@ def collect(paths: Iterable[Path]) -> list[RunFiles]:
     """
     loaded = [_load(Path(path)) for path in paths]
     if not loaded:
-        raise DataError("no runs to compare", remedy="name at least one run folder or record file")
+        raise DataError("no runs to compare", hint="name at least one run folder or record file")
     return loaded
 
 
@@ -99,7 +99,7 @@ def _load(path: Path) -> RunFiles:
                 raise DataError(
                     "is not the file that the record was made with (SHA-256 differs)",
                     where=file,
-                    remedy="restore it, or run `hessgnn evaluate` on the run again",
+                    hint="restore it, or run `hessgnn evaluate` on the run again",
                 )
             found[key] = file
         return found

@@ -134,7 +134,7 @@ def _common_data(loaded: Sequence[RunFiles]) -> DataSource:
                 raise DataError(
                     f"{key} is {here!r}, but {there!r} in {first.path}; unlike data cannot be compared",
                     where=item.path,
-                    remedy="make a separate leaderboard for each",
+                    hint="make a separate leaderboard for each",
                 )
     return first.record.data
 
@@ -153,14 +153,14 @@ def _group(loaded: Sequence[RunFiles]) -> dict[str, list[Record]]:
             raise DataError(
                 f"seed {record.seed} of {record.entry!r} is already there from {twin.path}",
                 where=item.path,
-                remedy="name every run once, and give other configurations an entry of their own",
+                hint="name every run once, and give other configurations an entry of their own",
             )
         group = groups.setdefault(record.entry, [])
         if group and _kind(group[0]) != _kind(record):
             raise DataError(
                 f"entry {record.entry!r} joins different architectures, regimes or budgets",
                 where=item.path,
-                remedy="give each an entry of its own",
+                hint="give each an entry of its own",
             )
         group.append(record)
     return groups
@@ -176,7 +176,7 @@ def _metrics(loaded: Sequence[RunFiles]) -> dict[str, MetricInfo]:
                     raise DataError(
                         f"{name} is given in {metric.unit!r}, expected {units[name]!r}",
                         where=item.path,
-                        remedy="run `hessgnn evaluate` on the run again",
+                        hint="run `hessgnn evaluate` on the run again",
                     )
                 title = METRICS[name][0] if name in METRICS else metric.title or name
                 found.setdefault(name, MetricInfo(title=title, unit=metric.unit, better=metric.better))

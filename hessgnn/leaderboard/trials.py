@@ -84,19 +84,19 @@ def read_trials(path: Path) -> list[TrialResult]:
     DataError
         When the file is missing, is no table of trials, or holds something that is no number.
     """
-    remedy = "name the trials.csv of a sweep's folder"
+    hint = "name the trials.csv of a sweep's folder"
     try:
         with path.open(encoding="utf-8", newline="") as stream:
             reader = csv.DictReader(stream)
             missing = [name for name in NEEDED if name not in (reader.fieldnames or ())]
             if missing:
-                raise DataError(f"lacks the column {missing[0]!r}", where=path, remedy=remedy)
+                raise DataError(f"lacks the column {missing[0]!r}", where=path, hint=hint)
             tuned = [name for name in reader.fieldnames or () if "." in name]
             return [_trial(line, tuned, f"{path}, line {reader.line_num}") for line in reader]
     except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror})", where=path, remedy=remedy) from error
+        raise DataError(f"cannot be read ({error.strerror})", where=path, hint=hint) from error
     except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"is no table ({error})", where=path, remedy=remedy) from error
+        raise DataError(f"is no table ({error})", where=path, hint=hint) from error
 
 
 def _trial(line: dict[str, str | None], tuned: Sequence[str], where: str) -> TrialResult:
@@ -107,7 +107,7 @@ def _trial(line: dict[str, str | None], tuned: Sequence[str], where: str) -> Tri
         try:
             value = float(text)
         except ValueError as error:
-            raise DataError(f"{key} is {text!r}, which is no number", where=where, remedy="mend the line") from error
+            raise DataError(f"{key} is {text!r}, which is no number", where=where, hint="mend the line") from error
         return value if math.isfinite(value) else None
 
     return TrialResult(

@@ -129,7 +129,7 @@ def connectivity(
     (i, j), lengths = bonded_pairs(numbers, positions, GRAPH_BOND, cell, pbc)
     if lengths.min(initial=np.inf) < COINCIDENT:
         raise DataError(
-            "two atoms lie at the same place", where=where, remedy="remove one of them or correct positions and cell"
+            "two atoms lie at the same place", where=where, hint="remove one of them or correct positions and cell"
         )
     partners: list[list[int]] = [[] for _ in numbers]
     for centre, partner in zip(i.tolist(), j.tolist(), strict=True):

@@ -98,7 +98,7 @@ def thermochemistry(
     if rigid not in _GEOMETRIES or (rigid == 3) != (len(weights) == 1):
         raise DataError(
             f"{len(waves)} frequencies do not go with {len(weights)} atoms",
-            remedy="leave out translations and rotations, and nothing else",
+            hint="leave out translations and rotations, and nothing else",
         )
     real = waves > 0
     gas = IdealGasThermo(

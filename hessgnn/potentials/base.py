@@ -115,7 +115,7 @@ class Potential(nn.Module, ABC):
             unknown = sorted(set(batch.numbers[species < 0].tolist()))
             raise DataError(
                 f"the potential knows {_symbols(self.elements)} only, the batch holds {_symbols(unknown)}",
-                remedy="train it with these elements, or leave the structures out",
+                hint="train it with these elements, or leave the structures out",
             )
         return species
 
@@ -188,7 +188,7 @@ class Potential(nn.Module, ABC):
         """
         missing = [z for z in self.elements if z not in reference_energies]
         if missing:
-            raise ConfigError(f"no reference energy for {_symbols(missing)}", remedy="give one for each element")
+            raise ConfigError(f"no reference energy for {_symbols(missing)}", hint="give one for each element")
         values = [reference_energies[z] for z in self.elements]
         self.reference_energies.copy_(torch.tensor(values, dtype=torch.float64))  # float32 would lose 1e-4 eV
         self.scale.fill_(scale)

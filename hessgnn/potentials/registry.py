@@ -14,7 +14,7 @@ from hessgnn.runtime.registry import Registry
 
 def _checked(found: Any, name: str) -> type[Potential]:
     if not (isinstance(found, type) and issubclass(found, Potential)):
-        raise ConfigError("is not a subclass of hessgnn.Potential", where=name, remedy="name the class itself")
+        raise ConfigError("is not a subclass of hessgnn.Potential", where=name, hint="name the class itself")
     return found
 
 

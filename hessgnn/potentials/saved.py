@@ -50,7 +50,7 @@ def load(folder: str | Path, device: str = "cpu") -> Potential:
         potential = create_from(content.get("potential"), get_dotted(content, "training.dtype") or _DTYPE)
     except ConfigError as error:
         place = config_path if error.where is None else f"{config_path}, {error.where}"
-        raise ConfigError(error.what, where=place, remedy=error.remedy) from error
+        raise ConfigError(error.what, where=place, hint=error.hint) from error
     load_weights(potential, load_checkpoint(weights_path)["potential"], where=weights_path)
     return potential.to(device).eval()
 
@@ -66,7 +66,7 @@ def require_run_folder(folder: Path) -> Path:
     path = folder / CONFIG
     if not path.is_file():
         raise ConfigError(
-            "is not a run folder (no config.yaml)", where=folder, remedy="give a folder made by `hessgnn train`"
+            "is not a run folder (no config.yaml)", where=folder, hint="give a folder made by `hessgnn train`"
         )
     return path
 
@@ -92,7 +92,7 @@ def create_from(section: Any, dtype: str) -> Potential:
         When the name or a setting is wrong.
     """
     if not isinstance(section, Mapping) or not isinstance(section.get("name"), str):
-        raise ConfigError("no name is given", where="key 'potential'", remedy="write for example `name: schnet`")
+        raise ConfigError("no name is given", where="key 'potential'", hint="write for example `name: schnet`")
     if dtype not in ("float32", "float64"):
         raise ConfigError(f"must be float32 or float64, got {dtype!r}", where="key 'training.dtype'")
     settings = dict(section)
@@ -138,10 +138,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             file.seek(0)
             return torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise TrainingError("no such checkpoint", where=path, remedy="train first") from None
+        raise TrainingError("no such checkpoint", where=path, hint="train first") from None
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
         raise TrainingError(
-            "the checkpoint is damaged, or not one of ours", where=path, remedy="train again, or use a copy"
+            "the checkpoint is damaged, or not one of ours", where=path, hint="train again, or use a copy"
         ) from error
 
 
@@ -166,5 +166,5 @@ def load_weights(potential: Potential, state: dict[str, Any], *, where: Path) ->
         potential.load_state_dict(state)
     except RuntimeError as error:
         raise TrainingError(
-            "the weights do not fit the architecture of config.yaml", where=where, remedy="use files of one run"
+            "the weights do not fit the architecture of config.yaml", where=where, hint="use files of one run"
         ) from error

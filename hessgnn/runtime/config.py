@@ -47,18 +47,18 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError("no such file", where=path, remedy="check the path") from None
+        raise ConfigError("no such file", where=path, hint="check the path") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot be read ({error})", where=path) from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}, line {mark.line + 1}" if mark is not None else path
         problem = getattr(error, "problem", None) or "cannot be parsed"
-        raise ConfigError(f"not valid YAML ({problem})", where=where, remedy="check indentation and colons") from error
+        raise ConfigError(f"not valid YAML ({problem})", where=where, hint="check indentation and colons") from error
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise ConfigError("holds no mapping of keys to values", where=path, remedy="write `key: value` lines")
+        raise ConfigError("holds no mapping of keys to values", where=path, hint="write `key: value` lines")
     return content
 
 
@@ -86,7 +86,7 @@ def override(content: Mapping[str, Any], assignments: Sequence[str]) -> dict[str
     for assignment in assignments:
         key, separator, text = assignment.partition("=")
         if not separator or not key:
-            raise ConfigError("not an assignment", where=assignment, remedy="write it as section.key=value")
+            raise ConfigError("not an assignment", where=assignment, hint="write it as section.key=value")
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError as error:
@@ -136,7 +136,7 @@ def set_dotted(content: dict[str, Any], key: str, value: Any) -> None:
     for name in parents:
         node = node.setdefault(name, {})
         if not isinstance(node, dict):
-            raise ConfigError(f"{name!r} holds a plain value, not a section", where=key, remedy="check the dotted key")
+            raise ConfigError(f"{name!r} holds a plain value, not a section", where=key, hint="check the dotted key")
     node[last] = value
 
 
@@ -181,7 +181,7 @@ def parse(model: type[S], content: Mapping[str, Any], *, where: object) -> S:
     Raises
     ------
     ConfigError
-        Told in one line, with the key and a remedy.
+        Told in one line, with the key and a hint.
     """
     try:
         return model.model_validate(content)
@@ -189,7 +189,7 @@ def parse(model: type[S], content: Mapping[str, Any], *, where: object) -> S:
         raise explain(error, model, where=where) from error
     except ConfigError as error:  # of a part that is checked by itself, such as the potential's settings
         place = where if error.where is None else f"{where}, {error.where}"
-        raise ConfigError(error.what, where=place, remedy=error.remedy) from error
+        raise ConfigError(error.what, where=place, hint=error.hint) from error
 
 
 def parse_named(models: Mapping[str, type[S]], content: Any, *, key: str, where: str, default: str | None = None) -> S:
@@ -221,11 +221,11 @@ def parse_named(models: Mapping[str, type[S]], content: Any, *, key: str, where:
     if isinstance(content, Settings):
         return content  # type: ignore[return-value]
     if not isinstance(content, Mapping):
-        raise ConfigError("is not a section of settings", where=where, remedy=f"write `{key}: NAME` and its settings")
+        raise ConfigError("is not a section of settings", where=where, hint=f"write `{key}: NAME` and its settings")
     name = content.get(key, default)
     if name not in models:
         what = "is missing" if name is None else f"no such {key}: {name!r}"
-        raise ConfigError(what, where=f"{where}.{key}", remedy=did_you_mean(str(name or ""), models))
+        raise ConfigError(what, where=f"{where}.{key}", hint=did_you_mean(str(name or ""), models))
     return parse(models[name], {**content, key: name}, where=where)
 
 
@@ -278,7 +278,7 @@ def save(settings: Settings, path: Path) -> None:
     write_text(path, dump(settings))
 
 
-def read_json(model: type[S], path: Path, *, remedy: str) -> S:
+def read_json(model: type[S], path: Path, *, hint: str) -> S:
     """Read a JSON file that this package wrote.
 
     Parameters
@@ -287,7 +287,7 @@ def read_json(model: type[S], path: Path, *, remedy: str) -> S:
         What it holds.
     path
         The file.
-    remedy
+    hint
         What to do when it is not there.
 
     Returns
@@ -303,7 +303,7 @@ def read_json(model: type[S], path: Path, *, remedy: str) -> S:
     try:
         return model.model_validate_json(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DataError("no such file", where=path, remedy=remedy) from None
+        raise DataError("no such file", where=path, hint=hint) from None
     except ValidationError as error:
         raise DataError(str(explain(error, model, where=path))) from error
     except (OSError, UnicodeDecodeError) as error:
@@ -311,7 +311,7 @@ def read_json(model: type[S], path: Path, *, remedy: str) -> S:
 
 
 def explain(error: ValidationError, model: type[BaseModel], *, where: object) -> ConfigError:
-    """Turn pydantic's report into one line that names the key and the remedy.
+    """Turn pydantic's report into one line that names the key and the hint.
 
     Parameters
     ----------
@@ -344,9 +344,9 @@ def explain(error: ValidationError, model: type[BaseModel], *, where: object) ->
     place = f"{where}, key {key!r}" if key else where
     if first["type"] == "extra_forbidden":
         known = _keys_at(model, location[:-1])
-        return ConfigError(f"unknown key{others}", where=place, remedy=did_you_mean(str(location[-1]), known))
+        return ConfigError(f"unknown key{others}", where=place, hint=did_you_mean(str(location[-1]), known))
     if first["type"] == "missing":
-        return ConfigError(f"is missing{others}", where=place, remedy="add it")
+        return ConfigError(f"is missing{others}", where=place, hint="add it")
     message = first["msg"].removeprefix("Value error, ")
     got = first["input"]
     shown = f", got {got!r}" if isinstance(got, str | int | float | bool) or got is None else ""

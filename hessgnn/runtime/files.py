@@ -138,7 +138,7 @@ def locked(target: Path) -> Iterator[None]:
         When another process has the lock, or the folder cannot be written to.
     """
     target = Path(target)
-    busy = UserError("another process is writing it", where=target, remedy="wait until that has ended")
+    busy = UserError("another process is writing it", where=target, hint="wait until that has ended")
     with lock_file(target.with_name(f".{target.name}.lock"), busy):
         for left in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
             left.unlink(missing_ok=True)
@@ -146,7 +146,7 @@ def locked(target: Path) -> Iterator[None]:
 
 
 def _not_writable(path: Path, error: OSError) -> UserError:
-    return UserError(f"cannot write here ({error.strerror})", where=path, remedy="choose a folder you may write to")
+    return UserError(f"cannot write here ({error.strerror})", where=path, hint="choose a folder you may write to")
 
 
 @contextmanager
@@ -158,7 +158,7 @@ def _failure_reported(target: Path) -> Iterator[None]:
         if error.errno is None:
             raise
         raise UserError(
-            f"writing failed ({error.strerror})", where=target, remedy="free some disk space or choose another folder"
+            f"writing failed ({error.strerror})", where=target, hint="free some disk space or choose another folder"
         ) from error
 
 
@@ -207,5 +207,5 @@ def find_resource(name: str | Path) -> Path:
         if candidate.is_file():
             return candidate
     siblings = [str(p) for p in path.parent.glob(f"*{path.suffix}")] if path.parent.is_dir() else []
-    remedy = did_you_mean(str(path), siblings) if siblings else "check the path"
-    raise UserError("no such file", where=path, remedy=remedy)
+    hint = did_you_mean(str(path), siblings) if siblings else "check the path"
+    raise UserError("no such file", where=path, hint=hint)

@@ -30,7 +30,7 @@ def import_path(path: str) -> Any:
     """
     module_name, _, attribute = path.partition(":")
     if not (module_name and attribute):
-        raise ConfigError("is not an import path", where=path, remedy="write package.module:name")
+        raise ConfigError("is not an import path", where=path, hint="write package.module:name")
     here = str(Path.cwd())
     if here not in sys.path:  # a console script does not search the working folder by itself
         sys.path.insert(0, here)
@@ -38,11 +38,11 @@ def import_path(path: str) -> Any:
         module = importlib.import_module(module_name)
     except ImportError as error:
         raise ConfigError(
-            f"cannot be imported ({error})", where=path, remedy="run from the folder that holds it, or install it"
+            f"cannot be imported ({error})", where=path, hint="run from the folder that holds it, or install it"
         ) from error
     if not hasattr(module, attribute):
         names = [name for name in vars(module) if not name.startswith("_")]
-        raise ConfigError(f"{module_name} has no {attribute!r}", where=path, remedy=did_you_mean(attribute, names))
+        raise ConfigError(f"{module_name} has no {attribute!r}", where=path, hint=did_you_mean(attribute, names))
     return getattr(module, attribute)
 
 
@@ -74,5 +74,5 @@ def require(module: str, *, package: str, extra: str, purpose: str) -> Any:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"{purpose} needs {package}, which is not installed", remedy=f"pip install 'hessgnn[{extra}]'"
+            f"{purpose} needs {package}, which is not installed", hint=f"pip install 'hessgnn[{extra}]'"
         ) from error

@@ -115,7 +115,7 @@ class Pool:
         watch: Watch | None = None,
         last: Callable[[X | None], Any] | None = None,
         where: object = None,
-        remedy: str | None = None,
+        hint: str | None = None,
     ) -> Future[X]:
         """Give a job to the next free worker.
 
@@ -127,7 +127,7 @@ class Pool:
             Says when to end it before its time.
         last
             Makes the last report, when the job has left its worker, of its result; of ``None`` where it has none.
-        where, remedy
+        where, hint
             Named if the worker dies.
 
         Returns
@@ -136,7 +136,7 @@ class Pool:
             What the job returns or raises. It raises :class:`WorkerDied` when the process ended without an answer, and
             :class:`Stopped` when the pool was stopped.
         """
-        return self._supervisors.submit(self._supervise, job, watch, last, where, remedy)
+        return self._supervisors.submit(self._supervise, job, watch, last, where, hint)
 
     def reports(self) -> Iterator[Any]:
         """What the jobs reported since the last call."""
@@ -184,13 +184,13 @@ class Pool:
         watch: Watch | None,
         last: Callable[[X | None], Any] | None,
         where: object,
-        remedy: str | None,
+        hint: str | None,
     ) -> X:
         if self._stopping.is_set():
             raise Stopped
         hear, result = partial(self._hear, watch), None
         try:
-            result = self._in_child(job, hear, where, remedy) if self.number else self._here(job, hear)
+            result = self._in_child(job, hear, where, hint) if self.number else self._here(job, hear)
             return result
         finally:
             if last is not None:
@@ -206,14 +206,14 @@ class Pool:
             self._reports.put(report)
         return None if watch is None else watch(report)
 
-    def _in_child(self, job: Callable[[Link], X], hear: Watch, where: object, remedy: str | None) -> X:
+    def _in_child(self, job: Callable[[Link], X], hear: Watch, where: object, hint: str | None) -> X:
         lane = self._lanes.get()
         try:
             child = self._idle.pop(lane, None) or _Child(self._context, self._settings(lane))
             try:
                 return child.do(job, hear, self._stopping, self.grace)
             except _Lost:
-                raise WorkerDied(child.death(), where=where, remedy=remedy) from None
+                raise WorkerDied(child.death(), where=where, hint=hint) from None
             finally:
                 if self.reuse and not child.busy:
                     self._idle[lane] = child
@@ -247,7 +247,7 @@ def each(
     processes: int,
     *,
     where: object = None,
-    remedy: str = "run the same command again: what is finished is kept; use fewer processes",
+    hint: str = "run the same command again: what is finished is kept; use fewer processes",
     preload: Sequence[str] = (),
 ) -> Iterator[Y]:
     """Call a function for each of some items, in processes of one thread each, and yield the results as they come.
@@ -260,7 +260,7 @@ def each(
         What it is called with, in no certain order.
     processes
         At once.
-    where, remedy
+    where, hint
         Named if one of them dies.
     preload
         See :class:`Pool`.
@@ -278,7 +278,7 @@ def each(
     number = min(processes, len(items))
     with Pool(number, threads=1, reuse=True, preload=preload, grace=0.0) as pool:
         jobs = (partial(_without_link, function, item) for item in items)
-        running = [pool.submit(job, where=where, remedy=remedy) for job in jobs]
+        running = [pool.submit(job, where=where, hint=hint) for job in jobs]
         for done in as_completed(running):
             yield done.result()
 

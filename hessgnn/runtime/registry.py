@@ -119,7 +119,7 @@ class Registry(Mapping[str, T]):
             return self._found[name]
         for point in entry_points(group=self.group, name=name):
             return self._checked(point.load(), name)
-        raise ConfigError(f"no such {self.kind}", where=name, remedy=did_you_mean(name, self.names()))
+        raise ConfigError(f"no such {self.kind}", where=name, hint=did_you_mean(name, self.names()))
 
     def _checked(self, thing: Any, name: str) -> T:
         return thing if self._check is None else self._check(thing, name)

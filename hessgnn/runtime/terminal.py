@@ -49,7 +49,7 @@ def main(application: typer.Typer, arguments: Sequence[str] | None = None) -> No
     except _UsageError as error:
         if message := error.format_message():  # without one, help was asked for and has been shown
             verb = error.ctx.command_path if error.ctx is not None else "hessgnn"
-            wrong = UserError(message.rstrip("."), remedy=f"see `{verb} --help`")
+            wrong = UserError(message.rstrip("."), hint=f"see `{verb} --help`")
             errors.print(f"[red]error:[/red] {_plain(str(wrong))}", highlight=False)
         status = WRONG_INPUT
     except (typer.Abort, KeyboardInterrupt):

@@ -195,7 +195,7 @@ def surface_from_import_path(path: str) -> CalculatorSurface:
         surface = CalculatorSurface(factory, name=attribute)
     except (*FAILURES, TypeError) as error:
         raise ConfigError(
-            f"cannot be made without arguments ({reason_of(error)})", where=path, remedy="name a factory of your own"
+            f"cannot be made without arguments ({reason_of(error)})", where=path, hint="name a factory of your own"
         ) from error
     try:
         version = importlib.metadata.version(module.split(".")[0])

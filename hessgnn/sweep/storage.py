@@ -147,14 +147,14 @@ def unusable(config: SweepConfig, folder: Path, error: Exception) -> ConfigError
     """
     if isinstance(error, ModuleNotFoundError):
         what = f"needs the Python package {error.name!r}, which is not installed"
-        return ConfigError(what, where=without_password(config.storage), remedy=f"pip install {error.name}")
+        return ConfigError(what, where=without_password(config.storage), hint=f"pip install {error.name}")
     text = " ".join(str(error).split()) or type(error).__name__
     if config.storage is not None and (password := urlsplit(config.storage).password):
         text = text.replace(password, "***")
     return ConfigError(
         f"the storage cannot be used ({text})",
         where=without_password(config.storage) or journal_path(config, folder),
-        remedy="check the URL, or leave `storage` out for a journal file",
+        hint="check the URL, or leave `storage` out for a journal file",
     )
 
 
@@ -272,7 +272,7 @@ def prepare_sweep(config: SweepConfig, folder: Path, alone: bool) -> None:
                     raise ConfigError(
                         f"the storage holds a study {study.study_name!r} with other settings ({'; '.join(changed)})",
                         where=without_password(config.storage) or folder,
-                        remedy="give the sweep a new `name`, or restore the settings; the study was not changed",
+                        hint="give the sweep a new `name`, or restore the settings; the study was not changed",
                     )
     except ConfigError:
         raise

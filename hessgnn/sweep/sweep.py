@@ -151,7 +151,7 @@ class _Sweep:
             raise NothingTrained(
                 f"no architecture could be trained ({'; '.join(reasons[:3]) or 'the retraining failed'})",
                 where=self.folder / "trials.csv",
-                remedy="see its column `reason`",
+                hint="see its column `reason`",
             )
         return finals
 

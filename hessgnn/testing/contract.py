@@ -25,7 +25,7 @@ class Item:
         Short, fit for a test's name.
     run
         Tries it; raises :class:`Violation`. Its docstring says what is required.
-    remedy
+    hint
         What usually mends it.
     needs_c2
         Whether a potential may be excused by a reason in :attr:`Potential.not_c2`.
@@ -33,7 +33,7 @@ class Item:
 
     name: str
     run: Callable[[Subject], None]
-    remedy: str
+    hint: str
     needs_c2: bool = False
 
     @property
@@ -251,7 +251,7 @@ class PotentialContract:
         if outcome.skipped_reason is not None:
             raise SkipTest(outcome.skipped_reason)  # pytest knows it, and need not be installed for it
         if outcome.failed:
-            raise AssertionError(f"{outcome.message}. To mend: {item.remedy}")
+            raise AssertionError(f"{outcome.message}. Hint: {item.hint}")
 
 
 _subjects: dict[type[PotentialContract], Subject] = {}  # one for all tests of a class

@@ -227,7 +227,7 @@ def build_gradient(config: RunConfig, loss: Loss, potential: Potential, loader: 
         raise ConfigError(
             "a captured step is for one device: waiting for others has never been tried beside a capture",
             where="key 'training.step'",
-            remedy="use training.step=eager or compiled, or one process",
+            hint="use training.step=eager or compiled, or one process",
         )
     typical = math.ceil(len(loader.indices) / len(loader))
     pieces = settings.parts * ranks.number
@@ -279,7 +279,7 @@ def prepare_device(config: RunConfig, ranks: Ranks) -> torch.device:
             raise ConfigError(
                 f"{ranks.number} processes need a CUDA device each, and here are {torch.cuda.device_count()}",
                 where=where,
-                remedy="write cuda without a number, and start as many processes as there are devices",
+                hint="write cuda without a number, and start as many processes as there are devices",
             )
         device = torch.device("cuda", ranks.local_rank)
         torch.cuda.set_device(device)
@@ -314,7 +314,7 @@ def find_device(name: str, *, where: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"no such device here: {name!r}", where=where, remedy="use auto, cpu or cuda") from error
+        raise ConfigError(f"no such device here: {name!r}", where=where, hint="use auto, cpu or cuda") from error
     torch.backends.cuda.matmul.allow_tf32 = False
     return device
 
@@ -327,5 +327,5 @@ def _require_labels(config: RunConfig, store: Store, train: NDArray[np.int64]) -
             raise TrainingError(
                 f"the loss weighs {name} but no structure of split {config.data.train!r} has that label",
                 where=store.path,
-                remedy="add the labels" if name == "energy" else f"set loss.{name}=0, or add the labels",
+                hint="add the labels" if name == "energy" else f"set loss.{name}=0, or add the labels",
             )

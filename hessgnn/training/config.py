@@ -49,8 +49,8 @@ def _require_probes(kind: str, key: str, *others: str) -> str:
     try:
         PROBES[kind]
     except ConfigError as error:
-        remedy = error.remedy if ":" in kind else did_you_mean(kind, [*others, *PROBES])
-        raise ConfigError(error.what, where=f"key {key!r}, {error.where!r}", remedy=remedy) from error
+        hint = error.hint if ":" in kind else did_you_mean(kind, [*others, *PROBES])
+        raise ConfigError(error.what, where=f"key {key!r}, {error.where!r}", hint=hint) from error
     return kind
 
 
@@ -295,7 +295,7 @@ class RunConfig(Settings):
     def potential_class(self) -> type[Potential]:
         """The architecture's class."""
         if not isinstance(self.potential.get("name"), str):
-            raise ConfigError("no name is given", where="key 'potential'", remedy="write for example `name: schnet`")
+            raise ConfigError("no name is given", where="key 'potential'", hint="write for example `name: schnet`")
         return resolve(self.potential["name"])
 
     def potential_config(self) -> PotentialConfig:

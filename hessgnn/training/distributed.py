@@ -211,5 +211,5 @@ def _other_ranks_may_fail() -> Iterator[None]:
         raise TrainingError(
             f"another process of this run has ended or cannot be reached ({str(error).strip().splitlines()[0]})",
             where=f"process {dist.get_rank()} of {dist.get_world_size()}",
-            remedy="see what it said; `hessgnn train --resume RUN` goes on from the last checkpoint",
+            hint="see what it said; `hessgnn train --resume RUN` goes on from the last checkpoint",
         ) from error

@@ -169,14 +169,14 @@ def build_optimizers(
     for group in groups:
         names = [name for name in left if fnmatchcase(name, group.match)]
         if not names:
-            raise ConfigError(f"no parameter matches {group.match!r}", where=_KEY, remedy=_some(left))
+            raise ConfigError(f"no parameter matches {group.match!r}", where=_KEY, hint=_some(left))
         own = [left.pop(name) for name in names]
         optimizers.append(_build(group, own, lr=lr, weight_decay=weight_decay))
     if left:
-        remedy = "add a last group with match: '*'"
-        raise ConfigError(f"no group matches the parameter {next(iter(left))!r}", where=_KEY, remedy=remedy)
+        hint = "add a last group with match: '*'"
+        raise ConfigError(f"no group matches the parameter {next(iter(left))!r}", where=_KEY, hint=hint)
     if len(optimizers) > 1 and (alone := [g.name for g in groups if needs_closure(find_optimizer(g.name))]):
-        raise ConfigError(f"{alone[0]} needs all parameters", where=_KEY, remedy="make it the only optimizer")
+        raise ConfigError(f"{alone[0]} needs all parameters", where=_KEY, hint="make it the only optimizer")
     return optimizers
 
 
@@ -196,7 +196,7 @@ def _build(group: ParameterGroupConfig, own: list[nn.Parameter], *, lr: float, w
         raise ConfigError(
             f"{group.name} cannot train these parameters ({_first_line(error)})",
             where=_KEY,
-            remedy="give it some of them only, training.optimizer=[{match: ..., name: ...}, ...], or choose another",
+            hint="give it some of them only, training.optimizer=[{match: ..., name: ...}, ...], or choose another",
         ) from error
 
 
@@ -216,12 +216,12 @@ def find_optimizer(name: str) -> type[Optimizer]:
     if ":" in name:
         found = import_path(name)
         if not (isinstance(found, type) and issubclass(found, Optimizer)):
-            raise ConfigError("is not a subclass of torch.optim.Optimizer", where=name, remedy="name the class itself")
+            raise ConfigError("is not a subclass of torch.optim.Optimizer", where=name, hint="name the class itself")
         return found
     classes = {key: cls for key, cls in vars(torch.optim).items() if isinstance(cls, type) and cls is not Optimizer}
     known = {key: cls for key, cls in classes.items() if issubclass(cls, Optimizer)}
     if name not in known:
-        raise ConfigError(f"torch.optim has no optimizer {name!r}", where=_KEY, remedy=did_you_mean(name, known))
+        raise ConfigError(f"torch.optim has no optimizer {name!r}", where=_KEY, hint=did_you_mean(name, known))
     return known[name]
 
 
@@ -251,9 +251,9 @@ def checked_arguments(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
     ConfigError
         When one is unknown or has a wrong type.
     """
-    for key, (reason, remedy) in _REFUSED.items():
+    for key, (reason, hint) in _REFUSED.items():
         if key in arguments:
-            raise ConfigError(reason, where=f"optimizer {name!r}, key {key!r}", remedy=remedy)
+            raise ConfigError(reason, where=f"optimizer {name!r}, key {key!r}", hint=hint)
     cls = find_optimizer(name)
     signature = _arguments_of(cls)
     known = {key: hint for key, hint in signature.items() if key not in _REFUSED}

@@ -97,7 +97,7 @@ class Run:
     def require_new(self) -> None:
         """Raise :class:`TrainingError` when the folder holds a run already."""
         if self.config_path.exists():
-            raise TrainingError("holds a run already", where=self.folder, remedy="resume it, or name another folder")
+            raise TrainingError("holds a run already", where=self.folder, hint="resume it, or name another folder")
 
     def begin(self, config: RunConfig) -> None:
         """Write what is known before the first step.

@@ -50,7 +50,7 @@ def fit_reference_energies(store: Store, indices: NDArray[np.int64], elements: S
         raise DataError(
             f"the compositions of the {len(labelled)} training structures with an energy determine only {rank} of the "
             f"{len(elements)} reference energies ({wanted})",
-            remedy="give data.reference_energies, or add structures of other compositions",
+            hint="give data.reference_energies, or add structures of other compositions",
         )
     solution = np.linalg.lstsq(counts, store.energies[labelled], rcond=None)[0]
     return {int(z): float(energy) for z, energy in zip(elements, solution, strict=True)}
@@ -63,7 +63,7 @@ def composition_energy(structure: Structure, reference: dict[int, float]) -> flo
         raise DataError(
             f"no reference energy for {', '.join(chemical_symbols[z] for z in unknown)}",
             where=structure.name,
-            remedy="add the element to potential.elements and data.reference_energies, or leave both out",
+            hint="add the element to potential.elements and data.reference_energies, or leave both out",
         )
     return sum(reference[int(z)] for z in structure.numbers)
 

@@ -152,7 +152,7 @@ class TrainingStep:
         names = ", ".join(dict.fromkeys(self.store.names[index] for index in structures))
         return NonFiniteLoss(
             f"the {what} of step {number} is not finite for {names}",
-            remedy="lower training.schedule.lr or the loss weights, or check these structures",
+            hint="lower training.schedule.lr or the loss weights, or check these structures",
         )
 
 
@@ -220,7 +220,7 @@ class RecordedStep(EagerStep):
             raise ConfigError(
                 "a step can be captured on a CUDA device only",
                 where="key 'training.step'",
-                remedy="use training.step=compiled or eager",
+                hint="use training.step=compiled or eager",
             )
         self._records: dict[tuple[object, ...], Record] = {}
         self._proofs: dict[tuple[object, ...], int] = {}
@@ -303,7 +303,7 @@ class RecordedStep(EagerStep):
         return TrainingError(
             f"{type(self.potential).__name__} cannot be {self.how}: {reason}",
             where="key 'training.step'",
-            remedy="set training.step=eager",
+            hint="set training.step=eager",
         )
 
 

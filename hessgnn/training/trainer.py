@@ -117,7 +117,7 @@ def train(
     elif not isinstance(config, RunConfig):
         config = parse(RunConfig, config, where="config")
     if folder is None and resume:
-        raise ConfigError("a run without a folder cannot be resumed", where="resume", remedy="name the folder")
+        raise ConfigError("a run without a folder cannot be resumed", where="resume", hint="name the folder")
     run = None if folder is None else Run(Path(folder))
     ranks = Ranks.here()
     if run is not None and not resume:
@@ -206,7 +206,7 @@ class Trainer:
         except NonFiniteLoss as error:
             kept = f"; the last good checkpoint is of step {progress.best_step}" if progress.curve else ""
             where = None if self.run is None else self.run.folder
-            raise TrainingError(f"{error.what}{kept}", where=where, remedy=error.remedy) from error
+            raise TrainingError(f"{error.what}{kept}", where=where, hint=error.hint) from error
         progress.products += value.n_products
         progress.step += 1
         return value
@@ -289,7 +289,7 @@ class Trainer:
             raise ConfigError(
                 "the configuration differs from the one that the run was begun with",
                 where=run.config_path,
-                remedy="resume with the same settings, or name another folder",
+                hint="resume with the same settings, or name another folder",
             )
         content = self.ranks.from_first(lambda: load_checkpoint(run.last))
         load_weights(setup.potential, content["potential"], where=run.last)
@@ -309,6 +309,6 @@ def _out_of_memory(folder: str | Path | None) -> TrainingError:
     return TrainingError(
         "out of memory",
         where=folder,
-        remedy="raise training.parts (same numbers), or lower training.batch_size, loss.probes.number or "
+        hint="raise training.parts (same numbers), or lower training.batch_size, loss.probes.number or "
         "loss.probes.fraction; in a validation, lower validation.batch_size",
     )

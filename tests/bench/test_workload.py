@@ -32,7 +32,7 @@ def test_no_tensor_is_sent_to_another_process():
 def test_the_elements_are_those_of_the_data(tmp_path):
     data = str(write_tiny_store(tmp_path / "tiny.h5"))
     assert Workload("schnet", data).build().elements == (1, 6, 7, 8)
-    with pytest.raises(DataError, match=r"11 structures carry .* 32 are asked for\. To mend: .*--batch-size"):
+    with pytest.raises(DataError, match=r"11 structures carry .* 32 are asked for\. Hint: .*--batch-size"):
         _ = Workload("schnet", data).batch
     with pytest.raises(ConfigError, match="did you mean 'schnet'"):
         Workload("shcnet").build()

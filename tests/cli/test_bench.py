@@ -99,7 +99,7 @@ def test_bad_input_is_told_in_one_line(invoke, tmp_path, arguments, message):
 def test_no_gpu(invoke):
     status, _, errors = invoke("steps", "--device", "cuda")
     assert status == 2
-    assert "--device: no such device here: 'cuda'. To mend: use auto, cpu or cuda" in errors
+    assert "--device: no such device here: 'cuda'. Hint: use auto, cpu or cuda" in errors
 
 
 def test_probes(invoke):

@@ -24,10 +24,10 @@ def test_a_sound_potential_exits_with_0(invoke):
     assert all(item.name in result.output for item in ITEMS)
 
 
-def test_a_broken_potential_exits_with_1_and_is_told_the_remedy(invoke):
+def test_a_broken_potential_exits_with_1_and_is_told_the_hint(invoke):
     result = invoke("check", "broken_potentials:Squeezed")
     assert result.exit_code == 1
-    assert "To mend: use .squeeze(-1) rather than .squeeze()" in result.output
+    assert "Hint: use .squeeze(-1) rather than .squeeze()" in result.output
     assert "0 skipped" in result.output
 
 

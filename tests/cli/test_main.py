@@ -110,15 +110,15 @@ def test_no_config(refused: Callable[..., str]) -> None:
         ("just words", "holds no mapping"),
         (
             "potential: {name: schnet}\nloss: {hesian: 1}",
-            "'loss.hesian': unknown key. To mend: did you mean 'hessian'",
+            "'loss.hesian': unknown key. Hint: did you mean 'hessian'",
         ),
-        ("potential: {name: shcnet}", "no such potential. To mend: did you mean 'schnet'?"),
-        ("potential: {name: schnet, widht: 8}", "'widht': unknown key. To mend: did you mean 'width'?"),
+        ("potential: {name: shcnet}", "no such potential. Hint: did you mean 'schnet'?"),
+        ("potential: {name: schnet, widht: 8}", "'widht': unknown key. Hint: did you mean 'width'?"),
         ("potential: {name: 'my_lab:Net'}", "cannot be imported"),
         ("potential: {name: 'pathlib:Path'}", "is not a subclass of hessgnn.Potential"),
     ],
 )
-def test_a_wrong_config_names_the_file_and_the_remedy(
+def test_a_wrong_config_names_the_file_and_the_hint(
     refused: Callable[..., str], home: Path, text: str, message: str
 ) -> None:
     (home / "wrong.yaml").write_text(text)

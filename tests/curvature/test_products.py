@@ -124,7 +124,7 @@ def test_a_batch_of_lone_atoms(schnet, backend, create_graph):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (lambda v: v[0], r"shape \(10, 3\). To mend: give \(K, 10, 3\)"),
+        (lambda v: v[0], r"shape \(10, 3\). Hint: give \(K, 10, 3\)"),
         (lambda v: v.flatten(1), r"give \(K, 10, 3\)"),
         (lambda v: v[:, :-1], r"shape \(2, 9, 3\)"),
         (lambda v: v.float(), "dtype torch.float32, positions torch.float64"),
@@ -187,7 +187,7 @@ def test_the_choice_is_measured_once_and_logged(caplog):
 def test_a_potential_that_cannot_be_vectorised_is_told_of_and_not_silently_looped(caplog):
     potential = Stubborn(Springs.Config())
     batch = Batch.from_atoms([molecule("H2O")], 5.0)
-    with pytest.raises(UserError, match=r"cannot be vectorised.*To mend: ask for backend='loop'"):
+    with pytest.raises(UserError, match=r"cannot be vectorised.*Hint: ask for backend='loop'"):
         potential(batch, vectors=vectors(batch, 2), backend="vmap")
     assert potential(batch, vectors=vectors(batch, 2)).products.shape == (2, 3, 3)
     assert autotune.fastest(potential, batch, vectors(batch, 2), create_graph=False) != "vmap"

@@ -91,7 +91,7 @@ def refusal(potential, batch, **options):
         predict(potential, batch, vectors=vectors(batch), **options)
     line = str(caught.value)
     assert "\n" not in line
-    assert "To mend: " in line
+    assert "Hint: " in line
     return line
 
 

@@ -181,7 +181,7 @@ def test_a_range_that_is_declared_too_short_is_found_out(name):
     potential = make(name)
     potential.n_hops = 1
     batch = Batch.from_atoms([chain()], potential.cutoff)
-    with pytest.raises(UserError, match=r"says that its range is 1 edge.*To mend: correct n_hops"):
+    with pytest.raises(UserError, match=r"says that its range is 1 edge.*Hint: correct n_hops"):
         potential.hessian(batch)
 
 

@@ -99,7 +99,7 @@ def test_one_atom_has_no_triplets():
     ],
 )
 def test_coincident_atoms_are_named_with_their_structure(positions, cell, told):
-    with pytest.raises(DataError, match=f"^frame 7: .*{told}.*To mend: remove one"):
+    with pytest.raises(DataError, match=f"^frame 7: .*{told}.*Hint: remove one"):
         neighbors(np.array(positions), 2.0, cell, cell is not None, where="frame 7")
 
 

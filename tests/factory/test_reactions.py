@@ -52,7 +52,7 @@ def test_entries_become_reactions(written):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"family": "rotations"}, r"mine.yaml, enol: the family is not known. To mend: did you mean 'rotation'"),
+        ({"family": "rotations"}, r"mine.yaml, enol: the family is not known. Hint: did you mean 'rotation'"),
         ({"reactannt": "C"}, "did you mean 'reactant'"),
         ({"name": "a/b"}, "pattern"),
         ({"product": "[CH2:1]=[CH:2][OH:3]"}, "mine.yaml, enol, .*only one side holds atom 4.*map the same atoms"),
@@ -61,7 +61,7 @@ def test_entries_become_reactions(written):
         ({"molecule": "[CH4:1]"}, "needs one move"),
     ],
 )
-def test_mistakes_are_told_with_file_entry_and_remedy(written, change, message):
+def test_mistakes_are_told_with_file_entry_and_hint(written, change, message):
     with pytest.raises(ConfigError, match=message):
         read_reactions(written({**ENOL, **change}))
 

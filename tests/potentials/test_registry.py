@@ -33,7 +33,7 @@ def test_our_own_are_found_without_importing_them():
 
 
 def test_a_misspelt_name_is_corrected():
-    with pytest.raises(ConfigError, match=r"shcnet: no such potential\. To mend: did you mean 'schnet'"):
+    with pytest.raises(ConfigError, match=r"shcnet: no such potential\. Hint: did you mean 'schnet'"):
         registry.create("shcnet")
 
 
@@ -61,7 +61,7 @@ def test_module_and_class(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # the working folder is searched
     found = registry.resolve("their_file:Theirs")
     assert issubclass(found, Potential)
-    with pytest.raises(ConfigError, match=r"has no 'Their'\. To mend: did you mean 'Theirs'"):
+    with pytest.raises(ConfigError, match=r"has no 'Their'\. Hint: did you mean 'Theirs'"):
         registry.resolve("their_file:Their")
 
 
@@ -92,7 +92,7 @@ def test_registering_the_same_class_again_is_harmless():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"widht": 3}, "key 'widht': unknown key. To mend: did you mean 'width'"),
+        ({"widht": 3}, "key 'widht': unknown key. Hint: did you mean 'width'"),
         ({"cutoff": -1.0}, "key 'cutoff': .*greater than 0"),
         ({"elements": [0]}, "elements must be a list of atomic numbers"),
         ({"activation": "relu"}, "key 'activation'"),

@@ -40,10 +40,10 @@ class Outer(Settings):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({}, "here, key 'name': is missing. To mend: add it"),
-        ({"nam": "x"}, "here, key 'nam': unknown key (and 1 more). To mend: did you mean 'name'?"),
-        ({"name": "x", "inner": {"numbr": 1}}, "here, key 'inner.numbr': unknown key. To mend: did you mean 'number'?"),
-        ({"name": "x", "inner": {"zzz": 1}}, "key 'inner.zzz': unknown key. To mend: choose one of kind, number"),
+        ({}, "here, key 'name': is missing. Hint: add it"),
+        ({"nam": "x"}, "here, key 'nam': unknown key (and 1 more). Hint: did you mean 'name'?"),
+        ({"name": "x", "inner": {"numbr": 1}}, "here, key 'inner.numbr': unknown key. Hint: did you mean 'number'?"),
+        ({"name": "x", "inner": {"zzz": 1}}, "key 'inner.zzz': unknown key. Hint: choose one of kind, number"),
         ({"name": "x", "inner": {"number": 0}}, "key 'inner.number': Input should be greater than 0, got 0"),
         ({"name": "x", "inner": {"kind": "three"}}, "Input should be 'one' or 'two', got 'three'"),
         ({"name": "x", "inner": {"number": 0, "kind": 3}}, "(and 1 more)"),
@@ -51,7 +51,7 @@ class Outer(Settings):
         ({"name": "x", "table": {"H": 1.0}}, "table"),
         ({"name": "x", "words": "abc"}, "words"),
         ({"name": "bad"}, "here: this name is bad"),
-        ({"name": "nested"}, "here, the nested part, key 'numbr': unknown key. To mend: did you mean 'number'?"),
+        ({"name": "nested"}, "here, the nested part, key 'numbr': unknown key. Hint: did you mean 'number'?"),
     ],
 )
 def test_what_is_wrong_is_told_in_one_line(content: dict[str, Any], message: str) -> None:

@@ -84,7 +84,7 @@ def test_a_resource_is_found_here_first_then_among_the_shipped(tmp_path: Path, m
 
 def test_a_resource_that_is_nowhere_is_told_with_its_neighbours(tmp_path: Path) -> None:
     (tmp_path / "schnet.yaml").touch()
-    with pytest.raises(UserError, match=r"no such file\. To mend: did you mean '.*schnet\.yaml'\?"):
+    with pytest.raises(UserError, match=r"no such file\. Hint: did you mean '.*schnet\.yaml'\?"):
         find_resource(tmp_path / "shcnet.yaml")
     with pytest.raises(UserError, match="check the path"):
         find_resource(tmp_path / "no" / "such.yaml")

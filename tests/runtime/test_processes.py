@@ -143,7 +143,7 @@ def test_workers_have_the_environment_and_the_threads_of_now(monkeypatch: pytest
 )
 def test_a_process_that_dies_takes_nothing_with_it(children: Pool, job: object, message: str) -> None:
     with pytest.raises(WorkerDied, match=message):
-        children.submit(job, where="it", remedy="use fewer").result()  # type: ignore[arg-type]
+        children.submit(job, where="it", hint="use fewer").result()  # type: ignore[arg-type]
     assert children.submit(facts).result()["threads"] == 1
 
 

@@ -91,14 +91,14 @@ class ProbeKind(ABC):
             return {}
         if batch.labels is None:
             raise UserError(
-                "these probes are made from reference Hessians, and this batch has no labels", remedy="use rademacher"
+                "these probes are made from reference Hessians, and this batch has no labels", hint="use rademacher"
             )
         return batch.labels.prepare(preparation).tensors
 
 
 def _checked(found: Any, name: str) -> type[ProbeKind]:
     if not (isinstance(found, type) and issubclass(found, ProbeKind)):
-        raise ConfigError("is not a subclass of hessgnn.curvature.probes.ProbeKind", where=name, remedy="name a class")
+        raise ConfigError("is not a subclass of hessgnn.curvature.probes.ProbeKind", where=name, hint="name a class")
     return found
 
 

@@ -165,7 +165,7 @@ def require_sound(store: Store, indices: Iterable[int] | None = None) -> None:
     errors = examine(store, indices, sample=TRAINING_SAMPLE).errors
     if errors:
         others = f" (and {len(errors) - 1} more, see `hessgnn data check`)" if len(errors) > 1 else ""
-        raise DataError(errors[0].message + others, where=store.path, remedy=REMEDIES.get(errors[0].code, _REMEDY))
+        raise DataError(errors[0].message + others, where=store.path, hint=REMEDIES.get(errors[0].code, _REMEDY))
 
 
 _REMEDY = "correct the labels and write the file again"

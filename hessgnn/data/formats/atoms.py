@@ -39,7 +39,7 @@ def structure_of(atoms: Atoms, name: str) -> Record:
         others = sorted({*atoms.info, *atoms.arrays} - {"numbers", "positions"})
         raise DataError(
             f"has no energy, forces or hessian, only {', '.join(others) or 'positions'}",
-            remedy="rename the labels to energy, forces and hessian",
+            hint="rename the labels to energy, forces and hessian",
         )
     strings = {key: str(atoms.info[key]) for key in STRINGS if key in atoms.info}
     fields: dict = {"name": name, "group": composition(atoms.numbers)} | strings

@@ -70,10 +70,10 @@ def files_of(source: Path, *suffixes: str) -> list[Path]:
     if source.is_file():
         return [source]
     if not source.exists():
-        raise DataError("no such file or folder", where=source, remedy="check the path")
+        raise DataError("no such file or folder", where=source, hint="check the path")
     found = sorted(path for path in source.rglob("*") if path.suffix.lower() in suffixes and path.is_file())
     if not found:
-        raise DataError(f"holds no file *{', *'.join(suffixes)}", where=source, remedy="check path and format")
+        raise DataError(f"holds no file *{', *'.join(suffixes)}", where=source, hint="check path and format")
     return found
 
 
@@ -104,10 +104,10 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
     try:
         file = h5py.File(path, "r")
     except PermissionError as error:
-        raise DataError("may not be read", where=path, remedy="ask for the permission to read it") from error
+        raise DataError("may not be read", where=path, hint="ask for the permission to read it") from error
     except OSError as error:
         what = "is truncated" if "truncated" in str(error) else "is not an HDF5 file, or is damaged"
-        raise DataError(what, where=path, remedy="fetch it again, or check the format") from error
+        raise DataError(what, where=path, hint="fetch it again, or check the format") from error
     with file:
         yield file
 

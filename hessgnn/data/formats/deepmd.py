@@ -32,7 +32,7 @@ def read(source: Path) -> Iterator[Entry]:
     """List the frames of a system, or of all systems below a folder."""
     systems = sorted(path.parent for path in source.rglob("type.raw"))
     if not systems:
-        raise DataError("holds no type.raw", where=source, remedy="give a system's folder, or one above it")
+        raise DataError("holds no type.raw", where=source, hint="give a system's folder, or one above it")
     for system in systems:
         numbers = _numbers(system)
         label = system.relative_to(source).as_posix() if system != source else system.name
@@ -44,7 +44,7 @@ def _numbers(system: Path) -> NDArray[np.int64]:
     names = system / "type_map.raw"
     if not names.is_file():
         raise DataError(
-            "has no type_map.raw, so its elements are unknown", where=system, remedy="write their symbols there"
+            "has no type_map.raw, so its elements are unknown", where=system, hint="write their symbols there"
         )
     symbols = names.read_text().split()
     unknown = [symbol for symbol in symbols if symbol not in atomic_numbers]
@@ -55,22 +55,22 @@ def _numbers(system: Path) -> NDArray[np.int64]:
             if unknown
             else f"has {len(symbols)} names for types {min(types, default=0)} to {max(types, default=0)}"
         )
-        raise DataError(what, where=names, remedy="write a chemical symbol for each type")
+        raise DataError(what, where=names, hint="write a chemical symbol for each type")
     return np.array([atomic_numbers[symbols[index]] for index in types])
 
 
 def _of_set(folder: Path, numbers: NDArray[np.int64], label: str, *, periodic: bool) -> Iterator[Entry]:
     if (folder / "real_atom_types.npy").exists():
-        raise DataError("is of the mixed type, which is not read", where=folder, remedy="convert it with dpdata")
+        raise DataError("is of the mixed type, which is not read", where=folder, hint="convert it with dpdata")
     arrays = {key: _open(folder / f"{key}.npy") for key in (*_FILES, "box") if (folder / f"{key}.npy").is_file()}
     if "coord" not in arrays:
-        raise DataError("has no coord.npy", where=folder, remedy="check the format")
+        raise DataError("has no coord.npy", where=folder, hint="check the format")
     counts = {key: len(array) for key, array in arrays.items()}
     frames = folder / "frames.json"
     kept = json.loads(frames.read_text()) if frames.is_file() else {}
     counts |= {frames.name: len(kept["name"])} if kept else {}
     if len(set(counts.values())) > 1:
-        raise DataError(f"has different numbers of frames: {counts}", where=folder, remedy="write the set again")
+        raise DataError(f"has different numbers of frames: {counts}", where=folder, hint="write the set again")
     for i in range(counts["coord"]):
 
         def load(i: int = i) -> Record:
@@ -96,7 +96,7 @@ def _open(path: Path) -> NDArray:
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OSError, SyntaxError, TokenError) as error:
-        raise DataError("is not a .npy file of numbers, or is damaged", where=path, remedy="write it again") from error
+        raise DataError("is not a .npy file of numbers, or is damaged", where=path, hint="write it again") from error
 
 
 @writer("deepmd")

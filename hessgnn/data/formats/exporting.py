@@ -38,7 +38,7 @@ def export_data(store: Store, name: str, target: Path, *, split: str | None = No
     """
     writer = registry.WRITERS[name]
     if target.exists():
-        raise DataError("exists already", where=target, remedy="remove it or give another name")
+        raise DataError("exists already", where=target, hint="remove it or give another name")
     indices = np.arange(len(store)) if split is None else store.indices(split)
     structures = (store[int(i)] for i in track(indices, description=f"writing {target.name}"))
     writer(structures, target, store.attributes.level_of_theory)

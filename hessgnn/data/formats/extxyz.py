@@ -53,7 +53,7 @@ def _frames(path: Path) -> Iterator[str]:
                 number += count + 1
                 yield head + "".join(lines)
         except UnicodeDecodeError as error:
-            raise DataError("is not a text file", where=path, remedy="check the format") from error
+            raise DataError("is not a text file", where=path, hint="check the format") from error
 
 
 @writer("extxyz")
@@ -74,4 +74,4 @@ def _quoted(key: str, text: str) -> str:
         back = key_val_str_to_dict(key_val_dict_to_str({key: form}))
         if isinstance(back.get(key), str) and back == {key: text}:
             return form
-    raise DataError(f"{key} {text!r} cannot be written as extended XYZ", remedy="choose another format, or rename")
+    raise DataError(f"{key} {text!r} cannot be written as extended XYZ", hint="choose another format, or rename")

@@ -55,7 +55,7 @@ def read_fchk(path: Path, name: str) -> tuple[Structure, str]:
         key for key, short in _KEYS.items() if short in ("numbers", "positions", "hessian") and short not in found
     ]
     if missing:
-        raise DataError(f"has no {', '.join(missing)}", remedy="run formchk on the checkpoint of a frequency job")
+        raise DataError(f"has no {', '.join(missing)}", hint="run formchk on the checkpoint of a frequency job")
     numbers = found["numbers"].astype(np.int64)
     gradient, energy = found.get("gradient"), found.get("energy")
     structure = Structure(
@@ -96,6 +96,6 @@ def _fields(lines: list[str]) -> dict[str, NDArray]:
                 break
             words += line.split()
         if len(words) < count:
-            raise DataError(f"ends within {match['key'].strip()}", remedy="copy it again")
+            raise DataError(f"ends within {match['key'].strip()}", hint="copy it again")
         found[short] = np.array([float(word) for word in words[:count]])
     return found

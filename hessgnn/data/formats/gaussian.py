@@ -91,15 +91,15 @@ def parse_archive(block: str, name: str) -> Record:
         When the block is empty, not in Cartesian coordinates, of an excited state, or incomplete.
     """
     if not block:
-        raise DataError("has no archive block with force constants", remedy="give the log of a finished Freq job")
+        raise DataError("has no archive block with force constants", hint="give the log of a finished Freq job")
     sections = block.split("\\\\")
     place = next(i for i, section in enumerate(sections) if "NImag=" in section)
     head, route, geometry = sections[0].split("\\"), sections[1], sections[3].split("\\")[1:]
     if len(sections) < place + 3:
-        raise DataError("the archive block is incomplete", remedy="did the job finish?")
+        raise DataError("the archive block is incomplete", hint="did the job finish?")
     atoms = [line.split(",") for line in geometry]
     if len({len(words) for words in atoms}) != 1 or len(atoms[0]) not in (4, 5):
-        raise DataError("the archive block has a Z-matrix", remedy="give the formatted checkpoint file instead")
+        raise DataError("the archive block has a Z-matrix", hint="give the formatted checkpoint file instead")
     symbols = [re.sub(r"\(.*\)", "", words[0]) for words in atoms]
     unknown = sorted({symbol for symbol in symbols if symbol not in atomic_numbers})
     if unknown:

@@ -36,14 +36,14 @@ def read(source: Path) -> Iterator[Entry]:
                         yield from _of_batch(batch, shard, environment)
             except (arrow.ArrowInvalid, OSError) as error:
                 raise DataError(
-                    "is truncated, or is not an Arrow stream", where=shard, remedy="fetch it again"
+                    "is truncated, or is not an Arrow stream", where=shard, hint="fetch it again"
                 ) from error
 
 
 def _shards(folder: Path) -> list[Path]:
     state = folder / "state.json"
     if not state.is_file():
-        raise DataError("has no state.json", where=folder, remedy="give the folder that datasets saved to disk")
+        raise DataError("has no state.json", where=folder, hint="give the folder that datasets saved to disk")
     return [folder / item["filename"] for item in json.loads(state.read_text())["_data_files"]]
 
 
@@ -52,7 +52,7 @@ def _of_batch(batch: Any, shard: Path, environment: str) -> Iterator[Entry]:
     level = f"{LEVEL} SMD({solvent})" if solvent in ("thf", "toluene", "water") else LEVEL
     missing = [key for key in ("atomic_numbers", "positions", "label") if key not in batch.schema.names]
     if missing:
-        raise DataError(f"has no column {', '.join(missing)}", where=shard, remedy="check the format")
+        raise DataError(f"has no column {', '.join(missing)}", where=shard, hint="check the format")
     labels = batch.column("label")
     for i in range(batch.num_rows):
         label = str(labels[i])

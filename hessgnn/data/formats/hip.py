@@ -36,7 +36,7 @@ def read(source: Path) -> Iterator[Entry]:
         with open_hdf5(path) as file:
             batches = sorted((key for key in file if key.startswith("config_batch_")), key=_number)
             if not batches:
-                raise DataError("has no group config_batch_0", where=path, remedy="check the format")
+                raise DataError("has no group config_batch_0", where=path, hint="check the format")
             level = str(file.attrs.get("level_of_theory", ""))
             for batch in batches:
                 yield from _of_batch(file[batch], f"{path}, {batch}", prefix_of(source, path), level)

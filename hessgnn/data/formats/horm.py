@@ -36,9 +36,7 @@ def read(source: Path) -> Iterator[Entry]:
         try:
             environment = lmdb.open(str(path), subdir=path.is_dir(), readonly=True, lock=False, readahead=False)
         except lmdb.Error as error:
-            raise DataError(
-                f"is not an LMDB, or is damaged ({error})", where=path, remedy="check the format"
-            ) from error
+            raise DataError(f"is not an LMDB, or is damaged ({error})", where=path, hint="check the format") from error
         with environment, environment.begin() as transaction:
             _require_whole(path, environment)
             length = transaction.get(b"length")
@@ -66,7 +64,7 @@ def _require_whole(path: Path, environment: Any) -> None:
     pages = environment.info()["last_pgno"] + 1
     size = (path / "data.mdb" if path.is_dir() else path).stat().st_size
     if size < pages * environment.stat()["psize"]:
-        raise DataError("is truncated", where=path, remedy="fetch it again")
+        raise DataError("is truncated", where=path, hint="fetch it again")
 
 
 def _structure(fields: Mapping[str, Any], name: str) -> Structure:

@@ -109,13 +109,13 @@ def import_data(
     """
     registry.READERS[name]  # an unknown name is an error before anything is read
     if output.exists():
-        raise DataError("exists already", where=output, remedy="remove it or give another name")
+        raise DataError("exists already", where=output, hint="remove it or give another name")
     if not source.exists():
-        raise DataError("no such file or folder", where=source, remedy="check the path")
+        raise DataError("no such file or folder", where=source, hint="check the path")
     with closing(_first(registry.entries(name, source), limit)) as entries:
         total = sum(1 for _ in entries)
     if not total:
-        raise DataError(f"holds nothing that {name} could read", where=source, remedy="check the format")
+        raise DataError(f"holds nothing that {name} could read", where=source, hint="check the format")
     parts = _Parts(output, name, source, options)
     job = _Import(parts, options, ImportReport(output, total))
     start = job.resume(total)
@@ -238,13 +238,13 @@ class _Import:
             raise DataError(
                 "the level of theory is not in the source",
                 where=where,
-                remedy='give it, as in --level "wB97X/6-31G(d)"',
+                hint='give it, as in --level "wB97X/6-31G(d)"',
             )
         if self.report.level and found != self.report.level:
             raise DataError(
                 f"is at {found}, what came before at {self.report.level}: a set has one level of theory",
                 where=where,
-                remedy="import them one by one, or give --level if these are to be one",
+                hint="import them one by one, or give --level if these are to be one",
             )
         self.report.level = found
 

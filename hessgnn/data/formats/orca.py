@@ -40,7 +40,7 @@ def _sections(path: Path) -> dict[str, list[str]]:
             lines.append(line)
     missing = [key for key in ("atoms", "hessian") if not sections.get(key)]
     if missing:
-        raise DataError(f"has no section ${', $'.join(missing)}", remedy="check the format; did the job finish?")
+        raise DataError(f"has no section ${', $'.join(missing)}", hint="check the format; did the job finish?")
     return sections
 
 
@@ -71,5 +71,5 @@ def _matrix(lines: list[str]) -> Array:
         else:
             matrix[int(words[0]), columns] = [float(word) for word in words[1:]]
     if np.isnan(matrix).any():
-        raise DataError("section $hessian is not complete", remedy="did the job finish?")
+        raise DataError("section $hessian is not complete", hint="did the job finish?")
     return matrix

@@ -73,7 +73,7 @@ class Entry:
         try:
             return Record(*self.load())
         except DataError as error:
-            raise DataError(" ".join(error.what.split()), where=self.where, remedy=error.remedy) from error
+            raise DataError(" ".join(error.what.split()), where=self.where, hint=error.hint) from error
         except _DAMAGE as error:
             raise DataError(f"cannot be read ({_reason(error)})", where=self.where) from error
 
@@ -137,9 +137,9 @@ def entries(name: str, source: Path) -> Iterator[Entry]:
     try:
         yield from READERS[name](source)
     except DataError as error:
-        raise error if error.where is not None else DataError(error.what, where=source, remedy=error.remedy) from error
+        raise error if error.where is not None else DataError(error.what, where=source, hint=error.hint) from error
     except _DAMAGE as error:
-        raise DataError(f"cannot be read ({_reason(error)})", where=source, remedy="check the format") from error
+        raise DataError(f"cannot be read ({_reason(error)})", where=source, hint="check the format") from error
 
 
 def _reason(error: BaseException) -> str:

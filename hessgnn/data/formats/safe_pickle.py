@@ -204,7 +204,7 @@ class _Machine:
         dotted = ".".join(name.split(" "))[:80]
         raise DataError(
             f"its pickle asks for {dotted}: only tensors and plain containers are admitted",
-            remedy="get the data from a source you trust, or write them again as HDF5",
+            hint="get the data from a source you trust, or write them again as HDF5",
         )
 
 

@@ -36,7 +36,7 @@ def read(source: Path) -> Iterator[Entry]:
         with open_hdf5(path) as file:
             splits = {key: name for key, name in _SPLITS.items() if key in file} or {"data": "train"}
             if not any(key in file for key in splits):
-                raise DataError("has none of the groups train, val, test, data", where=path, remedy="check the format")
+                raise DataError("has none of the groups train, val, test, data", where=path, hint="check the format")
             for key, split in splits.items():
                 for formula in file[key].values():
                     for reaction in formula.values():

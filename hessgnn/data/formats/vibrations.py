@@ -22,10 +22,10 @@ def read(source: Path) -> Iterator[Entry]:
             try:
                 data = VibrationsData.read(str(path))
             except AssertionError as error:  # so ASE says that it is something else
-                raise DataError("holds JSON, but not VibrationsData", remedy="check the format") from error
+                raise DataError("holds JSON, but not VibrationsData", hint="check the format") from error
             atoms = data.get_atoms()
             if len(data.get_indices()) != len(atoms):
-                raise DataError("holds the Hessian of some of its atoms only", remedy="compute that of all atoms")
+                raise DataError("holds the Hessian of some of its atoms only", hint="compute that of all atoms")
             fields = {"name": name, "group": composition(atoms.numbers)}
             return Record(Structure.from_atoms(atoms, hessian=data.get_hessian_2d(), **fields), "")
 

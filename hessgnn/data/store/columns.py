@@ -128,7 +128,7 @@ class Columns:
             return self._file[key][rows]
         except OSError as error:
             raise DataError(
-                f"is damaged: {key} cannot be read", where=self.path, remedy="fetch or build it again"
+                f"is damaged: {key} cannot be read", where=self.path, hint="fetch or build it again"
             ) from error
 
     def _map(self, key: str) -> NDArray:
@@ -152,7 +152,7 @@ class Columns:
             raise DataError(
                 f"unpacking {key} takes {needed}, and {target.parent} has {free / 1e9:.1f} GB free",
                 where=self.path,
-                remedy=f"free some disk space, or set {SCRATCH} to a folder that has it",
+                hint=f"free some disk space, or set {SCRATCH} to a folder that has it",
             )
         rows = max(1, _BLOCK // (dataset.nbytes // len(dataset)))
         # Written, not mapped for writing: a full disk is then an error rather than the end of the process.

@@ -233,7 +233,7 @@ def _require_mergeable(stores: Sequence[Store]) -> None:
 
 def _other_level(path: Path, level: str, other: str, of: object) -> DataError:
     return DataError(
-        f"is at {level}, and {of} at {other}: a set has one level of theory", where=path, remedy="keep them apart"
+        f"is at {level}, and {of} at {other}: a set has one level of theory", where=path, hint="keep them apart"
     )
 
 

@@ -131,30 +131,30 @@ def open_checked(path: Path) -> Iterator[h5py.File]:
     try:
         file = h5py.File(path, "r")
     except FileNotFoundError:
-        raise DataError("no such file", where=path, remedy="check the path") from None
+        raise DataError("no such file", where=path, hint="check the path") from None
     except OSError as error:
         truncated = "truncated" in str(error)
         what = "is truncated" if truncated else "is not an HDF5 file, or is damaged"
-        remedy = "fetch or build it again" if truncated else "give a file written by hessgnn.data.store.write_store"
-        raise DataError(what, where=path, remedy=remedy) from error
+        hint = "fetch or build it again" if truncated else "give a file written by hessgnn.data.store.write_store"
+        raise DataError(what, where=path, hint=hint) from error
     with file:
         if file.attrs.get("format") != FORMAT:
             raise DataError(
                 "is HDF5, but not a store of hessgnn",
                 where=path,
-                remedy="read it with h5py and write it with hessgnn.data.store.write_store",
+                hint="read it with h5py and write it with hessgnn.data.store.write_store",
             )
         version = file.attrs.get("format_version")
         if version not in _READABLE:
             raise DataError(
                 f"has format version {version}, this release reads {FORMAT_VERSION}",
                 where=path,
-                remedy="build the file again, or install the release of hessgnn that wrote it",
+                hint="build the file again, or install the release of hessgnn that wrote it",
             )
         required = [key for key in _REQUIRED if version > 1 or key != "parent"]
         missing = [key for key in required if key not in file] + [key for key in _ATTRIBUTES if key not in file.attrs]
         if missing:
-            raise DataError(f"lacks {', '.join(missing)}", where=path, remedy="build the file again")
+            raise DataError(f"lacks {', '.join(missing)}", where=path, hint="build the file again")
         yield file
 
 
@@ -182,7 +182,7 @@ def read_per_structure(file: h5py.File, path: Path) -> dict[str, NDArray]:
     try:
         arrays = {key: file[key][()] for key in keys}
     except OSError as error:
-        raise DataError("is damaged: a dataset cannot be read", where=path, remedy="fetch or build it again") from error
+        raise DataError("is damaged: a dataset cannot be read", where=path, hint="fetch or build it again") from error
     n = len(arrays["n_atoms"])
     n_atoms = arrays["n_atoms"].astype(np.int64)
     total = int(n_atoms.sum())
@@ -198,9 +198,7 @@ def read_per_structure(file: h5py.File, path: Path) -> dict[str, NDArray]:
     if not wrong and file["hessian"].shape != (int((packed_size(n_atoms) * arrays["has_hessian"]).sum()),):
         wrong = ["hessian"]
     if wrong:
-        raise DataError(
-            f"has datasets of contradicting length: {', '.join(wrong)}", where=path, remedy="build it again"
-        )
+        raise DataError(f"has datasets of contradicting length: {', '.join(wrong)}", where=path, hint="build it again")
     return arrays
 
 

@@ -51,7 +51,7 @@ def resplit(store: Store, output: Path, *, by: Relation, fractions: Mapping[str,
         raise DataError(
             f"{len(drawn)} families are too few: none is left for {', '.join(empty)}",
             where=store.path,
-            remedy="give other --fractions, or hold less together (--by, or groups when importing)",
+            hint="give other --fractions, or hold less together (--by, or groups when importing)",
         )
     splits = [
         split_of(kind, split_of_family[family]) if moving else split

@@ -46,7 +46,7 @@ def split_groups(groups: Iterable[str], fractions: Mapping[str, float], seed: in
     shares = np.array(list(fractions.values()), dtype=float)
     if not len(shares) or (shares < 0).any() or abs(shares.sum() - 1) > 1e-6:
         raise ConfigError(
-            f"fractions {dict(fractions)} do not add up to 1", where="split fractions", remedy="give shares such as 0.8"
+            f"fractions {dict(fractions)} do not add up to 1", where="split fractions", hint="give shares such as 0.8"
         )
     unique = sorted(set(groups))
     exact = shares * len(unique)
@@ -122,7 +122,7 @@ def require_no_leak(groups: Sequence[str], splits: Sequence[str], *, where: obje
         raise DataError(
             f"group {group!r} is in {' and '.join(sorted(shared))}{others}",
             where=where,
-            remedy="split whole groups with `hessgnn data split`",
+            hint="split whole groups with `hessgnn data split`",
         )
 
 

@@ -123,9 +123,9 @@ class Store:
         if str(path_or_name) in names:
             return cls(_BUNDLED / f"{path_or_name}.h5")
         if path.exists():
-            raise DataError("is not a file", where=path, remedy="give the HDF5 file itself")
-        remedy = did_you_mean(str(path_or_name), names) if names else "check the path"
-        raise DataError("no such data set", where=path, remedy=remedy)
+            raise DataError("is not a file", where=path, hint="give the HDF5 file itself")
+        hint = did_you_mean(str(path_or_name), names) if names else "check the path"
+        raise DataError("no such data set", where=path, hint=hint)
 
     def __len__(self) -> int:
         return len(self.n_atoms)
@@ -220,7 +220,7 @@ class Store:
         """
         found = np.flatnonzero(self.columns.rows("split", 0, len(self)) == split.encode())
         if not len(found):
-            raise DataError(f"has no split {split!r}", where=self.path, remedy=did_you_mean(split, self.splits))
+            raise DataError(f"has no split {split!r}", where=self.path, hint=did_you_mean(split, self.splits))
         return found
 
     def composition(
@@ -318,11 +318,11 @@ class Store:
                 found = layout.content_hash(file)
             except OSError as error:
                 raise DataError(
-                    "is damaged: a dataset cannot be read", where=self.path, remedy="fetch or build it again"
+                    "is damaged: a dataset cannot be read", where=self.path, hint="fetch or build it again"
                 ) from error
         if found != self.attributes.content_hash:
             raise DataError(
-                "the content does not match its content_hash", where=self.path, remedy="fetch or build the file again"
+                "the content does not match its content_hash", where=self.path, hint="fetch or build the file again"
             )
 
     def _numbers(self, indices: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8]]]:

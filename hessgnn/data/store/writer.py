@@ -122,7 +122,7 @@ def name_taken(name: str, where: object | None = None) -> DataError:
     return DataError(
         "this name occurs twice" if where is None else f"the name {name!r} is taken",
         where=name if where is None else where,
-        remedy="give every structure its own name",
+        hint="give every structure its own name",
     )
 
 
@@ -142,7 +142,7 @@ def require_finite(structure: Structure) -> None:
     for key in ("positions", "cell", *layout.LABELS):
         value = getattr(structure, key)
         if value is not None and not np.isfinite(value).all():
-            raise DataError(f"{key} holds NaN or infinity", where=structure.name, remedy="leave out what is unknown")
+            raise DataError(f"{key} holds NaN or infinity", where=structure.name, hint="leave out what is unknown")
 
 
 def symmetrised(hessian: Array, name: str) -> tuple[Array, float]:
@@ -173,6 +173,6 @@ def symmetrised(hessian: Array, name: str) -> tuple[Array, float]:
         raise DataError(
             f"the Hessian is not symmetric: max|H − Hᵀ| = {asymmetry:.3g} eV/Å² where max|H| = {largest:.3g}",
             where=name,
-            remedy="check its index order (3*atom + xyz), or compute it more tightly",
+            hint="check its index order (3*atom + xyz), or compute it more tightly",
         )
     return (hessian + hessian.T) / 2, asymmetry

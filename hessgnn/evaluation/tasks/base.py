@@ -244,7 +244,7 @@ class Task(ABC, Generic[S, X]):
 
 def _checked(found: Any, name: str) -> type[Task]:
     if not (isinstance(found, type) and issubclass(found, Task) and "name" in vars(found)):
-        raise ConfigError("is not a task", where=name, remedy="derive it from Task and decorate it with @task('name')")
+        raise ConfigError("is not a task", where=name, hint="derive it from Task and decorate it with @task('name')")
     return found
 
 
@@ -278,7 +278,7 @@ def task(name: str) -> Callable[[T], T]:
 
     def decorate(cls: T) -> T:
         if not name.isidentifier() or name in ("all", "subjects"):
-            raise ConfigError("cannot be the name of a task", where=name, remedy="use letters, digits and _")
+            raise ConfigError("cannot be the name of a task", where=name, hint="use letters, digits and _")
         cls.name = name
         for metric in cls.definitions:
             if (owner := _OWNERS.setdefault(metric, cls)).name != name:
@@ -293,7 +293,7 @@ def task(name: str) -> Callable[[T], T]:
 
 def _complete(claim: Claim, cls: type[Task]) -> Claim:
     if claim.metric not in cls.definitions:
-        raise ConfigError("a claim is about no metric of its task", where=claim.metric, remedy="add it to definitions")
+        raise ConfigError("a claim is about no metric of its task", where=claim.metric, hint="add it to definitions")
     defined = cls.definitions[claim.metric]
     title = claim.title or defined.title
     return replace(claim, title=title, unit=defined.unit, direction=defined.better, task=cls.name)

@@ -118,8 +118,8 @@ class SubjectTask(Task[S, N]):
             return {}
         key, found = read_journal(results)
         if (key.get("task"), key.get("version")) != (cls.name, cls.version):
-            remedy = "run `hessgnn evaluate` on the run again"
-            raise DataError("are results of another version", where=results, remedy=remedy)
+            hint = "run `hessgnn evaluate` on the run again"
+            raise DataError("are results of another version", where=results, hint=hint)
         return cls(parse(cls.Settings, key["settings"], where=results)).values(found)  # type: ignore[arg-type]
 
     def _key(self, context: SplitContext) -> Result:
@@ -203,5 +203,5 @@ def results_of(
     if alone:
         yield from task.run(surface, pending, unfinished)
         return
-    for one in each(partial(run_alone, task, surface), pending, processes, remedy=FEWER, preload=PRELOAD):
+    for one in each(partial(run_alone, task, surface), pending, processes, hint=FEWER, preload=PRELOAD):
         yield from one

@@ -45,9 +45,9 @@ class AseEngine(Engine):
         try:
             self._own: Calculator = factory(**settings.arguments)
         except (TypeError, ValueError, RuntimeError, OSError) as error:
-            raise ConfigError(f"cannot be made ({error})", where=where, remedy="check engine.arguments") from error
+            raise ConfigError(f"cannot be made ({error})", where=where, hint="check engine.arguments") from error
         if "forces" not in getattr(self._own, "implemented_properties", ()):
-            raise ConfigError("computes no forces", where=where, remedy="name a calculator with analytic forces")
+            raise ConfigError("computes no forces", where=where, hint="name a calculator with analytic forces")
 
     def compute(self, atoms: Atoms) -> tuple[float, Array]:
         """Energy (eV) and forces ``(N, 3)`` (eV/Å) of the calculator."""

@@ -98,7 +98,7 @@ class EngineCalculator(Calculator):
 def _checked(found: Any, name: str) -> type[Engine]:
     if not (isinstance(found, type) and issubclass(found, Engine)):
         raise ConfigError(
-            "is not a subclass of hessgnn.surface.engines.base.Engine", where=name, remedy="name the class itself"
+            "is not a subclass of hessgnn.surface.engines.base.Engine", where=name, hint="name the class itself"
         )
     return found
 

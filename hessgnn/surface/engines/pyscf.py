@@ -105,5 +105,5 @@ class PySCFEngine(Engine):
             raise ConfigError(
                 f"PySCF cannot do {self.level_of_theory} ({(str(error).splitlines() or ['?'])[0]})",
                 where="engine",
-                remedy="name a functional and a basis as PySCF does",
+                hint="name a functional and a basis as PySCF does",
             ) from error

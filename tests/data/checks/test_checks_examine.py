@@ -125,7 +125,7 @@ def test_elements_out_of_range_are_told(write, sound):
 
 def test_unsound_data_are_refused_in_one_line(write, sound):
     store = write([replace(s, hessian=-s.hessian) for s in sound])
-    with pytest.raises(DataError, match=r"set\.h5: negative trace.*and 1 more.*To mend: correct the labels") as caught:
+    with pytest.raises(DataError, match=r"set\.h5: negative trace.*and 1 more.*Hint: correct the labels") as caught:
         require_sound(store, range(len(store)))
     assert "\n" not in str(caught.value)
 
@@ -135,5 +135,5 @@ def test_leaks_into_the_test_split_stop_training_too(write, sound):
     moved = [replace(s, split="test" if s.name == "H2O" else "train") for s in sound if s.group in ("H2O", "NH3")]
     store = write(moved)
     assert water.group == "H2O"
-    with pytest.raises(DataError, match=r"'H2O' in test and train.*To mend: split whole groups"):
+    with pytest.raises(DataError, match=r"'H2O' in test and train.*Hint: split whole groups"):
         require_sound(store, store.indices("train"))

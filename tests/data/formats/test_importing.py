@@ -286,7 +286,7 @@ def test_a_source_that_cannot_even_be_listed(tmp_path, monkeypatch):
 
     monkeypatch.setattr(registry.READERS, "_found", {"broken": read})
     (tmp_path / "x").touch()
-    with pytest.raises(DataError, match=r"x: cannot be read \(KeyError: 'no such group'\). To mend: check the format"):
+    with pytest.raises(DataError, match=r"x: cannot be read \(KeyError: 'no such group'\). Hint: check the format"):
         import_data("broken", tmp_path / "x", tmp_path / "out.h5")
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
 

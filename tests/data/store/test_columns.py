@@ -90,7 +90,7 @@ def test_what_nobody_used_for_long_is_removed(scratch: Path) -> None:
 
 def test_too_little_space_is_told(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 1000))
-    with pytest.raises(DataError, match=r"rtp-mini\.h5: unpacking forces takes .* GB free\. To mend: .*HESSGNN_CACHE"):
+    with pytest.raises(DataError, match=r"rtp-mini\.h5: unpacking forces takes .* GB free\. Hint: .*HESSGNN_CACHE"):
         Store.open("rtp-mini").columns.array("forces")
     assert files(scratch) == []
 

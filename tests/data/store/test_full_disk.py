@@ -59,7 +59,7 @@ def test_full_disk(verb, size, source, tmp_path, monkeypatch, capfd):
     (line,) = [line for line in printed.splitlines() if line.strip()]
     assert line.startswith("error: ")
     assert "writing failed" in line
-    assert "To mend: free some disk space" in line
+    assert "Hint: free some disk space" in line
     left = [path.name for path in folder.rglob("*") if path.is_file()]
     assert left == [], left
 
@@ -70,7 +70,7 @@ def test_folder_that_cannot_be_written_to(verb, source, tmp_path, capfd):
     assert run(verb, tmp_path / "file" / "target", source) == 2
     printed = capfd.readouterr().err
     assert printed.count("error:") == 1
-    assert "To mend: " in printed
+    assert "Hint: " in printed
     assert printed.count("\n") == 1
     assert (tmp_path / "file").read_text() == "mine"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
