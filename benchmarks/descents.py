@@ -24,12 +24,12 @@ from ase import Atoms
 import hessgnn
 from hessgnn.data.store.store import Store
 from hessgnn.data.structure import Array
-from hessgnn.evaluation.hardware import hardware
 from hessgnn.evaluation.reactions import StoredReaction, reactions
 from hessgnn.evaluation.tasks.saddle import SaddleSettings, SaddleTask
 from hessgnn.molecules.geometry import INTACT_BOND, rmsd, same_bonds
 from hessgnn.molecules.vibrations import Vibrations
 from hessgnn.runtime.files import write_text
+from hessgnn.runtime.hardware import hardware
 from hessgnn.surface.base import Surface, SurfaceError
 from hessgnn.surface.calculator import surface_from_import_path
 from hessgnn.surface.irc import follow

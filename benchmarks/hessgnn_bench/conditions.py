@@ -8,8 +8,8 @@ import torch
 from pydantic import Field, PositiveInt
 
 from hessgnn.errors import ConfigError
-from hessgnn.evaluation.hardware import hardware
 from hessgnn.runtime.config import Settings
+from hessgnn.runtime.hardware import hardware
 from hessgnn.runtime.machine import keep_freed_memory
 from hessgnn.training.build import find_device
 from hessgnn.training.run import versions

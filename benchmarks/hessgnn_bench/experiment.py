@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from hessgnn.runtime.memory import peak_memory
 from hessgnn_bench.conditions import Conditions
-from hessgnn_bench.memory import peak_memory
 from hessgnn_bench.report import Comparison, Row
 from hessgnn_bench.timing import Observer, Times, interleaved
 
@@ -68,9 +68,8 @@ class Experiment:
             self.verify(work)
         times = interleaved(work, self.repeats, self.warmup, observer)
         del work  # on a GPU it would count as memory in use
-        rows = [
-            self._row(name, times, peak_memory(self.pieces, name, conditions) if memory else None) for name in times
-        ]
+        how = {"device": conditions.device, "threads": conditions.threads, "keep_memory": conditions.keep_memory}
+        rows = [self._row(name, times, peak_memory(self.pieces, name, **how) if memory else None) for name in times]
         return Comparison(
             title=self.title, baseline=self.baseline, molecules=self.molecules, facts=dict(self.facts), rows=rows
         )

@@ -12,9 +12,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import torch
-from hessgnn_bench.conditions import Conditions
-from hessgnn_bench.memory import peak_memory
 from pydantic import Field, PositiveInt
 
 from hessgnn.data.structure import Structure
@@ -23,6 +20,7 @@ from hessgnn.evaluation.record import Metric
 from hessgnn.evaluation.tasks.base import MetricDefinition, Values, task
 from hessgnn.evaluation.tasks.subjects import MoleculeTask
 from hessgnn.runtime.config import Settings
+from hessgnn.runtime.memory import peak_memory
 from hessgnn.surface.base import FAILURES, Surface, SurfaceError, reason_of
 from hessgnn.surface.potential import PotentialSurface
 
@@ -83,9 +81,8 @@ class CostTask(MoleculeTask[CostSettings]):
             else:
                 result |= {"gradient": statistics.median(gradients), "hessian": statistics.median(hessians)}
                 if structure is largest and self.settings.memory and isinstance(surface, PotentialSurface):
-                    conditions = Conditions.prepare(surface.device, torch.get_num_threads())
                     pieces = partial(_hessian_alone, surface, structure)
-                    result["memory"] = peak_memory(pieces, MEMORY, conditions)
+                    result["memory"] = peak_memory(pieces, MEMORY, device=surface.device)
             yield structure.name, result
 
     def values(self, results: Mapping[str, Result]) -> Values:

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import torch
 
-from hessgnn.runtime.machine import release_freed_memory
+from hessgnn.runtime.machine import keep_freed_memory, release_freed_memory
 from hessgnn.runtime.processes import Pool
 from hessgnn.runtime.worker import Link
-from hessgnn_bench.conditions import Conditions
 
 MIB = 2**20
 RUNS = 2
@@ -22,7 +21,12 @@ RUNS = 2
 
 
 def peak_memory(
-    pieces: Callable[[], Mapping[str, Callable[[], Callable[[], object]]]], name: str, conditions: Conditions
+    pieces: Callable[[], Mapping[str, Callable[[], Callable[[], object]]]],
+    name: str,
+    *,
+    device: str = "cpu",
+    threads: int | None = None,
+    keep_memory: bool = False,
 ) -> float:
     """Memory that a piece of work needs beyond what its potential and batch take.
 
@@ -35,8 +39,12 @@ def peak_memory(
         Gives the pieces; it can be pickled.
     name
         Of the piece.
-    conditions
-        Of this process; the fresh one is set up alike.
+    device
+        Of the piece.
+    threads
+        CPU threads of the fresh process; as many as torch uses in this one if absent.
+    keep_memory
+        Whether the fresh process keeps freed memory, see :func:`~hessgnn.runtime.machine.keep_freed_memory`.
 
     Returns
     -------
@@ -48,11 +56,12 @@ def peak_memory(
     WorkerDied
         When the system ends the fresh process, as it does when memory runs out.
     """
-    if conditions.device != "cpu":
+    if device != "cpu":
         return _on_gpu(pieces()[name]())
-    work = partial(_in_fresh_process, pieces, name, conditions.threads, conditions.keep_memory)
+    threads = threads or torch.get_num_threads()
+    work = partial(_in_fresh_process, pieces, name, threads, keep_memory)
     # Without `preload`: a fork of a server would begin with pages that this one shares.
-    with Pool(1, threads=conditions.threads, keep_memory=conditions.keep_memory) as pool:
+    with Pool(1, threads=threads, keep_memory=keep_memory) as pool:
         hint = "ask for a smaller --batch-size, or leave out --memory"
         return pool.submit(work, where=f"memory of {name}", hint=hint).result()
 
@@ -73,7 +82,9 @@ def _in_fresh_process(
     keep_memory: bool,
     _link: Link,
 ) -> float:
-    Conditions.prepare("cpu", threads, keep_memory)
+    torch.set_num_threads(threads)
+    if keep_memory:
+        keep_freed_memory()
     work = pieces()[name]()
     gc.collect()
     release_freed_memory()  # else the work would find room that the preparation has left, and need none
