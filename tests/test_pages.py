@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from render_pages import RESULTS, Pages  # noqa: E402
 
-GROUPS = {"hessgnn.readers", "hessgnn.writers"}
+GROUPS = {f"hessgnn.{kind}" for kind in ("readers", "writers", "probes", "tasks", "sections", "engines", "estimators")}
 """Entry points that are no packages."""
 PROSE = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 
