@@ -25,7 +25,8 @@ from tblite.ase import TBLite
 
 from hessgnn.evaluation.evaluate import evaluate_calculator
 from hessgnn.evaluation.record import Record
-from hessgnn.evaluation.tasks.registry import TaskSettings, saved_values
+from hessgnn.evaluation.settings import TaskSettings
+from hessgnn.evaluation.tasks.neb import NEBTask
 from hessgnn.runtime.config import override, parse
 from hessgnn.runtime.files import write_text
 
@@ -65,7 +66,8 @@ def run(name: str, folder: Path, tasks: list[str], splits: list[str], overrides:
             f"reference:{name}", DATA, folder / name, tasks=tasks, splits=splits, settings=settings, observer=advance
         )
     bands = folder / name / "neb-test.jsonl"
-    keep(record, name, overrides, saved_values(bands)["neb_barrier_mae"] if "neb" in tasks and bands.exists() else None)
+    there = "neb" in tasks and bands.exists()
+    keep(record, name, overrides, NEBTask.saved_values(bands)["neb_barrier_mae"] if there else None)
     print(f"{name}: {time.perf_counter() - started:.0f} s")
 
 

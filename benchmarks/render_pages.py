@@ -24,7 +24,6 @@ from pages.comparisons import Comparisons
 from pages.markdown import wrapped
 from pages.stored import ROOT, Stored, number
 
-from hessgnn.evaluation.tasks.registry import TASKS
 from hessgnn.runtime.files import write_text
 
 DOCS, RESULTS = ROOT / "docs", ROOT / "benchmarks" / "results"
@@ -103,7 +102,6 @@ class Pages:
             **{module.__name__.rpartition(".")[2]: module for module in modules},
             "ARCHITECTURES": comparisons.ARCHITECTURES,
             "PARTS": comparisons.PARTS,
-            "TASKS": TASKS,
         }
 
 

@@ -6,18 +6,25 @@ import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from hessgnn.evaluation.record import METRICS, Metric
-from hessgnn.evaluation.tasks.registry import ACCURACY, TASKS
+from hessgnn.evaluation.record import Metric
+from hessgnn.evaluation.tasks import base
+from hessgnn.evaluation.tasks.accuracy import METRICS
 from pages.speed import table
 
 ANOTHER_PATH = 50
 """meV: what the spacing of the images and their convergence cannot make."""
 
 
+def tasks() -> list[str]:
+    """Tasks of this package, in the order in which they are run."""
+    return [task.name for task in base.all_tasks() if task.__module__.startswith("hessgnn.")]
+
+
 def task_of(metric: str) -> str:
-    """The task that a metric belongs to, by its name."""
-    prefix = metric.partition("_")[0]
-    return prefix if prefix in TASKS else ACCURACY
+    """The task that defines a metric."""
+    task = base.task_of(metric)
+    assert task is not None, metric
+    return task.name
 
 
 def task_tables(reference: Mapping[str, Any], other: Mapping[str, Any], task: str) -> dict[str, str]:
