@@ -1,4 +1,4 @@
-"""The page of data sets is what the stored descriptions say, and these are what the sets hold."""
+"""Stored descriptions of data sets are what the sets contain."""
 
 from __future__ import annotations
 
@@ -18,11 +18,6 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 def describe_data(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     return importlib.import_module("describe_data")
-
-
-def test_nobody_edited_the_page(describe_data: ModuleType) -> None:
-    written = describe_data.PAGE.read_text(encoding="utf-8")
-    assert describe_data.page() == written, "run python benchmarks/describe_data.py"
 
 
 def test_the_description_is_of_the_bundled_file(describe_data: ModuleType) -> None:

@@ -1,0 +1,52 @@
+"""Tables of what data sets hold, from ``benchmarks/describe_data.py``, and of finite-difference steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pages.speed import table
+
+
+def contents(found: Mapping[str, Any]) -> str:
+    """How many structures of what kind each split holds."""
+    rows = []
+    for split, one in found["splits"].items():
+        kinds = ", ".join(f"{kind} {number}" for kind, number in one["kinds"].items())
+        elements = ", ".join(f"{symbol} {number}" for symbol, number in one["elements"].items())
+        sizes = "…".join(map(str, one["atoms"]))
+        rows.append([split, str(one["structures"]), kinds, str(one["groups"]), sizes, elements])
+    return table(["split", "structures", "kinds", "compositions", "atoms", "structures with"], rows)
+
+
+def labels(found: Mapping[str, Any]) -> str:
+    """How large the labels of each split are, and how noisy."""
+    rows = []
+    for split, one in found["splits"].items():
+        heights = " / ".join(f"{height:.2f}" for height in one["heights"])
+        noise = [f"{entry['high']:.1e}" for entry in one["noise"][:3]]
+        forces = f"{one['rms_forces']:.2g} / {one['max_force']:.2g}"
+        rows.append([split, heights, forces, f"{one['rms_hessian']:.2f}", *noise])
+    titles = ["split", "energy\\* / eV", "force, RMS / largest / eV/Å", "Hessian, RMS / eV/Å²"]
+    return table([*titles, "\\|H − Hᵀ\\|", "\\|Σ H\\|", "\\|H u + ω × F\\|"], rows)
+
+
+def kinds(found: Mapping[str, Any]) -> dict[str, int]:
+    """Kind -> structures of that kind in all splits."""
+    total: dict[str, int] = {}
+    for one in found["splits"].values():
+        for kind, number in one["kinds"].items():
+            total[kind] = total.get(kind, 0) + number
+    return total
+
+
+def step_table(record: Mapping[str, Any], chosen: tuple[float, float]) -> str:
+    """Errors of finite differences by step and accuracy, from ``benchmarks/hessian_step.py``."""
+    accuracies = sorted({row["accuracy"] for row in record["rows"]}, reverse=True)
+    cells: dict[float, list[str]] = {}
+    for row in record["rows"]:
+        text = " / ".join(f"{row[key]:.1e}" for key in ("error", "asymmetry", "sum_rule"))
+        bold = (row["step"], row["accuracy"]) == chosen
+        cells.setdefault(row["step"], []).append(f"**{text}**" if bold else text)
+    head = ["step / Å", *(f"accuracy {accuracy:g}" for accuracy in accuracies)]
+    return table(head, [[f"{step}", *found] for step, found in cells.items()]).replace("---:", "---")

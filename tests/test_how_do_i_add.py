@@ -1,0 +1,143 @@
+"""Every example of docs/how-do-i-add.md works from outside the package: its files are written, its commands are run."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import hessgnn
+from hessgnn.cli import app
+from hessgnn.data.store.store import Store
+from hessgnn.evaluation.record import Record
+from hessgnn.runtime.registry import Registry
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "how-do-i-add.md").read_text(encoding="utf-8")
+EXAMPLES = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
+
+SMALLER = {
+    "train": "training.steps=2 validation.every=2 validation.hessian=probes training.device=cpu",
+    "bench": "--steps 2 --structures 2 --directions 2 --draws 4 --repeats 1 --batch-size 2 --numbers 1 -o bench.json",
+}
+"""What a test adds to a command of the page, by its verb."""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A working folder; what joins by a decorator there is forgotten afterwards."""
+    joined: list[tuple[Registry[Any], str]] = []
+    add = Registry.add
+
+    def remember(registry: Registry[Any], name: str, thing: Any) -> None:
+        add(registry, name, thing)
+        if getattr(thing, "__module__", "").startswith("my_"):
+            joined.append((registry, name))
+
+    monkeypatch.setattr(Registry, "add", remember)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    yield tmp_path
+    for registry, name in joined:
+        registry._found.pop(name, None)
+    for name in [name for name in sys.modules if name.startswith("my_")]:
+        del sys.modules[name]
+
+
+def files(example: str) -> dict[str, str]:
+    """Name -> content of the files of an example: blocks whose first line is a name."""
+    return dict(re.findall(r"^```\w+\n# (\S+\.\w+)\n(.*?)^```", example, re.MULTILINE | re.DOTALL))
+
+
+def commands(example: str) -> list[list[str]]:
+    """Command lines of an example, made small."""
+    lines = re.findall(r"^    hessgnn (.*)$", example, re.MULTILINE)
+    return [shlex.split(f"{line} {SMALLER.get(line.split()[0], '')}") for line in lines]
+
+
+def a_potential(folder: Path, output: list[str]) -> None:
+    assert "PairPotential" in output[0]
+    assert type(hessgnn.load(folder / "runs" / "pairs")).__name__ == "PairPotential"
+
+
+def probes(folder: Path, output: list[str]) -> None:
+    assert "my_probes:SparseSigns" in (folder / "runs" / "sparse" / "config.yaml").read_text()
+    assert "my_probes:SparseSigns" in (folder / "bench.json").read_text()
+
+
+def an_optimiser(folder: Path, output: list[str]) -> None:
+    assert "LBFGS" in (folder / "runs" / "lbfgs" / "config.yaml").read_text()
+    assert "betas" in (folder / "runs" / "adam" / "config.yaml").read_text()
+
+
+def a_task(folder: Path, output: list[str]) -> None:
+    record = Record.model_validate_json((folder / "runs" / "gfn2" / "record.json").read_text())
+    found = record.metrics["test"]["stiffness_mae"]
+    assert found.n == 4
+    assert found.value is not None
+    assert found.value < 0.01  # the data are GFN2-xTB's own
+
+
+def a_section(folder: Path, output: list[str]) -> None:
+    assert "Sizes of the potentials" in (folder / "board" / "index.html").read_text(encoding="utf-8")
+    assert "| Entry | Parameters |" in (folder / "board" / "leaderboard.md").read_text(encoding="utf-8")
+
+
+def an_engine(folder: Path, output: list[str]) -> None:
+    store = Store.open(folder / "water.h5")
+    assert store.attributes.level_of_theory == "IPEA1-xTB"
+    assert sorted(store.names) == ["H2O", "H2O/nms-0", "H2O/nms-1"]
+    assert store.has_hessian.all()
+
+
+def an_estimator(folder: Path, output: list[str]) -> None:
+    assert "my_estimator:shells" in (folder / "bench.json").read_text()
+
+
+def a_format(folder: Path, output: list[str]) -> None:
+    before, after = Store.open("rtp-mini"), Store.open(folder / "back.h5")
+    indices = before.indices("test")
+    assert len(after) == len(indices)
+    by_name = {structure.name: structure for structure in after}
+    for structure in (before[int(i)] for i in indices):
+        np.testing.assert_allclose(by_name[structure.name.replace("/", "-")].hessian, structure.hessian, rtol=1e-6)
+
+
+CHECKS: dict[str, Callable[[Path, list[str]], None]] = {
+    "A potential": a_potential,
+    "A kind of probes": probes,
+    "An optimiser": an_optimiser,
+    "An evaluation task": a_task,
+    "A section of the page": a_section,
+    "A label engine": an_engine,
+    "An estimator": an_estimator,
+    "A format": a_format,
+}
+
+
+def test_every_example_is_tried() -> None:
+    assert set(EXAMPLES) == set(CHECKS)
+    assert all(commands(example) for example in EXAMPLES.values())
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_example_works(name: str, folder: Path) -> None:
+    for file, content in files(EXAMPLES[name]).items():
+        (folder / file).write_text(content, encoding="utf-8")
+    output = []
+    for words in commands(EXAMPLES[name]):
+        result = CliRunner().invoke(app, words)
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        assert result.exit_code == 0, result.output
+        output.append(result.output)
+    CHECKS[name](folder, output)
