@@ -122,9 +122,9 @@ def train(
     ranks = Ranks.here()
     if run is not None and not resume:
         ranks.from_first(run.require_new)
-    warn_of_busy_waiting()
     try:
         setup = build(config, ranks)
+        warn_of_busy_waiting()
         try:
             return Trainer(setup, run, resume=resume).fit(observer)
         finally:
