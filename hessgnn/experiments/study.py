@@ -45,7 +45,7 @@ from hessgnn.experiments.labels import (
     write_part,
 )
 from hessgnn.experiments.study_report import StudyRun, StudyRuns, write_study
-from hessgnn.experiments.workers import Chains, Workers
+from hessgnn.experiments.workers import JobScheduler, Workers
 from hessgnn.runtime.config import save
 from hessgnn.runtime.files import write_text
 from hessgnn.runtime.processes import WorkerDied
@@ -145,7 +145,7 @@ def study(config: StudyConfig, folder: Path, observer: Observer) -> list[Path]:
         prepared = _Prepared.of(config, store, folder, observer)
         save(config, path)
         workers = Workers(config.workers)
-        jobs = Chains(workers)
+        jobs = JobScheduler(workers)
         for budget in ("steps", "seconds"):
             cells = [cell for cell in cells_of(config) if cell.budget == budget]
             if cells:
@@ -221,7 +221,7 @@ def _frames_are_labelled(observer: Observer, path: Path, done: int, total: int) 
     observer(JobProgress(JobTitle("labels", "", path.stem, str(path)), done, total, task="labelling frames"))
 
 
-def _train(config: StudyConfig, prepared: _Prepared, cell: Cell, folder: Path, jobs: Chains) -> None:
+def _train(config: StudyConfig, prepared: _Prepared, cell: Cell, folder: Path, jobs: JobScheduler) -> None:
     """Train and evaluate one cell, in a worker."""
     steps = config.steps if cell.budget == "steps" else _equal_steps(config, cell, folder)
     if steps is None:

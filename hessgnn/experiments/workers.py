@@ -63,7 +63,7 @@ class Workers:
         -------
         Future of JobResult
             As :meth:`Pool.submit`. It raises what the job raised of :class:`UserError`; any other error of the job is
-            an outcome with its reason.
+            a result with its reason.
         """
         folder = str(job.folder)
         return self._pool.submit(
@@ -72,7 +72,7 @@ class Workers:
 
 
 class _Watched:
-    """Asks the watch of a job, and makes an outcome of its reason."""
+    """Asks the watch of a job, and makes a result of its reason."""
 
     def __init__(self, watch: Watch | None) -> None:
         self._watch = watch
@@ -104,8 +104,8 @@ def _do(work: Work, job: Job, link: Link) -> JobResult:
         return JobResult(None, reason=reason)
 
 
-class Chains:
-    """Chains of jobs side by side: a thread for each waits for its jobs, the workers do them.
+class JobScheduler:
+    """Runs chains of jobs side by side: a thread for each waits for its jobs, the workers do them.
 
     Parameters
     ----------

@@ -50,7 +50,7 @@ from hessgnn.experiments.job import (
     run_job,
     update_tuning_cost,
 )
-from hessgnn.experiments.workers import Chains, Watch, Workers
+from hessgnn.experiments.workers import JobScheduler, Watch, Workers
 from hessgnn.leaderboard.trials import TrialResult, write_trials
 from hessgnn.runtime.config import save
 from hessgnn.runtime.files import write_text
@@ -131,14 +131,14 @@ class _Sweep:
         self.heartbeat = heartbeat
         self.fixed = TrialQueue(create_study(config.name, storage), heartbeat, config.max_retries)
         self.workers = Workers(config.workers, config.threads)
-        self.chains = Chains(self.workers)
+        self.scheduler = JobScheduler(self.workers)
         self.pause = min(_PAUSE, config.heartbeat / 3)
 
     def run(self) -> list[Path]:
         """Everything; the folders of the retrained."""
         chains = [partial(self._architecture, architecture) for architecture in self.config.architectures]
         try:
-            found = self.chains.run(chains, self.observer)
+            found = self.scheduler.run(chains, self.observer)
         finally:
             with uninterrupted():
                 rows = self._write_trials()
@@ -167,7 +167,7 @@ class _Sweep:
         baseline = self._baseline(architecture)
         known = self._balance(architecture)
         hands = math.ceil(max(1, self.config.workers) / len(self.config.architectures))
-        self.chains.beside([partial(self._try_all, architecture, baseline, known)] * hands)
+        self.scheduler.beside([partial(self._try_all, architecture, baseline, known)] * hands)
         return baseline
 
     def _baseline(self, architecture: str) -> float:
@@ -193,7 +193,7 @@ class _Sweep:
         tuning = self._tuning(architecture)
         while (request := tuning.ask(known)) is not None:
             if not isinstance(request, TrialRequest):
-                self.chains.pause(self.pause)
+                self.scheduler.pause(self.pause)
                 continue
             job = self._trial_job(architecture, request.number, request.values)
             result = self._attempt(tuning.queue, request.trial, job, partial(tuning.prune, request, baseline=baseline))
@@ -213,7 +213,7 @@ class _Sweep:
         for other in self.config.architectures:
             tuning = self._tuning(other)
             while other != architecture and not tuning.is_done:
-                self.chains.pause(self.pause)
+                self.scheduler.pause(self.pause)
             best = tuning.best()
             if other == architecture or own is None or best is None:
                 continue
@@ -247,12 +247,12 @@ class _Sweep:
         training = tuned.training.model_copy(update={"threads": threads})
         path = self.folder / "best" / f"{folder_name(architecture)}.yaml"
         save(tuned.model_copy(update={"training": training}), path)
-        self.chains.beside([partial(self._final, job) for job in jobs])
+        self.scheduler.beside([partial(self._final, job) for job in jobs])
         if config.equal_seconds:
             others = [(regime, seed) for regime, seed in pairs if regime != "E-F-H"]
             equal = [self._equal_job(architecture, best, regime, seed, spent) for regime, seed in others]
             again = [job for job in equal if job is not None]
-            self.chains.beside([partial(self._final, job) for job in again])
+            self.scheduler.beside([partial(self._final, job) for job in again])
             jobs += again
         return [job.folder for job in jobs]
 
@@ -311,7 +311,7 @@ class _Sweep:
         while is_open(entry := self.fixed.entries()[key]):
             trial = self.fixed.claim(entry) if entry.state == TrialState.WAITING else None
             if trial is None:
-                self.chains.pause(self.pause)
+                self.scheduler.pause(self.pause)
                 continue
             result = self._attempt(self.fixed, trial, job, work=work)
             if result is None:
@@ -337,7 +337,7 @@ class _Sweep:
     ) -> JobResult | None:
         """Let a worker do a job; ``None`` where its process died, and the job has been put in again or given up."""
         try:
-            return self.chains.submit(job, self._watch(trial, prune), work=work)
+            return self.scheduler.submit(job, self._watch(trial, prune), work=work)
         except WorkerDied as error:
             queue.retry(trial, error.what, died=True)
             return None

@@ -14,7 +14,7 @@ import torch
 
 from hessgnn.errors import DataError
 from hessgnn.experiments.job import Job, JobFinished, JobProgress, JobResult
-from hessgnn.experiments.workers import PRUNED, Chains, Workers
+from hessgnn.experiments.workers import PRUNED, JobScheduler, Workers
 from hessgnn.runtime.processes import WorkerDied
 from hessgnn.runtime.worker import Link, Stopped
 from hessgnn.training.config import RunConfig
@@ -126,7 +126,7 @@ def test_a_stop_ends_all_jobs_and_begins_none(job: Job, number: int) -> None:
 
 def test_a_chain_that_fails_stops_the_others(job: Job) -> None:
     workers = Workers(2, threads=1)
-    chains = Chains(workers)
+    chains = JobScheduler(workers)
     ended = []
 
     def fails() -> None:
