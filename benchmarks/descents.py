@@ -24,17 +24,17 @@ from ase import Atoms
 import hessgnn
 from hessgnn.data.store.store import Store
 from hessgnn.data.structure import Array
-from hessgnn.evaluation.reactions import StoredReaction, reactions
 from hessgnn.evaluation.tasks.saddle import SaddleSettings, SaddleTask
+from hessgnn.evaluation.tasks.subjects import StoredReaction, reactions
 from hessgnn.molecules.geometry import INTACT_BOND, rmsd, same_bonds
 from hessgnn.molecules.vibrations import Vibrations
 from hessgnn.runtime.files import write_text
-from hessgnn.runtime.hardware import hardware
+from hessgnn.runtime.machine import hardware
 from hessgnn.surface.base import Surface, SurfaceError
 from hessgnn.surface.calculator import surface_from_import_path
-from hessgnn.surface.irc import follow
-from hessgnn.surface.minimise import quasi_newton, stationary
+from hessgnn.surface.path import follow_irc
 from hessgnn.surface.potential import PotentialSurface
+from hessgnn.surface.stationary import quasi_newton, stationary
 
 DATA = "rtp-mini"
 
@@ -62,7 +62,7 @@ def descents(surface: Surface, reaction: StoredReaction, positions: Array, modes
 def coordinates(surface: Surface, reaction: StoredReaction, positions: Array, modes: Vibrations) -> Feet:
     """As the factory does it."""
     before, saddle = surface.calls.gradients, Atoms(reaction.saddle.numbers, positions)
-    branches = follow(surface, saddle, modes, fmax=SaddleSettings().descent_fmax)
+    branches = follow_irc(surface, saddle, modes, fmax=SaddleSettings().descent_fmax)
     return [branch.end for branch in branches], surface.calls.gradients - before
 
 

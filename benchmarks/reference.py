@@ -25,7 +25,7 @@ from tblite.ase import TBLite
 
 from hessgnn.evaluation.evaluate import evaluate_calculator
 from hessgnn.evaluation.record import Record
-from hessgnn.evaluation.settings import TaskSettings
+from hessgnn.evaluation.run import TaskSettings
 from hessgnn.evaluation.tasks.neb import NEBTask
 from hessgnn.runtime.config import override, parse
 from hessgnn.runtime.files import write_text

@@ -13,7 +13,7 @@ from surfaces import reference_surface
 from hessgnn.data.store.store import write_store
 from hessgnn.data.structure import Array, Structure
 from hessgnn.molecules.vibrations import vibrations
-from hessgnn.surface.minimise import newton
+from hessgnn.surface.stationary import newton
 
 GUESSES = {
     "hcn": Atoms("CNH", [[0, 0, 0], [1.18, 0, 0], [0.5, 1.1, 0]]),

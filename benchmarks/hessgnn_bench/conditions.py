@@ -9,8 +9,7 @@ from pydantic import Field, PositiveInt
 
 from hessgnn.errors import ConfigError
 from hessgnn.runtime.config import Settings
-from hessgnn.runtime.hardware import hardware
-from hessgnn.runtime.machine import keep_freed_memory
+from hessgnn.runtime.machine import hardware, keep_freed_memory
 from hessgnn.training.build import find_device
 from hessgnn.training.run import versions
 

@@ -126,7 +126,7 @@ def leaderboard(
     """Rank finished runs and write index.html, leaderboard.md, .csv, .json and .tex."""
     from rich.console import Console
 
-    from hessgnn.evaluation.settings import chosen_tasks
+    from hessgnn.evaluation.run import chosen_tasks
     from hessgnn.experiments.progress import compare
     from hessgnn.experiments.study_report import read_points, sections
 

@@ -16,7 +16,7 @@ from hessgnn.errors import ConfigError
 from hessgnn.evaluation.evaluate import evaluate as evaluate_run
 from hessgnn.evaluation.evaluate import evaluate_calculator
 from hessgnn.evaluation.record import Record
-from hessgnn.evaluation.settings import DEFAULT_TASKS, TaskSettings, chosen_tasks
+from hessgnn.evaluation.run import DEFAULT_TASKS, TaskSettings, chosen_tasks
 from hessgnn.evaluation.tasks.accuracy import METRICS
 from hessgnn.runtime.config import dump, load, override, parse
 from hessgnn.runtime.files import find_resource

@@ -12,17 +12,17 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 import numpy as np
 import torch
 from ase import Atoms
 
 from hessgnn.data.structure import Array, Structure
-from hessgnn.evaluation.journal import Result, Subject, SubjectRunner
+from hessgnn.evaluation.record import Result
 from hessgnn.runtime.machine import one_blas_thread
 from hessgnn.runtime.processes import Pool
 from hessgnn.runtime.worker import Link
@@ -46,6 +46,26 @@ NAME = "hessgnn subject"
 X = TypeVar("X")
 Y = TypeVar("Y")
 Kind = Literal["forces", "hessian"]
+
+
+class Subject(Protocol):
+    """What a task gives one result for: a molecule, a reaction."""
+
+    @property
+    def name(self) -> str:
+        """Unique within a split."""
+
+
+class SubjectRunner(Protocol):
+    """What gives results subject by subject, see :class:`hessgnn.evaluation.tasks.subjects.SubjectTask`."""
+
+    side_by_side: ClassVar[bool]
+    concurrent: ClassVar[bool]
+
+    def run(
+        self, surface: Surface, subjects: Sequence[Any], unfinished: Mapping[str, Result]
+    ) -> Iterator[tuple[str, Result]]:
+        """Yield the result of each subject as it comes."""
 
 
 def concurrently(

@@ -16,11 +16,10 @@ from hessgnn.data.structure import Structure
 from hessgnn.errors import ConfigError, DataError
 from hessgnn.evaluation.predictions import Predictions
 from hessgnn.evaluation.record import Budget, Cost, CurvePoint, DataSource, Record, read_record, write_record
-from hessgnn.evaluation.run import ProgressCallback, TaskResults, run_tasks
-from hessgnn.evaluation.settings import DEFAULT_TASKS, TaskSettings, chosen_tasks
+from hessgnn.evaluation.run import DEFAULT_TASKS, ProgressCallback, TaskResults, TaskSettings, chosen_tasks, run_tasks
 from hessgnn.evaluation.tasks.accuracy import error_metrics
 from hessgnn.potentials.saved import load, load_checkpoint
-from hessgnn.runtime.hardware import hardware
+from hessgnn.runtime.machine import hardware
 from hessgnn.surface.base import Answer, Surface
 from hessgnn.surface.calculator import surface_from_import_path
 from hessgnn.surface.potential import PotentialSurface

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from hessgnn.evaluation.record import Budget
-from hessgnn.evaluation.settings import DEFAULT_TASKS, TaskSettings, chosen_tasks
+from hessgnn.evaluation.run import DEFAULT_TASKS, TaskSettings, chosen_tasks
 from hessgnn.runtime.config import Settings, merge, parse, set_dotted
 from hessgnn.surface.engines.base import EngineChoice
 from hessgnn.surface.engines.tblite import TBLiteSettings

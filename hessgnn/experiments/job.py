@@ -10,7 +10,7 @@ from pathlib import Path
 from hessgnn.errors import TrainingError
 from hessgnn.evaluation.evaluate import evaluate, record_failure
 from hessgnn.evaluation.record import Budget, Cost, Record, read_record, write_record
-from hessgnn.evaluation.settings import DEFAULT_TASKS, TaskSettings
+from hessgnn.evaluation.run import DEFAULT_TASKS, TaskSettings
 from hessgnn.runtime.worker import Link, Stopped
 from hessgnn.training.config import RunConfig
 from hessgnn.training.regimes import Regime

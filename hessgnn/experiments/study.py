@@ -25,7 +25,7 @@ from hessgnn.data.store.store import Store
 from hessgnn.errors import NothingTrained
 from hessgnn.evaluation.evaluate import record_mean_predictor
 from hessgnn.evaluation.record import Budget, Record, read_record
-from hessgnn.evaluation.settings import DEFAULT_TASKS
+from hessgnn.evaluation.run import DEFAULT_TASKS
 from hessgnn.experiments.config import StudyConfig, folder_name
 from hessgnn.experiments.folder import locked, require_same
 from hessgnn.experiments.job import (

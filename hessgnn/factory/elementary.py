@@ -18,11 +18,9 @@ from ase.optimize import FIRE
 from hessgnn.data.structure import Array
 from hessgnn.factory.recipe import Recipe
 from hessgnn.factory.targets import Target
-from hessgnn.surface import irc
 from hessgnn.surface.base import Surface, SurfaceError
-from hessgnn.surface.minimise import Optimised, Stationary, find_minimum, quasi_newton
-from hessgnn.surface.path import climbing_band, interpolate
-from hessgnn.surface.saddle import find_saddle
+from hessgnn.surface.path import climbing_band, follow_irc, interpolate, irc_frames
+from hessgnn.surface.stationary import Optimised, Stationary, find_minimum, find_saddle, quasi_newton
 
 _STRETCHES = (1.35, 1.55, 1.2)
 """Lengths of the bonds that change, in units of whole ones, in the order in which they are tried."""
@@ -90,7 +88,7 @@ def _proved(recipe: Recipe, surface: Surface, target: Target, guess: Atoms) -> S
     """Refine a guess and follow the path from it."""
     limits, well = recipe.saddle, recipe.minimum
     saddle = find_saddle(surface, guess, limits.fmax, limits.max_steps, renew=limits.renew, far=None)
-    branches = irc.follow(surface, saddle.atoms, saddle.modes, fmax=recipe.irc.fmax, tolerance=recipe.irc.tolerance)
+    branches = follow_irc(surface, saddle.atoms, saddle.modes, fmax=recipe.irc.fmax, tolerance=recipe.irc.tolerance)
     # Steepest descent keeps a symmetry that it begins with, and can end on the ridge between two equal minima.
     minima = [
         find_minimum(surface, Atoms(guess.numbers, branch.end), well.fmax, well.max_steps, pushes=well.pushes, far=None)
@@ -102,7 +100,7 @@ def _proved(recipe: Recipe, surface: Surface, target: Target, guess: Atoms) -> S
     if sides[0] == "product":
         minima.reverse()
         branches = branches[1], branches[0]
-    before, after = (irc.frames(branch, recipe.irc.frames) for branch in branches)
+    before, after = (irc_frames(branch, recipe.irc.frames) for branch in branches)
     return Step(minima[0], minima[1], saddle, [*reversed(before), *after])
 
 

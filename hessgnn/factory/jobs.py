@@ -17,7 +17,7 @@ from hessgnn.factory.frames import frames_around, label
 from hessgnn.factory.recipe import Recipe
 from hessgnn.factory.targets import Target
 from hessgnn.surface.base import Surface
-from hessgnn.surface.minimise import find_minimum
+from hessgnn.surface.stationary import find_minimum
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hessgnn.errors import DataError
-from hessgnn.evaluation.journal import Result, read_results
 from hessgnn.evaluation.predictions import Predictions
-from hessgnn.evaluation.record import PredictionFile, Record, read_record
-from hessgnn.evaluation.tasks.base import TASKS, Task, Values
+from hessgnn.evaluation.record import PredictionFile, Record, Result, Values, read_record, read_results
+from hessgnn.evaluation.tasks.base import TASKS, Task
 
 RECORD_NAME = "record.json"
 

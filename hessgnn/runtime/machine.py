@@ -8,10 +8,12 @@ from __future__ import annotations
 import ctypes
 import ctypes.util
 import os
+import platform
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 SPINS = 10_000
 """Turns of the loop in which an OpenMP thread waits before it sleeps: some tens of microseconds."""
@@ -151,3 +153,22 @@ def _glibc(name: str) -> Callable[..., int] | None:
     """A function of glibc, ``None`` with another C library."""
     library = ctypes.util.find_library("c")
     return getattr(ctypes.CDLL(library), name, None) if library else None
+
+
+def hardware() -> str:
+    """The processor and, where there is one, the GPU."""
+    import torch
+
+    names = [_processor()]
+    if torch.cuda.is_available():
+        names.append(torch.cuda.get_device_name())
+    return ", ".join(names)
+
+
+def _processor() -> str:
+    """Model of the processor; the platform's own word where Linux does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

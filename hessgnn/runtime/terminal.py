@@ -1,18 +1,21 @@
-"""What commands have in common: exit statuses, one-line errors, and a log line for each finished unit of work."""
+"""What commands show: exit statuses, one-line errors, progress bars, and a log line for each finished unit of work."""
 
 from __future__ import annotations
 
 import os
 import sys
 import threading
+import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import typer
+from numpy.typing import NDArray
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hessgnn.errors import UserError
 from hessgnn.runtime.machine import wait_briefly
@@ -139,3 +142,42 @@ class ProgressLog:
         if reached > self._reached.get((title, what), 0):
             self._reached[title, what] = reached
             self.line(title, text)
+
+
+T = TypeVar("T")
+
+PATIENCE = 2.0
+"""Seconds before a bar appears."""
+
+
+def tracked(items: Sequence[T] | NDArray, description: str) -> Iterator[T]:
+    """Go through items, with a bar on the terminal's error stream.
+
+    Parameters
+    ----------
+    items
+        What to go through.
+    description
+        What is done with them, a few words.
+
+    Yields
+    ------
+    object
+        Each item.
+    """
+    console = Console(stderr=True)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(compact=True)
+    progress = Progress(*columns, console=console, transient=True)
+    started = time.monotonic()
+    shown = False
+    task = progress.add_task(description, total=len(items))
+    try:
+        for done, item in enumerate(items):
+            progress.update(task, completed=done)
+            if not shown and console.is_terminal and time.monotonic() - started > PATIENCE:
+                progress.start()
+                shown = True
+            yield item
+    finally:
+        if shown:
+            progress.stop()

@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from hessgnn.evaluation.settings import DEFAULT_TASKS, chosen_tasks
+from hessgnn.evaluation.run import DEFAULT_TASKS, chosen_tasks
 from hessgnn.experiments.config import ExperimentConfig
 from hessgnn.runtime.config import Settings, get_dotted
 from hessgnn.sweep.space import Choice, Range, Space, check_conditions

@@ -9,8 +9,7 @@ import pytest
 from surfaces import reference_surface, untrained
 
 from hessgnn.data.store.store import Store
-from hessgnn.evaluation.comparison import curvature_values, error_values, profile_values
-from hessgnn.evaluation.predictions import Predictions
+from hessgnn.evaluation.predictions import Predictions, curvature_values, error_values, profile_values
 from hessgnn.evaluation.record import Metric
 from hessgnn.evaluation.tasks.accuracy import AccuracyTask, predict_split, read_curvature, save_curvature
 from hessgnn.molecules.vibrations import masses_of, vibrations

@@ -15,7 +15,7 @@ from hessgnn.data.structure import Structure
 from hessgnn.evaluation import concurrent as module
 from hessgnn.evaluation import spectra
 from hessgnn.evaluation.concurrent import NAME, concurrently, run_concurrently, run_shares
-from hessgnn.evaluation.settings import TaskSettings
+from hessgnn.evaluation.run import TaskSettings
 from hessgnn.evaluation.tasks.base import all_tasks
 from hessgnn.evaluation.tasks.neb import NEBTask
 from hessgnn.evaluation.tasks.relaxation import RelaxationTask

@@ -13,11 +13,10 @@ from tiny_store import TINY, write_tiny_store
 
 from hessgnn.data.store.store import write_store
 from hessgnn.errors import ConfigError, DataError
-from hessgnn.evaluation.comparison import CURVATURE, mean_errors
 from hessgnn.evaluation.evaluate import evaluate, evaluate_calculator
-from hessgnn.evaluation.journal import read_results
-from hessgnn.evaluation.record import read_record, write_record
-from hessgnn.evaluation.settings import TaskSettings
+from hessgnn.evaluation.predictions import CURVATURE, mean_errors
+from hessgnn.evaluation.record import read_record, read_results, write_record
+from hessgnn.evaluation.run import TaskSettings
 from hessgnn.evaluation.tasks.accuracy import METRICS
 from hessgnn.leaderboard.collect import collect
 from hessgnn.leaderboard.report import write_report

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from hessgnn.errors import DataError
-from hessgnn.evaluation.journal import Journal, read_results
+from hessgnn.evaluation.record import Journal, read_results
 
 KEY = {"task": "t", "numbers": (1, 2)}
 

@@ -14,8 +14,8 @@ from tiny_store import TINY, write_tiny_store
 import hessgnn
 from hessgnn import cli
 from hessgnn.errors import ConfigError
-from hessgnn.evaluation.journal import read_journal
-from hessgnn.evaluation.settings import TaskSettings, chosen_tasks
+from hessgnn.evaluation.record import read_journal
+from hessgnn.evaluation.run import TaskSettings, chosen_tasks
 from hessgnn.evaluation.tasks import base
 from hessgnn.evaluation.tasks.base import TASKS, all_tasks, task_of
 from hessgnn.leaderboard.collect import collect

@@ -12,10 +12,10 @@ import pytest
 from hessgnn.data.store.store import Store, write_store
 from hessgnn.data.structure import Structure
 from hessgnn.evaluation.evaluate import evaluate_calculator
-from hessgnn.evaluation.reactions import reactions
 from hessgnn.evaluation.record import Record
-from hessgnn.evaluation.settings import TaskSettings
+from hessgnn.evaluation.run import TaskSettings
 from hessgnn.evaluation.tasks.base import TASKS
+from hessgnn.evaluation.tasks.subjects import reactions
 from hessgnn.runtime.config import override, parse
 
 SHORT = ["md.rise=500", "md.rung=0.025", "md.highest=1005", "md.nve=0.05", "saddle.max_steps=40", "neb.max_steps=150"]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from synthetic_runs import failed_record, make_record
 
-from hessgnn.evaluation.comparison import curvature_values
+from hessgnn.evaluation.predictions import curvature_values
 from hessgnn.evaluation.record import PredictionFile, write_record
 from hessgnn.evaluation.tasks.accuracy import AccuracyTask, save_curvature
 from hessgnn.leaderboard.board import Gain

@@ -3,8 +3,7 @@ import sys
 
 import pytest
 
-from hessgnn.runtime import progress
-from hessgnn.runtime.progress import tracked
+from hessgnn.runtime.terminal import tracked
 
 
 class Terminal(io.StringIO):
@@ -30,13 +29,13 @@ def test_quiet_where_it_is_fast(terminal):
 
 
 def test_quiet_where_nobody_looks(monkeypatch, capsys):
-    monkeypatch.setattr(progress, "PATIENCE", -1.0)
+    monkeypatch.setattr("hessgnn.runtime.terminal.PATIENCE", -1.0)
     assert list(tracked([1, 2, 3], "reading")) == [1, 2, 3]
     assert capsys.readouterr().err == ""
 
 
 def test_a_bar_where_it_is_slow(terminal, monkeypatch):
-    monkeypatch.setattr(progress, "PATIENCE", -1.0)
+    monkeypatch.setattr("hessgnn.runtime.terminal.PATIENCE", -1.0)
     screen = terminal()
     assert list(tracked(range(3), "reading x.h5")) == [0, 1, 2]
     assert "reading x.h5" in screen.getvalue()

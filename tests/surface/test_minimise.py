@@ -10,8 +10,8 @@ from hessgnn.molecules.geometry import rmsd
 from hessgnn.molecules.vibrations import vibrations
 from hessgnn.surface.base import SurfaceError
 from hessgnn.surface.engines.tblite import TBLiteEngine, TBLiteSettings
-from hessgnn.surface.minimise import find_minimum, newton, quasi_newton
 from hessgnn.surface.potential import PotentialSurface
+from hessgnn.surface.stationary import find_minimum, newton, quasi_newton
 
 ATOMS = molecule("CH3OH")
 

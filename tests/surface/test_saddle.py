@@ -5,7 +5,7 @@ from ase.build import molecule
 
 from hessgnn.surface.base import SurfaceError
 from hessgnn.surface.engines.tblite import TBLiteEngine, TBLiteSettings
-from hessgnn.surface.saddle import find_saddle, search_saddle
+from hessgnn.surface.stationary import find_saddle, search_saddle
 
 pytest.importorskip("sella", reason="the extra hessgnn[factory] is not installed")
 

@@ -21,8 +21,8 @@ from hessgnn.potentials.base import Potential
 from hessgnn.surface.base import FAILURES, Surface, SurfaceError
 from hessgnn.surface.calculator import CalculatorSurface, HessGNNCalculator, surface_from_import_path
 from hessgnn.surface.engines.base import Engine, EngineSettings
-from hessgnn.surface.minimise import find_minimum
 from hessgnn.surface.potential import PotentialSurface
+from hessgnn.surface.stationary import find_minimum
 
 
 def schnet() -> Potential:

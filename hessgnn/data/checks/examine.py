@@ -27,7 +27,7 @@ from hessgnn.data.checks.outliers import Outliers
 from hessgnn.data.checks.slopes import Slopes
 from hessgnn.data.store.store import Store
 from hessgnn.errors import DataError
-from hessgnn.runtime.progress import tracked
+from hessgnn.runtime.terminal import tracked
 
 TRAINING_SAMPLE = 20_000
 """Structures read before training, drawn with :data:`SEED` from a larger set. ``hessgnn data check`` reads all."""

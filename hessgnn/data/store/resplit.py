@@ -11,7 +11,7 @@ from hessgnn.data.store.families import families, relations
 from hessgnn.data.store.splits import DISJOINT, Relation, require_no_leak, split_groups, split_of
 from hessgnn.data.store.store import Store, write_store
 from hessgnn.errors import DataError
-from hessgnn.runtime.progress import tracked
+from hessgnn.runtime.terminal import tracked
 
 
 def resplit(store: Store, output: Path, *, by: Relation, fractions: Mapping[str, float], seed: int) -> Store:

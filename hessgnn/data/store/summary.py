@@ -13,7 +13,7 @@ from hessgnn.data.checks.finding import Seen
 from hessgnn.data.checks.noise import LabelNoise, Noise
 from hessgnn.data.store.store import Store
 from hessgnn.data.structure import Array, Structure
-from hessgnn.runtime.progress import tracked
+from hessgnn.runtime.terminal import tracked
 
 DISPLACED = ("nms", "thermal")
 """Kinds whose energies are told above the structure that they were made from; those of others, above the lowest

@@ -1,7 +1,7 @@
 """Accuracy task (T1-T3, T8): energies, forces and full Hessians of a split against the reference.
 
 What is saved are the predictions, so every number can be recomputed without the potential, see
-:mod:`hessgnn.evaluation.comparison`.
+:mod:`hessgnn.evaluation.predictions`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,16 @@ from pathlib import Path
 
 from hessgnn.data.store.store import Store
 from hessgnn.errors import DataError, UserError
-from hessgnn.evaluation.comparison import CURVATURE, curvature_values, error_values, mean_errors, profile_values
-from hessgnn.evaluation.journal import read_journal, write_results
-from hessgnn.evaluation.predictions import Predictions
-from hessgnn.evaluation.record import Metric, PredictionFile
-from hessgnn.evaluation.tasks.base import Claim, MetricDefinition, SplitContext, SplitResults, Task, Values, task
+from hessgnn.evaluation.predictions import (
+    CURVATURE,
+    Predictions,
+    curvature_values,
+    error_values,
+    mean_errors,
+    profile_values,
+)
+from hessgnn.evaluation.record import Metric, PredictionFile, Values, read_journal, write_results
+from hessgnn.evaluation.tasks.base import Claim, MetricDefinition, SplitContext, SplitResults, Task, task
 from hessgnn.runtime.config import Settings
 from hessgnn.runtime.machine import one_blas_thread
 from hessgnn.surface.base import Surface
@@ -122,7 +127,7 @@ class AccuracyTask(Task[Settings, int]):
 
 
 def error_metrics(predictions: Predictions) -> dict[str, Metric]:
-    """Errors of energies, forces and Hessians, see :func:`~hessgnn.evaluation.comparison.mean_errors`."""
+    """Errors of energies, forces and Hessians, see :func:`~hessgnn.evaluation.predictions.mean_errors`."""
     return {
         name: Metric(value=value, unit=METRICS[name][1], n=n) for name, (value, n) in mean_errors(predictions).items()
     }
@@ -154,7 +159,7 @@ def predict_split(
 
 
 def save_curvature(values: Values, path: Path, key: str) -> None:
-    """Write what :func:`~hessgnn.evaluation.comparison.curvature_values` gave, a line for each structure.
+    """Write what :func:`~hessgnn.evaluation.predictions.curvature_values` gave, a line for each structure.
 
     ``key`` says what it was computed from, as in the predictions.
     """

@@ -17,13 +17,10 @@ import numpy as np
 
 from hessgnn.data.store.store import Store
 from hessgnn.errors import ConfigError
-from hessgnn.evaluation.record import Better, DataSource, Failure, Metric, PredictionFile
+from hessgnn.evaluation.record import Better, DataSource, Failure, Metric, PredictionFile, Values
 from hessgnn.runtime import config
 from hessgnn.runtime.registry import Registry
 from hessgnn.surface.base import Surface
-
-Values = dict[str, dict[str, float | None]]
-"""Name of a metric -> name of the subject -> its value; ``None`` where the subject failed."""
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,8 @@ from typing import Any
 from pydantic import Field, PositiveInt
 
 from hessgnn.data.structure import Structure
-from hessgnn.evaluation.journal import Result
-from hessgnn.evaluation.record import Metric
-from hessgnn.evaluation.tasks.base import MetricDefinition, Values, task
+from hessgnn.evaluation.record import Metric, Result, Values
+from hessgnn.evaluation.tasks.base import MetricDefinition, task
 from hessgnn.evaluation.tasks.subjects import MoleculeTask
 from hessgnn.runtime.config import Settings
 from hessgnn.runtime.memory import peak_memory

@@ -12,16 +12,15 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from hessgnn.data.structure import Array, Structure
 from hessgnn.evaluation.concurrent import concurrently
-from hessgnn.evaluation.journal import Result
-from hessgnn.evaluation.record import Metric
-from hessgnn.evaluation.tasks.base import Claim, MetricDefinition, Values, task
+from hessgnn.evaluation.record import Metric, Result, Values
+from hessgnn.evaluation.tasks.base import Claim, MetricDefinition, task
 from hessgnn.evaluation.tasks.subjects import MoleculeTask
 from hessgnn.molecules.geometry import INTACT_BOND, bonds, molecule_rng
 from hessgnn.molecules.vibrations import masses_of
 from hessgnn.runtime.config import Settings
 from hessgnn.surface.base import Surface, SurfaceError
 from hessgnn.surface.dynamics import Dynamics
-from hessgnn.surface.minimise import Optimised, quasi_newton
+from hessgnn.surface.stationary import Optimised, quasi_newton
 
 PRESETS: dict[str, dict[str, float]] = {
     "short": {"rise": 100.0, "rung": 0.1, "highest": 1005.0, "nve": 0.5},

@@ -12,11 +12,9 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from hessgnn.data.store.store import Store
 from hessgnn.data.structure import Array
-from hessgnn.evaluation.journal import Result
-from hessgnn.evaluation.reactions import StoredReaction, reactions
-from hessgnn.evaluation.record import Metric
-from hessgnn.evaluation.tasks.base import Claim, MetricDefinition, Values, task
-from hessgnn.evaluation.tasks.subjects import SubjectTask
+from hessgnn.evaluation.record import Metric, Result, Values
+from hessgnn.evaluation.tasks.base import Claim, MetricDefinition, task
+from hessgnn.evaluation.tasks.subjects import StoredReaction, SubjectTask, reactions
 from hessgnn.molecules.geometry import aligned, rmsd
 from hessgnn.runtime.config import Settings
 from hessgnn.surface.base import Surface, SurfaceError
@@ -53,7 +51,7 @@ class NEBTask(SubjectTask[NEBSettings, StoredReaction]):
     computed in one pass.
     """
 
-    title = "StoredReaction bands"
+    title = "Reaction bands"
     caption = "Barriers of climbing-image bands."
     order = 40
     needs = "transition state with a reactant, another product, and their energies"

@@ -8,14 +8,13 @@ from ase import Atoms
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from hessgnn.data.structure import Structure
-from hessgnn.evaluation.journal import Result
-from hessgnn.evaluation.record import Metric
-from hessgnn.evaluation.tasks.base import Claim, MetricDefinition, Values, task
+from hessgnn.evaluation.record import Metric, Result, Values
+from hessgnn.evaluation.tasks.base import Claim, MetricDefinition, task
 from hessgnn.evaluation.tasks.subjects import MoleculeTask
 from hessgnn.molecules.geometry import molecule_rng, rmsd
 from hessgnn.runtime.config import Settings
 from hessgnn.surface.base import Surface, SurfaceError
-from hessgnn.surface.minimise import Optimised, newton, quasi_newton
+from hessgnn.surface.stationary import Optimised, newton, quasi_newton
 
 Method = Callable[[Surface, Atoms, float, int], Optimised]
 METHODS: dict[str, tuple[Method, str]] = {

@@ -10,17 +10,14 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from hessgnn.data.store.store import Store
 from hessgnn.data.structure import Array
-from hessgnn.evaluation.journal import Result
-from hessgnn.evaluation.reactions import StoredReaction, reactions
-from hessgnn.evaluation.record import Metric
-from hessgnn.evaluation.tasks.base import Claim, MetricDefinition, Values, task
-from hessgnn.evaluation.tasks.subjects import SubjectTask
+from hessgnn.evaluation.record import Metric, Result, Values
+from hessgnn.evaluation.tasks.base import Claim, MetricDefinition, task
+from hessgnn.evaluation.tasks.subjects import StoredReaction, SubjectTask, reactions
 from hessgnn.molecules.geometry import INTACT_BOND, molecule_rng, rmsd, same_bonds
 from hessgnn.molecules.vibrations import Vibrations, masses_of, vibrations
 from hessgnn.runtime.config import Settings
 from hessgnn.surface.base import Surface, SurfaceError
-from hessgnn.surface.minimise import quasi_newton, stationary
-from hessgnn.surface.saddle import require_sella, search_saddle
+from hessgnn.surface.stationary import quasi_newton, require_sella, search_saddle, stationary
 
 CHAIN = {
     "converged": "searches converged",

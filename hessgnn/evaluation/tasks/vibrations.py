@@ -11,17 +11,16 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from scipy.optimize import linear_sum_assignment
 
 from hessgnn.data.structure import Array, Structure
-from hessgnn.evaluation.journal import Result
-from hessgnn.evaluation.record import Metric
+from hessgnn.evaluation.record import Metric, Result, Values
 from hessgnn.evaluation.spectra import cached_dipole_derivatives, intensities, spectrum_overlap
-from hessgnn.evaluation.tasks.base import Claim, MetricDefinition, Values, task
+from hessgnn.evaluation.tasks.base import Claim, MetricDefinition, task
 from hessgnn.evaluation.tasks.subjects import MoleculeTask
 from hessgnn.molecules.geometry import aligned, rmsd
 from hessgnn.molecules.thermochemistry import Thermochemistry, thermochemistry
 from hessgnn.molecules.vibrations import Vibrations, masses_of, vibrations
 from hessgnn.runtime.config import Settings
 from hessgnn.surface.base import Surface, SurfaceError
-from hessgnn.surface.minimise import Stationary, find_minimum, stationary
+from hessgnn.surface.stationary import Stationary, find_minimum, stationary
 
 SOFT = 400.0
 """cm⁻¹: below are torsions and bends of the whole molecule, above the other bends and the stretches."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from hessgnn.evaluation.journal import Result
+from hessgnn.evaluation.record import Result
 from hessgnn.evaluation.spectra import broadened
 from hessgnn.leaderboard.collect import RunFiles
 from hessgnn.leaderboard.plotting import DASHES, Panel, architecture_styles, figure_json, filter_meta, literal

@@ -6,7 +6,7 @@ from labelled import HARTREE, levels, read, reasons
 from hessgnn.data.formats import registry
 from hessgnn.data.store.store import Store, write_store
 from hessgnn.errors import DataError
-from hessgnn.evaluation.reactions import reactions
+from hessgnn.evaluation.tasks.subjects import reactions
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from labelled import HARTREE, levels, read, reasons
 
 from hessgnn.data.store.store import Store, write_store
 from hessgnn.errors import DataError
-from hessgnn.evaluation.reactions import reactions
+from hessgnn.evaluation.tasks.subjects import reactions
 
 ENERGY, FORCES = "wB97x_6-31G(d).energy", "wB97x_6-31G(d).forces"
 

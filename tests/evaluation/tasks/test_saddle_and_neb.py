@@ -12,11 +12,10 @@ from surfaces import reference_surface, untrained
 
 from hessgnn.data.store.store import Store, write_store
 from hessgnn.evaluation.evaluate import evaluate_calculator
-from hessgnn.evaluation.reactions import reactions
 from hessgnn.evaluation.record import Metric
 from hessgnn.evaluation.tasks.neb import NEBSettings, NEBTask, path_rmsd
 from hessgnn.evaluation.tasks.saddle import SaddleSettings, SaddleTask
-from hessgnn.evaluation.tasks.subjects import SubjectTask
+from hessgnn.evaluation.tasks.subjects import SubjectTask, reactions
 from hessgnn.surface.base import Surface
 
 

@@ -16,7 +16,7 @@ import hessgnn
 from hessgnn.data.structure import Structure
 from hessgnn.errors import ConfigError
 from hessgnn.evaluation.record import Metric
-from hessgnn.evaluation.settings import chosen_tasks
+from hessgnn.evaluation.run import chosen_tasks
 from hessgnn.evaluation.spectra import broadened, spectrum_overlap
 from hessgnn.evaluation.tasks.base import all_tasks
 from hessgnn.evaluation.tasks.cost import CostSettings, CostTask
