@@ -57,13 +57,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class HessianLabel:
-    """A Hessian as computed, and how far it is from one that obeys its symmetries.
-
-    Attributes
-    ----------
-    matrix : (3N, 3N) float64
-        eV/Å², not symmetrised.
-    """
+    """A Hessian as computed, ``(3N, 3N)`` in eV/Å², not symmetrised, and how far it is from obeying its symmetries."""
 
     matrix: Array
 
@@ -231,21 +225,9 @@ class Surface(ABC):
 
 
 def central_differences(forces: Callable[[Atoms], Array], atoms: Atoms, step: float) -> Array:
-    """Differentiate forces numerically; the error is of second order in the step.
+    """Differentiate forces numerically: ``(3N, 3N)``, eV/Å², not symmetrised.
 
-    Parameters
-    ----------
-    forces
-        Atoms -> ``(N, 3)``, eV/Å; called 6N times.
-    atoms
-        Not changed.
-    step
-        Å.
-
-    Returns
-    -------
-    (3N, 3N) float64
-        eV/Å², not symmetrised.
+    ``forces`` returns ``(N, 3)``, eV/Å, and is called 6N times. The error is of second order in the step, Å.
     """
     n = 3 * len(atoms)
     matrix = np.empty((n, n))

@@ -143,14 +143,7 @@ def _prepared(potential: Potential | str | Path, device: str, dtype: torch.dtype
 class CalculatorSurface(Surface):
     """The surface of any ASE calculator; where it has no ``get_hessian``, its forces are differenced.
 
-    Parameters
-    ----------
-    make
-        Makes a calculator.
-    name
-        What it is called.
-    fingerprint
-        See :class:`Surface`; a hash of the name and the calculator's parameters by default.
+    The fingerprint is a hash of the name and the calculator's parameters by default.
     """
 
     def __init__(self, make: Callable[[], Calculator], name: str = "calculator", fingerprint: str = "") -> None:
@@ -174,20 +167,9 @@ class CalculatorSurface(Surface):
 def surface_from_import_path(path: str) -> CalculatorSurface:
     """Find a calculator by the import path of what makes it.
 
-    Parameters
-    ----------
-    path
-        ``module:factory``; the factory is called without arguments, so a class with defaults is one.
-
-    Returns
-    -------
-    CalculatorSurface
-        Named after the factory.
-
-    Raises
-    ------
-    ConfigError
-        When it cannot be imported or made.
+    The path is ``module:factory``; the factory is called without arguments, so a class with defaults is one. The
+    surface is named after the factory. Raises :class:`~hessgnn.errors.ConfigError` when it cannot be imported or
+    made.
     """
     factory = import_path(path)
     module, _, attribute = path.partition(":")

@@ -22,12 +22,8 @@ class Dynamics:
 
     Parameters
     ----------
-    force_field
-        Of the structures, from :meth:`~hessgnn.surface.base.Surface.force_field`.
-    structures
-        At least one.
     positions
-        ``(N, 3)`` for each, Å.
+        ``(N, 3)`` for each structure, Å.
     velocities
         ``(N, 3)`` for each, in ASE's unit (Å √(eV/amu)); at rest if not given.
     rngs
@@ -54,16 +50,9 @@ class Dynamics:
         self.energies, self._forces = self._answer()
 
     def step(self, timestep: float, temperature: float = 0.0, friction: float = 0.0) -> None:
-        """Move all molecules by one step.
+        """Move all molecules by one step of ``timestep``, fs.
 
-        Parameters
-        ----------
-        timestep
-            fs.
-        temperature
-            K, of the heat bath.
-        friction
-            1/fs; no bath if zero.
+        The heat bath has a temperature in K and a friction in 1/fs; there is no bath if the friction is zero.
         """
         half, damping = 0.5 * timestep * units.fs, np.exp(-friction * timestep)
         self.velocities += half * self._forces / self.masses

@@ -1,7 +1,7 @@
 """Reaction paths of a surface: interpolated, nudged elastic bands between two minima, and the IRC from a saddle point.
 
-Of the intrinsic reaction coordinate see K. Fukui, Acc. Chem. Res. 14, 363 (1981): steepest descent from a saddle point
-in mass-weighted coordinates. With ``q = √m R`` the path is the orbit of ``dq/dt = −∂E/∂q``, a stiff equation: an
+The intrinsic reaction coordinate (K. Fukui, Acc. Chem. Res. 14, 363 (1981)) is the path of steepest descent from a
+saddle point in mass-weighted coordinates. With ``q = √m R`` it is the orbit of ``dq/dt = −∂E/∂q``, a stiff equation: an
 implicit integrator follows it in a few dozen steps.
 """
 
@@ -32,7 +32,7 @@ from hessgnn.surface.stationary import FAR, converges
 def interpolate(
     way: Literal["linear", "idpp", "geodesic"], images: int, reactant: Atoms, product: Atoms, *, steps: int = 100
 ) -> list[Array]:
-    """Guess a path.
+    """Guess a path: both ends and the images between them, ``(N, 3)`` each, Å.
 
     Parameters
     ----------
@@ -40,16 +40,11 @@ def interpolate(
         ``linear``; ``idpp``, the image-dependent pair potential (S. Smidstrup et al., J. Chem. Phys. 140, 214106
         (2014)); or ``geodesic`` (X. Zhu, K. C. Thompson, T. J. Martínez, J. Chem. Phys. 150, 164103 (2019)).
     images
-        Between the ends.
+        Number of images between the ends.
     reactant, product
         The ends, in one atom order, superposed.
     steps
         Most steps of the relaxation of ``idpp``.
-
-    Returns
-    -------
-    list of (N, 3) float64
-        Both ends and the images between them, Å.
     """
     if way == "geodesic":
         return _geodesic(images, reactant, product)
@@ -81,10 +76,6 @@ class Band(NEB):
 
     Parameters
     ----------
-    surface
-        What the band is relaxed on.
-    numbers
-        ``(N,)`` atomic numbers.
     path
         ``(N, 3)`` for each image, Å; the two ends stay where they are.
     spring
@@ -161,24 +152,15 @@ def climbing_band(
     ----------
     surface, numbers, path, spring
         See :class:`Band`.
-    rough
-        Largest force on the band before an image climbs, eV/Å.
-    fmax
-        Largest force at the end, eV/Å.
+    rough, fmax
+        Largest force on the band before an image climbs, and at the end, eV/Å.
     max_steps
         Most steps, before and after an image climbs together.
-    method
-        Optimiser of ASE.
     converge
         Whether each part must converge. Otherwise, for a guess, the image climbs after half of the steps at the latest,
         and the optimiser keeps its speed then.
     far
         Most that an atom moves in all, Å; no limit if ``None``.
-
-    Returns
-    -------
-    Band
-        Relaxed.
 
     Raises
     ------
@@ -223,14 +205,8 @@ _COVERED = 0.98
 class Branch:
     """One side of a path, from the saddle point on.
 
-    Attributes
-    ----------
-    positions : (n, N, 3) float64
-        Å, as the integrator stepped.
-    energies : (n,) float64
-        eV.
-    arc : (n,) float64
-        Length of the path since the saddle point, Å·amu^½.
+    Positions are ``(n, N, 3)``, Å, as the integrator stepped; energies ``(n,)``, eV; ``arc`` is the length of the
+    path since the saddle point, ``(n,)``, Å·amu^½.
     """
 
     positions: Array
@@ -246,30 +222,10 @@ class Branch:
 def follow_irc(
     surface: Surface, saddle: Atoms, modes: Vibrations, *, fmax: float = 1e-2, tolerance: float = 1e-3
 ) -> tuple[Branch, Branch]:
-    """Follow both sides of a path.
+    """Follow both sides of a path: along the imaginary mode, which is the first, and against it.
 
-    Parameters
-    ----------
-    surface
-        What is followed downhill.
-    saddle
-        The saddle point.
-    modes
-        Its normal modes, of which the first is imaginary.
-    fmax
-        Largest force where a path ends, eV/Å.
-    tolerance
-        Of the integration, Å·amu^½.
-
-    Returns
-    -------
-    Branch, Branch
-        Along the imaginary mode and against it.
-
-    Raises
-    ------
-    SurfaceError
-        When a path does not come down to a point without forces.
+    A path ends where no force is larger than ``fmax``, eV/Å; ``tolerance`` is that of the integration, Å·amu^½. Raises
+    :class:`SurfaceError` when a path does not come down to a point without forces.
     """
     mode, curvature = modes.modes[0], abs(float(modes.eigenvalues[0]))
     push = min(np.sqrt(2 * _DROP / curvature), _LONGEST_PUSH) * mode
@@ -278,19 +234,9 @@ def follow_irc(
 
 
 def irc_frames(branch: Branch, number: int) -> list[Array]:
-    """Choose frames at equal distances along one side of a path.
+    """Choose frames ``(N, 3)`` at equal distances along one side of a path, Å, from the saddle point down.
 
-    Parameters
-    ----------
-    branch
-        The side.
-    number
-        How many.
-
-    Returns
-    -------
-    list of (N, 3) float64
-        Å, from the saddle point down; neither end is among them.
+    Neither end of the path is among them.
     """
     fallen = (branch.energies[0] - branch.energies) / (branch.energies[0] - branch.energies[-1])
     last = float(np.interp(_COVERED, fallen, branch.arc))

@@ -50,19 +50,7 @@ class Geometry:
 
 
 class PotentialSurface(Surface):
-    """The surface of a potential, in float64.
-
-    Parameters
-    ----------
-    potential
-        Converted to float64, in which its weights are exact.
-    name
-        What it is called.
-    batch_size
-        Structures at a time.
-    device
-        Where to compute.
-    """
+    """The surface of a potential, in float64, in which its weights are exact; ``batch_size`` structures at a time."""
 
     def __init__(
         self,
@@ -123,24 +111,9 @@ class PotentialSurface(Surface):
 
 
 def batch_of(structures: Sequence[Geometry | Structure], cutoff: float) -> Batch:
-    """Join geometries without their labels, in float64.
+    """Join geometries without their labels, in float64 on the CPU; ``cutoff`` is in Å.
 
-    Parameters
-    ----------
-    structures
-        At least one.
-    cutoff
-        Å, of the neighbour list.
-
-    Returns
-    -------
-    Batch
-        On the CPU.
-
-    Raises
-    ------
-    CoincidentAtoms
-        When two atoms of a structure lie at the same place.
+    Raises :class:`~hessgnn.data.neighbors.CoincidentAtoms` when two atoms of a structure lie at the same place.
     """
     positions = np.concatenate([s.positions for s in structures])
     return Batch.from_arrays(
@@ -152,21 +125,10 @@ def batch_of(structures: Sequence[Geometry | Structure], cutoff: float) -> Batch
 
 
 def edge_finder(structures: Sequence[Geometry | Structure], cutoff: float, skin: float = 0.0) -> EdgeFinder:
-    """Make a function that finds the edges of all structures as they move.
+    """Make a function that finds the edges of all structures as they move; small molecules are searched all at once.
 
-    Parameters
-    ----------
-    structures
-        Their sizes, cells and periodic directions are used.
-    cutoff
-        Å.
-    skin
-        Å, see :class:`~hessgnn.data.neighbors.NeighborFinder`; it is worth its cost where structures move often.
-
-    Returns
-    -------
-    EdgeFinder
-        Small molecules are searched all at once.
+    Of the structures, sizes, cells and periodic directions are used. ``cutoff`` and ``skin`` are in Å; a skin, see
+    :class:`~hessgnn.data.neighbors.NeighborFinder`, is worth its cost where structures move often.
     """
     sizes = np.array([len(s.numbers) for s in structures])
     if sizes.max() <= ALL_PAIRS and not any(np.any(s.pbc) for s in structures):
@@ -196,21 +158,16 @@ def by_size(sizes: NDArray[np.int64]) -> list[int]:
 def passes(
     order: Sequence[int], sizes: NDArray[np.int64], most_atoms: int | None, most_structures: int | None = None
 ) -> Iterator[list[int]]:
-    """Divide structures into passes of a potential.
+    """Divide structures into passes of a potential, and yield the indices of each.
 
     Parameters
     ----------
     order
         Indices, in the order in which they are taken.
     sizes
-        Atoms of each structure.
+        Number of atoms of each structure.
     most_atoms, most_structures
-        Of a pass, which holds one structure at least; no limit if absent.
-
-    Yields
-    ------
-    list of int
-        Indices of a pass.
+        Limits of a pass, which holds one structure at least; no limit if absent.
     """
     part: list[int] = []
     atoms = 0

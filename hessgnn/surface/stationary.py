@@ -22,16 +22,9 @@ FAR = 5.0
 
 @dataclass(frozen=True)
 class Optimised:
-    """Where an optimisation ended.
+    """Where an optimisation ended: positions ``(N, 3)`` in Å, the gradients it took, and the energy in eV.
 
-    Attributes
-    ----------
-    positions : (N, 3) float64
-        Å.
-    gradients : int
-        How many gradients it took.
-    energy : float
-        eV, without what constraints add.
+    The energy does not include what constraints add.
     """
 
     positions: Array
@@ -63,25 +56,16 @@ def quasi_newton(
 
     Parameters
     ----------
-    surface
-        What is optimised on.
     start
         Where to begin, with its constraints; not changed.
     fmax
         Largest force on any atom that counts as converged, eV/Å.
-    max_steps
-        Most steps.
     longest
         Most that an atom moves in a step, Å. Short steps stay near the path of steepest descent.
     far
         Most that an atom moves in all, Å; no limit if ``None``.
     converge
         Whether an optimisation that has not converged is a failure.
-
-    Returns
-    -------
-    Optimised
-        A converged geometry.
 
     Raises
     ------
@@ -110,22 +94,8 @@ def newton(surface: Surface, start: Atoms, fmax: float, max_steps: int, *, trust
     where the curvature is negative. It is taken only if the energy falls; the radius follows how well the quadratic
     model predicted the change (R. Fletcher, *Practical Methods of Optimization*, 1987, chapter 5).
 
-    Parameters
-    ----------
-    surface, start, fmax, max_steps
-        See :func:`quasi_newton`.
-    trust
-        Longest first step, as the norm over all coordinates, Å.
-
-    Returns
-    -------
-    Optimised
-        A converged geometry.
-
-    Raises
-    ------
-    SurfaceError
-        When it does not converge, an atom moves too far, or the surface fails.
+    Parameters and errors are those of :func:`quasi_newton`. ``trust`` is the longest first step, as the norm over all
+    coordinates, Å.
     """
     calculator = surface.calculator()
 
@@ -183,17 +153,7 @@ def find_minimum(
     push
         Largest displacement of an atom then, Å.
     prove
-        Whether a search that keeps ending on saddle points is a failure.
-
-    Returns
-    -------
-    Stationary
-        The minimum; without ``prove`` perhaps a saddle point.
-
-    Raises
-    ------
-    SurfaceError
-        When an optimisation does not converge, or the search keeps ending on saddle points.
+        Whether a search that keeps ending on saddle points raises :class:`SurfaceError`; else the last one is returned.
     """
     atoms, gradients = start.copy(), 0
     for left in range(pushes, -1, -1):
@@ -216,28 +176,11 @@ def stationary(surface: Surface, atoms: Atoms, gradients: int = 0) -> Stationary
 
 
 def converges(progress: Iterator[bool], positions: Callable[[], Array], start: Array, far: float | None) -> bool:
-    """Run an optimiser of ASE to its end.
+    """Run an optimiser of ASE to its end, and return whether it has converged.
 
-    Parameters
-    ----------
-    progress
-        What its ``irun`` returns.
-    positions
-        Returns the current positions, Å.
-    start
-        Where it began, in the same shape.
-    far
-        Most that an atom moves in all, Å; no limit if ``None``.
-
-    Returns
-    -------
-    bool
-        Whether it has converged.
-
-    Raises
-    ------
-    SurfaceError
-        When an atom moves too far.
+    ``progress`` is what its ``irun`` returns; ``positions`` returns the current positions, Å, in the shape of
+    ``start``. Raises :class:`SurfaceError` when an atom moves farther than ``far``, Å; there is no limit if that is
+    ``None``.
     """
     converged = False
     for step in progress:
@@ -269,15 +212,7 @@ def _rational_step(gradient: Array, values: Array, vectors: Array, radius: float
 
 @dataclass(frozen=True)
 class SaddleSearch:
-    """Where a search ended.
-
-    Attributes
-    ----------
-    positions : (N, 3) float64
-        Å.
-    steps, gradients, hessians : int
-        What it took.
-    """
+    """Where a search ended: positions ``(N, 3)`` in Å, and what it took."""
 
     positions: Array
     steps: int
@@ -302,26 +237,14 @@ def search_saddle(
     """Walk from a guess towards a saddle point, in Cartesian coordinates.
 
     E. D. Hermes, K. Sargsyan, H. N. Najm, J. Zádor, JCTC 18, 6974 (2022), with the surface's own Hessian to start from.
+    Where it converges, any number of modes may be imaginary.
 
     Parameters
     ----------
-    surface
-        What is searched.
-    start
-        The guess; not changed.
-    fmax
-        Largest force on any atom that counts as converged, eV/Å.
-    max_steps
-        Most steps.
+    surface, start, fmax, max_steps, far
+        See :func:`quasi_newton`.
     renew
         Steps after which the search begins anew with the exact Hessian, which Sella only updates; never by default.
-    far
-        Most that an atom moves in all, Å; no limit if ``None``.
-
-    Returns
-    -------
-    SaddleSearch
-        A converged geometry, of any number of imaginary modes.
 
     Raises
     ------
@@ -362,23 +285,7 @@ def find_saddle(
     renew: int | None = None,
     far: float | None = FAR,
 ) -> Stationary:
-    """Search a saddle point and prove that it is one of first order.
-
-    Parameters
-    ----------
-    surface, start, fmax, max_steps, renew, far
-        See :func:`search_saddle`.
-
-    Returns
-    -------
-    Stationary
-        With exactly one imaginary mode, the first.
-
-    Raises
-    ------
-    SurfaceError
-        When the search does not converge, or ends elsewhere.
-    """
+    """Search with :func:`search_saddle`; :class:`SurfaceError` unless exactly one mode is imaginary, the first."""
     found = search_saddle(surface, start, fmax, max_steps, renew=renew, far=far)
     atoms = start.copy()
     atoms.positions = found.positions

@@ -65,13 +65,7 @@ class Engine(Surface):
 
 
 class EngineCalculator(Calculator):
-    """An engine as an ASE calculator, for ASE's and Sella's optimisers.
-
-    Parameters
-    ----------
-    engine
-        What computes.
-    """
+    """An engine as an ASE calculator, for ASE's and Sella's optimisers."""
 
     implemented_properties: ClassVar[list[str]] = ["energy", "forces"]
 
@@ -123,11 +117,5 @@ EngineChoice = Annotated[SerializeAsAny[EngineSettings], BeforeValidator(_settin
 
 
 def make_engine(settings: EngineSettings) -> Engine:
-    """Make the engine that settings belong to.
-
-    Raises
-    ------
-    ConfigError
-        When the engine's package is missing.
-    """
+    """Make the engine that settings belong to; :class:`~hessgnn.errors.ConfigError` when its package is missing."""
     return ENGINES[settings.name](settings)  # type: ignore[call-arg]
