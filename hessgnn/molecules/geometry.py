@@ -44,16 +44,12 @@ def bonded_pairs(
 
     Parameters
     ----------
-    numbers
-        ``(N,)`` atomic numbers.
     positions
         ``(N, 3)``, Å.
     factor
         Two atoms are bonded when they are closer than this times the sum of their covalent radii.
-    cell
-        ``(3, 3)``, Å, rows are lattice vectors; not needed without periodicity.
-    pbc
-        ``(3,)`` or one value: which lattice vectors are periodic.
+    cell, pbc
+        ``(3, 3)``, Å, rows are lattice vectors; and which of them are periodic, ``(3,)`` or one value for all.
 
     Returns
     -------
@@ -74,17 +70,9 @@ def bonded_pairs(
 
 
 def bonds(numbers: NDArray[np.int64], positions: Array, factor: float) -> NDArray[np.int64]:
-    """Find the bonds of a molecule.
+    """Find the bonds of a molecule, see :func:`bonded_pairs`.
 
-    Parameters
-    ----------
-    numbers, positions, factor
-        See :func:`bonded_pairs`.
-
-    Returns
-    -------
-    (n, 2) int64
-        Each pair once, the lower index first, sorted.
+    Returns ``(n, 2)`` int64: each pair once, the lower index first, sorted.
     """
     (i, j), _ = bonded_pairs(numbers, positions, factor)
     return np.unique(np.stack([i, j], axis=1)[i < j], axis=0)
@@ -102,29 +90,14 @@ def connectivity(
     pbc: NDArray[np.bool_] | bool = False,
     where: object | None = None,
 ) -> str:
-    """Fingerprint of the bonded graph, the same for any order of the atoms.
+    """Fingerprint of the bonded graph, the same for any order of the atoms: Hill formula and 16 hexadecimal digits.
 
     Two conformers have the same fingerprint, two isomers do not. Atoms are distinguished by their elements and, round
-    by round, by those of their neighbours (Weisfeiler and Lehman). networkx is not used, because its hashes differ from
-    release to release and splits are drawn by this fingerprint. The method cannot distinguish some pairs of graphs,
-    such as decalin and bicyclopentyl: they stay in one split, which does no harm.
+    by round, by those of their neighbours (Weisfeiler and Lehman). networkx is not used, because its hashes differ
+    from release to release and splits are drawn by this fingerprint. The method cannot distinguish some pairs of
+    graphs, such as decalin and bicyclopentyl: they stay in one split, which does no harm.
 
-    Parameters
-    ----------
-    numbers, positions, cell, pbc
-        See :func:`bonded_pairs`.
-    where
-        Names the structure in an error.
-
-    Returns
-    -------
-    str
-        Hill formula and 16 hexadecimal digits.
-
-    Raises
-    ------
-    DataError
-        When two atoms lie at the same place.
+    Raises :class:`~hessgnn.errors.DataError`, which names ``where``, when two atoms lie at the same place.
     """
     (i, j), lengths = bonded_pairs(numbers, positions, GRAPH_BOND, cell, pbc)
     if lengths.min(initial=np.inf) < COINCIDENT:
@@ -183,17 +156,7 @@ def rmsd(positions: Array, reference: Array) -> float:
 def sorted_distances(numbers: NDArray[np.int64], positions: Array) -> Array:
     """All distances, sorted within each pair of elements: equal for copies, whatever their order and handedness.
 
-    Parameters
-    ----------
-    numbers
-        ``(N,)`` atomic numbers.
-    positions
-        ``(N, 3)``, Å.
-
-    Returns
-    -------
-    (N (N - 1) / 2,) float64
-        Å.
+    Returns ``(N (N - 1) / 2,)`` float64, Å, for positions ``(N, 3)``, Å.
     """
     distances = pdist(positions)
     i, j = np.triu_indices(len(numbers), 1)
@@ -209,17 +172,8 @@ def same_shape(first: Array, second: Array, tolerance: float) -> bool:
 def invariants(numbers: NDArray[np.int64], positions: Array) -> Array:
     """Four numbers that depend on the shape of a molecule alone, to find copies without comparing all pairs.
 
-    Parameters
-    ----------
-    numbers
-        ``(N,)`` atomic numbers.
-    positions
-        ``(N, 3)``, Å.
-
-    Returns
-    -------
-    (4,) float64
-        Repulsion of the nuclei Σ ZᵢZⱼ/rᵢⱼ, its moments Σᵢ Zᵢφᵢ² and Σᵢ Zᵢφᵢ³ with φᵢ = Σⱼ Zⱼ/rᵢⱼ, and Σ ZᵢZⱼrᵢⱼ².
+    They are the repulsion of the nuclei Σ ZᵢZⱼ/rᵢⱼ, its moments Σᵢ Zᵢφᵢ² and Σᵢ Zᵢφᵢ³ with φᵢ = Σⱼ Zⱼ/rᵢⱼ, and Σ
+    ZᵢZⱼrᵢⱼ², for positions in Å.
     """
     charges = numbers.astype(np.float64)
     distances = np.maximum(cdist(positions, positions), 1e-3)  # coincident atoms are another check's business
@@ -231,18 +185,5 @@ def invariants(numbers: NDArray[np.int64], positions: Array) -> Array:
 
 
 def molecule_rng(seed: int, name: str) -> np.random.Generator:
-    """Make the random stream of one molecule, which does not depend on the other molecules or on their order.
-
-    Parameters
-    ----------
-    seed
-        Shared by all molecules.
-    name
-        The molecule's.
-
-    Returns
-    -------
-    numpy.random.Generator
-        The stream.
-    """
+    """Make the random stream of one molecule, which does not depend on the other molecules or on their order."""
     return np.random.default_rng([seed, int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")])

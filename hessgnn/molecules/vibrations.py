@@ -55,18 +55,7 @@ class Vibrations:
         return float(0.5 * WAVENUMBER * self.frequencies[self.frequencies > 0].sum())
 
     def n_imaginary(self, threshold: float = 0.0) -> int:
-        """Count the imaginary frequencies.
-
-        Parameters
-        ----------
-        threshold
-            Only those larger than this are counted, cm⁻¹.
-
-        Returns
-        -------
-        int
-            0 at a minimum, 1 at a transition state.
-        """
+        """Count the imaginary frequencies larger than a threshold, cm⁻¹: 0 at a minimum, 1 at a transition state."""
         return int((self.frequencies < -threshold).sum())
 
 
@@ -156,19 +145,9 @@ def vibrations(
 
 
 def eckart_projector(masses: ArrayLike, positions: ArrayLike) -> Array:
-    """Projector onto the internal motions, in mass-weighted coordinates.
+    """Projector ``(3N, 3N)`` onto the internal motions, in mass-weighted coordinates.
 
-    Parameters
-    ----------
-    masses
-        ``(N,)``, amu.
-    positions
-        ``(N, 3)``, Å, anywhere in space.
-
-    Returns
-    -------
-    (3N, 3N) float64
-        Symmetric and idempotent; its trace is 3N − 6, 3N − 5 for a linear molecule, 0 for an atom.
+    Symmetric and idempotent; its trace is 3N − 6, 3N − 5 for a linear molecule, 0 for an atom.
     """
     basis = _internal_basis(np.asarray(masses, dtype=np.float64), np.asarray(positions, dtype=np.float64))
     return basis @ basis.T
