@@ -1,4 +1,4 @@
-"""Configurations: pydantic models read from YAML, with unknown keys refused and errors told in one line.
+"""Configurations: pydantic models read from YAML; unknown keys are errors, and an error is one line.
 
 Each part of the package declares its own settings beside its code as a subclass of :class:`Settings`; this module
 only knows how to read, override and write them.
@@ -18,7 +18,7 @@ from hessgnn.runtime.files import write_text
 
 
 class Settings(BaseModel):
-    """A group of settings: immutable, unknown keys refused, defaults checked, no NaN or infinity."""
+    """A group of settings: immutable, unknown keys are errors, defaults are checked, no NaN or infinity."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
@@ -29,20 +29,8 @@ S = TypeVar("S", bound=Settings)
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file that holds one mapping.
 
-    Parameters
-    ----------
-    path
-        The file. Only plain YAML is accepted (``yaml.safe_load``): no tag can run code.
-
-    Returns
-    -------
-    dict
-        The mapping.
-
-    Raises
-    ------
-    ConfigError
-        When the file is missing, is not YAML, or is not a mapping.
+    Only plain YAML is accepted (``yaml.safe_load``): no tag can run code. Raises :class:`ConfigError` when the file
+    is missing, is not YAML, or is not a mapping.
     """
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -63,24 +51,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def override(content: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
-    """Apply dotted ``a.b=value`` assignments to a nested mapping.
+    """Apply dotted ``section.key=value`` assignments to a nested mapping, and return a new one; values are YAML.
 
-    Parameters
-    ----------
-    content
-        The mapping; it is not changed.
-    assignments
-        Strings such as ``training.seed=3``. The value is read as YAML.
-
-    Returns
-    -------
-    dict
-        A new mapping.
-
-    Raises
-    ------
-    ConfigError
-        When an assignment has no ``=`` or goes through a key that holds a plain value.
+    Raises :class:`ConfigError` when an assignment has no ``=`` or goes through a key that holds a plain value.
     """
     result = merge(content)
     for assignment in assignments:
@@ -96,18 +69,7 @@ def override(content: Mapping[str, Any], assignments: Sequence[str]) -> dict[str
 
 
 def merge(*contents: Mapping[str, Any]) -> dict[str, Any]:
-    """Join nested mappings; where two hold a value under the same key, the later one wins.
-
-    Parameters
-    ----------
-    *contents
-        The mappings; they are not changed.
-
-    Returns
-    -------
-    dict
-        A new mapping.
-    """
+    """Join nested mappings into a new one; where two hold a value under the same key, the later one wins."""
     result: dict[str, Any] = {}
     for content in contents:
         for key, value in content.items():
@@ -120,17 +82,7 @@ def merge(*contents: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def set_dotted(content: dict[str, Any], key: str, value: Any) -> None:
-    """Set ``content["a"]["b"]`` for the key ``a.b``, making the mappings on the way.
-
-    Parameters
-    ----------
-    content
-        The mapping, changed in place.
-    key
-        Dotted path.
-    value
-        The value to set.
-    """
+    """Set ``content["a"]["b"]`` for the key ``a.b`` in place, making the mappings on the way."""
     *parents, last = key.split(".")
     node = content
     for name in parents:
@@ -141,20 +93,7 @@ def set_dotted(content: dict[str, Any], key: str, value: Any) -> None:
 
 
 def get_dotted(content: Mapping[str, Any], key: str) -> Any:
-    """Read ``content["a"]["b"]`` for the key ``a.b``; ``None`` where there is no such key.
-
-    Parameters
-    ----------
-    content
-        The mapping.
-    key
-        Dotted path.
-
-    Returns
-    -------
-    Any
-        The value.
-    """
+    """Read ``content["a"]["b"]`` for the key ``a.b``; ``None`` where there is no such key."""
     node: Any = content
     for name in key.split("."):
         node = node.get(name) if isinstance(node, Mapping) else None
@@ -164,24 +103,7 @@ def get_dotted(content: Mapping[str, Any], key: str) -> Any:
 def parse(model: type[S], content: Mapping[str, Any], *, where: object) -> S:
     """Check a mapping against a model.
 
-    Parameters
-    ----------
-    model
-        The settings class.
-    content
-        What the user wrote.
-    where
-        Named in the error: a file, usually.
-
-    Returns
-    -------
-    Settings
-        An instance of ``model``.
-
-    Raises
-    ------
-    ConfigError
-        Told in one line, with the key and a hint.
+    Raises :class:`ConfigError`: one line with ``where`` (usually a file), the key and a hint.
     """
     try:
         return model.model_validate(content)
@@ -193,30 +115,10 @@ def parse(model: type[S], content: Mapping[str, Any], *, where: object) -> S:
 
 
 def parse_named(models: Mapping[str, type[S]], content: Any, *, key: str, where: str, default: str | None = None) -> S:
-    """Check a mapping against the model that one of its values names.
+    """Check a mapping against the model that its value under ``key`` names; settings that were checked already pass.
 
-    Parameters
-    ----------
-    models
-        Name -> settings class.
-    content
-        What the user wrote, or settings that were checked already.
-    key
-        Which value names the model.
-    where
-        The section, for the error.
-    default
-        The name where there is none.
-
-    Returns
-    -------
-    Settings
-        An instance of the model.
-
-    Raises
-    ------
-    ConfigError
-        When there is no such name, or the mapping does not fit the model.
+    Raises :class:`ConfigError` when there is no such name, or the mapping does not fit the model. ``where`` is the
+    section, for the error.
     """
     if isinstance(content, Settings):
         return content  # type: ignore[return-value]
@@ -230,75 +132,24 @@ def parse_named(models: Mapping[str, type[S]], content: Any, *, key: str, where:
 
 
 def load(model: type[S], path: Path, assignments: Sequence[str] = ()) -> S:
-    """Read a YAML file, apply overrides and check it against a model.
-
-    Parameters
-    ----------
-    model
-        The settings class.
-    path
-        The YAML file.
-    assignments
-        Dotted overrides, see :func:`override`.
-
-    Returns
-    -------
-    Settings
-        An instance of ``model``.
-    """
+    """Read a YAML file, apply dotted overrides (see :func:`override`) and check it against a model."""
     return parse(model, override(read_yaml(path), assignments), where=path)
 
 
 def dump(settings: Settings) -> str:
-    """Write settings as YAML that :func:`load` reads back.
-
-    Parameters
-    ----------
-    settings
-        The settings.
-
-    Returns
-    -------
-    str
-        YAML text with every key, defaults included.
-    """
+    """Write settings as YAML that :func:`load` reads back, with every key, defaults included."""
     return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 def save(settings: Settings, path: Path) -> None:
-    """Write settings to a file, atomically.
-
-    Parameters
-    ----------
-    settings
-        The settings.
-    path
-        The YAML file.
-    """
+    """Write settings to a YAML file, atomically."""
     write_text(path, dump(settings))
 
 
 def read_json(model: type[S], path: Path, *, hint: str) -> S:
-    """Read a JSON file that this package wrote.
+    """Read a JSON file that this package wrote, and check it against a model.
 
-    Parameters
-    ----------
-    model
-        What it holds.
-    path
-        The file.
-    hint
-        What to do when it is not there.
-
-    Returns
-    -------
-    Settings
-        Checked.
-
-    Raises
-    ------
-    DataError
-        When the file is missing, damaged, or has missing or unknown fields.
+    Raises :class:`DataError` when the file is missing (with ``hint``), damaged, or has missing or unknown fields.
     """
     try:
         return model.model_validate_json(Path(path).read_text(encoding="utf-8"))
@@ -313,19 +164,7 @@ def read_json(model: type[S], path: Path, *, hint: str) -> S:
 def explain(error: ValidationError, model: type[BaseModel], *, where: object) -> ConfigError:
     """Turn pydantic's report into one line that names the key and the hint.
 
-    Parameters
-    ----------
-    error
-        What pydantic raised. Its first entry is told, the number of others is counted.
-    model
-        The model that was checked, to suggest the key that was meant.
-    where
-        Named in the error.
-
-    Returns
-    -------
-    ConfigError
-        Ready to be raised.
+    The first entry is reported, the number of others is counted. The key that was meant is suggested from the model.
     """
     entries = error.errors()
 

@@ -21,20 +21,8 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 def atomic_path(target: Path) -> Iterator[Path]:
     """Give a temporary path beside ``target`` that replaces it when the block ends without an error.
 
-    Parameters
-    ----------
-    target
-        The file to be written. Its folder is created.
-
-    Yields
-    ------
-    Path
-        Where to write. On an error it is removed and ``target`` stays as it was.
-
-    Raises
-    ------
-    UserError
-        When the folder cannot be written to, or the disk is full.
+    The folder of ``target`` is created. On an error the temporary file is removed and ``target`` stays as it was.
+    Raises :class:`UserError` when the folder cannot be written to, or the disk is full.
     """
     target = Path(target)
     try:
@@ -59,20 +47,8 @@ def atomic_path(target: Path) -> Iterator[Path]:
 def atomic_folder(target: Path) -> Iterator[Path]:
     """Give a temporary folder beside ``target`` that takes its name when the block ends without an error.
 
-    Parameters
-    ----------
-    target
-        The folder to be made; it must not exist.
-
-    Yields
-    ------
-    Path
-        Where to write. On an error it is removed.
-
-    Raises
-    ------
-    UserError
-        When the folder cannot be written to, or the disk is full.
+    ``target`` must not exist. On an error the temporary folder is removed. Raises :class:`UserError` as
+    :func:`atomic_path` does.
     """
     target = Path(target)
     temporary = None
@@ -92,19 +68,8 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 def lock_file(path: Path, busy: UserError, *, timeout: float = 0.0) -> Iterator[None]:
     """Hold a file that one process can hold at a time. It is removed afterwards, and free when its process is killed.
 
-    Parameters
-    ----------
-    path
-        The file. Its folder is created.
-    busy
-        Raised when another process has it.
-    timeout
-        Seconds to wait for it.
-
-    Raises
-    ------
-    UserError
-        When the folder cannot be written to.
+    The folder of ``path`` is created; :class:`UserError` when it cannot be written to. ``busy`` is raised when
+    another process still has the file after ``timeout``, in seconds.
     """
     lock = FileLock(path, thread_local=False)  # it may be released by another thread
     try:
@@ -125,17 +90,8 @@ def lock_file(path: Path, busy: UserError, *, timeout: float = 0.0) -> Iterator[
 def locked(target: Path) -> Iterator[None]:
     """Keep other processes that ask for the same from writing a file meanwhile.
 
-    What a killed one left of an :func:`atomic_path` is removed.
-
-    Parameters
-    ----------
-    target
-        The file. Its folder is created.
-
-    Raises
-    ------
-    UserError
-        When another process has the lock, or the folder cannot be written to.
+    What a killed one left of an :func:`atomic_path` is removed. Raises :class:`UserError` when another process has
+    the lock, or the folder cannot be written to.
     """
     target = Path(target)
     busy = UserError("another process is writing it", where=target, hint="wait until that has ended")
@@ -169,37 +125,16 @@ def _umask() -> int:
 
 
 def write_text(target: Path, text: str) -> None:
-    """Write a text file atomically.
-
-    Parameters
-    ----------
-    target
-        The file.
-    text
-        Its whole content, written as UTF-8.
-    """
+    """Write a text file atomically, as UTF-8."""
     with atomic_path(target) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def find_resource(name: str | Path) -> Path:
-    """Find a file by path, or one of the files that ship with the project.
+    """Find a file by path, or one of the files that ship with the project; :class:`UserError` when there is none.
 
-    Parameters
-    ----------
-    name
-        A path; relative ones are looked for in the working folder, then among the shipped ``configs/`` and
-        ``sweeps/`` (of the checkout, or installed inside the package).
-
-    Returns
-    -------
-    Path
-        An existing file.
-
-    Raises
-    ------
-    UserError
-        When there is none.
+    Relative paths are looked for in the working folder, then among the shipped ``configs/`` and ``sweeps/`` (of the
+    checkout, or installed inside the package).
     """
     path = Path(name)
     candidates = [path, _PACKAGE.parent / path, _PACKAGE / "share" / path]

@@ -13,20 +13,7 @@ from hessgnn.errors import ConfigError, did_you_mean
 def import_path(path: str) -> Any:
     """Import what a user named as ``package.module:name``; the working folder is searched first.
 
-    Parameters
-    ----------
-    path
-        For example ``my_gnn:Net``.
-
-    Returns
-    -------
-    object
-        What stands there.
-
-    Raises
-    ------
-    ConfigError
-        When it is not such a path, or cannot be imported.
+    Raises :class:`ConfigError` when it is not such a path, or cannot be imported.
     """
     module_name, _, attribute = path.partition(":")
     if not (module_name and attribute):
@@ -47,28 +34,16 @@ def import_path(path: str) -> Any:
 
 
 def require(module: str, *, package: str, extra: str, purpose: str) -> Any:
-    """Import a module of an optional package.
+    """Import a module of an optional package; :class:`ConfigError` with the pip line when it is not installed.
 
     Parameters
     ----------
-    module
-        What to import.
     package
         What pip calls it.
     extra
         The extra of hessgnn that installs it.
     purpose
         What needs it, as the subject of a sentence.
-
-    Returns
-    -------
-    module
-        The module.
-
-    Raises
-    ------
-    ConfigError
-        With the pip line, when it is not installed.
     """
     try:
         return importlib.import_module(module)

@@ -50,10 +50,8 @@ def wait_briefly() -> None:
 def warn_of_busy_waiting() -> None:
     """Warn once if torch was imported before :func:`wait_briefly`, and has threads that wait for each other.
 
-    Warns
-    -----
-    BusyWaitingWarning
-        With torch on GNU's OpenMP and more than one thread. What torch has read cannot be changed afterwards.
+    The warning is a :class:`BusyWaitingWarning`, with torch on GNU's OpenMP and more than one thread. What torch has
+    read cannot be changed afterwards.
     """
     torch = sys.modules.get("torch")
     if not _Waiting.too_late or torch is None or torch.get_num_threads() < 2 or not _has_libgomp():
@@ -88,18 +86,7 @@ def one_blas_thread() -> Iterator[None]:
 
 
 def shared_threads(processes: int) -> int:
-    """CPU threads for each of several processes: the cores that this one may use, shared out.
-
-    Parameters
-    ----------
-    processes
-        How many; 0 counts as 1.
-
-    Returns
-    -------
-    int
-        At least 1.
-    """
+    """Divide the cores that this process may use: CPU threads for each of several processes, at least 1."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // max(1, processes))
 
@@ -114,17 +101,12 @@ def visible_gpus() -> list[str]:
 
 
 def keep_freed_memory() -> bool:
-    """Let the process keep large freed blocks for its next tensors.
+    """Let the process keep large freed blocks for its next tensors; return whether the system's allocator can.
 
     By default glibc returns them to the system and asks for them again, zeroed page by page: a Hessian step allocates
     thousands of blocks of about a megabyte, and each costs page faults again. The process then holds its peak memory
     until its end, so this is for processes that end with their job. To be called before the first large tensor is
-    made; it cannot be undone.
-
-    Returns
-    -------
-    bool
-        Whether the system's allocator took the settings: it is glibc's, not musl's or one of another system.
+    made; it cannot be undone. The allocators of musl and of other systems than Linux cannot do this.
     """
     mallopt = _glibc("mallopt")
     if mallopt is None:
@@ -135,13 +117,7 @@ def keep_freed_memory() -> bool:
 
 
 def release_freed_memory() -> bool:
-    """Give freed memory back to the system now, so that what is resident is what is in use.
-
-    Returns
-    -------
-    bool
-        Whether the system's allocator can.
-    """
+    """Give freed memory back to the system, so that what is resident is in use; return whether the allocator can."""
     trim = _glibc("malloc_trim")
     if trim is None:
         return False

@@ -28,7 +28,7 @@ def peak_memory(
     threads: int | None = None,
     keep_memory: bool = False,
 ) -> float:
-    """Memory that a piece of work needs beyond what its potential and batch take.
+    """Memory that a piece of work needs beyond what its potential and batch take, MiB.
 
     On a GPU, what torch's allocator handed out at most. On the CPU, how far the peak of the resident memory rises in
     a fresh process that does nothing else: in this one, memory that was freed before would hide it.
@@ -36,20 +36,11 @@ def peak_memory(
     Parameters
     ----------
     pieces
-        Gives the pieces; it can be pickled.
-    name
-        Of the piece.
-    device
-        Of the piece.
+        Makes the pieces of work by name; it can be pickled.
     threads
         CPU threads of the fresh process; as many as torch uses in this one if absent.
     keep_memory
         Whether the fresh process keeps freed memory, see :func:`~hessgnn.runtime.machine.keep_freed_memory`.
-
-    Returns
-    -------
-    float
-        MiB.
 
     Raises
     ------

@@ -128,7 +128,7 @@ class Pool:
         last
             Makes the last report, when the job has left its worker, of its result; of ``None`` where it has none.
         where, hint
-            Named if the worker dies.
+            Part of the error if the worker dies.
 
         Returns
         -------
@@ -252,28 +252,8 @@ def each(
 ) -> Iterator[Y]:
     """Call a function for each of some items, in processes of one thread each, and yield the results as they come.
 
-    Parameters
-    ----------
-    function
-        Can be pickled, as its results and the items.
-    items
-        What it is called with, in no certain order.
-    processes
-        At once.
-    where, hint
-        Named if one of them dies.
-    preload
-        See :class:`Pool`.
-
-    Yields
-    ------
-    object
-        What the function returns.
-
-    Raises
-    ------
-    WorkerDied
-        When a process dies. What a function raises is raised here.
+    The function, its results and the items can be pickled. What the function raises is raised here;
+    :class:`WorkerDied`, with ``where`` and ``hint``, when a process dies.
     """
     number = min(processes, len(items))
     with Pool(number, threads=1, reuse=True, preload=preload, grace=0.0) as pool:
@@ -390,10 +370,7 @@ def block_interrupts() -> None:
 def uninterrupted() -> Iterator[None]:
     """Hold Ctrl-C back until something short is done, such as a write that takes a lock.
 
-    Raises
-    ------
-    KeyboardInterrupt
-        At the end, if it was pressed meanwhile.
+    Raises :class:`KeyboardInterrupt` at the end, if it was pressed meanwhile.
     """
     elsewhere = threading.current_thread() is not threading.main_thread()  # Ctrl-C is for the main thread alone
     if elsewhere or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what runs in the background

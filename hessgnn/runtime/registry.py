@@ -45,22 +45,9 @@ class Registry(Mapping[str, T]):
         self._found: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[D], D]:
-        """Give a thing a name, as a decorator.
+        """Give a thing a name, as a decorator; a name belongs to one thing only.
 
-        Parameters
-        ----------
-        name
-            What configs and commands call it. A name belongs to one thing only.
-
-        Returns
-        -------
-        Callable
-            The decorator; it returns what it is given unchanged.
-
-        Raises
-        ------
-        ConfigError
-            When the name is taken by something else.
+        Raises :class:`ConfigError` when something else has the name.
         """
 
         def decorate(thing: D) -> D:
@@ -97,18 +84,10 @@ class Registry(Mapping[str, T]):
         return name in self.names()
 
     def __getitem__(self, name: str) -> T:
-        """Find what a name stands for.
+        """Find what a name stands for; :class:`ConfigError` when there is no such name, module or attribute.
 
-        Parameters
-        ----------
-        name
-            A registered name, an entry point, or ``package.module:name``, which is imported (the working folder is
-            searched first).
-
-        Raises
-        ------
-        ConfigError
-            When there is no such name, module or attribute.
+        The name is a registered one, an entry point, or ``package.module:name``, which is imported (the working
+        folder is searched first).
         """
         if name in self._found:  # without looking at the folder again: a loop may ask in each step
             return self._found[name]

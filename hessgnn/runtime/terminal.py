@@ -34,13 +34,6 @@ def main(application: typer.Typer, arguments: Sequence[str] | None = None) -> No
     """Run a command and exit: status 2 and one line for wrong input, 1 for a bug, with its traceback in a file.
 
     A sweep or a study of which no run could be trained has status 1, too.
-
-    Parameters
-    ----------
-    application
-        The verbs.
-    arguments
-        Of the command line; ``sys.argv`` by default.
     """
     wait_briefly()
     errors = Console(stderr=True, soft_wrap=True)
@@ -91,14 +84,8 @@ def say(console: Console, text: str) -> None:
 class ProgressLog:
     """One line for each finished unit of work, where the output is redirected, and in a log file.
 
-    On a terminal a live display shows the same; only the file is written then.
-
-    Parameters
-    ----------
-    console
-        Where lines are printed, unless it is a terminal.
-    path
-        Log file, to which each line is appended with the time; none if absent. It is created with the first line.
+    On a terminal a live display shows the same; only the file is written then. Each line is appended to the file at
+    ``path``, if there is one, with the time. The file is created with the first line.
     """
 
     def __init__(self, console: Console, path: Path | None = None) -> None:
@@ -107,15 +94,7 @@ class ProgressLog:
         self._lock = threading.Lock()
 
     def line(self, title: str, text: str) -> None:
-        """Write ``[title] text``.
-
-        Parameters
-        ----------
-        title
-            What the line is about, such as ``final ani E-F seed 1``: what to grep for.
-        text
-            What was finished.
-        """
+        """Write ``[title] text``: what the line is about, such as ``final ani E-F seed 1``, and what was finished."""
         line = " ".join(f"[{title}] {text}".splitlines())
         with self._lock:
             if not self._console.is_terminal:
@@ -125,18 +104,9 @@ class ProgressLog:
                     file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {line}\n")
 
     def progress(self, title: str, what: str, done: int, total: int, text: str, *, parts: int = 10) -> None:
-        """Write a line whenever another part of something long is done, and at its end.
+        """Write a line whenever another part of something long is done, and at its end; ``parts`` lines at most.
 
-        Parameters
-        ----------
-        title, text
-            See :meth:`line`.
-        what
-            What is counted: the same title may have several things to count.
-        done, total
-            Units that are done, and all of them.
-        parts
-            Lines at most.
+        ``what`` is counted: the same title may have several things to count. ``done`` of ``total`` units are done.
         """
         reached = parts * done // max(total, 1)
         if reached > self._reached.get((title, what), 0):
@@ -151,20 +121,7 @@ PATIENCE = 2.0
 
 
 def tracked(items: Sequence[T] | NDArray, description: str) -> Iterator[T]:
-    """Go through items, with a bar on the terminal's error stream.
-
-    Parameters
-    ----------
-    items
-        What to go through.
-    description
-        What is done with them, a few words.
-
-    Yields
-    ------
-    object
-        Each item.
-    """
+    """Yield items, with a progress bar on the terminal's error stream, once that takes longer than :data:`PATIENCE`."""
     console = Console(stderr=True)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(compact=True)
     progress = Progress(*columns, console=console, transient=True)

@@ -42,12 +42,8 @@ class Link(Protocol):
 class LocalLink:
     """The link of a job that runs in the process of its pool.
 
-    Parameters
-    ----------
-    hear
-        Called with each report; what it returns, unless that is ``None``, is the result that the job is ended with.
-    stopping
-        Set when all jobs are to end.
+    ``hear`` is called with each report; what it returns, unless that is ``None``, becomes the result of the job,
+    which is then ended. ``stopping`` is set when all jobs are to end.
     """
 
     def __init__(self, hear: Callable[[Any], Any], stopping: threading.Event) -> None:
@@ -91,15 +87,7 @@ class Settings:
 
 
 def serve(connection: Connection, settings: Settings) -> None:
-    """Do jobs in this process until the parent has no more.
-
-    Parameters
-    ----------
-    connection
-        Jobs come from it, results and reports go into it.
-    settings
-        Of the process.
-    """
+    """Do jobs in this process until the parent has no more; results and reports go back through the connection."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent alone, who ends its children in order
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ.clear()  # a server's are of the moment when it was started
@@ -140,18 +128,7 @@ def _end_with_parent() -> None:
 
 
 def set_torch_threads(number: int) -> int:
-    """Set torch's threads if it has been imported.
-
-    Parameters
-    ----------
-    number
-        CPU threads.
-
-    Returns
-    -------
-    int
-        Their number before.
-    """
+    """Set the number of torch's CPU threads if it has been imported, and return their number before."""
     torch = sys.modules.get("torch")
     if torch is None:
         return number
