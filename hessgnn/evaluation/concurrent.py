@@ -71,24 +71,17 @@ class SubjectRunner(Protocol):
 def concurrently(
     surface: Surface, subjects: Sequence[X], work: Callable[[Surface, X], Y], at_once: int = AT_ONCE
 ) -> Iterator[tuple[X, Y]]:
-    """Do the same work for many subjects concurrently.
+    """Do the same work for many subjects concurrently; yield each with its result, in the order in which they finish.
 
     Parameters
     ----------
     surface
         Calls are batched on a :class:`PotentialSurface` only; on any other surface the subjects run sequentially.
     subjects
-        Started in this order.
+        Started in this order, at most ``at_once`` at the same time.
     work
-        What to do, given a surface and a subject. It must not draw from a shared random state.
-    at_once
-        Most subjects that run at the same time.
-
-    Yields
-    ------
-    tuple
-        A subject and what ``work`` returned for it, in the order in which they finish. An exception in ``work`` is
-        raised here and stops all other subjects, as does closing the iterator.
+        What to do, given a surface and a subject. It must not draw from a shared random state. An exception is raised
+        here and stops all other subjects, as does closing the iterator.
     """
     with one_blas_thread():
         if isinstance(surface, PotentialSurface):
@@ -125,20 +118,7 @@ def _in_threads(
 def run_concurrently(
     task: SubjectRunner, surface: Surface, subjects: Sequence[Subject]
 ) -> Iterator[tuple[str, Result]]:
-    """Run a task on many subjects concurrently.
-
-    Parameters
-    ----------
-    task
-        Its ``run`` is called for each subject alone.
-    surface, subjects
-        See :func:`concurrently`.
-
-    Yields
-    ------
-    str, dict
-        As :meth:`hessgnn.evaluation.tasks.subjects.SubjectTask.run`, in the order in which subjects finish.
-    """
+    """Run a task on each subject alone, concurrently, and yield the results in the order in which subjects finish."""
     for _, results in concurrently(surface, subjects, partial(run_alone, task)):
         yield from results
 
@@ -146,24 +126,9 @@ def run_concurrently(
 def run_shares(
     task: SubjectRunner, surface: Surface, subjects: Sequence[Subject], processes: int
 ) -> Iterator[tuple[str, Result]]:
-    """Run a task in several processes, each on its share of the subjects together.
+    """Run a task in several processes of one thread each, on shares of the subjects; yield results as they come.
 
-    Parameters
-    ----------
-    task, surface, subjects
-        See :func:`run_concurrently`.
-    processes
-        How many, one thread of torch each.
-
-    Yields
-    ------
-    str, dict
-        As they come.
-
-    Raises
-    ------
-    WorkerDied
-        When a process was ended by the system.
+    Raises :class:`~hessgnn.runtime.processes.WorkerDied` when a process was ended by the system.
     """
     with Pool(processes, threads=1, preload=PRELOAD, grace=0.0) as pool:
         shares = [partial(_share, task, surface, subjects[k::processes]) for k in range(processes)]
@@ -177,20 +142,7 @@ def _share(task: SubjectRunner, surface: Surface, subjects: Sequence[Subject], l
 
 
 def run_alone(task: SubjectRunner, surface: Surface, subject: Subject) -> list[tuple[str, Result]]:
-    """Run a task on one subject.
-
-    Parameters
-    ----------
-    task, surface
-        See :func:`run_concurrently`.
-    subject
-        The only one.
-
-    Returns
-    -------
-    list of (str, dict)
-        All that its ``run`` yields.
-    """
+    """Run a task on one subject: all that its ``run`` yields."""
     with one_blas_thread():
         return list(task.run(surface, [subject], {}))
 

@@ -114,26 +114,9 @@ def evaluate_calculator(
 ) -> Record:
     """Evaluate any ASE calculator in the same way, and write its record.
 
-    Parameters
-    ----------
-    import_path
-        ``module:factory``, see :func:`~hessgnn.surface.calculator.surface_from_import_path`.
-    data
-        File or name of the data.
-    folder
-        Where record and results go.
-    tasks, splits, settings, processes, observer
-        See :func:`evaluate`.
-
-    Returns
-    -------
-    Record
-        What was written.
-
-    Raises
-    ------
-    UserError
-        When the calculator cannot be made, or a name is unknown.
+    ``import_path`` is ``module:factory``, see :func:`~hessgnn.surface.calculator.surface_from_import_path`; record
+    and results go into ``folder``; the other arguments are those of :func:`evaluate`. Raises
+    :class:`~hessgnn.errors.UserError` when the calculator cannot be made, or a name is unknown.
     """
     names = chosen_tasks(tasks)
     surface = surface_from_import_path(import_path)
@@ -165,21 +148,7 @@ def record_failure(
 ) -> Record:
     """Write the record of a run that failed, so that it is counted and not forgotten.
 
-    Parameters
-    ----------
-    folder
-        The run folder.
-    config
-        What was tried.
-    reason
-        Why it failed.
-    sweep, data, regime, budget
-        See :func:`evaluate`.
-
-    Returns
-    -------
-    Record
-        What was written.
+    ``config`` is what was tried, ``reason`` why it failed; the other arguments are those of :func:`evaluate`.
     """
     run = Run(Path(folder))
     record = Record(
@@ -201,21 +170,8 @@ def record_failure(
 def record_mean_predictor(folder: str | Path, data: DataConfig, splits: Sequence[str] | None = None) -> Record:
     """Evaluate the predictor that knows the composition only, the floor of every leaderboard.
 
-    Its energy is a sum over the elements; its forces and its curvature are zero.
-
-    Parameters
-    ----------
-    folder
-        Where the record goes.
-    data
-        The data, and its training split for the reference energies.
-    splits
-        See :func:`evaluate`.
-
-    Returns
-    -------
-    Record
-        What was written.
+    Its energy is a sum over the elements, with reference energies from the training split; its forces and its
+    curvature are zero.
     """
     folder = Path(folder)
     store = Store.open(data.path)

@@ -1,4 +1,8 @@
-"""Saved predictions: predicted labels of a split beside those of the reference."""
+"""Saved predictions: predicted labels of a split beside those of the reference, and the numbers that follow from them.
+
+These are errors, curvature, and energy profiles along reaction paths. Away from stationary points eigenvalues and
+modes are a diagnostic of the curvature, not frequencies.
+"""
 
 from __future__ import annotations
 
@@ -90,21 +94,9 @@ class Predictions:
         answers: Iterable[Answer],
         observer: Callable[[int, int], None] | None = None,
     ) -> Predictions:
-        """Put predictions beside the labels of structures; NaN where there is no label.
+        """Put predictions beside the labels of structures, in the order of the structures; NaN where there is no label.
 
-        Parameters
-        ----------
-        structures
-            With their labels.
-        answers
-            What a surface predicts for each, in their order.
-        observer
-            Callback invoked after each structure, with the number of structures done and their total.
-
-        Returns
-        -------
-        Predictions
-            In the order of the structures.
+        ``observer`` is invoked after each structure, with the number of structures done and their total.
         """
         energy, forces, hessian = [], [], []
         for answer in answers:
@@ -163,18 +155,7 @@ class Predictions:
             yield str(name), numbers, positions, reference.reshape(shape), predicted.reshape(shape)
 
     def save(self, path: Path) -> PredictionFile:
-        """Write all arrays to a compressed ``.npz`` file.
-
-        Parameters
-        ----------
-        path
-            The file.
-
-        Returns
-        -------
-        PredictionFile
-            Its name and checksum, for the record.
-        """
+        """Write all arrays to a compressed ``.npz`` file; return its name and checksum, for the record."""
         # Hessians make the bulk; float32 keeps seven digits of them.
         arrays = {field.name: getattr(self, field.name) for field in fields(self)}
         arrays |= {key: value.astype(np.float32) for key, value in arrays.items() if key.startswith("hessian")}
@@ -184,22 +165,10 @@ class Predictions:
 
     @classmethod
     def load(cls, path: Path) -> Predictions:
-        """Read what :meth:`save` wrote; nothing in the file can run code.
+        """Read what :meth:`save` wrote, with Hessians in single precision; nothing in the file can run code.
 
-        Parameters
-        ----------
-        path
-            The file.
-
-        Returns
-        -------
-        Predictions
-            With Hessians as they were saved, in single precision.
-
-        Raises
-        ------
-        DataError
-            When the file is missing, damaged, lacks an array, or has one of the wrong shape.
+        Raises :class:`~hessgnn.errors.DataError` when the file is missing, damaged, lacks an array, or has one of the
+        wrong shape.
         """
         hint = "run `hessgnn evaluate` on the run again"
         try:
@@ -219,16 +188,8 @@ class Predictions:
 def mean_errors(predictions: Predictions) -> dict[str, tuple[float | None, int]]:
     """Errors of a split: each structure's mean (square) error first, then the mean over structures.
 
-    Parameters
-    ----------
-    predictions
-        Of the split.
-
-    Returns
-    -------
-    dict
-        ``energy_mae``, ``energy_rmse``, … -> error in meV/atom, meV/Å and eV/Å², and the number of structures behind
-        it; ``None`` where no structure has the label.
+    Returns ``energy_mae``, ``energy_rmse``, … -> error in meV/atom, meV/Å and eV/Å², and the number of structures
+    behind it; ``None`` where no structure has the label.
     """
     found: dict[str, tuple[float | None, int]] = {}
     for quantity in QUANTITIES:
@@ -240,17 +201,9 @@ def mean_errors(predictions: Predictions) -> dict[str, tuple[float | None, int]]
 
 
 def error_values(predictions: Predictions) -> Values:
-    """Mean absolute error, and root of the mean square error, of each structure.
+    """Mean absolute error, and root of the mean square error, of each structure that has the label.
 
-    Parameters
-    ----------
-    predictions
-        Of a split.
-
-    Returns
-    -------
-    dict
-        Under the names of :func:`mean_errors`; structures without the label are left out.
+    The names are those of :func:`mean_errors`.
     """
     found: Values = {}
     for quantity in QUANTITIES:
@@ -262,26 +215,17 @@ def error_values(predictions: Predictions) -> Values:
 
 
 def curvature_values(predictions: Predictions) -> Values:
-    """Compare the predicted Hessians with those of the reference, structure by structure.
+    """Compare predicted Hessians with those of the reference: each of :data:`CURVATURE`, structure by structure.
 
-    Parameters
-    ----------
-    predictions
-        Of a split.
+    Structures without a reference are left out, and there is ``None`` where a prediction is not finite.
 
-    Returns
-    -------
-    dict
-        For each of :data:`CURVATURE`; structures without a reference are left out, and there is ``None`` where a
-        prediction is not finite.
-
-        ============================ ======== ==========================================================
-        ``curvature_eigenvalue_mae`` eV/Å²    of the 3N sorted eigenvalues of the symmetrised Hessian
-        ``curvature_mode1_cosine``   1        |cos| of the lowest mode, mass weighted, without rigid motion
-        ``curvature_mode2_cosine``   1        |cos| of the second lowest
-        ``curvature_negative_same``  %        whether as many modes are below −10 cm⁻¹
-        ``curvature_asymmetry``      eV/Å²    largest ``|H − Hᵀ|`` of the prediction as it was saved
-        ============================ ======== ==========================================================
+    ============================ ======== ==========================================================
+    ``curvature_eigenvalue_mae`` eV/Å²    of the 3N sorted eigenvalues of the symmetrised Hessian
+    ``curvature_mode1_cosine``   1        |cos| of the lowest mode, mass weighted, without rigid motion
+    ``curvature_mode2_cosine``   1        |cos| of the second lowest
+    ``curvature_negative_same``  %        whether as many modes are below −10 cm⁻¹
+    ``curvature_asymmetry``      eV/Å²    largest ``|H − Hᵀ|`` of the prediction as it was saved
+    ============================ ======== ==========================================================
     """
     found: Values = {name: {} for name in CURVATURE}
     for name, numbers, positions, reference, predicted in predictions.hessians():
@@ -304,26 +248,16 @@ def curvature_values(predictions: Predictions) -> Values:
 
 
 def profile_values(predictions: Predictions) -> Values:
-    """Compare energy profiles path by path.
+    """Compare energy profiles path by path: metric -> name of the path's parent -> meV of the whole molecule.
 
     The frames of a path are those of kind ``irc`` with the same parent, in the order of their names.
 
-    Parameters
-    ----------
-    predictions
-        Of a split.
-
-    Returns
-    -------
-    dict
-        Name of a metric -> name of the path's parent -> value, meV (of whole molecules, not per atom).
-
-        ======================= ===========================================================================
-        ``profile_mae``         mean absolute error of the energies after their mean error was taken off: an
-                                error that is the same all along the path changes no profile
-        ``profile_barrier_mae`` absolute error of the difference between the reference's highest frame and
-                                the first one
-        ======================= ===========================================================================
+    ======================= ===========================================================================
+    ``profile_mae``         mean absolute error of the energies after their mean error was taken off: an
+                            error that is the same all along the path changes no profile
+    ``profile_barrier_mae`` absolute error of the difference between the reference's highest frame and
+                            the first one
+    ======================= ===========================================================================
     """
     found: Values = {name: {} for name in PROFILES}
     known = (predictions.kind == IRC) & (predictions.parent != "") & np.isfinite(predictions.energy_reference)

@@ -1,7 +1,11 @@
-"""The record of one trained potential: everything the leaderboard may know about it, as one JSON file.
+"""What an evaluation writes: the record of one trained potential, and the results of each task.
 
-One record belongs to one run, that is one seed. Seeds of the same entry are joined by the leaderboard, never here.
-A missing number is ``null``, never zero.
+The record is one JSON file with everything the leaderboard may know. It belongs to one run, that is one seed; seeds
+of the same entry are joined by the leaderboard, never here. A missing number is ``null``, never zero.
+
+Results of a task are saved as they come, one line of JSON for each subject. A killed process loses at most the line
+it was writing. The first line says what the results belong to; results of other weights, data or settings are not
+mixed with them.
 """
 
 from __future__ import annotations
@@ -143,36 +147,12 @@ class Record(Settings):
 
 
 def read_record(path: Path) -> Record:
-    """Read and check a record.
-
-    Parameters
-    ----------
-    path
-        The JSON file.
-
-    Returns
-    -------
-    Record
-        The checked record.
-
-    Raises
-    ------
-    DataError
-        When the file is missing, damaged, or has missing or unknown fields.
-    """
+    """Read and check a record; :class:`DataError` when it is missing, damaged, or has missing or unknown fields."""
     return read_json(Record, path, hint="run `hessgnn evaluate` on the run first")
 
 
 def write_record(record: Record, path: Path) -> None:
-    """Write a record atomically.
-
-    Parameters
-    ----------
-    record
-        What to write.
-    path
-        The JSON file.
-    """
+    """Write a record atomically."""
     write_text(path, record.model_dump_json(indent=1) + "\n")
 
 
@@ -185,15 +165,7 @@ def _sha256(path: Path) -> str:
 
 
 class Journal:
-    """A file of results that grows.
-
-    Parameters
-    ----------
-    path
-        The file.
-    key
-        What the results belong to. A file with another key is overwritten.
-    """
+    """A file of results that grows. ``key`` is what they belong to; a file with another key is overwritten."""
 
     def __init__(self, path: Path, key: Result) -> None:
         self.path = path
@@ -215,17 +187,7 @@ class Journal:
 
 
 def write_results(path: Path, key: Result, results: Mapping[str, Result]) -> None:
-    """Write all results at once.
-
-    Parameters
-    ----------
-    path
-        The file; what it holds is replaced.
-    key
-        What the results belong to.
-    results
-        Name of the structure -> result.
-    """
+    """Write all results at once, in place of what the file holds: name of the structure -> result."""
     write_text(path, json.dumps(key) + "\n" + "".join(_line(*item) for item in results.items()))
 
 
@@ -235,22 +197,9 @@ def read_results(path: Path) -> dict[str, Result]:
 
 
 def read_journal(path: Path) -> tuple[Result, dict[str, Result]]:
-    """Read what a task saved, and what it belongs to.
+    """Read what a task saved: the key, which names the task and its settings, and name of the structure -> result.
 
-    Parameters
-    ----------
-    path
-        The file.
-
-    Returns
-    -------
-    dict, dict
-        The key, which names the task and its settings; and name of the structure -> result.
-
-    Raises
-    ------
-    DataError
-        When the file is missing or holds no results.
+    Raises :class:`DataError` when the file is missing or holds no results.
     """
     if not path.is_file():
         raise DataError("no such results", where=path, hint="run `hessgnn evaluate` first")

@@ -57,44 +57,16 @@ class TaskSettings(_BuiltIn):
         return self
 
     def task(self, name: str) -> Task:
-        """Make a task with its settings.
-
-        Parameters
-        ----------
-        name
-            Registered, or ``package.module:Name``.
-
-        Returns
-        -------
-        Task
-            Ready to be run.
-
-        Raises
-        ------
-        ConfigError
-            When there is no such task.
-        """
+        """Make a task, registered or ``package.module:Name``, with its settings; may raise :class:`ConfigError`."""
         cls = TASKS[name]
         return cls(getattr(self, cls.name, None))
 
 
 def chosen_tasks(names: Sequence[str]) -> list[str]:
-    """Check names of tasks.
+    """Check names of tasks, and put them in the order in which they are run.
 
-    Parameters
-    ----------
-    names
-        Each a task, registered or as ``package.module:Name``, several with commas between them, or ``all``.
-
-    Returns
-    -------
-    list of str
-        In the order in which they are run.
-
-    Raises
-    ------
-    ConfigError
-        When there is no such task.
+    Each is a task, registered or as ``package.module:Name``, several with commas between them, or ``all``. Raises
+    :class:`ConfigError` when there is no such task.
     """
     wanted = [name.strip() for part in names for name in part.split(",")]
     if "all" in wanted:
@@ -176,20 +148,16 @@ def run_tasks(
     processes: int = 1,
     observer: ProgressCallback | None = None,
 ) -> TaskResults:
-    """Run tasks on splits.
+    """Run tasks on splits, one after the other.
 
     Parameters
     ----------
-    tasks
-        One after the other.
-    surface
-        What is evaluated.
     store, splits, source
         The data, and their entry in the record.
     folder
         Where results are saved.
     known
-        What is known already of the same surface, data and versions; it is added to.
+        What is known already of the same surface, data and versions. It is added to, and returned.
     all_splits
         Whether a split that holds nothing for a task is a failure of it. It is if no split holds anything, too.
     limit
@@ -198,11 +166,6 @@ def run_tasks(
         That subjects of a task are divided between, one thread each; tasks that compute them together use this one.
     observer
         Callback invoked after each structure.
-
-    Returns
-    -------
-    TaskResults
-        ``known``.
     """
     for task in tasks:
         if task.fails_record:

@@ -33,21 +33,9 @@ DIPOLE_ACCURACY = 1e-5
 
 
 def dipole_derivatives(calculator: Calculator, structure: Structure, step: float) -> Array:
-    """Differentiate the dipole moment numerically.
+    """Differentiate the dipole moment numerically: ∂μ_b/∂x_ia as ``[i, a, b]``, ``(N, 3, 3)`` float64, e.
 
-    Parameters
-    ----------
-    calculator
-        With a dipole, in e·Å; called 6N times.
-    structure
-        Where.
-    step
-        Å, to both sides.
-
-    Returns
-    -------
-    (N, 3, 3) float64
-        ∂μ_b/∂x_ia as ``[i, a, b]``, e.
+    The calculator gives dipoles in e·Å and is called 6N times; the step, in Å, is made to both sides.
     """
     atoms = structure.to_atoms()
     atoms.calc = calculator
@@ -65,19 +53,7 @@ def dipole_derivatives(calculator: Calculator, structure: Structure, step: float
 def cached_dipole_derivatives(method: str, structure: Structure, step: float) -> Array | None:
     """Differentiate the dipole moment of a method of tblite, or read what was found before for the same geometry.
 
-    Parameters
-    ----------
-    method
-        Such as ``"GFN2-xTB"``.
-    structure
-        Where.
-    step
-        Å, see :func:`dipole_derivatives`.
-
-    Returns
-    -------
-    (N, 3, 3) float64 or None
-        e; ``None`` where the method fails.
+    The method is such as ``"GFN2-xTB"``. See :func:`dipole_derivatives`; ``None`` where the method fails.
     """
     path = _path(method, structure, step)
     with suppress(OSError, ValueError, EOFError):  # it is not there, or damaged
@@ -105,41 +81,18 @@ def _path(method: str, structure: Structure, step: float) -> Path:
 
 
 def intensities(derivatives: Array, modes: Array) -> Array:
-    """Infrared intensity of each normal mode.
+    """Infrared intensity of each normal mode, ``(M,)`` float64, km/mol.
 
-    Parameters
-    ----------
-    derivatives
-        ``(N, 3, 3)``, e, from :func:`dipole_derivatives`.
-    modes
-        ``(M, N, 3)``, amu^−½, turned as the derivatives are.
-
-    Returns
-    -------
-    (M,) float64
-        km/mol.
+    Derivatives ``(N, 3, 3)``, e, are those of :func:`dipole_derivatives`; modes are ``(M, N, 3)``, amu^−½, in the
+    same orientation.
     """
     return KM_PER_MOL * np.square(np.einsum("iab,kia->kb", derivatives, modes)).sum(axis=1)
 
 
 def broadened(frequencies: Sequence[float], heights: Sequence[float], width: float, grid: Array) -> Array:
-    """Draw a spectrum: a Gaussian for each line, with the line's intensity as its area.
+    """Draw a spectrum on a grid, cm⁻¹: a Gaussian for each line, with the line's intensity as its area; per cm⁻¹.
 
-    Parameters
-    ----------
-    frequencies
-        Centres, cm⁻¹; imaginary ones as negative numbers.
-    heights
-        Intensity of each.
-    width
-        Standard deviation, cm⁻¹.
-    grid
-        ``(n,)``, cm⁻¹.
-
-    Returns
-    -------
-    (n,) float64
-        Intensity per cm⁻¹.
+    Frequencies are in cm⁻¹, imaginary ones negative; ``width`` is the standard deviation, cm⁻¹.
     """
     lines = np.exp(-np.square(np.subtract.outer(grid, frequencies)) / (2 * width**2))
     return lines @ np.asarray(heights, dtype=np.float64) / (width * np.sqrt(2 * pi))
@@ -151,21 +104,11 @@ def spectrum_overlap(
     width: float,
     heights: tuple[Sequence[float], Sequence[float]] | None = None,
 ) -> float:
-    """Cosine of the angle between two spectra, ``∫fg / √(∫f²∫g²)``, in closed form.
+    """Cosine of the angle between two spectra, ``∫fg / √(∫f²∫g²)``, in closed form: 1 for equal spectra, at least 0.
 
-    Parameters
-    ----------
-    first, second
-        Frequencies, each the centre of a Gaussian; imaginary ones as negative numbers.
-    width
-        Standard deviation of the Gaussians.
-    heights
-        Intensity of each line of both; all alike by default, which makes densities of states.
-
-    Returns
-    -------
-    float
-        Between 0 and 1; 1 for equal spectra, and for two without a line.
+    Each frequency is the centre of a Gaussian with the standard deviation ``width``; imaginary ones are negative
+    numbers. ``heights`` are the intensities of the lines of both spectra. By default all are alike, which makes
+    densities of states. Two spectra without a line overlap by 1.
     """
     a, b = (np.ones(len(first)), np.ones(len(second))) if heights is None else map(np.asarray, heights)
 

@@ -136,23 +136,9 @@ def error_metrics(predictions: Predictions) -> dict[str, Metric]:
 def predict_split(
     surface: Surface, store: Store, split: str, *, observer: Callable[[int, int], None] | None = None
 ) -> Predictions:
-    """Predict every structure of a split, in float64.
+    """Predict every structure of a split, in float64 and in the order of the store.
 
-    Parameters
-    ----------
-    surface
-        What is evaluated.
-    store
-        The data.
-    split
-        Name of the split.
-    observer
-        Callback invoked after each structure, with the number of structures done and their total.
-
-    Returns
-    -------
-    Predictions
-        In the order of the store.
+    ``observer`` is invoked after each structure, with the number of structures done and their total.
     """
     structures = [store[int(i)] for i in store.indices(split)]
     return Predictions.of(structures, surface.answers(structures), observer)

@@ -25,16 +25,10 @@ from hessgnn.surface.base import Surface
 
 @dataclass(frozen=True)
 class MetricDefinition:
-    """A number that a task reports.
+    """A number that a task reports, with title and unit for headings.
 
-    Attributes
-    ----------
-    title, unit
-        For headings.
-    better
-        Which of two values is the better one.
-    root_mean_square
-        Whether the value is the root of the mean over subjects of their squared values, instead of the mean.
+    ``better`` tells which of two values is the better one. ``root_mean_square`` tells whether the value is the root
+    of the mean over subjects of their squared values, instead of the mean.
     """
 
     title: str
@@ -79,8 +73,6 @@ class SplitContext:
 
     Attributes
     ----------
-    surface
-        What is evaluated.
     store, split, source
         The data, and their entry in the record.
     folder
@@ -193,15 +185,8 @@ class Task(ABC, Generic[S, X]):
     def saved_values(cls, results: Path | None, predictions: Path | None = None) -> Values:
         """The numbers that two surfaces are compared by, subject by subject, from saved files.
 
-        Parameters
-        ----------
-        results, predictions
-            Files that the task saved for a split; ``None`` where one is missing.
-
-        Returns
-        -------
-        dict
-            See :data:`Values`; empty where the files say nothing.
+        Both are files that the task saved for a split, ``None`` where one is missing. The result is empty where they
+        say nothing; see :data:`~hessgnn.evaluation.record.Values`.
 
         Raises
         ------
@@ -210,21 +195,10 @@ class Task(ABC, Generic[S, X]):
         """
 
     def mean(self, name: str, values: Sequence[float | None], title: str = "") -> Metric:
-        """The mean over the subjects that have a finite value; ``None`` if none has.
+        """The mean over the subjects that have a finite value, with their number; ``None`` if none has.
 
-        Parameters
-        ----------
-        name
-            Of one of the :attr:`definitions`.
-        values
-            One for each subject.
-        title
-            In place of the one defined, where it depends on the settings.
-
-        Returns
-        -------
-        Metric
-            With the number of subjects behind it.
+        ``name`` is that of one of the :attr:`definitions`; ``title`` replaces the one defined, where it depends on
+        the settings.
         """
         known = [value for value in values if value is not None and np.isfinite(value)]
         return self.metric(name, float(np.mean(known)) if known else None, len(known), title)

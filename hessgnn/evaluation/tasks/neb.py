@@ -140,19 +140,10 @@ class NEBTask(SubjectTask[NEBSettings, StoredReaction]):
 
 
 def path_rmsd(images: Array, path: Array) -> float:
-    """Mean distance of the inner images of a band from a path of straight pieces between its frames.
+    """Mean distance of the inner images of a band from a path of straight pieces between its frames, Å.
 
-    Parameters
-    ----------
-    images
-        ``(n, N, 3)``, Å, both ends included.
-    path
-        ``(m, N, 3)``, Å, at least two frames in order.
-
-    Returns
-    -------
-    float
-        Mean over the images of the smallest root mean square distance of atoms after alignment, Å.
+    It is the mean over the images of the smallest root mean square distance of atoms after alignment. Images are
+    ``(n, N, 3)``, Å, both ends included; the path is ``(m, N, 3)``, Å, at least two frames in order.
     """
     frames = _laid_out(list(path))
     shares = np.arange(SUBDIVISIONS) / SUBDIVISIONS

@@ -84,18 +84,7 @@ class SubjectTask(Task[S, N]):
         """The numbers that two surfaces are compared by, from what :meth:`run` gave for each subject."""
 
     def metrics(self, results: Mapping[str, Result]) -> dict[str, Metric]:
-        """The fast part: metrics from saved results alone; by default the means of :meth:`values`.
-
-        Parameters
-        ----------
-        results
-            Name of the subject -> what :meth:`run` gave.
-
-        Returns
-        -------
-        dict
-            Under names of :attr:`definitions`.
-        """
+        """The fast part: metrics from saved results alone; by default the means of :meth:`values`."""
         return {name: self.mean(name, list(values.values())) for name, values in self.values(results).items()}
 
     def evaluate(self, subjects: Sequence[N], context: SplitContext) -> SplitResults:
@@ -155,20 +144,7 @@ class MoleculeTask(SubjectTask[S, Structure]):
 
 
 def spread(subjects: Sequence[N], number: int | None) -> Sequence[N]:
-    """Choose some subjects, spread evenly over a split.
-
-    Parameters
-    ----------
-    subjects
-        All of them.
-    number
-        How many at most; all if absent.
-
-    Returns
-    -------
-    sequence
-        In their order. The choice does not depend on the surface.
-    """
+    """Choose at most ``number`` subjects, spread evenly over a split; the choice does not depend on the surface."""
     if number is None or number >= len(subjects):
         return subjects
     return [subjects[k * len(subjects) // number] for k in range(number)]
@@ -177,25 +153,16 @@ def spread(subjects: Sequence[N], number: int | None) -> Sequence[N]:
 def results_of(
     task: SubjectRunner, surface: Surface, pending: Sequence[Subject], unfinished: Mapping[str, Result], processes: int
 ) -> Iterator[tuple[str, Result]]:
-    """Run a task on its subjects.
+    """Run a task on its subjects, and yield the name and the result of each as they come.
 
     Parameters
     ----------
-    task
-        The task.
-    surface
-        What is evaluated.
     pending
         Subjects without a finished result, at least one.
     unfinished
         Results that a killed run left behind.
     processes
         Number of processes that the subjects are divided between, where the task allows it.
-
-    Yields
-    ------
-    str, dict
-        Name of a subject and its result, as they come.
 
     Raises
     ------
@@ -249,21 +216,9 @@ class StoredReaction:
 
 
 def reactions(store: Store, split: str) -> list[StoredReaction]:
-    """Reactions whose saddle point is in a split.
+    """Reactions whose saddle point is in a split, in the order of the store.
 
     Minima and path are looked for in the whole store: frames of a path have a split of their own.
-
-    Parameters
-    ----------
-    store
-        The data.
-    split
-        Its name.
-
-    Returns
-    -------
-    list of StoredReaction
-        In the order of the store.
     """
     children: dict[tuple[str, str], list[int]] = {}
     for i, parent in enumerate(store.parents):
