@@ -5,7 +5,7 @@ from hessgnn_bench.plain import Undeclared, left_to_autograd
 
 from hessgnn.data.batch import Batch
 from hessgnn.potentials import registry
-from hessgnn.potentials.blocks.activations import Activation
+from hessgnn.potentials.blocks.layers import Activation
 
 
 def build(name):

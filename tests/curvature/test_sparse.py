@@ -6,9 +6,9 @@ import torch
 from ase import Atoms
 from ase.build import graphene, molecule
 
-from hessgnn.curvature.chunks import Chunks
 from hessgnn.curvature.graph import ForceGraph
 from hessgnn.curvature.hessian import hessians, padded_hessians, sparse_hessians
+from hessgnn.curvature.products import Chunks
 from hessgnn.curvature.sparse import SMALLEST, interacting_atoms
 from hessgnn.data.batch import Batch
 from hessgnn.errors import UserError

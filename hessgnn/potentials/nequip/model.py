@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from hessgnn.data.batch import Batch
 from hessgnn.potentials.base import Potential, PotentialConfig
-from hessgnn.potentials.blocks.layers import BesselBasis, PolynomialCutoff, activation, mlp
+from hessgnn.potentials.blocks.layers import Activation, BesselBasis, PolynomialCutoff, mlp
 from hessgnn.potentials.nequip.convolution import Convolve, convolution
 from hessgnn.potentials.nequip.tensor_product import TensorProduct
 from hessgnn.potentials.registry import register
@@ -41,22 +41,9 @@ def eager_e3nn() -> Iterator[None]:
 class Convolution(nn.Module):
     """Gated tensor-product convolution with an element-wise self-connection.
 
-    Features are ``(n_atoms, components, channels)``: all irreps have as many channels.
-
-    Parameters
-    ----------
-    irreps_in, irreps_out
-        Irreps of the features; those without a path to them must have been left out.
-    l_max
-        Highest degree of the harmonics.
-    channels
-        Features of each irrep.
-    n_elements
-        Number of elements.
-    n_basis, radial_width
-        Inputs and hidden units of the radial network.
-    average_neighbors
-        What the sum over neighbours is normalised with.
+    Features are ``(n_atoms, components, channels)``: all irreps have as many channels. Irreps without a path to them
+    must have been left out. The radial network has ``n_basis`` inputs and ``radial_width`` hidden units; the sum over
+    neighbours is divided by the square root of ``average_neighbors``.
     """
 
     def __init__(
@@ -109,17 +96,8 @@ class Convolution(nn.Module):
 class Gate(nn.Module):
     """Scalars through SiLU (even) or tanh (odd), the rest multiplied by even scalars through SiLU.
 
-    Parameters
-    ----------
-    irreps
-        Of the result; the first is the even scalar.
-    channels
-        Features of each irrep.
-
-    Attributes
-    ----------
-    widths
-        Number of features that it takes of each irrep; the even scalar brings those that multiply the rest.
+    The first of the irreps is the even scalar. ``widths`` is the number of features that the gate takes of each irrep;
+    the even scalar brings those that multiply the rest.
     """
 
     def __init__(self, irreps: Irreps, channels: int) -> None:
@@ -127,7 +105,7 @@ class Gate(nn.Module):
         self.irreps, self.channels = irreps, channels
         gated = sum(ir.l > 0 for ir in irreps)
         self.widths = [channels * (1 + gated), *[channels] * (len(irreps) - 1)]
-        self.even, self.odd = activation("silu"), activation("tanh")
+        self.even, self.odd = Activation("silu"), Activation("tanh")
         # e3nn's convention: an activation of normal numbers has a second moment of 1.
         self.even_scale, self.odd_scale = (normalize2mom(act).cst for act in (self.even, self.odd))
 
