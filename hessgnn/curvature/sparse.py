@@ -75,6 +75,15 @@ def interacting_atoms(batch: Batch, n_edges: int) -> csr_array:
     return csr_array(reached)
 
 
+def edge_slots(centre: Tensor, n_atoms: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Place of each edge among those of its centre, edges ordered by centre, and number of edges of each centre."""
+    count = torch.bincount(centre, minlength=n_atoms)
+    order = centre.argsort(stable=True)
+    slot = torch.empty_like(centre)
+    slot[order] = torch.arange(len(centre), device=centre.device) - (count.cumsum(0) - count)[centre[order]]
+    return slot, order, count
+
+
 class Columns:
     """Sums of columns of the Hessian that can be told apart, by :mod:`hessgnn.curvature.coloring`."""
 
@@ -151,14 +160,9 @@ class Environments:
     """
 
     def __init__(self, batch: Batch) -> None:
-        centre, _ = batch.edge_index
-        count = torch.bincount(centre, minlength=len(batch.numbers))
-        start = count.cumsum(0) - count
         self.batch = batch
-        self.order = centre.argsort(stable=True)
-        self.slot = torch.empty_like(centre)
-        self.slot[self.order] = torch.arange(len(centre), device=centre.device) - start.repeat_interleave(count)
-        self.count, self.start = count.cpu().numpy(), start.cpu().numpy()
+        self.slot, self.order, count = edge_slots(batch.edge_index[0], len(batch.numbers))
+        self.count, self.start = count.cpu().numpy(), (count.cumsum(0) - count).cpu().numpy()
 
     @property
     def n_products(self) -> int:

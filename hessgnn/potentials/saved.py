@@ -11,8 +11,7 @@ from typing import Any
 import torch
 
 from hessgnn.errors import ConfigError, TrainingError
-from hessgnn.potentials.base import Potential
-from hessgnn.potentials.registry import create
+from hessgnn.potentials.base import Potential, create
 from hessgnn.runtime.config import get_dotted, read_yaml
 from hessgnn.runtime.files import atomic_path
 

@@ -14,10 +14,9 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from hessgnn.data.batch import Batch
-from hessgnn.potentials.base import Potential, PotentialConfig
+from hessgnn.potentials.base import Potential, PotentialConfig, register
 from hessgnn.potentials.blocks.layers import Activation, GaussianBasis, PolynomialCutoff, mlp
 from hessgnn.potentials.blocks.radial import radial_functions
-from hessgnn.potentials.registry import register
 
 
 class Interaction(nn.Module):

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 from unittest import SkipTest
 
-from hessgnn.potentials import registry
-from hessgnn.potentials.base import Potential
+from hessgnn.potentials.base import Potential, create
 from hessgnn.testing import basics, derivatives, symmetries
 from hessgnn.testing.subject import Subject, Violation
 
@@ -172,7 +171,7 @@ def check_potential(
     Parameters
     ----------
     potential
-        A class, or a name as :func:`hessgnn.potentials.registry.resolve` knows it.
+        A class, or a name as :func:`hessgnn.potentials.base.resolve` knows it.
     settings
         Fields of its ``Config``; small networks are tried faster.
     items
@@ -197,7 +196,7 @@ def check_potential(
 def maker(potential: str | type[Potential], settings: Mapping[str, Any]) -> Callable[[], Potential]:
     """Function without arguments that builds a potential with fresh weights, of a class or a registered name."""
     if isinstance(potential, str):
-        return lambda: registry.create(potential, **settings)
+        return lambda: create(potential, **settings)
     return lambda: potential(potential.Config(**settings))
 
 

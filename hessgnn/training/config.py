@@ -23,8 +23,7 @@ from pydantic import (
 from hessgnn.curvature.probes import PROBES
 from hessgnn.data.prepared import Preparation
 from hessgnn.errors import ConfigError, did_you_mean
-from hessgnn.potentials.base import Potential, PotentialConfig
-from hessgnn.potentials.registry import resolve
+from hessgnn.potentials.base import Potential, PotentialConfig, resolve
 from hessgnn.runtime.config import Settings, parse
 from hessgnn.training.optimizer import AverageConfig, OptimizerConfig, ParameterGroupConfig, ScheduleConfig
 from hessgnn.training.regimes import LossRegime, regime_of
