@@ -26,13 +26,12 @@ from ase.build import graphene, molecule
 from scipy.sparse import csr_array
 
 import hessgnn
-from hessgnn.curvature.chunks import Chunks
 from hessgnn.curvature.coloring import _greedy, _overlap, smallest_last
-from hessgnn.curvature.environments import Environments
 from hessgnn.curvature.hessian import sparse_hessians
 from hessgnn.curvature.model import has_closed_form
 from hessgnn.curvature.probes import all_rows
-from hessgnn.curvature.sparse import WORTHWHILE, Columns, interacting_atoms
+from hessgnn.curvature.products import Chunks
+from hessgnn.curvature.sparse import WORTHWHILE, Columns, Environments, interacting_atoms
 from hessgnn.runtime.files import write_text
 
 FORMULAS, EDGES, COLORS = "formulas of each atom", "edges of each atom", "colours"

@@ -47,10 +47,9 @@ from hessgnn.errors import TrainingError
 from hessgnn.potentials.base import Potential
 from hessgnn.runtime.config import load as load_config
 from hessgnn.runtime.files import find_resource, write_text
-from hessgnn.training.build import build_potential
+from hessgnn.training.build import build_potential, energy_scale, fit_reference_energies
 from hessgnn.training.config import LossConfig, ProbeConfig, RunConfig, ValidationConfig
 from hessgnn.training.loss import Loss, Weights
-from hessgnn.training.scaling import energy_scale, fit_reference_energies
 from hessgnn.training.step import PROOFS, EagerStep, RecordedStep
 from hessgnn.training.validation import validate
 

@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from hessgnn.data.batch import Batch
     from hessgnn.errors import UserError
     from hessgnn.evaluation.evaluate import evaluate
-    from hessgnn.potentials.base import Potential, PotentialConfig
-    from hessgnn.potentials.registry import create, register
+    from hessgnn.potentials.base import Potential, PotentialConfig, create, register
     from hessgnn.potentials.saved import load
     from hessgnn.training.config import RunConfig
     from hessgnn.training.trainer import train
@@ -43,10 +42,10 @@ _HOME = {
     "Prediction": "hessgnn.curvature.model",
     "RunConfig": "hessgnn.training.config",
     "UserError": "hessgnn.errors",
-    "create": "hessgnn.potentials.registry",
+    "create": "hessgnn.potentials.base",
     "evaluate": "hessgnn.evaluation.evaluate",
     "load": "hessgnn.potentials.saved",
-    "register": "hessgnn.potentials.registry",
+    "register": "hessgnn.potentials.base",
     "train": "hessgnn.training.trainer",
 }
 

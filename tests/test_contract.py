@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from hessgnn.potentials import registry
+from hessgnn.potentials.base import POTENTIALS, create
 from hessgnn.testing import ITEMS, Item, PotentialContract, Subject, try_item
 
 # Only to be fast: an architecture that is not named here is tried with its defaults.
@@ -18,10 +18,10 @@ SMALL: dict[str, dict[str, Any]] = {
 
 @cache
 def subject(name: str) -> Subject:
-    return Subject(lambda: registry.create(name, **SMALL.get(name, {})))
+    return Subject(lambda: create(name, **SMALL.get(name, {})))
 
 
-@pytest.mark.parametrize("name", registry.names())
+@pytest.mark.parametrize("name", POTENTIALS.names())
 @pytest.mark.parametrize("item", ITEMS, ids=lambda item: item.name)
 def test_registered(name: str, item: Item):
     outcome = try_item(item, subject(name))
@@ -29,7 +29,7 @@ def test_registered(name: str, item: Item):
 
 
 def test_the_registry_is_not_empty():
-    assert {"ani", "nequip", "schnet"} <= set(registry.names())
+    assert {"ani", "nequip", "schnet"} <= set(POTENTIALS.names())
 
 
 class TestExample(PotentialContract):

@@ -8,7 +8,7 @@ from unittest import SkipTest
 import broken_potentials as broken
 import pytest
 
-from hessgnn.potentials import registry
+from hessgnn.potentials.base import create
 from hessgnn.testing import ITEMS, PotentialContract, Subject, Violation, check_potential, try_item
 
 BY_NAME = {item.name: item for item in ITEMS}
@@ -71,7 +71,7 @@ def test_what_they_come_from_is_sound(item):
 
 
 def ani(**settings):
-    return Subject(lambda: registry.create("ani", hidden=(16, 12), **settings))
+    return Subject(lambda: create("ani", hidden=(16, 12), **settings))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import hessgnn
 from hessgnn.data.loader import Loader
 from hessgnn.data.padding import Buckets, Size
 from hessgnn.data.store.store import Store
-from hessgnn.potentials.registry import names
+from hessgnn.potentials.base import POTENTIALS
 from hessgnn.testing import check_potential
 from hessgnn.training.config import LossConfig
 from hessgnn.training.loss import Loss, Weights
@@ -25,13 +25,13 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", POTENTIALS.names())
 def test_the_contract_holds_on_cuda(name: str) -> None:
     failures = [outcome.message for outcome in check_potential(name, device="cuda") if outcome.failed]
     assert not failures
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", POTENTIALS.names())
 def test_cuda_and_cpu_agree_in_float64(name: str) -> None:
     torch.manual_seed(0)
     potential, store = hessgnn.create(name).double(), Store.open("rtp-mini")

@@ -12,9 +12,8 @@ from torch import Tensor
 from hessgnn.curvature.hessian import hessians
 from hessgnn.data.batch import Batch
 from hessgnn.errors import UserError
-from hessgnn.potentials import registry
 from hessgnn.potentials.ani.model import ANI
-from hessgnn.potentials.base import Potential
+from hessgnn.potentials.base import Potential, resolve
 from hessgnn_bench.experiment import Experiment, Pieces
 from hessgnn_bench.plain import ByTorchani, left_to_autograd
 from hessgnn_bench.workload import Workload
@@ -77,7 +76,7 @@ def candidates(workload: Workload) -> Pieces:
         ROWS: partial(_one_by_one, workload, _rows),
     }
     periodic = bool(workload.batch.edge_shift.any())  # torchani finds its own neighbours, in a molecule
-    if issubclass(registry.resolve(workload.architecture), ANI) and not periodic:
+    if issubclass(resolve(workload.architecture), ANI) and not periodic:
         found[TORCHANI] = partial(_torchani, workload)
     return found
 

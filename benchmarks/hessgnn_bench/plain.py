@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hessgnn.data.batch import Batch
 from hessgnn.potentials.ani.model import ANI
 from hessgnn.potentials.base import Potential
-from hessgnn.potentials.blocks.activations import Activation, Form
+from hessgnn.potentials.blocks.layers import Activation, Form
 
 
 def left_to_autograd(potential: Potential) -> Potential:

@@ -12,8 +12,7 @@ from hessgnn.data.batch import Batch
 from hessgnn.data.loader import Loader
 from hessgnn.data.store.store import Store
 from hessgnn.errors import DataError
-from hessgnn.potentials import registry
-from hessgnn.potentials.base import Potential
+from hessgnn.potentials.base import Potential, create
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class Workload:
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return registry.create(self.architecture, elements=self._store.elements()).to(self.device)
+            return create(self.architecture, elements=self._store.elements()).to(self.device)
 
     @cached_property
     def batch(self) -> Batch:

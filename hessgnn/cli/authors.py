@@ -75,11 +75,11 @@ def schema(
 
 def models() -> None:
     """List the potentials with their settings."""
-    from hessgnn.potentials import registry
+    from hessgnn.potentials.base import POTENTIALS, resolve
 
     console = Console()
-    for name in registry.names():
-        cls = registry.resolve(name)
+    for name in POTENTIALS.names():
+        cls = resolve(name)
         summary = (cls.__doc__ or "").strip().partition("\n")[0]
         console.print(f"[bold]{escape(name)}[/]  {escape(summary)}")
         table = Table("setting", "default", "description")

@@ -232,9 +232,9 @@ def _described(conditions: Conditions) -> str:
 
 
 def _names(architectures: Sequence[str]) -> list[str]:
-    from hessgnn.potentials import registry
+    from hessgnn.potentials.base import POTENTIALS
 
-    return _divided(architectures) or registry.names()
+    return _divided(architectures) or POTENTIALS.names()
 
 
 def _numbers(values: Sequence[str], option: str = "--probes") -> list[int]:

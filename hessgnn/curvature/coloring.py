@@ -47,8 +47,8 @@ class Coloring:
         Parameters
         ----------
         products
-            ``(number, b, n, b)``: ``products[c, x, i, y]`` is the sum over the columns j of group c of the entry
-            ``x`` of column j with entry ``y`` of row i. Overwritten.
+            ``(number, b, n, b)``: ``products[c, x, i, y]`` is the sum over the columns j of group c of the entry ``x``
+            of column j with entry ``y`` of row i. Overwritten.
 
         Returns
         -------
@@ -75,19 +75,9 @@ class Coloring:
 
 
 def color(pattern: csr_array, orders: Iterable[np.ndarray]) -> Coloring:
-    """Gather the columns of a symmetric matrix into as few groups as greedy colouring finds.
+    """Gather the columns of a symmetric ``(n, n)`` matrix with diagonal into as few groups as greedy colouring finds.
 
-    Parameters
-    ----------
-    pattern
-        ``(n, n)``, symmetric, with the diagonal.
-    orders
-        Orders of rows and columns to try besides smallest-last.
-
-    Returns
-    -------
-    Coloring
-        The best of them.
+    ``orders`` of rows and columns are tried besides smallest-last; the best result is returned.
     """
     best = None
     for order in [smallest_last(pattern), *orders]:
@@ -103,19 +93,9 @@ def color(pattern: csr_array, orders: Iterable[np.ndarray]) -> Coloring:
 
 
 def smallest_last(graph: csr_array) -> np.ndarray:
-    """Order the vertices of a graph so that each has few neighbours among those before it.
+    """Order the vertices of a symmetric graph so that each has few neighbours among those before it.
 
     Matula and Beck, J. ACM 30, 417 (1983): the vertex with the fewest neighbours goes last, and so on without it.
-
-    Parameters
-    ----------
-    graph
-        ``(n, n)``, symmetric.
-
-    Returns
-    -------
-    ndarray
-        ``(n,)``, vertices.
     """
     degree = np.diff(graph.indptr).astype(np.float64)
     order = np.empty(len(degree), dtype=np.int64)

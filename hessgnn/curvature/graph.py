@@ -29,8 +29,6 @@ class ForceGraph:
         ``(n_structures,)``, eV.
     gradient
         Of the energy, in the shape of the leaf, eV/Å.
-    potential, batch
-        What it was made from.
     """
 
     leaf: Tensor
@@ -41,31 +39,13 @@ class ForceGraph:
 
     @classmethod
     def of(cls, potential: EnergyModel, batch: Batch, *, derivatives: int, create_graph: bool) -> ForceGraph:
-        """Run a forward and a force pass.
-
-        Parameters
-        ----------
-        potential
-            The potential.
-        batch
-            The structures.
-        derivatives
-            1 for forces, 2 for products.
-        create_graph
-            Keep the graph of the gradient.
-        """
+        """Run a forward and a force pass for 1 (forces) or 2 (products) ``derivatives``."""
         positions = batch.positions.detach().requires_grad_(True)
         return cls._of(potential, batch.replace(positions=positions, derivatives=derivatives), positions, create_graph)
 
     @classmethod
     def of_edges(cls, potential: EnergyModel, batch: Batch, *, derivatives: int, create_graph: bool) -> ForceGraph:
-        """Run a forward and a force pass with the vector of each edge as a variable of its own.
-
-        Parameters
-        ----------
-        potential, batch, derivatives, create_graph
-            See :meth:`of`.
-        """
+        """The same with the vector of each edge as a variable of its own."""
         vectors = batch.edge_vectors().detach().requires_grad_(True)
         # With all atoms at the origin the shift of an edge is its vector.
         origin = torch.zeros_like(batch.positions)
@@ -86,12 +66,12 @@ class ForceGraph:
         return cls(leaf, energy, gradient, potential, batch)
 
     def products(self, vectors: Tensor, *, create_graph: bool, vectorised: bool, keep: bool = False) -> Tensor:
-        """Multiply the Hessian with vectors.
+        """Multiply the Hessian with vectors ``(K, *leaf.shape)``; the products have that shape.
 
         Parameters
         ----------
         vectors
-            ``(K, *leaf.shape)``.
+            What is multiplied with.
         create_graph
             Keep the graph of the products.
         vectorised
@@ -99,15 +79,10 @@ class ForceGraph:
         keep
             Keep the graph of the gradient for further calls.
 
-        Returns
-        -------
-        Tensor
-            ``(K, *leaf.shape)``.
-
         Raises
         ------
         UserError
-            When an operation of the potential cannot be vectorised, or not be differentiated twice.
+            When an operation of the potential cannot be vectorised or differentiated twice.
         """
         gradient, keep = self.gradient, keep or create_graph
         require_connected(self.potential, self.batch, gradient, "gradient of the energy")

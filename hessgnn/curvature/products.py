@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import statistics
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -41,10 +43,8 @@ def predict(
 
     Parameters
     ----------
-    potential
-        The potential.
-    batch
-        The structures.
+    potential, batch
+        The energy is differentiated in the positions of the batch.
     forces
         Whether forces are wanted.
     vectors
@@ -53,11 +53,6 @@ def predict(
         Keep the graph for a loss. Without it nothing that is returned holds a graph.
     backend
         See :data:`Backend`.
-
-    Returns
-    -------
-    Prediction
-        Energy, forces and products.
 
     Raises
     ------
@@ -88,20 +83,7 @@ def predict(
 
 
 def check_vectors(vectors: Tensor, batch: Batch) -> None:
-    """Refuse vectors that do not fit a batch.
-
-    Parameters
-    ----------
-    vectors
-        To multiply with.
-    batch
-        The structures.
-
-    Raises
-    ------
-    UserError
-        With the wrong shape, type or device.
-    """
+    """Raise :class:`UserError` for vectors of the wrong shape, type or device."""
     expected = tuple(batch.positions.shape)
     if vectors.ndim != 3 or tuple(vectors.shape[1:]) != expected:
         raise UserError(f"vectors have shape {tuple(vectors.shape)}", hint=f"give (K, {expected[0]}, 3)")
@@ -119,29 +101,12 @@ _chosen: dict[tuple[object, ...], Candidate] = {}
 
 
 def fastest(potential: EnergyModel, batch: Batch, vectors: Tensor, create_graph: bool) -> Candidate:
-    """Choose a backend.
+    """Choose a backend by measuring each one once.
 
-    Parameters
-    ----------
-    potential
-        The potential; its class and configuration count, not its weights.
-    batch
-        The structures; the number of their edges counts, rounded to a power of two.
-    vectors
-        ``(K, n_atoms, 3)``; K counts.
-    create_graph
-        Whether a loss will be differentiated; that is measured too then.
-
-    Returns
-    -------
-    str
-        ``loop``, ``vmap`` or ``replicate``. The timings go to this module's logger, once, with the reason why a
-        candidate is out if it does not work for this potential.
-
-    Raises
-    ------
-    Exception
-        That of ``loop``, if it fails: then the potential has no second derivatives.
+    The choice is kept for the class and configuration of the potential, the number of edges (rounded to a power of
+    two), K, type, device, and whether a loss will be differentiated (measured too then). The timings are logged once,
+    and so is the reason why a backend does not work for this potential. Errors of ``loop`` pass: without it the
+    potential has no second derivatives.
     """
     if len(vectors) < 2:
         return "loop"
@@ -192,3 +157,96 @@ def _with_products(
     graph = ForceGraph.of(potential, batch, derivatives=2, create_graph=True)
     products = graph.products(vectors, create_graph=create_graph, vectorised=backend == "vmap")
     return graph.energy, graph.gradient, products
+
+
+MEMORY = 2**30
+"""Bytes that the products of one chunk may take, roughly."""
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """How many products are formed at a time.
+
+    Attributes
+    ----------
+    size
+        Products formed at a time: memory grows with it, not with the number of products. By default as many as fit into
+        ``memory``.
+    memory
+        Bytes for the products of a chunk. A product touches what the force pass saved, so that is what it is taken to
+        need; a chunk is never smaller than one product.
+    backend
+        How the products of a chunk are formed.
+    """
+
+    size: int | None = None
+    memory: int = MEMORY
+    backend: Backend = "vmap"
+
+    def products(
+        self,
+        potential: EnergyModel,
+        batch: Batch,
+        number: int,
+        vectors: Callable[[Tensor], Tensor],
+        graph_of: Callable[..., ForceGraph] = ForceGraph.of,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Multiply the Hessian with vectors that are made when they are needed.
+
+        Parameters
+        ----------
+        potential, batch
+            See :func:`predict`.
+        number
+            How many vectors there are.
+        vectors
+            Makes those of given indices, in the shape that the graph multiplies.
+        graph_of
+            Runs the force pass: :meth:`ForceGraph.of` or :meth:`ForceGraph.of_edges`.
+
+        Yields
+        ------
+        tuple of Tensor
+            Indices of a chunk, and its products without a graph.
+        """
+        size, backend, shared = self.size, self.backend, None
+        if backend != "replicate" or size in (None, 1):
+            saved = _Bytes()
+            with torch.enable_grad(), saved.counted():
+                shared = graph_of(potential, batch, derivatives=2, create_graph=True)
+            size = size or max(1, self.memory // max(1, saved.total))
+        assert size is not None
+        if backend == "auto":
+            sample = batch.positions.new_zeros(min(size, number), *batch.positions.shape)
+            backend = fastest(potential, batch, sample, create_graph=False)
+        # The pass that was run to measure the bytes serves one vector, copies of the batch the others.
+        first = 1 if shared is not None and backend == "replicate" else size
+        for part in torch.arange(number).tensor_split(list(range(first, number, size))):
+            given = vectors(part)
+            if shared is not None and (backend != "replicate" or len(part) == 1):
+                products = shared.products(given, create_graph=False, vectorised=backend == "vmap", keep=True)
+            else:
+                with torch.enable_grad():
+                    copies = graph_of(potential, batch.repeat(len(part)), derivatives=2, create_graph=True)
+                flat = given.flatten(0, 1).unsqueeze(0)
+                products = copies.products(flat, create_graph=False, vectorised=False).view_as(given)
+            yield part, products
+
+
+class _Bytes:
+    """Counts what a graph saves for its backward passes; each storage once."""
+
+    def __init__(self) -> None:
+        self.seen: dict[int, int] = {}
+
+    @property
+    def total(self) -> int:
+        return sum(self.seen.values())
+
+    def counted(self) -> torch.autograd.graph.saved_tensors_hooks:
+        def pack(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            self.seen[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        return torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)

@@ -1,8 +1,8 @@
-"""What derivatives cannot be taken of, told with the name of the part that is to blame.
+"""Errors for what has no second derivatives, with the name of the module that is to blame.
 
 TorchScript and compiled modules drop or refuse higher derivatives, and half precision leaves no digits of a Hessian. A
-custom function whose backward is marked ``once_differentiable`` is worse: ``autograd.grad`` takes its derivative for a
-constant without a word, because the node that should raise is not on the way to the positions.
+custom function whose backward is marked ``once_differentiable`` is worse: ``autograd.grad`` silently treats its
+derivative as a constant, because the node that should raise is not on the way to the positions.
 """
 
 from __future__ import annotations
@@ -36,19 +36,9 @@ _sound_graphs: WeakSet[EnergyModel] = WeakSet()
 
 
 def require_sound_modules(potential: EnergyModel, batch: Batch) -> None:
-    """Refuse what is known to have no second derivatives before anything is computed.
+    """Raise :class:`UserError` for TorchScript, compiled modules, half precision and autocast.
 
-    Parameters
-    ----------
-    potential
-        The potential; its modules are looked at when it is first met.
-    batch
-        The structures.
-
-    Raises
-    ------
-    UserError
-        For TorchScript, compiled modules, half precision and autocast.
+    Nothing has to be computed for that. The modules of a potential are checked when it is first met.
     """
     where = type(potential).__qualname__
     if torch.is_autocast_enabled(batch.positions.device.type):
@@ -69,23 +59,10 @@ def require_sound_modules(potential: EnergyModel, batch: Batch) -> None:
 
 
 def require_sound_graph(potential: EnergyModel, batch: Batch, energy: Tensor, leaf: Tensor) -> None:
-    """Refuse functions that say that they can be differentiated only once.
+    """Raise :class:`UserError` for functions that say that they can be differentiated only once.
 
-    Parameters
-    ----------
-    potential
-        The potential; the graph of its energy is looked at when it is first met.
-    batch
-        The structures.
-    energy
-        With its graph.
-    leaf
-        What it will be differentiated in.
-
-    Raises
-    ------
-    UserError
-        With the name of the function and the module that calls it.
+    The error names the function and the module that calls it. The graph of a potential's ``energy``, down to the
+    ``leaf``, is checked when the potential is first met.
     """
     if potential in _sound_graphs or not batch.edge_index.shape[1]:
         return
@@ -98,23 +75,9 @@ def require_sound_graph(potential: EnergyModel, batch: Batch, energy: Tensor, le
 
 
 def require_connected(potential: EnergyModel, batch: Batch, output: Tensor, what: str) -> None:
-    """Refuse an energy or gradient that has lost its way back to the positions.
+    """Raise :class:`UserError` for an energy or gradient (``what``) that has lost its graph to the positions.
 
-    Parameters
-    ----------
-    potential
-        The potential.
-    batch
-        The structures; without edges nothing depends on the positions.
-    output
-        What is to be differentiated.
-    what
-        Its name.
-
-    Raises
-    ------
-    UserError
-        When it has no graph although atoms have neighbours.
+    Without edges nothing depends on the positions, so then it may.
     """
     if batch.edge_index.shape[1] and not output.requires_grad:
         raise UserError(
@@ -126,19 +89,9 @@ def require_connected(potential: EnergyModel, batch: Batch, output: Tensor, what
 
 @contextmanager
 def explained(potential: EnergyModel, batch: Batch) -> Iterator[None]:
-    """Tell which operation, of which module, has no derivative.
+    """Replace torch's error about a derivative that is not implemented by a :class:`UserError`.
 
-    Parameters
-    ----------
-    potential
-        The potential.
-    batch
-        The structures.
-
-    Raises
-    ------
-    UserError
-        In place of torch's error about a derivative that is not implemented. Other errors pass.
+    It names the operation and the module. Other errors pass.
     """
     try:
         yield

@@ -1,14 +1,14 @@
 """Hessians of large structures from few products.
 
 With a finite cutoff the energy of an atom depends on atoms at most L edges away (:attr:`Potential.n_hops`), so the
-block of the Hessian that belongs to two atoms is zero unless they are at most 2L edges apart, and one product can tell
+block of the Hessian that belongs to two atoms is zero unless they are at most 2L edges apart, and one product gives
 many columns. There are two ways, both exact:
 
 ========  ==============================================  =======================================================
 L         way                                             products
 ========  ==============================================  =======================================================
-1         :mod:`hessgnn.curvature.environments`           3 × largest number of neighbours
-any       :mod:`hessgnn.curvature.coloring`               3 × colours: about half the atoms within 2L edges where
+1         :class:`Environments`                           3 × largest number of neighbours
+any       :class:`Columns`                                3 × colours: about half the atoms within 2L edges where
                                                           the structure is much larger than that, else up to all
 ========  ==============================================  =======================================================
 
@@ -24,11 +24,10 @@ import torch
 from scipy.sparse import csr_array, eye_array
 from torch import Tensor
 
-from hessgnn.curvature.chunks import Chunks
 from hessgnn.curvature.coloring import Coloring, color
-from hessgnn.curvature.environments import Environments
+from hessgnn.curvature.graph import ForceGraph
 from hessgnn.curvature.model import EnergyModel
-from hessgnn.curvature.products import predict
+from hessgnn.curvature.products import Chunks, predict
 from hessgnn.data.batch import Batch
 from hessgnn.errors import UserError
 
@@ -44,25 +43,16 @@ SMALLEST = 32
 def compressed_hessian(potential: EnergyModel, batch: Batch, chunks: Chunks) -> csr_array | None:
     """Hessian of a whole batch, if it takes clearly fewer products than ``3 max(N)``.
 
-    Parameters
-    ----------
-    potential
-        The potential; its ``n_hops`` is checked with one product.
-    batch
-        The structures.
-    chunks
-        How many products are formed at a time.
-
     Returns
     -------
     scipy.sparse.csr_array or None
-        ``(3 n_atoms, 3 n_atoms)``, eV/Å², block diagonal. Nobody symmetrises it, but of two mirror images the colouring
+        ``(3 n_atoms, 3 n_atoms)``, eV/Å², block diagonal. It is not symmetrised, but of two mirror images the colouring
         computes only one.
 
     Raises
     ------
     UserError
-        When atoms beyond ``n_hops`` edges have an influence.
+        When atoms beyond ``n_hops`` edges have an influence: that is checked with one product.
     """
     way = _way(potential, batch)
     if way is None:
@@ -73,20 +63,7 @@ def compressed_hessian(potential: EnergyModel, batch: Batch, chunks: Chunks) -> 
 
 
 def interacting_atoms(batch: Batch, n_edges: int) -> csr_array:
-    """Pairs of atoms that are at most so many edges apart.
-
-    Parameters
-    ----------
-    batch
-        The structures.
-    n_edges
-        How many edges.
-
-    Returns
-    -------
-    scipy.sparse.csr_array
-        ``(n_atoms, n_atoms)`` bool, symmetric, with the diagonal.
-    """
+    """Pairs of atoms at most so many edges apart: ``(n_atoms, n_atoms)`` bool, symmetric, with the diagonal."""
     i, j = batch.edge_index.cpu().numpy()
     n = len(batch.numbers)
     near = csr_array((np.ones(len(i), dtype=bool), (i, j)), shape=(n, n)) + eye_array(n, dtype=bool, format="csr")
@@ -98,16 +75,17 @@ def interacting_atoms(batch: Batch, n_edges: int) -> csr_array:
     return csr_array(reached)
 
 
-class Columns:
-    """Sums of columns of the Hessian that can be told apart.
+def edge_slots(centre: Tensor, n_atoms: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Place of each edge among those of its centre, edges ordered by centre, and number of edges of each centre."""
+    count = torch.bincount(centre, minlength=n_atoms)
+    order = centre.argsort(stable=True)
+    slot = torch.empty_like(centre)
+    slot[order] = torch.arange(len(centre), device=centre.device) - (count.cumsum(0) - count)[centre[order]]
+    return slot, order, count
 
-    Parameters
-    ----------
-    batch
-        The structures.
-    n_hops
-        See :attr:`Potential.n_hops`.
-    """
+
+class Columns:
+    """Sums of columns of the Hessian that can be told apart, by :mod:`hessgnn.curvature.coloring`."""
 
     def __init__(self, batch: Batch, n_hops: int) -> None:
         self.batch = batch
@@ -123,20 +101,7 @@ class Columns:
         return 3 * self.coloring.number
 
     def hessian(self, potential: EnergyModel, chunks: Chunks) -> csr_array:
-        """Hessian of the whole batch.
-
-        Parameters
-        ----------
-        potential
-            The potential.
-        chunks
-            How many products are formed at a time.
-
-        Returns
-        -------
-        scipy.sparse.csr_array
-            ``(3 n_atoms, 3 n_atoms)``, eV/Å².
-        """
+        """Hessian of the whole batch, ``(3 n_atoms, 3 n_atoms)``, eV/Å²."""
         chunked = chunks.products(potential, self.batch, self.n_products, self._vectors)
         products = np.concatenate([part.cpu().numpy() for _, part in chunked])
         return csr_array(self.coloring.recover(products.reshape(-1, 3, *products.shape[1:])))
@@ -180,3 +145,69 @@ def _verify(potential: EnergyModel, batch: Batch, hessian: csr_array) -> None:
             f"Hessian formed so is wrong by {error:.1e} of {scale:.1e} eV/Å",
             hint="correct n_hops (None if unknown) and run `hessgnn check`, which tries it",
         )
+
+
+class Environments:
+    """Hessians of potentials without message passing, from the edges of a batch, of which there must be some.
+
+    The edges are numbered from 0 on around each centre.
+
+    With the vector of each edge as a variable of its own, ``E = Σ_k ε_k(edges of k)`` falls into terms without a common
+    variable (a partially separable function: Griewank and Toint, Numer. Math. 39, 119 (1982)), and its second
+    derivative into one dense block for each atom. One product serves one edge of every atom, so all blocks take three
+    times the largest number of neighbours, whatever the number of atoms and in any dimension. Edge vectors are
+    differences of positions, so the Hessian is the sum of the blocks with each edge replaced by its two atoms.
+    """
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+        self.slot, self.order, count = edge_slots(batch.edge_index[0], len(batch.numbers))
+        self.count, self.start = count.cpu().numpy(), (count.cumsum(0) - count).cpu().numpy()
+
+    @property
+    def n_products(self) -> int:
+        """Products that the Hessian takes."""
+        return 3 * int(self.count.max())
+
+    def hessian(self, potential: EnergyModel, chunks: Chunks) -> csr_array:
+        """Hessian of the whole batch, ``(3 n_atoms, 3 n_atoms)``, eV/Å², not symmetrised."""
+        ends = self._ends()
+        hessian = csr_array((ends.shape[1], ends.shape[1]), dtype=ends.dtype)
+        chunked = chunks.products(potential, self.batch, self.n_products, self._vectors, ForceGraph.of_edges)
+        for part, products in chunked:
+            values = products.index_select(1, self.order).cpu().numpy()
+            hessian = hessian + self._assembled(part.numpy(), values, ends)
+        return hessian
+
+    def _vectors(self, indices: Tensor) -> Tensor:
+        """Vector ``3 s + xyz`` is one in this component of edge s of each atom that has so many edges."""
+        indices = indices.to(self.slot.device)
+        slot = (indices // 3).unsqueeze(1) == self.slot
+        component = (indices % 3).unsqueeze(1) == torch.arange(3, device=indices.device)
+        return (slot.unsqueeze(2) & component.unsqueeze(1)).to(self.batch.positions.dtype)
+
+    def _ends(self) -> csr_array:
+        """Matrix from displacements of atoms to changes of edge vectors, ``(3 n_edges, 3 n_atoms)``, edges in order."""
+        i, j = self.batch.edge_index.index_select(1, self.order).cpu().numpy()
+        row = np.arange(3 * len(i))
+        column = np.concatenate([3 * j[:, None] + np.arange(3), 3 * i[:, None] + np.arange(3)]).ravel()
+        sign = np.repeat([1.0, -1.0], len(row))
+        matrix = csr_array((sign, (np.tile(row, 2), column)), shape=(len(row), 3 * len(self.count)))
+        return matrix.astype(self.batch.positions.new_empty(0).cpu().numpy().dtype)
+
+    def _assembled(self, indices: np.ndarray, products: np.ndarray, ends: csr_array) -> csr_array:
+        """What the rows of edges that were multiplied with contribute to the Hessian.
+
+        Vectors ``indices`` ``(K,)`` gave the products ``(K, n_edges, 3)``, edges in order: around each atom one row of
+        its block. ``ends`` is :meth:`_ends`.
+        """
+        number, size = len(indices), products[0].size
+        starts = np.arange(number)[:, None] * size + 3 * self.start
+        columns = np.tile(np.arange(size), number)
+        rows = csr_array(
+            (products.ravel(), columns, np.append(starts.ravel(), products.size)), shape=(starts.size, size)
+        )
+        slot, component = (indices // 3)[:, None], (indices % 3)[:, None]
+        there = (slot < self.count).ravel()
+        edge = (3 * (self.start + slot) + component).ravel()
+        return csr_array(ends[edge[there]].T @ (rows[there] @ ends))

@@ -23,10 +23,10 @@ from hessgnn.runtime.machine import hardware
 from hessgnn.surface.base import Answer, Surface
 from hessgnn.surface.calculator import surface_from_import_path
 from hessgnn.surface.potential import PotentialSurface
+from hessgnn.training.build import composition_energy, fit_reference_energies
 from hessgnn.training.config import DataConfig, RunConfig
 from hessgnn.training.regimes import Regime
 from hessgnn.training.run import Run, ValidationPoint, versions
-from hessgnn.training.scaling import composition_energy, fit_reference_energies
 
 
 def evaluate(

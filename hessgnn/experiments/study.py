@@ -50,9 +50,9 @@ from hessgnn.runtime.config import save
 from hessgnn.runtime.files import write_text
 from hessgnn.runtime.processes import WorkerDied
 from hessgnn.surface.engines.base import make_engine
+from hessgnn.training.build import fit_reference_energies
 from hessgnn.training.regimes import StudyRegime
 from hessgnn.training.run import Run
-from hessgnn.training.scaling import fit_reference_energies
 
 
 @dataclass(frozen=True)

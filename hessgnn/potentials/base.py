@@ -1,4 +1,7 @@
-"""The one interface: an architecture writes ``atomic_energies``, the base class derives everything else."""
+"""The one interface: an architecture writes ``atomic_energies``, the base class derives everything else.
+
+Architectures have names: ours, those of installed packages, and ``package.module:Class``.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import Any, ClassVar
 
 import torch
 from ase.data import chemical_symbols
-from pydantic import Field, PositiveFloat, field_validator
+from pydantic import Field, PositiveFloat, ValidationError, field_validator
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
@@ -18,7 +21,8 @@ from hessgnn.curvature.model import Prediction
 from hessgnn.curvature.products import Backend, predict
 from hessgnn.data.batch import Batch
 from hessgnn.errors import ConfigError, DataError
-from hessgnn.runtime.config import Settings
+from hessgnn.runtime.config import Settings, explain
+from hessgnn.runtime.registry import Registry
 
 
 class PotentialConfig(Settings):
@@ -212,3 +216,44 @@ def _is_recorded() -> bool:
 
 def _symbols(numbers: Any) -> str:
     return ", ".join(chemical_symbols[z] for z in numbers)
+
+
+def _checked(found: Any, name: str) -> type[Potential]:
+    if not (isinstance(found, type) and issubclass(found, Potential)):
+        raise ConfigError("is not a subclass of hessgnn.Potential", where=name, hint="name the class itself")
+    return found
+
+
+POTENTIALS: Registry[type[Potential]] = Registry("potential", "hessgnn.potentials", check=_checked)
+"""Architectures by name. Other packages announce theirs in the entry-point group ``hessgnn.potentials``."""
+
+register = POTENTIALS.register
+resolve = POTENTIALS.__getitem__
+
+
+def create(name: str, /, **settings: Any) -> Potential:
+    """Build a potential from its name and settings.
+
+    Parameters
+    ----------
+    name
+        A registered name, an entry point, or ``package.module:Class``.
+    **settings
+        Fields of the architecture's ``Config``, for example ``elements=[1, 6, 7, 8], cutoff=5.0``.
+
+    Returns
+    -------
+    Potential
+        In float32, with fresh weights drawn from torch's global generator.
+
+    Raises
+    ------
+    ConfigError
+        When the name or a setting is wrong.
+    """
+    cls = resolve(name)
+    try:
+        config = cls.Config.model_validate(settings)
+    except ValidationError as error:
+        raise explain(error, cls.Config, where=f"potential {name!r}") from error
+    return cls(config)

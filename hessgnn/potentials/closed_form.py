@@ -64,13 +64,6 @@ class ClosedFormPotential(Potential):
     def derivatives(self, batch: Batch, vectors: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Energies, gradient and products, with their graph in the parameters if gradients are enabled.
 
-        Parameters
-        ----------
-        batch
-            The structures.
-        vectors
-            ``(K, n_atoms, 3)``, or none.
-
         Returns
         -------
         energy
@@ -78,7 +71,7 @@ class ClosedFormPotential(Potential):
         gradient
             ``(n_atoms, 3)``, eV/Å.
         products
-            ``(K, n_atoms, 3)``, eV/Å² times the unit of the vectors.
+            ``(K, n_atoms, 3)`` for vectors of that shape, eV/Å² times the unit of the vectors.
         """
         if vectors is None:
             vectors = batch.positions.new_zeros(0, *batch.positions.shape)

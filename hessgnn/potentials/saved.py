@@ -11,8 +11,7 @@ from typing import Any
 import torch
 
 from hessgnn.errors import ConfigError, TrainingError
-from hessgnn.potentials.base import Potential
-from hessgnn.potentials.registry import create
+from hessgnn.potentials.base import Potential, create
 from hessgnn.runtime.config import get_dotted, read_yaml
 from hessgnn.runtime.files import atomic_path
 
@@ -56,13 +55,7 @@ def load(folder: str | Path, device: str = "cpu") -> Potential:
 
 
 def require_run_folder(folder: Path) -> Path:
-    """The configuration file of a run folder.
-
-    Raises
-    ------
-    ConfigError
-        When the folder has none.
-    """
+    """The configuration file of a run folder; :class:`ConfigError` when the folder has none."""
     path = folder / CONFIG
     if not path.is_file():
         raise ConfigError(
@@ -72,19 +65,12 @@ def require_run_folder(folder: Path) -> Path:
 
 
 def create_from(section: Any, dtype: str) -> Potential:
-    """Build a potential from the section ``potential`` of a configuration.
-
-    Parameters
-    ----------
-    section
-        ``name``, and the settings of that architecture.
-    dtype
-        ``float32`` or ``float64``.
+    """Build a potential from the section ``potential`` of a configuration: its name and settings.
 
     Returns
     -------
     Potential
-        On the CPU, with fresh weights drawn from torch's global generator.
+        On the CPU in float32 or float64, with fresh weights drawn from torch's global generator.
 
     Raises
     ------
@@ -100,31 +86,13 @@ def create_from(section: Any, dtype: str) -> Potential:
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Write tensors and plain containers atomically.
-
-    Parameters
-    ----------
-    path
-        The file.
-    content
-        Anything that ``torch.load(weights_only=True)`` admits.
-    """
+    """Write what ``torch.load(weights_only=True)`` admits, tensors and plain containers, atomically."""
     with atomic_path(path) as temporary:
         torch.save(content, temporary)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read what :func:`save_checkpoint` wrote, on the CPU; nothing in the file can run code.
-
-    Parameters
-    ----------
-    path
-        The file.
-
-    Returns
-    -------
-    dict
-        The content.
 
     Raises
     ------
@@ -146,22 +114,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def load_weights(potential: Potential, state: dict[str, Any], *, where: Path) -> None:
-    """Put weights into a potential.
-
-    Parameters
-    ----------
-    potential
-        Of the architecture and settings that the weights belong to.
-    state
-        Its state.
-    where
-        Named in the error.
-
-    Raises
-    ------
-    TrainingError
-        When they do not fit.
-    """
+    """Put weights into a potential; :class:`TrainingError`, naming ``where``, when they do not fit."""
     try:
         potential.load_state_dict(state)
     except RuntimeError as error:

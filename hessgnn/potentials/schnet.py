@@ -14,10 +14,9 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from hessgnn.data.batch import Batch
-from hessgnn.potentials.base import Potential, PotentialConfig
-from hessgnn.potentials.blocks.layers import GaussianBasis, PolynomialCutoff, activation, mlp
+from hessgnn.potentials.base import Potential, PotentialConfig, register
+from hessgnn.potentials.blocks.layers import Activation, GaussianBasis, PolynomialCutoff, mlp
 from hessgnn.potentials.blocks.radial import radial_functions
-from hessgnn.potentials.registry import register
 
 
 class Interaction(nn.Module):
@@ -27,7 +26,7 @@ class Interaction(nn.Module):
         super().__init__()
         self.filter = mlp(n_basis, width, width, act=act)
         self.before = nn.Linear(width, width, bias=False)
-        self.after = nn.Sequential(nn.Linear(width, width), activation(act), nn.Linear(width, width))
+        self.after = nn.Sequential(nn.Linear(width, width), Activation(act), nn.Linear(width, width))
 
     def forward(self, x: Tensor, at_distances: Callable[[nn.Sequential], Tensor], pairs: Tensor) -> Tensor:
         """Update of the atom features ``(n_atoms, width)``, by messages both ways between pairs of atoms ``(2, n)``."""

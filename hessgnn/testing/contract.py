@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 from unittest import SkipTest
 
-from hessgnn.potentials import registry
-from hessgnn.potentials.base import Potential
-from hessgnn.testing import basics, continuity, derivatives, locality, symmetries
+from hessgnn.potentials.base import Potential, create
+from hessgnn.testing import basics, derivatives, symmetries
 from hessgnn.testing.subject import Subject, Violation
 
 
@@ -26,7 +25,7 @@ class Item:
     run
         Tries it; raises :class:`Violation`. Its docstring says what is required.
     hint
-        What usually mends it.
+        What usually helps.
     needs_c2
         Whether a potential may be excused by a reason in :attr:`Potential.not_c2`.
     """
@@ -44,7 +43,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of trying one item.
+    """Result of trying one item.
 
     Attributes
     ----------
@@ -90,7 +89,7 @@ ITEMS: tuple[Item, ...] = (
     Item("fragments", symmetries.separated_fragments, "let an atom's energy depend on its neighbours only"),
     Item(
         "range",
-        locality.influence,
+        symmetries.influence,
         "set n_hops to the number of message-passing layers, or to None; with one, sum over edge_index[0] only",
     ),
     Item("periodic", symmetries.periodicity, "use batch.edge_vectors(), which contain the periodic shift"),
@@ -122,19 +121,19 @@ ITEMS: tuple[Item, ...] = (
     ),
     Item(
         "finite_at_cutoff",
-        continuity.finite_at_cutoff,
+        derivatives.finite_at_cutoff,
         "guard the envelope so that 1/(1 - r/cutoff) cannot overflow, and cut it off with torch.where on its argument",
     ),
     Item(
         "cutoff",
-        continuity.cutoff,
+        derivatives.cutoff,
         "multiply what a neighbour contributes by hessgnn.potentials.blocks.layers.PolynomialCutoff (a cosine has a "
         "jump in its second derivative), or give the reason in not_c2",
         needs_c2=True,
     ),
     Item(
         "activations",
-        continuity.activations,
+        derivatives.activations,
         "use SiLU, GELU, softplus or tanh rather than ReLU, ELU or CELU, or give the reason in not_c2",
         needs_c2=True,
     ),
@@ -145,17 +144,7 @@ ITEMS: tuple[Item, ...] = (
 def try_item(item: Item, subject: Subject) -> Outcome:
     """Try one item.
 
-    Parameters
-    ----------
-    item
-        The item.
-    subject
-        The potential.
-
-    Returns
-    -------
-    Outcome
-        An exception inside the potential is a failure of the item, with the place it came from.
+    An exception inside the potential is a failure of the item; the message says where it came from.
     """
     if item.needs_c2 and subject.potential.not_c2:
         return Outcome(item, passed=False, skipped_reason=subject.potential.not_c2)
@@ -182,7 +171,7 @@ def check_potential(
     Parameters
     ----------
     potential
-        A class, or a name as :func:`hessgnn.potentials.registry.resolve` knows it.
+        A class, or a name as :func:`hessgnn.potentials.base.resolve` knows it.
     settings
         Fields of its ``Config``; small networks are tried faster.
     items
@@ -205,22 +194,9 @@ def check_potential(
 
 
 def maker(potential: str | type[Potential], settings: Mapping[str, Any]) -> Callable[[], Potential]:
-    """Function that builds a potential with fresh weights.
-
-    Parameters
-    ----------
-    potential
-        A class or a name.
-    settings
-        Fields of its ``Config``.
-
-    Returns
-    -------
-    Callable
-        Without arguments.
-    """
+    """Function without arguments that builds a potential with fresh weights, of a class or a registered name."""
     if isinstance(potential, str):
-        return lambda: registry.create(potential, **settings)
+        return lambda: create(potential, **settings)
     return lambda: potential(potential.Config(**settings))
 
 

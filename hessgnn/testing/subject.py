@@ -41,19 +41,9 @@ class Subject:
         return self.fresh()
 
     def fresh(self, dtype: torch.dtype = torch.float64, seed: int = 0) -> Potential:
-        """Build a potential with reproducible weights.
+        """Build a potential with reproducible weights: equal seeds give equal weights.
 
-        Parameters
-        ----------
-        dtype
-            Floating type of its weights.
-        seed
-            Equal seeds give equal weights.
-
-        Returns
-        -------
-        Potential
-            Constant initial weights are disturbed: a layer of zeros would hide whatever lies before it.
+        Constant initial weights are disturbed: a layer of zeros would hide whatever lies before it.
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -67,58 +57,24 @@ class Subject:
     def batch(
         self, structures: Sequence[Atoms], dtype: torch.dtype = torch.float64, cutoff: float | None = None
     ) -> Batch:
-        """Join structures with the potential's neighbour list.
+        """Join structures with the potential's neighbour list, or with that of another cutoff (Å).
 
-        Parameters
-        ----------
-        structures
-            At least one.
-        dtype
-            Floating type of the positions.
-        cutoff
-            Å, of the neighbour list, when it is not the potential's.
-
-        Returns
-        -------
-        Batch
-            On the device of the subject.
+        The batch is on the device of the subject.
         """
         return Batch.from_atoms(structures, self.potential.cutoff if cutoff is None else cutoff, dtype, self.device)
 
     def atoms(self, numbers: Sequence[int], positions: object, **cell: object) -> Atoms:
         """Make a structure; elements that the potential does not know are replaced by ones that it knows.
 
-        Parameters
-        ----------
-        numbers
-            Atomic numbers.
-        positions
-            ``(N, 3)``, Å.
-        **cell
-            ``cell`` and ``pbc``, as of :class:`ase.Atoms`.
-
-        Returns
-        -------
-        ase.Atoms
-            The structure.
+        ``cell`` and ``pbc`` are passed to :class:`ase.Atoms`.
         """
         known = self.potential.elements
         return Atoms([z if z in known else known[z % len(known)] for z in numbers], np.asarray(positions), **cell)
 
     def molecule(self, name: str, rattle: float = 0.05) -> Atoms:
-        """Make a molecule of ASE's collection.
+        """Make a molecule of ASE's collection (:func:`ase.build.molecule`) with the potential's elements.
 
-        Parameters
-        ----------
-        name
-            As of :func:`ase.build.molecule`.
-        rattle
-            Å, standard deviation of displacements that leave no symmetry; the same at each call.
-
-        Returns
-        -------
-        ase.Atoms
-            With the potential's elements.
+        Displacements with a standard deviation of ``rattle`` Å leave no symmetry. They are the same at each call.
         """
         found = molecule(name)
         found.rattle(rattle, seed=1)
@@ -138,20 +94,7 @@ class Subject:
 
 
 def displaced(atoms: Atoms, step: float) -> list[Atoms]:
-    """Structures with each coordinate moved by -2, -1, 1 and 2 steps, in this order.
-
-    Parameters
-    ----------
-    atoms
-        The structure.
-    step
-        Å.
-
-    Returns
-    -------
-    list of ase.Atoms
-        ``12 N``, for :func:`derivative`.
-    """
+    """Structures with each coordinate moved by -2, -1, 1 and 2 steps (Å), in this order: ``12 N``."""
     moved = []
     for atom in range(len(atoms)):
         for axis in range(3):
@@ -163,26 +106,16 @@ def displaced(atoms: Atoms, step: float) -> list[Atoms]:
 
 
 def derivative(values: Tensor, step: float) -> Tensor:
-    """Central difference of fourth order.
+    """Central difference of fourth order, ``(n, ...)``.
 
-    Parameters
-    ----------
-    values
-        ``(4 n, ...)``: four values for each coordinate, at -2, -1, 1 and 2 steps.
-    step
-        The step.
-
-    Returns
-    -------
-    Tensor
-        ``(n, ...)``.
+    ``values`` are ``(4 n, ...)``: four for each coordinate, at -2, -1, 1 and 2 steps, see :func:`displaced`.
     """
     a, b, c, d = values.unflatten(0, (-1, 4)).unbind(1)
     return (8 * (c - b) - (d - a)) / (12 * step)
 
 
 def agree(what: str, got: Tensor, expected: Tensor, bound: float, scale: float | None = None) -> None:
-    """Require two tensors to agree.
+    """Require two tensors of one shape to agree.
 
     Parameters
     ----------
@@ -212,38 +145,12 @@ def agree(what: str, got: Tensor, expected: Tensor, bound: float, scale: float |
 
 
 def require(condition: bool, what: str) -> None:
-    """Require a condition.
-
-    Parameters
-    ----------
-    condition
-        What must be true.
-    what
-        What is wrong if it is not.
-
-    Raises
-    ------
-    Violation
-        When it is false.
-    """
+    """Raise :class:`Violation` that says ``what`` is wrong when a condition is false."""
     if not condition:
         raise Violation(what)
 
 
 def vectors_for(batch: Batch, number: int = 2) -> Tensor:
-    """Random vectors to multiply Hessians with, the same at each call.
-
-    Parameters
-    ----------
-    batch
-        The structures.
-    number
-        How many.
-
-    Returns
-    -------
-    Tensor
-        ``(number, n_atoms, 3)``.
-    """
+    """Random vectors ``(number, n_atoms, 3)`` to multiply Hessians with, the same at each call."""
     generator = torch.Generator().manual_seed(7)
     return torch.randn(number, *batch.positions.shape, generator=generator, dtype=torch.float64).to(batch.positions)

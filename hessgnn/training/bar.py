@@ -21,17 +21,9 @@ from hessgnn.training.trainer import Observer
 
 @contextmanager
 def progress_bar(console: Console | None = None) -> Iterator[Progress]:
-    """A progress bar with a column for the errors of the last validation.
+    """A progress bar, in the terminal by default, with a column for the errors of the last validation.
 
-    Parameters
-    ----------
-    console
-        Where to draw; the terminal by default.
-
-    Yields
-    ------
-    rich.progress.Progress
-        Its tasks need the field ``errors``.
+    Its tasks need the field ``errors``.
     """
     columns = (
         TextColumn("{task.description}"),
@@ -46,21 +38,9 @@ def progress_bar(console: Console | None = None) -> Iterator[Progress]:
 
 
 def observe(progress: Progress, task: TaskID, also: Callable[[int], None] | None = None) -> Observer:
-    """A callback for the trainer that advances a progress bar.
+    """A callback for the trainer that advances a task of :func:`progress_bar`.
 
-    Parameters
-    ----------
-    progress
-        From :func:`progress_bar`.
-    task
-        The task of the run.
-    also
-        Called with the number of steps done, to advance another bar.
-
-    Returns
-    -------
-    Observer
-        For :func:`hessgnn.training.trainer.train`.
+    ``also`` is called with the number of steps done, to advance another bar.
     """
 
     def observer(step: int, point: ValidationPoint | None) -> None:

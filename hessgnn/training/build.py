@@ -1,29 +1,30 @@
-"""From a configuration to the objects of a run: data, potential, loss and training step."""
+"""From a configuration to the objects of a run: data, scaled potential, loss and training step."""
 
 from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
 from hessgnn.data.checks import require_sound
 from hessgnn.data.loader import Loader
 from hessgnn.data.padding import Buckets
+from hessgnn.data.store.columns import ragged
 from hessgnn.data.store.store import Store
-from hessgnn.errors import ConfigError, TrainingError
+from hessgnn.data.structure import Structure
+from hessgnn.errors import ConfigError, DataError, TrainingError
 from hessgnn.potentials.base import Potential
 from hessgnn.potentials.saved import create_from
-from hessgnn.training.averaging import Average
 from hessgnn.training.config import RunConfig
 from hessgnn.training.distributed import Ranks
 from hessgnn.training.loss import Loss
-from hessgnn.training.optimizer import Update, build_optimizers
-from hessgnn.training.scaling import energy_scale, fit_reference_energies
-from hessgnn.training.schedule import Schedule
+from hessgnn.training.optimizer import Average, Schedule, Update, build_optimizers
 from hessgnn.training.step import EagerStep, RecordedStep, TrainingStep
 
 
@@ -31,26 +32,8 @@ from hessgnn.training.step import EagerStep, RecordedStep, TrainingStep
 class Setup:
     """The objects of a run, on their device.
 
-    Attributes
-    ----------
-    config
-        The resolved configuration: the potential's settings are complete.
-    ranks
-        The processes that share the run.
-    device
-        Where tensors are.
-    store
-        The data.
-    loader, validation
-        Batches of the training and of the validation split.
-    potential
-        With fresh weights, scaled to the training split.
-    average
-        Of its weights.
-    loss
-        The loss.
-    step
-        Takes a training step.
+    ``config`` is resolved: the potential's settings are complete. ``loader`` and ``validation`` give batches of the
+    training and of the validation split. The potential has fresh weights and is scaled to the training split.
     """
 
     config: RunConfig
@@ -124,40 +107,15 @@ def build(config: RunConfig, ranks: Ranks | None = None) -> Setup:
 
 
 def build_potential(config: RunConfig) -> Potential:
-    """Build the potential of a configuration, with fresh weights from torch's global generator.
+    """Build the potential of a configuration that names its elements.
 
-    Parameters
-    ----------
-    config
-        The configuration, with elements.
-
-    Returns
-    -------
-    Potential
-        On the CPU, in the training dtype.
+    It is on the CPU, in the training dtype, with fresh weights from torch's global generator.
     """
     return create_from(config.potential, config.training.dtype)
 
 
 def build_loaders(config: RunConfig, store: Store, potential: Potential, device: torch.device) -> tuple[Loader, Loader]:
-    """Batches of the training split in random order, and of the validation split.
-
-    Parameters
-    ----------
-    config
-        The configuration.
-    store
-        The data.
-    potential
-        Its cutoffs decide which neighbours a batch holds.
-    device
-        Where batches are put.
-
-    Returns
-    -------
-    tuple of Loader
-        Training and validation.
-    """
+    """Batches of the training split in random order, and of the validation split."""
     settings = config.training
     shared = (getattr(torch, settings.dtype), device, potential.triplet_cutoff)
     loader = Loader(
@@ -186,16 +144,7 @@ def build_loaders(config: RunConfig, store: Store, potential: Potential, device:
 def scale_to_data(potential: Potential, config: RunConfig, store: Store, ranks: Ranks | None = None) -> None:
     """Set reference energies and energy scale of a potential from the training split.
 
-    Parameters
-    ----------
-    potential
-        Changed in place.
-    config
-        Names the split, and the reference energies where they are not fitted.
-    store
-        The data.
-    ranks
-        Processes that share the run.
+    Reference energies are fitted unless the configuration gives them.
     """
     train, ranks = store.indices(config.data.train), ranks or Ranks()
     reference = config.data.reference_energies or fit_reference_energies(store, train, potential.elements)
@@ -207,18 +156,7 @@ def scale_to_data(potential: Potential, config: RunConfig, store: Store, ranks: 
 def build_gradient(config: RunConfig, loss: Loss, potential: Potential, loader: Loader, ranks: Ranks) -> EagerStep:
     """How loss and gradient are computed: ``training.step``.
 
-    Parameters
-    ----------
-    config
-        The configuration.
-    loss
-        The loss.
-    potential
-        The potential, on its device.
-    loader
-        Sizes of its batches decide which shapes are recorded.
-    ranks
-        Processes that share the run.
+    The potential is on its device. Sizes of the loader's batches decide which shapes are recorded.
     """
     settings = config.training
     if settings.step == "eager":
@@ -236,15 +174,7 @@ def build_gradient(config: RunConfig, loss: Loss, potential: Potential, loader: 
 
 
 def build_update(config: RunConfig, potential: Potential) -> Update:
-    """How the parameters are updated: ``training.optimizer``, ``weight_decay`` and ``clip``.
-
-    Parameters
-    ----------
-    config
-        The configuration.
-    potential
-        The potential, on its device.
-    """
+    """How the parameters are updated: ``training.optimizer``, ``weight_decay`` and ``clip``."""
     settings = config.training
     optimizers = build_optimizers(
         settings.parameter_groups, potential, lr=settings.schedule.lr, weight_decay=settings.weight_decay
@@ -253,24 +183,10 @@ def build_update(config: RunConfig, potential: Potential) -> Update:
 
 
 def prepare_device(config: RunConfig, ranks: Ranks) -> torch.device:
-    """Choose the device and its threads.
+    """Choose the device and the number of threads (``training.device``, ``training.threads``).
 
-    Parameters
-    ----------
-    config
-        ``training.device`` and ``training.threads``.
-    ranks
-        Each of several processes on one machine takes a CUDA device of its own.
-
-    Returns
-    -------
-    torch.device
-        The device.
-
-    Raises
-    ------
-    ConfigError
-        When the device is not there.
+    Each of several processes on one machine takes a CUDA device of its own. Raises :class:`ConfigError` when there is
+    none.
     """
     where = "key 'training.device'"
     device = find_device(config.training.device, where=where)
@@ -298,11 +214,6 @@ def find_device(name: str, *, where: str) -> torch.device:
     where
         Named in the error: a key or an option.
 
-    Returns
-    -------
-    torch.device
-        The device.
-
     Raises
     ------
     ConfigError
@@ -329,3 +240,74 @@ def _require_labels(config: RunConfig, store: Store, train: NDArray[np.int64]) -
                 where=store.path,
                 hint="add the labels" if name == "energy" else f"set loss.{name}=0, or add the labels",
             )
+
+
+STATIONARY = 0.01
+"""eV/Å: a training split with smaller root mean square forces holds stationary points only."""
+
+_BLOCK = 65_536  # structures that are looked at together
+
+
+def fit_reference_energies(store: Store, indices: NDArray[np.int64], elements: Sequence[int]) -> dict[int, float]:
+    """Energy of each element in eV, by least squares on the compositions of those structures that have an energy.
+
+    Raises
+    ------
+    DataError
+        When the compositions do not determine every element's energy.
+    """
+    labelled = indices[store.has_energy[indices]]
+    counts = store.composition(elements, labelled).astype(np.float64)
+    rank = int(np.linalg.matrix_rank(counts)) if len(labelled) else 0
+    if rank < len(elements):
+        wanted = ", ".join(chemical_symbols[z] for z in elements)
+        raise DataError(
+            f"the compositions of the {len(labelled)} training structures with an energy determine only {rank} of the "
+            f"{len(elements)} reference energies ({wanted})",
+            hint="give data.reference_energies, or add structures of other compositions",
+        )
+    solution = np.linalg.lstsq(counts, store.energies[labelled], rcond=None)[0]
+    return {int(z): float(energy) for z, energy in zip(elements, solution, strict=True)}
+
+
+def composition_energy(structure: Structure, reference: dict[int, float]) -> float:
+    """Energy of a structure as the sum of its elements' reference energies, eV."""
+    unknown = sorted({int(z) for z in structure.numbers} - reference.keys())
+    if unknown:
+        raise DataError(
+            f"no reference energy for {', '.join(chemical_symbols[z] for z in unknown)}",
+            where=structure.name,
+            hint="add the element to potential.elements and data.reference_energies, or leave both out",
+        )
+    return sum(reference[int(z)] for z in structure.numbers)
+
+
+def energy_scale(store: Store, indices: NDArray[np.int64], reference: dict[int, float]) -> float:
+    """The energy, in eV and positive, that one dimensionless unit of an atomic energy stands for.
+
+    The root mean square force is the field's choice. It says nothing when the training split holds stationary points
+    only: then the spread of the energies per atom about the reference energies is taken.
+
+    Raises
+    ------
+    DataError
+        When an element has no reference energy.
+    """
+    rms_force = _rms_force(store, indices[store.has_forces[indices]])
+    if rms_force > STATIONARY:
+        return rms_force
+    labelled, sizes = indices[store.has_energy[indices]], store.n_atoms
+    counts = store.composition(list(reference), labelled)
+    if (unknown := labelled[counts.sum(axis=1) < sizes[labelled]]).size:
+        composition_energy(store[int(unknown[0])], reference)  # says which element
+    residuals = (store.energies[labelled] - counts @ np.array(list(reference.values()))) / sizes[labelled]
+    spread = float(np.std(residuals)) if len(residuals) else 0.0
+    return spread if spread > STATIONARY else 1.0
+
+
+def _rms_force(store: Store, indices: NDArray[np.int64]) -> float:
+    forces, squares = store.columns.array("forces"), 0.0
+    for start in range(0, len(indices), _BLOCK):
+        block = indices[start : start + _BLOCK]
+        squares += float(np.square(forces[ragged(store.first_atom[block], store.n_atoms[block])]).sum())
+    return math.sqrt(squares / (3 * int(store.n_atoms[indices].sum()))) if len(indices) else 0.0

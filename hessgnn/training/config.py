@@ -23,11 +23,9 @@ from pydantic import (
 from hessgnn.curvature.probes import PROBES
 from hessgnn.data.prepared import Preparation
 from hessgnn.errors import ConfigError, did_you_mean
-from hessgnn.potentials.base import Potential, PotentialConfig
-from hessgnn.potentials.registry import resolve
+from hessgnn.potentials.base import Potential, PotentialConfig, resolve
 from hessgnn.runtime.config import Settings, parse
-from hessgnn.training.averaging import AverageConfig
-from hessgnn.training.optimizer import OptimizerConfig, ParameterGroupConfig
+from hessgnn.training.optimizer import AverageConfig, OptimizerConfig, ParameterGroupConfig, ScheduleConfig
 from hessgnn.training.regimes import LossRegime, regime_of
 
 
@@ -124,17 +122,6 @@ class LossConfig(Settings):
     def preparation(self) -> Preparation | None:
         """What the loader computes of each structure for the probes."""
         return PROBES[self.probes.kind]().preparation(self.probes.number) if self.hessian else None
-
-
-class ScheduleConfig(Settings):
-    """Learning rate over the run."""
-
-    lr: PositiveFloat = 2e-3
-    warmup: NonNegativeInt = Field(default=50, description="steps of linear growth from 0")
-    kind: Literal["cosine", "plateau", "constant"] = "cosine"
-    final: PositiveFloat = Field(default=0.02, le=1.0, description="lowest rate, as a share of lr")
-    factor: PositiveFloat = Field(default=0.5, lt=1.0, description="plateau: what the rate is multiplied by")
-    patience: PositiveInt = Field(default=5, description="plateau: validations without improvement before that")
 
 
 class ValidationConfig(Settings):

@@ -75,13 +75,7 @@ class Ranks:
         return list(items[self.rank :: self.number])
 
     def total(self, values: Tensor) -> Tensor:
-        """Sum over all ranks, bit for bit the same on each.
-
-        Parameters
-        ----------
-        values
-            Of the same shape on every rank; overwritten.
-        """
+        """Sum of ``values`` over all ranks, bit for bit the same on each. They are overwritten."""
         if self.number > 1:
             with _other_ranks_may_fail():
                 dist.all_reduce(values)
@@ -133,12 +127,7 @@ class Ranks:
         return list(everywhere.values())
 
     def from_first(self, function: Callable[[], T]) -> T:
-        """Call a function on rank 0 and broadcast its result.
-
-        Parameters
-        ----------
-        function
-            Reads or writes files; its result is pickled.
+        """Call a function, which reads or writes files, on rank 0 and broadcast its result (pickled).
 
         Raises
         ------
@@ -162,14 +151,9 @@ class Ranks:
 
 @contextmanager
 def ranks_of_torchrun() -> Iterator[Ranks]:
-    """Initialise the process group if torchrun started this process.
+    """Initialise the process group if torchrun started this process, else yield a single rank.
 
     Errors raised on every rank are reported by rank 0; the other ranks exit with status 2.
-
-    Yields
-    ------
-    Ranks
-        The ranks; a single one where torchrun was not used.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Ranks()

@@ -70,15 +70,7 @@ class LossValue:
 
     @classmethod
     def of(cls, parts: Sequence[Part], errors: Sequence[dict[str, Tensor]]) -> LossValue:
-        """Put the parts of a batch together.
-
-        Parameters
-        ----------
-        parts
-            What the loss was computed from.
-        errors
-            Of each part: term -> ``(n_structures,)``.
-        """
+        """Put the parts of a batch together, from the errors of each: term -> ``(n_structures,)``."""
         labelled: dict[str, list[tuple[Tensor, Tensor]]] = {}
         for part, found in zip(parts, errors, strict=True):
             assert part.batch.index is not None
@@ -99,13 +91,7 @@ class LossValue:
 
 
 class Loss:
-    """The loss of a batch. A term with weight 0 computes nothing.
-
-    Parameters
-    ----------
-    config
-        Weights, forms and probes.
-    """
+    """The loss of a batch. A term with weight 0 computes nothing."""
 
     def __init__(self, config: LossConfig) -> None:
         self.config = config
@@ -115,21 +101,7 @@ class Loss:
     ) -> LossValue:
         """Evaluate the loss with its graph.
 
-        Parameters
-        ----------
-        potential
-            The potential.
-        batch
-            With labels. Structures without one of the labels are left out of that term.
-        weights
-            Of this step.
-        generator
-            Source of the probes.
-
-        Returns
-        -------
-        LossValue
-            The loss and its parts.
+        Structures without one of the labels are left out of that term. The probes are drawn from ``generator``.
         """
         parts = self.parts(batch, weights, generator)
         return LossValue.of(parts, [self.errors(potential, part) for part in parts])
@@ -214,41 +186,16 @@ class Loss:
 
 
 def energy_error(energy: Tensor, reference: Tensor, batch: Batch, form: str = "per_atom") -> Tensor:
-    """Squared energy error of each structure.
+    """Squared energy error of each structure, ``(n_structures,)`` float64, eV².
 
-    Parameters
-    ----------
-    energy, reference
-        ``(n_structures,)`` float64, eV.
-    batch
-        The structures.
-    form
-        ``per_atom``: ``(ΔE/N)²``; ``per_sqrt_atom``: ``ΔE²/√N``.
-
-    Returns
-    -------
-    Tensor
-        ``(n_structures,)`` float64, eV².
+    The ``form`` is ``per_atom``: ``(ΔE/N)²``, or ``per_sqrt_atom``: ``ΔE²/√N``. Energies are float64, eV.
     """
     size = batch.n_atoms.double()
     return (energy - reference).square() / (size.square() if form == "per_atom" else size.sqrt())
 
 
 def forces_error(forces: Tensor, reference: Tensor, batch: Batch) -> Tensor:
-    """Mean square error of the force components of each structure.
-
-    Parameters
-    ----------
-    forces, reference
-        ``(n_atoms, 3)``, eV/Å.
-    batch
-        The structures.
-
-    Returns
-    -------
-    Tensor
-        ``(n_structures,)`` float64, eV²/Å².
-    """
+    """Mean square error of the force components (eV/Å) of each structure, ``(n_structures,)`` float64, eV²/Å²."""
     squares = (forces - reference).double().square().sum(-1)
     return batch.sum_per_structure(squares) / (3 * batch.n_atoms)
 
@@ -266,10 +213,8 @@ def hessian_error(
     ----------
     products
         ``(K, n_atoms, 3)``, of the predicted Hessian with the probes.
-    batch
-        The structures.
-    labels
-        Their labels.
+    batch, labels
+        The structures and their labels.
     probes
         The vectors that were multiplied with.
     function
@@ -287,14 +232,7 @@ def hessian_error(
 def reference_products(batch: Batch, labels: Labels, probes: Probes) -> Tensor:
     """Products of the reference Hessians, ``(K, n_atoms, 3)``; zero where a structure has none.
 
-    Parameters
-    ----------
-    batch
-        The structures.
-    labels
-        Their labels.
-    probes
-        What is multiplied with; of unit vectors only these rows of the Hessians are read.
+    Of probes that are unit vectors only these rows of the Hessians are read.
     """
     if probes.rows is not None:
         return batch.unpad(labels.hessians.rows(probes.rows))
@@ -304,23 +242,9 @@ def reference_products(batch: Batch, labels: Labels, probes: Probes) -> Tensor:
 def products_error(
     residual: Tensor, weights: Tensor, batch: Batch, function: Callable[[Tensor], Tensor] = torch.square
 ) -> Tensor:
-    """As :func:`hessian_error`, of the products' errors.
+    """As :func:`hessian_error`, of predicted minus reference products ``(K, n_atoms, 3)``.
 
-    Parameters
-    ----------
-    residual
-        ``(K, n_atoms, 3)``: predicted minus reference products.
-    weights
-        ``(K, n_structures)``, of the probes.
-    batch
-        The structures.
-    function
-        Of each entry.
-
-    Returns
-    -------
-    Tensor
-        ``(n_structures,)`` float64.
+    ``weights`` ``(K, n_structures)`` are those of the probes.
     """
     values = batch.sum_per_structure(function(residual).double().sum(-1).T)
     return (weights.T * values).sum(1) / (9 * batch.n_atoms.double().square())

@@ -1,7 +1,8 @@
-"""Optimisers by name: any class of ``torch.optim``, with its arguments checked against its signature.
+"""How the weights change: optimisers, the learning rate of each step, and averages of the weights.
 
-Every optimiser of a configuration takes one step on a dummy parameter when the configuration is read. So a wrong value,
-an optimiser that needs sparse gradients, or one whose state a checkpoint cannot hold is an error before the run starts.
+An optimiser is any class of ``torch.optim``, with its arguments checked against its signature. Every optimiser of a
+configuration takes one step on a dummy parameter when the configuration is read. So a wrong value, an optimiser that
+needs sparse gradients, or one whose state a checkpoint cannot hold is an error before the run starts.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ import math
 import typing
 from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Literal, cast
 
 import torch
-from pydantic import ConfigDict, Field, PositiveFloat, create_model, model_validator
+from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, create_model, model_validator
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
 
 from hessgnn.errors import ConfigError, did_you_mean
 from hessgnn.potentials.base import Potential
@@ -78,10 +80,8 @@ class Update:
 
     Parameters
     ----------
-    parameters
-        What is trained.
-    optimizers
-        Of these parameters. One that needs a closure stands alone.
+    parameters, optimizers
+        What is trained, and how. An optimiser that needs a closure stands alone.
     clip
         Largest norm of the gradient; no limit if ``None``.
     """
@@ -93,11 +93,8 @@ class Update:
     def __call__(self, evaluate: Callable[[], Tensor]) -> None:
         """Update the parameters once.
 
-        Parameters
-        ----------
-        evaluate
-            Adds the gradient of the loss to that of the parameters and returns the loss. Optimisers such as LBFGS
-            call it several times in a step.
+        ``evaluate`` adds the gradient of the loss to that of the parameters and returns the loss. Optimisers such as
+        LBFGS call it several times in a step.
 
         Raises
         ------
@@ -142,7 +139,7 @@ class Update:
 def build_optimizers(
     groups: Sequence[ParameterGroupConfig], potential: Potential, *, lr: float, weight_decay: float
 ) -> list[Optimizer]:
-    """Make the optimisers of a potential.
+    """Make the optimisers of a potential, one for each group.
 
     Parameters
     ----------
@@ -154,11 +151,6 @@ def build_optimizers(
         Highest learning rate of groups without their own.
     weight_decay
         Of groups without their own. It is applied to matrices only: decaying biases and scales is no regularisation.
-
-    Returns
-    -------
-    list of Optimizer
-        One for each group.
 
     Raises
     ------
@@ -201,18 +193,7 @@ def _build(group: ParameterGroupConfig, own: list[nn.Parameter], *, lr: float, w
 
 
 def find_optimizer(name: str) -> type[Optimizer]:
-    """Find an optimiser's class.
-
-    Parameters
-    ----------
-    name
-        A class of ``torch.optim``, or ``package.module:Class``.
-
-    Raises
-    ------
-    ConfigError
-        When there is no such class.
-    """
+    """A class of ``torch.optim``, or ``package.module:Class``; :class:`ConfigError` when there is none."""
     if ":" in name:
         found = import_path(name)
         if not (isinstance(found, type) and issubclass(found, Optimizer)):
@@ -232,19 +213,9 @@ def needs_closure(cls: type[Optimizer]) -> bool:
 
 
 def checked_arguments(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Check arguments against the signature of an optimiser.
+    """Arguments of an optimiser, converted to the types of its signature.
 
-    Parameters
-    ----------
-    name
-        Of the optimiser.
-    arguments
-        As they were read from a file.
-
-    Returns
-    -------
-    dict
-        Converted to the types of the signature. AdamW is fused unless an implementation is chosen.
+    AdamW is fused unless an implementation is chosen.
 
     Raises
     ------
@@ -291,13 +262,6 @@ def _arguments_of(cls: type[Optimizer]) -> dict[str, tuple[Any, Any]]:
 def require_working(name: str, arguments: dict[str, Any]) -> None:
     """Take one step on a dummy parameter, save the state and load it again.
 
-    Parameters
-    ----------
-    name
-        Of the optimiser.
-    arguments
-        Its arguments.
-
     Raises
     ------
     ConfigError
@@ -336,3 +300,116 @@ def _some(names: Iterable[str], most: int = 4) -> str:
     """Name some parameters that a pattern could match."""
     names = list(names)
     return f"the names are {', '.join(names[:most])}{', ...' if len(names) > most else ''}" if names else "leave it out"
+
+
+class ScheduleConfig(Settings):
+    """Learning rate over the run."""
+
+    lr: PositiveFloat = 2e-3
+    warmup: NonNegativeInt = Field(default=50, description="steps of linear growth from 0")
+    kind: Literal["cosine", "plateau", "constant"] = "cosine"
+    final: PositiveFloat = Field(default=0.02, le=1.0, description="lowest rate, as a share of lr")
+    factor: PositiveFloat = Field(default=0.5, lt=1.0, description="plateau: what the rate is multiplied by")
+    patience: PositiveInt = Field(default=5, description="plateau: validations without improvement before that")
+
+
+class Schedule:
+    """Learning rate of each step: warm-up followed by a cosine, a plateau rule, or nothing."""
+
+    def __init__(self, config: ScheduleConfig, n_steps: int) -> None:
+        self.config, self.n_steps = config, n_steps
+        self.reduction, self.best, self.waited = 1.0, math.inf, 0
+
+    def lr(self, step: int) -> float:
+        """Learning rate of a step, counted from 0."""
+        config = self.config
+        if step < config.warmup:
+            return config.lr * (step + 1) / config.warmup
+        if config.kind == "cosine":
+            share = (step - config.warmup) / max(1, self.n_steps - config.warmup)
+            return config.lr * (config.final + (1 - config.final) * (1 + math.cos(math.pi * share)) / 2)
+        return config.lr * self.reduction
+
+    def observe(self, score: float) -> None:
+        """Lower the learning rate by the plateau rule when a validation score (lower is better) does not improve."""
+        if self.config.kind != "plateau":
+            return
+        if score < self.best:
+            self.best, self.waited = score, 0
+            return
+        self.waited += 1
+        if self.waited >= self.config.patience:
+            self.waited = 0
+            self.reduction = max(self.config.final, self.reduction * self.config.factor)
+
+    def state_dict(self) -> dict[str, float]:
+        """What changes during a run."""
+        return {"reduction": self.reduction, "best": self.best, "waited": self.waited}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Restore :meth:`state_dict`."""
+        self.reduction, self.best, self.waited = state["reduction"], state["best"], int(state["waited"])
+
+
+class AverageConfig(Settings):
+    """How the weights are averaged over the steps."""
+
+    kind: Literal["ema", "swa", "none"] = Field(
+        default="ema", description="exponential moving average, or equal weights from a step on (stochastic averaging)"
+    )
+    decay: float = Field(default=0.99, ge=0, lt=1, description="ema: smaller in the first steps, (1 + n) / (10 + n)")
+    start: NonNegativeInt | None = Field(default=None, description="swa: steps before the average begins")
+    every: PositiveInt = Field(default=1, description="swa: steps between two contributions")
+
+    @model_validator(mode="after")
+    def _swa_has_a_start(self) -> AverageConfig:
+        if self.kind == "swa" and self.start is None:
+            raise ValueError("kind swa needs the number of steps before the average begins: add start")
+        return self
+
+
+class Average:
+    """The average of a potential's weights over the steps, which is validated and saved."""
+
+    def __init__(self, potential: Potential, config: AverageConfig) -> None:
+        self.config, self.trained = config, potential
+        self._model = None
+        if config.kind != "none":
+            self._model = AveragedModel(potential, multi_avg_fn=_ema(config.decay) if config.kind == "ema" else None)
+
+    @property
+    def potential(self) -> Potential:
+        """The potential with averaged weights; the trained one where nothing has been averaged."""
+        if self._model is None or (self.config.kind == "swa" and not int(self._model.n_averaged)):
+            return self.trained
+        return cast(Potential, self._model.module)
+
+    def update(self, step: int) -> None:
+        """Let the present weights contribute, after so many steps."""
+        if self._model is None:
+            return
+        if self.config.kind == "swa":
+            since = step - (self.config.start or 0)
+            if since <= 0 or since % self.config.every:
+                return
+        self._model.update_parameters(self.trained)
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """What changes during a run; ``None`` where nothing is averaged."""
+        return None if self._model is None else self._model.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any] | None) -> None:
+        """Restore :meth:`state_dict`."""
+        if self._model is not None:
+            assert state is not None, "the checkpoint belongs to a run without averages"
+            self._model.load_state_dict(state)
+
+
+def _ema(decay: float) -> Any:
+    """Exponential moving average whose decay grows with the number of steps, so that the start is forgotten."""
+
+    def update(averages: Sequence[Tensor], current: Sequence[Tensor], n_averaged: Tensor | int) -> None:
+        n = float(n_averaged)
+        torch._foreach_lerp_(list(averages), list(current), 1 - min(decay, (1 + n) / (10 + n)))
+
+    return update

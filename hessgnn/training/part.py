@@ -61,27 +61,13 @@ class Part:
         return 0 if self.vectors is None else len(self.vectors)
 
     def total(self, errors: dict[str, Tensor]) -> Tensor:
-        """Sum of the weighted errors, scalar.
-
-        Parameters
-        ----------
-        errors
-            Term -> ``(n_structures,)``, for each of :attr:`weights`.
-        """
+        """Sum of the weighted errors, scalar, of errors ``(n_structures,)`` for each of :attr:`weights`."""
         return torch.stack([(weight * errors[name]).sum() for name, weight in self.weights.items()]).sum()
 
     def split(self, number: int) -> list[Part]:
-        """Divide into parts of about as many atoms each.
+        """Divide into so many parts of about as many atoms each; fewer if there are fewer structures.
 
-        Parameters
-        ----------
-        number
-            Of parts; fewer come back if there are fewer structures.
-
-        Returns
-        -------
-        list
-            Parts that hold each structure once, in order.
+        The parts hold each structure once, in order.
         """
         if number == 1:
             return [self]
@@ -91,28 +77,14 @@ class Part:
         return [self.select(place == i) for i in place.unique().tolist()]
 
     def select(self, structures: Tensor) -> Part:
-        """Keep some structures, with their weights.
-
-        Parameters
-        ----------
-        structures
-            ``(n_structures,)`` bool.
-        """
+        """Keep some structures ``(n_structures,)`` bool, with their weights."""
         atoms = structures[self.batch.batch]
         kept = {name: value[..., structures] for name, value in self._given(_PER_STRUCTURE).items()}
         kept |= {name: value[..., atoms, :] for name, value in self._given(_PER_ATOM).items()}
         return Part(self.batch.select(structures), **kept)
 
     def pad_to(self, size: Size, cutoff: float) -> Part:
-        """Fill up with structures of weight 0.
-
-        Parameters
-        ----------
-        size
-            What is wanted.
-        cutoff
-            Å, of the neighbour list.
-        """
+        """Fill up to a size with structures of weight 0; ``cutoff`` (Å) is that of the neighbour list."""
         own = Size.of(self.batch)
         padded = {
             name: torch.cat([value, value.new_zeros(*value.shape[:-1], size.n_structures - own.n_structures)], -1)
@@ -129,13 +101,7 @@ class Part:
         return {name: getattr(self.batch, name) for name in _BATCH} | self._given(_PER_STRUCTURE + _PER_ATOM)
 
     def with_tensors(self, tensors: dict[str, Tensor]) -> Part:
-        """The same part with other tensors.
-
-        Parameters
-        ----------
-        tensors
-            As of :meth:`tensors`.
-        """
+        """The same part with other tensors, as of :meth:`tensors`."""
         batch = self.batch.replace(**{name: tensors[name] for name in _BATCH})
         return replace(self, batch=batch, **{name: value for name, value in tensors.items() if name not in _BATCH})
 

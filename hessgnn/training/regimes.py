@@ -25,17 +25,9 @@ ZERO_WEIGHTS: dict[StudyRegime | LossRegime, tuple[str, ...]] = {
 
 
 def regime_of(forces: float, hessian: float) -> LossRegime:
-    """Name the labels that a loss sees.
+    """Name the labels that a loss with these weights sees.
 
-    Parameters
-    ----------
-    forces, hessian
-        Weights of its terms.
-
-    Returns
-    -------
-    str
-        The regime. A loss cannot tell ``E-F+`` from ``E-F``.
+    A loss cannot tell ``E-F+`` from ``E-F``.
     """
     zero = tuple(name for name, weight in (("forces", forces), ("hessian", hessian)) if not weight)
     regimes: tuple[LossRegime, ...] = get_args(LossRegime)

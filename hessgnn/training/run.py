@@ -55,13 +55,7 @@ class ValidationPoint:
 
 @dataclass(frozen=True)
 class Run:
-    """Paths of a run folder, and reading and writing of what is in it.
-
-    Parameters
-    ----------
-    folder
-        The run folder.
-    """
+    """Paths of a run folder, and reading and writing of what is in it."""
 
     folder: Path
 
@@ -100,24 +94,12 @@ class Run:
             raise TrainingError("holds a run already", where=self.folder, hint="resume it, or name another folder")
 
     def begin(self, config: RunConfig) -> None:
-        """Write what is known before the first step.
-
-        Parameters
-        ----------
-        config
-            The resolved configuration.
-        """
+        """Write what is known before the first step: the resolved configuration, and versions."""
         save_config(config, self.config_path)
         write_text(self.folder / "versions.json", json.dumps(versions(), indent=1) + "\n")
 
     def write_metrics(self, curve: list[ValidationPoint]) -> None:
-        """Write all validations so far.
-
-        Parameters
-        ----------
-        curve
-            In order.
-        """
+        """Write all validations so far, in order."""
         text = io.StringIO()
         writer = csv.DictWriter(text, [field.name for field in fields(ValidationPoint)], lineterminator="\n")
         writer.writeheader()

@@ -37,13 +37,11 @@ from hessgnn.data.padding import Buckets, Size
 from hessgnn.data.store.store import Store
 from hessgnn.errors import ConfigError, TrainingError, UserError
 from hessgnn.potentials.base import Potential
-from hessgnn.training.averaging import Average
 from hessgnn.training.config import RunConfig
 from hessgnn.training.distributed import Ranks
 from hessgnn.training.loss import Loss, LossValue, Weights
-from hessgnn.training.optimizer import NonFiniteGradient, Update
+from hessgnn.training.optimizer import Average, NonFiniteGradient, Schedule, Update
 from hessgnn.training.part import Part
-from hessgnn.training.schedule import Schedule
 
 logger = logging.getLogger(__name__)
 
@@ -73,26 +71,7 @@ class NonFiniteLoss(TrainingError):
 class TrainingStep:
     """One step of a run: batch, probes, loss and gradient, update of the parameters, and their average.
 
-    Attributes
-    ----------
-    config
-        Of the run.
-    ranks
-        Processes that share each batch.
-    loader
-        Gives the batch of each step.
-    loss
-        The loss.
-    gradient
-        Computes it with its gradient.
-    update
-        Of the parameters.
-    average
-        Of the parameters.
-    schedule
-        Learning rate of each step.
-    store
-        Names the structures whose loss is not finite.
+    The store names the structures whose loss is not finite.
     """
 
     config: RunConfig
@@ -106,12 +85,9 @@ class TrainingStep:
     store: Store
 
     def __call__(self, number: int) -> LossValue:
-        """Take a step.
+        """Take step ``number``, counted from 0.
 
-        Parameters
-        ----------
-        number
-            Of the step, from 0 on. Batch, probes, weights of the loss and learning rate follow from it and the seed.
+        Batch, probes, weights of the loss and learning rate follow from it and the seed.
 
         Returns
         -------
@@ -157,15 +133,7 @@ class TrainingStep:
 
 
 class EagerStep:
-    """The gradient by autograd's own backward pass.
-
-    Parameters
-    ----------
-    loss
-        The loss.
-    potential
-        The potential.
-    """
+    """The gradient by autograd's own backward pass."""
 
     def __init__(self, loss: Loss, potential: Potential) -> None:
         self.loss, self.potential = loss, potential
@@ -173,11 +141,6 @@ class EagerStep:
 
     def __call__(self, part: Part) -> dict[str, Tensor]:
         """Add the gradient of a part's loss to that of the parameters.
-
-        Parameters
-        ----------
-        part
-            The structures.
 
         Returns
         -------
@@ -191,23 +154,10 @@ class EagerStep:
 
 
 class RecordedStep(EagerStep):
-    """The gradient from a record of the step, for batches that are filled up to a few sizes.
+    """The gradient from a record of the step, for batches that are filled up to a few sizes (``buckets``).
 
-    Parameters
-    ----------
-    loss
-        The loss.
-    potential
-        The potential, in the type and on the device that it stays in.
-    buckets
-        The sizes.
-    how
-        See the module.
-
-    Raises
-    ------
-    ConfigError
-        When the device cannot record so.
+    The potential has the type and device that it stays in. For ``how`` see the module. :class:`ConfigError` when the
+    device cannot record so.
     """
 
     def __init__(

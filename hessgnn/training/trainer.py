@@ -169,18 +169,7 @@ class Trainer:
         self.ranks.from_first(lambda: run.begin(setup.config))
 
     def fit(self, observer: Observer | None = None) -> TrainingResult:
-        """Run the loop from where it stands to its end.
-
-        Parameters
-        ----------
-        observer
-            Callback invoked after every step.
-
-        Returns
-        -------
-        TrainingResult
-            The trained potential and its score.
-        """
+        """Run the loop from where it stands to its end; the observer is called after every step."""
         settings, validation, progress = self.setup.config.training, self.setup.config.validation, self.progress
         since_validation: list[LossValue] = []
         started = time.perf_counter()

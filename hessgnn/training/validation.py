@@ -28,17 +28,7 @@ _PROBE_SEED = 20250307  # fixed probes: redrawn ones would make the choice of th
 
 @dataclass(frozen=True)
 class Errors:
-    """Root mean square errors, ``None`` where no structure has the label.
-
-    Attributes
-    ----------
-    energy
-        eV/atom.
-    forces
-        eV/Å.
-    hessian
-        eV/Å².
-    """
+    """Root mean square errors (eV/atom, eV/Å, eV/Å²), ``None`` where no structure has the label."""
 
     energy: float | None
     forces: float | None
@@ -47,16 +37,8 @@ class Errors:
     def score(self, weights: dict[str, float]) -> float:
         """Weighted geometric mean of the errors in :data:`UNITS`; lower is better.
 
-        Parameters
-        ----------
-        weights
-            Exponent of each error. An error that is not known is left out for every potential alike, since it is
-            the data that lacks it.
-
-        Returns
-        -------
-        float
-            Infinite when an error is not finite.
+        It is infinite when an error is not finite. ``weights`` are the exponents. An error that is not known is left
+        out for every potential alike, since it is the data that lacks it.
         """
         total, exponent = 0.0, 0.0
         for name, weight in weights.items():
@@ -85,11 +67,6 @@ def validate(
         Whether the whole Hessian is compared or fixed probes.
     ranks
         Divide the batches: whole Hessians take long, and whoever only waits for them is idle.
-
-    Returns
-    -------
-    Errors
-        Energy, forces and Hessian, of all batches.
     """
     ranks = ranks or Ranks()
     generator = torch.Generator().manual_seed(_PROBE_SEED)

@@ -4,13 +4,13 @@ from ase.build import molecule
 from hessgnn_bench.plain import Undeclared, left_to_autograd
 
 from hessgnn.data.batch import Batch
-from hessgnn.potentials import registry
-from hessgnn.potentials.blocks.activations import Activation
+from hessgnn.potentials.base import create
+from hessgnn.potentials.blocks.layers import Activation
 
 
 def build(name):
     torch.manual_seed(0)
-    potential = registry.create(name).double()
+    potential = create(name).double()
     potential.set_scaling({1: -1.0, 6: -2.0, 7: -3.0, 8: -4.0}, 1.7)
     return potential
 

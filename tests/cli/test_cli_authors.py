@@ -4,7 +4,7 @@ from typer.testing import CliRunner
 
 from hessgnn.cli import authors
 from hessgnn.errors import ConfigError
-from hessgnn.potentials import registry
+from hessgnn.potentials.base import POTENTIALS, resolve
 from hessgnn.testing import ITEMS
 
 
@@ -46,9 +46,9 @@ def test_wrong_input_is_a_user_error(invoke, arguments):
 def test_models_lists_names_settings_and_defaults(invoke):
     result = invoke("models")
     assert result.exit_code == 0
-    for name in registry.names():
+    for name in POTENTIALS.names():
         assert name in result.output
-        for key, field in registry.resolve(name).Config.model_fields.items():
+        for key, field in resolve(name).Config.model_fields.items():
             line = next(line for line in result.output.splitlines() if f" {key} " in line)
             assert line
             assert (field.description or "") in result.output

@@ -6,13 +6,13 @@ from ase.build import molecule
 from hessgnn.curvature.graph import ForceGraph
 from hessgnn.curvature.hessian import hessians, padded_hessians
 from hessgnn.data.batch import Batch
-from hessgnn.potentials import registry
+from hessgnn.potentials.base import create
 
 
 @pytest.fixture(scope="module")
 def potential():
     torch.manual_seed(0)
-    return registry.create("schnet", width=8, n_interactions=2).double()
+    return create("schnet", width=8, n_interactions=2).double()
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def test_it_holds_no_graph(potential, batch):
 def test_float32_agrees_with_float64(potential):
     atoms = [molecule("CH3OH")]
     exact = potential.hessian(Batch.from_atoms(atoms, 5.0))[0]
-    single = registry.create("schnet", width=8, n_interactions=2)
+    single = create("schnet", width=8, n_interactions=2)
     single.load_state_dict(potential.state_dict())
     rough = single.hessian(Batch.from_atoms(atoms, 5.0, torch.float32))[0]
     assert rough.dtype == torch.float32

@@ -7,7 +7,7 @@ from ase.build import molecule
 
 from hessgnn.curvature.hessian import hessians, padded_hessians, sparse_hessians
 from hessgnn.data.batch import Batch
-from hessgnn.potentials import registry
+from hessgnn.potentials.base import create
 
 SETTINGS = [
     {},
@@ -19,7 +19,7 @@ SETTINGS = [
 
 def make(**settings):
     torch.manual_seed(0)
-    potential = registry.create("ani", **{"hidden": (8, 7, 9), **settings}).double()
+    potential = create("ani", **{"hidden": (8, 7, 9), **settings}).double()
     with torch.no_grad():
         for parameter in potential.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))

@@ -7,8 +7,7 @@ from hessgnn.curvature import products as autotune
 from hessgnn.curvature.products import predict
 from hessgnn.data.batch import Batch
 from hessgnn.errors import UserError
-from hessgnn.potentials import registry
-from hessgnn.potentials.base import Potential
+from hessgnn.potentials.base import Potential, create
 
 BACKENDS = ("loop", "vmap", "replicate", "auto")
 
@@ -25,7 +24,7 @@ class Springs(Potential):
 @pytest.fixture(scope="module")
 def schnet():
     torch.manual_seed(0)
-    return registry.create("schnet", width=8, n_interactions=2).double()
+    return create("schnet", width=8, n_interactions=2).double()
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +85,7 @@ def test_the_positions_of_the_batch_stay_out_of_the_graph(schnet, batch):
 def test_backends_agree(name, number, batch):
     torch.manual_seed(0)
     small = {"ani": {"hidden": (8, 8)}, "schnet": {"width": 8}, "nequip": {"channels": 3, "radial_width": 6}}
-    potential = registry.create(name, **small[name]).double()
+    potential = create(name, **small[name]).double()
     batch = Batch.from_atoms([molecule("H2O"), molecule("CH3OH"), Atoms("O")], potential.cutoff)
     v = vectors(batch, number)
     loop, *others = (predict(potential, batch, vectors=v, backend=backend) for backend in BACKENDS)
@@ -172,7 +171,7 @@ class Stubborn(Springs):
 
 def test_the_choice_is_measured_once_and_logged(caplog):
     autotune._chosen.clear()
-    potential = registry.create("schnet", width=8).double()
+    potential = create("schnet", width=8).double()
     batch = Batch.from_atoms([molecule("H2O")], 5.0)
     with caplog.at_level("INFO"):
         for _ in range(2):
@@ -197,7 +196,7 @@ def test_a_potential_that_cannot_be_vectorised_is_told_of_and_not_silently_loope
 @pytest.mark.parametrize("name", ["ani", "schnet", "nequip"])
 def test_products_are_those_of_finite_differences_of_the_forces(name):
     torch.manual_seed(0)
-    potential = registry.create(name).double()
+    potential = create(name).double()
     atoms = molecule("CH3OH")
     atoms.rattle(0.05, seed=1)
     batch = Batch.from_atoms([atoms], potential.cutoff)

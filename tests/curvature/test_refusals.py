@@ -12,8 +12,7 @@ from hessgnn.curvature import refusals
 from hessgnn.curvature.products import predict
 from hessgnn.data.batch import Batch
 from hessgnn.errors import UserError
-from hessgnn.potentials import registry
-from hessgnn.potentials.base import Potential
+from hessgnn.potentials.base import Potential, create
 
 
 class Once(torch.autograd.Function):
@@ -168,23 +167,23 @@ def test_compiled_modules_are_refused_by_name(batch):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_refused(dtype, batch):
-    potential = registry.create("schnet", width=8)
+    potential = create("schnet", width=8)
     assert f"positions in {dtype}" in refusal(potential, batch.replace(positions=batch.positions.to(dtype)))
-    assert f"the potential in {dtype}" in refusal(registry.create("schnet", width=8).to(dtype), batch)
+    assert f"the potential in {dtype}" in refusal(create("schnet", width=8).to(dtype), batch)
     potential.double().readout.to(dtype)
     assert re.search(rf"with readout\.\w+\.?\w* in {dtype}", refusal(potential, batch))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert "leave torch.autocast" in refusal(registry.create("schnet", width=8).double(), batch)
+        assert "leave torch.autocast" in refusal(create("schnet", width=8).double(), batch)
 
 
 def test_inference_mode_is_refused(batch):
-    potential = registry.create("schnet", width=8).double()
+    potential = create("schnet", width=8).double()
     with torch.inference_mode():
         assert "inference_mode" in refusal(potential, batch)
 
 
 def test_a_potential_is_looked_at_once(batch, monkeypatch):
-    potential = registry.create("schnet", width=8).double()
+    potential = create("schnet", width=8).double()
     predict(potential, batch, vectors=vectors(batch))
     monkeypatch.setattr(refusals, "_nodes_between", None)
     monkeypatch.setattr(type(potential), "named_modules", None)

@@ -6,13 +6,13 @@ import torch
 from ase import Atoms
 from ase.build import graphene, molecule
 
-from hessgnn.curvature.chunks import Chunks
 from hessgnn.curvature.graph import ForceGraph
 from hessgnn.curvature.hessian import hessians, padded_hessians, sparse_hessians
+from hessgnn.curvature.products import Chunks
 from hessgnn.curvature.sparse import SMALLEST, interacting_atoms
 from hessgnn.data.batch import Batch
 from hessgnn.errors import UserError
-from hessgnn.potentials import registry
+from hessgnn.potentials.base import create
 
 SETTINGS = {
     "ani": {"hidden": (8, 8), "cutoff": 2.6, "angular_cutoff": 2.0, "angular_shifts": 2, "angular_sections": 2},
@@ -23,7 +23,7 @@ SETTINGS = {
 
 def make(name, dtype=torch.float64, **settings):
     torch.manual_seed(0)
-    potential = registry.create(name, **SETTINGS[name] | settings).to(dtype)
+    potential = create(name, **SETTINGS[name] | settings).to(dtype)
     if name == "ani":
         potential.closed_form = False  # its own formulas need no products
     return potential

@@ -21,8 +21,7 @@ from hessgnn.data.store import columns
 from hessgnn.data.store.store import Store, write_store
 from hessgnn.data.structure import Structure
 from hessgnn.errors import ConfigError, DataError
-from hessgnn.potentials import registry
-from hessgnn.potentials.base import Potential
+from hessgnn.potentials.base import Potential, create
 
 TRIPLET_CUTOFF = 2.5
 
@@ -162,7 +161,7 @@ def test_a_worker_that_dies_is_told(mixed: Store) -> None:
 @pytest.fixture(scope="module")
 def potential() -> Potential:
     torch.manual_seed(0)
-    return registry.create("ani", hidden=(8, 8)).double()
+    return create("ani", hidden=(8, 8)).double()
 
 
 @pytest.fixture(scope="module")

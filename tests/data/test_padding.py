@@ -8,7 +8,7 @@ from ase.build import bulk, molecule
 import hessgnn
 from hessgnn.data.batch import Batch
 from hessgnn.data.padding import Buckets, Size, pad_to
-from hessgnn.potentials.registry import names
+from hessgnn.potentials.base import POTENTIALS
 
 
 def make_batch() -> Batch:
@@ -17,7 +17,7 @@ def make_batch() -> Batch:
     return Batch.from_atoms([molecule("CH3OH"), diamond, molecule("HCN")], 5.2)
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", POTENTIALS.names())
 def test_fillers_change_neither_energies_nor_derivatives(name: str) -> None:
     torch.manual_seed(0)
     potential, batch = hessgnn.create(name, cutoff=5.2).double(), make_batch()

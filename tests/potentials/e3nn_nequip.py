@@ -9,7 +9,7 @@ from e3nn.nn import Gate
 from torch import Tensor, nn
 
 from hessgnn.data.batch import Batch
-from hessgnn.potentials.blocks.layers import activation, mlp
+from hessgnn.potentials.blocks.layers import Activation, mlp
 from hessgnn.potentials.nequip.model import NequIP
 
 
@@ -182,7 +182,7 @@ def _gate(irreps_in: o3.Irreps, irreps_edge: o3.Irreps, irreps_hidden: o3.Irreps
     scalars = o3.Irreps([(mul, ir) for mul, ir in kept if ir.l == 0])
     gated = o3.Irreps([(mul, ir) for mul, ir in kept if ir.l > 0])
     gates = o3.Irreps([(mul, "0e") for mul, _ in gated])
-    activations = {1: activation("silu"), -1: activation("tanh")}
+    activations = {1: Activation("silu"), -1: Activation("tanh")}
     return Gate(
         scalars,
         [activations[ir.p] for _, ir in scalars],

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from hessgnn.potentials.blocks.activations import HIGHEST, Activation
+from hessgnn.potentials.blocks.layers import HIGHEST, Activation
 
 PLAIN = {"silu": functional.silu, "gelu": functional.gelu, "softplus": functional.softplus, "tanh": torch.tanh}
 

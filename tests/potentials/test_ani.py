@@ -6,13 +6,13 @@ from ase.build import molecule
 
 from hessgnn.data.batch import Batch
 from hessgnn.errors import ConfigError
-from hessgnn.potentials import registry
 from hessgnn.potentials.ani.model import ANI
+from hessgnn.potentials.base import create
 
 
 def make(**settings) -> ANI:
     torch.manual_seed(0)
-    return registry.create("ani", hidden=(8, 8), **settings).double()
+    return create("ani", hidden=(8, 8), **settings).double()
 
 
 def test_the_default_is_smooth_and_the_paper_owns_up():

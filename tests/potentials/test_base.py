@@ -4,7 +4,7 @@ from ase.build import molecule
 
 from hessgnn.data.batch import Batch
 from hessgnn.errors import ConfigError, DataError
-from hessgnn.potentials import registry
+from hessgnn.potentials.base import create
 
 REFERENCES = {1: -13.587222780835477, 6: -1029.4889999855063, 7: -1484.9814568572233, 8: -2041.9816003861047}
 
@@ -12,7 +12,7 @@ REFERENCES = {1: -13.587222780835477, 6: -1029.4889999855063, 7: -1484.981456857
 @pytest.fixture
 def potential():
     torch.manual_seed(0)
-    return registry.create("schnet", width=8, n_interactions=1)
+    return create("schnet", width=8, n_interactions=1)
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_energies_in_float32_keep_the_digits_of_the_reference(potential):
 
 def test_scaling_travels_with_the_weights(potential, batch):
     potential.set_scaling(REFERENCES, 2.5)
-    other = registry.create("schnet", width=8, n_interactions=1)
+    other = create("schnet", width=8, n_interactions=1)
     other.load_state_dict(potential.state_dict())
     assert float(other.scale) == 2.5
     assert torch.equal(other.reference_energies, potential.reference_energies)
@@ -72,7 +72,7 @@ def test_an_unknown_element_is_named(potential):
 
 def test_elements_need_not_be_consecutive():
     torch.manual_seed(0)
-    potential = registry.create("schnet", elements=[8, 1], width=8).double()
+    potential = create("schnet", elements=[8, 1], width=8).double()
     batch = Batch.from_atoms([molecule("H2O")], potential.cutoff)
     assert potential.species(batch).tolist() == [1, 0, 0]
 

@@ -1,8 +1,7 @@
 import pytest
 import torch
 
-from hessgnn.potentials.blocks.activations import FORMS
-from hessgnn.potentials.blocks.layers import BesselBasis, PolynomialCutoff, activation, mlp
+from hessgnn.potentials.blocks.layers import FORMS, Activation, BesselBasis, PolynomialCutoff, mlp
 
 
 def derivatives(function, at, order):
@@ -37,7 +36,7 @@ def test_bessel_functions_are_orthonormal():
 
 @pytest.mark.parametrize("name", FORMS)
 def test_activations_have_a_continuous_second_derivative(name):
-    act = activation(name)
+    act = Activation(name)
     left, right = derivatives(act, -1e-7, 3), derivatives(act, 1e-7, 3)
     assert left == pytest.approx(right, abs=1e-6)
 

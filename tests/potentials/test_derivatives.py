@@ -6,7 +6,7 @@ from ase import Atoms
 from ase.build import molecule
 
 from hessgnn.data.batch import Batch
-from hessgnn.potentials import registry
+from hessgnn.potentials.base import create
 from hessgnn.potentials.blocks.layers import BesselBasis, GaussianBasis, PolynomialCutoff
 
 SETTINGS = {
@@ -55,7 +55,7 @@ def test_predictions_and_gradients_are_those_of_autograd(setting, number):
     values, gradients = [], []
     for change in (lambda potential: potential, left_to_autograd):
         torch.manual_seed(0)
-        potential = change(registry.create(setting.split()[0], **SETTINGS[setting]).double())
+        potential = change(create(setting.split()[0], **SETTINGS[setting]).double())
         batch = Batch.from_atoms(structures(), potential.cutoff)
         v = torch.randn(number, *batch.positions.shape, dtype=torch.float64) if number else None
         out = potential(batch, vectors=v, create_graph=True)

@@ -5,7 +5,7 @@ from ase.build import molecule
 from e3nn_nequip import reference_with_weights_of
 
 from hessgnn.data.batch import Batch
-from hessgnn.potentials import registry
+from hessgnn.potentials.base import create
 from hessgnn.potentials.nequip.model import NequIP
 from hessgnn.testing import ITEMS, Subject, try_item
 
@@ -15,13 +15,13 @@ DEMANDING = [i for i in ITEMS if i.name in {"rotation", "reflection", "axes", "p
 @pytest.mark.parametrize("parity", [True, False])
 @pytest.mark.parametrize("l_max", [0, 1, 2])
 def test_every_degree_keeps_the_contract(l_max, parity):
-    subject = Subject(lambda: registry.create("nequip", l_max=l_max, parity=parity, channels=3, radial_width=6))
+    subject = Subject(lambda: create("nequip", l_max=l_max, parity=parity, channels=3, radial_width=6))
     assert not [outcome for outcome in (try_item(item, subject) for item in DEMANDING) if not outcome.passed]
 
 
 def make(**settings) -> NequIP:
     torch.manual_seed(0)
-    return registry.create("nequip", channels=3, radial_width=6, **settings).double()
+    return create("nequip", channels=3, radial_width=6, **settings).double()
 
 
 def test_parity_keeps_pseudo_tensors():

@@ -5,8 +5,7 @@ import pytest
 from pydantic import Field, ValidationError, field_validator
 
 from hessgnn.errors import ConfigError
-from hessgnn.potentials import registry
-from hessgnn.potentials.base import Potential, PotentialConfig
+from hessgnn.potentials.base import POTENTIALS, Potential, PotentialConfig, create, register, resolve
 from hessgnn.potentials.schnet import SchNet
 from hessgnn.runtime import registry as lookup
 
@@ -18,7 +17,7 @@ class Plugin(Potential):
 
 @pytest.fixture
 def plugin(monkeypatch):
-    point = importlib.metadata.EntryPoint("plugged", f"{__name__}:Plugin", registry.POTENTIALS.group)
+    point = importlib.metadata.EntryPoint("plugged", f"{__name__}:Plugin", POTENTIALS.group)
 
     def entry_points(*, group, name=None):
         assert group == "hessgnn.potentials"
@@ -29,25 +28,25 @@ def plugin(monkeypatch):
 
 
 def test_our_own_are_found_without_importing_them():
-    assert registry.resolve("schnet") is SchNet
+    assert resolve("schnet") is SchNet
 
 
 def test_a_misspelt_name_is_corrected():
     with pytest.raises(ConfigError, match=r"shcnet: no such potential\. Hint: did you mean 'schnet'"):
-        registry.create("shcnet")
+        create("shcnet")
 
 
 def test_an_entry_point_joins_the_names(plugin):
-    assert {"plugged", "schnet"} <= set(registry.names())
-    assert registry.resolve("plugged") is Plugin
-    assert registry.create("plugged", cutoff=4.0).cutoff == 4.0
+    assert {"plugged", "schnet"} <= set(POTENTIALS.names())
+    assert resolve("plugged") is Plugin
+    assert create("plugged", cutoff=4.0).cutoff == 4.0
 
 
 def test_an_entry_point_that_is_no_potential_is_refused(monkeypatch):
-    point = importlib.metadata.EntryPoint("wrong", "json:dumps", registry.POTENTIALS.group)
+    point = importlib.metadata.EntryPoint("wrong", "json:dumps", POTENTIALS.group)
     monkeypatch.setattr(lookup, "entry_points", lambda *, group, name=None: [point])
     with pytest.raises(ConfigError, match="wrong: is not a subclass"):
-        registry.resolve("wrong")
+        resolve("wrong")
 
 
 def test_module_and_class(tmp_path, monkeypatch):
@@ -59,10 +58,10 @@ def test_module_and_class(tmp_path, monkeypatch):
     )
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.chdir(tmp_path)  # the working folder is searched
-    found = registry.resolve("their_file:Theirs")
+    found = resolve("their_file:Theirs")
     assert issubclass(found, Potential)
     with pytest.raises(ConfigError, match=r"has no 'Their'\. Hint: did you mean 'Theirs'"):
-        registry.resolve("their_file:Their")
+        resolve("their_file:Their")
 
 
 @pytest.mark.parametrize(
@@ -75,18 +74,18 @@ def test_module_and_class(tmp_path, monkeypatch):
 )
 def test_what_is_no_potential_is_refused(name, message):
     with pytest.raises(ConfigError, match=message):
-        registry.resolve(name)
+        resolve(name)
 
 
 def test_a_name_belongs_to_one_class():
     with pytest.raises(ConfigError, match=r"schnet: the name belongs to hessgnn\.potentials\.schnet:SchNet already"):
-        registry.register("schnet")(Plugin)
-    assert registry.resolve("schnet") is SchNet
+        register("schnet")(Plugin)
+    assert resolve("schnet") is SchNet
 
 
 def test_registering_the_same_class_again_is_harmless():
     # As happens when its module is reloaded.
-    assert registry.register("schnet")(SchNet) is SchNet
+    assert register("schnet")(SchNet) is SchNet
 
 
 @pytest.mark.parametrize(
@@ -100,13 +99,13 @@ def test_registering_the_same_class_again_is_harmless():
 )
 def test_wrong_settings_are_told_in_one_line(settings, message):
     with pytest.raises(ConfigError, match=message) as caught:
-        registry.create("schnet", **settings)
+        create("schnet", **settings)
     assert "potential 'schnet'" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_elements_are_sorted_and_unique():
-    assert registry.create("schnet", elements=[8, 1, 8], width=4).elements == (1, 8)
+    assert create("schnet", elements=[8, 1, 8], width=4).elements == (1, 8)
 
 
 def test_defaults_are_checked_when_the_class_is_created():
@@ -142,7 +141,7 @@ def test_fresh_weights_follow_the_seed():
 
     def weights(seed):
         torch.manual_seed(seed)
-        return torch.cat([p.flatten() for p in registry.create("schnet", width=4).parameters()])
+        return torch.cat([p.flatten() for p in create("schnet", width=4).parameters()])
 
     assert torch.equal(weights(1), weights(1))
     assert not torch.equal(weights(1), weights(2))

@@ -11,7 +11,7 @@ from springs import spring_structure
 from hessgnn.data.store.store import Store, write_store
 from hessgnn.data.structure import Structure
 from hessgnn.errors import DataError
-from hessgnn.training.scaling import energy_scale, fit_reference_energies
+from hessgnn.training.build import energy_scale, fit_reference_energies
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from hessgnn.training.config import ScheduleConfig
-from hessgnn.training.schedule import Schedule
+from hessgnn.training.optimizer import Schedule
 
 
 def test_warm_up_then_cosine_down_to_the_final_share() -> None:

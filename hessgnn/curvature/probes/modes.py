@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator
 
-from hessgnn.curvature.probes.base import PROBES, ProbeKind, Probes
+from hessgnn.curvature.probes import PROBES, ProbeKind, Probes
 from hessgnn.data.batch import Batch
 from hessgnn.data.prepared import Preparation, StructureArrays
 
@@ -48,13 +48,7 @@ class Modes(ProbeKind):
 
 @dataclass(frozen=True)
 class ReferenceModes(Preparation):
-    """Eigenvectors of the reference Hessian, not mass weighted, divided into parts.
-
-    Attributes
-    ----------
-    number
-        Of parts.
-    """
+    """Eigenvectors of the reference Hessian, not mass weighted, divided into ``number`` parts."""
 
     number: int
     fill: ClassVar[Mapping[str, float]] = {"part": -1}

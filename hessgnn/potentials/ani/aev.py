@@ -40,10 +40,8 @@ class Environment:
         Holds shapes, constants and cutoffs.
     n_rows
         How many atoms.
-    row
-        ``(n_edges,)``, which of them is the centre of each edge.
-    neighbor
-        ``(n_edges,)``, element of each edge's neighbour.
+    row, neighbor
+        ``(n_edges,)``: which of them is the centre of each edge, and the element of its neighbour.
     vectors
         ``(n_edges, 3)``, Å, from the centre to the neighbour.
     order
@@ -102,17 +100,8 @@ class Environment:
     def pull(self, u: Tensor, displaced: Displacement | None = None) -> Tensor:
         """Take a derivative in the environment vectors back to the edges.
 
-        Parameters
-        ----------
-        u
-            ``(n_rows, 1 + K, n_features)``: ``u`` and its changes ``u'`` along each displacement.
-        displaced
-            The K displacements.
-
-        Returns
-        -------
-        Tensor
-            ``(1 + K, 3, n_edges)``: ``∂Gᵀu`` and its changes ``∂Gᵀu' + Σ u ∂²G v``.
+        From ``u`` and its changes ``u'`` along each of K displacements, ``(n_rows, 1 + K, n_features)``, to ``∂Gᵀu``
+        and its changes ``∂Gᵀu' + Σ u ∂²G v``, ``(1 + K, 3, n_edges)``.
         """
         radial, angular = self._gather(u)
         slope = (radial * self.radial[1]).sum(-2)
@@ -137,19 +126,9 @@ class Environment:
         return out
 
     def push(self, x: Displacement, displaced: Displacement | None = None) -> Tensor:
-        """Transpose of :meth:`pull`.
+        """Transpose of :meth:`pull`, for ``1 + K`` changes x of the edges and the K displacements v.
 
-        Parameters
-        ----------
-        x
-            Of ``1 + K`` changes of the edges.
-        displaced
-            The K displacements v.
-
-        Returns
-        -------
-        Tensor
-            ``(n_rows, 1 + K, n_features)``: ``∂G·x_0 + Σ_k ∂²G(v_k, x_k)``, and ``∂G·x_k``.
+        Returns ``∂G·x_0 + Σ_k ∂²G(v_k, x_k)``, and ``∂G·x_k``: ``(n_rows, 1 + K, n_features)``.
         """
         s, s1, s2, *curved = self.shells
         if displaced is not None:
@@ -186,21 +165,10 @@ class Environment:
         return torch.cat([radial.permute(2, 0, 1), angular], dim=-1)
 
     def edge_curvatures(self, u: Tensor, slot: Tensor, most: int) -> Tensor:
-        """``Σ u ∂²G`` in the vectors of the edges of each atom.
+        """``Σ u ∂²G`` in the vectors of the edges of each atom, ``(n_rows, most, most, 3, 3)``.
 
-        Parameters
-        ----------
-        u
-            ``(n_rows, n_features)``.
-        slot
-            ``(n_edges,)``, place of each edge among those of its centre.
-        most
-            How many places there are.
-
-        Returns
-        -------
-        Tensor
-            ``(n_rows, most, most, 3, 3)``.
+        ``u`` is ``(n_rows, n_features)``; ``slot`` ``(n_edges,)`` is the place of each edge among those of its centre,
+        of which there are ``most``.
         """
         radial, angular = (part[0] for part in self._gather(u.unsqueeze(1)))
         inner, bend = self._slopes(angular)
@@ -274,15 +242,7 @@ class Environment:
 
 
 class Displacement:
-    """Changes of distances and cosines when the vectors of the edges change.
-
-    Parameters
-    ----------
-    environment
-        What is displaced.
-    vectors
-        ``(K, 3, n_edges)``, the changes.
-    """
+    """Changes of distances and cosines when the vectors of the edges change by ``vectors`` ``(K, 3, n_edges)``."""
 
     def __init__(self, environment: Environment, vectors: Tensor) -> None:
         e = self.environment = environment

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hessgnn.potentials.blocks.activations import FORMS, Form
+from hessgnn.potentials.blocks.layers import FORMS, Form
 
 
 class CELU(Form):
@@ -54,16 +54,10 @@ class Layer:
 
 
 class NetworkPass:
-    """One evaluation of the networks.
+    """One evaluation of the networks, with the activation ``act``.
 
-    Parameters
-    ----------
-    weights, biases
-        Of each layer, then of each element; no biases if the layers have none. The last layer has one output.
-    splits
-        Atoms of each element, in this order.
-    act
-        Name of the activation.
+    ``weights`` and ``biases`` are those of each layer, then of each element; no biases if the layers have none. The
+    last layer has one output. ``splits`` counts the atoms of each element, in this order.
     """
 
     def __init__(
@@ -78,7 +72,7 @@ class NetworkPass:
         Derivatives of φ up to ``order`` are kept: one more than were taken, for :meth:`backward`.
         """
         for weights, biases in zip(self.weights[:-1], self.biases[:-1], strict=True):
-            h = self._multiply(x, [w.T for w in weights])
+            h = multiply(x, self.splits, [w.T for w in weights])
             for part, b in zip(h[:, 0].split(self.splits), biases, strict=False):
                 part += b
             form = self.form(h[:, 0])
@@ -104,7 +98,7 @@ class NetworkPass:
             layer.before = s = g * layer.derivatives[0].unsqueeze(1)
             if g.shape[1] > 1:
                 s[:, 1:].addcmul_((g[:, 0] * layer.derivatives[1]).unsqueeze(1), layer.sums[:, 1:])
-            g = self._multiply(s, weights)
+            g = multiply(s, self.splits, weights)
         return g
 
     def backward(self, energy: Tensor, z: Tensor) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
@@ -113,7 +107,7 @@ class NetworkPass:
         outputs: list[Tensor] = []
         mixed: list[Tensor] = []
         for layer, weights in zip(self.layers, self.weights, strict=False):
-            m = self._multiply(z, [w.T for w in weights])
+            m = multiply(z, self.splits, [w.T for w in weights])
             outputs.append(z)
             mixed.append(m)
             f1, f2 = layer.derivatives[:2]
@@ -132,7 +126,7 @@ class NetworkPass:
             w_grad.append(self._outer(r, layer, z))
             b_grad.append([part.sum(0) for part in r[:, 0].split(self.splits)])
             if n:
-                p = self._multiply(r, self.weights[n])
+                p = multiply(r, self.splits, self.weights[n])
         return w_grad[::-1], b_grad[::-1]
 
     def _before(self, layer: Layer, m: Tensor, p: Tensor) -> Tensor:
@@ -158,11 +152,12 @@ class NetworkPass:
             for a, b, c, d in parts
         ]
 
-    def _multiply(self, x: Tensor, matrices: Sequence[Tensor]) -> Tensor:
-        """Multiply the rows of each element with its matrix."""
-        k = x.shape[1]
-        out = x.new_empty(len(x) * k, matrices[0].shape[1])
-        rows = [k * n for n in self.splits]
-        for part, target, matrix in zip(x.flatten(0, 1).split(rows), out.split(rows), matrices, strict=True):
-            torch.mm(part, matrix, out=target)
-        return out.unflatten(0, (len(x), k))
+
+def multiply(x: Tensor, counts: Sequence[int], matrices: Sequence[Tensor]) -> Tensor:
+    """Multiply groups of so many rows ``(K, n_in)`` each with its own matrix ``(n_in, n_out)``."""
+    k = x.shape[1]
+    out = x.new_empty(len(x) * k, matrices[0].shape[1])
+    rows = [k * n for n in counts]
+    for part, target, matrix in zip(x.flatten(0, 1).split(rows), out.split(rows), matrices, strict=True):
+        torch.mm(part, matrix, out=target)
+    return out.unflatten(0, (len(x), k))

@@ -18,14 +18,13 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
 from hessgnn.curvature.model import EdgeHessians
+from hessgnn.curvature.sparse import edge_slots
 from hessgnn.data.batch import Batch
 from hessgnn.potentials.ani.aev import Displacement, Environment
-from hessgnn.potentials.ani.element_networks import NetworkPass
-from hessgnn.potentials.ani.hessian import edge_hessians
-from hessgnn.potentials.base import PotentialConfig
-from hessgnn.potentials.blocks.layers import activation
+from hessgnn.potentials.ani.element_networks import NetworkPass, multiply
+from hessgnn.potentials.base import PotentialConfig, register
+from hessgnn.potentials.blocks.layers import Activation
 from hessgnn.potentials.closed_form import ClosedFormPotential, Evaluation
-from hessgnn.potentials.registry import register
 
 with warnings.catch_warnings():
     # Its compiled extensions have no second derivatives, so that they are absent is no loss here.
@@ -76,7 +75,7 @@ class ANI(ClosedFormPotential):
             cutoff_fn=config.cutoff_function,
             strategy="pyaev",  # the cuAEV extension drops second derivatives and gives silently wrong Hessians
         )
-        act = config.activation if config.activation == "celu" else activation(config.activation)
+        act = config.activation if config.activation == "celu" else Activation(config.activation)
         self.act: str = config.activation
         self.hidden = config.hidden
         self.triplet_cutoff = config.angular_cutoff
@@ -105,8 +104,54 @@ class ANI(ClosedFormPotential):
         return ANIEvaluation(self, batch, vectors)
 
     def edge_hessians(self, batch: Batch, atoms: Tensor) -> EdgeHessians:
-        """Second derivatives of the energies of some atoms in the vectors to their neighbours."""
-        return edge_hessians(self, batch, atoms)
+        """Second derivatives of the energies of some atoms ``(n_centres,)``, which come back in another order.
+
+        With the environment vector G, ``∂²ε = ∂Gᵀ (∂²ε/∂G²) ∂G + Σ (∂ε/∂G) ∂²G``. A neighbour has a part in few
+        features: in ``∂G`` those of its own element, and in ``∂²G`` what it shares with one other neighbour at a time.
+        The network's part is a sum over its layers, ``∂²ε/∂G² = Σ_l D_lᵀ diag(g_l φ''(h_l)) D_l`` with ``D_l =
+        ∂h_l/∂G`` and g the adjoint of ``φ(h)`` (edge pushing; Gower and Mello, Optim. Methods Softw. 27, 251 (2012)),
+        so ``∂G`` goes forward through the layers and no derivative comes back. Costs of an atom follow from its number
+        of neighbours, not from that of all atoms.
+        """
+        species = self.species(batch)
+        n_species = len(self.elements)
+        atoms = atoms[species[atoms].argsort(stable=True)]
+        row = torch.full_like(species, -1).index_copy(0, atoms, torch.arange(len(atoms), device=atoms.device))
+        i, j = batch.edge_index
+        edges = (row[i] >= 0).nonzero().squeeze(-1)
+        pair = species[i] * n_species + species[j]
+        # Those of one pair of elements side by side.
+        edges = edges[(pair[edges] * len(atoms) + row[i[edges]]).argsort()]
+        i, j, row = i[edges], j[edges], row[i[edges]]
+        slot, _, per_atom = edge_slots(row, len(atoms))
+        most = int(per_atom.max())
+        environment = Environment(self.aev, len(atoms), row, species[j], batch.edge_vectors()[edges], 2)
+
+        weights, biases = self.layers()
+        splits = torch.bincount(species[atoms], minlength=n_species).tolist()
+        network_pass = NetworkPass(weights, biases, splits, self.act)
+        network_pass.forward(environment.jet(), 2)
+        blocks = environment.edge_curvatures(network_pass.reverse()[:, 0], slot, most)
+        blocks = blocks.permute(0, 1, 3, 2, 4).reshape(len(atoms), 3 * most, 3 * most)
+
+        tangents = environment.edge_tangents()
+        counts = torch.bincount(pair[edges], minlength=n_species**2)
+        per_element = counts.view(n_species, n_species).sum(1).tolist()
+        columns = self.feature_columns()
+        narrow = [w[:, columns[n]].T for w in weights[0] for n in range(n_species)]
+        changes = multiply(tangents, counts.tolist(), narrow)
+        place = row * most + slot
+        for n, layer in enumerate(network_pass.layers):
+            if n:
+                slopes = network_pass.layers[n - 1].derivatives[0]
+                changes = multiply(changes * slopes[row].unsqueeze(1), per_element, [w.T for w in weights[n]])
+            curvatures = layer.derivatives[1]
+            padded = changes.new_zeros(len(atoms) * most, *changes.shape[1:]).index_copy_(0, place, changes)
+            padded = padded.view(len(atoms), 3 * most, changes.shape[-1])
+            assert layer.behind is not None
+            blocks.baddbmm_(padded * (layer.behind[:, 0] * curvatures).unsqueeze(1), padded.transpose(1, 2))
+        neighbor = atoms.new_zeros(len(atoms) * most).index_copy_(0, place, j)
+        return EdgeHessians(blocks.view(len(atoms), most, 3, most, 3), atoms, neighbor.view(len(atoms), most))
 
     def edge_hessian_bytes(self, batch: Batch) -> int:
         """Memory that :meth:`edge_hessians` takes for one atom, roughly."""
@@ -134,19 +179,7 @@ class ANI(ClosedFormPotential):
 
 
 class ANIEvaluation(Evaluation):
-    """Energies, gradient and products of a batch.
-
-    Atoms are ordered by element in between.
-
-    Parameters
-    ----------
-    potential
-        The potential.
-    batch
-        The structures.
-    vectors
-        ``(K, n_atoms, 3)``.
-    """
+    """Energies, gradient and products of a batch; atoms are ordered by element in between."""
 
     def __init__(self, potential: ANI, batch: Batch, vectors: Tensor) -> None:
         self.batch = batch
@@ -175,9 +208,8 @@ class ANIEvaluation(Evaluation):
         by_row = torch.empty_like(energies).index_copy_(0, self.row, energies)
         weights, biases = self.network_pass.backward(by_row, features)
         gradients = [*chain(*weights), *chain(*biases)][: len(self.parameters)]
-        there = [
-            n > 0 for n in self.network_pass.splits
-        ]  # an element that is not there has no gradient, as with autograd
+        # An element that is not there has no gradient, as with autograd.
+        there = [n > 0 for n in self.network_pass.splits]
         return [g if yes else None for g, yes in zip(gradients, cycle(there), strict=False)]
 
     def _to_edges(self, vectors: Tensor) -> Tensor:

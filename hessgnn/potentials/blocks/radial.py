@@ -19,8 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hessgnn.potentials.blocks.activations import FORMS, Activation
-from hessgnn.potentials.blocks.layers import BesselBasis, GaussianBasis, PolynomialCutoff
+from hessgnn.potentials.blocks.layers import FORMS, Activation, BesselBasis, GaussianBasis, PolynomialCutoff
 
 HIGHEST_ORDER = 2
 """Derivatives of bases, envelopes and networks that are written down: those that a Hessian needs."""
@@ -32,19 +31,11 @@ def radial_functions(
     envelope: PolynomialCutoff,
     order: int | None,
 ) -> Callable[[nn.Sequential], Tensor]:
-    """Prepare networks of the distances of one batch.
+    """Prepare networks of the distances ``(n_edges,)`` of one batch.
 
-    Parameters
-    ----------
-    distances
-        ``(n_edges,)``.
-    basis
-        What they are expanded in.
-    envelope
-        What brings the networks' outputs to zero at the cutoff.
-    order
-        Derivatives that will be taken at most, :attr:`~hessgnn.data.batch.Batch.derivatives`. If it is known and at
-        most 2, they go forward, otherwise autograd is left to find any.
+    The envelope brings their outputs to zero at the cutoff. If the number of derivatives that will be taken at most
+    (``order``, :attr:`~hessgnn.data.batch.Batch.derivatives`) is known and at most 2, they go forward, otherwise
+    autograd is left to find any.
 
     Returns
     -------
@@ -65,14 +56,8 @@ def radial_derivatives(
 ) -> Callable[[nn.Sequential], tuple[Tensor, ...]] | None:
     """Values and derivatives of networks of the distances, for those who differentiate what they make of them.
 
-    Parameters
-    ----------
-    distances
-        ``(n_edges,)``.
-    basis, envelope
-        What the networks see is their product.
-    order
-        Derivatives that will be taken at most.
+    The networks see the product of basis and envelope. ``order`` is the number of derivatives that will be taken at
+    most.
 
     Returns
     -------
@@ -87,19 +72,9 @@ def radial_derivatives(
 
 
 def known_function(x: Tensor, derivatives: Sequence[Tensor]) -> Tensor:
-    """Function of one variable from its values and derivatives at the points where it is needed.
+    """Function of one variable ``x`` ``(n,)`` from its value, first derivative, … there, each ``(n, n_out)``.
 
-    Parameters
-    ----------
-    x
-        ``(n,)``.
-    derivatives
-        Value, first derivative, … at these points, each ``(n, n_out)``.
-
-    Returns
-    -------
-    Tensor
-        The values, which can be differentiated in ``x`` as often as there are derivatives, and in these.
+    The result can be differentiated in ``x`` as often as there are derivatives, and in these.
     """
     return _Function.apply(x, *derivatives)
 

@@ -18,11 +18,10 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from hessgnn.data.batch import Batch
-from hessgnn.potentials.base import Potential, PotentialConfig
-from hessgnn.potentials.blocks.layers import BesselBasis, PolynomialCutoff, activation, mlp
+from hessgnn.potentials.base import Potential, PotentialConfig, register
+from hessgnn.potentials.blocks.layers import Activation, BesselBasis, PolynomialCutoff, mlp
 from hessgnn.potentials.nequip.convolution import Convolve, convolution
 from hessgnn.potentials.nequip.tensor_product import TensorProduct
-from hessgnn.potentials.registry import register
 
 Irreps = list[o3.Irrep]
 
@@ -41,39 +40,16 @@ def eager_e3nn() -> Iterator[None]:
 class Convolution(nn.Module):
     """Gated tensor-product convolution with an element-wise self-connection.
 
-    Features are ``(n_atoms, components, channels)``: all irreps have as many channels.
-
-    Parameters
-    ----------
-    irreps_in, irreps_out
-        Irreps of the features; those without a path to them must have been left out.
-    l_max
-        Highest degree of the harmonics.
-    channels
-        Features of each irrep.
-    n_elements
-        Number of elements.
-    n_basis, radial_width
-        Inputs and hidden units of the radial network.
-    average_neighbors
-        What the sum over neighbours is normalised with.
+    Features are ``(n_atoms, components, channels)``: all irreps have as many channels. Irreps without a path to them
+    must have been left out.
     """
 
-    def __init__(
-        self,
-        irreps_in: Irreps,
-        irreps_out: Irreps,
-        l_max: int,
-        channels: int,
-        n_elements: int,
-        n_basis: int,
-        radial_width: int,
-        average_neighbors: float,
-    ) -> None:
+    def __init__(self, irreps_in: Irreps, irreps_out: Irreps, config: NequIP.Config) -> None:
         super().__init__()
-        self.product = TensorProduct(irreps_in, l_max, irreps_out)
+        channels = config.channels
+        self.product = TensorProduct(irreps_in, config.l_max, irreps_out)
         self.gate = Gate(irreps_out, channels)
-        self.radial = mlp(n_basis, radial_width, self.product.n_paths * channels, act="silu", bias=False)
+        self.radial = mlp(config.n_basis, config.radial_width, self.product.n_paths * channels, act="silu", bias=False)
         self.before = nn.ParameterList(_normal(channels, channels) for _ in irreps_in)
         self.after = nn.ParameterList(
             _normal(block.n_paths * channels, width)
@@ -81,12 +57,12 @@ class Convolution(nn.Module):
         )
         self.kept = [irreps_in.index(ir) if ir in irreps_in else None for ir in irreps_out]
         self.self_connection = nn.ParameterList(
-            _normal(n_elements * channels, width)
+            _normal(len(config.elements) * channels, width)
             for place, width in zip(self.kept, self.gate.widths, strict=True)
             if place is not None
         )
         self.sizes = [ir.dim for ir in irreps_in]
-        self.normalisation = average_neighbors**-0.5
+        self.normalisation = config.average_neighbors**-0.5
 
     def forward(self, x: Tensor, elements: Tensor, convolve: Convolve) -> Tensor:
         """Features of the next layer, from those of this one and the one-hot elements ``(n_atoms, n_elements)``."""
@@ -109,17 +85,8 @@ class Convolution(nn.Module):
 class Gate(nn.Module):
     """Scalars through SiLU (even) or tanh (odd), the rest multiplied by even scalars through SiLU.
 
-    Parameters
-    ----------
-    irreps
-        Of the result; the first is the even scalar.
-    channels
-        Features of each irrep.
-
-    Attributes
-    ----------
-    widths
-        Number of features that it takes of each irrep; the even scalar brings those that multiply the rest.
+    The first of the irreps is the even scalar. ``widths`` is the number of features that the gate takes of each irrep;
+    the even scalar brings those that multiply the rest.
     """
 
     def __init__(self, irreps: Irreps, channels: int) -> None:
@@ -127,7 +94,7 @@ class Gate(nn.Module):
         self.irreps, self.channels = irreps, channels
         gated = sum(ir.l > 0 for ir in irreps)
         self.widths = [channels * (1 + gated), *[channels] * (len(irreps) - 1)]
-        self.even, self.odd = activation("silu"), activation("tanh")
+        self.even, self.odd = Activation("silu"), Activation("tanh")
         # e3nn's convention: an activation of normal numbers has a second moment of 1.
         self.even_scale, self.odd_scale = (normalize2mom(act).cst for act in (self.even, self.odd))
 
@@ -168,17 +135,7 @@ class NequIP(Potential):
         self.embedding = _normal(len(config.elements), config.channels)
         irreps = _irreps(config.l_max, config.parity, config.n_layers)
         self.layers = nn.ModuleList(
-            Convolution(
-                irreps_in,
-                irreps_out,
-                config.l_max,
-                config.channels,
-                len(config.elements),
-                config.n_basis,
-                config.radial_width,
-                config.average_neighbors,
-            )
-            for irreps_in, irreps_out in pairwise(irreps)
+            Convolution(irreps_in, irreps_out, config) for irreps_in, irreps_out in pairwise(irreps)
         )
         self.readout = mlp(config.channels, config.channels, 1, act="silu")
 

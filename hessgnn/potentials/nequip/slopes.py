@@ -37,16 +37,9 @@ class Wanted(NamedTuple):
 
 @dataclass(frozen=True)
 class Problem:
-    """What stays the same in all derivatives.
+    """What stays the same in all derivatives: the tensor product, and ``centres`` and ``neighbours`` ``(n_edges,)``.
 
-    Attributes
-    ----------
-    product
-        The tensor product.
-    centres, neighbours
-        ``(n_edges,)``.
-    kept
-        Quantities that have no direction and do not involve g, if all edges fit into one portion.
+    ``kept`` holds quantities that have no direction and do not involve g, if all edges fit into one portion.
     """
 
     product: TensorProduct
@@ -58,7 +51,7 @@ class Problem:
 def evaluate(
     problem: Problem, weights: Sequence[Tensor], points: Sequence[Tensor | None], wanted: Sequence[Wanted]
 ) -> tuple[Tensor, ...]:
-    """Compute slopes.
+    """Compute slopes, each in the shape of its slot.
 
     Parameters
     ----------
@@ -70,11 +63,6 @@ def evaluate(
         One of each of :data:`SLOTS` where the derivatives are taken, then the same of each direction; ``None`` is 0.
     wanted
         Which slopes.
-
-    Returns
-    -------
-    tuple of Tensor
-        In the shape of the slot.
     """
     product = problem.product
     weights = [w.unflatten(1, (product.n_paths, -1)) for w in weights]

@@ -20,14 +20,7 @@ from torch import Tensor, nn
 class Block:
     """The rows of a message that belong to one irrep: ``(2 l + 1, n_paths)`` of them, the path running fastest.
 
-    Attributes
-    ----------
-    irrep
-        The irrep.
-    first_row, first_path
-        Where it begins.
-    n_paths
-        How many paths lead there.
+    They begin at ``first_row`` and ``first_path``.
     """
 
     irrep: o3.Irrep
@@ -133,23 +126,10 @@ class TensorProduct(nn.Module):
         return self
 
     def forward(self, x: Tensor, harmonics: Tensor, weights: Tensor, edge_index: Tensor) -> Tensor:
-        """Sum of the messages to each centre.
+        """Sum of the messages to each centre, ``(n_atoms, n_rows, channels)``.
 
-        Parameters
-        ----------
-        x
-            ``(n_atoms, dim_in, channels)``.
-        harmonics
-            ``(n_edges, n_harmonics)``.
-        weights
-            ``(n_edges, n_paths * channels)``.
-        edge_index
-            ``(2, n_edges)``: centre and neighbour.
-
-        Returns
-        -------
-        Tensor
-            ``(n_atoms, n_rows, channels)``.
+        Features ``x`` are ``(n_atoms, dim_in, channels)``, ``harmonics`` ``(n_edges, n_harmonics)``, ``weights``
+        ``(n_edges, n_paths * channels)`` and ``edge_index`` ``(2, n_edges)``, centre and neighbour.
         """
         i, j = edge_index
         matrices = (harmonics @ self.coupling).unflatten(1, (self.n_rows, self.dim_in))
