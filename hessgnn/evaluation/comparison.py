@@ -10,8 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from hessgnn.data.kinds import IRC
-from hessgnn.data.structure import Array
+from hessgnn.data.structure import IRC, Array
 from hessgnn.evaluation.predictions import Predictions
 from hessgnn.molecules.vibrations import Vibrations, masses_of, vibrations
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hessgnn.data.kinds import IRC, PRODUCT, REACTANT, TRANSITION_STATE
 from hessgnn.data.store.store import Store
-from hessgnn.data.structure import Structure
+from hessgnn.data.structure import IRC, PRODUCT, REACTANT, TRANSITION_STATE, Structure
 
 
 @dataclass(frozen=True)

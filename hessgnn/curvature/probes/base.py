@@ -21,7 +21,7 @@ import torch
 from torch import Generator, Tensor
 
 from hessgnn.data.batch import Batch
-from hessgnn.data.prepared import Preparation
+from hessgnn.data.labels import Preparation
 from hessgnn.errors import ConfigError, UserError
 from hessgnn.runtime.registry import Registry
 
@@ -79,7 +79,7 @@ class ProbeKind(ABC):
         Returns
         -------
         dict
-            Name -> padded tensor, see :class:`hessgnn.data.prepared.Prepared`.
+            Name -> padded tensor, see :class:`hessgnn.data.labels.Prepared`.
 
         Raises
         ------

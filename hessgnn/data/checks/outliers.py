@@ -100,19 +100,9 @@ class Outliers:
 
 
 def far(values: Array, floor: float) -> NDArray[np.bool_]:
-    """Tell which values are outliers.
+    """Tell which values ``(n,)`` are outliers.
 
-    Parameters
-    ----------
-    values
-        ``(n,)``.
-    floor
-        Smallest distance from the median that counts.
-
-    Returns
-    -------
-    (n,) bool
-        Further than this and than :data:`DEVIATIONS` robust standard deviations from the median.
+    They are further from the median than ``floor`` and than :data:`DEVIATIONS` robust standard deviations.
     """
     distances = np.abs(values - np.median(values))
     return distances > max(DEVIATIONS * 1.4826 * float(np.median(distances)), floor)
