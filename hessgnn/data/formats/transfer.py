@@ -98,21 +98,10 @@ class ImportReport:
 def import_data(
     name: str, source: Path, output: Path, options: ImportOptions = ImportOptions(), *, limit: int | None = None
 ) -> ImportReport:
-    """Read a source and write a store.
+    """Read a source of a named format and write a store, which must not exist.
 
-    Parameters
-    ----------
-    name
-        The format.
-    output
-        The HDF5 file, which must not exist. Parts are kept in ``<output>.parts/`` until it is written.
-    limit
-        Only so many entries of the source.
-
-    Returns
-    -------
-    ImportReport
-        Its list of what could not be read stands in the store's provenance too.
+    Parts are kept in ``<output>.parts/`` until it is written. ``limit`` takes only so many entries of the source. The
+    report's list of what could not be read stands in the store's provenance too.
 
     Raises
     ------
