@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from hessgnn.errors import DataError
 
+# Kinds of structures: how a geometry came about.
 MINIMUM = "minimum"
 REACTANT = "reactant"
 PRODUCT = "product"
@@ -25,7 +26,6 @@ FRAMES = (IRC, NMS, THERMAL)
 """Away from stationary points: on a reaction path, along normal modes, of molecular dynamics. Each is the name of a
 split too, where most of its frames go."""
 KINDS = (*STATIONARY, *FRAMES)
-
 
 Array = NDArray[np.float64]
 

@@ -49,6 +49,11 @@ from hessgnn.surface.base import Surface, SurfaceError
 from hessgnn.surface.engines.base import make_engine
 from hessgnn.surface.minimise import find_minimum
 
+_COPY_ENERGY = 1e-4
+"""Copies agree so well in energy, eV; far more than two optimisations of one minimum differ by."""
+_COPY_DISTANCE = 0.02
+"""And in all their sorted distances, Å."""
+
 
 @dataclass(frozen=True)
 class JobResult:
@@ -154,12 +159,6 @@ class ReactionJob(BuildJob):
             "imaginary_frequency": round(float(step.saddle.modes.frequencies[0]), 1),
         }
         return made, facts
-
-
-_COPY_ENERGY = 1e-4
-"""Copies agree so well in energy, eV; far more than two optimisations of one minimum differ by."""
-_COPY_DISTANCE = 0.02
-"""And in all their sorted distances, Å."""
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,20 @@ HESSIAN_SCALE = (2.0, 200.0)
 """Where the mean |H_ii| of molecules lies, eV/Å²; about 25 in sets of organic ones, 3 for H₂, 100 for N₂."""
 MAX_FORCES = 20.0
 """Largest median, over structures with forces, of the RMS force, eV/Å; about 2 in strongly displaced frames."""
+SUM_RULE_TOLERANCE = 5e-3
+"""Largest share of ``max|H|`` that ``|Σ_j H_ij|`` may reach."""
+ROTATION_TOLERANCE = 1e-2
+"""Largest share of ``max|H|`` by which ``H u`` of a turn may miss ``−ω × F``; integration grids leave 5e-4."""
+NET_FORCE_TOLERANCE = 0.1
+"""Largest net force ``|Σ F_i|``, eV/Å; tight calculations stay below 1e-3."""
+
+SYMMETRY = "max |H − Hᵀ| (as made)"
+TRANSLATION = "max |Σ_j H_ij| (translation)"
+ROTATION = "max |H u + ω × F| (rotation)"
+NET_FORCE = "|Σ_i F_i|"
+FORCES_AGAINST_ENERGIES = "ΔE + F·d between frames ≤"
+HESSIANS_AGAINST_FORCES = "ΔF + H d between frames ≤"
+"""The last two hold the anharmonicity between two frames besides: they bound the noise from above."""
 
 _TYPICAL_HESSIAN = 25.0  # eV/Å²
 _PREFERENCE = 1.5  # how much better "converted twice" must fit than "not converted", the usual mistake
@@ -125,14 +139,6 @@ class ForceMagnitude:
         if median > MAX_FORCES:
             what = f"the median RMS force is {median:.3g} eV/Å, expected below {MAX_FORCES:g}: kcal/mol/Å read as eV/Å?"
             yield finding("error", "forces-unit", what, self._indices, self._names)
-
-
-SUM_RULE_TOLERANCE = 5e-3
-"""Largest share of ``max|H|`` that ``|Σ_j H_ij|`` may reach."""
-ROTATION_TOLERANCE = 1e-2
-"""Largest share of ``max|H|`` by which ``H u`` of a turn may miss ``−ω × F``; integration grids leave 5e-4."""
-NET_FORCE_TOLERANCE = 0.1
-"""Largest net force ``|Σ F_i|``, eV/Å; tight calculations stay below 1e-3."""
 
 
 class Placeholders:
@@ -235,15 +241,6 @@ class Noise:
     median: float
     high: float
     largest: float
-
-
-SYMMETRY = "max |H − Hᵀ| (as made)"
-TRANSLATION = "max |Σ_j H_ij| (translation)"
-ROTATION = "max |H u + ω × F| (rotation)"
-NET_FORCE = "|Σ_i F_i|"
-FORCES_AGAINST_ENERGIES = "ΔE + F·d between frames ≤"
-HESSIANS_AGAINST_FORCES = "ΔF + H d between frames ≤"
-"""The last two hold the anharmonicity between two frames besides: they bound the noise from above."""
 
 
 class LabelNoise:

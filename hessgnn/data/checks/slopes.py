@@ -27,6 +27,15 @@ TOLERANCE = 1.4
 """Factor by which a slope may differ from 1; the smallest unit mistake, eV/Bohr for eV/Å, makes 1.9."""
 MIN_AGREEMENT = 0.6
 """Share of the slopes that must agree before a unit or a sign is blamed; of sound frames more than 0.8 do."""
+MIN_TURN = 5e-2
+"""Turns whose forces change by less, eV/Å², are at a stationary point and give no slope."""
+MAX_MISFIT = 1.0
+"""Residual of a pair over its scale; the wrong sign gives 2, anharmonicity up to 0.6 at 0.3 Å."""
+MIN_MISFIT = 0.1
+"""Smaller residuals, eV or eV/Å, are noise rather than a fault."""
+SHUFFLED = 0.5
+"""When so large a share of at least :data:`MIN_SHUFFLED` pairs does not fit, the labels belong to other frames."""
+MIN_SHUFFLED = 10
 
 _MIN_CHANGE = 1e-2  # eV or eV/Å; below it the ratio of two small numbers says nothing
 
@@ -136,17 +145,6 @@ def _close_pairs(frames: list[_Frame]) -> Iterator[tuple[_Frame, _Frame]]:
         for i, j in sorted({(min(i, int(j)), max(i, int(j))) for i, j in enumerate(nearest)}):
             if 0 < np.linalg.norm(positions[j] - positions[i], axis=1).max() < MAX_DISPLACEMENT:
                 yield same[i], same[j]
-
-
-MIN_TURN = 5e-2
-"""Turns whose forces change by less, eV/Å², are at a stationary point and give no slope."""
-MAX_MISFIT = 1.0
-"""Residual of a pair over its scale; the wrong sign gives 2, anharmonicity up to 0.6 at 0.3 Å."""
-MIN_MISFIT = 0.1
-"""Smaller residuals, eV or eV/Å, are noise rather than a fault."""
-SHUFFLED = 0.5
-"""When so large a share of at least :data:`MIN_SHUFFLED` pairs does not fit, the labels belong to other frames."""
-MIN_SHUFFLED = 10
 
 
 class Slopes:

@@ -30,6 +30,13 @@ from hessgnn.data.structure import Structure
 from hessgnn.errors import DataError
 from hessgnn.runtime.terminal import ProgressLog
 
+PART = 2000
+"""Structures of one part: what a kill can cost."""
+PART_NUMBERS = 2**25
+"""A part ends sooner when its Hessians have so many elements, which are in memory together."""
+HOPELESS = 100
+"""When none of so many first entries can be read, the rest is not tried."""
+
 
 def export_data(store: Store, name: str, target: Path, *, split: str | None = None) -> int:
     """Write the structures of a store, or of one of its splits, in another format; return their number.
@@ -43,14 +50,6 @@ def export_data(store: Store, name: str, target: Path, *, split: str | None = No
     structures = (store[int(i)] for i in track(indices, description=f"writing {target.name}"))
     writer(structures, target, store.attributes.level_of_theory)
     return len(indices)
-
-
-PART = 2000
-"""Structures of one part: what a kill can cost."""
-PART_NUMBERS = 2**25
-"""A part ends sooner when its Hessians have so many elements, which are in memory together."""
-HOPELESS = 100
-"""When none of so many first entries can be read, the rest is not tried."""
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,11 @@ from hessgnn.runtime.files import atomic_path
 ASYMMETRY_TOLERANCE = 5e-3
 """Largest ``max|H − Hᵀ| / max|H|`` that can be the noise of a label rather than a wrong index order."""
 
+_CHUNK = 16_384  # numbers; one chunk holds the Hessians of a few dozen small molecules
+_WAITING = 8 * 1024**2  # numbers that are kept until they are written together
+_SHAPES = {"positions": (3,), "forces": (3,), "cell": (3, 3), "pbc": (3,)}
+_FILTERS = {"compression": "gzip", "compression_opts": 6, "shuffle": True}
+
 
 def write_store(
     path: str | Path,
@@ -128,12 +133,6 @@ def symmetrised(hessian: Array, name: str) -> tuple[Array, float]:
             hint="check its index order (3*atom + xyz), or compute it more tightly",
         )
     return (hessian + hessian.T) / 2, asymmetry
-
-
-_CHUNK = 16_384  # numbers; one chunk holds the Hessians of a few dozen small molecules
-_WAITING = 8 * 1024**2  # numbers that are kept until they are written together
-_SHAPES = {"positions": (3,), "forces": (3,), "cell": (3, 3), "pbc": (3,)}
-_FILTERS = {"compression": "gzip", "compression_opts": 6, "shuffle": True}
 
 
 class Draft:
