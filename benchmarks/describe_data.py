@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import yaml
 
-from hessgnn.data.kinds import STATIONARY
 from hessgnn.data.store.store import Store
 from hessgnn.data.store.summary import summarise
+from hessgnn.data.structure import STATIONARY
 from hessgnn.runtime.files import write_text
 
 RESULTS = Path(__file__).parent / "results"

@@ -19,8 +19,8 @@ from torch import Generator, Tensor
 
 from hessgnn.curvature.probes import PROBES, ProbeKind, draw
 from hessgnn.data.batch import Batch
+from hessgnn.data.labels import Prepared
 from hessgnn.data.neighbors import neighbors
-from hessgnn.data.prepared import Prepared
 from hessgnn.data.structure import Structure
 from hessgnn.errors import ConfigError
 from hessgnn.runtime.registry import Registry

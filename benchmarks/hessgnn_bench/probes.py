@@ -21,8 +21,8 @@ from rich.table import Table
 
 from hessgnn.curvature.probes import draw
 from hessgnn.data.batch import Batch
+from hessgnn.data.labels import Preparation
 from hessgnn.data.loader import Loader
-from hessgnn.data.prepared import Preparation
 from hessgnn.data.store.store import Store
 from hessgnn.data.structure import Structure
 from hessgnn.errors import UserError

@@ -67,7 +67,7 @@ def import_(
     hessian_dtype: Annotated[Literal["float32", "float64"], typer.Option(help="precision of Hessians")] = "float32",
 ) -> None:
     """Import a data set of another format. Rerunning the same command resumes an interrupted import."""
-    from hessgnn.data.formats.importing import ImportOptions, import_data
+    from hessgnn.data.formats.transfer import ImportOptions, import_data
 
     console = Console()
     options = ImportOptions(level=level, split=split, group=group, hessian_dtype=hessian_dtype)
@@ -93,7 +93,7 @@ def export(
     split: Annotated[str | None, typer.Option(help="only this one")] = None,
 ) -> None:
     """Export a data set to another format."""
-    from hessgnn.data.formats.exporting import export_data
+    from hessgnn.data.formats.transfer import export_data
 
     count = export_data(Store.open(data), name, target, split=split)
     say(Console(), f"{count} structures in {target}")
@@ -155,7 +155,7 @@ def split(
     Frames of kind irc, nms and thermal go to a split of that name, or with their group to validation. Splits of other
     names stay as they are.
     """
-    from hessgnn.data.store.resplit import resplit
+    from hessgnn.data.store.families import resplit
 
     made = resplit(Store.open(data), output, by=by, fractions=_fractions(fractions), seed=seed)
     counts = ", ".join(f"{name} {count}" for name, count in made.splits.items())

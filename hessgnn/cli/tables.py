@@ -15,7 +15,7 @@ from hessgnn.runtime.terminal import say
 
 if TYPE_CHECKING:  # they need torch, for which `hessgnn --help` does not wait
     from hessgnn.data.checks import Report
-    from hessgnn.data.checks.noise import Noise
+    from hessgnn.data.checks.labels import Noise
     from hessgnn.data.store.summary import SplitSummary
 
 TRAIN = DISJOINT[0]

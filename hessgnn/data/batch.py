@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hessgnn.data.labels import Hessians, Labels
+from hessgnn.data.labels import Hessians, Labels, Prepared
 from hessgnn.data.neighbors import neighbors
-from hessgnn.data.prepared import Prepared
 from hessgnn.data.store.layout import pack
 from hessgnn.data.structure import Structure
 
@@ -89,17 +88,12 @@ class Batch:
         return torch.arange(len(self.numbers), device=self.numbers.device) - self.first_atom[self.batch]
 
     def edge_vectors(self, edges: Tensor | None = None) -> Tensor:
-        """Vectors from centres to neighbours, differentiable in the positions.
+        """Vectors from centres to neighbours, ``(n, 3)``, Å; differentiable in the positions.
 
         Parameters
         ----------
         edges
             ``(n,)``, which ones; all by default.
-
-        Returns
-        -------
-        Tensor
-            ``(n, 3)``, Å.
         """
         (i, j), shift = self.edge_index, self.edge_shift
         if edges is not None:
@@ -134,34 +128,12 @@ class Batch:
         return padded.view(*per_atom.shape[:-2], self.n_structures, 3 * self.max_atoms)
 
     def unpad(self, per_structure: Tensor) -> Tensor:
-        """Undo :meth:`pad`.
-
-        Parameters
-        ----------
-        per_structure
-            ``(..., n_structures, 3 max(N))``.
-
-        Returns
-        -------
-        Tensor
-            ``(..., n_atoms, 3)``.
-        """
+        """Undo :meth:`pad`: ``(..., n_structures, 3 max(N))`` becomes ``(..., n_atoms, 3)``."""
         flat = per_structure.reshape(*per_structure.shape[:-2], self.n_structures * self.max_atoms, 3)
         return flat.index_select(-2, self.batch * self.max_atoms + self.slot)
 
     def sum_per_structure(self, per_atom: Tensor) -> Tensor:
-        """Sum over the atoms of each structure.
-
-        Parameters
-        ----------
-        per_atom
-            ``(n_atoms, ...)``.
-
-        Returns
-        -------
-        Tensor
-            ``(n_structures, ...)``.
-        """
+        """Sum over the atoms of each structure: ``(n_atoms, ...)`` becomes ``(n_structures, ...)``."""
         return per_atom.new_zeros(self.n_structures, *per_atom.shape[1:]).index_add(0, self.batch, per_atom)
 
     def replace(self, **changes: Any) -> Batch:
@@ -172,26 +144,14 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """Move every tensor to a device."""
-        moved = {name: getattr(self, name).to(device) for name in _TENSORS}
-        labels = None if self.labels is None else self.labels.to(device)
-        index = None if self.index is None else self.index.to(device)
-        triplets = None if self.triplets is None else self.triplets.to(device)
-        pairs = None if self.pairs is None else self.pairs.to(device)
-        return Batch(**moved, labels=labels, index=index, triplets=triplets, pairs=pairs)
+        names = {field.name for field in dataclasses.fields(self)} - {"derivatives"}
+        moved: dict[str, Any] = {
+            name: None if (own := getattr(self, name)) is None else own.to(device) for name in names
+        }
+        return Batch(**moved)
 
     def select(self, structures: Tensor) -> Batch:
-        """Keep some structures, in their own order.
-
-        Parameters
-        ----------
-        structures
-            ``(n_structures,)`` bool.
-
-        Returns
-        -------
-        Batch
-            The sub-batch, labels included.
-        """
+        """Keep some structures, ``(n_structures,)`` bool, in their own order and with their labels."""
         atoms = structures[self.batch]
         edges = atoms[self.edge_index[0]]
         new_structure = structures.cumsum(0) - 1
@@ -210,18 +170,7 @@ class Batch:
         )
 
     def repeat(self, copies: int) -> Batch:
-        """Join copies of the batch, one behind the other, without labels.
-
-        Parameters
-        ----------
-        copies
-            How many.
-
-        Returns
-        -------
-        Batch
-            ``copies * n_structures`` structures.
-        """
+        """Join copies of the batch, one behind the other, without labels."""
         copy = torch.arange(copies, device=self.batch.device).unsqueeze(1)
         n_edges = self.edge_index.shape[1]
         shift = (copy * len(self.numbers)).expand(-1, n_edges).flatten()
@@ -232,10 +181,8 @@ class Batch:
             n_atoms=self.n_atoms.repeat(copies),
             edge_index=self.edge_index.repeat(1, copies) + shift,
             edge_shift=self.edge_shift.repeat(copies, 1),
-            triplets=None
-            if self.triplets is None
-            else torch.cat([self.triplets + k * n_edges for k in range(copies)], 1),
-            pairs=None if self.pairs is None else torch.cat([self.pairs + k * n_edges for k in range(copies)]),
+            triplets=None if self.triplets is None else _repeated(self.triplets, copies, n_edges),
+            pairs=None if self.pairs is None else _repeated(self.pairs, copies, n_edges),
         )
 
     @classmethod
@@ -249,7 +196,7 @@ class Batch:
         prepared: Prepared | None = None,
         triplets: Sequence[Tensor] | None = None,
     ) -> Batch:
-        """Join structures and their labels.
+        """Join structures and their labels, on the CPU.
 
         Parameters
         ----------
@@ -260,18 +207,13 @@ class Batch:
         dtype
             Floating type of positions, forces and Hessians (energies stay float64).
         edges
-            What :func:`~hessgnn.data.neighbors.neighbors` gave for each structure, where it is known already.
+            Result of :func:`~hessgnn.data.neighbors.neighbors` for each structure, where it is known already.
         index
             Place of each structure in its data set.
         prepared
             What was computed of the structures' Hessians already, for the labels.
         triplets
-            What :func:`~hessgnn.data.neighbors.triplets` gave for each structure.
-
-        Returns
-        -------
-        Batch
-            On the CPU.
+            Result of :func:`~hessgnn.data.neighbors.triplets` for each structure.
 
         Raises
         ------
@@ -311,7 +253,7 @@ class Batch:
         edges: tuple[np.ndarray, np.ndarray],
         dtype: torch.dtype = torch.float64,
     ) -> Batch:
-        """Join geometries without labels, given as arrays of one structure after the other.
+        """Join geometries without labels, given as arrays of one structure after the other, on the CPU.
 
         Parameters
         ----------
@@ -325,11 +267,6 @@ class Batch:
             ``edge_index`` and ``edge_shift`` of all structures, see :class:`Batch`.
         dtype
             Floating type of positions and shifts.
-
-        Returns
-        -------
-        Batch
-            On the CPU.
         """
         edge_index, edge_shift = edges
         return cls(
@@ -355,13 +292,6 @@ class Batch:
             Å, of the neighbour list.
         dtype
             Floating type of the positions.
-        device
-            Where the tensors are put.
-
-        Returns
-        -------
-        Batch
-            Without labels.
         """
         structures = [Structure.from_atoms(one) for one in atoms]
         return cls.from_structures(structures, cutoff, dtype).replace(labels=None).to(device)
@@ -387,12 +317,13 @@ class Batch:
         )
 
 
-_TENSORS = ("numbers", "positions", "batch", "n_atoms", "edge_index", "edge_shift")
-
-
 def _keep(groups: Tensor, edges: Tensor) -> Tensor:
     """Groups ``(size, n)`` of edges that are kept, ``(n_edges,)`` bool, with the new numbers of these."""
     return (edges.cumsum(0) - 1)[groups[:, edges[groups[0]]]]
+
+
+def _repeated(groups: Tensor, copies: int, n_edges: int) -> Tensor:
+    return torch.cat([groups + k * n_edges for k in range(copies)], -1)
 
 
 def _join_triplets(triplets: Sequence[Tensor], edges: Sequence[tuple[np.ndarray, np.ndarray]]) -> Tensor:

@@ -10,9 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from hessgnn.data.batch import Batch
-from hessgnn.data.labels import Hessians, Labels
-from hessgnn.data.neighbors import neighbors, neighbors_of_molecules, pairs_of_edges
-from hessgnn.data.prepared import Preparation, Prepared, StructureArrays
+from hessgnn.data.labels import Hessians, Labels, Preparation, Prepared, StructureArrays
+from hessgnn.data.neighbors import neighbors, neighbors_of_molecules, triplets
 from hessgnn.data.store.columns import ragged
 from hessgnn.data.store.store import Store
 
@@ -30,21 +29,7 @@ _COUNTED = 512  # structures whose neighbours are counted together
 
 
 class Collator:
-    """Makes batches of a store's structures; can be sent to other processes.
-
-    Parameters
-    ----------
-    store
-        Where the structures are.
-    cutoff
-        Å, of the neighbour lists.
-    dtype
-        Floating type of the batches.
-    triplet_cutoff
-        Å; find the triplets too.
-    preparation
-        Computed once of each structure's reference Hessian, and given with the labels.
-    """
+    """Makes batches of a store's structures; can be sent to other processes. Parameters as of ``Loader``."""
 
     def __init__(
         self,
@@ -66,22 +51,10 @@ class Collator:
         return Collator, (self.store, self.cutoff, self.dtype, self.triplet_cutoff, self.preparation)
 
     def arrays(self, chosen: NDArray[np.int64]) -> Arrays:
-        """Everything of a batch but the Hessians, as arrays that travel between processes.
+        """Everything of a batch but the Hessians, as arrays that travel between processes and that :meth:`batch` takes.
 
-        Parameters
-        ----------
-        chosen
-            ``(n_structures,)``, indices in the store.
-
-        Returns
-        -------
-        dict
-            Name -> array, for :meth:`batch`.
-
-        Raises
-        ------
-        DataError
-            When atoms of a structure coincide.
+        ``chosen`` ``(n_structures,)`` are indices in the store. Raises :class:`DataError` when atoms of a structure
+        coincide.
         """
         store, columns, real = self.store, self.store.columns, _NUMPY[self.dtype]
         sizes = store.n_atoms[chosen]
@@ -103,29 +76,13 @@ class Collator:
             "has_hessian": store.has_hessian[chosen],
         }
         if self.triplet_cutoff is not None:
-            (i, j) = edge_index
-            lengths = np.linalg.norm(positions[j] + edge_shift - positions[i], axis=1)
-            near = torch.from_numpy(np.flatnonzero(lengths < self.triplet_cutoff))
-            arrays["triplets"] = near[pairs_of_edges(torch.from_numpy(i)[near], len(atoms))].numpy()
+            arrays["triplets"] = triplets(positions, (edge_index, edge_shift), self.triplet_cutoff).numpy()
         if self.preparation is not None:
             arrays["prepared"] = [self._prepared[i] for i in chosen.tolist()]
         return arrays
 
     def batch(self, arrays: Arrays, device: torch.device) -> Batch:
-        """The batch that arrays stand for.
-
-        Parameters
-        ----------
-        arrays
-            Of :meth:`arrays`.
-        device
-            Where the batch is put.
-
-        Returns
-        -------
-        Batch
-            With labels, whose Hessians are read when they are asked for.
-        """
+        """The batch of the arrays from :meth:`arrays`; the Hessians of its labels are read when they are asked for."""
         t = {name: torch.from_numpy(array).to(device) for name, array in arrays.items() if name != "prepared"}
         preparation = self.preparation
         labels = Labels(
@@ -156,12 +113,7 @@ class Collator:
     def edges(self, chosen: NDArray[np.int64], positions: NDArray[np.float64]) -> Edges:
         """Neighbours of every atom of a batch, in the order that one structure after the other would give.
 
-        Parameters
-        ----------
-        chosen
-            ``(n_structures,)``, indices in the store.
-        positions
-            ``(n_atoms, 3)``, Å, of all these structures.
+        ``chosen`` ``(n_structures,)`` are indices in the store, ``positions`` ``(n_atoms, 3)``, Å, those of all atoms.
 
         Returns
         -------
@@ -196,13 +148,7 @@ class Collator:
         return edge_index, edge_shift
 
     def count_edges(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Edges of each structure.
-
-        Parameters
-        ----------
-        indices
-            In the store.
-        """
+        """Edges of each structure, given by its index in the store."""
         store, counts = self.store, np.zeros(len(indices), dtype=np.int64)
         for start in range(0, len(indices), _COUNTED):
             chosen = indices[start : start + _COUNTED]

@@ -1,16 +1,18 @@
-"""Reference values of a batch; Hessians stay packed, and only what is asked for of them is read."""
+"""Reference values of a batch. Hessians stay packed; only what is asked for of them is read."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hessgnn.data.prepared import Preparation, Prepared
 from hessgnn.data.store.layout import packed_size
 
 _BLOCK = 4 * 1024**2  # entries that are unpacked at a time
@@ -30,8 +32,6 @@ class Hessians:
         ``(any length,)`` float, eV/Å²: in memory or mapped from a file, and shared by all batches of a loader.
     first
         ``(n_structures,)`` int64: where the triangle of each structure begins in it.
-    n_atoms
-        ``(n_structures,)`` int64.
     known
         ``(n_structures,)`` bool: which structures have a Hessian.
     dtype, device
@@ -46,17 +46,9 @@ class Hessians:
     device: torch.device
 
     def products(self, vectors: Tensor) -> Tensor:
-        """Multiply each structure's Hessian with its part of some vectors.
+        """Multiply each structure's Hessian with its part of vectors ``(K, n_structures, D)``.
 
-        Parameters
-        ----------
-        vectors
-            ``(K, n_structures, D)``, padded as :meth:`hessgnn.data.batch.Batch.pad` does.
-
-        Returns
-        -------
-        Tensor
-            ``(K, n_structures, D)``.
+        These and the products, of the same shape, are padded as :meth:`hessgnn.data.batch.Batch.pad` does.
         """
         products = torch.zeros_like(vectors)
         for rows, block in self._blocks():
@@ -64,7 +56,7 @@ class Hessians:
         return products
 
     def rows(self, rows: Tensor) -> Tensor:
-        """Take rows of the Hessians, and read no more than these.
+        """Read rows of the Hessians, and no more than these.
 
         Parameters
         ----------
@@ -181,15 +173,7 @@ class Labels:
         return Prepared(preparation, found, self.hessians.device)
 
     def select(self, structures: Tensor, atoms: Tensor) -> Labels:
-        """Keep some structures.
-
-        Parameters
-        ----------
-        structures
-            ``(n_structures,)`` bool.
-        atoms
-            ``(n_atoms,)`` bool: their atoms.
-        """
+        """Keep some structures, ``(n_structures,)`` bool, and their atoms, ``(n_atoms,)`` bool."""
         return Labels(
             energy=self.energy[structures],
             forces=self.forces[atoms],
@@ -202,3 +186,86 @@ class Labels:
 
 
 _TENSORS = ("energy", "forces", "has_energy", "has_forces", "has_hessian")
+
+
+StructureArrays = dict[str, NDArray[Any]]
+"""Name -> array of one structure."""
+
+
+class Preparation(ABC):
+    """Something computed once per structure from its reference Hessian, and carried with the labels of its batches.
+
+    A loader computes it when it is first needed and keeps it for the next epochs. The loader, its worker processes and
+    the labels know nothing about what the arrays mean. Instances are sent to worker processes, so the class must stand
+    at the top level of a module. Two instances of one class with equal attributes are equal: what one has computed is
+    used for the other.
+    """
+
+    fill: ClassVar[Mapping[str, float]] = {}
+    """Name of an array -> value that it is padded with in a batch; 0 where it is not named."""
+
+    @abstractmethod
+    def of_structure(self, hessian: NDArray[np.float64] | None, n_atoms: int) -> StructureArrays:
+        """Compute the arrays of one structure.
+
+        Parameters
+        ----------
+        hessian
+            ``(3N, 3N)``, eV/Å²; ``None`` where the structure has none.
+        n_atoms
+            N.
+
+        Returns
+        -------
+        dict
+            Name -> array of any shape; the same names and numbers of axes for every structure.
+        """
+
+    def in_type(self, dtype: torch.dtype, hessian: NDArray[np.float64] | None, n_atoms: int) -> StructureArrays:
+        """As :meth:`of_structure`, with floating numbers in the type of a batch."""
+        return {
+            name: torch.from_numpy(array).to(dtype).numpy() if array.dtype.kind == "f" else array
+            for name, array in self.of_structure(hessian, n_atoms).items()
+        }
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash(type(self))
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a preparation computed for the structures of a batch.
+
+    The arrays of each structure are not padded, and are shared with the loader, so they must not be changed; ``device``
+    is that of :attr:`tensors`.
+    """
+
+    preparation: Preparation
+    structures: Sequence[StructureArrays]
+    device: torch.device | str = "cpu"
+
+    @cached_property
+    def tensors(self) -> dict[str, Tensor]:
+        """Name -> ``(n_structures, ...)``, each axis padded at its end to the longest of the structures."""
+        return {name: self._padded(name).to(self.device) for name in self.structures[0]}
+
+    def select(self, structures: Tensor) -> Prepared:
+        """Keep some structures, ``(n_structures,)`` bool."""
+        chosen = zip(self.structures, structures.tolist(), strict=True)
+        return replace(self, structures=[one for one, kept in chosen if kept])
+
+    def to(self, device: torch.device | str) -> Prepared:
+        """Make the tensors on another device."""
+        return replace(self, device=device)
+
+    def _padded(self, name: str) -> Tensor:
+        arrays = [one[name] for one in self.structures]
+        shape = np.max([array.shape for array in arrays], axis=0)
+        padded = np.full((len(arrays), *shape), self.preparation.fill.get(name, 0), dtype=arrays[0].dtype)
+        for k, array in enumerate(arrays):
+            place: tuple[int | slice, ...] = (k, *(slice(length) for length in array.shape))
+            padded[place] = array
+        return torch.from_numpy(padded)

@@ -14,14 +14,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from hessgnn.data.batch import Batch
 from hessgnn.data.collate import Arrays, Collator
+from hessgnn.data.labels import Preparation
 from hessgnn.data.plan import LimitedPlan, Plan
-from hessgnn.data.prepared import Preparation
 from hessgnn.data.store.store import Store
 from hessgnn.errors import DataError, UserError
 
 
 class Loader:
-    """Structures of a store as batches.
+    """Structures of a store, given by their indices, as batches.
 
     Any batch of any epoch can be asked for directly, so a run resumes in the middle of an epoch without replaying it.
     Nothing is kept of a batch; its Hessians are not read before something is asked of them, see
@@ -29,18 +29,12 @@ class Loader:
 
     Parameters
     ----------
-    store
-        Where the structures are.
-    indices
-        Which of them to use.
     cutoff
         Å, of the neighbour lists.
     batch_size
         Most structures in a batch. Without other limits the batches of an epoch differ by one structure at most.
     dtype
         Floating type of the batches.
-    device
-        Where the batches are put.
     triplet_cutoff
         Å; find the triplets too, as the potential asks for with its ``triplet_cutoff``.
     seed
@@ -96,17 +90,7 @@ class Loader:
         return len(self.plan)
 
     def batch(self, step: int) -> Batch:
-        """The batch of a training step, counted from the first step of the first epoch.
-
-        Parameters
-        ----------
-        step
-            From 0 on, without end.
-
-        Returns
-        -------
-        Batch
-            With labels.
+        """The batch of a training step, counted from the first step of the first epoch and without end; with labels.
 
         Raises
         ------

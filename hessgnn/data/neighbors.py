@@ -25,10 +25,10 @@ class NeighborFinder:
     Parameters
     ----------
     cutoff
-        Å. A pair at exactly this distance may be in or out: potentials must vanish there.
+        Å, as of :func:`neighbors`.
     skin
         Å. Candidates are found within ``cutoff + skin`` and kept until an atom has moved by half of the skin or the
-        cell has changed; of them only those within the cutoff are given, so the answer is that without a skin.
+        cell has changed. Only those within the cutoff are returned, so the result does not depend on the skin.
     """
 
     def __init__(self, cutoff: float, skin: float = 0.0) -> None:
@@ -113,17 +113,12 @@ def neighbors_of_molecules(
     cutoff
         Å.
     where
-        Names a molecule, given its place, in an error.
+        Names a molecule, given its place, in the :class:`CoincidentAtoms` that two atoms at one place raise.
 
     Returns
     -------
     ndarray
         ``(2, n_edges)`` int64: the edges that :func:`neighbors` finds in each molecule, one molecule after the other.
-
-    Raises
-    ------
-    CoincidentAtoms
-        When two atoms of a molecule lie at the same place.
     """
     n_molecules, most = len(sizes), int(sizes.max())
     first = np.cumsum(sizes) - sizes
@@ -147,20 +142,7 @@ def neighbors_of_molecules(
 
 
 def pairs_of_edges(centre: Tensor, n_atoms: int) -> Tensor:
-    """Find each pair of edges with a common centre, once.
-
-    Parameters
-    ----------
-    centre
-        ``(n_edges,)``, centre of each edge.
-    n_atoms
-        How many centres there may be.
-
-    Returns
-    -------
-    Tensor
-        ``(2, n_pairs)``, the edges of each pair.
-    """
+    """Find each pair of edges with a common centre, once: ``(2, n_pairs)``, given the ``(n_edges,)`` centres."""
     counts = torch.bincount(centre, minlength=n_atoms)
     a, b = torch.tril_indices(most := int(counts.max()), most, -1, device=centre.device)
     there = a < counts.unsqueeze(1)
@@ -170,21 +152,9 @@ def pairs_of_edges(centre: Tensor, n_atoms: int) -> Tensor:
 
 
 def triplets(positions: np.ndarray, edges: tuple[np.ndarray, np.ndarray], cutoff: float) -> Tensor:
-    """Find each pair of edges with a common centre, both within a cutoff, once.
+    """Find each pair of edges with a common centre, both within a cutoff in Å, once: ``(2, n_triplets)`` int64.
 
-    Parameters
-    ----------
-    positions
-        ``(n_atoms, 3)``, Å.
-    edges
-        Of :func:`neighbors`.
-    cutoff
-        Å.
-
-    Returns
-    -------
-    Tensor
-        ``(2, n_triplets)`` int64, the edges of each.
+    ``positions`` are ``(n_atoms, 3)`` in Å, ``edges`` those of :func:`neighbors`.
     """
     (i, j), shift = edges
     lengths = np.linalg.norm(positions[j] + shift - positions[i], axis=1)

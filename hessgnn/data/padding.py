@@ -1,8 +1,8 @@
 """Batches of a few fixed sizes, for what is recorded once and replayed: compiled steps and CUDA graphs.
 
-What a batch lacks is filled with structures of no meaning: atoms of an element that the batch holds, each with
-neighbours that are its own periodic images just inside the cutoff. To an architecture they are structures like any
-other, so none needs to know of them; whoever computes a loss gives them no weight.
+Batches are padded with dummy structures: atoms of an element that the batch holds, each with neighbours that are its
+own periodic images just inside the cutoff. An architecture treats them like any other structure and need not know of
+them; a loss gives them no weight.
 """
 
 from __future__ import annotations
@@ -47,13 +47,7 @@ class Size:
 
 
 class Buckets:
-    """Sizes that batches are filled up to: a geometric ladder through the size that holds most batches.
-
-    Parameters
-    ----------
-    size
-        One rung of the ladder.
-    """
+    """Sizes that batches are padded to: a geometric ladder, one rung of which is the size that holds most batches."""
 
     def __init__(self, size: Size) -> None:
         self.size = size
@@ -62,29 +56,13 @@ class Buckets:
     def of(cls, n_atoms: Lengths, n_edges: Lengths, batch_size: int) -> Buckets:
         """Choose the ladder for batches drawn at random: mean and one standard deviation of their size.
 
-        Parameters
-        ----------
-        n_atoms, n_edges
-            Of each structure of the data set.
-        batch_size
-            Structures in a batch.
+        ``n_atoms`` and ``n_edges`` are those of each structure of the data set.
         """
         atoms, edges = (batch_size * np.mean(n) + math.sqrt(batch_size) * np.std(n) for n in (n_atoms, n_edges))
         return cls(Size(batch_size, math.ceil(atoms), math.ceil(edges)))
 
     def for_size(self, size: Size) -> Size:
-        """Smallest rung that holds a size.
-
-        Parameters
-        ----------
-        size
-            Of a batch.
-
-        Returns
-        -------
-        Size
-            With an even number of edges, as both orders of each pair are present.
-        """
+        """Smallest rung that holds a size; its number of edges is even, as both orders of each pair are present."""
         ratios = (
             size.n_structures / self.size.n_structures,
             size.n_atoms / max(self.size.n_atoms, 1),
@@ -105,26 +83,10 @@ class Buckets:
 
 
 def pad_to(batch: Batch, size: Size, cutoff: float) -> Batch:
-    """Fill a batch up with structures of no meaning, behind its own.
+    """Append dummy structures to a batch until it has a given size, which must hold it.
 
-    Parameters
-    ----------
-    batch
-        The structures.
-    size
-        What is wanted; it must hold the batch.
-    cutoff
-        Å, of the neighbour list.
-
-    Returns
-    -------
-    Batch
-        Without labels. The index of a filler structure is -1.
-
-    Raises
-    ------
-    ValueError
-        When the size does not hold the batch.
+    The result has no labels, and the index of a dummy structure is -1; ``cutoff``, Å, is that of the neighbour list.
+    Raises :class:`ValueError` when the size does not hold the batch.
     """
     own = Size.of(batch)
     if not size.holds(own) or (size.n_edges - own.n_edges) % 2:

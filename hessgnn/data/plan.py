@@ -13,16 +13,10 @@ Indices = NDArray[np.int64]
 
 
 class Plan:
-    """Batches of a number of structures, which differ by one structure at most.
+    """Batches of so many structures, which differ by one structure at most.
 
-    Parameters
-    ----------
-    number
-        Of structures.
-    batch_size
-        Most structures in a batch.
-    seed
-        Of the shuffling; ``None`` keeps the order.
+    ``batch_size`` is the largest number of structures in a batch. ``seed`` is that of the shuffling; ``None`` keeps the
+    order.
     """
 
     def __init__(self, number: int, batch_size: int, seed: int | None = None) -> None:
@@ -35,18 +29,7 @@ class Plan:
         return -(-self.number // self.batch_size)
 
     def batch(self, step: int) -> Indices:
-        """The batch of a step, counted from the first step of the first epoch.
-
-        Parameters
-        ----------
-        step
-            From 0 on, without end.
-
-        Returns
-        -------
-        int64
-            Which of the structures.
-        """
+        """The structures, int64, of a step counted from the first step of the first epoch, without end."""
         epoch, place = self.locate(step)
         order, bounds = self._batches_of(epoch)
         return order[bounds[place] : bounds[place + 1]]
@@ -77,20 +60,9 @@ class Plan:
 class LimitedPlan(Plan):
     """Batches that are filled in the shuffled order until a limit is reached; an epoch's last one may be small.
 
-    Epochs differ in their number of batches, so to find a step all epochs before it are gone through: for 10⁶
-    structures 0.1 s each, once in a resumed run.
-
-    Parameters
-    ----------
-    number, batch_size, seed
-        See :class:`Plan`.
-    limits
-        Name of a size -> the size of each structure, ``(number,)``, and the most that a batch may hold.
-
-    Raises
-    ------
-    ConfigError
-        When a structure alone is beyond a limit.
+    Epochs differ in their number of batches, so finding a step means going through all epochs before it: 0.1 s each for
+    10⁶ structures, once in a resumed run. ``limits`` maps the name of a size to the size of each structure,
+    ``(number,)``, and the most that a batch may hold. Raises :class:`ConfigError` when one structure exceeds a limit.
     """
 
     def __init__(

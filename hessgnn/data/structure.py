@@ -11,6 +11,22 @@ from numpy.typing import NDArray
 
 from hessgnn.errors import DataError
 
+# Kinds of structures: how a geometry came about.
+MINIMUM = "minimum"
+REACTANT = "reactant"
+PRODUCT = "product"
+TRANSITION_STATE = "transition-state"
+IRC = "irc"
+NMS = "nms"
+THERMAL = "thermal"
+
+STATIONARY = (MINIMUM, REACTANT, PRODUCT, TRANSITION_STATE)
+"""Where all forces vanish: what the study trains on."""
+FRAMES = (IRC, NMS, THERMAL)
+"""Away from stationary points: on a reaction path, along normal modes, of molecular dynamics. Each is the name of a
+split too, where most of its frames go."""
+KINDS = (*STATIONARY, *FRAMES)
+
 Array = NDArray[np.float64]
 
 STRINGS = ("name", "group", "kind", "split", "parent")
@@ -88,12 +104,9 @@ class Structure:
         return len(self.numbers)
 
     def to_atoms(self) -> Atoms:
-        """Make an ASE object; energy and forces go into its calculator, the Hessian into ``info["hessian"]``.
+        """Make an ASE object, which :meth:`from_atoms` reads back.
 
-        Returns
-        -------
-        ase.Atoms
-            :meth:`from_atoms` reads it back.
+        Energy and forces go into its calculator, the Hessian into ``info["hessian"]``.
         """
         atoms = Atoms(numbers=self.numbers, positions=self.positions, cell=self.cell, pbc=self.pbc)
         atoms.info.update({key: getattr(self, key) for key in STRINGS if key != "parent" or self.parent})
@@ -115,11 +128,6 @@ class Structure:
             Energy and forces are taken from its calculator's results, the other fields from ``info``.
         **fields
             Fields that replace what ``atoms`` holds.
-
-        Returns
-        -------
-        Structure
-            The structure.
         """
         found: dict[str, object] = {key: atoms.info[key] for key in _FROM_INFO if key in atoms.info}
         results = {} if atoms.calc is None else atoms.calc.results

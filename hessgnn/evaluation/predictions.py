@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hessgnn.data.kinds import IRC
-from hessgnn.data.structure import Array, Structure
+from hessgnn.data.structure import IRC, Array, Structure
 from hessgnn.errors import DataError
 from hessgnn.evaluation.record import PredictionFile, Values
 from hessgnn.molecules.vibrations import Vibrations, masses_of, vibrations

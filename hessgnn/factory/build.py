@@ -1,9 +1,12 @@
-"""Running a recipe: one job per molecule or reaction. What is finished is kept, so a killed build goes on."""
+"""Running a recipe: one job per molecule or reaction. Finished jobs are kept, so a killed build resumes."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -12,32 +15,150 @@ from typing import Any
 
 import numpy as np
 import yaml
+from ase import Atoms
 from ase.data import chemical_symbols
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from hessgnn.data.kinds import FRAMES, MINIMUM, STATIONARY
 from hessgnn.data.store.splits import split_groups, split_of
 from hessgnn.data.store.store import Store, write_store
-from hessgnn.data.structure import Array, Structure
+from hessgnn.data.structure import (
+    FRAMES,
+    IRC,
+    MINIMUM,
+    PRODUCT,
+    REACTANT,
+    STATIONARY,
+    TRANSITION_STATE,
+    Array,
+    Structure,
+)
 from hessgnn.errors import ConfigError, DataError
+from hessgnn.factory.elementary import find_step
+from hessgnn.factory.frames import frames_around, label
 from hessgnn.factory.geometries import starting_geometries
-from hessgnn.factory.jobs import BuildJob, MoleculeJob, ReactionJob
 from hessgnn.factory.reactions import reactions
 from hessgnn.factory.recipe import Recipe
-from hessgnn.factory.targets import PairTarget, WrittenTarget
+from hessgnn.factory.targets import PairTarget, Target, WrittenTarget
 from hessgnn.molecules.geometry import same_shape, sorted_distances
 from hessgnn.runtime.config import dump
 from hessgnn.runtime.files import write_text
 from hessgnn.runtime.processes import each
 from hessgnn.runtime.terminal import ProgressLog
-from hessgnn.surface.base import SurfaceError
+from hessgnn.surface.base import Surface, SurfaceError
 from hessgnn.surface.engines.base import make_engine
+from hessgnn.surface.stationary import find_minimum
 
 _COPY_ENERGY = 1e-4
 """Copies agree so well in energy, eV; far more than two optimisations of one minimum differ by."""
 _COPY_DISTANCE = 0.02
 """And in all their sorted distances, Å."""
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """What a job made: structures without splits, and name -> reason of frames that could not be made.
+
+    ``facts`` are what it cost and found, for the records of the set.
+    """
+
+    structures: list[Structure]
+    failed: dict[str, str]
+    facts: dict[str, Any]
+
+
+class BuildJob(ABC):
+    """A piece of a build. Its name is that of its structures, before the first ``/``."""
+
+    name: str
+
+    @abstractmethod
+    def identity(self) -> bytes:
+        """All that the result depends on beside the recipe."""
+
+    @abstractmethod
+    def stationary(self, recipe: Recipe, surface: Surface) -> tuple[list[Structure], dict[str, Any]]:
+        """Make the structures that frames are displaced from, and what is to be said of them."""
+
+    def run(self, recipe: Recipe, surface: Surface) -> JobResult:
+        """Make and label everything; raises :class:`SurfaceError` when nothing can be had."""
+        began, before = time.perf_counter(), surface.calls.gradients
+        made, facts = self.stationary(recipe, surface)
+        structures: list[Structure] = []
+        failed: dict[str, str] = {}
+        for structure in made:
+            frames, reasons = frames_around(recipe, surface, structure)
+            structures += [structure, *frames]
+            failed |= reasons
+        cost = {"seconds": round(time.perf_counter() - began, 2), "gradients": surface.calls.gradients - before}
+        return JobResult(structures, failed, facts | cost)
+
+    def digest(self, recipe: Recipe) -> str:
+        """Fingerprint of the result: changes with what the numbers depend on, not with splits or what else is built."""
+        rest = {"name", "description", "geometries", "reactions", "pairs", "split", "resolution"}
+        relevant = recipe.model_dump_json(exclude=rest)
+        return hashlib.sha256(relevant.encode() + self.name.encode() + self.identity()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, eq=False)
+class MoleculeJob(BuildJob):
+    """A molecule: its minimum."""
+
+    name: str
+    start: Atoms
+
+    def identity(self) -> bytes:
+        """The starting geometry."""
+        return self.start.numbers.tobytes() + self.start.positions.tobytes()
+
+    def stationary(self, recipe: Recipe, surface: Surface) -> tuple[list[Structure], dict[str, Any]]:
+        """The minimum."""
+        well = recipe.minimum
+        found = find_minimum(surface, self.start, well.fmax, well.max_steps, pushes=well.pushes, far=None)
+        return [label(surface, found.atoms, name=self.name, kind=MINIMUM, hessian=found.hessian)], {}
+
+
+@dataclass(frozen=True)
+class ReactionJob(BuildJob):
+    """A reaction: its saddle point ``NAME/ts``, its ends, and frames of its path, ``NAME/ts/irc-00`` and so on."""
+
+    target: Target
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """The target's."""
+        return self.target.name
+
+    def identity(self) -> bytes:
+        """What the target says."""
+        return self.target.identity()
+
+    def stationary(self, recipe: Recipe, surface: Surface) -> tuple[list[Structure], dict[str, Any]]:
+        """The saddle point, its two minima and the frames of the path."""
+        step = find_step(recipe, surface, self.target)
+        saddle = f"{self.name}/ts"
+        points = [
+            (saddle, TRANSITION_STATE, "", step.saddle),
+            (f"{self.name}/reactant", REACTANT, saddle, step.reactant),
+            (f"{self.name}/product", PRODUCT, saddle, step.product),
+        ]
+        made = [
+            label(surface, point.atoms, name=name, kind=kind, parent=parent, hessian=point.hessian)
+            for name, kind, parent, point in points
+        ]
+        numbers = step.saddle.atoms.numbers
+        made += [
+            label(surface, Atoms(numbers, frame), name=f"{saddle}/irc-{k:02d}", kind=IRC, parent=saddle)
+            for k, frame in enumerate(step.frames)
+        ]
+        energies = [structure.energy or 0.0 for structure in made[:3]]
+        facts = {
+            **self.target.facts(),
+            "barrier": round(energies[0] - energies[1], 4),
+            "reaction_energy": round(energies[2] - energies[1], 4),
+            "imaginary_frequency": round(float(step.saddle.modes.frequencies[0]), 1),
+        }
+        return made, facts
 
 
 @dataclass(frozen=True)
@@ -61,17 +182,9 @@ class Finished:
 
 
 def jobs_of(recipe: Recipe) -> tuple[list[BuildJob], dict[str, str]]:
-    """List what a recipe asks for.
+    """List the jobs of a recipe, molecules first; and name -> reason for molecules that were left out.
 
-    Returns
-    -------
-    list of BuildJob, dict
-        The jobs, molecules first; and name -> reason for molecules that were left out.
-
-    Raises
-    ------
-    ConfigError
-        When it asks for nothing, or for two things of one name.
+    Raises :class:`ConfigError` when it asks for nothing, or for two things of one name.
     """
     geometries, skipped = starting_geometries(recipe.geometries)
     jobs: list[BuildJob] = [MoleculeJob(name, atoms) for name, atoms in geometries.items()]
@@ -143,17 +256,9 @@ def build(recipe: Recipe, output: Path, *, processes: int = 1) -> BuildReport:
 
 
 def assign_splits(recipe: Recipe, structures: Sequence[Structure]) -> list[Structure]:
-    """Divide the groups; where frames go is told by :func:`~hessgnn.data.store.splits.split_of`.
+    """Divide the groups; :func:`~hessgnn.data.store.splits.split_of` says where frames go.
 
-    Returns
-    -------
-    list of Structure
-        The same, with their splits.
-
-    Raises
-    ------
-    DataError
-        When the training split lacks an element that occurs.
+    Raises :class:`DataError` when the training split lacks an element that occurs.
     """
     of_group = split_groups((structure.group for structure in structures), recipe.split.fractions, recipe.split.seed)
     origins: dict[str, list[str]] = {kind: [] for kind in FRAMES}
@@ -180,17 +285,9 @@ def assign_splits(recipe: Recipe, structures: Sequence[Structure]) -> list[Struc
 def find_copies(structures: Sequence[Structure]) -> dict[str, str]:
     """Find minima that are also there under another name: of a molecule with two names, of a conformer twice.
 
-    Neither the order of the atoms nor their handedness matters.
-
-    Parameters
-    ----------
-    structures
-        With energies. Ends of reactions are never copies, since a band needs both in one atom order.
-
-    Returns
-    -------
-    dict
-        Name of a minimum -> name of the structure that it is a copy of: the end of a reaction or an earlier minimum.
+    Neither the order of the atoms nor their handedness matters. Returns the name of a minimum -> name of the structure
+    that it is a copy of: the end of a reaction or an earlier minimum. Ends of reactions are never copies, since a band
+    needs both in one atom order.
     """
     groups: dict[str, list[Structure]] = {}
     for structure in structures:
@@ -218,19 +315,10 @@ def find_copies(structures: Sequence[Structure]) -> dict[str, str]:
 
 
 def part_path(output: Path, recipe: Recipe, job: BuildJob) -> Path:
-    """Where a finished job is kept until the store is written.
+    """Where a finished job is kept until the store is written, inside ``<output>.parts/``.
 
-    Parameters
-    ----------
-    output
-        The store to be.
-    recipe, job
-        What the content depends on; how molecules are chosen and split is not part of it.
-
-    Returns
-    -------
-    Path
-        Inside ``<output>.parts/``. A job that failed has a file of the same name with the suffix ``.failed``.
+    The name changes with what the content depends on; how molecules are chosen and split is not part of it. A job that
+    failed has a file of the same name with the suffix ``.failed``.
     """
     readable = re.sub(r"[^A-Za-z0-9_+-]", "_", job.name)[:80]
     return output.with_name(output.name + ".parts") / f"{readable}-{job.digest(recipe)}.h5"

@@ -40,16 +40,9 @@ _ROUGH = 5.0
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """A verified elementary step, all in one atom order.
+    """A verified elementary step, all in one atom order; its saddle point has one imaginary mode.
 
-    Attributes
-    ----------
-    reactant, product : Stationary
-        The minima where the path ends.
-    saddle : Stationary
-        With one imaginary mode.
-    frames : list of (N, 3) float64
-        Of the path, from reactant to product without them and without the saddle point, Å.
+    ``frames`` are those of the path, ``(N, 3)`` in Å, from reactant to product without stationary points.
     """
 
     reactant: Stationary
@@ -61,16 +54,8 @@ class Step:
 def find_step(recipe: Recipe, surface: Surface, target: Target) -> Step:
     """Find and prove an elementary step.
 
-    Returns
-    -------
-    Step
-        Its saddle point has exactly one imaginary mode, and steepest descent from it ends in the two minima that the
-        target says.
-
-    Raises
-    ------
-    SurfaceError
-        When no guess leads to that, with the reasons.
+    Its saddle point has exactly one imaginary mode, and steepest descent from it ends in the two minima that the target
+    says. Raises :class:`SurfaceError` when no guess leads to that, with the reasons.
     """
     reasons: list[str] = []
     tried = guesses(recipe, surface, target)
@@ -105,17 +90,9 @@ def _proved(recipe: Recipe, surface: Surface, target: Target, guess: Atoms) -> S
 
 
 def guesses(recipe: Recipe, surface: Surface, target: Target) -> Iterator[Atoms]:
-    """Guess where the saddle point of a reaction is, again and again.
+    """Guess where the saddle point of a reaction is, again and again, in the atom order of the target.
 
-    Yields
-    ------
-    ase.Atoms
-        In the atom order of the target.
-
-    Raises
-    ------
-    SurfaceError
-        When a way fails; there are no more guesses then.
+    Raises :class:`SurfaceError` when a way fails; there are no more guesses then.
     """
     for way in recipe.path.guesses:
         if way == "halfway":

@@ -13,8 +13,7 @@ import numpy as np
 from ase import Atoms, units
 
 from hessgnn.data.formats.common import composition
-from hessgnn.data.kinds import IRC, MINIMUM, NMS, THERMAL, TRANSITION_STATE
-from hessgnn.data.structure import Array, Structure
+from hessgnn.data.structure import IRC, MINIMUM, NMS, THERMAL, TRANSITION_STATE, Array, Structure
 from hessgnn.factory.recipe import DisplacedSettings, Recipe, ThermalSettings
 from hessgnn.molecules.geometry import molecule_rng
 from hessgnn.molecules.vibrations import Vibrations, masses_of, vibrations
@@ -29,28 +28,10 @@ _FRICTION = 0.02
 def label(
     surface: Surface, atoms: Atoms, *, name: str, kind: str, parent: str = "", hessian: HessianLabel | None = None
 ) -> Structure:
-    """Label a geometry. Its group is its composition, so that no isomer and no reaction is divided between splits.
+    """Label a geometry with energy, forces and a Hessian, unless that is known already.
 
-    Parameters
-    ----------
-    surface
-        What computes labels.
-    atoms
-        The geometry.
-    name, kind, parent
-        Of the structure.
-    hessian
-        Where it is known already.
-
-    Returns
-    -------
-    Structure
-        With energy, forces and Hessian.
-
-    Raises
-    ------
-    SurfaceError
-        When a calculation fails.
+    Its group is its composition, so that no isomer and no reaction is divided between splits. Raises
+    :class:`SurfaceError` when a calculation fails.
     """
     energy, forces = surface.energy_forces(atoms)
     hessian = surface.hessian(atoms) if hessian is None else hessian
@@ -69,12 +50,9 @@ def label(
 
 
 def frames_around(recipe: Recipe, surface: Surface, structure: Structure) -> tuple[list[Structure], dict[str, str]]:
-    """Make the frames that the recipe wants of a structure.
+    """Make the frames that the recipe wants of a structure, ``NAME/nms-0``, … and ``NAME/thermal-0``, ….
 
-    Returns
-    -------
-    list of Structure, dict
-        The frames ``NAME/nms-0``, … and ``NAME/thermal-0``, …; and name -> reason where there is none.
+    Also returns name -> reason where there is none.
     """
 
     def energy(positions: Array) -> float:
@@ -101,13 +79,7 @@ def frames_around(recipe: Recipe, surface: Surface, structure: Structure) -> tup
 
 
 def transverse_modes(structure: Structure) -> Vibrations:
-    """Modes that a frame may move along: all of a minimum, those across the reaction of the others.
-
-    Returns
-    -------
-    Vibrations
-        Those with a positive curvature.
-    """
+    """Modes of positive curvature along which a frame may move: all of a minimum, else those across the reaction."""
     assert structure.hessian is not None
     exclude = None
     if structure.kind == IRC:
@@ -144,8 +116,6 @@ def displace(
         Where it may move; all eigenvalues must be positive.
     harmonic_energy
         Energy of the displacement in the harmonic approximation, eV.
-    rng
-        Source of randomness.
     softest
         Softer modes move as if they had this frequency, cm⁻¹: a straight line is no rotation about a bond.
 
@@ -168,32 +138,11 @@ def sample_frames(
     settings: DisplacedSettings,
     rng: np.random.Generator,
 ) -> Iterator[Array]:
-    """Draw frames whose energy above the structure lies in ``(0, max_energy]``.
+    """Draw frames ``(N, 3)``, Å, whose energy above the structure lies in ``(0, max_energy]``.
 
-    Frame k of n aims at a harmonic energy in the k-th of n equal intervals, so that all heights occur.
-
-    Parameters
-    ----------
-    structure
-        With energy and Hessian.
-    number
-        Of frames.
-    energy
-        Positions -> eV; may raise :class:`SurfaceError`, which counts as a rejection.
-    settings
-        Energy limit, attempts.
-    rng
-        Source of randomness.
-
-    Yields
-    ------
-    (N, 3) float64
-        Positions, Å.
-
-    Raises
-    ------
-    SurfaceError
-        When no draw is accepted within the attempts.
+    Frame k of n aims at a harmonic energy in the k-th of n equal intervals, so that all heights occur. ``energy`` maps
+    positions to eV; a :class:`SurfaceError` that it raises counts as a rejection. Raises :class:`SurfaceError` when no
+    draw is accepted within the attempts.
     """
     assert structure.energy is not None
     masses, modes = masses_of(structure.numbers), transverse_modes(structure)
@@ -215,17 +164,9 @@ def sample_frames(
 def thermal_frames(
     structure: Structure, surface: Surface, settings: ThermalSettings, rng: np.random.Generator
 ) -> Iterator[Array]:
-    """Run Langevin dynamics and take frames from it.
+    """Run Langevin dynamics and yield frames ``(N, 3)``, Å, from it.
 
-    Yields
-    ------
-    (N, 3) float64
-        Positions, Å.
-
-    Raises
-    ------
-    SurfaceError
-        When the molecule flies apart or the surface fails.
+    Raises :class:`SurfaceError` when the molecule flies apart or the surface fails.
     """
     spread = np.sqrt(units.kB * settings.temperature / masses_of(structure.numbers))[:, None]
     velocities = spread * rng.standard_normal(structure.positions.shape)

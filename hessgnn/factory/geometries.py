@@ -75,17 +75,9 @@ Geometries = tuple[dict[str, Atoms], dict[str, str]]
 
 
 def starting_geometries(sources: Sequence[SourceSettings]) -> Geometries:
-    """Choose molecules.
+    """Choose molecules, see :data:`Geometries`. A name that two sources have is taken from the first.
 
-    Returns
-    -------
-    dict, dict
-        See :data:`Geometries`. A name that two sources have is taken from the first.
-
-    Raises
-    ------
-    ConfigError
-        When a source cannot be read, or has no molecule of a name that is asked for.
+    Raises :class:`ConfigError` when a source cannot be read, or has no molecule of a name that is asked for.
     """
     chosen: dict[str, Atoms] = {}
     skipped: dict[str, str] = {}
@@ -102,22 +94,10 @@ def starting_geometries(sources: Sequence[SourceSettings]) -> Geometries:
 
 
 def read_molecules(path: Path = BUNDLED) -> list[str]:
-    """Read a data file of molecules.
+    """Read a data file of molecules: SMILES, in the order of the file.
 
-    Parameters
-    ----------
-    path
-        A YAML file with the key ``molecules``: a mapping of headings to SMILES, separated by blanks.
-
-    Returns
-    -------
-    list of str
-        In the order of the file.
-
-    Raises
-    ------
-    ConfigError
-        When it holds something else, or a SMILES twice.
+    It is a YAML file with the key ``molecules``: a mapping of headings to SMILES, separated by blanks. Raises
+    :class:`ConfigError` when it holds something else, or a SMILES twice.
     """
     content = read_yaml(path)
     sections = content.get("molecules")

@@ -11,8 +11,17 @@ from pydantic import Field, PositiveInt, field_validator
 from hessgnn.errors import ConfigError, did_you_mean
 from hessgnn.factory.geometries import BUNDLED as MOLECULES
 from hessgnn.factory.geometries import read_molecules
-from hessgnn.factory.mapping import bonds, parse_pair
-from hessgnn.factory.reaction import FAMILIES, Family, Inversion, Reaction, Rotation, Torsion, n_heavy
+from hessgnn.factory.reaction import (
+    FAMILIES,
+    Family,
+    Inversion,
+    Reaction,
+    Rotation,
+    Torsion,
+    bonds,
+    n_heavy,
+    parse_pair,
+)
 from hessgnn.factory.rules import RULE_NAMES, enumerate_reactions
 from hessgnn.runtime.config import Settings, parse, read_yaml
 from hessgnn.runtime.files import find_resource
@@ -76,17 +85,10 @@ def _only(names: Any, known: tuple[str, ...], what: str) -> Any:
 
 
 def reactions(settings: ReactionSettings) -> list[Reaction]:
-    """List the reactions of a recipe.
+    """List the reactions of a recipe, sorted by family; written ones before those made by rule.
 
-    Returns
-    -------
-    list of Reaction
-        Sorted by family; written ones before those made by rule, none of which repeats a written one.
-
-    Raises
-    ------
-    ConfigError
-        When a source cannot be used, or a reaction is asked for by a name that does not exist.
+    No reaction made by rule repeats a written one. Raises :class:`ConfigError` when a source cannot be used, or a
+    reaction is asked for by a name that does not exist.
     """
     found: dict[str, Reaction] = {}
     for path in ([BUNDLED] if settings.bundled else []) + [find_resource(path) for path in settings.files]:
@@ -126,22 +128,10 @@ def _by_rule(settings: ReactionSettings, written: list[Reaction]) -> list[Reacti
 
 
 def read_reactions(path: Path) -> list[Reaction]:
-    """Read a data file of reactions.
+    """Read a data file of reactions, each checked, in the order of the file.
 
-    Parameters
-    ----------
-    path
-        A YAML file with the key ``reactions``, a list of :class:`ReactionEntry`.
-
-    Returns
-    -------
-    list of Reaction
-        In the order of the file, each checked.
-
-    Raises
-    ------
-    ConfigError
-        With file, entry and hint, when something is wrong.
+    It is a YAML file with the key ``reactions``, a list of :class:`ReactionEntry`. Raises :class:`ConfigError` with
+    file, entry and hint, when something is wrong.
     """
     content = read_yaml(path)
     entries = content.get("reactions")

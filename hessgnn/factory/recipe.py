@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, SerializeAsAny, field_validator
 
-from hessgnn.data.kinds import KINDS
+from hessgnn.data.structure import KINDS
 from hessgnn.factory.geometries import SOURCES, SourceSettings
 from hessgnn.factory.reactions import ReactionSettings
 from hessgnn.factory.targets import PairSettings

@@ -11,8 +11,22 @@ from itertools import product as pairs_of
 from typing import Any
 
 from hessgnn.errors import ConfigError
-from hessgnn.factory.mapping import Mol, bonds, parse, parse_pair, rdkit_module, union, write_mapped
-from hessgnn.factory.reaction import Family, Inversion, Move, Reaction, Rotation, Torsion, reaction_key
+from hessgnn.factory.reaction import (
+    Family,
+    Inversion,
+    Mol,
+    Move,
+    Reaction,
+    Rotation,
+    Torsion,
+    bonds,
+    parse,
+    parse_pair,
+    rdkit_module,
+    reaction_key,
+    union,
+    write_mapped,
+)
 
 
 @dataclass(frozen=True)
@@ -21,10 +35,6 @@ class Rule:
 
     Attributes
     ----------
-    name : str
-        Part of the names of its reactions.
-    family : str
-        Of its reactions.
     smarts : str
         A reaction SMARTS with all atoms mapped, whose hydrogens are atoms; ``(A.B)>>C`` for two molecules. For moves,
         the pattern of the four atoms of a torsion, or of the atom that inverts with its partners.
@@ -50,11 +60,7 @@ RULES = (
         "([C,N,O:1]([H:5])-[C,N:2]=[N,O:3].[OH2:4][H:6])>>([*:1]=[*:2]-[*:3][H:6].[*:4][H:5])",
     ),
     Rule("h2", "elimination", "[C,N,O:1]([H:3])-[C:2][H:4]>>([*:1]=[*:2].[H:3][H:4])"),
-    Rule(
-        "water-or-ammonia",
-        "elimination",
-        "[C,N,O:1]([H:4])-[C:2]-[OH1,NH2,$(OC):3]>>([*:1]=[*:2].[*:3][H:4])",
-    ),
+    Rule("water-or-ammonia", "elimination", "[C,N,O:1]([H:4])-[C:2]-[OH1,NH2,$(OC):3]>>([*:1]=[*:2].[*:3][H:4])"),
     Rule("hcn", "elimination", "[C,N,O:1]([H:4])-[C:2]-[$(C#N):3]>>([*:1]=[*:2].[*:3][H:4])"),
     Rule("carbon-dioxide", "elimination", "[C:1]-[C:2](=[O:3])-[O:4][H:5]>>([*:1][H:5].[*:3]=[*:2]=[*:4])"),
     Rule("carbon-monoxide", "elimination", "[C,N,O:1]-[C:2](=[O:3])[H:4]>>([*:1][H:4].[C-:2]#[O+:3])"),
@@ -89,16 +95,8 @@ RULES = (
         "cycloaddition",
         "([C:1]#[N+:2]-[O-:3].[C,N:4]=[C,N,O;+0:5])>>[*:1]1=[N+0:2]-[O+0:3]-[*:5]-[*:4]1",
     ),
-    Rule(
-        "ketene",
-        "cycloaddition",
-        "([C,N:1]=[C:2]=[O:3].[C,N:4]=[C,N,O;+0:5])>>[*:1]1-[*:2](=[*:3])-[*:5]-[*:4]1",
-    ),
-    Rule(
-        "retro-ketene",
-        "cycloaddition",
-        "[C,N,O:1]1-[C:2](=[O:3])-[C,N,O:5]-[C:4]1>>([*:1]=[*:2]=[*:3].[*:5]=[*:4])",
-    ),
+    Rule("ketene", "cycloaddition", "([C,N:1]=[C:2]=[O:3].[C,N:4]=[C,N,O;+0:5])>>[*:1]1-[*:2](=[*:3])-[*:5]-[*:4]1"),
+    Rule("retro-ketene", "cycloaddition", "[C,N,O:1]1-[C:2](=[O:3])-[C,N,O:5]-[C:4]1>>([*:1]=[*:2]=[*:3].[*:5]=[*:4])"),
     Rule("ring-4", "electrocyclic", "[C,N,O:1]1-[C,N:2]=[C,N:3]-[C,N,O:4]1>>[*:1]=[*:2]-[*:3]=[*:4]"),
     Rule(
         "ring-6",
@@ -120,11 +118,7 @@ RULES = (
         "sigmatropic",
         "[C:1]#[C:2]-[C:3]-[C,N,O:4]-[C,N;+0:5]=[C,N,O;+0:6]>>[*:3]=[*:2]=[*:1]-[*:6]-[*:5]=[*:4]",
     ),
-    Rule(
-        "1-3-carbon",
-        "sigmatropic",
-        "[C,N,O;+0:1]=[C:2]-[C:3]1-[C:4]-[C,N,O:5]1>>[*:1]1-[*:2]=[*:3]-[*:5]-[*:4]1",
-    ),
+    Rule("1-3-carbon", "sigmatropic", "[C,N,O;+0:1]=[C:2]-[C:3]1-[C:4]-[C,N,O:5]1>>[*:1]1-[*:2]=[*:3]-[*:5]-[*:4]1"),
     Rule("three-ring-carbonyl", "ring-opening", "[C:1]1-[C:2]([H:4])-[O,N:3]1>>[H:4][*:1]-[*:2]=[*:3]"),
     Rule("three-ring-allyl", "ring-opening", "[C:1]1-[C:2](-[C:4][H:5])-[O,N:3]1>>[*:1](-[*:3][H:5])-[*:2]=[*:4]"),
     Rule("cyclopropane-propene", "ring-opening", "[C:1]1-[C:2]-[C:3]1[H:4]>>[H:4][*:1]-[*:3]=[*:2]"),
@@ -150,14 +144,7 @@ RULES = (
 )
 RULE_NAMES = tuple(f"{rule.family}/{rule.name}" for rule in RULES)
 
-_CHARGES = (
-    "[NX3+](=O)[O-]",
-    "[C,N]=[N+]=[N-]",
-    "[N+]#[C-]",
-    "[NH+]#[C-]",
-    "C#[N+][O-]",
-    "[C-]#[O+]",
-)
+_CHARGES = ("[NX3+](=O)[O-]", "[C,N]=[N+]=[N-]", "[N+]#[C-]", "[NH+]#[C-]", "C#[N+][O-]", "[C-]#[O+]")
 """The only ways in which charges may stand in an enumerated molecule."""
 
 _STRAINED = (
@@ -178,26 +165,12 @@ def enumerate_reactions(
     limit: int | None = None,
     known: Iterable[Reaction] = (),
 ) -> list[Reaction]:
-    """Apply rules to molecules.
+    """Apply rules, named as in :data:`RULE_NAMES`, to molecules given as SMILES.
 
-    Parameters
-    ----------
-    names
-        Rules, as in :data:`RULE_NAMES`.
-    molecules
-        SMILES. Their stereochemistry is dropped: how a reaction goes decides the geometry.
-    max_heavy_atoms
-        Larger molecules, and pairs of molecules, are left out.
-    limit
-        Reactions of each rule; all by default.
-    known
-        Reactions that are not to be made again.
-
-    Returns
-    -------
-    list of Reaction
-        In the order of the rules, small molecules first; none twice, in either direction. Names tell family, rule and
-        formula, ``hydrogen-shift/1-3-C2H4O-1``.
+    Their stereochemistry is dropped: how a reaction goes decides the geometry. Molecules, and pairs of molecules, with
+    more than ``max_heavy_atoms`` are left out; ``limit`` is the number of reactions of each rule, all by default. The
+    reactions come in the order of the rules, small molecules first; none occurs twice, in either direction, nor is one
+    ``known``. Names tell family, rule and formula, ``hydrogen-shift/1-3-C2H4O-1``.
     """
     small = [mol for mol in map(_plain, dict.fromkeys(molecules)) if _n_heavy(mol) <= max_heavy_atoms]
     small.sort(key=_n_heavy)  # stable: within a size as they were given

@@ -17,8 +17,18 @@ from ase.build import minimize_rotation_and_translation
 
 from hessgnn.data.structure import Array
 from hessgnn.errors import ConfigError
-from hessgnn.factory.mapping import Mol, bonds, parse, parse_pair, rdkit_module, union
-from hessgnn.factory.reaction import Inversion, Reaction, Rotation, Torsion
+from hessgnn.factory.reaction import (
+    Inversion,
+    Mol,
+    Reaction,
+    Rotation,
+    Torsion,
+    bonds,
+    parse,
+    parse_pair,
+    rdkit_module,
+    union,
+)
 from hessgnn.molecules.geometry import same_shape, sorted_distances
 
 _STRETCH = 1.35
@@ -48,34 +58,14 @@ _LEASH = (0.5, 20.0)
 
 
 def conformers(smiles: str, *, number: int, seed: int) -> list[Atoms]:
-    """Make the conformers of a molecule.
+    """Make the conformers of a closed-shell, neutral molecule, those of the lowest force-field energy first.
 
     Embedded with ETKDGv3 (S. Wang et al., J. Chem. Inf. Model. 60, 2044 (2020)) and relaxed with a force field.
-
-    Parameters
-    ----------
-    smiles
-        Closed-shell and neutral.
-    number
-        How many to embed; fewer are left where some are equal but for symmetry or reflection.
-    seed
-        Of the embedding.
-
-    Returns
-    -------
-    list of ase.Atoms
-        Lowest energy of the force field first.
-
-    Raises
-    ------
-    ConfigError
-        When the SMILES cannot be read or embedded, is charged or a radical.
+    ``number`` is how many to embed; fewer are left where some are equal but for symmetry or reflection. Raises
+    :class:`ConfigError` when the SMILES cannot be read or embedded, is charged or a radical.
     """
     molecule = parse(smiles)
-    found: list[tuple[float, Array]] = []
-    for positions in _embed(molecule, number, seed, smiles):
-        energy, relaxed = _relax(molecule, positions)
-        found.append((energy, relaxed))
+    found = [_relax(molecule, positions) for positions in _embed(molecule, number, seed, smiles)]
     found.sort(key=lambda pair: pair[0])
     kept: list[Atoms] = []
     prints: list[Array] = []
@@ -91,23 +81,9 @@ def conformers(smiles: str, *, number: int, seed: int) -> list[Atoms]:
 def reaction_ends(reaction: Reaction, *, seed: int) -> tuple[Atoms, Atoms]:
     """Build geometries of reactant and product that are close to each other and in one atom order.
 
-    Parameters
-    ----------
-    reaction
-        What happens.
-    seed
-        Of the embedding.
-
-    Returns
-    -------
-    ase.Atoms, ase.Atoms
-        Mapped atoms by number, then the other hydrogens by the number of their atom; the product is superposed on the
-        reactant. They are good starts for an optimisation, no more.
-
-    Raises
-    ------
-    ConfigError
-        When the SMILES cannot be read, or no geometry obeys both.
+    Mapped atoms come first, by number, then the other hydrogens by the number of their atom; the product is superposed
+    on the reactant. They are good starts for an optimisation, no more. Raises :class:`ConfigError` when the SMILES
+    cannot be read, or no geometry obeys both.
     """
     reactant, product = parse_pair(reaction.reactant, reaction.product)
     if isinstance(reaction.move, Rotation):
@@ -134,29 +110,11 @@ def reaction_ends(reaction: Reaction, *, seed: int) -> tuple[Atoms, Atoms]:
 
 
 def halfway(reaction: Reaction, *, seed: int, stretch: float = _STRETCH) -> list[Atoms]:
-    """Build geometries between reactant and product, crude guesses of the saddle point.
+    """Build geometries between reactant and product, crude guesses of the saddle point, in one atom order.
 
-    Bonds that break or form are stretched, torsions stand in the middle of their turn (the short way round), an atom
-    that inverts lies in the plane of its partners.
-
-    Parameters
-    ----------
-    reaction
-        What happens.
-    seed
-        Of the embedding.
-    stretch
-        Length of a bond that breaks or forms, in units of its length when it is whole; bonds of hydrogen less.
-
-    Returns
-    -------
-    list of ase.Atoms
-        In the atom order of :func:`reaction_ends`.
-
-    Raises
-    ------
-    ConfigError
-        When the SMILES cannot be read, or no geometry obeys both.
+    Bonds that break or form are stretched to ``stretch`` times their length when whole, those of hydrogen less.
+    Torsions stand in the middle of their turn (the short way round); an atom that inverts lies in the plane of its
+    partners. Raises :class:`ConfigError` when the SMILES cannot be read, or no geometry obeys both.
     """
     reactant, product = parse_pair(reaction.reactant, reaction.product)
     if isinstance(reaction.move, Rotation):

@@ -13,9 +13,8 @@ from ase.io import read
 from pydantic import Field
 
 from hessgnn.errors import ConfigError
-from hessgnn.factory.mapping import bonds as written_bonds
-from hessgnn.factory.mapping import parse_pair
-from hessgnn.factory.reaction import Inversion, Reaction
+from hessgnn.factory.reaction import Inversion, Reaction, parse_pair
+from hessgnn.factory.reaction import bonds as written_bonds
 from hessgnn.factory.smiles import halfway, reaction_ends
 from hessgnn.molecules.geometry import REACTION_BOND, rmsd
 from hessgnn.molecules.geometry import bonds as found_bonds
@@ -141,10 +140,7 @@ class PairTarget(Target):
     def read(cls, settings: PairSettings) -> PairTarget:
         """Read both files.
 
-        Raises
-        ------
-        ConfigError
-            When a file cannot be read, the atoms differ, or the electrons are not paired.
+        Raises :class:`ConfigError` when a file cannot be read, the atoms differ, or the electrons are not paired.
         """
         ends = []
         for path in (settings.reactant, settings.product):

@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from hessgnn.curvature.probes import PROBES
-from hessgnn.data.prepared import Preparation
+from hessgnn.data.labels import Preparation
 from hessgnn.errors import ConfigError, did_you_mean
 from hessgnn.potentials.base import Potential, PotentialConfig, resolve
 from hessgnn.runtime.config import Settings, parse

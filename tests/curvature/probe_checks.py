@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hessgnn.curvature.probes import PROBES, draw
 from hessgnn.data.batch import Batch
-from hessgnn.data.prepared import Prepared
+from hessgnn.data.labels import Prepared
 from hessgnn.data.structure import Structure
 
 DRAWS = 20000

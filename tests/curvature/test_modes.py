@@ -7,8 +7,8 @@ import torch
 
 from hessgnn.curvature.probes.modes import ReferenceModes, _parts
 from hessgnn.data.batch import Batch
+from hessgnn.data.labels import Prepared
 from hessgnn.data.loader import Loader
-from hessgnn.data.prepared import Prepared
 from hessgnn.data.store.store import Store
 
 

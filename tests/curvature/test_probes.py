@@ -11,7 +11,7 @@ from probe_checks import check_kind, labelled
 from hessgnn.curvature.probes import PROBES, Probes, all_rows, draw
 from hessgnn.curvature.probes.modes import ReferenceModes
 from hessgnn.data.batch import Batch
-from hessgnn.data.prepared import Prepared
+from hessgnn.data.labels import Prepared
 from hessgnn.errors import UserError
 
 

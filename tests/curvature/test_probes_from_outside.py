@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from hessgnn.curvature.probes import ProbeKind, averaged, unit_vectors
-from hessgnn.data.prepared import Preparation
+from hessgnn.data.labels import Preparation
 
 
 class SparseSigns(ProbeKind):

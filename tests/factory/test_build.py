@@ -16,8 +16,7 @@ from hessgnn.data.checks import check
 from hessgnn.data.store.store import Store, write_store
 from hessgnn.errors import ConfigError, DataError
 from hessgnn.factory import build as build_module
-from hessgnn.factory.build import assign_splits, build, jobs_of, part_path
-from hessgnn.factory.jobs import MoleculeJob
+from hessgnn.factory.build import MoleculeJob, assign_splits, build, jobs_of, part_path
 from hessgnn.factory.recipe import Recipe
 from hessgnn.runtime.config import load, parse
 from hessgnn.runtime.files import find_resource

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 from ase import Atoms
 
-from hessgnn.data.kinds import IRC, NMS, PRODUCT, REACTANT, TRANSITION_STATE
+from hessgnn.data.structure import IRC, NMS, PRODUCT, REACTANT, TRANSITION_STATE
 from hessgnn.factory import elementary
+from hessgnn.factory.build import ReactionJob
 from hessgnn.factory.elementary import find_step
-from hessgnn.factory.jobs import ReactionJob
 from hessgnn.factory.reaction import Inversion, Reaction
 from hessgnn.factory.recipe import Recipe
 from hessgnn.factory.targets import PairTarget, WrittenTarget

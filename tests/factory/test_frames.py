@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from ase import units
 
-from hessgnn.data.kinds import IRC, MINIMUM, TRANSITION_STATE
 from hessgnn.data.store.store import Store
-from hessgnn.data.structure import Structure
+from hessgnn.data.structure import IRC, MINIMUM, TRANSITION_STATE, Structure
 from hessgnn.factory.frames import displace, sample_frames, thermal_frames, transverse_modes
 from hessgnn.factory.recipe import DisplacedSettings, ThermalSettings
 from hessgnn.molecules.geometry import molecule_rng

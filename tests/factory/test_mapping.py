@@ -1,7 +1,7 @@
 import pytest
 
 from hessgnn.errors import ConfigError
-from hessgnn.factory.mapping import bonds, change_graph, parse, parse_mapped, parse_pair, write_mapped
+from hessgnn.factory.reaction import bonds, change_graph, parse, parse_mapped, parse_pair, write_mapped
 
 pytest.importorskip("rdkit")
 

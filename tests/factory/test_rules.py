@@ -5,8 +5,7 @@ import pytest
 
 from hessgnn.errors import ConfigError
 from hessgnn.factory.geometries import read_molecules
-from hessgnn.factory.mapping import bonds, parse_pair
-from hessgnn.factory.reaction import Inversion, Rotation, reaction_key
+from hessgnn.factory.reaction import Inversion, Rotation, bonds, parse_pair, reaction_key
 from hessgnn.factory.rules import RULE_NAMES, enumerate_reactions
 
 pytest.importorskip("rdkit")

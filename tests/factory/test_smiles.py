@@ -3,8 +3,7 @@ import pytest
 from ase.data import covalent_radii
 
 from hessgnn.errors import ConfigError
-from hessgnn.factory.mapping import bonds, parse_pair
-from hessgnn.factory.reaction import Inversion, Reaction, Rotation, Torsion
+from hessgnn.factory.reaction import Inversion, Reaction, Rotation, Torsion, bonds, parse_pair
 from hessgnn.factory.smiles import conformers, halfway, reaction_ends
 
 pytest.importorskip("rdkit")

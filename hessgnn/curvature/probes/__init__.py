@@ -22,7 +22,7 @@ import torch
 from torch import Generator, Tensor
 
 from hessgnn.data.batch import Batch
-from hessgnn.data.prepared import Preparation
+from hessgnn.data.labels import Preparation
 from hessgnn.errors import ConfigError, UserError
 from hessgnn.runtime.registry import Registry
 
@@ -70,7 +70,7 @@ class ProbeKind(ABC):
         """What :meth:`preparation` gives for a batch with labels: name -> padded tensor.
 
         What the labels do not hold is computed at every call, which costs more than the products do: have the loader
-        compute it once (:class:`hessgnn.data.prepared.Prepared`).
+        compute it once (:class:`hessgnn.data.labels.Prepared`).
 
         Raises
         ------

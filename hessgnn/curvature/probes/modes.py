@@ -19,7 +19,7 @@ from torch import Generator
 
 from hessgnn.curvature.probes import PROBES, ProbeKind, Probes
 from hessgnn.data.batch import Batch
-from hessgnn.data.prepared import Preparation, StructureArrays
+from hessgnn.data.labels import Preparation, StructureArrays
 
 _SWEEPS = 4
 """Of the greedy division; it rarely changes anything after the third."""

@@ -11,8 +11,15 @@ from numpy.typing import NDArray
 
 from hessgnn.data.checks.finding import Check, Finding, Seen, Suspects
 from hessgnn.data.checks.geometry import Distances, Repetitions
-from hessgnn.data.checks.labels import Invariances, Placeholders, Symmetry
-from hessgnn.data.checks.magnitude import ForceMagnitude, HessianMagnitude
+from hessgnn.data.checks.labels import (
+    ForceMagnitude,
+    HessianMagnitude,
+    Invariances,
+    LabelNoise,
+    Noise,
+    Placeholders,
+    Symmetry,
+)
 from hessgnn.data.checks.membership import (
     Compositions,
     Counts,
@@ -22,7 +29,6 @@ from hessgnn.data.checks.membership import (
     molecules,
     unseen_elements,
 )
-from hessgnn.data.checks.noise import LabelNoise, Noise
 from hessgnn.data.checks.outliers import Outliers
 from hessgnn.data.checks.slopes import Slopes
 from hessgnn.data.store.store import Store
@@ -48,10 +54,8 @@ class Report:
         Split -> labels, of all structures.
     compositions : dict
         Split -> (compositions, of these in train), of the structures read.
-    noise : tuple of Noise
-        Label noise, of the structures read.
     structures, read, compared : int
-        Structures judged, those whose numbers were read, and those compared with others of their group.
+        Structures checked, those whose numbers were read, and those compared with others of their group.
     """
 
     findings: tuple[Finding, ...]
@@ -73,22 +77,17 @@ class Report:
 
 
 def examine(store: Store, indices: Iterable[int] | None = None, *, sample: int | None = None) -> Report:
-    """Judge a store.
+    """Check a store.
 
     Parameters
     ----------
     store
-        The data. Each structure is read once, in the order of the file, and again if it is compared.
+        Each structure is read once, in the order of the file, and again if it is compared.
     indices
         Structures to look at; all by default. Leaks are sought in the whole store.
     sample
         Read the numbers of so many at most, drawn at random with a fixed seed. Counts, missing labels, elements and
         leaks are of all.
-
-    Returns
-    -------
-    Report
-        Findings, counts and label noise.
     """
     chosen = np.arange(len(store)) if indices is None else np.unique(np.fromiter(indices, dtype=np.int64))
     read = _sampled(chosen, sample)
@@ -130,37 +129,14 @@ def examine(store: Store, indices: Iterable[int] | None = None, *, sample: int |
 
 
 def check(store: Store, indices: Iterable[int] | None = None) -> list[Finding]:
-    """Judge a store, reading every structure.
-
-    Parameters
-    ----------
-    store
-        The data.
-    indices
-        Structures to look at; all by default.
-
-    Returns
-    -------
-    list of Finding
-        Errors first; empty when nothing is to be said.
-    """
+    """Check a store, reading every structure (by default all). Errors come first; empty when nothing is found."""
     return list(examine(store, indices).findings)
 
 
 def require_sound(store: Store, indices: Iterable[int] | None = None) -> None:
-    """Refuse data with errors. Above :data:`TRAINING_SAMPLE` structures a sample is read.
+    """Raise :class:`DataError` with the first error and the number of others.
 
-    Parameters
-    ----------
-    store
-        The data.
-    indices
-        Structures to look at; all by default.
-
-    Raises
-    ------
-    DataError
-        Telling the first error and counting the others.
+    Above :data:`TRAINING_SAMPLE` structures a sample is read; ``indices`` are those to look at, all by default.
     """
     errors = examine(store, indices, sample=TRAINING_SAMPLE).errors
     if errors:

@@ -9,7 +9,6 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from hessgnn.data.checks.consistency import rotations
 from hessgnn.data.structure import Array, Structure
 
 Level = Literal["error", "warning"]
@@ -18,20 +17,10 @@ _SHOWN = 5  # structures that a message names; a finding holds them all
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check has to say.
+    """What a check has to say: an ``error`` forbids training, a ``warning`` does not.
 
-    Attributes
-    ----------
-    level : str
-        ``error`` forbids training, ``warning`` does not.
-    code : str
-        Name of the check, for filters and tests.
-    message : str
-        One line.
-    structures : tuple of str
-        Names of those concerned.
-    indices : tuple of int
-        Their places in the store.
+    ``code`` is the name of the check, for filters and tests; ``message`` is one line; ``structures`` and ``indices``
+    are names and places in the store of those concerned.
     """
 
     level: Level
@@ -42,21 +31,10 @@ class Finding:
 
 
 def finding(level: Level, code: str, what: str, indices: Sequence[int], names: Sequence[str]) -> Finding:
-    """Make a finding whose message lists the first of those concerned by index and name.
+    """Make a finding whose message lists the first structures by index and name.
 
-    Parameters
-    ----------
-    level, code
-        Of the finding.
-    what
-        What is wrong.
-    indices, names
-        Of all structures concerned; at least one.
-
-    Returns
-    -------
-    Finding
-        E.g. ``negative trace (2 structures: 4 'a', 7 'b')``.
+    E.g. ``negative trace (2 structures: 4 'a', 7 'b')``. ``indices`` and ``names`` are those of all structures
+    concerned, at least one.
     """
     listed = ", ".join(f"{index} {name!r}" for index, name in zip(indices[:_SHOWN], names, strict=False))
     more = ", …" if len(indices) > _SHOWN else ""
@@ -64,16 +42,35 @@ def finding(level: Level, code: str, what: str, indices: Sequence[int], names: S
     return Finding(level, code, f"{what} ({count}{listed}{more})", tuple(names), tuple(indices))
 
 
+def rotations(structure: Structure) -> tuple[Array, Array] | None:
+    """Turn an isolated molecule and compare how its forces turn with what the Hessian says.
+
+    Forces that are missing count as zero, which they are at a stationary point.
+
+    Returns
+    -------
+    given, expected : (k, 3N) float64 or None
+        ``H u`` and ``−ω × F / |ω × R|`` for each axis ω that turns it, eV/Å²; u has norm 1. ``None`` without a Hessian,
+        and for crystals and single atoms, which do not turn.
+    """
+    if structure.hessian is None or structure.pbc.any() or len(structure) < 2:
+        return None
+    arms = structure.positions - structure.positions.mean(axis=0)
+    forces = np.zeros_like(arms) if structure.forces is None else structure.forces
+    axes = np.linalg.eigh(arms.T @ arms).eigenvectors.T  # the last is that of a linear molecule
+    turned = np.cross(axes[:, None], arms).reshape(len(axes), -1)
+    lengths = np.linalg.norm(turned, axis=1)
+    moved = lengths > 1e-2 * lengths.max()
+    given = turned[moved] @ structure.hessian / lengths[moved, None]
+    expected = -np.cross(axes[:, None], forces).reshape(len(axes), -1)[moved] / lengths[moved, None]
+    return given, expected
+
+
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """A structure as the checks see it; its numbers are finite. What several of them need is computed once.
+    """A structure, and its place in the store, as the checks see it. Its numbers are finite.
 
-    Attributes
-    ----------
-    index : int
-        Its place in the store.
-    structure : Structure
-        The structure.
+    What several checks need is computed once.
     """
 
     index: int
@@ -81,10 +78,9 @@ class Seen:
 
     @cached_property
     def turned(self) -> tuple[Array, Array] | None:
-        """Response to rotations, from the Hessian and from the forces, eV/Å².
+        """Response to rotations, from the Hessian and from the forces, eV/Å², see :func:`rotations`.
 
-        See :func:`~hessgnn.data.checks.consistency.rotations`. ``None`` without Hessian or forces, and where nothing
-        turns.
+        ``None`` without forces.
         """
         return None if self.structure.forces is None else rotations(self.structure)
 
@@ -117,15 +113,7 @@ class Check(Protocol):
 
 
 class Suspects:
-    """The structures that share one fault, and the worst of them.
-
-    Parameters
-    ----------
-    level, code
-        Of the finding.
-    what
-        Message; ``{worst}`` stands for the largest measure.
-    """
+    """The structures that share one fault. ``{worst}`` in the message stands for the largest measure of it."""
 
     def __init__(self, level: Level, code: str, what: str) -> None:
         self.level, self.code, self.what = level, code, what

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from hessgnn.data.checks.finding import Finding, Level, Seen, Suspects, finding
-from hessgnn.data.checks.magnitude import LENGTH_UNITS, misreading
+from hessgnn.data.checks.labels import LENGTH_UNITS, misreading
 from hessgnn.data.neighbors import neighbors
-from hessgnn.data.store.duplicates import Duplicates
+from hessgnn.data.store.families import Duplicates
 from hessgnn.data.store.splits import DISJOINT
 from hessgnn.data.structure import Structure
 from hessgnn.errors import DataError

@@ -31,20 +31,7 @@ class Counts:
 
 
 def counts(store: Store, indices: NDArray[np.int64]) -> dict[str, Counts]:
-    """Count the labels of each split.
-
-    Parameters
-    ----------
-    store
-        The data.
-    indices
-        Structures to count.
-
-    Returns
-    -------
-    dict
-        Split -> counts.
-    """
+    """Count the labels of each split."""
     members = _by_split(store, indices)
     return {
         split: Counts(
@@ -81,9 +68,9 @@ def missing_labels(store: Store, indices: NDArray[np.int64]) -> Iterator[Finding
 
 
 def unseen_elements(store: Store, indices: NDArray[np.int64]) -> Iterator[Finding]:
-    """Find elements that no structure of the training split has: their energies are never fitted.
+    """Find elements that no structure of the training split has, so that their energies are never fitted.
 
-    An error in the validation split, by which the best potential is chosen; a warning elsewhere.
+    It is an error in the validation split, by which the best potential is chosen, and a warning elsewhere.
     """
     members = _by_split(store, indices)
     if TRAIN not in members:
@@ -114,14 +101,7 @@ class Compositions:
         ids.append(self._known.setdefault(key, len(self._known)))
 
     def shared(self) -> dict[str, tuple[int, int]]:
-        """Compositions of each split, and how many of them the training split has too.
-
-        Returns
-        -------
-        dict
-            Split -> (compositions, of these in train). Isomers share one, so this is no leak; it tells how far a
-            test reaches.
-        """
+        """Split -> (compositions, of these in train). Isomers share one: no leak, but it tells how far a test goes."""
         found = {split: set(ids) for split, ids in self._ids.items()}
         trained = found.get(TRAIN, set())
         return {split: (len(own), len(own & trained)) for split, own in found.items()}
@@ -137,21 +117,8 @@ def _by_split(store: Store, indices: NDArray[np.int64]) -> dict[str, NDArray[np.
 def molecules(store: Store, indices: NDArray[np.int64], most: int, seed: int) -> list[NDArray[np.int64]]:
     """Draw groups of several structures, whose frames may be neighbours.
 
-    Parameters
-    ----------
-    store
-        The data.
-    indices
-        Structures to draw from.
-    most
-        Largest number of structures drawn.
-    seed
-        Equal seeds draw equal groups.
-
-    Returns
-    -------
-    list of (k,) int64
-        Indices of each group, k ≥ 2; of large groups the beginning.
+    At most ``most`` structures are drawn. Returns the indices of each group, ``(k,)`` int64 with k ≥ 2; of large groups
+    the beginning.
     """
     of_group: dict[str, list[int]] = {}
     for i in indices.tolist():

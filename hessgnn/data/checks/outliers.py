@@ -100,19 +100,9 @@ class Outliers:
 
 
 def far(values: Array, floor: float) -> NDArray[np.bool_]:
-    """Tell which values are outliers.
+    """Tell which values ``(n,)`` are outliers.
 
-    Parameters
-    ----------
-    values
-        ``(n,)``.
-    floor
-        Smallest distance from the median that counts.
-
-    Returns
-    -------
-    (n,) bool
-        Further than this and than :data:`DEVIATIONS` robust standard deviations from the median.
+    They are further from the median than ``floor`` and than :data:`DEVIATIONS` robust standard deviations.
     """
     distances = np.abs(values - np.median(values))
     return distances > max(DEVIATIONS * 1.4826 * float(np.median(distances)), floor)
@@ -121,19 +111,8 @@ def far(values: Array, floor: float) -> NDArray[np.bool_]:
 def beyond_composition(energies: Array, compositions: Array) -> tuple[Array, float]:
     """Subtract from energies what a sum over elements explains, fitted so that outliers do not bend it.
 
-    Parameters
-    ----------
-    energies
-        ``(n,)``, eV.
-    compositions
-        ``(n, n_elements)``, atoms of each element.
-
-    Returns
-    -------
-    residuals : (n,) float64
-        eV per atom.
-    spread : float
-        Their robust standard deviation.
+    ``energies`` are ``(n,)`` in eV, ``compositions`` ``(n, n_elements)`` the atoms of each element. Returns the
+    residuals ``(n,)``, eV per atom, and their robust standard deviation.
     """
     n_atoms = compositions.sum(axis=1)
     shares, per_atom = compositions / n_atoms[:, None], energies / n_atoms

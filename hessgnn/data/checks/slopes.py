@@ -1,25 +1,32 @@
-"""Checks that tie labels together: forces must be the slope of the energies, Hessians that of the forces."""
+"""Do energies, forces and Hessians belong together? Forces must be the slope of energies, Hessians that of forces.
+
+Between two frames of one molecule a displacement d apart, the trapezoidal rule gives ``F₂ − F₁ ≈ −½ (H₁ + H₂) d`` and
+``E₂ − E₁ ≈ −½ (F₁ + F₂)·d`` up to third order in d. Turning a molecule as a whole turns its forces: with u = ω × R,
+``H u = −ω × F`` holds exactly and at any geometry. A wrong sign or unit shows as a slope other than 1, whatever the
+molecule and the level of theory.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.spatial.distance import cdist
 
-from hessgnn.data.checks.consistency import (
-    TOLERANCE,
-    Pair,
-    SlopeFit,
-    fit,
-    forces_against_energies,
-    hessians_against_forces,
-)
 from hessgnn.data.checks.finding import Finding, Seen, finding
-from hessgnn.data.checks.magnitude import ENERGY_UNITS, FORCE_UNITS, HESSIAN_UNITS, likely_unit, misreading
-from hessgnn.data.structure import Structure
+from hessgnn.data.checks.labels import ENERGY_UNITS, FORCE_UNITS, HESSIAN_UNITS, likely_unit, misreading
+from hessgnn.data.structure import Array, Structure
 
+MAX_DISPLACEMENT = 0.3
+"""Largest displacement of an atom between the two frames of a pair, Å; beyond it anharmonicity blurs the slope."""
+MIN_PAIRS = 3
+"""Fewer pairs than this judge nothing."""
+TOLERANCE = 1.4
+"""Factor by which a slope may differ from 1; the smallest unit mistake, eV/Bohr for eV/Å, makes 1.9."""
+MIN_AGREEMENT = 0.6
+"""Share of the slopes that must agree before a unit or a sign is blamed; of sound frames more than 0.8 do."""
 MIN_TURN = 5e-2
 """Turns whose forces change by less, eV/Å², are at a stationary point and give no slope."""
 MAX_MISFIT = 1.0
@@ -29,6 +36,115 @@ MIN_MISFIT = 0.1
 SHUFFLED = 0.5
 """When so large a share of at least :data:`MIN_SHUFFLED` pairs does not fit, the labels belong to other frames."""
 MIN_SHUFFLED = 10
+
+_MIN_CHANGE = 1e-2  # eV or eV/Å; below it the ratio of two small numbers says nothing
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two frames compared.
+
+    Attributes
+    ----------
+    slope : float
+        (change explained by the derivative) / (actual change); 1 where labels belong together.
+    residual : float
+        Norm of the difference of the two, eV or eV/Å.
+    scale : float
+        What the residual is small against: Σ over atoms of the explained change without its sign.
+    """
+
+    slope: float
+    residual: float
+    scale: float
+    structures: tuple[Structure, Structure]
+
+
+@dataclass(frozen=True)
+class SlopeFit:
+    """Median of slopes, and the share within :data:`TOLERANCE` of it: a wrong unit is wrong everywhere."""
+
+    slope: float
+    agreement: float
+
+    @property
+    def is_off(self) -> bool:
+        """Whether most slopes agree on a value too far from 1 to be anharmonicity."""
+        return not 1 / TOLERANCE < self.slope < TOLERANCE and self.agreement > MIN_AGREEMENT
+
+
+def fit(slopes: Sequence[float]) -> SlopeFit | None:
+    """Take the median of slopes; ``None`` when there are fewer than :data:`MIN_PAIRS`."""
+    if len(slopes) < MIN_PAIRS:
+        return None
+    median = float(np.median(slopes))
+    low, high = sorted((median / TOLERANCE, median * TOLERANCE))
+    return SlopeFit(median, float(np.mean([low <= slope <= high for slope in slopes])))
+
+
+def hessians_against_forces(structures: Iterable[Structure]) -> list[Pair]:
+    """Compare Hessians with the change of forces between neighbouring frames.
+
+    Structures with both labels and a close neighbour in their group are used, pairs whose forces differ enough
+    returned.
+    """
+    return _compared(
+        [_Frame(s, s.forces.ravel(), -s.hessian) for s in structures if s.hessian is not None and s.forces is not None]
+    )
+
+
+def forces_against_energies(structures: Iterable[Structure]) -> list[Pair]:
+    """Compare forces with the change of energy between neighbouring frames, as :func:`hessians_against_forces` does."""
+    return _compared(
+        [
+            _Frame(s, np.array([s.energy]), -s.forces.reshape(1, -1))
+            for s in structures
+            if s.energy is not None and s.forces is not None
+        ]
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Frame:
+    """A structure with a quantity ``(k,)`` and its derivative with respect to the positions, ``(k, 3N)``."""
+
+    structure: Structure
+    value: Array
+    derivative: Array
+
+
+def _compared(frames: list[_Frame]) -> list[Pair]:
+    pairs = []
+    for first, second in _close_pairs(frames):
+        displacement = (second.structure.positions - first.structure.positions).ravel()
+        mean = (first.derivative + second.derivative) / 2
+        explained, actual = mean @ displacement, second.value - first.value
+        if np.linalg.norm(actual) > _MIN_CHANGE:
+            slope = float(explained @ actual / (actual @ actual))
+            scale = float(np.linalg.norm(np.abs(mean) @ np.abs(displacement)))
+            residual = float(np.linalg.norm(explained - actual))
+            pairs.append(Pair(slope, residual, scale, (first.structure, second.structure)))
+    return pairs
+
+
+def _close_pairs(frames: list[_Frame]) -> Iterator[tuple[_Frame, _Frame]]:
+    """Each frame with its nearest neighbour of the same molecule or cell, where that is near enough."""
+    molecules: dict[tuple[str, bytes, bytes], list[_Frame]] = defaultdict(list)
+    for frame in frames:
+        structure = frame.structure
+        cell = b"" if structure.cell is None else structure.cell.tobytes()
+        molecules[structure.group, structure.numbers.tobytes(), cell].append(frame)
+    for same in molecules.values():
+        if len(same) < 2:
+            continue
+        positions = np.array([frame.structure.positions for frame in same])
+        flat = positions.reshape(len(same), -1)
+        distances = cdist(flat, flat)
+        np.fill_diagonal(distances, np.inf)
+        nearest = distances.argmin(axis=1)
+        for i, j in sorted({(min(i, int(j)), max(i, int(j))) for i, j in enumerate(nearest)}):
+            if 0 < np.linalg.norm(positions[j] - positions[i], axis=1).max() < MAX_DISPLACEMENT:
+                yield same[i], same[j]
 
 
 class Slopes:

@@ -24,27 +24,12 @@ MAX_NUMBERS = 2**28
 """No dataset of one structure is larger, the Hessian of 5000 atoms: a file may claim any size and hold nothing."""
 
 
-def optional(module: str, package: str) -> Any:
+def optional(package: str) -> Any:
     """Import a package that only some formats need.
 
-    Parameters
-    ----------
-    module
-        What to import.
-    package
-        What pip calls it.
-
-    Returns
-    -------
-    module
-        The module.
-
-    Raises
-    ------
-    ConfigError
-        With the pip line, when it is not installed.
+    Raises :class:`~hessgnn.errors.ConfigError` with the pip line when it is not installed.
     """
-    return require(module, package=package, extra="formats", purpose="this format")
+    return require(package, package=package, extra="formats", purpose="this format")
 
 
 def files_of(source: Path, *suffixes: str) -> list[Path]:
@@ -84,23 +69,7 @@ def prefix_of(source: Path, path: Path) -> str:
 
 @contextmanager
 def open_hdf5(path: Path) -> Iterator[h5py.File]:
-    """Open an HDF5 file for reading.
-
-    Parameters
-    ----------
-    path
-        The file.
-
-    Yields
-    ------
-    h5py.File
-        The open file.
-
-    Raises
-    ------
-    DataError
-        When it is truncated or not HDF5.
-    """
+    """Open an HDF5 file for reading; raises :class:`DataError` when it is truncated or not HDF5."""
     try:
         file = h5py.File(path, "r")
     except PermissionError as error:
@@ -125,17 +94,8 @@ def groups_with(group: h5py.Group, key: str) -> Iterator[h5py.Group]:
 def rows(group: h5py.Group, key: str, *, batched: bool = True) -> Callable[[int], Any]:
     """Reach the entries of a dataset by index, reading whole blocks: one at a time would be a disk access each.
 
-    Parameters
-    ----------
-    group, key
-        Where the dataset is.
-    batched
-        Whether the first axis counts structures; else there is one, which stands at every index.
-
-    Returns
-    -------
-    callable
-        Index -> entry; ``None`` at every index when there is no such dataset.
+    Unless ``batched``, the dataset has no axis of structures and stands at every index. Where there is no such dataset,
+    every index gives ``None``.
     """
     if key not in group:
         return lambda _: None
@@ -158,23 +118,7 @@ def rows(group: h5py.Group, key: str, *, batched: bool = True) -> Callable[[int]
 
 
 def whole(dataset: h5py.Dataset) -> Any:
-    """Read a dataset of one structure.
-
-    Parameters
-    ----------
-    dataset
-        Of any shape.
-
-    Returns
-    -------
-    object
-        Its content.
-
-    Raises
-    ------
-    DataError
-        When it claims more than :data:`MAX_NUMBERS`.
-    """
+    """Read a dataset of one structure; raises :class:`DataError` when it claims more than :data:`MAX_NUMBERS`."""
     _require_possible(dataset, prod(dataset.shape))
     return dataset[()]
 
@@ -221,22 +165,15 @@ def scalar(value: ArrayLike | None, unit: float = 1.0) -> float | None:
 
 
 def hessian_matrix(values: ArrayLike | None, n_atoms: int, unit: float = 1.0) -> Array | None:
-    """Bring a Hessian into the shape ``(3N, 3N)`` with row index ``3 * atom + xyz``.
+    """Bring a Hessian into the shape ``(3N, 3N)`` with row index ``3 * atom + xyz``, eV/Å².
 
     Parameters
     ----------
     values
-        Flat, ``(3N, 3N)``, ``(N, 3, N, 3)`` or ``(3N, N, 3)``, all of which have this order already. Other orders,
-        such as ``(N, N, 3, 3)``, are refused rather than guessed.
-    n_atoms
-        N.
+        Flat, ``(3N, 3N)``, ``(N, 3, N, 3)`` or ``(3N, N, 3)``, all of which have this order already; ``None`` where the
+        label is missing. Other orders, such as ``(N, N, 3, 3)``, are refused rather than guessed.
     unit
         eV/Å² in one unit of the source.
-
-    Returns
-    -------
-    (3N, 3N) float64 or None
-        ``None`` where the label is missing.
 
     Raises
     ------
@@ -254,26 +191,10 @@ def hessian_matrix(values: ArrayLike | None, n_atoms: int, unit: float = 1.0) ->
 
 
 def from_triangle(packed: ArrayLike, n_atoms: int, unit: float) -> Array:
-    """Fill a symmetric matrix from its lower triangle by rows, as Gaussian stores it.
+    """Fill a symmetric matrix ``(3N, 3N)`` from its lower triangle by rows, as Gaussian stores it.
 
-    Parameters
-    ----------
-    packed
-        ``(3N (3N + 1) / 2,)``.
-    n_atoms
-        N.
-    unit
-        eV/Å² in one unit of the source.
-
-    Returns
-    -------
-    (3N, 3N) float64
-        eV/Å².
-
-    Raises
-    ------
-    DataError
-        When the count is wrong.
+    ``packed`` are ``(3N (3N + 1) / 2,)`` numbers, ``unit`` is eV/Å² in one unit of the source. Raises
+    :class:`DataError` when the count is wrong.
     """
     values = np.asarray(packed, dtype=np.float64)
     size = 3 * n_atoms

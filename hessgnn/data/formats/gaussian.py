@@ -1,7 +1,8 @@
 """Gaussian: the archive block at the end of a frequency job's log, and formatted checkpoint files.
 
 The archive holds geometry, energy, gradient and force constants of one orientation with more digits than the rest of
-the log, wrapped at 70 columns. cclib does not read the force constants of a log.
+the log, wrapped at 70 columns. cclib does not read the force constants of a log. It reads checkpoint files, but not the
+total energy (of MP2 or a double hybrid), and with its own value of the Hartree.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 from ase.data import atomic_numbers
+from numpy.typing import NDArray
 
 from hessgnn.data.formats.common import composition, files_of, from_triangle, prefix_of, state
-from hessgnn.data.formats.fchk import level_words, read_fchk
 from hessgnn.data.formats.registry import Entry, Record, reader
 from hessgnn.data.structure import Structure
 from hessgnn.errors import DataError
-from hessgnn.units import HARTREE, HARTREE_PER_BOHR, HARTREE_PER_BOHR2
+from hessgnn.units import BOHR, HARTREE, HARTREE_PER_BOHR, HARTREE_PER_BOHR2
 
 _ARCHIVE = re.compile(r"(?<=\n) 1([\\|])1\1.*?\1\s*\1\s*@", re.DOTALL)  # `|` on Windows; may be wrapped before its end
 _UNRESTRICTED = re.compile(r"^(RO(?!LYP|3LYP|PBE)|R|U)(?=[A-Z0-9])")
@@ -49,18 +50,10 @@ def read(source: Path) -> Iterator[Entry]:
 
 
 def archives(text: str) -> list[str]:
-    r"""Find the archive blocks that hold force constants.
+    r"""Find the archive blocks that hold force constants, unwrapped and with sections separated by ``\\``.
 
-    Parameters
-    ----------
-    text
-        A log. It may hold several jobs; composite methods repeat the force constants of one beside the energy of
-        another, and such blocks (``Mixed``) are left out.
-
-    Returns
-    -------
-    list of str
-        Unwrapped, sections separated by ``\\``.
+    A log may hold several jobs. Composite methods repeat the force constants of one beside the energy of another; such
+    blocks (``Mixed``) are left out.
     """
     found = []
     for match in _ARCHIVE.finditer(text.replace("\r", "")):
@@ -71,24 +64,9 @@ def archives(text: str) -> list[str]:
 
 
 def parse_archive(block: str, name: str) -> Record:
-    """Read one archive block.
+    """Read one archive block of :func:`archives`, and the level of theory that it names.
 
-    Parameters
-    ----------
-    block
-        From :func:`archives`.
-    name
-        Of the structure.
-
-    Returns
-    -------
-    Record
-        In eV and Å, and the level of theory that the block names.
-
-    Raises
-    ------
-    DataError
-        When the block is empty, not in Cartesian coordinates, of an excited state, or incomplete.
+    Raises :class:`DataError` when the block is empty, not in Cartesian coordinates, of an excited state, or incomplete.
     """
     if not block:
         raise DataError("has no archive block with force constants", hint="give the log of a finished Freq job")
@@ -140,3 +118,72 @@ def _level(method: str, basis: str, route: str) -> str:
         return ""
     kept = " ".join(word.lower() for word in _KEPT.findall(route))
     return f"{_UNRESTRICTED.sub('', method)}/{basis} {kept}".strip()
+
+
+_HEAD = re.compile(r"^(?P<key>[^\s].{39})   (?P<type>[IR])(?P<count>   N= *\d+)? *(?P<value>\S+)?$")
+_KEYS = {
+    "Atomic numbers": "numbers",
+    "Current cartesian coordinates": "positions",
+    "Total Energy": "energy",
+    "Cartesian Gradient": "gradient",
+    "Charge": "charge",
+    "Multiplicity": "multiplicity",
+    "Cartesian Force Constants": "hessian",
+}
+
+
+def read_fchk(path: Path, name: str) -> tuple[Structure, str]:
+    """Read a formatted checkpoint file, as ``formchk`` writes it.
+
+    Also returns charge and multiplicity where they are not the usual ones. Raises :class:`DataError` when coordinates
+    or force constants are missing or incomplete.
+    """
+    found = _fields(path.read_text(encoding="utf-8").splitlines())
+    missing = [
+        key for key, short in _KEYS.items() if short in ("numbers", "positions", "hessian") and short not in found
+    ]
+    if missing:
+        raise DataError(f"has no {', '.join(missing)}", hint="run formchk on the checkpoint of a frequency job")
+    numbers = found["numbers"].astype(np.int64)
+    gradient, energy = found.get("gradient"), found.get("energy")
+    structure = Structure(
+        numbers=numbers,
+        positions=found["positions"].reshape(-1, 3) * BOHR,
+        energy=None if energy is None else float(energy[0]) * HARTREE,
+        forces=None if gradient is None else -gradient.reshape(-1, 3) * HARTREE_PER_BOHR,
+        hessian=from_triangle(found["hessian"], len(numbers), HARTREE_PER_BOHR2),
+        name=name,
+        group=composition(numbers),
+    )
+    charge, multiplicity = (int(found[key][0]) if key in found else None for key in ("charge", "multiplicity"))
+    return structure, state(numbers, charge, multiplicity)
+
+
+def level_words(path: Path) -> tuple[str, str]:
+    """Method and basis, from the second line: ten characters for the job, thirty for the method, then the basis."""
+    with path.open(encoding="utf-8") as file:
+        file.readline()
+        line = file.readline()
+    return line[10:40].strip(), line[40:].strip()
+
+
+def _fields(lines: list[str]) -> dict[str, NDArray]:
+    found: dict[str, NDArray] = {}
+    heads = {i: match for i, line in enumerate(lines) if (match := _HEAD.match(line.rstrip()))}
+    for i, match in heads.items():
+        short = _KEYS.get(match["key"].strip())
+        if short is None:
+            continue
+        if match["count"] is None:
+            found[short] = np.array([float(match["value"])])
+            continue
+        count = int(match["value"] or match["count"].split("=")[1])
+        words: list[str] = []
+        for line in lines[i + 1 :]:
+            if len(words) >= count:
+                break
+            words += line.split()
+        if len(words) < count:
+            raise DataError(f"ends within {match['key'].strip()}", hint="copy it again")
+        found[short] = np.array([float(word) for word in words[:count]])
+    return found

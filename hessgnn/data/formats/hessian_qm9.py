@@ -24,7 +24,7 @@ LEVEL = "wB97X/6-31G(d)"
 @reader("hessian-qm9")
 def read(source: Path) -> Iterator[Entry]:
     """List the molecules of one environment's folder, or of all, each then being a split of its own."""
-    arrow = optional("pyarrow", "pyarrow")
+    arrow = optional("pyarrow")
     listing = source / "dataset_dict.json"
     environments = json.loads(listing.read_text())["splits"] if listing.is_file() else [""]
     for environment in environments:

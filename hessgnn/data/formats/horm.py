@@ -28,7 +28,7 @@ _AGREEMENT = 0.02  # eV: the float32 of `energy` and the four digits of the cons
 @reader("horm")
 def read(source: Path) -> Iterator[Entry]:
     """List the records of a file, or of all ``*.lmdb`` of a folder. Pickles are read, never run."""
-    lmdb = optional("lmdb", "lmdb")
+    lmdb = optional("lmdb")
     from hessgnn.data.formats.safe_pickle import loads
 
     is_database = (source / "data.mdb").is_file()

@@ -1,7 +1,4 @@
-"""Names of the formats, and what a reader and a writer are.
-
-A format joins by one file in this package with a function under :func:`reader`, :func:`writer` or both.
-"""
+"""Names of the formats, and what a reader and a writer are. A file in this package adds one by :func:`reader`."""
 
 from __future__ import annotations
 
@@ -23,12 +20,10 @@ _DAMAGE = (
 
 
 class Record(NamedTuple):
-    """What a source says of one structure.
+    """What a source says of one structure, in eV and Å.
 
     Attributes
     ----------
-    structure : Structure
-        In eV and Å.
     level : str
         Level of theory of its labels; empty where the source does not say it.
     state : str
@@ -42,34 +37,18 @@ class Record(NamedTuple):
 
 @dataclass(frozen=True)
 class Entry:
-    """A structure that waits to be read.
+    """A structure that waits to be read; ``where`` names file and key, for messages.
 
     Readers yield these rather than structures, so that counting a source, or passing over what is done, is cheap.
-
-    Attributes
-    ----------
-    where : str
-        File and key, for messages.
-    load : callable
-        Reads it; a pair of structure and level will do. Valid until the reader is asked for the next entry.
+    ``load`` reads the structure; a pair of structure and level will do. It is valid until the reader is asked for the
+    next entry.
     """
 
     where: str
     load: Callable[[], Record | tuple[Structure, str]]
 
     def read(self) -> Record:
-        """Read the structure.
-
-        Returns
-        -------
-        Record
-            In eV and Å.
-
-        Raises
-        ------
-        DataError
-            With file, key and reason.
-        """
+        """Read the structure, in eV and Å; raises :class:`DataError` with file, key and reason."""
         try:
             return Record(*self.load())
         except DataError as error:
@@ -91,48 +70,18 @@ reader, writer = READERS.register, WRITERS.register
 
 
 def structures(name: str, source: str | Path) -> Iterator[Structure]:
-    """Read a source one structure at a time, in eV and Å.
+    """Read a source one structure at a time, in its order, in eV and Å.
 
-    Parameters
-    ----------
-    name
-        The format.
-    source
-        File or folder.
-
-    Yields
-    ------
-    Structure
-        In the source's order.
-
-    Raises
-    ------
-    DataError
-        At the first one that cannot be read.
+    Raises :class:`DataError` at the first structure that cannot be read.
     """
     for entry in entries(name, Path(source)):
         yield entry.read().structure
 
 
 def entries(name: str, source: Path) -> Iterator[Entry]:
-    """List what a source holds.
+    """List what a source holds, in its order.
 
-    Parameters
-    ----------
-    name
-        The format.
-    source
-        File or folder.
-
-    Yields
-    ------
-    Entry
-        In the source's order.
-
-    Raises
-    ------
-    DataError
-        When the source as a whole is missing, damaged or something else.
+    Raises :class:`DataError` when the source as a whole is missing, damaged or something else.
     """
     try:
         yield from READERS[name](source)

@@ -67,21 +67,8 @@ _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 def loads(data: bytes) -> Any:
     """Read a pickle of numbers, texts, tensors, plain containers and records of torch-geometric.
 
-    Parameters
-    ----------
-    data
-        The pickle.
-
-    Returns
-    -------
-    object
-        Tensors become arrays; records become dictionaries, of the old layout (attributes) as of the new one
-        (``_store``).
-
-    Raises
-    ------
-    DataError
-        When it names anything else, or is damaged.
+    Tensors become arrays; records become dictionaries, of the old layout (attributes) as of the new one (``_store``).
+    Raises :class:`DataError` when the pickle names anything else, or is damaged.
     """
     try:
         return _fields(_Machine(_FUNCTIONS).run(io.BytesIO(data)))
@@ -108,12 +95,8 @@ class _Record:
 class _Machine:
     """Runs pickles of admitted instructions and names.
 
-    Parameters
-    ----------
-    functions
-        Names that may be called.
-    persistent
-        What objects outside the pickle are; refused by default.
+    ``functions`` maps the names that may be called; ``persistent`` says what objects outside the pickle are, which are
+    refused without it.
     """
 
     def __init__(

@@ -19,8 +19,7 @@ import numpy as np
 
 from hessgnn.data.formats.common import files_of, known, open_hdf5, rows, scalar
 from hessgnn.data.formats.registry import Entry, Record, reader
-from hessgnn.data.kinds import PRODUCT, REACTANT, TRANSITION_STATE
-from hessgnn.data.structure import Structure
+from hessgnn.data.structure import PRODUCT, REACTANT, TRANSITION_STATE, Structure
 from hessgnn.errors import DataError
 
 LEVEL = "wB97X/6-31G(d)"

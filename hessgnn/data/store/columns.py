@@ -34,20 +34,7 @@ _CHUNK_CACHE = 64 * 1024**2  # bytes of decompressed chunks that HDF5 keeps for 
 
 
 def ragged(first: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Indices of several runs of a flat array, one behind the other.
-
-    Parameters
-    ----------
-    first
-        ``(n,)``, where each run begins.
-    sizes
-        ``(n,)``, how long it is.
-
-    Returns
-    -------
-    int64
-        ``(sum of sizes,)``.
-    """
+    """Indices of several runs of a flat array, one behind the other, given the beginning and size of each, ``(n,)``."""
     ends = np.cumsum(sizes)
     return np.repeat(first - (ends - sizes), sizes) + np.arange(ends[-1] if len(ends) else 0)
 
@@ -55,14 +42,8 @@ def ragged(first: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.int
 class Columns:
     """Datasets of a store as numpy arrays, each read when it is asked for.
 
-    A copy that is sent to another process opens the file, or maps the scratch file, for itself.
-
-    Parameters
-    ----------
-    path
-        The store.
-    content_hash
-        Of the store: scratch files of another content are not taken for its own.
+    A copy that is sent to another process opens the file, or maps the scratch file, for itself. ``content_hash`` is
+    that of the store: scratch files of another content are not used.
     """
 
     def __init__(self, path: Path, content_hash: str) -> None:
@@ -77,30 +58,14 @@ class Columns:
     def array(self, key: str) -> NDArray:
         """The whole of a dataset, in memory or mapped read-only.
 
-        Parameters
-        ----------
-        key
-            Name of the dataset.
-
-        Raises
-        ------
-        UserError
-            When it cannot be read, or the scratch file cannot be written.
+        Raises :class:`~hessgnn.errors.UserError` when it cannot be read, or the scratch file cannot be written.
         """
         if key not in self._arrays:
             self._arrays[key] = self._read(key) if self._is_small(key) else self._map(key)
         return self._arrays[key]
 
     def rows(self, key: str, start: int, stop: int) -> NDArray:
-        """A share of a dataset; makes no scratch file.
-
-        Parameters
-        ----------
-        key
-            Name of the dataset.
-        start, stop
-            Rows.
-        """
+        """Some rows of a dataset; makes no scratch file."""
         if key in self._arrays or self._is_small(key):
             return self.array(key)[start:stop]
         return self._read(key, slice(start, stop))

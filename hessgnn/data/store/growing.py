@@ -14,9 +14,8 @@ from pathlib import Path
 import yaml
 
 from hessgnn.data.store import layout
-from hessgnn.data.store.draft import Draft
 from hessgnn.data.store.store import Store
-from hessgnn.data.store.writer import drafted, judged, name_taken
+from hessgnn.data.store.writer import Draft, drafted, judged, name_taken
 from hessgnn.data.structure import Structure
 from hessgnn.errors import DataError
 from hessgnn.runtime.files import locked
@@ -29,7 +28,7 @@ class StoreWriter:
     """Appends structures to a store, which is made if it does not exist.
 
     A context: leaving it commits, leaving it by an error keeps what was committed before. A process that is killed
-    leaves that too, whole and readable at any moment; to go on, make the writer again and skip what is in
+    leaves that too, whole and readable at any moment; to resume, make the writer again and skip what is in
     :attr:`names`. One process at a time may write to a file, others may read it.
 
     Parameters
@@ -38,12 +37,10 @@ class StoreWriter:
         The HDF5 file.
     level_of_theory
         Of all labels; that of the file where it exists.
-    provenance
-        Of a new file; that of an existing one stays.
+    provenance, hessian_dtype
+        Of a new file; those of an existing one stay.
     versions
         Of the codes involved, added to those of an existing file.
-    hessian_dtype
-        Precision of the Hessians in a new file; that of an existing one stays.
 
     Attributes
     ----------
@@ -86,12 +83,7 @@ class StoreWriter:
         return len(self.names)
 
     def append(self, structure: Structure) -> None:
-        """Add a structure; it is safe from the next commit on.
-
-        Parameters
-        ----------
-        structure
-            With a name of its own.
+        """Add a structure, with a name of its own; it is safe from the next commit on.
 
         Raises
         ------
@@ -187,7 +179,7 @@ def merge_stores(sources: Sequence[str | Path], output: str | Path) -> Store:
     Returns
     -------
     Store
-        The result. Hessians are float64 if those of one source are; its provenance lists the sources with theirs.
+        Hessians are float64 if those of one source are; its provenance lists the sources with theirs.
 
     Raises
     ------

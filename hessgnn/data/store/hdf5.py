@@ -16,12 +16,7 @@ import h5py
 
 
 class HDF5Output(h5py.File):
-    """A new HDF5 file, for use in a ``with`` block.
-
-    Parameters
-    ----------
-    path
-        The file; what it held is lost.
+    """A new HDF5 file, for use in a ``with`` block; what it held is lost.
 
     Raises
     ------

@@ -1,8 +1,4 @@
-"""The HDF5 layout of a store: names, shapes, packing, and the checks on opening a file.
-
-``docs/data-format.md`` says the same in prose. :mod:`hessgnn.data.store.store` reads it,
-:mod:`hessgnn.data.store.writer` writes it.
-"""
+"""The HDF5 layout of a store (``docs/data-format.md``): names, shapes, packing, and the checks on opening a file."""
 
 from __future__ import annotations
 
@@ -48,52 +44,17 @@ _ATTRIBUTES = ("level_of_theory", "provenance", "versions", "content_hash", "spl
 
 
 def packed_size(n_atoms: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Numbers in the packed lower triangle of a ``(3N, 3N)`` matrix.
-
-    Parameters
-    ----------
-    n_atoms
-        N, of each structure.
-
-    Returns
-    -------
-    int64
-        ``3N (3N + 1) / 2``, of each structure.
-    """
+    """Numbers in the packed lower triangle of a ``(3N, 3N)`` matrix: ``3N (3N + 1) / 2``, of each structure."""
     return 3 * n_atoms * (3 * n_atoms + 1) // 2
 
 
 def pack(hessian: Array) -> Array:
-    """Lower triangle of a symmetric matrix, by rows.
-
-    Parameters
-    ----------
-    hessian
-        ``(3N, 3N)``.
-
-    Returns
-    -------
-    ndarray
-        ``(3N (3N + 1) / 2,)``.
-    """
+    """Lower triangle of a symmetric matrix ``(3N, 3N)``, by rows: ``(3N (3N + 1) / 2,)``."""
     return hessian[_triangle(len(hessian))]
 
 
 def unpack(packed: NDArray[np.floating], n_atoms: int) -> Array:
-    """Inverse of :func:`pack`.
-
-    Parameters
-    ----------
-    packed
-        ``(3N (3N + 1) / 2,)``.
-    n_atoms
-        N.
-
-    Returns
-    -------
-    (3N, 3N) float64
-        The symmetric matrix.
-    """
+    """Inverse of :func:`pack`: the symmetric matrix ``(3N, 3N)``."""
     hessian = np.zeros((3 * n_atoms, 3 * n_atoms))
     rows, columns = _triangle(3 * n_atoms)
     hessian[rows, columns] = packed
@@ -113,20 +74,8 @@ _small_triangle = lru_cache(maxsize=64)(np.tril_indices)
 def open_checked(path: Path) -> Iterator[h5py.File]:
     """Open a store's file for reading, after checking that it is one.
 
-    Parameters
-    ----------
-    path
-        The file.
-
-    Yields
-    ------
-    h5py.File
-        The open file.
-
-    Raises
-    ------
-    DataError
-        When it is not HDF5, is truncated, is another program's, lacks a dataset, or has another format version.
+    Raises :class:`DataError` when it is not HDF5, is truncated, is another program's, lacks a dataset, or has another
+    format version.
     """
     try:
         file = h5py.File(path, "r")
@@ -159,24 +108,9 @@ def open_checked(path: Path) -> Iterator[h5py.File]:
 
 
 def read_per_structure(file: h5py.File, path: Path) -> dict[str, NDArray]:
-    """Read the numbers that every structure has one of, and check the shapes of all datasets.
+    """Read the numbers that every structure has one of, ``(n,)``, and check the shapes of all datasets.
 
-    Parameters
-    ----------
-    file
-        An open store.
-    path
-        Named in errors.
-
-    Returns
-    -------
-    dict
-        Dataset name -> ``(n,)``.
-
-    Raises
-    ------
-    DataError
-        When a dataset cannot be read, or the lengths contradict each other.
+    Raises :class:`DataError` when a dataset cannot be read, or the lengths contradict each other.
     """
     keys = ("n_atoms", "energy", "hessian_asymmetry", *(f"has_{label}" for label in LABELS))
     try:
@@ -203,17 +137,9 @@ def read_per_structure(file: h5py.File, path: Path) -> dict[str, NDArray]:
 
 
 def content_hash(file: h5py.File) -> str:
-    """Fingerprint of the names and every number in a store; splits have a fingerprint of their own.
+    """Fingerprint of the names and every number in a store: SHA-256 over the exact bytes, as hexadecimal digits.
 
-    Parameters
-    ----------
-    file
-        An open store.
-
-    Returns
-    -------
-    str
-        SHA-256 over the exact bytes, as hexadecimal digits.
+    Splits have a fingerprint of their own.
     """
     digest = hashlib.sha256()
     for key in sorted((*DTYPES, "hessian", "name")):

@@ -1,7 +1,4 @@
-"""Splits of a data set: whole groups (molecules, reactions) drawn at random, so that none leaks into another split.
-
-What belongs together is found in :mod:`hessgnn.data.store.families`.
-"""
+"""Splits of a data set: whole groups (molecules, reactions) drawn at random, so that none leaks into another split."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from hessgnn.data.kinds import FRAMES
+from hessgnn.data.structure import FRAMES
 from hessgnn.errors import ConfigError, DataError
 
 DISJOINT = ("train", "validation", "test")
@@ -29,14 +26,14 @@ def split_groups(groups: Iterable[str], fractions: Mapping[str, float], seed: in
     groups
         Group of each structure, in any order and with repetitions.
     fractions
-        Split name -> share of the *groups*. Shares must add up to 1.
+        Split name -> share of the *groups*. Shares must add up to 1; counts are rounded by the largest remainder.
     seed
         Equal groups, fractions and seed give equal splits.
 
     Returns
     -------
     dict
-        Group -> split. The counts are rounded by the largest remainder.
+        Group -> split.
 
     Raises
     ------
@@ -59,40 +56,17 @@ def split_groups(groups: Iterable[str], fractions: Mapping[str, float], seed: in
 
 
 def split_of(kind: str, group_split: str) -> str:
-    """Place a structure, given where its group was drawn to.
+    """Place a structure of some kind, given the split that :func:`split_groups` drew its group to.
 
-    Frames away from stationary points are kept for judging extrapolation, each kind in a split of its own, but those of
+    Frames away from stationary points are kept for testing extrapolation, each kind in a split of its own, but those of
     validation groups follow them: at a minimum every force is zero, so validated on minima alone the flattest surface
     would win.
-
-    Parameters
-    ----------
-    kind
-        The structure's.
-    group_split
-        The split of its group, from :func:`split_groups`.
-
-    Returns
-    -------
-    str
-        Its split.
     """
     return kind if kind in FRAMES and group_split != "validation" else group_split
 
 
 def leaking_groups(groups: Sequence[str], splits: Sequence[str]) -> dict[str, set[str]]:
-    """Find the groups that stand in two of the splits that must be disjoint.
-
-    Parameters
-    ----------
-    groups, splits
-        Group and split of each structure.
-
-    Returns
-    -------
-    dict
-        Group -> the splits (of :data:`DISJOINT`) that share it; empty when nothing leaks.
-    """
+    """Find the groups that stand in two of the splits that must be disjoint, and which of these (:data:`DISJOINT`)."""
     found: dict[str, set[str]] = {}
     for group, split in zip(groups, splits, strict=True):
         if split in DISJOINT:
@@ -101,20 +75,7 @@ def leaking_groups(groups: Sequence[str], splits: Sequence[str]) -> dict[str, se
 
 
 def require_no_leak(groups: Sequence[str], splits: Sequence[str], *, where: object) -> None:
-    """Refuse splits that share a group.
-
-    Parameters
-    ----------
-    groups, splits
-        Group and split of each structure.
-    where
-        Named in the error: a file, usually.
-
-    Raises
-    ------
-    DataError
-        Naming the first such group.
-    """
+    """Raise :class:`DataError`, which names the first shared group and ``where``, when two splits share a group."""
     leaks = leaking_groups(groups, splits)
     if leaks:
         group, shared = next(iter(sorted(leaks.items())))
@@ -127,17 +88,6 @@ def require_no_leak(groups: Sequence[str], splits: Sequence[str], *, where: obje
 
 
 def split_hash(names: Sequence[str], splits: Sequence[str]) -> str:
-    """Fingerprint of who is in which split, whatever the order of the structures.
-
-    Parameters
-    ----------
-    names, splits
-        Name and split of each structure.
-
-    Returns
-    -------
-    str
-        SHA-256, as hexadecimal digits.
-    """
+    """Fingerprint of who is in which split, whatever the order of the structures: SHA-256 as hexadecimal digits."""
     pairs = sorted(zip(names, splits, strict=True))
     return hashlib.sha256("".join(f"{name}\0{split}\n" for name, split in pairs).encode()).hexdigest()

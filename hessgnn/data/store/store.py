@@ -44,13 +44,7 @@ class StoreAttributes:
 
 
 def bundled_names() -> list[str]:
-    """Names of the data sets that ship with the package.
-
-    Returns
-    -------
-    list of str
-        Each can be given to :meth:`Store.open`.
-    """
+    """Names of the data sets that ship with the package; each can be given to :meth:`Store.open`."""
     return sorted(path.stem for path in _BUNDLED.glob("*.h5"))
 
 
@@ -105,11 +99,6 @@ class Store:
         ----------
         path_or_name
             A path, or a name such as ``rtp-mini``.
-
-        Returns
-        -------
-        Store
-            The store.
 
         Raises
         ------
@@ -201,17 +190,7 @@ class Store:
         return {name: counts[name] for name in order}
 
     def indices(self, split: str) -> NDArray[np.int64]:
-        """Structures of one split.
-
-        Parameters
-        ----------
-        split
-            Its name.
-
-        Returns
-        -------
-        (k,) int64
-            Their indices, in the order of the file.
+        """Structures of one split, ``(k,)`` int64, in the order of the file.
 
         Raises
         ------
@@ -251,18 +230,7 @@ class Store:
         return np.concatenate(counts) if counts else np.zeros((0, len(elements)), dtype=np.int64)
 
     def elements(self, indices: Iterable[int] | None = None) -> list[int]:
-        """Elements that occur.
-
-        Parameters
-        ----------
-        indices
-            Structures to look at; all by default.
-
-        Returns
-        -------
-        list of int
-            Atomic numbers, sorted.
-        """
+        """Atomic numbers that occur, sorted; ``indices`` are the structures to look at, all by default."""
         chosen = np.arange(len(self)) if indices is None else np.fromiter(indices, dtype=np.int64)
         counts = np.zeros(256, dtype=np.int64)
         for _, numbers in self._numbers(chosen):
@@ -274,31 +242,12 @@ class Store:
         return [chemical_symbols[number] for number in self.elements(indices)]
 
     def per_atom(self, key: str, index: int) -> NDArray:
-        """Numbers of the atoms of one structure.
-
-        Parameters
-        ----------
-        key
-            ``numbers``, ``positions`` or ``forces``.
-        index
-            Of the structure, from 0 on.
-        """
+        """Numbers of the atoms of one structure: ``numbers``, ``positions`` or ``forces``."""
         first = int(self.first_atom[index])
         return self.columns.rows(key, first, first + int(self.n_atoms[index]))
 
     def hessian(self, index: int) -> Array | None:
-        """Hessian of one structure.
-
-        Parameters
-        ----------
-        index
-            Of the structure, from 0 on.
-
-        Returns
-        -------
-        (3N, 3N) float64
-            eV/Å²; ``None`` where it is not known.
-        """
+        """Hessian ``(3N, 3N)`` of one structure, eV/Å²; ``None`` where it is not known."""
         if not self.has_hessian[index]:
             return None
         n_atoms, start = self.n_atoms[index], int(self.first_hessian[index])

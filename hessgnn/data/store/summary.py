@@ -10,7 +10,7 @@ import numpy as np
 from ase.data import chemical_symbols
 
 from hessgnn.data.checks.finding import Seen
-from hessgnn.data.checks.noise import LabelNoise, Noise
+from hessgnn.data.checks.labels import LabelNoise, Noise
 from hessgnn.data.store.store import Store
 from hessgnn.data.structure import Array, Structure
 from hessgnn.runtime.terminal import tracked
@@ -26,14 +26,10 @@ class SplitSummary:
 
     Attributes
     ----------
-    structures, groups : int
-        How many.
-    kinds : dict
-        Kind -> structures.
+    kinds, elements : dict
+        Kind, and symbol in the order of atomic numbers, -> structures.
     atoms : (int, int)
         Smallest and largest number of atoms.
-    elements : dict
-        Symbol -> structures that hold it, by atomic number.
     energy, forces, hessian : int
         Structures with the label.
     heights : (float, float, float) or None
@@ -68,18 +64,7 @@ class SplitSummary:
 
 
 def summarise(store: Store) -> dict[str, SplitSummary]:
-    """Describe every split.
-
-    Parameters
-    ----------
-    store
-        The data; each structure is read once.
-
-    Returns
-    -------
-    dict
-        Split -> summary, in the order of :attr:`Store.splits`.
-    """
+    """Describe every split, in the order of :attr:`Store.splits`; each structure is read once."""
     gathered = {split: _Gathered() for split in store.splits}
     for i in tracked(range(len(store)), f"reading {store.path.name}"):
         gathered[store.structure_splits[i]].add(store[i])

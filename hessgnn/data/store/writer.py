@@ -1,22 +1,31 @@
-"""Writing a store: the labels are judged first, so that no file holds a broken one."""
+"""Writing a store: labels are checked first, rows are added at the end of every dataset, then the file is sealed."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from hessgnn.data.store import layout
-from hessgnn.data.store.draft import Draft
-from hessgnn.data.structure import Array, Structure
+from hessgnn.data.store.hdf5 import HDF5Output
+from hessgnn.data.store.splits import split_hash
+from hessgnn.data.structure import STRINGS, Array, Structure
 from hessgnn.errors import DataError
 from hessgnn.runtime.files import atomic_path
 
 ASYMMETRY_TOLERANCE = 5e-3
 """Largest ``max|H − Hᵀ| / max|H|`` that can be the noise of a label rather than a wrong index order."""
+
+_CHUNK = 16_384  # numbers; one chunk holds the Hessians of a few dozen small molecules
+_WAITING = 8 * 1024**2  # numbers that are kept until they are written together
+_SHAPES = {"positions": (3,), "forces": (3,), "cell": (3, 3), "pbc": (3,)}
+_FILTERS = {"compression": "gzip", "compression_opts": 6, "shuffle": True}
 
 
 def write_store(
@@ -68,19 +77,9 @@ def write_store(
 
 @contextmanager
 def drafted(path: Path, hessian_dtype: layout.HessianDtype) -> Iterator[Draft]:
-    """Give a draft that becomes a file when the block ends without an error; it must have been sealed.
+    """Yield a draft that becomes a file when the block ends without an error; it must have been sealed by then.
 
-    Parameters
-    ----------
-    path
-        The file. On an error it stays as it was.
-    hessian_dtype
-        Precision of the Hessians.
-
-    Yields
-    ------
-    Draft
-        The draft.
+    On an error the file stays as it was.
     """
     with atomic_path(path) as temporary:
         draft = Draft(temporary, hessian_dtype)
@@ -91,24 +90,10 @@ def drafted(path: Path, hessian_dtype: layout.HessianDtype) -> Iterator[Draft]:
 
 
 def judged(structure: Structure) -> tuple[Structure, float]:
-    """Make a structure ready to be stored, or refuse it.
+    """Make a structure ready to be stored: symmetrise its Hessian.
 
-    Parameters
-    ----------
-    structure
-        The structure.
-
-    Returns
-    -------
-    structure : Structure
-        With its Hessian symmetrised.
-    asymmetry : float
-        What that removed, ``max|H − Hᵀ|``, or the structure's own value where that is larger; eV/Å².
-
-    Raises
-    ------
-    DataError
-        When a number is NaN or infinite, or the Hessian is not symmetric.
+    Also returns what that removed, ``max|H − Hᵀ|``, or the structure's own value where that is larger; eV/Å². Raises
+    :class:`DataError` when a number is NaN or infinite, or the Hessian is not symmetric.
     """
     require_finite(structure)
     if structure.hessian is None:
@@ -127,18 +112,7 @@ def name_taken(name: str, where: object | None = None) -> DataError:
 
 
 def require_finite(structure: Structure) -> None:
-    """Refuse a structure with a number that is none.
-
-    Parameters
-    ----------
-    structure
-        The structure.
-
-    Raises
-    ------
-    DataError
-        Naming the field.
-    """
+    """Raise :class:`DataError`, which names the field, when a number is NaN or infinite."""
     for key in ("positions", "cell", *layout.LABELS):
         value = getattr(structure, key)
         if value is not None and not np.isfinite(value).all():
@@ -146,26 +120,9 @@ def require_finite(structure: Structure) -> None:
 
 
 def symmetrised(hessian: Array, name: str) -> tuple[Array, float]:
-    """Symmetrise a Hessian, unless its asymmetry is more than noise.
+    """Return ``(H + Hᵀ)/2`` and the asymmetry ``max|H − Hᵀ|`` of a Hessian ``(3N, 3N)``, eV/Å².
 
-    Parameters
-    ----------
-    hessian
-        ``(3N, 3N)``, eV/Å².
-    name
-        Of the structure, for the message.
-
-    Returns
-    -------
-    symmetric : (3N, 3N) float64
-        ``(H + Hᵀ)/2``.
-    asymmetry : float
-        ``max|H − Hᵀ|``.
-
-    Raises
-    ------
-    DataError
-        When the asymmetry is above :data:`ASYMMETRY_TOLERANCE` of the largest element.
+    Raises :class:`DataError` when the asymmetry is above :data:`ASYMMETRY_TOLERANCE` of the largest element.
     """
     asymmetry = float(np.abs(hessian - hessian.T).max())
     largest = float(np.abs(hessian).max())
@@ -176,3 +133,124 @@ def symmetrised(hessian: Array, name: str) -> tuple[Array, float]:
             hint="check its index order (3*atom + xyz), or compute it more tightly",
         )
     return (hessian + hessian.T) / 2, asymmetry
+
+
+class Draft:
+    """A file that nobody reads yet; what was at its path is lost.
+
+    Attributes
+    ----------
+    strings : dict
+        ``name``, ``group``, … -> the bytes of each structure so far.
+    """
+
+    def __init__(self, path: Path, hessian_dtype: layout.HessianDtype) -> None:
+        self._file = HDF5Output(path)
+        self._dtypes = {**layout.DTYPES, "hessian": hessian_dtype}
+        self._datasets: dict[str, h5py.Dataset] = {}
+        for key, dtype in self._dtypes.items():
+            shape = _SHAPES.get(key, ())
+            chunk = (max(1, _CHUNK // int(np.prod(shape, dtype=int))), *shape)
+            self._datasets[key] = self._file.create_dataset(
+                key, (0, *shape), dtype, maxshape=(None, *shape), chunks=chunk, **_FILTERS
+            )
+        self.strings: dict[str, list[bytes]] = {key: [] for key in STRINGS}
+        self._waiting: dict[str, list[NDArray]] = {key: [] for key in self._dtypes}
+        self._n_waiting = 0
+
+    def __len__(self) -> int:
+        return len(self.strings["name"])
+
+    def add(self, structure: Structure, asymmetry: float) -> None:
+        """Add a structure with finite numbers, a name of its own and a symmetric Hessian.
+
+        ``asymmetry`` is that of the Hessian before it was symmetrised, eV/Å².
+        """
+        n_atoms = len(structure)
+        row: dict[str, object] = {
+            "n_atoms": [n_atoms],
+            "numbers": structure.numbers,
+            "positions": structure.positions,
+            "cell": np.zeros((1, 3, 3)) if structure.cell is None else structure.cell[None],
+            "pbc": structure.pbc[None],
+            "energy": [structure.energy or 0.0],
+            "forces": np.zeros((n_atoms, 3)) if structure.forces is None else structure.forces,
+            "hessian": [] if structure.hessian is None else layout.pack(structure.hessian),
+            "hessian_asymmetry": [asymmetry],
+        }
+        row |= {f"has_{label}": [getattr(structure, label) is not None] for label in layout.LABELS}
+        for key, value in row.items():
+            values = np.asarray(value, dtype=self._dtypes[key])
+            self._waiting[key].append(values)
+            self._n_waiting += values.size
+        for key, texts in self.strings.items():
+            texts.append(getattr(structure, key).encode())
+        if self._n_waiting > _WAITING:
+            self._flush()
+
+    def extend(self, other: h5py.File) -> None:
+        """Add all structures of another store, given as an open file."""
+        self._flush()
+        n = len(other["n_atoms"])
+        for key in self._waiting:
+            _extend(self._datasets[key], other[key])
+            self._file.require_written()
+        for key, texts in self.strings.items():
+            texts += other[key][()].tolist() if key in other else [b""] * n
+
+    def seal(self, level_of_theory: str, provenance: str, versions: Mapping[str, str]) -> None:
+        """Write strings, attributes and fingerprints, and close the file."""
+        self._flush()
+        file = self._file
+        for key, texts in self.strings.items():
+            array = np.array(texts, dtype=np.bytes_)
+            file.create_dataset(key, data=array, chunks=(min(len(array), _CHUNK),), **_FILTERS)
+        file.flush()
+        self._file.require_written()
+        names, splits = ([text.decode() for text in self.strings[key]] for key in ("name", "split"))
+        file.attrs.update(
+            {
+                "format": layout.FORMAT,
+                "format_version": layout.FORMAT_VERSION,
+                "level_of_theory": level_of_theory,
+                "units": json.dumps(layout.UNITS),
+                "sign_convention": layout.SIGN_CONVENTION,
+                "versions": json.dumps(dict(versions), sort_keys=True),
+                "provenance": provenance,
+                "content_hash": layout.content_hash(file),
+                "split_hash": split_hash(names, splits),
+            }
+        )
+        self.close()
+        file.require_written()
+
+    def close(self) -> None:
+        """Close the file, sealed or not."""
+        self._file.close()
+
+    def _flush(self) -> None:
+        for key, arrays in self._waiting.items():
+            if arrays:
+                values, dataset = np.concatenate(arrays), self._datasets[key]
+                start = len(dataset)
+                dataset.resize(start + len(values), axis=0)
+                dataset[start:] = values
+                arrays.clear()
+        self._n_waiting = 0
+        self._file.require_written()
+
+
+def _extend(target: h5py.Dataset, source: h5py.Dataset) -> None:
+    """Add the rows of one dataset to another; whole chunks that are stored alike are copied as they are."""
+    start, step = len(target), target.chunks[0]
+    target.resize(start + len(source), axis=0)
+    alike = ("chunks", "dtype", "compression", "shuffle", "fletcher32", "scaleoffset")
+    same = all(getattr(target, name) == getattr(source, name) for name in alike)
+    whole = len(source) // step * step if same and start % step == 0 else 0
+    rest = (0,) * (len(target.shape) - 1)
+    for row in range(0, whole, step):
+        filters, chunk = source.id.read_direct_chunk((row, *rest))
+        target.id.write_direct_chunk((start + row, *rest), chunk, filters)
+    for row in range(whole, len(source), 64 * step):
+        values = source[row : row + 64 * step]
+        target[start + row : start + row + len(values)] = values

@@ -14,9 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
-from hessgnn.data.kinds import IRC, PRODUCT, REACTANT, TRANSITION_STATE
 from hessgnn.data.store.store import Store
-from hessgnn.data.structure import Structure
+from hessgnn.data.structure import IRC, PRODUCT, REACTANT, TRANSITION_STATE, Structure
 from hessgnn.errors import DataError
 from hessgnn.evaluation.concurrent import (
     FEWER,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hessgnn.data.checks import check, examine, require_sound
-from hessgnn.data.checks.noise import FORCES_AGAINST_ENERGIES, HESSIANS_AGAINST_FORCES, NET_FORCE, ROTATION, SYMMETRY
+from hessgnn.data.checks.labels import FORCES_AGAINST_ENERGIES, HESSIANS_AGAINST_FORCES, NET_FORCE, ROTATION, SYMMETRY
 from hessgnn.data.store.store import Store
 from hessgnn.errors import DataError
 

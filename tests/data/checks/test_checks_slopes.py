@@ -3,7 +3,7 @@
 import re
 from dataclasses import replace
 
-from hessgnn.data.checks.consistency import TOLERANCE
+from hessgnn.data.checks.slopes import TOLERANCE
 
 
 def test_one_frame_of_another_state_is_listed(judge, sound):

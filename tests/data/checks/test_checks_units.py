@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hessgnn import units
-from hessgnn.data.checks.magnitude import (
+from hessgnn.data.checks.labels import (
     ENERGY_UNITS,
     FORCE_UNITS,
     HESSIAN_UNITS,

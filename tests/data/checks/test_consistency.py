@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from ase.build import molecule
 
-from hessgnn.data.checks.consistency import (
+from hessgnn.data.checks.finding import rotations
+from hessgnn.data.checks.slopes import (
     MAX_DISPLACEMENT,
     fit,
     forces_against_energies,
     hessians_against_forces,
-    rotations,
 )
 from hessgnn.data.store.store import Store
 from hessgnn.data.structure import Structure

@@ -11,7 +11,7 @@ from ase.vibrations import VibrationsData
 from labelled import labelled
 
 from hessgnn.data.formats import registry
-from hessgnn.data.formats.importing import ImportOptions, import_data
+from hessgnn.data.formats.transfer import ImportOptions, import_data
 from hessgnn.data.structure import Structure
 from hessgnn.errors import DataError
 

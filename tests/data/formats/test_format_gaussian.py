@@ -7,7 +7,7 @@ from labelled import BOHR, HARTREE, levels, read, reasons
 
 from hessgnn.data.formats import registry
 from hessgnn.data.formats.gaussian import archives, parse_archive
-from hessgnn.data.formats.importing import ImportOptions, import_data
+from hessgnn.data.formats.transfer import ImportOptions, import_data
 from hessgnn.data.store.store import Store
 from hessgnn.molecules.vibrations import vibrations
 

@@ -9,9 +9,8 @@ import pytest
 import yaml
 from labelled import assert_same, labelled, reasons
 
-from hessgnn.data.formats import importing, registry
-from hessgnn.data.formats.exporting import export_data
-from hessgnn.data.formats.importing import ImportOptions, import_data
+from hessgnn.data.formats import registry, transfer
+from hessgnn.data.formats.transfer import ImportOptions, export_data, import_data
 from hessgnn.data.store.store import Store, write_store
 from hessgnn.errors import ConfigError, DataError
 
@@ -79,7 +78,7 @@ def test_a_killed_import_goes_on_and_ends_in_the_same_file(source, tmp_path, mon
     ]
     spoilt[6] = replace(spoilt[6], name=spoilt[0].name)
     write(tmp_path / "spoilt.h5", spoilt, "GFN2-xTB")
-    monkeypatch.setattr(importing, "PART", 2)
+    monkeypatch.setattr(transfer, "PART", 2)
     expected = import_data("hip", tmp_path / "spoilt.h5", tmp_path / "whole.h5")
     load = registry.Entry.read
     loaded = []
@@ -112,8 +111,8 @@ def test_an_import_killed_by_the_system(source, tmp_path):
     script = f"""
 import os, signal
 from pathlib import Path
-from hessgnn.data.formats import importing, registry
-importing.PART = 2
+from hessgnn.data.formats import registry, transfer
+transfer.PART = 2
 load, count = registry.Entry.read, []
 def read(entry):
     count.append(1)
@@ -121,7 +120,7 @@ def read(entry):
         os.kill(os.getpid(), signal.SIGKILL)
     return load(entry)
 registry.Entry.read = read
-importing.import_data("hip", Path({str(source)!r}), Path({str(tmp_path / "out.h5")!r}))
+transfer.import_data("hip", Path({str(source)!r}), Path({str(tmp_path / "out.h5")!r}))
 """
     done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, timeout=120)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
@@ -134,7 +133,7 @@ importing.import_data("hip", Path({str(source)!r}), Path({str(tmp_path / "out.h5
 
 @pytest.mark.parametrize(("options", "limit"), [(ImportOptions(split="pool"), 4), (ImportOptions(), 3)])
 def test_parts_belong_to_one_way_to_take_a_source(source, tmp_path, monkeypatch, options, limit):
-    monkeypatch.setattr(importing, "PART", 2)
+    monkeypatch.setattr(transfer, "PART", 2)
 
     def write_parts_only(path, *arguments, **keywords):
         if not path.name.startswith("part"):
@@ -142,7 +141,7 @@ def test_parts_belong_to_one_way_to_take_a_source(source, tmp_path, monkeypatch,
         write_store(path, *arguments, **keywords)
 
     with monkeypatch.context() as killing:
-        killing.setattr(importing, "write_store", write_parts_only)
+        killing.setattr(transfer, "write_store", write_parts_only)
         with pytest.raises(Killed):
             import_data("hip", source, tmp_path / "out.h5")
     assert len(list((tmp_path / "out.h5.parts").iterdir())) == 6
@@ -188,7 +187,7 @@ def test_nothing_is_written_when_nothing_can_be_read(tmp_path, monkeypatch):
     source = write(tmp_path / "a.h5", bare)
     with pytest.raises(DataError, match=r"none of its 4 entries can be read; the first: .*config_0: has no energy"):
         import_data("hip", source, tmp_path / "out.h5", LEVEL)
-    monkeypatch.setattr(importing, "HOPELESS", 2)
+    monkeypatch.setattr(transfer, "HOPELESS", 2)
     with pytest.raises(DataError, match="none of the first 2 entries can be read"):
         import_data("hip", source, tmp_path / "out.h5", LEVEL)
     with h5py.File(tmp_path / "b.h5", "w") as file:
@@ -264,7 +263,7 @@ def test_charged_and_neutral_ones_are_not_mixed_unnoticed(tmp_path, monkeypatch)
 
 def test_parts_of_large_structures_are_small(source, tmp_path, monkeypatch):
     """What is in memory together does not grow with the structures."""
-    monkeypatch.setattr(importing, "PART_NUMBERS", 1000)
+    monkeypatch.setattr(transfer, "PART_NUMBERS", 1000)
     sizes = []
 
     def counted(path, structures, **keywords):
@@ -273,7 +272,7 @@ def test_parts_of_large_structures_are_small(source, tmp_path, monkeypatch):
             sizes.append(sum(9 * len(s) ** 2 for s in structures[:-1]))
         write_store(path, structures, **keywords)
 
-    monkeypatch.setattr(importing, "write_store", counted)
+    monkeypatch.setattr(transfer, "write_store", counted)
     assert import_data("hip", source, tmp_path / "out.h5").structures == 11
     assert len(sizes) > 2
     assert max(sizes) <= 1000

@@ -3,7 +3,7 @@ import pytest
 from ase.build import molecule
 from scipy.spatial.transform import Rotation
 
-from hessgnn.data.store.duplicates import TOLERANCE, Duplicates
+from hessgnn.data.store.families import TOLERANCE, Duplicates
 from hessgnn.data.store.store import Store
 from hessgnn.data.structure import Structure
 from hessgnn.molecules.geometry import invariants

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from hessgnn.data.checks import check
-from hessgnn.data.store.resplit import resplit
+from hessgnn.data.store.families import resplit
 from hessgnn.data.store.splits import leaking_groups
 from hessgnn.data.store.store import Store, write_store
 from hessgnn.errors import DataError

@@ -2,8 +2,8 @@ from collections import Counter
 
 import pytest
 
-from hessgnn.data.kinds import FRAMES
 from hessgnn.data.store.splits import leaking_groups, require_no_leak, split_groups, split_hash, split_of
+from hessgnn.data.structure import FRAMES
 from hessgnn.errors import ConfigError, DataError
 
 FRACTIONS = {"train": 0.7, "validation": 0.15, "test": 0.15}

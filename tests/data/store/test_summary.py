@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hessgnn.data.checks.noise import SYMMETRY
+from hessgnn.data.checks.labels import SYMMETRY
 from hessgnn.data.store.store import Store, write_store
 from hessgnn.data.store.summary import summarise
 from hessgnn.data.structure import Structure

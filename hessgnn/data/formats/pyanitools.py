@@ -1,10 +1,12 @@
-"""OpenREACT-CHON-EFH (figshare 29189858): HDF5 in the layout of pyanitools, Hartree and Å.
+"""HDF5 in the layout of pyanitools, one group for each molecule or composition: ANI-1x and OpenREACT-CHON-EFH.
 
-A. Rodriguez, J. S. Smith, J. L. Mendoza-Cortes, J. Chem. Theory Comput. 21, 6698 (2025). Forces are in Hartree/Å and
-Hessians in Hartree/Å², not per Bohr. A group holds one structure or several of one molecule.
+ANI-1x: J. S. Smith et al., Sci. Data 7, 134 (2020). Energies and forces, Hartree and Hartree/Å; a number that was not
+computed is NaN.
 
-Nothing in the layout says what a structure is, or which belong to one reaction, so it is read off the labels of each
-group, and left open where they do not tell:
+OpenREACT (figshare 29189858): A. Rodriguez, J. S. Smith, J. L. Mendoza-Cortes, J. Chem. Theory Comput. 21, 6698 (2025).
+Forces are in Hartree/Å and Hessians in Hartree/Å², not per Bohr. A group holds one structure or several of one
+molecule. Nothing in the layout says what a structure is, or which belong to one reaction, so it is read off the labels
+of each group, and left open where they do not tell:
 
 - a stationary point with a Hessian is a ``minimum`` or a ``transition-state`` by the number of its downhill directions;
 - one transition state with two minima below it, and nothing else, are a reaction: ``reactant`` is the first of the two,
@@ -38,12 +40,47 @@ from hessgnn.data.formats.common import (
     state,
 )
 from hessgnn.data.formats.registry import Entry, Record, reader
-from hessgnn.data.kinds import IRC, MINIMUM, NMS, PRODUCT, REACTANT, TRANSITION_STATE
-from hessgnn.data.structure import Array, Structure
+from hessgnn.data.structure import IRC, MINIMUM, NMS, PRODUCT, REACTANT, TRANSITION_STATE, Array, Structure
 from hessgnn.errors import DataError
 from hessgnn.units import HARTREE
 
-LEVEL = "wB97X-D/6-31G(d)"
+ANI1X_LEVEL = "wB97X/6-31G(d)"
+_ENERGY, _FORCES = "wb97x_dz.energy", "wb97x_dz.forces"
+
+
+@reader("ani1x")
+def read_ani1x(source: Path) -> Iterator[Entry]:
+    """List the conformations of a file; those of one composition share a group."""
+    for path in files_of(source, ".h5", ".hdf5"):
+        with open_hdf5(path) as file:
+            for group in groups_with(file, "coordinates"):
+                key = group.name.strip("/")
+                positions, energies, forces = (rows(group, name) for name in ("coordinates", _ENERGY, _FORCES))
+                numbers = rows(group, "atomic_numbers", batched=False)
+                for i in range(len(group["coordinates"])):
+
+                    def load(
+                        i: int = i, key: str = key, columns: tuple = (numbers, positions, energies, forces)
+                    ) -> Record:
+                        number, position, energy, force = (_computed(column(i)) for column in columns)
+                        structure = Structure(
+                            numbers=number,
+                            positions=position,
+                            energy=scalar(energy, HARTREE),
+                            forces=known(force, HARTREE),
+                            name=f"{key}/{i}",
+                            group=composition(number),
+                        )
+                        return Record(structure, ANI1X_LEVEL)
+
+                    yield Entry(f"{path}, {key}[{i}]", load)
+
+
+def _computed(value: Any) -> Any:
+    return None if value is None or np.isnan(value).all() else value
+
+
+OPENREACT_LEVEL = "wB97X-D/6-31G(d)"
 _EXTRAPOLATION = (IRC, NMS)  # the files molecules-IRC.h5 and molecules-NMS.h5; molecules-RTP.h5 is for training
 _UNKNOWN = "unknown"
 
@@ -56,7 +93,7 @@ _RISE = 1e-4
 
 
 @reader("openreact")
-def read(source: Path) -> Iterator[Entry]:
+def read_openreact(source: Path) -> Iterator[Entry]:
     """List the structures of a file, or of all files of a folder."""
     for path in files_of(source, ".h5", ".hdf5"):
         ending = path.stem.lower().rpartition("-")[2]
@@ -120,7 +157,7 @@ class _Group:
         parent = "" if origin is None else self.name(origin)
         charge, multiplicity = (self.holder.attrs.get(key) for key in ("crg", "mult"))
         spin = state(structure.numbers, _integer(charge), _integer(multiplicity))
-        return Record(replace(structure, kind=kind, parent=parent), LEVEL, spin)
+        return Record(replace(structure, kind=kind, parent=parent), OPENREACT_LEVEL, spin)
 
     @cached_property
     def _relations(self) -> list[tuple[str, int | None]]:

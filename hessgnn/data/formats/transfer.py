@@ -1,7 +1,7 @@
-"""Importing: from a source of any format to a store. A killed import goes on where it was.
+"""Importing from a source of any format to a store, and exporting. A killed import resumes when it is run again.
 
-Structures are read one at a time and kept in parts, stores themselves, each of which knows how far in the source it
-reaches. When the source is at its end the parts are joined.
+When importing, structures are read one at a time and kept in parts, stores themselves, each of which knows how far in
+the source it reaches. When the source is at its end the parts are joined.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import yaml
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn, track
 
 from hessgnn.data.formats import registry
 from hessgnn.data.formats.common import composition
 from hessgnn.data.store.layout import HessianDtype
 from hessgnn.data.store.store import Store
-from hessgnn.data.store.writer import require_finite, symmetrised, write_store
+from hessgnn.data.store.writer import judged, write_store
 from hessgnn.data.structure import Structure
 from hessgnn.errors import DataError
 from hessgnn.runtime.terminal import ProgressLog
@@ -35,6 +36,20 @@ PART_NUMBERS = 2**25
 """A part ends sooner when its Hessians have so many elements, which are in memory together."""
 HOPELESS = 100
 """When none of so many first entries can be read, the rest is not tried."""
+
+
+def export_data(store: Store, name: str, target: Path, *, split: str | None = None) -> int:
+    """Write the structures of a store, or of one of its splits, in another format; return their number.
+
+    Raises :class:`DataError` when the target exists, or a structure is more than the format can hold.
+    """
+    writer = registry.WRITERS[name]
+    if target.exists():
+        raise DataError("exists already", where=target, hint="remove it or give another name")
+    indices = np.arange(len(store)) if split is None else store.indices(split)
+    structures = (store[int(i)] for i in track(indices, description=f"writing {target.name}"))
+    writer(structures, target, store.attributes.level_of_theory)
+    return len(indices)
 
 
 @dataclass(frozen=True)
@@ -82,25 +97,10 @@ class ImportReport:
 def import_data(
     name: str, source: Path, output: Path, options: ImportOptions = ImportOptions(), *, limit: int | None = None
 ) -> ImportReport:
-    """Read a source and write a store.
+    """Read a source of a named format and write a store, which must not exist.
 
-    Parameters
-    ----------
-    name
-        The format.
-    source
-        File or folder.
-    output
-        The HDF5 file, which must not exist. Parts are kept in ``<output>.parts/`` until it is written.
-    options
-        See :class:`ImportOptions`.
-    limit
-        Only so many entries of the source.
-
-    Returns
-    -------
-    ImportReport
-        Its list of what could not be read stands in the store's provenance too.
+    Parts are kept in ``<output>.parts/`` until it is written. ``limit`` takes only so many entries of the source. The
+    report's list of what could not be read stands in the store's provenance too.
 
     Raises
     ------
@@ -287,9 +287,7 @@ class _Parts:
 def _require_sound(structure: Structure) -> None:
     if structure.energy is None and structure.forces is None and structure.hessian is None:
         raise DataError("has no energy, forces or Hessian", where=structure.name)
-    require_finite(structure)
-    if structure.hessian is not None:
-        symmetrised(structure.hessian, structure.name)
+    judged(structure)
 
 
 def _progress(console: Console) -> Progress:
