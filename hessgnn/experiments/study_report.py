@@ -15,8 +15,8 @@ from hessgnn.evaluation.tasks.accuracy import METRICS, AccuracyTask
 from hessgnn.leaderboard import tables
 from hessgnn.leaderboard.claims import judge_claims
 from hessgnn.leaderboard.collect import collect
-from hessgnn.leaderboard.page import plain_page
 from hessgnn.leaderboard.plotting import COLOURS, DASHES, SYMBOLS, Panel, figure_json, filter_meta, literal
+from hessgnn.leaderboard.report import plain_page
 from hessgnn.leaderboard.scores import join
 from hessgnn.leaderboard.sections.base import PlainSection
 from hessgnn.leaderboard.sections.claims import CLAIMS_NOTE, claim_table

@@ -21,8 +21,8 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import TrialState
 
-from hessgnn.leaderboard.page import plain_page
 from hessgnn.leaderboard.plotting import COLOURS, SYMBOLS, Panel, figure_json, literal
+from hessgnn.leaderboard.report import plain_page
 from hessgnn.leaderboard.sections.base import PlainSection
 from hessgnn.leaderboard.sections.landscape import landscapes
 from hessgnn.leaderboard.tables import MISSING, TextTable, markdown_text

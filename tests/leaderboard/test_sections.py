@@ -19,13 +19,15 @@ from hessgnn.leaderboard.report import write_report
 from hessgnn.leaderboard.sections.base import SECTIONS, PlainSection, Section, all_sections
 from hessgnn.leaderboard.tables import TextTable
 
-PAGE = Path(__file__).parents[2] / "docs" / "leaderboard.md"
+PAGE = Path(__file__).parents[2] / "docs" / "how-do-i-add.md"
 
 
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Name of a module in the working folder: the example of the documentation."""
-    example = re.search(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    example = re.search(
+        r"^## A section of the page\n.*?```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
     assert example is not None
     (tmp_path / "their_section.py").write_text(example[1], encoding="utf-8")
     monkeypatch.chdir(tmp_path)
