@@ -57,7 +57,7 @@ def test_a_section_of_another_package_is_named_on_the_command_line(
     assert '<a href="#sizes">Sizes of the potentials</a>' in text
     assert "<caption>Sizes</caption>" in text
     table = page.with_name("leaderboard.md").read_text(encoding="utf-8").partition("## Sizes")[2]
-    assert "| ani E-F | 1234567 |" in table
+    assert "| ani E-F | 1,234,567 |" in table
 
 
 def test_a_section_joins_when_its_module_is_imported(module: str, runs: Sequence[Path], tmp_path: Path) -> None:
