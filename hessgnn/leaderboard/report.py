@@ -13,16 +13,51 @@ from typing import Any
 import plotly.offline
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from rich.console import Console
 
 from hessgnn.leaderboard import tables
 from hessgnn.leaderboard.board import Leaderboard
-from hessgnn.leaderboard.collect import RunFiles
+from hessgnn.leaderboard.collect import RunFiles, collect
 from hessgnn.leaderboard.latex import latex_table
 from hessgnn.leaderboard.scores import score
 from hessgnn.leaderboard.sections.base import PageData, PlainSection, Section, all_sections
-from hessgnn.leaderboard.tables import markdown_text
+from hessgnn.leaderboard.tables import markdown_text, terminal_table
 from hessgnn.leaderboard.trials import read_trials
 from hessgnn.runtime.files import write_text
+from hessgnn.runtime.terminal import say
+
+
+def compare(
+    runs: Sequence[Path],
+    folder: Path,
+    title: str,
+    console: Console,
+    *,
+    trials: Path | None = None,
+    sections: Sequence[Section | str] = (),
+) -> None:
+    """Rank finished runs, write the leaderboard, and print its table.
+
+    Parameters
+    ----------
+    runs
+        Run folders with a record, or record files.
+    folder
+        For the page and the tables.
+    title
+        Heading of the page.
+    console
+        For the table.
+    trials
+        A sweep's ``trials.csv``, for the landscape of the loss weights.
+    sections
+        Curves of a study.
+    """
+    loaded = collect(runs)
+    board = score(loaded, title)
+    page = write_board(board, loaded, folder, trials=trials, sections=sections)
+    console.print(terminal_table(board.rows))
+    say(console, f"leaderboard: {page}")
 
 
 def write_report(

@@ -28,12 +28,12 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from hessgnn.experiments.job import JobResult
 from hessgnn.experiments.workers import PRUNED
+from hessgnn.leaderboard.trials import TrialResult
 from hessgnn.runtime.config import get_dotted
 from hessgnn.runtime.imports import require
-from hessgnn.sweep.config import PAPER_WEIGHTS, SweepConfig
+from hessgnn.sweep.config import PAPER_WEIGHTS, Choice, Range, SweepConfig, Values, several
 from hessgnn.sweep.heartbeat import Heartbeat
-from hessgnn.sweep.space import draw
-from hessgnn.sweep.trial_queue import TrialQueue, is_open
+from hessgnn.sweep.trial_queue import TrialQueue, attempts_of, is_open, reason_of
 from hessgnn.training.run import ValidationPoint
 
 TrialKind = Literal["baseline", "paper", "balance", "sampled"]
@@ -264,3 +264,89 @@ def _pruner(config: SweepConfig) -> BasePruner:
         shortest = min(max(every, settings.warmup, 1), config.budget.steps)
         return HyperbandPruner(shortest, config.budget.steps, settings.reduction)
     return NopPruner()
+
+
+def draw(trial: Trial, space: Mapping[str, Range | Choice]) -> dict[str, Any]:
+    """Let a trial's sampler choose a value for each key whose condition is met.
+
+    Parameters
+    ----------
+    trial
+        It may know some of them already.
+    space
+        The values.
+
+    Returns
+    -------
+    dict
+        Dotted key -> value.
+    """
+    drawn: dict[str, Any] = {}
+    for key, values in space.items():
+        if all(other in drawn and drawn[other] in several(wanted) for other, wanted in values.when.items()):
+            drawn[key] = _suggest(trial, key, values)
+    return drawn
+
+
+def _suggest(trial: Trial, key: str, values: Values) -> Any:
+    if isinstance(values, Choice):
+        return trial.suggest_categorical(key, values.choices)
+    assert isinstance(values, Range)
+    low, high = values.extremes()
+    if values.integer:
+        return trial.suggest_int(key, low, high, log=values.log)
+    return trial.suggest_float(key, low, high, log=values.log)
+
+
+def baseline_key(architecture: str) -> str:
+    """Key of the trial that is E-F alone, among the fixed work."""
+    return f"baseline {architecture}"
+
+
+def trial_rows(config: SweepConfig, architecture: str, works: TrialQueue, tuning: Tuning) -> list[TrialResult]:
+    """List the finished trials of an architecture.
+
+    Parameters
+    ----------
+    config
+        The sweep.
+    architecture
+        Its label.
+    works
+        Fixed work of the sweep, which the baseline is part of.
+    tuning
+        The architecture's other trials.
+
+    Returns
+    -------
+    list of TrialResult
+        In their order; the baseline, E-F alone, first.
+    """
+    rows = []
+    baseline = works.entries().get(baseline_key(architecture))
+    if baseline is not None and not is_open(baseline):
+        values = {key: value for key, value in tuning.starting_values({}).items() if key != "loss.hessian"}
+        score = None if baseline.value is None else 1.0
+        rows.append(_row(architecture, BASELINE, "baseline", "E-F", values, score, baseline))
+    for number, entry in tuning.trials().items():
+        score = entry.values[0] if entry.values else None
+        rows.append(_row(architecture, number, kind_of(entry), "E-F-H", entry.params, score, entry))
+    return [row for row in rows if row.trial < config.budget.trials]
+
+
+def _row(
+    architecture: str, number: int, kind: str, regime: str, values: dict[str, Any], score: float | None, entry: Any
+) -> TrialResult:
+    return TrialResult(
+        architecture=architecture,
+        trial=number,
+        kind=kind,
+        regime=regime,
+        values=values,
+        score=score,
+        device_seconds=device_seconds_of(entry),
+        products=entry.user_attrs.get(PRODUCTS, 0),
+        attempts=attempts_of(entry),
+        state=describe_state(entry),
+        reason=reason_of(entry),
+    )

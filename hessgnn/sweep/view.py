@@ -12,14 +12,14 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 from rich.text import Text
 
-from hessgnn.experiments.job import Event, JobFinished, JobProgress
-from hessgnn.experiments.progress import JobLog, compare
+from hessgnn.experiments.job import Event, JobFinished, JobLog, JobProgress
+from hessgnn.leaderboard.report import compare
 from hessgnn.leaderboard.trials import TrialResult
 from hessgnn.runtime.config import load
 from hessgnn.runtime.files import find_resource
 from hessgnn.runtime.terminal import ProgressLog, say
 from hessgnn.sweep.config import PAPER_WEIGHTS, SweepConfig
-from hessgnn.sweep.estimate import Estimate, estimates
+from hessgnn.sweep.measure import Estimate, estimates
 from hessgnn.sweep.storage import without_password
 from hessgnn.sweep.sweep import TrialFinished, sweep
 from hessgnn.training import bar
