@@ -232,15 +232,7 @@ def _print_reasons(console: Console, title: str, reasons: dict[str, str]) -> Non
 
 
 def _print_check(console: Console, report: Report) -> None:
-    """Print counts, label noise, findings and a verdict.
-
-    Parameters
-    ----------
-    console
-        Where to.
-    report
-        What was found.
-    """
+    """Print counts, label noise, findings and a verdict."""
     rows = []
     for split, counts in report.counts.items():
         own, trained = report.compositions.get(split, (0, 0))
@@ -261,17 +253,7 @@ def _print_check(console: Console, report: Report) -> None:
 
 
 def _print_info(console: Console, store: Store, summaries: Mapping[str, SplitSummary]) -> None:
-    """Print what each split holds.
-
-    Parameters
-    ----------
-    console
-        Where to.
-    store
-        What is described.
-    summaries
-        Of each split.
-    """
+    """Print what each split holds."""
     attributes = store.attributes
     say(console, f"{store.path.stem}: {len(store)} structures at {attributes.level_of_theory}")
     console.print(

@@ -123,18 +123,6 @@ Work = Callable[[Job, Link], JobResult]
 def run_job(job: Job, link: Link) -> JobResult:
     """Train one potential, or resume its training.
 
-    Parameters
-    ----------
-    job
-        What to do.
-    link
-        To the parent.
-
-    Returns
-    -------
-    JobResult
-        The validation score, or why there is none.
-
     Raises
     ------
     Stopped
@@ -160,15 +148,7 @@ def run_job(job: Job, link: Link) -> JobResult:
 
 
 def record_job_failure(job: Job, reason: str) -> None:
-    """Write the record of a run that failed, if it was to be evaluated; of others the study of trials has the reason.
-
-    Parameters
-    ----------
-    job
-        What was to be done.
-    reason
-        One line.
-    """
+    """Write the record of a run that failed, if it was to be evaluated; of others the trials have the reason."""
     if (how := job.evaluation) is not None:
         record_failure(job.folder, job.config, reason, how.spent, data=how.data, regime=how.regime, budget=how.budget)
 
@@ -197,20 +177,7 @@ def _evaluate(job: Job, how: EvaluationRequest, link: Link) -> Record:
 
 
 def update_tuning_cost(path: Path, spent: Cost) -> Record:
-    """Write into a record what tuning has cost by now.
-
-    Parameters
-    ----------
-    path
-        The record.
-    spent
-        Trials and device-seconds of the sweep.
-
-    Returns
-    -------
-    Record
-        As it is now.
-    """
+    """Write into a record the trials and device-seconds that tuning has cost by now."""
     before = read_record(path)
     tuning = {"sweep_trials": spent.sweep_trials, "sweep_device_seconds": spent.sweep_device_seconds}
     record = before.model_copy(update={"cost": before.cost.model_copy(update=tuning)})
@@ -220,21 +187,9 @@ def update_tuning_cost(path: Path, spent: Cost) -> Record:
 
 
 def equal_steps(steps: int, own: Record, other: Record) -> int | None:
-    """Count the steps that take as long as another run took.
+    """Count the steps, at the median time per step of ``own``, that take as long as ``steps`` of another run took.
 
-    Parameters
-    ----------
-    steps
-        Of the other run.
-    own
-        A run of the same kind, whose median time for a step is taken.
-    other
-        The other run.
-
-    Returns
-    -------
-    int or None
-        At least 1; ``None`` where one of the two failed.
+    At least 1; None where one of the two failed.
     """
     if own.status == "failed" or other.status == "failed" or not own.cost.seconds_per_step:
         return None
@@ -242,13 +197,7 @@ def equal_steps(steps: int, own: Record, other: Record) -> int | None:
 
 
 class JobLog:
-    """Writes a line for what workers finish: each tenth of a training, each evaluation task and split, each run.
-
-    Parameters
-    ----------
-    log
-        Where lines go.
-    """
+    """Writes a line for what workers finish: each tenth of a training, each evaluation task and split, each run."""
 
     def __init__(self, log: ProgressLog) -> None:
         self.log = log

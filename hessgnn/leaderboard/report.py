@@ -36,22 +36,9 @@ def compare(
     trials: Path | None = None,
     sections: Sequence[Section | str] = (),
 ) -> None:
-    """Rank finished runs, write the leaderboard, and print its table.
+    """Rank finished runs (folders with a record, or record files), write the leaderboard, and print its table.
 
-    Parameters
-    ----------
-    runs
-        Run folders with a record, or record files.
-    folder
-        For the page and the tables.
-    title
-        Heading of the page.
-    console
-        For the table.
-    trials
-        A sweep's ``trials.csv``, for the landscape of the loss weights.
-    sections
-        Curves of a study.
+    See :func:`write_board` for ``trials`` and ``sections``.
     """
     loaded = collect(runs)
     board = score(loaded, title)

@@ -104,11 +104,6 @@ Space = dict[str, Either]
 def check_conditions(space: Mapping[str, Values]) -> None:
     """Refuse a condition that could never be met, or not be known in time.
 
-    Parameters
-    ----------
-    space
-        In the order in which values are drawn.
-
     Raises
     ------
     ValueError

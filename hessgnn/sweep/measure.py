@@ -57,18 +57,7 @@ class Estimate:
     reason: str | None = None
 
     def seconds(self, config: SweepConfig) -> float:
-        """Training and validation of all its runs, one after the other.
-
-        Parameters
-        ----------
-        config
-            The sweep.
-
-        Returns
-        -------
-        float
-            Seconds.
-        """
+        """Seconds of training and validation of all its runs, one after the other."""
 
         def run(steps: int, step: float) -> float:
             return steps * step + math.ceil(steps / self.every) * self.validation
@@ -87,18 +76,7 @@ class Estimate:
 
 
 def estimates(config: SweepConfig) -> list[Estimate]:
-    """Measure each architecture of a sweep with the settings of its base.
-
-    Parameters
-    ----------
-    config
-        The sweep; nothing is written.
-
-    Returns
-    -------
-    list of Estimate
-        One for each, in order.
-    """
+    """Measure each architecture of a sweep with the settings of its base; nothing is written."""
     workers = Workers(1, config.threads)
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -133,19 +111,9 @@ def _estimate(config: SweepConfig, workers: Workers, architecture: str, folder: 
 
 
 def measure_steps(job: Job, link: Link) -> JobResult:  # noqa: ARG001
-    """Time a few steps and a validation.
+    """Time a few steps and a validation; nothing is written.
 
-    Parameters
-    ----------
-    job
-        A run; nothing is written.
-    link
-        Nothing is reported.
-
-    Returns
-    -------
-    JobResult
-        It measured ``step``, the median, and ``validation``, both in seconds, and peak ``memory`` in bytes.
+    It measures ``step``, the median, and ``validation``, both in seconds, and peak ``memory`` in bytes.
     """
     setup = build(job.config)
     times = []
@@ -164,20 +132,7 @@ def measure_steps(job: Job, link: Link) -> JobResult:  # noqa: ARG001
 
 
 def measure_balance(job: Job, link: Link) -> JobResult:  # noqa: ARG001
-    """Measure the Hessian weight that balances the losses, as a job of the sweep.
-
-    Parameters
-    ----------
-    job
-        A run that is not trained.
-    link
-        Nothing is reported.
-
-    Returns
-    -------
-    JobResult
-        With the weight, Å⁴, as its score.
-    """
+    """Measure the Hessian weight that balances the losses, as a job without training; its score is the weight, Å⁴."""
     try:
         return JobResult(balanced_weight(job.config))
     except UserError as error:
@@ -185,17 +140,7 @@ def measure_balance(job: Job, link: Link) -> JobResult:  # noqa: ARG001
 
 
 def balanced_weight(config: RunConfig) -> float:
-    """Measure ``w_H = w_F · L_F / L_H`` on the first batches, before a step is taken.
-
-    Parameters
-    ----------
-    config
-        A run; its force weight is the one that the Hessian weight is balanced with.
-
-    Returns
-    -------
-    float
-        Hessian weight, Å⁴.
+    """Measure the Hessian weight ``w_H = w_F · L_F / L_H``, Å⁴, on the first batches, before a step is taken.
 
     Raises
     ------

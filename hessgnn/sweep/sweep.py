@@ -92,19 +92,8 @@ class TrialFinished(Event):
 def sweep(config: SweepConfig, folder: Path, observer: Observer) -> list[Path]:
     """Run a sweep, or resume it, or help another process with it.
 
-    Parameters
-    ----------
-    config
-        What to do.
-    folder
-        The sweep's folder.
-    observer
-        Called with every event, in the main thread.
-
-    Returns
-    -------
-    list of Path
-        Folders with the records of the leaderboard, the mean predictor first.
+    The observer is called with every event, in the main thread. Returned are the folders with the records of the
+    leaderboard, the mean predictor first.
 
     Raises
     ------

@@ -60,19 +60,7 @@ class TrialRequest:
 
 
 class Tuning:
-    """The trials of one architecture.
-
-    Parameters
-    ----------
-    config
-        The sweep.
-    architecture
-        Its label.
-    study
-        Its Optuna study.
-    heartbeat
-        Of this process.
-    """
+    """The trials of one architecture."""
 
     def __init__(self, config: SweepConfig, architecture: str, study: Study, heartbeat: Heartbeat) -> None:
         self.config, self.architecture, self.study = config, architecture, study
@@ -105,17 +93,7 @@ class Tuning:
         return WAIT if running else None
 
     def tell(self, request: TrialRequest, result: JobResult, baseline: float) -> None:
-        """Close a trial with its result.
-
-        Parameters
-        ----------
-        request
-            From :meth:`ask`.
-        result
-            Its score, or why there is none.
-        baseline
-            Score of E-F alone, which its own is divided by.
-        """
+        """Close a trial with its result; its score is divided by ``baseline``, that of E-F alone."""
         self.queue.annotate(request.trial, {SECONDS: result.device_seconds, PRODUCTS: result.products})
         if result.score is None:
             self.queue.fail(request.trial, result.reason or "no score")
@@ -126,22 +104,7 @@ class Tuning:
         self.queue.finish(request.trial, (result.score / baseline, *second), pruned=result.pruned)
 
     def prune(self, request: TrialRequest, point: ValidationPoint, baseline: float) -> str | None:
-        """Report a validation, and say whether the trial should end.
-
-        Parameters
-        ----------
-        request
-            From :meth:`ask`.
-        point
-            The validation.
-        baseline
-            See :meth:`tell`.
-
-        Returns
-        -------
-        str or None
-            :data:`PRUNED` if it should.
-        """
+        """Report a validation; return :data:`PRUNED` if the trial should end."""
         if self.config.pruner.kind == "none" or point.step < self.config.pruner.warmup:
             return None
         if point.step not in request.trial.storage.get_trial(request.trial._trial_id).intermediate_values:
@@ -194,15 +157,7 @@ class Tuning:
     def starting_values(self, known: Mapping[str, float]) -> dict[str, Any]:
         """The paper's weights and the base's other values, or what is allowed nearest to them.
 
-        Parameters
-        ----------
-        known
-            Dotted key -> value, instead of these.
-
-        Returns
-        -------
-        dict
-            Without keys of which nothing is known.
+        Values in ``known`` replace these. Keys without any value are left out.
         """
         budget = self.config.budget
         start = self.config.run_config(self.architecture, PAPER_WEIGHTS, steps=budget.steps, seed=self.config.seed)
@@ -267,20 +222,7 @@ def _pruner(config: SweepConfig) -> BasePruner:
 
 
 def draw(trial: Trial, space: Mapping[str, Range | Choice]) -> dict[str, Any]:
-    """Let a trial's sampler choose a value for each key whose condition is met.
-
-    Parameters
-    ----------
-    trial
-        It may know some of them already.
-    space
-        The values.
-
-    Returns
-    -------
-    dict
-        Dotted key -> value.
-    """
+    """Let a trial's sampler choose a value for each dotted key whose condition is met."""
     drawn: dict[str, Any] = {}
     for key, values in space.items():
         if all(other in drawn and drawn[other] in several(wanted) for other, wanted in values.when.items()):
@@ -304,24 +246,7 @@ def baseline_key(architecture: str) -> str:
 
 
 def trial_rows(config: SweepConfig, architecture: str, works: TrialQueue, tuning: Tuning) -> list[TrialResult]:
-    """List the finished trials of an architecture.
-
-    Parameters
-    ----------
-    config
-        The sweep.
-    architecture
-        Its label.
-    works
-        Fixed work of the sweep, which the baseline is part of.
-    tuning
-        The architecture's other trials.
-
-    Returns
-    -------
-    list of TrialResult
-        In their order; the baseline, E-F alone, first.
-    """
+    """List the finished trials of an architecture in order; the baseline, which is among ``works``, is the first."""
     rows = []
     baseline = works.entries().get(baseline_key(architecture))
     if baseline is not None and not is_open(baseline):

@@ -26,19 +26,7 @@ from hessgnn.training import bar
 
 
 def run(config: Path, overrides: list[str], *, output: Path | None, dry_run: bool) -> None:
-    """Run a sweep and show how far it is.
-
-    Parameters
-    ----------
-    config
-        The sweep file.
-    overrides
-        Dotted assignments on top of it.
-    output
-        The sweep's folder; ``runs/NAME`` if absent.
-    dry_run
-        Print the plan and measure what it will cost, instead.
-    """
+    """Run a sweep in a folder (``runs/NAME`` if absent) and show its progress; or print plan and cost."""
     console = Console()
     settings = load(SweepConfig, find_resource(config), overrides)
     folder = output or Path("runs") / settings.name

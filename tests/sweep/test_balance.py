@@ -11,7 +11,7 @@ import torch
 from hessgnn.errors import TrainingError
 from hessgnn.experiments.job import Job
 from hessgnn.sweep.config import SweepConfig
-from hessgnn.sweep.measure import BATCHES, balanced_weight
+from hessgnn.sweep.measure import BATCHES, balanced_weight, measure_steps
 from hessgnn.training.build import build
 from hessgnn.training.config import RunConfig
 from hessgnn.training.loss import Loss, LossValue, Weights
