@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from hessgnn.runtime.memory import peak_memory
 from hessgnn_bench.conditions import Conditions
@@ -68,8 +69,10 @@ class Experiment:
             self.verify(work)
         times = interleaved(work, self.repeats, self.warmup, observer)
         del work  # on a GPU it would count as memory in use
-        how = {"device": conditions.device, "threads": conditions.threads, "keep_memory": conditions.keep_memory}
-        rows = [self._row(name, times, peak_memory(self.pieces, name, **how) if memory else None) for name in times]
+        peak = partial(
+            peak_memory, device=conditions.device, threads=conditions.threads, keep_memory=conditions.keep_memory
+        )
+        rows = [self._row(name, times, peak(self.pieces, name) if memory else None) for name in times]
         return Comparison(
             title=self.title, baseline=self.baseline, molecules=self.molecules, facts=dict(self.facts), rows=rows
         )

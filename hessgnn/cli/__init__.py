@@ -13,7 +13,7 @@ import typer
 
 from hessgnn.cli import authors, bench, data
 from hessgnn.runtime import terminal
-from hessgnn.sweep.command import sweep
+from hessgnn.sweep.__main__ import sweep
 
 app = typer.Typer(
     name="hessgnn",
@@ -127,8 +127,8 @@ def leaderboard(
     from rich.console import Console
 
     from hessgnn.evaluation.run import chosen_tasks
-    from hessgnn.experiments.progress import compare
     from hessgnn.experiments.study_report import read_points, sections
+    from hessgnn.leaderboard.report import compare
 
     chosen_tasks(tasks or [])  # imports them, so that their results are known
     curves = [] if study is None else sections(read_points(study))

@@ -9,10 +9,10 @@ from rich.progress import TaskID
 from rich.table import Table
 
 from hessgnn.experiments.config import StudyConfig
-from hessgnn.experiments.job import Event, JobFinished, JobProgress
-from hessgnn.experiments.progress import JobLog, compare
+from hessgnn.experiments.job import Event, JobFinished, JobLog, JobProgress
 from hessgnn.experiments.study import cells_of
 from hessgnn.experiments.study import study as run_study
+from hessgnn.leaderboard.report import compare
 from hessgnn.runtime.config import load
 from hessgnn.runtime.files import find_resource
 from hessgnn.runtime.terminal import ProgressLog, say

@@ -27,11 +27,6 @@ class Identified(Protocol):
 def locked(folder: Path) -> Iterator[None]:
     """Refuse a second process in the same folder. The lock goes with the process, however that ends.
 
-    Parameters
-    ----------
-    folder
-        Created if it is not there.
-
     Raises
     ------
     UserError
@@ -50,15 +45,9 @@ def locked(folder: Path) -> Iterator[None]:
 def joined(folder: Path, prepare: Callable[[bool], None]) -> Iterator[None]:
     """Work in a folder together with other processes that do the same.
 
-    Each holds a lock file of its own, so that the next one sees whether it is alone.
-
-    Parameters
-    ----------
-    folder
-        Created if it is not there.
-    prepare
-        Called with whether this process is alone in the folder. If it is, so that it may repair what others left, no
-        other one begins meanwhile.
+    Each holds a lock file of its own, so that the next one sees whether it is alone. ``prepare`` is called with
+    whether this process is alone in the folder. If it is, no other one begins meanwhile, so ``prepare`` may repair
+    what others left.
 
     Raises
     ------
@@ -90,14 +79,7 @@ def _in_use(folder: Path) -> bool:
 
 
 def require_same(config: Identified, path: Path) -> None:
-    """Refuse to mix two sets of settings in one folder.
-
-    Parameters
-    ----------
-    config
-        What is asked for now.
-    path
-        Where the settings are kept; nothing is refused if it is not there yet.
+    """Refuse to mix two sets of settings in one folder; nothing is refused if ``path`` is not there yet.
 
     Raises
     ------
@@ -116,18 +98,7 @@ def require_same(config: Identified, path: Path) -> None:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Say what changed between two nested mappings.
-
-    Parameters
-    ----------
-    before, now
-        The mappings.
-
-    Returns
-    -------
-    list of str
-        ``dotted.key: old became new``, for each value.
-    """
+    """Say what changed between two nested mappings: ``dotted.key: old became new``, for each value."""
     old, new = _flat(before), _flat(now)
     keys = [*new, *(key for key in old if key not in new)]
     return [

@@ -1,4 +1,4 @@
-"""A job: a potential that is trained, and evaluated if it is a final one. It is done in a child process."""
+"""A job: a potential that is trained, and evaluated if it is a final one, in a child process; and what it reports."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from hessgnn.errors import TrainingError
 from hessgnn.evaluation.evaluate import evaluate, record_failure
 from hessgnn.evaluation.record import Budget, Cost, Record, read_record, write_record
 from hessgnn.evaluation.run import DEFAULT_TASKS, TaskSettings
+from hessgnn.runtime.terminal import ProgressLog
 from hessgnn.runtime.worker import Link, Stopped
+from hessgnn.training.bar import describe
 from hessgnn.training.config import RunConfig
 from hessgnn.training.regimes import Regime
 from hessgnn.training.run import Run, ValidationPoint
 from hessgnn.training.trainer import train
 
 _EVERY = 5  # steps between two reports
+_PARTS_OF_A_TASK = 4  # lines for each task and split at most: a run has many of them
 
 
 @dataclass(frozen=True)
@@ -120,18 +123,6 @@ Work = Callable[[Job, Link], JobResult]
 def run_job(job: Job, link: Link) -> JobResult:
     """Train one potential, or resume its training.
 
-    Parameters
-    ----------
-    job
-        What to do.
-    link
-        To the parent.
-
-    Returns
-    -------
-    JobResult
-        The validation score, or why there is none.
-
     Raises
     ------
     Stopped
@@ -157,15 +148,7 @@ def run_job(job: Job, link: Link) -> JobResult:
 
 
 def record_job_failure(job: Job, reason: str) -> None:
-    """Write the record of a run that failed, if it was to be evaluated; of others the study of trials has the reason.
-
-    Parameters
-    ----------
-    job
-        What was to be done.
-    reason
-        One line.
-    """
+    """Write the record of a run that failed, if it was to be evaluated; of others the trials have the reason."""
     if (how := job.evaluation) is not None:
         record_failure(job.folder, job.config, reason, how.spent, data=how.data, regime=how.regime, budget=how.budget)
 
@@ -194,20 +177,7 @@ def _evaluate(job: Job, how: EvaluationRequest, link: Link) -> Record:
 
 
 def update_tuning_cost(path: Path, spent: Cost) -> Record:
-    """Write into a record what tuning has cost by now.
-
-    Parameters
-    ----------
-    path
-        The record.
-    spent
-        Trials and device-seconds of the sweep.
-
-    Returns
-    -------
-    Record
-        As it is now.
-    """
+    """Write into a record the trials and device-seconds that tuning has cost by now."""
     before = read_record(path)
     tuning = {"sweep_trials": spent.sweep_trials, "sweep_device_seconds": spent.sweep_device_seconds}
     record = before.model_copy(update={"cost": before.cost.model_copy(update=tuning)})
@@ -217,22 +187,46 @@ def update_tuning_cost(path: Path, spent: Cost) -> Record:
 
 
 def equal_steps(steps: int, own: Record, other: Record) -> int | None:
-    """Count the steps that take as long as another run took.
+    """Count the steps, at the median time per step of ``own``, that take as long as ``steps`` of another run took.
 
-    Parameters
-    ----------
-    steps
-        Of the other run.
-    own
-        A run of the same kind, whose median time for a step is taken.
-    other
-        The other run.
-
-    Returns
-    -------
-    int or None
-        At least 1; ``None`` where one of the two failed.
+    At least 1; None where one of the two failed.
     """
     if own.status == "failed" or other.status == "failed" or not own.cost.seconds_per_step:
         return None
     return max(1, round(steps * (other.cost.seconds_per_step or 0.0) / own.cost.seconds_per_step))
+
+
+class JobLog:
+    """Writes a line for what workers finish: each tenth of a training, each evaluation task and split, each run."""
+
+    def __init__(self, log: ProgressLog) -> None:
+        self.log = log
+        self._reached: dict[str, str] = {}
+
+    def observe(self, event: Event) -> None:
+        """Take in an event; those of other kinds are left to others."""
+        if isinstance(event, JobProgress):
+            self._progress(event)
+        elif isinstance(event, JobFinished):
+            self._finished(event)
+
+    def _progress(self, event: JobProgress) -> None:
+        title, done = str(event.title), f"{event.step}/{event.total}"
+        if event.task is not None:
+            text = f"{event.task} {done}"
+            self.log.progress(title, event.task, event.step, event.total, text, parts=_PARTS_OF_A_TASK)
+        elif event.point is not None:
+            self._reached[title] = f"{done} steps  {describe(event.point)}"
+            self.log.progress(title, "steps", event.step, event.total, self._reached[title])
+
+    def _finished(self, event: JobFinished) -> None:
+        title, result = str(event.title), event.result
+        reached = self._reached.pop(title, "")
+        if result is None:
+            self.log.line(title, "worker ended without a result")
+        elif result.score is None:
+            self.log.line(title, f"failed: {result.reason}")
+        else:
+            facts = [f"score {result.score:.4g}", reached, f"{result.device_seconds:.1f} device-seconds"]
+            failure = f"; evaluation failed: {result.reason}" if result.reason else ""
+            self.log.line(title, f"finished: {', '.join(filter(None, facts))}{failure}")

@@ -34,23 +34,9 @@ CLOSEST = 0.6
 
 
 def part_of(store: Store, split: str, fraction: float, seed: int) -> list[int]:
-    """Choose a part of a split by whole groups; smaller parts are inside larger ones.
+    """Choose a fraction of a split by whole groups, rounded up; smaller parts are inside larger ones.
 
-    Parameters
-    ----------
-    store
-        The data.
-    split
-        Its name.
-    fraction
-        Share of the groups, rounded up.
-    seed
-        Of the order in which groups are taken.
-
-    Returns
-    -------
-    list of int
-        Indices, in the order of the store.
+    The seed orders the groups. Indices are in the order of the store.
     """
     indices = [int(i) for i in store.indices(split)]
     groups = sorted({store.groups[i] for i in indices})
@@ -62,21 +48,8 @@ def part_of(store: Store, split: str, fraction: float, seed: int) -> list[int]:
 def label_gradients(structures: Sequence[Structure], regime: StudyRegime, hessian_gradients: float) -> int:
     """What the labels of a training set cost, in gradients of the engine.
 
+    ``structures`` are without the frames of ``E-F+``; ``hessian_gradients`` is the cost of a Hessian for each atom.
     An energy counts as a gradient: where analytic forces are known they cost about as much again.
-
-    Parameters
-    ----------
-    structures
-        Without the frames of ``E-F+``.
-    regime
-        Labels that are used.
-    hessian_gradients
-        Gradients that a Hessian costs, for each atom.
-
-    Returns
-    -------
-    int
-        Gradients.
     """
     once = sum(1 for _ in structures)
     if regime in ("E", "E-F"):
@@ -90,19 +63,9 @@ def n_frames(structure: Structure, hessian_gradients: float) -> int:
 
 
 def measured_hessian_gradients(engine: Engine, structures: Sequence[Structure]) -> float:
-    """Time a Hessian against gradients.
+    """Measure the seconds of a Hessian over those of a gradient and over the number of atoms.
 
-    Parameters
-    ----------
-    engine
-        What labels.
-    structures
-        The first few are used.
-
-    Returns
-    -------
-    float
-        Median over the structures of seconds of a Hessian over those of a gradient and over the number of atoms.
+    It is the median over the first few structures.
     """
     ratios = []
     for structure in structures[:MEASURED]:
@@ -122,23 +85,8 @@ def displaced_frames(structure: Structure, number: int, engine: Engine, settings
     """Label frames around a structure, each atom moved at random.
 
     No Hessian guides the displacements: a user without Hessians has none. The standard deviation of a frame's
-    displacements is drawn between 0 and the settings' largest, so that small and large ones occur.
-
-    Parameters
-    ----------
-    structure
-        What they are displaced from.
-    number
-        How many.
-    engine
-        Gives energy and forces.
-    settings
-        Displacement, attempts and seed.
-
-    Returns
-    -------
-    list of Structure
-        In the split of the structure, with it as their parent.
+    displacements is drawn between 0 and the settings' largest, so that small and large ones occur. Frames are in the
+    split of the structure, with it as their parent.
 
     Raises
     ------
@@ -190,7 +138,7 @@ def write_part(
     fraction
         Of the training split, see :func:`part_of`.
     path
-        The file. Frames are kept beside it, structure by structure, so that a killed labelling goes on.
+        The file. Frames are kept beside it, structure by structure, so that an interrupted labelling resumes.
     settings
         Seed, and what frames need.
     frames_for

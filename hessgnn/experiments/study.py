@@ -86,18 +86,7 @@ class Cell:
 
 
 def cells_of(config: StudyConfig) -> list[Cell]:
-    """List the trainings of a study, those for equal seconds last.
-
-    Parameters
-    ----------
-    config
-        The study.
-
-    Returns
-    -------
-    list of Cell
-        E-F-H is not trained again for equal seconds: they are its own.
-    """
+    """List the trainings of a study, those for equal seconds last; E-F-H has none: they are its own seconds."""
     cells = [
         Cell(architecture, regime, fraction, seed)
         for seed in config.seeds
@@ -117,19 +106,9 @@ def cells_of(config: StudyConfig) -> list[Cell]:
 def study(config: StudyConfig, folder: Path, observer: Observer) -> list[Path]:
     """Run a study, or resume it.
 
-    Parameters
-    ----------
-    config
-        What to do.
-    folder
-        The study's folder.
-    observer
-        Called with every event; for frames that are labelled too, with the file of the training set as folder.
-
-    Returns
-    -------
-    list of Path
-        Folders with the records of the leaderboard (all of the data, equal steps), the mean predictor first.
+    The observer is called with every event, also while frames are labelled, with the file of the training set as
+    folder. Returned are the folders with the records of the leaderboard (all of the data, equal steps), the mean
+    predictor first.
 
     Raises
     ------

@@ -15,8 +15,9 @@ from hessgnn.evaluation.tasks.accuracy import METRICS, AccuracyTask
 from hessgnn.leaderboard import tables
 from hessgnn.leaderboard.claims import judge_claims
 from hessgnn.leaderboard.collect import collect
-from hessgnn.leaderboard.page import plain_page
-from hessgnn.leaderboard.plotting import COLOURS, DASHES, SYMBOLS, Panel, figure_json, filter_meta, literal
+from hessgnn.leaderboard.gains import BUDGETS
+from hessgnn.leaderboard.plotting import COLOURS, DASHES, SYMBOLS, Panel, error_bars, figure_json, filter_meta, literal
+from hessgnn.leaderboard.report import plain_page
 from hessgnn.leaderboard.scores import join
 from hessgnn.leaderboard.sections.base import PlainSection
 from hessgnn.leaderboard.sections.claims import CLAIMS_NOTE, claim_table
@@ -25,7 +26,6 @@ from hessgnn.runtime.config import Settings, read_json
 from hessgnn.runtime.files import write_text
 from hessgnn.training.regimes import StudyRegime
 
-BUDGETS: dict[Budget, str] = {"steps": "equal steps", "seconds": "equal device-seconds"}
 CURVES = ("energy_mae", "forces_mae", "hessian_mae")
 """Errors that curves are drawn of."""
 
@@ -60,15 +60,7 @@ class StudyRuns(Settings):
 
 
 def write_study(points: StudyRuns, folder: Path) -> None:
-    """Write ``points.json``, ``study.md`` and ``study.html``.
-
-    Parameters
-    ----------
-    points
-        All runs.
-    folder
-        Of the study, with the run folders that the points name.
-    """
+    """Write ``points.json``, ``study.md`` and ``study.html``."""
     found, curves = comparisons(points, folder), sections(points)
     write_text(folder / "points.json", points.model_dump_json(indent=1) + "\n")
     write_text(folder / "study.md", markdown(points, found))
@@ -79,16 +71,6 @@ def write_study(points: StudyRuns, folder: Path) -> None:
 
 def read_points(folder: Path) -> StudyRuns:
     """Read what :func:`write_study` wrote.
-
-    Parameters
-    ----------
-    folder
-        Of the study.
-
-    Returns
-    -------
-    StudyRuns
-        All runs.
 
     Raises
     ------
@@ -192,14 +174,14 @@ def _trace(
     if not values:
         return None
     xs = sorted(values)
-    stds = [statistics.stdev(values[x]) if len(values[x]) > 1 else 0.0 for x in xs]
+    stds = [statistics.stdev(values[x]) if len(values[x]) > 1 else None for x in xs]
     colour = COLOURS[position % len(COLOURS)]
     return go.Scatter(
         name=literal(f"{architecture} {regime}"),
         mode="lines+markers",
         x=xs,
         y=[statistics.fmean(values[x]) for x in xs],
-        error_y={"type": "data", "array": stds, "thickness": 1, "width": 4},
+        error_y=error_bars(stds),
         line={"color": colour, "dash": DASHES[regime]},
         marker={"symbol": SYMBOLS[position % len(SYMBOLS)], "size": 8},
         hovertemplate="%{x:.4g}: %{y:.3g}",
@@ -249,20 +231,7 @@ def _compare(points: StudyRuns, folder: Path, title: str, without: Side, having:
 
 
 def markdown(points: StudyRuns, found: Sequence[PlainSection]) -> str:
-    """Return the study as Markdown, without figures.
-
-    Parameters
-    ----------
-    points
-        All runs.
-    found
-        Of :func:`comparisons`.
-
-    Returns
-    -------
-    str
-        A table of all errors, and one for each comparison.
-    """
+    """Return the study as Markdown without figures: a table of all errors, and one for each comparison."""
     parts = [f"# Study {markdown_text(points.name)}", markdown_text(summary(points)), _errors_table(points)]
     reasons = [f"- {point.run}: {markdown_text(point.reason)}" for point in points.points if point.reason]
     if reasons:

@@ -33,12 +33,7 @@ PRUNED = "pruned"
 class Workers:
     """Runs jobs side by side, see :class:`~hessgnn.runtime.processes.Pool`.
 
-    Parameters
-    ----------
-    number
-        Processes at a time; with 0 jobs run in this process, one after the other.
-    threads
-        CPU threads of each; the cores shared out if absent.
+    With ``number`` 0, jobs run in this process, one after the other. The cores are divided if ``threads`` is absent.
     """
 
     def __init__(self, number: int, threads: int | None = None) -> None:
@@ -48,22 +43,10 @@ class Workers:
         self.close, self.stop, self.post = self._pool.close, self._pool.stop, self._pool.post
 
     def submit(self, job: Job, watch: Watch | None = None, *, work: Work = run_job) -> Future[JobResult]:
-        """Give a job to the next free worker.
+        """Give a job to the next free worker; ``watch`` may end it early, ``work`` must be importable by name.
 
-        Parameters
-        ----------
-        job
-            What to do.
-        watch
-            Says when to end it before its time.
-        work
-            Does it; importable by name.
-
-        Returns
-        -------
-        Future of JobResult
-            As :meth:`Pool.submit`. It raises what the job raised of :class:`UserError`; any other error of the job is
-            a result with its reason.
+        The future raises what the job raised of :class:`UserError`; any other error of the job is a result with its
+        reason. See :meth:`Pool.submit`.
         """
         folder = str(job.folder)
         return self._pool.submit(
@@ -107,10 +90,7 @@ def _do(work: Work, job: Job, link: Link) -> JobResult:
 class JobScheduler:
     """Runs chains of jobs side by side: a thread for each waits for its jobs, the workers do them.
 
-    Parameters
-    ----------
-    workers
-        The processes; they are stopped if a chain fails.
+    The workers are stopped if a chain fails.
     """
 
     def __init__(self, workers: Workers) -> None:
@@ -127,12 +107,7 @@ class JobScheduler:
             raise Stopped from None
 
     def pause(self, seconds: float) -> None:
-        """Wait for what others do.
-
-        Parameters
-        ----------
-        seconds
-            How long at most.
+        """Wait for others, at most so many seconds.
 
         Raises
         ------
@@ -143,20 +118,7 @@ class JobScheduler:
             raise Stopped
 
     def run(self, chains: Sequence[Callable[[], T]], observer: Observer) -> list[T]:
-        """Run chains to their end, and hand on what the workers report.
-
-        Parameters
-        ----------
-        chains
-            Each submits jobs and returns what came out.
-        observer
-            Called with what the workers report.
-
-        Returns
-        -------
-        list
-            What the chains returned, in their order.
-        """
+        """Run chains to their end, and pass what the workers report to ``observer``; the results are in order."""
         with ThreadPoolExecutor(len(chains), "chain", block_interrupts) as threads:
             running = [threads.submit(chain) for chain in chains]
             try:
@@ -169,17 +131,6 @@ class JobScheduler:
         return [chain.result() for chain in running]
 
     def beside(self, chains: Sequence[Callable[[], T]]) -> list[T]:
-        """Run chains side by side inside a chain.
-
-        Parameters
-        ----------
-        chains
-            See :meth:`run`.
-
-        Returns
-        -------
-        list
-            What they returned, in their order.
-        """
+        """Run chains side by side inside a chain; the results are in order."""
         with ThreadPoolExecutor(max(1, len(chains)), "chain", block_interrupts) as threads:
             return [future.result() for future in [threads.submit(chain) for chain in chains]]

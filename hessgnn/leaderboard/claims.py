@@ -23,7 +23,6 @@ from hessgnn.evaluation.tasks.base import Claim, all_tasks
 from hessgnn.leaderboard.board import ClaimResult, Score, Verdict
 from hessgnn.leaderboard.collect import RunFiles
 from hessgnn.leaderboard.gains import BUDGETS, comparable
-from hessgnn.leaderboard.statistics import holm
 from hessgnn.training.regimes import Regime
 
 LEVEL = 0.05
@@ -56,21 +55,8 @@ def judge_claims(
     """Hold the records against the claims.
 
     A subject that failed counts with the worst value that any record has for any subject, in both regimes alike, and
-    so does a run that failed for all of its subjects.
-
-    Parameters
-    ----------
-    loaded
-        Records with what was saved beside them.
-    claims
-        What is claimed; :func:`all_claims` by default.
-    regimes
-        What is compared: labels without Hessians, and with them.
-
-    Returns
-    -------
-    list of ClaimResult
-        Claim by claim, architecture by architecture; claims that no pair of runs says anything about are left out.
+    so does a run that failed for all of its subjects. ``claims`` are :func:`all_claims` by default; ``regimes`` are
+    without Hessians and with them. Claims that no pair of runs says anything about are left out.
     """
     results = [
         result
@@ -226,3 +212,17 @@ def _signed_rank(differences: Array) -> float | None:
     if np.count_nonzero(differences) < FEWEST_SUBJECTS:
         return None
     return float(stats.wilcoxon(differences).pvalue)
+
+
+def holm(ps: Sequence[float | None]) -> list[float | None]:
+    """Correct p-values for their number, so that the chance of any false one stays at the level.
+
+    S. Holm, Scand. J. Stat. 6, 65 (1979). Tests that could not be done are None and do not count.
+    """
+    known = sorted((p, position) for position, p in enumerate(ps) if p is not None)
+    corrected: list[float | None] = [None] * len(ps)
+    largest = 0.0
+    for rank, (p, position) in enumerate(known):
+        largest = max(largest, min(1.0, (len(known) - rank) * p))
+        corrected[position] = largest
+    return corrected

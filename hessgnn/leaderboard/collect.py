@@ -55,18 +55,9 @@ class RunFiles:
 
 
 def collect(paths: Iterable[Path]) -> list[RunFiles]:
-    """Read the records of several runs and verify the predictions that they name.
+    """Read the records of several runs, folders or record files, and verify the predictions that they name.
 
-    Parameters
-    ----------
-    paths
-        Run folders that hold a ``record.json``, or record files (``.json``).
-
-    Returns
-    -------
-    list of RunFiles
-        In the order of ``paths``. A prediction file that is not there leaves a note; it is no error, since the
-        record holds the scores.
+    A prediction file that is not there leaves a note; it is no error, since the record holds the scores.
 
     Raises
     ------

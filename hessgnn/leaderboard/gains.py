@@ -1,19 +1,31 @@
-"""What Hessian labels buy: errors with them over errors without them, per architecture."""
+"""What Hessian labels buy: errors with them over errors without them, and intervals from resampled molecules."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from itertools import product
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from hessgnn.evaluation.record import Budget
 from hessgnn.evaluation.tasks.base import Task, task_of
 from hessgnn.leaderboard.board import Gain, Ratio, Row, Score
 from hessgnn.leaderboard.collect import RunFiles
-from hessgnn.leaderboard.statistics import ratio_interval
 
 BUDGETS: dict[Budget, str] = {"steps": "equal steps", "seconds": "equal device-seconds"}
 """What may be equal for both sides of a comparison."""
+RESAMPLES = 2000
+CONFIDENCE = 0.95
+SEED = 20250307
+"""Of the resamples, so that the same records give the same page."""
+FEWEST_MOLECULES = 6
+"""Resampling fewer tells more of the method than of the molecules."""
+
+Array = NDArray[np.float64]
 
 
 def comparable(budget: Budget, without: Budget, having: Budget) -> bool:
@@ -30,19 +42,8 @@ def gains(
 ) -> list[Gain]:
     """Divide each architecture's E-F-H errors by its E-F errors.
 
-    Parameters
-    ----------
-    rows
-        The leaderboard's rows. Several entries of one architecture and regime are compared pair by pair.
-    splits, metrics
-        For which ratios are wanted.
-    loaded
-        What was saved beside the records: ratios get an interval where the errors of each structure are known.
-
-    Returns
-    -------
-    list of Gain
-        By architecture. Where one of the two regimes is missing or has no number, the ratio is None.
+    Several entries of one architecture and regime are compared pair by pair. A ratio is None where one of the two
+    regimes is missing or has no number. It has an interval where the errors of each structure are in ``loaded``.
     """
     splits, metrics = list(splits), list(metrics)
     table = []
@@ -129,3 +130,85 @@ def _cost_ratio(new: Row | None, old: Row | None) -> float | None:
     if new is None or old is None or new.device_seconds is None or not old.device_seconds:
         return None
     return new.device_seconds / old.device_seconds
+
+
+class Interval(NamedTuple):
+    """A percentile interval of the bootstrap."""
+
+    low: float
+    high: float
+    n_molecules: int
+
+
+def ratio_interval(
+    having: Sequence[Mapping[str, float]],
+    without: Sequence[Mapping[str, float]],
+    molecules: Mapping[str, str],
+    *,
+    ratio: float,
+    square: bool = False,
+) -> Interval | None:
+    """Bootstrap a ratio of mean errors over molecules, paired: both sides are resampled alike.
+
+    All structures of one molecule or reaction are drawn together, since they are not independent
+    (A. C. Davison, D. V. Hinkley, Bootstrap Methods and their Application (1997), section 3.8). Seeds are averaged, not
+    resampled.
+
+    Parameters
+    ----------
+    having, without
+        For each seed, structure -> error; numerator and denominator.
+    molecules
+        Structure -> molecule or reaction that it belongs to.
+    ratio
+        The leaderboard's value. There is no interval where the errors do not reproduce it, as for a number that is
+        no mean over structures.
+    square
+        Whether the means are root mean squares.
+
+    Returns
+    -------
+    Interval or None
+        None also with fewer molecules than :data:`FEWEST_MOLECULES`.
+    """
+    sides = [*having, *without]
+    if not having or not without:
+        return None
+    names = list(sides[0])
+    if any(set(side) != set(names) for side in sides):
+        return None
+    groups, membership = np.unique([molecules.get(name, name) for name in names], return_inverse=True)
+    if len(groups) < FEWEST_MOLECULES:
+        return None
+    errors = np.array([[side[name] for name in names] for side in sides])  # (runs, structures)
+    if square:
+        errors = errors**2
+    sums = np.zeros((len(sides), len(groups)))
+    for row, values in zip(sums, errors, strict=True):
+        np.add.at(row, membership, values)
+    counts = np.bincount(membership, minlength=len(groups)).astype(float)
+
+    def ratios(weights: Array) -> Array:
+        """Of draws ``(n, groups)``."""
+        means = weights @ sums.T / (weights @ counts)[:, None]
+        means = np.sqrt(means) if square else means
+        return np.asarray(means[:, : len(having)].mean(axis=1) / means[:, len(having) :].mean(axis=1))
+
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if not np.isclose(ratios(np.ones((1, len(groups))))[0], ratio, rtol=1e-3):
+            return None
+        found = ratios(_draws(len(groups)))
+    if not np.isfinite(found).all():
+        return None
+    tail = 50 * (1 - CONFIDENCE)
+    low, high = np.percentile(found, [tail, 100 - tail])
+    return Interval(float(low), float(high), len(groups))
+
+
+@lru_cache(maxsize=8)
+def _draws(n: int) -> Array:
+    """How often each of n molecules is drawn, ``(resamples, n)``: the same for every ratio.
+
+    ``scipy.stats.bootstrap`` would draw other samples, and so move the last digits of every interval ever printed.
+    """
+    return np.random.default_rng(SEED).multinomial(n, np.full(n, 1 / n), RESAMPLES).astype(float)

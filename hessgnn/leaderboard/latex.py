@@ -50,15 +50,7 @@ def latex_text(text: str) -> str:
 def latex_table(board: Leaderboard) -> str:
     r"""Return the main table, the best of each column in bold.
 
-    Parameters
-    ----------
-    board
-        The leaderboard.
-
-    Returns
-    -------
-    str
-        A ``table*`` for ``\input``; it needs the packages ``booktabs`` and ``graphicx``.
+    It is a ``table*`` for ``\input`` and needs the packages ``booktabs`` and ``graphicx``.
     """
     shown = [column for column in columns(board.splits) if column.key not in LEFT_OUT]
     lines = [[column.cell(row) for column in shown] for row in board.rows]

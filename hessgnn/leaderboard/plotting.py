@@ -71,19 +71,7 @@ def error_bars(stds: Sequence[float | None]) -> dict[str, Any]:
 def log_axis(title: str, values: Sequence[float | None], **style: Any) -> dict[str, Any]:
     """A logarithmic axis whose ticks are few and round, also where all values lie within one octave.
 
-    Parameters
-    ----------
-    title
-        With unit.
-    values
-        That are drawn; those that have no logarithm are ignored.
-    **style
-        Further settings of the axis.
-
-    Returns
-    -------
-    dict
-        For plotly's layout.
+    Values that have no logarithm are ignored. ``style`` holds further settings of the axis.
     """
     axis: dict[str, Any] = {"type": "log", "automargin": True, "title": {"text": title}, **style}
     known = [value for value in values if value is not None and 0 < value < math.inf]
@@ -114,21 +102,11 @@ def architecture_styles(rows: Sequence[Row]) -> dict[str, tuple[str, str]]:
 
 
 def figure_json(traces: Sequence[Any], **layout: Any) -> dict[str, Any]:
-    """Build a figure with the house's layout; the page adds the colours of text and grid.
+    """Build a figure of Plotly traces with the layout of all figures, and further ``layout`` such as ``xaxis``.
 
-    Parameters
-    ----------
-    traces
-        Plotly traces.
-    **layout
-        Further layout, e.g. ``xaxis``.
-
-    Returns
-    -------
-    dict
-        With ``data`` and ``layout``, free of NumPy objects.
+    The result has ``data`` and ``layout``, free of NumPy objects. The page adds the colours of text and grid.
     """
-    house = {
+    common = {
         "template": go.layout.Template(),
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
@@ -139,5 +117,5 @@ def figure_json(traces: Sequence[Any], **layout: Any) -> dict[str, Any]:
         "hoverlabel": {"namelength": -1},
         "legend": {"orientation": "h", "yanchor": "top", "y": -0.22, "x": 0},
     }
-    figure = go.Figure(data=list(traces), layout={**house, **layout})
+    figure = go.Figure(data=list(traces), layout={**common, **layout})
     return dict(json.loads(figure.to_json()))

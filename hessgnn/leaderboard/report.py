@@ -2,19 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import base64
+import gzip
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
+
+import plotly.offline
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from rich.console import Console
 
 from hessgnn.leaderboard import tables
 from hessgnn.leaderboard.board import Leaderboard
-from hessgnn.leaderboard.collect import RunFiles
+from hessgnn.leaderboard.collect import RunFiles, collect
 from hessgnn.leaderboard.latex import latex_table
-from hessgnn.leaderboard.page import html_text, summary
 from hessgnn.leaderboard.scores import score
-from hessgnn.leaderboard.sections.base import PageData, Section, all_sections
-from hessgnn.leaderboard.tables import markdown_text
+from hessgnn.leaderboard.sections.base import PageData, PlainSection, Section, all_sections
+from hessgnn.leaderboard.tables import markdown_text, terminal_table
 from hessgnn.leaderboard.trials import read_trials
 from hessgnn.runtime.files import write_text
+from hessgnn.runtime.terminal import say
+
+
+def compare(
+    runs: Sequence[Path],
+    folder: Path,
+    title: str,
+    console: Console,
+    *,
+    trials: Path | None = None,
+    sections: Sequence[Section | str] = (),
+) -> None:
+    """Rank finished runs (folders with a record, or record files), write the leaderboard, and print its table.
+
+    See :func:`write_board` for ``trials`` and ``sections``.
+    """
+    loaded = collect(runs)
+    board = score(loaded, title)
+    page = write_board(board, loaded, folder, trials=trials, sections=sections)
+    console.print(terminal_table(board.rows))
+    say(console, f"leaderboard: {page}")
 
 
 def write_report(
@@ -25,29 +55,7 @@ def write_report(
     trials: Path | None = None,
     sections: Sequence[Section | str] = (),
 ) -> Path:
-    """Score runs and write their leaderboard.
-
-    Parameters
-    ----------
-    runs
-        From :func:`hessgnn.leaderboard.collect.collect`.
-    folder
-        Where to write; it is created. Files of the same names are replaced, each at once.
-    title
-        Heading of the report.
-    trials, sections
-        See :func:`write_board`.
-
-    Returns
-    -------
-    Path
-        The page.
-
-    Raises
-    ------
-    DataError
-        When the records cannot be compared, or ``trials`` cannot be read; nothing is written then.
-    """
+    """Score runs and write their leaderboard; see :func:`write_board`."""
     return write_board(score(runs, title), runs, folder, trials=trials, sections=sections)
 
 
@@ -68,7 +76,7 @@ def write_board(
     runs
         Records with what is saved beside them, for the figures.
     folder
-        See :func:`write_report`.
+        Where to write; it is created. Files of the same names are replaced, each at once.
     trials
         A sweep's ``trials.csv``, for the landscape of the loss weights.
     sections
@@ -108,3 +116,83 @@ def markdown_report(data: PageData, sections: Iterable[Section]) -> str:
     for section in sorted(sections, key=lambda section: section.markdown_order):
         parts += section.markdown(data)
     return "\n\n".join([*parts, f"Written by hessgnn {board.hessgnn}."]) + "\n"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A section as it stands on the page."""
+
+    key: str
+    heading: str
+    link: str
+    body: Markup
+
+
+def html_text(data: PageData, sections: Iterable[Section]) -> str:
+    """Return the leaderboard as one self-contained HTML document; sections that have nothing to show are left out."""
+    parts = [(section, section.context(data)) for section in sections]
+    regimes = sorted({row.regime for row in data.board.rows} - {"mean", "external"})
+    return _render(
+        "index.html.j2",
+        title=data.board.title,
+        summary=summary(data.board),
+        parts=[_part(section, context) for section, context in parts if context is not None],
+        board=data.board,
+        regimes=regimes,
+    )
+
+
+def summary(board: Leaderboard) -> str:
+    """Say in a sentence what was compared."""
+    architectures = {row.architecture for row in board.rows if row.regime != "mean"}
+    regimes = sorted({row.regime for row in board.rows if row.regime != "mean"})
+    seeds = {len(row.seeds) for row in board.rows if row.regime != "mean"}
+    per_entry = f"{min(seeds)} to {max(seeds)} seeds" if len(seeds) > 1 else _count(max(seeds, default=0), "seed")
+    judged = " and ".join(
+        split if n is None else f"{split} ({_count(n, 'structure')})" for split, n in board.structures.items()
+    )
+    return (
+        f"{_count(len(architectures), 'architecture')} trained on {' and '.join(regimes) or 'nothing'} labels with "
+        f"{per_entry} per entry, on {board.data.name} ({board.data.level_of_theory}), judged on {judged or 'no split'}."
+    )
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+
+
+def plain_page(title: str, summary: str, sections: Iterable[PlainSection], footer: str) -> str:
+    """Return a self-contained HTML page of plain sections, such as that of a sweep; ``summary`` is above them."""
+    parts = [_part(section, section.context()) for section in sections]
+    return _render("page.html.j2", title=title, summary=summary, parts=parts, footer=footer)
+
+
+def _part(section: Section, context: Mapping[str, Any]) -> Part:
+    body = _environment().from_string(section.source()).render(context)
+    return Part(section.key, section.heading, section.link or section.heading, Markup(body))
+
+
+def _render(template: str, **content: Any) -> str:
+    return _environment().get_template(template).render(plotlyjs=_packed_plotly(), **content)
+
+
+@lru_cache(maxsize=1)
+def _environment() -> Environment:
+    """Templates escape every text, and know the macros without importing them."""
+    environment = Environment(
+        loader=PackageLoader("hessgnn.leaderboard"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    macros = environment.get_template("macros.html.j2").module
+    environment.globals |= {name: macro for name, macro in vars(macros).items() if not name.startswith("_")}
+    return environment
+
+
+@lru_cache(maxsize=1)
+def _packed_plotly() -> str:
+    """plotly.js, packed: 2 MB in place of 5. Browsers unpack it themselves (``DecompressionStream``)."""
+    packed = gzip.compress(plotly.offline.get_plotlyjs().encode(), mtime=0)
+    return base64.b64encode(packed).decode()

@@ -1,4 +1,4 @@
-"""From records to ranked rows: seeds are joined, failures are counted, and unlike data are refused."""
+"""From records to ranked rows: seeds are joined, failures are counted, unlike data are refused, ties share a rank."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from importlib import metadata
 from hessgnn.errors import DataError
 from hessgnn.evaluation.record import DataSource, Record
 from hessgnn.evaluation.tasks.accuracy import METRICS
-from hessgnn.leaderboard.board import Failure, Leaderboard, MetricInfo, Row, Score, TaskFailure
+from hessgnn.leaderboard.board import Failure, Leaderboard, MetricInfo, RegimeRanks, Row, Score, TaskFailure
 from hessgnn.leaderboard.claims import judge_claims
 from hessgnn.leaderboard.collect import RunFiles
 from hessgnn.leaderboard.gains import gains
-from hessgnn.leaderboard.ranks import ranked, regime_ranks
+from hessgnn.training.regimes import Regime
 
 OVERALL_METRICS = ("energy_rmse", "forces_rmse", "hessian_rmse")
 """The parts of the overall score, each over the mean predictor's."""
@@ -28,6 +28,9 @@ STATIONARY = 10.0
 EXAMPLES = 3
 """Structures that are named for each reason why a task failed."""
 
+COMPARED: tuple[Regime, ...] = ("E", "E-F", "E-F+", "E-H", "E-F-H")
+"""Regimes that ranks are given within."""
+
 References = dict[str, dict[str, float]]
 
 
@@ -39,18 +42,6 @@ def score(loaded: Sequence[RunFiles], title: str = "hessgnn leaderboard") -> Lea
     stationary points are left out, since no force is the right answer there. A failed seed counts with
     the worst overall score of any finished run. Entries are ranked by their mean over seeds; an entry whose interval
     mean ± std touches that of the best one of a rank shares this rank, unless seeds of it failed.
-
-    Parameters
-    ----------
-    loaded
-        One or more records, from :func:`hessgnn.leaderboard.collect.collect`.
-    title
-        Heading of the leaderboard.
-
-    Returns
-    -------
-    Leaderboard
-        Rows sorted by rank; those without an overall score come last.
 
     Raises
     ------
@@ -94,18 +85,7 @@ def score(loaded: Sequence[RunFiles], title: str = "hessgnn leaderboard") -> Lea
 
 
 def task_failures(records: Iterable[Record]) -> list[TaskFailure]:
-    """Join the failures of tasks that share entry, task, split and reason.
-
-    Parameters
-    ----------
-    records
-        All runs of a leaderboard.
-
-    Returns
-    -------
-    list of TaskFailure
-        Entry by entry and task by task, the most frequent reason first.
-    """
+    """Join the failures of tasks that share entry, task, split and reason, the most frequent reason first."""
     found: dict[tuple[str, str, str, str], list[str]] = {}
     for record in records:
         for failure in record.failures:
@@ -322,3 +302,72 @@ def _notes(
         if any((other.parameters, other.weights) != (first.parameters, first.weights) for other in others):
             notes.append(f"{row.entry}: its runs differ in more than the seed (parameters or loss weights).")
     return notes
+
+
+def ranked(rows: Iterable[Row]) -> list[Row]:
+    """Sort rows by their overall score and number them; those within noise of the best of a rank share it.
+
+    Rows without an overall score come last, without a rank.
+    """
+    ordered = sorted(rows, key=lambda row: (math.inf if row.overall is None else row.overall.mean, row.entry))
+    found: list[Row] = []
+    leader: Row | None = None
+    for position, row in enumerate(ordered, start=1):
+        if row.overall is None:
+            found.append(row)
+            continue
+        if leader is None or not _touch(leader, row):
+            leader = row.model_copy(update={"rank": position})
+        found.append(row.model_copy(update={"rank": leader.rank}))
+    return found
+
+
+def _touch(better: Row, worse: Row) -> bool:
+    (_, upper), (lower, _) = _interval(better), _interval(worse)
+    return lower <= upper
+
+
+def _interval(row: Row) -> tuple[float, float]:
+    """Return mean ± std of the overall score; a spread that comes from failures is no noise and earns no tie."""
+    if row.overall is None:
+        return math.inf, math.inf
+    spread = 0.0 if row.n_failed else row.overall.std or 0.0
+    return row.overall.mean - spread, row.overall.mean + spread
+
+
+def regime_ranks(rows: Sequence[Row]) -> list[RegimeRanks]:
+    """Rank architectures among themselves, once for each kind of labels.
+
+    Only entries for equal steps count; of several of an architecture and regime, the best one. The list is empty
+    unless two architectures share two regimes, since nothing could change then.
+    """
+    found: dict[Regime, dict[str, Row]] = {}
+    for regime in COMPARED:
+        first: dict[str, Row] = {}
+        for row in ranked(row for row in rows if row.regime == regime and row.budget == "steps"):
+            if row.overall is not None:
+                first.setdefault(row.architecture, row)
+        found[regime] = {row.architecture: row for row in ranked(first.values())}
+    kept = [regime for regime in COMPARED if len(found[regime]) > 1]
+    if len(kept) < 2:
+        return []
+    return [
+        RegimeRanks(
+            architecture=architecture,
+            ranks={regime: _rank(found[regime].get(architecture)) for regime in kept},
+            overall={
+                regime: None if (best := found[regime].get(architecture)) is None else best.overall for regime in kept
+            },
+            places_gained=_places(found, architecture),
+        )
+        for architecture in sorted({name for regime in kept for name in found[regime]})
+    ]
+
+
+def _rank(row: Row | None) -> int | None:
+    return None if row is None else row.rank
+
+
+def _places(found: dict[Regime, dict[str, Row]], architecture: str) -> int | None:
+    before, after = (_rank(found[regime].get(architecture)) for regime in ("E-F", "E-F-H"))
+    return None if before is None or after is None else before - after

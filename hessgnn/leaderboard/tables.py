@@ -270,17 +270,7 @@ def _moments(score: Score | None) -> list[float | int | None]:
 def terminal_table(rows: Sequence[Row]) -> Table:
     """Return the rows as a table for the terminal: fewer columns than the page's, spreads below their means.
 
-    It fits 80 characters for two splits.
-
-    Parameters
-    ----------
-    rows
-        Of a :class:`~hessgnn.leaderboard.board.Leaderboard`, best first.
-
-    Returns
-    -------
-    rich.table.Table
-        Ready for ``rich.print``; names are plain text, never markup.
+    It fits 80 characters for two splits. Names are plain text, never markup.
     """
     splits = list(rows[0].scores) if rows else []
     shown = [

@@ -44,17 +44,7 @@ class TrialResult:
 
 
 def write_trials(trials: Iterable[TrialResult], tuned: Iterable[str], path: Path) -> None:
-    """Write trials as CSV.
-
-    Parameters
-    ----------
-    trials
-        In their order.
-    tuned
-        Dotted keys of the values that were tuned; each has a column.
-    path
-        The file.
-    """
+    """Write trials as CSV, with a column for each dotted key of ``tuned``."""
     text = io.StringIO()
     names, place = [field.name for field in fields(TrialResult)], 4
     plain = [name for name in names if name != "values"]
@@ -69,15 +59,7 @@ def write_trials(trials: Iterable[TrialResult], tuned: Iterable[str], path: Path
 def read_trials(path: Path) -> list[TrialResult]:
     """Read what :func:`write_trials` wrote; only the columns :data:`NEEDED` have to be there.
 
-    Parameters
-    ----------
-    path
-        The file. Columns with a dot in their name are what was tuned.
-
-    Returns
-    -------
-    list of TrialResult
-        In the order of the file.
+    Columns with a dot in their name are what was tuned.
 
     Raises
     ------

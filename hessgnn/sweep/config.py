@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
+    Discriminator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    Tag,
     field_validator,
     model_validator,
 )
@@ -18,11 +21,109 @@ from pydantic import (
 from hessgnn.evaluation.run import DEFAULT_TASKS, chosen_tasks
 from hessgnn.experiments.config import ExperimentConfig
 from hessgnn.runtime.config import Settings, get_dotted
-from hessgnn.sweep.space import Choice, Range, Space, check_conditions
 from hessgnn.training.regimes import SweepRegime
 
 PAPER_WEIGHTS = {"loss.forces": 0.30, "loss.hessian": 0.09}
 """Å² and Å⁴, of arXiv 2503.07839."""
+
+Plain = str | int | float | bool | None
+"""What a choice may be."""
+
+
+class Values(Settings):
+    """Values of one key."""
+
+    when: dict[str, Plain | tuple[Plain, ...]] = Field(
+        default_factory=dict,
+        description="key -> value or values: tried only where these keys, choices above it in the space, have them",
+    )
+
+    def extremes(self) -> tuple[Any, ...]:
+        """Values that are valid settings if all are."""
+        raise NotImplementedError
+
+    def nearest(self, value: Any) -> Any:
+        """The allowed value nearest to one that is known to be good; ``None`` if there is nothing like it."""
+        raise NotImplementedError
+
+
+class Range(Values):
+    """Numbers between two bounds."""
+
+    low: float
+    high: float
+    log: bool = Field(default=False, description="equal chances for equal ratios; needs low > 0")
+    integer: bool = False
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Range:
+        if self.low >= self.high:
+            raise ValueError(f"the range is empty: low {self.low} is not below high {self.high}")
+        if self.log and self.low <= 0:
+            raise ValueError("a logarithmic range needs low > 0")
+        if self.integer and not (self.low.is_integer() and self.high.is_integer()):
+            raise ValueError("an integer range needs whole numbers as bounds")
+        return self
+
+    def extremes(self) -> tuple[Any, ...]:
+        """Both bounds."""
+        return (int(self.low), int(self.high)) if self.integer else (self.low, self.high)
+
+    def nearest(self, value: Any) -> Any:
+        """The value itself, or the bound nearest to it."""
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            return None  # switched off in the base
+        lowest, highest = self.extremes()
+        return min(max(value, lowest), highest)
+
+
+class Choice(Values):
+    """One of some values."""
+
+    choices: tuple[Plain, ...] = Field(min_length=1)
+
+    def extremes(self) -> tuple[Any, ...]:
+        """All of them."""
+        return self.choices
+
+    def nearest(self, value: Any) -> Any:
+        """The value if it is among them."""
+        return value if value in self.choices else None
+
+
+def _kind(values: Any) -> str:
+    return "[choice]" if isinstance(values, Choice) or (isinstance(values, dict) and "choices" in values) else "[range]"
+
+
+# Told apart by the key `choices`, so that an error is about the one that was meant.
+Either = Annotated[Annotated[Range, Tag("[range]")] | Annotated[Choice, Tag("[choice]")], Discriminator(_kind)]
+Space = dict[str, Either]
+"""Dotted key of the training configuration -> its values."""
+
+
+def check_conditions(space: Mapping[str, Values]) -> None:
+    """Refuse a condition that could never be met, or not be known in time.
+
+    Raises
+    ------
+    ValueError
+        Naming the key.
+    """
+    above: dict[str, Values] = {}
+    for key, values in space.items():
+        for other, wanted in values.when.items():
+            if not isinstance(above.get(other), Choice):
+                raise ValueError(f"{key} depends on {other!r}, which is no choice above it in the space")
+            allowed = above[other].extremes()
+            missing = [value for value in several(wanted) if value not in allowed]
+            if missing:
+                raise ValueError(f"{key} depends on {other} = {missing[0]!r}, which is not among its choices {allowed}")
+        above[key] = values
+
+
+def several(wanted: Any) -> tuple[Any, ...]:
+    """The values of a condition, which may name one or several."""
+    return wanted if isinstance(wanted, tuple) else (wanted,)
 
 
 class BudgetConfig(Settings):

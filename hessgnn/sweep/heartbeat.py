@@ -92,15 +92,7 @@ class Owner:
 
 @dataclass
 class Heartbeat:
-    """Sends heartbeats for the trials of this process, from a thread.
-
-    Parameters
-    ----------
-    storage
-        Where they are kept.
-    interval
-        Seconds between two heartbeats.
-    """
+    """Sends heartbeats for the trials of this process, from a thread, every ``interval`` seconds."""
 
     storage: BaseStorage
     interval: float

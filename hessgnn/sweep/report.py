@@ -21,8 +21,8 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import TrialState
 
-from hessgnn.leaderboard.page import plain_page
 from hessgnn.leaderboard.plotting import COLOURS, SYMBOLS, Panel, figure_json, literal
+from hessgnn.leaderboard.report import plain_page
 from hessgnn.leaderboard.sections.base import PlainSection
 from hessgnn.leaderboard.sections.landscape import landscapes
 from hessgnn.leaderboard.tables import MISSING, TextTable, markdown_text
@@ -52,26 +52,7 @@ def write_report(
     studies: Mapping[str, Study],
     folder: Path,
 ) -> Path:
-    """Write ``sweep.html`` and ``sweep.md``.
-
-    Parameters
-    ----------
-    config
-        The sweep.
-    rows
-        All trials.
-    transferred
-        The architectures with each other's weights.
-    studies
-        Architecture -> its Optuna study, for what Optuna computes.
-    folder
-        Of the sweep.
-
-    Returns
-    -------
-    Path
-        The page.
-    """
+    """Write ``sweep.html``, whose path is returned, and ``sweep.md``; ``studies`` are those of Optuna."""
     title, about, found = f"Sweep {config.name}", summary(config, rows), sections(config, rows, transferred, studies)
     tables = [part for section in found for part in section.markdown()]
     write_text(folder / "sweep.md", "\n\n".join([f"# {markdown_text(title)}", markdown_text(about), *tables]) + "\n")

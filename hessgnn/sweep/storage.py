@@ -34,19 +34,7 @@ ATTEMPTS, PAUSE = 20, 0.2
 
 
 def journal_path(config: SweepConfig, folder: Path) -> Path | None:
-    """Return the journal file of a sweep, or ``None`` where a database keeps its trials.
-
-    Parameters
-    ----------
-    config
-        The sweep.
-    folder
-        Its folder.
-
-    Returns
-    -------
-    Path or None
-    """
+    """Return the journal file of a sweep, or ``None`` where a database keeps its trials."""
     if config.storage is None:
         return folder / JOURNAL
     scheme, _, rest = config.storage.partition(":")
@@ -54,19 +42,7 @@ def journal_path(config: SweepConfig, folder: Path) -> Path | None:
 
 
 def open_storage(config: SweepConfig, folder: Path) -> BaseStorage:
-    """Open the storage of a sweep.
-
-    Parameters
-    ----------
-    config
-        The sweep.
-    folder
-        Its folder.
-
-    Returns
-    -------
-    BaseStorage
-        For several threads of this process; other processes and machines open it themselves.
+    """Open the storage of a sweep for the threads of this process; other processes and machines open it themselves.
 
     Raises
     ------
@@ -110,17 +86,7 @@ def _database(url: str) -> RDBStorage:
 
 @contextmanager
 def storage_of(config: SweepConfig, folder: Path) -> Iterator[BaseStorage]:
-    """Open the storage of a sweep, and close its connections at the end.
-
-    Parameters
-    ----------
-    config, folder
-        See :func:`open_storage`.
-
-    Yields
-    ------
-    BaseStorage
-    """
+    """Open the storage of a sweep, and close its connections at the end."""
     storage = open_storage(config, folder)
     try:
         yield storage
@@ -131,20 +97,7 @@ def storage_of(config: SweepConfig, folder: Path) -> Iterator[BaseStorage]:
 
 
 def unusable(config: SweepConfig, folder: Path, error: Exception) -> ConfigError:
-    """Say that a storage cannot be used.
-
-    Parameters
-    ----------
-    config, folder
-        See :func:`open_storage`.
-    error
-        What its driver raised.
-
-    Returns
-    -------
-    ConfigError
-        Without the password that the URL may hold.
-    """
+    """Say that a storage cannot be used, without the password that its URL may hold."""
     if isinstance(error, ModuleNotFoundError):
         what = f"needs the Python package {error.name!r}, which is not installed"
         return ConfigError(what, where=without_password(config.storage), hint=f"pip install {error.name}")
@@ -159,30 +112,16 @@ def unusable(config: SweepConfig, folder: Path, error: Exception) -> ConfigError
 
 
 def without_password(url: str | None) -> str | None:
-    """A storage's URL as it may be shown.
-
-    Parameters
-    ----------
-    url
-        As the sweep has it.
-
-    Returns
-    -------
-    str or None
-        ``None`` if there is none.
-    """
+    """A storage's URL with its password masked."""
     if url is None or not (password := urlsplit(url).password):
         return url
     return url.replace(f":{password}@", ":***@")
 
 
 def mend_journal(journal: Path) -> None:
-    """Take away what a killed process may have left: the journal's lock, and a line that was not finished.
+    """Remove what a killed process may have left: the journal's lock, and an incomplete line.
 
-    Parameters
-    ----------
-    journal
-        The file, which no other process may be using.
+    No other process may be using the journal.
     """
     for lock in journal.parent.glob(f"{journal.name}.lock*"):
         lock.unlink()
@@ -193,42 +132,14 @@ def mend_journal(journal: Path) -> None:
 
 
 def create_study(name: str, storage: Any, *, objectives: int = 1) -> Study:
-    """Open an Optuna study, or make it.
-
-    Parameters
-    ----------
-    name
-        Of the study.
-    storage
-        Where it is kept.
-    objectives
-        Numbers that are made small.
-
-    Returns
-    -------
-    Study
-    """
+    """Open an Optuna study, or make it."""
     return optuna.create_study(
         study_name=name, storage=storage, directions=["minimize"] * objectives, load_if_exists=True
     )
 
 
 def tuning_study(config: SweepConfig, architecture: str, storage: Any) -> Study:
-    """Open the Optuna study of an architecture, or make it.
-
-    Parameters
-    ----------
-    config
-        The sweep.
-    architecture
-        Its label.
-    storage
-        Where it is kept.
-
-    Returns
-    -------
-    Study
-    """
+    """Open the Optuna study of an architecture, or make it."""
     objectives = 1 if config.objective.cost is None else 2
     return create_study(f"{config.name}-{architecture}", storage, objectives=objectives)
 
@@ -236,14 +147,7 @@ def tuning_study(config: SweepConfig, architecture: str, storage: Any) -> Study:
 def prepare_sweep(config: SweepConfig, folder: Path, alone: bool) -> None:
     """Write the settings and make the studies; two sweeps in one folder or one storage are an error.
 
-    Parameters
-    ----------
-    config
-        The sweep.
-    folder
-        Its folder.
-    alone
-        Whether no other process works in it, so that what a killed one left can be mended.
+    ``alone``: no other process works in the folder, so that what a killed one left can be repaired.
 
     Raises
     ------

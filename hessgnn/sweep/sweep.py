@@ -56,14 +56,22 @@ from hessgnn.runtime.config import save
 from hessgnn.runtime.files import write_text
 from hessgnn.runtime.processes import WorkerDied, uninterrupted
 from hessgnn.runtime.worker import Stopped
-from hessgnn.sweep.balance import measure_balance
 from hessgnn.sweep.config import PAPER_WEIGHTS, SweepConfig
 from hessgnn.sweep.heartbeat import Heartbeat
+from hessgnn.sweep.measure import measure_balance
 from hessgnn.sweep.report import Transferred, write_report
 from hessgnn.sweep.storage import create_study, prepare_sweep, storage_of, tuning_study, unusable
 from hessgnn.sweep.trial_queue import STALE, STOPPED, TrialQueue, is_open, reason_of
-from hessgnn.sweep.trials import baseline_key, trial_rows
-from hessgnn.sweep.tuning import BASELINE, PRODUCTS, SCORE, SECONDS, TrialRequest, Tuning
+from hessgnn.sweep.tuning import (
+    BASELINE,
+    PRODUCTS,
+    SCORE,
+    SECONDS,
+    TrialRequest,
+    Tuning,
+    baseline_key,
+    trial_rows,
+)
 from hessgnn.training.regimes import SweepRegime
 from hessgnn.training.run import Run, ValidationPoint
 
@@ -84,19 +92,8 @@ class TrialFinished(Event):
 def sweep(config: SweepConfig, folder: Path, observer: Observer) -> list[Path]:
     """Run a sweep, or resume it, or help another process with it.
 
-    Parameters
-    ----------
-    config
-        What to do.
-    folder
-        The sweep's folder.
-    observer
-        Called with every event, in the main thread.
-
-    Returns
-    -------
-    list of Path
-        Folders with the records of the leaderboard, the mean predictor first.
+    The observer is called with every event, in the main thread. Returned are the folders with the records of the
+    leaderboard, the mean predictor first.
 
     Raises
     ------

@@ -28,17 +28,7 @@ STOPPED = "stopped by the user"
 
 
 class TrialQueue:
-    """Work of one Optuna study.
-
-    Parameters
-    ----------
-    study
-        Holds nothing else.
-    heartbeat
-        Of this process.
-    max_retries
-        Attempts after the first at what dies.
-    """
+    """Work of one Optuna study, which holds nothing else; what dies is retried at most ``max_retries`` times."""
 
     def __init__(self, study: Study, heartbeat: Heartbeat, max_retries: int) -> None:
         self.study, self.heartbeat, self.max_retries = study, heartbeat, max_retries
@@ -60,31 +50,14 @@ class TrialQueue:
         return found
 
     def add(self, keys: Iterable[str]) -> None:
-        """Enqueue what is not there yet.
-
-        Parameters
-        ----------
-        keys
-            Of the work.
-        """
+        """Enqueue what is not there yet."""
         known = self._entries()
         for key in keys:
             if key not in known:
                 self.study.enqueue_trial({}, user_attrs={KEY: key, ATTEMPT: 1, LOST: 0})
 
     def claim(self, entry: FrozenTrial) -> Trial | None:
-        """Claim a piece of work, unless another process was faster.
-
-        Parameters
-        ----------
-        entry
-            A waiting one.
-
-        Returns
-        -------
-        Trial or None
-            Running, and this process's own.
-        """
+        """Claim waiting work; None if another process was faster. The trial is running then, and this process's own."""
         try:
             if not self._storage.set_trial_state_values(entry._trial_id, state=TrialState.RUNNING):
                 return None
@@ -94,31 +67,13 @@ class TrialQueue:
         return Trial(self.study, entry._trial_id)
 
     def annotate(self, trial: Trial, facts: Mapping[str, Any]) -> None:
-        """Store facts with a trial.
-
-        Parameters
-        ----------
-        trial
-            Of this process.
-        facts
-            Name -> what can be written as JSON.
-        """
+        """Store facts, which must be valid JSON, with a trial of this process."""
         with suppress(UpdateFinishedTrialError):  # marked stale by others, who will do it again
             for name, value in facts.items():
                 trial.set_user_attr(name, value)
 
     def finish(self, trial: Trial, values: tuple[float, ...], *, pruned: bool = False) -> None:
-        """Close a trial that was done.
-
-        Parameters
-        ----------
-        trial
-            Of this process.
-        values
-            Of the objectives.
-        pruned
-            Whether it was stopped early.
-        """
+        """Close a trial that was done."""
         with suppress(ValueError, UpdateFinishedTrialError):
             if pruned:
                 self.study.tell(trial.number, state=TrialState.PRUNED)
@@ -127,29 +82,14 @@ class TrialQueue:
         self.heartbeat.stop(trial._trial_id)
 
     def fail(self, trial: Trial, reason: str) -> None:
-        """Close a trial that cannot be done.
-
-        Parameters
-        ----------
-        trial
-            Of this process.
-        reason
-            Why, in one line.
-        """
+        """Close a trial that cannot be done."""
         self._close(trial._trial_id, trial.number, reason)
         self.heartbeat.stop(trial._trial_id)
 
     def retry(self, trial: Trial, reason: str, *, died: bool) -> None:
         """Close an attempt that did not reach its end, and enqueue another.
 
-        Parameters
-        ----------
-        trial
-            Of this process.
-        reason
-            Why, in one line.
-        died
-            Whether its process died, which is retried a few times only.
+        ``died``: its process died, which is retried at most ``max_retries`` times.
         """
         (entry,) = (t for t in self.study.get_trials(deepcopy=False) if t.number == trial.number)
         self._close_and_retry(entry, reason, died=died)

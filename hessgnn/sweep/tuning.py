@@ -28,12 +28,12 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from hessgnn.experiments.job import JobResult
 from hessgnn.experiments.workers import PRUNED
+from hessgnn.leaderboard.trials import TrialResult
 from hessgnn.runtime.config import get_dotted
 from hessgnn.runtime.imports import require
-from hessgnn.sweep.config import PAPER_WEIGHTS, SweepConfig
+from hessgnn.sweep.config import PAPER_WEIGHTS, Choice, Range, SweepConfig, Values, several
 from hessgnn.sweep.heartbeat import Heartbeat
-from hessgnn.sweep.space import draw
-from hessgnn.sweep.trial_queue import TrialQueue, is_open
+from hessgnn.sweep.trial_queue import TrialQueue, attempts_of, is_open, reason_of
 from hessgnn.training.run import ValidationPoint
 
 TrialKind = Literal["baseline", "paper", "balance", "sampled"]
@@ -60,19 +60,7 @@ class TrialRequest:
 
 
 class Tuning:
-    """The trials of one architecture.
-
-    Parameters
-    ----------
-    config
-        The sweep.
-    architecture
-        Its label.
-    study
-        Its Optuna study.
-    heartbeat
-        Of this process.
-    """
+    """The trials of one architecture."""
 
     def __init__(self, config: SweepConfig, architecture: str, study: Study, heartbeat: Heartbeat) -> None:
         self.config, self.architecture, self.study = config, architecture, study
@@ -105,17 +93,7 @@ class Tuning:
         return WAIT if running else None
 
     def tell(self, request: TrialRequest, result: JobResult, baseline: float) -> None:
-        """Close a trial with its result.
-
-        Parameters
-        ----------
-        request
-            From :meth:`ask`.
-        result
-            Its score, or why there is none.
-        baseline
-            Score of E-F alone, which its own is divided by.
-        """
+        """Close a trial with its result; its score is divided by ``baseline``, that of E-F alone."""
         self.queue.annotate(request.trial, {SECONDS: result.device_seconds, PRODUCTS: result.products})
         if result.score is None:
             self.queue.fail(request.trial, result.reason or "no score")
@@ -126,22 +104,7 @@ class Tuning:
         self.queue.finish(request.trial, (result.score / baseline, *second), pruned=result.pruned)
 
     def prune(self, request: TrialRequest, point: ValidationPoint, baseline: float) -> str | None:
-        """Report a validation, and say whether the trial should end.
-
-        Parameters
-        ----------
-        request
-            From :meth:`ask`.
-        point
-            The validation.
-        baseline
-            See :meth:`tell`.
-
-        Returns
-        -------
-        str or None
-            :data:`PRUNED` if it should.
-        """
+        """Report a validation; return :data:`PRUNED` if the trial should end."""
         if self.config.pruner.kind == "none" or point.step < self.config.pruner.warmup:
             return None
         if point.step not in request.trial.storage.get_trial(request.trial._trial_id).intermediate_values:
@@ -194,15 +157,7 @@ class Tuning:
     def starting_values(self, known: Mapping[str, float]) -> dict[str, Any]:
         """The paper's weights and the base's other values, or what is allowed nearest to them.
 
-        Parameters
-        ----------
-        known
-            Dotted key -> value, instead of these.
-
-        Returns
-        -------
-        dict
-            Without keys of which nothing is known.
+        Values in ``known`` replace these. Keys without any value are left out.
         """
         budget = self.config.budget
         start = self.config.run_config(self.architecture, PAPER_WEIGHTS, steps=budget.steps, seed=self.config.seed)
@@ -264,3 +219,59 @@ def _pruner(config: SweepConfig) -> BasePruner:
         shortest = min(max(every, settings.warmup, 1), config.budget.steps)
         return HyperbandPruner(shortest, config.budget.steps, settings.reduction)
     return NopPruner()
+
+
+def draw(trial: Trial, space: Mapping[str, Range | Choice]) -> dict[str, Any]:
+    """Let a trial's sampler choose a value for each dotted key whose condition is met."""
+    drawn: dict[str, Any] = {}
+    for key, values in space.items():
+        if all(other in drawn and drawn[other] in several(wanted) for other, wanted in values.when.items()):
+            drawn[key] = _suggest(trial, key, values)
+    return drawn
+
+
+def _suggest(trial: Trial, key: str, values: Values) -> Any:
+    if isinstance(values, Choice):
+        return trial.suggest_categorical(key, values.choices)
+    assert isinstance(values, Range)
+    low, high = values.extremes()
+    if values.integer:
+        return trial.suggest_int(key, low, high, log=values.log)
+    return trial.suggest_float(key, low, high, log=values.log)
+
+
+def baseline_key(architecture: str) -> str:
+    """Key of the trial that is E-F alone, among the fixed work."""
+    return f"baseline {architecture}"
+
+
+def trial_rows(config: SweepConfig, architecture: str, works: TrialQueue, tuning: Tuning) -> list[TrialResult]:
+    """List the finished trials of an architecture in order; the baseline, which is among ``works``, is the first."""
+    rows = []
+    baseline = works.entries().get(baseline_key(architecture))
+    if baseline is not None and not is_open(baseline):
+        values = {key: value for key, value in tuning.starting_values({}).items() if key != "loss.hessian"}
+        score = None if baseline.value is None else 1.0
+        rows.append(_row(architecture, BASELINE, "baseline", "E-F", values, score, baseline))
+    for number, entry in tuning.trials().items():
+        score = entry.values[0] if entry.values else None
+        rows.append(_row(architecture, number, kind_of(entry), "E-F-H", entry.params, score, entry))
+    return [row for row in rows if row.trial < config.budget.trials]
+
+
+def _row(
+    architecture: str, number: int, kind: str, regime: str, values: dict[str, Any], score: float | None, entry: Any
+) -> TrialResult:
+    return TrialResult(
+        architecture=architecture,
+        trial=number,
+        kind=kind,
+        regime=regime,
+        values=values,
+        score=score,
+        device_seconds=device_seconds_of(entry),
+        products=entry.user_attrs.get(PRODUCTS, 0),
+        attempts=attempts_of(entry),
+        state=describe_state(entry),
+        reason=reason_of(entry),
+    )

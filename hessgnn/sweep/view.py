@@ -12,33 +12,21 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 from rich.text import Text
 
-from hessgnn.experiments.job import Event, JobFinished, JobProgress
-from hessgnn.experiments.progress import JobLog, compare
+from hessgnn.experiments.job import Event, JobFinished, JobLog, JobProgress
+from hessgnn.leaderboard.report import compare
 from hessgnn.leaderboard.trials import TrialResult
 from hessgnn.runtime.config import load
 from hessgnn.runtime.files import find_resource
 from hessgnn.runtime.terminal import ProgressLog, say
 from hessgnn.sweep.config import PAPER_WEIGHTS, SweepConfig
-from hessgnn.sweep.estimate import Estimate, estimates
+from hessgnn.sweep.measure import Estimate, estimates
 from hessgnn.sweep.storage import without_password
 from hessgnn.sweep.sweep import TrialFinished, sweep
 from hessgnn.training import bar
 
 
 def run(config: Path, overrides: list[str], *, output: Path | None, dry_run: bool) -> None:
-    """Run a sweep and show how far it is.
-
-    Parameters
-    ----------
-    config
-        The sweep file.
-    overrides
-        Dotted assignments on top of it.
-    output
-        The sweep's folder; ``runs/NAME`` if absent.
-    dry_run
-        Print the plan and measure what it will cost, instead.
-    """
+    """Run a sweep in a folder (``runs/NAME`` if absent) and show its progress; or print plan and cost."""
     console = Console()
     settings = load(SweepConfig, find_resource(config), overrides)
     folder = output or Path("runs") / settings.name

@@ -20,10 +20,10 @@ from hessgnn.leaderboard.latex import latex_table, latex_text
 from hessgnn.leaderboard.plotting import log_axis
 from hessgnn.leaderboard.scores import score
 from hessgnn.leaderboard.sections.base import PageData
-from hessgnn.leaderboard.sections.cost import pareto
 from hessgnn.leaderboard.sections.landscape import landscapes
-from hessgnn.leaderboard.sections.maps import HessianMaps, block_norms
+from hessgnn.leaderboard.sections.predictions import HessianMaps, block_norms
 from hessgnn.leaderboard.sections.reproduce import recipes
+from hessgnn.leaderboard.sections.training import pareto
 from hessgnn.leaderboard.tables import Cell, heat
 from hessgnn.leaderboard.trials import read_trials
 

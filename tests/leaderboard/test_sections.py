@@ -19,13 +19,15 @@ from hessgnn.leaderboard.report import write_report
 from hessgnn.leaderboard.sections.base import SECTIONS, PlainSection, Section, all_sections
 from hessgnn.leaderboard.tables import TextTable
 
-PAGE = Path(__file__).parents[2] / "docs" / "leaderboard.md"
+PAGE = Path(__file__).parents[2] / "docs" / "how-do-i-add.md"
 
 
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Name of a module in the working folder: the example of the documentation."""
-    example = re.search(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    example = re.search(
+        r"^## A section of the page\n.*?```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
     assert example is not None
     (tmp_path / "their_section.py").write_text(example[1], encoding="utf-8")
     monkeypatch.chdir(tmp_path)
@@ -55,7 +57,7 @@ def test_a_section_of_another_package_is_named_on_the_command_line(
     assert '<a href="#sizes">Sizes of the potentials</a>' in text
     assert "<caption>Sizes</caption>" in text
     table = page.with_name("leaderboard.md").read_text(encoding="utf-8").partition("## Sizes")[2]
-    assert "| ani E-F | 1234567 |" in table
+    assert "| ani E-F | 1,234,567 |" in table
 
 
 def test_a_section_joins_when_its_module_is_imported(module: str, runs: Sequence[Path], tmp_path: Path) -> None:

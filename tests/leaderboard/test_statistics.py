@@ -13,9 +13,10 @@ from hessgnn.evaluation.predictions import curvature_values
 from hessgnn.evaluation.record import PredictionFile, write_record
 from hessgnn.evaluation.tasks.accuracy import AccuracyTask, save_curvature
 from hessgnn.leaderboard.board import Gain
+from hessgnn.leaderboard.claims import holm
 from hessgnn.leaderboard.collect import RunFiles, collect
+from hessgnn.leaderboard.gains import RESAMPLES, ratio_interval
 from hessgnn.leaderboard.scores import score
-from hessgnn.leaderboard.statistics import RESAMPLES, holm, ratio_interval
 
 
 def sides(ratio: float, n: int, noise: float, seed: int = 0) -> tuple[dict[str, float], dict[str, float]]:

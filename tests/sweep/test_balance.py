@@ -10,9 +10,8 @@ import torch
 
 from hessgnn.errors import TrainingError
 from hessgnn.experiments.job import Job
-from hessgnn.sweep.balance import BATCHES, balanced_weight
 from hessgnn.sweep.config import SweepConfig
-from hessgnn.sweep.estimate import measure
+from hessgnn.sweep.measure import BATCHES, balanced_weight, measure_steps
 from hessgnn.training.build import build
 from hessgnn.training.config import RunConfig
 from hessgnn.training.loss import Loss, LossValue, Weights
@@ -49,7 +48,7 @@ def test_losses_that_cannot_be_balanced_are_an_error(config: RunConfig, monkeypa
 
 
 def test_measuring_a_run_writes_nothing(config: RunConfig, tmp_path: Path) -> None:
-    outcome = measure(Job(config, tmp_path / "run", "schnet", "E-F-H"), None)  # type: ignore[arg-type]
+    outcome = measure_steps(Job(config, tmp_path / "run", "schnet", "E-F-H"), None)  # type: ignore[arg-type]
     assert outcome.measured.keys() == {"step", "validation", "memory"}
     assert min(outcome.measured.values()) > 0
     assert list(tmp_path.iterdir()) == []

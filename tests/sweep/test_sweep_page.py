@@ -13,7 +13,7 @@ import pytest
 
 from hessgnn.leaderboard.trials import TrialResult, read_trials, write_trials
 from hessgnn.sweep.config import SweepConfig
-from hessgnn.sweep.estimate import Estimate, estimates
+from hessgnn.sweep.measure import Estimate, estimates
 from hessgnn.sweep.report import Transferred, compared, importances, sections, write_report
 
 MakeSweep = Callable[..., SweepConfig]

@@ -73,11 +73,6 @@ class Section:
     def context(self, data: PageData) -> Mapping[str, Any] | None:  # noqa: ARG002
         """Compute what the template shows.
 
-        Parameters
-        ----------
-        data
-            What was loaded.
-
         Returns
         -------
         mapping or None
@@ -133,19 +128,7 @@ def section(key: str, *, order: float = LAST, markdown_order: float | None = Non
 
 
 def all_sections(names: Iterable[str] = (), others: Iterable[Section] = ()) -> list[Section]:
-    """Make every known section.
-
-    Parameters
-    ----------
-    names
-        Further ones, as ``package.module:Section``.
-    others
-        Further ones that exist already.
-
-    Returns
-    -------
-    list of Section
-        In the order of the page.
+    """Make every registered section, those of ``names`` (``package.module:Section``), and add ``others``, in order.
 
     Raises
     ------

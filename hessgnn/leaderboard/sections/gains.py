@@ -1,4 +1,4 @@
-"""What Hessian labels buy: ratios of errors and cost, with labels over without."""
+"""What Hessian labels change: ratios of errors and cost, with labels over without, and ranks of the architectures."""
 
 from __future__ import annotations
 
@@ -9,18 +9,30 @@ import plotly.graph_objects as go
 
 from hessgnn.evaluation.record import Budget
 from hessgnn.evaluation.tasks.accuracy import METRICS
-from hessgnn.leaderboard.board import Gain, Leaderboard, Ratio
+from hessgnn.leaderboard.board import Gain, Leaderboard, Ratio, RegimeRanks
 from hessgnn.leaderboard.gains import BUDGETS, gain_label
-from hessgnn.leaderboard.plotting import COLOURS, GUIDE, SYMBOLS, Panel, figure_json, literal, log_axis
+from hessgnn.leaderboard.plotting import (
+    COLOURS,
+    GUIDE,
+    SYMBOLS,
+    Panel,
+    architecture_styles,
+    error_bars,
+    figure_json,
+    literal,
+    log_axis,
+)
 from hessgnn.leaderboard.sections.base import PageData, Section, section
 from hessgnn.leaderboard.tables import (
     MAIN_METRICS,
+    MISSING,
     Cell,
     MetricLine,
     TextTable,
     metric_lines,
     number,
     ratio_cell,
+    score_cell,
 )
 
 ROUNDING = "curvature_asymmetry"
@@ -32,6 +44,10 @@ RATIOS_NOTE = (
 TASK_RATIOS_NOTE = (
     "The same ratio for what else the tasks found, where lower is better. Means are over what succeeded: read them "
     "beside the shares that failed. The interval over molecules is there where none of them failed on either side."
+)
+RANKS_NOTE = (
+    "Rank of each architecture among the others trained on the same labels for equal steps, with its overall score. "
+    "Ties within noise share a rank."
 )
 
 
@@ -166,3 +182,75 @@ def _interval_bars(ratios: Sequence[Ratio | None]) -> dict[str, Any]:
             above.append(spread)
             below.append(spread)
     return {"type": "data", "array": above, "arrayminus": below, "symmetric": False, "thickness": 1, "width": 4}
+
+
+@section("ranks", order=30)
+class Ranks(Section):
+    """A table of the ranks, and the overall scores that they come from."""
+
+    heading = "Do Hessians change who is best?"
+    link = "Ranks"
+    template = """
+<div class="beside">
+{{ text_table("Table of ranks", table) }}
+{{ panel(figure) }}
+</div>
+"""
+
+    def context(self, data: PageData) -> dict[str, Any] | None:
+        """See :meth:`Section.context`."""
+        ranks = data.board.ranks
+        return {"table": rank_table(ranks), "figure": rank_panel(data.board)} if ranks else None
+
+    def markdown(self, data: PageData) -> list[str]:
+        """See :meth:`Section.markdown`."""
+        ranks = data.board.ranks
+        return ["## Ranks within each kind of labels", rank_table(ranks).markdown()] if ranks else []
+
+
+def rank_table(ranks: Sequence[RegimeRanks]) -> TextTable:
+    """Lay out the ranks of the architectures, a column for each kind of labels."""
+    regimes = list(ranks[0].ranks)
+    lines = []
+    for item in ranks:
+        gained = (
+            MISSING if item.places_gained is None else "0" if not item.places_gained else f"{item.places_gained:+d}"
+        )
+        places = [
+            MISSING if item.ranks[regime] is None else f"{item.ranks[regime]} ({score_cell(item.overall[regime])})"
+            for regime in regimes
+        ]
+        lines.append([item.architecture, *places, gained.replace("-", "−")])
+    return TextTable(["Architecture", *regimes, "Places gained, E-F to E-F-H"], lines, caption=RANKS_NOTE)
+
+
+def rank_panel(board: Leaderboard) -> Panel:
+    """Draw the overall score of each architecture against the kinds of labels."""
+    styles = architecture_styles(board.rows)
+    traces = []
+    for item in board.ranks:
+        colour, symbol = styles[item.architecture]
+        found = [(regime, score, item.ranks[regime]) for regime, score in item.overall.items() if score is not None]
+        traces.append(
+            go.Scatter(
+                name=literal(item.architecture),
+                mode="lines+markers",
+                x=[regime for regime, _, _ in found],
+                y=[score.mean for _, score, _ in found],
+                error_y=error_bars([score.std for _, score, _ in found]),
+                text=[f"rank {rank}" for _, _, rank in found],
+                line={"color": colour, "width": 2},
+                marker={"symbol": symbol, "size": 10},
+                hovertemplate="%{x}: %{text}, overall %{y:.3g}",
+            )
+        )
+    figure = figure_json(
+        traces,
+        height=360,
+        xaxis={"type": "category", "categoryarray": list(board.ranks[0].ranks), "title": {"text": "labels"}},
+        yaxis=log_axis("overall, mean predictor = 1", [value for trace in traces for value in trace.y]),
+        showlegend=True,
+    )
+    return Panel(
+        "Overall score by labels", "Overall score of each architecture for each kind of labels, as tabled", figure
+    )

@@ -1,4 +1,4 @@
-"""What a sweep will cost, from a few steps of each architecture, each measured in a process of its own."""
+"""What a few batches tell of an architecture: the cost of its runs, and the Hessian weight that balances the losses."""
 
 from __future__ import annotations
 
@@ -11,14 +11,20 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from hessgnn.errors import UserError
+import torch
+
+from hessgnn.errors import TrainingError, UserError
 from hessgnn.experiments.job import Job, JobResult
 from hessgnn.experiments.workers import Workers
 from hessgnn.runtime.worker import Link
 from hessgnn.sweep.config import SweepConfig
 from hessgnn.training.build import build
+from hessgnn.training.config import RunConfig
+from hessgnn.training.loss import Weights
 from hessgnn.training.validation import validate
 
+BATCHES = 4
+"""The first ones of a run, which the losses are balanced on."""
 _STEPS, _WARMUP = 5, 2
 
 
@@ -51,18 +57,7 @@ class Estimate:
     reason: str | None = None
 
     def seconds(self, config: SweepConfig) -> float:
-        """Training and validation of all its runs, one after the other.
-
-        Parameters
-        ----------
-        config
-            The sweep.
-
-        Returns
-        -------
-        float
-            Seconds.
-        """
+        """Seconds of training and validation of all its runs, one after the other."""
 
         def run(steps: int, step: float) -> float:
             return steps * step + math.ceil(steps / self.every) * self.validation
@@ -81,18 +76,7 @@ class Estimate:
 
 
 def estimates(config: SweepConfig) -> list[Estimate]:
-    """Measure each architecture of a sweep with the settings of its base.
-
-    Parameters
-    ----------
-    config
-        The sweep; nothing is written.
-
-    Returns
-    -------
-    list of Estimate
-        One for each, in order.
-    """
+    """Measure each architecture of a sweep with the settings of its base; nothing is written."""
     workers = Workers(1, config.threads)
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -109,7 +93,7 @@ def _estimate(config: SweepConfig, workers: Workers, architecture: str, folder: 
         every = run.validation.every
         job = Job(run, folder / f"{len(list(folder.iterdir()))}", architecture, regime)
         try:
-            outcome = workers.submit(job, work=measure).result()
+            outcome = workers.submit(job, work=measure_steps).result()
         except UserError as error:
             return Estimate(architecture, reason=str(error))
         if outcome.reason is not None:
@@ -126,20 +110,10 @@ def _estimate(config: SweepConfig, workers: Workers, architecture: str, folder: 
     )
 
 
-def measure(job: Job, link: Link) -> JobResult:  # noqa: ARG001
-    """Time a few steps and a validation.
+def measure_steps(job: Job, link: Link) -> JobResult:  # noqa: ARG001
+    """Time a few steps and a validation; nothing is written.
 
-    Parameters
-    ----------
-    job
-        A run; nothing is written.
-    link
-        Nothing is reported.
-
-    Returns
-    -------
-    JobResult
-        It measured ``step``, the median, and ``validation``, both in seconds, and peak ``memory`` in bytes.
+    It measures ``step``, the median, and ``validation``, both in seconds, and peak ``memory`` in bytes.
     """
     setup = build(job.config)
     times = []
@@ -155,3 +129,36 @@ def measure(job: Job, link: Link) -> JobResult:  # noqa: ARG001
     peak = unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     typical = statistics.median(times[_WARMUP:])
     return JobResult(None, measured={"step": typical, "validation": validation, "memory": peak})
+
+
+def measure_balance(job: Job, link: Link) -> JobResult:  # noqa: ARG001
+    """Measure the Hessian weight that balances the losses, as a job without training; its score is the weight, Å⁴."""
+    try:
+        return JobResult(balanced_weight(job.config))
+    except UserError as error:
+        return JobResult(None, reason=str(error))
+
+
+def balanced_weight(config: RunConfig) -> float:
+    """Measure the Hessian weight ``w_H = w_F · L_F / L_H``, Å⁴, on the first batches, before a step is taken.
+
+    Raises
+    ------
+    TrainingError
+        When the losses are not finite or have no labels.
+    """
+    setup = build(config)
+    found: dict[str, list[float]] = {"forces": [], "hessian": []}
+    for step in range(BATCHES):
+        generator = torch.Generator().manual_seed(step)
+        value = setup.loss(setup.potential, setup.loader.batch(step), Weights(1.0, 1.0), generator)
+        for name, values in found.items():
+            if name in value.terms:
+                values.append(value.terms[name])
+    setup.loader.close()
+    if not all(found.values()):
+        raise TrainingError("the first batches lack forces or Hessians, so their losses cannot be balanced")
+    forces, hessian = (statistics.fmean(found[name]) for name in ("forces", "hessian"))
+    if not 0 < hessian < float("inf") or not 0 < forces < float("inf"):
+        raise TrainingError(f"the first losses cannot be balanced: forces {forces:.3g}, Hessian {hessian:.3g}")
+    return config.loss.forces * forces / hessian
