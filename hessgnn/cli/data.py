@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -256,33 +256,26 @@ def _print_info(console: Console, store: Store, summaries: Mapping[str, SplitSum
     """Print what each split holds."""
     attributes = store.attributes
     say(console, f"{store.path.stem}: {len(store)} structures at {attributes.level_of_theory}")
-    console.print(
-        _table(
-            "structures",
-            ("split", "structures", "groups", "atoms", "energy", "forces", "Hessian"),
-            [
-                (split, *map(str, (found.structures, found.groups, _range(found.atoms), *_labels(found))))
-                for split, found in summaries.items()
-            ],
-        )
+
+    def show(title: str, headings: Iterable[str], cells: Callable[[SplitSummary], Iterable[str]]) -> None:
+        rows = [(split, *cells(found)) for split, found in summaries.items()]
+        console.print(_table(title, ("split", *headings), rows))
+
+    def sizes(of: SplitSummary) -> Iterable[str]:
+        heights = of.heights or (None,) * 3
+        return map(_number, (*heights, of.rms_forces, of.max_force, of.rms_hessian, of.max_hessian))
+
+    show(
+        "structures",
+        ("structures", "groups", "atoms", "energy", "forces", "Hessian"),
+        lambda of: map(str, (of.structures, of.groups, _range(of.atoms), of.energy, of.forces, of.hessian)),
     )
-    console.print(
-        _table(
-            "composition: structures of each kind and with each element",
-            ("split", "kinds", "elements"),
-            [(split, _counted(found.kinds), _counted(found.elements)) for split, found in summaries.items()],
-        )
+    show(
+        "composition: structures of each kind and with each element",
+        ("kinds", "elements"),
+        lambda of: (_counted(of.kinds), _counted(of.elements)),
     )
-    console.print(
-        _table(
-            "labels",
-            ("split", "height* 5 %", "50 %", "95 %", "RMS F", "max F", "RMS H", "max H"),
-            [
-                (split, *map(_number, (*(found.heights or (None,) * 3), *_sizes(found))))
-                for split, found in summaries.items()
-            ],
-        )
-    )
+    show("labels", ("height* 5 %", "50 %", "95 %", "RMS F", "max F", "RMS H", "max H"), sizes)
     say(console, "* energy above the structure that a frame was displaced from, else above the")
     say(console, "  lowest of its group, eV; F in eV/Å, H in eV/Å²")
     if any(found.noise for found in summaries.values()):
@@ -316,22 +309,11 @@ def _table(title: str, headings: Iterable[str], rows: Iterable[tuple[str, ...]])
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, title_style="bold")
     for place, heading in enumerate(headings):
         wrapped = heading in _WRAPPED
-        table.add_column(
-            heading,
-            justify="left" if place == 0 or wrapped or heading == "unit" else "right",
-            no_wrap=place == 0,
-        )
+        left = place == 0 or wrapped or heading == "unit"
+        table.add_column(heading, justify="left" if left else "right", no_wrap=place == 0)
     for row in rows:
         table.add_row(*row)
     return table
-
-
-def _labels(found: SplitSummary) -> tuple[int, int, int]:
-    return found.energy, found.forces, found.hessian
-
-
-def _sizes(found: SplitSummary) -> tuple[float | None, ...]:
-    return found.rms_forces, found.max_force, found.rms_hessian, found.max_hessian
 
 
 def _range(ends: tuple[int, int]) -> str:

@@ -38,37 +38,31 @@ def train(
     keep_freed_memory()  # as in the workers of a sweep, so that a step costs the same in both
     with ranks_of_torchrun() as ranks:
         console = Console(quiet=not ranks.first)
-        _train(console, config, overrides, output=output, resume=resume, dry_run=dry_run)
+        settings, folder = _what_and_where(config, overrides, output, resume)
+        if dry_run:
+            _print_plan(console, settings, folder)
+            return
+        console.print(bar.LEGEND, style="dim")
+        with bar.progress_bar(console) as progress:
+            task = progress.add_task(settings.entry, total=settings.training.steps, errors="")
+            log = ProgressLog(console, None if console.quiet else folder / "train.log")
+            observer = _logged(log, settings, bar.observe(progress, task))
+            result = run_training(settings, folder, resume=resume is not None, observer=observer)
+        _print_result(console, result, folder)
 
 
-def _train(
-    console: Console,
-    config: Path | None,
-    overrides: list[str],
-    *,
-    output: Path | None,
-    resume: Path | None,
-    dry_run: bool,
-) -> None:
+def _what_and_where(
+    config: Path | None, overrides: list[str], output: Path | None, resume: Path | None
+) -> tuple[RunConfig, Path]:
+    """Settings of a run and its folder."""
     if resume is not None:
         if config is not None or output is not None:
             raise ConfigError("takes neither a config nor an output folder", where="--resume", hint="leave them out")
-        settings, folder = Run(resume).config(), resume
-    elif config is None:
+        return Run(resume).config(), resume
+    if config is None:
         raise ConfigError("no config is given", hint="name a YAML file, for example configs/schnet.yaml")
-    else:
-        settings = load(RunConfig, find_resource(config), overrides)
-        folder = output or default_folder(settings)
-    if dry_run:
-        _print_plan(console, settings, folder)
-        return
-    console.print(bar.LEGEND, style="dim")
-    with bar.progress_bar(console) as progress:
-        task = progress.add_task(settings.entry, total=settings.training.steps, errors="")
-        log = ProgressLog(console, None if console.quiet else folder / "train.log")
-        observer = _logged(log, settings, bar.observe(progress, task))
-        result = run_training(settings, folder, resume=resume is not None, observer=observer)
-    _print_result(console, result, folder)
+    settings = load(RunConfig, find_resource(config), overrides)
+    return settings, output or default_folder(settings)
 
 
 def _logged(log: ProgressLog, settings: RunConfig, observer: Observer) -> Observer:
@@ -99,11 +93,8 @@ def evaluate(
     if run is not None and "=" in str(run):  # the first word may be an override when a calculator is evaluated
         run, overrides = None, [str(run), *overrides]
     if (run is None) == (calculator is None):
-        raise ConfigError(
-            "either a run or a calculator is evaluated",
-            where="evaluate",
-            hint="name a run folder, or give --calculator",
-        )
+        hint = "name a run folder, or give --calculator"
+        raise ConfigError("either a run or a calculator is evaluated", where="evaluate", hint=hint)
     names = chosen_tasks(tasks or DEFAULT_TASKS)  # before their settings: one from outside is known by then
     settings = parse(TaskSettings, override({}, overrides), where="evaluate")
     if run is not None and output is not None:
@@ -121,13 +112,8 @@ def evaluate(
             progress.update(bars[label], completed=done)
             log.progress(title, label, done, total, f"{label} {done}/{total}")
 
-        common: dict[str, Any] = {
-            "tasks": names,
-            "splits": splits,
-            "settings": settings,
-            "processes": processes,
-            "observer": advance,
-        }
+        common: dict[str, Any] = {"tasks": names, "splits": splits, "settings": settings, "processes": processes}
+        common["observer"] = advance
         if calculator is not None:
             record = evaluate_calculator(calculator, data, folder, **common)
         else:

@@ -83,10 +83,6 @@ def gain_label(gain: Gain, gains: Sequence[Gain]) -> str:
     return f"{name} *" if gain.n_failed else name
 
 
-def _score(row: Row | None, split: str, name: str) -> Score | None:
-    return None if row is None else row.scores.get(split, {}).get(name)
-
-
 def _ratio(new: Score | None, old: Score | None) -> Ratio | None:
     if new is None or old is None or old.mean == 0:
         return None
@@ -99,24 +95,21 @@ def _ratio(new: Score | None, old: Score | None) -> Ratio | None:
 
 
 def _with_interval(new: Row | None, old: Row | None, split: str, name: str, loaded: Sequence[RunFiles]) -> Ratio | None:
-    ratio = _ratio(_score(new, split, name), _score(old, split, name))
-    if ratio is None or new is None or old is None:
+    if new is None or old is None:
+        return None
+    ratio, task = _ratio(*(row.scores.get(split, {}).get(name) for row in (new, old))), task_of(name)
+    if ratio is None or task is None:
         return ratio
     sides = [
         [item for item in loaded if item.record.entry == row.entry and item.record.status == "ok"] for row in (new, old)
     ]
-    task = task_of(name)
-    if task is None:
-        return ratio
     having, without = ([_errors(item, task, split, name) for item in side] for side in sides)
     if not all([*having, *without]):
         return ratio  # of one run at least, nothing but its mean is known
     molecules = sides[0][0].molecules(split)
     square = task.definitions[name].root_mean_square
     interval = ratio_interval(having, without, molecules, ratio=ratio.value, square=square)
-    if interval is None:
-        return ratio
-    return ratio.model_copy(update=interval._asdict())
+    return ratio if interval is None else ratio.model_copy(update=interval._asdict())
 
 
 def _errors(item: RunFiles, task: type[Task], split: str, name: str) -> dict[str, float]:

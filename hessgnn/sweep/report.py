@@ -52,7 +52,7 @@ def write_report(
     studies: Mapping[str, Study],
     folder: Path,
 ) -> Path:
-    """Write ``sweep.html``, whose path is returned, and ``sweep.md``; ``studies`` are those of Optuna."""
+    """Write ``sweep.html``, whose path is returned, and ``sweep.md``; Optuna's numbers are of ``studies``."""
     title, about, found = f"Sweep {config.name}", summary(config, rows), sections(config, rows, transferred, studies)
     tables = [part for section in found for part in section.markdown()]
     write_text(folder / "sweep.md", "\n\n".join([f"# {markdown_text(title)}", markdown_text(about), *tables]) + "\n")

@@ -14,7 +14,7 @@ import numpy as np
 import plotly.graph_objects as go
 from scipy.interpolate import RBFInterpolator
 
-from hessgnn.leaderboard.plotting import GUIDE, Panel, PanelGroup, figure_json, literal
+from hessgnn.leaderboard.plotting import COLOURS, GUIDE, Panel, PanelGroup, figure_json, literal
 from hessgnn.leaderboard.sections.base import FigureSection, PageData, section
 from hessgnn.leaderboard.tables import number
 from hessgnn.leaderboard.trials import TrialResult
@@ -113,6 +113,15 @@ def _hover(trial: TrialResult) -> str:
     return f"trial {trial.trial}, {literal(trial.kind)}: {score}{reason}"
 
 
+def _marks(
+    state: str, trials: Sequence[TrialResult], x: Sequence[float], y: Sequence[float | None], marker: dict[str, Any]
+) -> go.Scatter:
+    """Trials of one state."""
+    text = [_hover(trial) for trial in trials]
+    hover = "%{text}<extra></extra>"
+    return go.Scatter(name=state, mode="markers", x=x, y=y, marker=marker, text=text, hovertemplate=hover)
+
+
 def _map(
     trials: Sequence[TrialResult], done: Sequence[tuple[TrialResult, float]], keys: Sequence[str], architecture: str
 ) -> Panel:
@@ -141,17 +150,8 @@ def _map(
         if state == "complete" and len(known) == len(group):
             bar = {"title": {"text": "error over E-F"}, "thickness": 12, **_score_ticks(scores)}
             marker |= {**colours, "color": [math.log10(score) for score in known], "showscale": True, "colorbar": bar}
-        traces.append(
-            go.Scatter(
-                name=state,
-                mode="markers",
-                x=[places[id(trial)][0] for trial in group],
-                y=[places[id(trial)][1] for trial in group],
-                marker=marker,
-                text=[_hover(trial) for trial in group],
-                hovertemplate="%{text}<extra></extra>",
-            )
-        )
+        at = [places[id(trial)] for trial in group]
+        traces.append(_marks(state, group, [x for x, _ in at], [y for _, y in at], marker))
     figure = figure_json(traces, height=430, xaxis=axes[0][0], yaxis=axes[1][0], showlegend=True)
     names = " and ".join(map(_name, keys))
     return Panel(
@@ -204,23 +204,10 @@ def _slice(trials: Sequence[TrialResult], key: str, architecture: str) -> Panel:
     traces = []
     for state, symbol in MARKS.items():
         group = [trial for trial in shown if trial.state == state]
+        marker = {"symbol": symbol, "size": 9, "color": COLOURS[0], "line": {"width": 1.5, "color": COLOURS[0]}}
         if group:
-            traces.append(
-                go.Scatter(
-                    name=state,
-                    mode="markers",
-                    x=[_at(trial.numbers[key], zero) for trial in group],
-                    y=[trial.score for trial in group],
-                    marker={
-                        "symbol": symbol,
-                        "size": 9,
-                        "color": "#0072b2",
-                        "line": {"width": 1.5, "color": "#0072b2"},
-                    },
-                    text=[_hover(trial) for trial in group],
-                    hovertemplate="%{text}<extra></extra>",
-                )
-            )
+            x, y = [_at(trial.numbers[key], zero) for trial in group], [trial.score for trial in group]
+            traces.append(_marks(state, group, x, y, marker))
     figure = figure_json(
         traces,
         height=430,
