@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from hessgnn.leaderboard.statistics import holm
+from hessgnn.leaderboard.claims import holm
 
 Array = NDArray[np.float64]
 Verdict = Literal["better", "worse", "no difference larger than 10 %", "undecided"]
