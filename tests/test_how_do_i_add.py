@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tiny_store import write_tiny_store
 from typer.testing import CliRunner
 
 import hessgnn
@@ -25,7 +26,7 @@ PAGE = (ROOT / "docs" / "how-do-i-add.md").read_text(encoding="utf-8")
 EXAMPLES = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
 
 SMALLER = {
-    "train": "training.steps=2 validation.every=2 validation.hessian=probes training.device=cpu",
+    "train": "data.path=tiny.h5 training.steps=2 validation.every=2 validation.hessian=probes training.device=cpu",
     "bench": "--steps 2 --structures 2 --directions 2 --draws 4 --repeats 1 --batch-size 2 --numbers 1 -o bench.json",
 }
 """What a test adds to a command of the page, by its verb."""
@@ -46,6 +47,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    write_tiny_store(tmp_path / "tiny.h5")
     yield tmp_path
     for registry, name in joined:
         registry._found.pop(name, None)

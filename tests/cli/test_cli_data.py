@@ -6,8 +6,28 @@ import pytest
 from typer.testing import CliRunner
 
 from hessgnn.cli.data import app
+from hessgnn.data import checks
+from hessgnn.data.checks import examine
 from hessgnn.data.store.store import Store, write_store
 from hessgnn.errors import ConfigError, DataError
+from hessgnn.factory import geometries
+from hessgnn.factory.smiles import conformers
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _examined_once():
+    """The bundled data are examined once for all their tables: it takes a second, and reports are immutable."""
+    reports = {}
+
+    def once(store, *, sample=None):
+        key = store.path, store.attributes.content_hash, sample
+        if key not in reports:
+            reports[key] = examine(store, sample=sample)
+        return reports[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checks, "examine", once)
+        yield
 
 
 @pytest.fixture
@@ -127,7 +147,12 @@ def test_split_as_the_recipe_gives_the_bundled_split(run, tmp_path):
     assert (len(held), held.count("validation")) == (383, 99)  # counted in the file with h5py
 
 
-def test_build_dry_run(run, tmp_path):
+def test_build_dry_run(run, tmp_path, monkeypatch):
+    def one_conformer(smiles, *, number, seed):
+        assert number == 20
+        return conformers(smiles, number=1, seed=seed)
+
+    monkeypatch.setattr(geometries, "conformers", one_conformer)  # the list names molecules, not their shapes
     output = run("build", "configs/data/rtp-mini.yaml", "--dry-run", "-o", tmp_path / "x.h5")
     assert "426 molecules and reactions, 0 of them finished" in output
     assert "addition/acetone+h2o" in output

@@ -19,6 +19,7 @@ from tiny_store import TINY, write_tiny_store
 from hessgnn import cli
 from hessgnn.data.store.store import Store, write_store
 from hessgnn.evaluation.record import read_record
+from hessgnn.experiments.workers import Workers
 from hessgnn.training.run import Run
 
 SETTINGS = {
@@ -320,7 +321,9 @@ def test_a_damaged_record_or_prediction_is_refused(invoke: Invoke, refused: Call
     assert "record.json" in refused("leaderboard", "run", "-o", "board")
 
 
-def test_a_dry_run_writes_nothing(invoke: Invoke, home: Path) -> None:
+def test_a_dry_run_writes_nothing(
+    invoke: Invoke, home: Path, tiny_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = files(home)
     ended = invoke("train", "my.yaml", "--dry-run", "training.steps=7")
     assert ended.status == 0, ended
@@ -331,7 +334,10 @@ def test_a_dry_run_writes_nothing(invoke: Invoke, home: Path) -> None:
     studied = invoke("study", "sweeps/efficiency.yaml", "--dry-run", "seeds=[1]")
     assert studied.status == 0
     assert "126 trainings" in studied.output  # 3 architectures, 6 parts, 4 kinds of labels, and 3 for equal time
-    swept = invoke("sweep", "--dry-run", "budget.trials=4")
+    # Steps are measured in this process: six others would each import torch and learn what warms up.
+    monkeypatch.setattr("hessgnn.sweep.estimate.Workers", lambda number, threads: Workers(0, threads))
+    small = (f"base.data.path={tiny_store}", "base.training.batch_size=2", "threads=1")
+    swept = invoke("sweep", "--dry-run", "budget.trials=4", *small)
     assert swept.status == 0, swept
     assert "4 for each architecture" in swept.output
     assert files(home) == before
