@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_store import write_tiny_store
+from tiny_store import PROBED, write_tiny_store
 from typer.testing import CliRunner
 
 import hessgnn
@@ -47,7 +47,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
-    write_tiny_store(tmp_path / "tiny.h5")
+    data = str(write_tiny_store(tmp_path / "tiny.h5", PROBED))
+    monkeypatch.setattr("hessgnn_bench.probes.DATA", data)
     yield tmp_path
     for registry, name in joined:
         registry._found.pop(name, None)

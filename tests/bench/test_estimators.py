@@ -9,6 +9,7 @@ import pytest
 import torch
 from hessgnn_bench.estimators import ESTIMATORS, Deflated, Drawn, Estimator, Known, all_estimators, find, is_oracle
 from hessgnn_bench.probes import Settings, study
+from tiny_store import PROBED, write_tiny_store
 
 from hessgnn.curvature.probes import PROBES
 from hessgnn.data.structure import Structure
@@ -97,6 +98,7 @@ def test_one_from_outside(known: Known, tmp_path: Path, monkeypatch: pytest.Monk
     names = ["their_estimators:five_each", "their_estimators:Kind"]
     for name in names:
         check_unbiased(find(name), 2, known)
+    monkeypatch.setattr("hessgnn_bench.probes.DATA", str(write_tiny_store(tmp_path / "tiny.h5", PROBED)))
     settings = Settings(numbers=(1,), structures=2, directions=2, draws=50, steps=1, batch_size=2, repeats=1)
     result = study(["schnet"], settings, estimators=["rademacher", *names])
     for situation in result.situations:

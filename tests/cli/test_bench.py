@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from hessgnn_bench.report import Report
-from tiny_store import write_tiny_store
+from tiny_store import PROBED, write_tiny_store
 
 from hessgnn import cli
 
@@ -102,7 +102,9 @@ def test_no_gpu(invoke):
     assert "--device: no such device here: 'cuda'. Hint: use auto, cpu or cuda" in errors
 
 
-def test_probes(invoke):
+def test_probes(invoke, tmp_path, monkeypatch):
+    data = write_tiny_store(tmp_path / "tiny.h5", PROBED)
+    monkeypatch.setattr("hessgnn_bench.probes.DATA", str(data))
     small = ("--structures", 2, "--directions", 2, "--draws", 5, "--steps", 2, "--batch-size", 2, "--repeats", 1)
     asked = ("probes", "--architectures", NAMES, "--numbers", 1, "--threads", 1, *small, "-o", "out.json")
     status, output, _ = invoke(*asked, "--dry-run")

@@ -13,15 +13,13 @@ from hessgnn.evaluation.record import Record, write_record
 SaveRun = Callable[..., Path]
 
 
-@pytest.fixture
-def save_run(tmp_path: Path) -> SaveRun:
-    """Write a record, with predictions on request, as a run folder."""
+def saver(parent: Path) -> SaveRun:
     count = 0
 
     def save(record: Record, predictions: float | None = None) -> Path:
         nonlocal count
         count += 1
-        folder = tmp_path / f"run-{count}"
+        folder = parent / f"run-{count}"
         folder.mkdir()
         if predictions is not None:
             saved = {split: save_predictions(folder, split, predictions, record.seed or 0) for split in SPLITS}
@@ -33,8 +31,15 @@ def save_run(tmp_path: Path) -> SaveRun:
 
 
 @pytest.fixture
-def runs(save_run: SaveRun) -> Sequence[Path]:
-    """Three architectures x two regimes x two seeds, one of them failed, and the mean predictor."""
+def save_run(tmp_path: Path) -> SaveRun:
+    """Write a record, with predictions on request, as a run folder."""
+    return saver(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Sequence[Path]:
+    """Three architectures x two regimes x two seeds, one of them failed, and the mean predictor. Only to be read."""
+    save_run = saver(tmp_path_factory.mktemp("runs"))
     paths = [save_run(make_record("mean predictor", "mean", None, 1.0), 0.5)]
     for architecture, factor in ARCHITECTURES.items():
         for regime, gain in (("E-F", 1.0), ("E-F-H", 0.6)):

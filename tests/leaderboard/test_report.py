@@ -67,9 +67,9 @@ class Page(HTMLParser):
             self.scripts[-1] += data
 
 
-@pytest.fixture
-def report(runs: Sequence[Path], tmp_path: Path) -> Path:
-    return write_report(collect(runs), tmp_path / "report", title="Synthetic")
+@pytest.fixture(scope="module")
+def report(runs: Sequence[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_report(collect(runs), tmp_path_factory.mktemp("report"), title="Synthetic")
 
 
 def test_all_four_files_hold_the_same_numbers(report: Path) -> None:

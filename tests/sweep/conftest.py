@@ -27,7 +27,7 @@ def tiny_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_store(tmp_path_factory.mktemp("data") / "tiny.h5")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def content(tiny_store: Path) -> dict[str, Any]:
     """What a user would write."""
     return {
@@ -51,7 +51,7 @@ def content(tiny_store: Path) -> dict[str, Any]:
     }
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def make_sweep(content: dict[str, Any]) -> Callable[..., SweepConfig]:
     def make(**changes: Any) -> SweepConfig:
         return parse(SweepConfig, merge(content, changes), where="sweep.yaml")

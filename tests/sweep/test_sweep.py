@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -30,13 +31,31 @@ MakeSweep = Callable[..., SweepConfig]
 TIMES = {"device_seconds"}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def content(content: dict[str, Any]) -> dict[str, Any]:
     return {**content, "workers": 0}  # no processes, so that what a job uses can be replaced
 
 
 def run(config: SweepConfig, folder: Path, reports: list[Event] | None = None) -> list[Path]:
     return sweep(config, folder, (lambda report: None) if reports is None else reports.append)
+
+
+@pytest.fixture(scope="module")
+def done(make_sweep: MakeSweep, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Event]]:
+    """The folder of a finished sweep, and what it reported. Only to be read."""
+    folder, events = tmp_path_factory.mktemp("done") / "sweep", []
+    assert sorted(run(make_sweep(), folder, events)) == finals_of(folder)
+    return folder, events
+
+
+@pytest.fixture
+def finished(done: tuple[Path, list[Event]], tmp_path: Path) -> Path:
+    """A copy of that folder."""
+    return shutil.copytree(done[0], tmp_path / "sweep")
+
+
+def finals_of(folder: Path) -> list[Path]:
+    return [path.parent for path in sorted(folder.glob("final/*/record.json"))]
 
 
 def table(folder: Path) -> list[dict[str, str]]:
@@ -52,9 +71,8 @@ def records_of(paths: list[Path]) -> dict[str, Record]:
     return {path.name: read_record(path / "record.json") for path in paths}
 
 
-def test_a_sweep_tunes_retrains_judges_and_compares(make_sweep: MakeSweep, tmp_path: Path) -> None:
-    config, folder, events = make_sweep(), tmp_path / "sweep", []
-    paths = run(config, folder, events)
+def test_a_sweep_tunes_retrains_judges_and_compares(make_sweep: MakeSweep, done: tuple[Path, list[Event]]) -> None:
+    config, (folder, events) = make_sweep(), done
     reports = [event for event in events if isinstance(event, JobProgress)]
 
     rows = table(folder)
@@ -76,7 +94,7 @@ def test_a_sweep_tunes_retrains_judges_and_compares(make_sweep: MakeSweep, tmp_p
         (row["architecture"], int(row["trial"]), row["score"]) for row in rows
     }
 
-    records = records_of(paths)
+    records = records_of(finals_of(folder))
     names = {
         f"{name}-{regime}" for name in ("schnet", "examples.my_potential-MyPotential") for regime in config.regimes
     }
@@ -99,9 +117,9 @@ def test_a_sweep_tunes_retrains_judges_and_compares(make_sweep: MakeSweep, tmp_p
     assert sum(final_steps.values()) == config.count_runs().steps == 2 * (3 * 8 + 2 * 10)
 
 
-def test_the_best_settings_train_as_they_are(make_sweep: MakeSweep, tmp_path: Path) -> None:
-    config, folder = make_sweep(), tmp_path / "sweep"
-    records = records_of(run(config, folder))
+def test_the_best_settings_train_as_they_are(done: tuple[Path, list[Event]], tmp_path: Path) -> None:
+    folder, _ = done
+    records = records_of(finals_of(folder))
     files = sorted((folder / "best").iterdir())
     assert [file.name for file in files] == ["examples.my_potential-MyPotential.yaml", "schnet.yaml"]
     for file in files:
@@ -110,8 +128,8 @@ def test_the_best_settings_train_as_they_are(make_sweep: MakeSweep, tmp_path: Pa
         assert result.score == min(point.score for point in again.curve)
 
 
-def test_the_leaderboard_is_made_from_the_folders_of_a_sweep(make_sweep: MakeSweep, tmp_path: Path) -> None:
-    paths = run(make_sweep(), tmp_path / "sweep")
+def test_the_leaderboard_is_made_from_the_folders_of_a_sweep(done: tuple[Path, list[Event]], tmp_path: Path) -> None:
+    paths = finals_of(done[0])
     arguments = ["leaderboard", *map(str, paths), "-o", str(tmp_path / "board")]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
@@ -122,10 +140,9 @@ def test_the_leaderboard_is_made_from_the_folders_of_a_sweep(make_sweep: MakeSwe
 
 
 def test_a_finished_sweep_does_nothing_new(
-    make_sweep: MakeSweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_sweep: MakeSweep, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config, folder = make_sweep(), tmp_path / "sweep"
-    run(config, folder)
+    folder = finished
     before = snapshot(folder)
 
     def judged_twice(*arguments: Any, **options: Any) -> None:
@@ -142,9 +159,10 @@ def test_a_finished_sweep_does_nothing_new(
     assert after.keys() == before.keys()
 
 
-def test_a_larger_budget_goes_on_and_counts_what_was_spent(make_sweep: MakeSweep, tmp_path: Path) -> None:
-    folder = tmp_path / "sweep"
-    run(make_sweep(), folder)
+def test_a_larger_budget_goes_on_and_counts_what_was_spent(
+    make_sweep: MakeSweep, finished: Path, tmp_path: Path
+) -> None:
+    folder = finished
     earlier = table(folder)
     paths = run(make_sweep(budget={"trials": 4}), folder)
     rows = table(folder)
@@ -156,9 +174,8 @@ def test_a_larger_budget_goes_on_and_counts_what_was_spent(make_sweep: MakeSweep
     assert table(at_once) == rows
 
 
-def test_another_configuration_in_the_same_folder_is_refused(make_sweep: MakeSweep, tmp_path: Path) -> None:
-    folder = tmp_path / "sweep"
-    run(make_sweep(), folder)
+def test_another_configuration_in_the_same_folder_is_refused(make_sweep: MakeSweep, finished: Path) -> None:
+    folder = finished
     before = snapshot(folder)
     with pytest.raises(ConfigError, match=r"other settings \(seeds.*budget\.steps: 8 became 9") as caught:
         run(make_sweep(budget={"steps": 9}, seeds=[4]), folder)
@@ -176,17 +193,17 @@ def test_a_study_keeps_its_folder_to_itself_and_a_sweep_does_not_join_it(
 
 
 def test_what_cannot_start_leaves_no_settings_behind(make_sweep: MakeSweep, tmp_path: Path) -> None:
-    folder = tmp_path / "sweep"
+    folder, small = tmp_path / "sweep", {"budget": {"trials": 2, "steps": 2}, "final_steps": 2}
     for changes in (
         {"storage": "sqlite:////no/such/folder/x.db"},
         {"base": {"data": {"path": str(tmp_path / "missing.h5")}}},
         {"base": {"data": {"train": "trian"}}},
     ):
         with pytest.raises(UserError) as caught:
-            run(make_sweep(**changes), folder)
+            run(make_sweep(**small, **changes), folder)
         assert "\n" not in str(caught.value)
         assert not (folder / "sweep.yaml").exists()
-    run(make_sweep(), folder)  # so the corrected command is no other sweep
+    run(make_sweep(**small), folder)  # so the corrected command is no other sweep
 
 
 def test_a_folder_that_cannot_be_made_is_told(make_sweep: MakeSweep, tmp_path: Path) -> None:
