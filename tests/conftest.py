@@ -1,29 +1,31 @@
+import os
+
+# One thread for each pytest-xdist worker and its children, before any library asks: more only fight over the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import hessgnn  # noqa: F401  # isort: skip  # before torch, whose threads would wait busily otherwise
 import multiprocessing.forkserver
 from multiprocessing import context
 
 import torch
 
-# One thread for each pytest-xdist worker: more of them only fight over the cores.
 torch.set_num_threads(1)
+
+PRELOAD = ("pytest", "hessgnn.experiments.job", "hessgnn.evaluation.tasks.subjects", "hessgnn.factory.build")
 
 
 def pytest_configure(config):
     # torch 2.13 deprecates TorchScript, which e3nn, torchani and torch-geometric use while they are imported.
     config.addinivalue_line("filterwarnings", "ignore:`torch.jit:DeprecationWarning")
-    _share_one_server()
+    share_one_server()
 
 
-def _share_one_server():
-    """Fork the children of all tests from one server that has imported torch: a new interpreter takes seconds.
+def share_one_server():
+    """Fork all children of this process from one server that has imported torch: a new interpreter takes seconds.
 
-    They are given the same pickles as a spawned interpreter. Tests of spawning itself start an interpreter of their own.
+    Children are given what a spawned interpreter is given. Tests of spawning itself run a script in a new interpreter.
     """
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return
-    multiprocessing.set_forkserver_preload([*_PRELOAD])
-    multiprocessing.forkserver.set_forkserver_preload = lambda _: None  # or the first pool would decide
-    context._concrete_contexts["spawn"] = context._concrete_contexts["forkserver"]
-
-
-_PRELOAD = ("pytest", "hessgnn.experiments.job", "hessgnn.evaluation.tasks.subjects", "hessgnn.factory.build")
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        multiprocessing.set_forkserver_preload(list(PRELOAD))
+        multiprocessing.forkserver.set_forkserver_preload = lambda _: None  # otherwise the first pool decides
+        context._concrete_contexts["spawn"] = context._concrete_contexts["forkserver"]

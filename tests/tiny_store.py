@@ -16,7 +16,7 @@ PROBED = {"train": "minimum", "validation": "nms"}
 """Kinds that ``hessgnn bench probes`` looks for in a split."""
 
 
-def write_tiny_store(path: Path, kinds: Mapping[str, str] = {}) -> Path:  # noqa: B006
+def write_tiny_store(path: Path, kinds: Mapping[str, str] = {}) -> Path:
     """Of a split that is named only structures of one kind."""
     bundled = Store.open("rtp-mini")
     chosen = []

@@ -1,3 +1,5 @@
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
 from ase import Atoms
@@ -14,8 +16,9 @@ from hessgnn.runtime.config import parse
 from hessgnn.surface.base import SurfaceError
 from hessgnn.surface.engines.base import make_engine
 
-for package in ("sella", "rdkit", "geodesic_interpolate"):
-    pytest.importorskip(package, reason="the extra hessgnn[factory] is not installed")
+# Not importorskip: sella imports JAX, for a second in every process that collects.
+NEEDED = ("sella", "rdkit", "geodesic_interpolate")
+pytestmark = pytest.mark.skipif(None in map(find_spec, NEEDED), reason="the extra hessgnn[factory] is not installed")
 
 HCN = WrittenTarget(Reaction("hcn", "isomerisation", "[C:1]([H:3])#[N:2]", "[C-:1]#[N+:2][H:3]"))
 AMMONIA = WrittenTarget(Reaction("nh3", "inversion", "[NH3:1]", "[NH3:1]", Inversion(1)))

@@ -1,3 +1,5 @@
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
 from ase import Atoms
@@ -7,7 +9,8 @@ from hessgnn.surface.base import SurfaceError
 from hessgnn.surface.engines.tblite import TBLiteEngine, TBLiteSettings
 from hessgnn.surface.stationary import find_saddle, search_saddle
 
-pytest.importorskip("sella", reason="the extra hessgnn[factory] is not installed")
+# Not importorskip: sella imports JAX, for a second in every process that collects.
+pytestmark = pytest.mark.skipif(find_spec("sella") is None, reason="the extra hessgnn[factory] is not installed")
 
 
 @pytest.fixture(scope="module")
