@@ -1,10 +1,8 @@
 from __future__ import annotations
 
 import csv
-import os
+import multiprocessing
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +17,7 @@ from hessgnn.curvature.probes.modes import ReferenceModes
 from hessgnn.data.store.store import write_store
 from hessgnn.errors import ConfigError, TrainingError
 from hessgnn.potentials.saved import load_checkpoint
-from hessgnn.runtime.config import save
+from hessgnn.runtime.config import load, save
 from hessgnn.training.build import build
 from hessgnn.training.config import RunConfig
 from hessgnn.training.run import Run
@@ -126,26 +124,35 @@ def test_a_structure_beyond_a_limit_is_told_before_the_first_step(make_config: M
     assert not (tmp_path / "run").exists()
 
 
+def resume(config: Path, folder: Path) -> None:
+    """The same command each time, in a process of its own."""
+    torch.set_num_threads(1)
+    train(load(RunConfig, config), folder, resume=True)
+
+
 def test_kill_9_in_mid_epoch_and_the_same_command_give_the_same_numbers(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
     config = make_config(training={"steps": 150}, validation={"every": 7})
     train(config, tmp_path / "whole")
     save(config, tmp_path / "config.yaml")
-    script = "import sys; from hessgnn.training.trainer import train; from hessgnn.runtime.config import load;"
-    script += "from hessgnn.training.config import RunConfig; from pathlib import Path;"
-    script += "train(load(RunConfig, Path(sys.argv[1])), sys.argv[2], resume=True)"
-    command = [sys.executable, "-c", script, str(tmp_path / "config.yaml"), str(tmp_path / "killed")]
-    process = subprocess.Popen(command)
+    command = {"target": resume, "args": (tmp_path / "config.yaml", tmp_path / "killed")}
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(**command)
+    process.start()
     deadline = time.monotonic() + 120
     while not (tmp_path / "killed" / "last.pt").exists():
-        assert process.poll() is None, "ended before it could be killed"
+        assert process.exitcode is None, "ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert load_checkpoint(tmp_path / "killed" / "last.pt")["progress"]["step"] < config.training.steps
-    subprocess.run(command, check=True)
+    process = context.Process(**command)
+    process.start()
+    process.join()
+    assert process.exitcode == 0
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
 
 

@@ -96,8 +96,8 @@ def test_too_little_space_is_told(scratch: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_damaged_dataset_is_told(scratch: Path, tmp_path: Path) -> None:
-    path = tmp_path / "set.h5"
-    write_store(path, list(Store.open("rtp-mini"))[:60], level_of_theory="none")
+    path, bundled = tmp_path / "set.h5", Store.open("rtp-mini")
+    write_store(path, [bundled[i] for i in range(60)], level_of_theory="none")
     content = bytearray(path.read_bytes())
     with Store.open(path) as store:
         info = store.columns._file["hessian"].id.get_chunk_info(0)
