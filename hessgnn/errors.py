@@ -72,4 +72,4 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     if close:
         return "did you mean " + " or ".join(repr(match) for match in close) + "?"
-    return "choose one of " + ", ".join(names)
+    return "choose one of " + ", ".join(names) if names else "leave it out, since there is nothing to choose from"

@@ -103,7 +103,7 @@ def evaluate(
     console = Console()
     folder = run or output or Path("runs") / str(calculator).replace(":", ".")
     log, title = ProgressLog(console, folder / "evaluate.log"), f"evaluate {run or calculator}"
-    with Progress(console=console) as progress:
+    with Progress(console=console, disable=not console.is_terminal) as progress:
         bars: dict[str, TaskID] = {}
 
         def advance(label: str, done: int, total: int) -> None:

@@ -227,6 +227,7 @@ class JobLog:
         elif result.score is None:
             self.log.line(title, f"failed: {result.reason}")
         else:
-            facts = [f"score {result.score:.4g}", reached, f"{result.device_seconds:.1f} device-seconds"]
+            what = "Hessian weight" if event.title.stage == "balance" else "score"
+            facts = [f"{what} {result.score:.4g}", reached, f"{result.device_seconds:.1f} device-seconds"]
             failure = f"; evaluation failed: {result.reason}" if result.reason else ""
             self.log.line(title, f"finished: {', '.join(filter(None, facts))}{failure}")

@@ -352,6 +352,7 @@ def _work_on(recipe: Recipe, todo: Sequence[BuildJob], parts: dict[str, Path], t
         TimeRemainingColumn(),
         TextColumn("{task.fields[failed]} failed"),
         console=console,
+        disable=not console.is_terminal,
     )
     work = [(recipe, job, parts[job.name]) for job in todo]
     with progress:

@@ -27,6 +27,11 @@ def import_path(path: str) -> Any:
         raise ConfigError(
             f"cannot be imported ({error})", where=path, hint="run from the folder that holds it, or install it"
         ) from error
+    except (Exception, SystemExit) as error:  # whatever the user's module raises or does is not a bug of ours
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ConfigError(
+            f"cannot be imported ({reason})", where=path, hint=f"try `python -c 'import {module_name}'`"
+        ) from error
     if not hasattr(module, attribute):
         names = [name for name in vars(module) if not name.startswith("_")]
         raise ConfigError(f"{module_name} has no {attribute!r}", where=path, hint=did_you_mean(attribute, names))

@@ -279,7 +279,10 @@ class _Child:
         self._connection, its = context.Pipe()
         self._process = context.Process(target=serve, args=(its, settings))
         with _PROCESSES:
-            self._process.start()
+            try:
+                self._process.start()
+            except EOFError as error:  # the server that forks them was killed; the next start makes a new one
+                raise WorkerDied("the server of the workers was killed (out of memory?)") from error
         its.close()  # so that the end of the process is the end of the connection
 
     def do(self, job: Callable[[Link], X], hear: Watch, stopping: threading.Event, grace: float) -> X:
@@ -308,7 +311,8 @@ class _Child:
             self._process.join()
         status = self._process.exitcode
         if status is not None and status < 0:
-            name = signal.Signals(-status).name
+            known = {one.value: one.name for one in signal.Signals}
+            name = known.get(-status, f"signal {-status}")
             return f"worker was killed by {name}{' (out of memory?)' if -status == signal.SIGKILL else ''}"
         return f"worker exited with status {status} without reporting an error"
 

@@ -36,7 +36,7 @@ def main(application: typer.Typer, arguments: Sequence[str] | None = None) -> No
     A sweep or a study of which no run could be trained has status 1, too.
     """
     wait_briefly()
-    errors = Console(stderr=True, soft_wrap=True)
+    errors = Console(stderr=True, soft_wrap=True, emoji=False)
     try:
         status = application(args=arguments, standalone_mode=False)
     except UserError as error:
@@ -78,7 +78,7 @@ def _plain(text: str) -> str:
 
 def say(console: Console, text: str) -> None:
     """Print a line as it is: no markup, no highlighting, no line breaks."""
-    console.print(text, highlight=False, soft_wrap=True, markup=False)
+    console.print(text, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 class ProgressLog:
@@ -100,8 +100,16 @@ class ProgressLog:
             if not self._console.is_terminal:
                 say(self._console, line)
             if self._path is not None and self._path.parent.is_dir():
-                with self._path.open("a", encoding="utf-8") as file:
-                    file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {line}\n")
+                self._keep(self._path, line)
+
+    def _keep(self, path: Path, line: str) -> None:
+        """Append to the file; where that fails, say so once and go on without: a log is no reason to stop a run."""
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {line}\n")
+        except OSError as error:
+            self._path = None
+            say(self._console, f"{path}: the log cannot be written ({error.strerror}); going on without it")
 
     def progress(self, title: str, what: str, done: int, total: int, text: str, *, parts: int = 10) -> None:
         """Write a line whenever another part of something long is done, and at its end; ``parts`` lines at most.

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from hessgnn.experiments.job import Event, JobFinished, JobLog, JobProgress
 from hessgnn.leaderboard.report import compare
-from hessgnn.leaderboard.trials import TrialResult
+from hessgnn.leaderboard.trials import TrialResult, read_trials
 from hessgnn.runtime.config import load
 from hessgnn.runtime.files import find_resource
 from hessgnn.runtime.terminal import ProgressLog, say
@@ -42,7 +42,7 @@ def run(config: Path, overrides: list[str], *, output: Path | None, dry_run: boo
     live = Live(get_renderable=view.render, console=console, refresh_per_second=4)
     with live if console.is_terminal else nullcontext():
         records = sweep(settings, folder, view.observe)
-        view.finish()
+        view.finish(read_trials(folder / "trials.csv"))
     if not console.is_terminal:
         console.print(view.render())
     log.line("report", f"{folder / 'trials.csv'} and {folder / 'sweep.html'} written")
@@ -95,8 +95,10 @@ class _View:
                 self._bar.advance(self._whole, event.step - self._done.get(folder, 0))
                 self._done[folder] = event.step
 
-    def finish(self) -> None:
-        """Everything is done, including what was finished before this start, or elsewhere."""
+    def finish(self, trials: Sequence[TrialResult]) -> None:
+        """Everything is done, including the trials that were finished before this start, or elsewhere."""
+        for row in trials:
+            self._rows[row.architecture][row.trial] = row
         self._running.clear()
         self._bar.update(self._whole, completed=self._steps)
 

@@ -21,7 +21,7 @@ from hessgnn.training.trainer import Observer
 
 @contextmanager
 def progress_bar(console: Console | None = None) -> Iterator[Progress]:
-    """A progress bar, in the terminal by default, with a column for the errors of the last validation.
+    """A progress bar with a column for the errors of the last validation; nothing where output is redirected.
 
     Its tasks need the field ``errors``.
     """
@@ -33,7 +33,8 @@ def progress_bar(console: Console | None = None) -> Iterator[Progress]:
         TimeRemainingColumn(compact=True),
         TextColumn("left"),
     )
-    with Progress(*columns, console=console, refresh_per_second=4) as progress:
+    console = console or Console()
+    with Progress(*columns, console=console, refresh_per_second=4, disable=not console.is_terminal) as progress:
         yield progress
 
 

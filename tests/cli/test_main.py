@@ -335,7 +335,7 @@ def test_a_dry_run_writes_nothing(
     assert studied.status == 0
     assert "126 trainings" in studied.output  # 3 architectures, 6 parts, 4 kinds of labels, and 3 for equal time
     # Steps are measured in this process: six others would each import torch and learn what warms up.
-    monkeypatch.setattr("hessgnn.sweep.estimate.Workers", lambda number, threads: Workers(0, threads))
+    monkeypatch.setattr("hessgnn.sweep.measure.Workers", lambda number, threads: Workers(0, threads))
     small = (f"base.data.path={tiny_store}", "base.training.batch_size=2", "threads=1")
     swept = invoke("sweep", "--dry-run", "budget.trials=4", *small)
     assert swept.status == 0, swept

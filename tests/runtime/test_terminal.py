@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from hessgnn.runtime.terminal import ProgressLog
+from hessgnn.runtime.terminal import ProgressLog, say
 
 
 @pytest.fixture
@@ -56,3 +56,18 @@ def test_help_needs_no_torch(module: str) -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "Usage" in done.stdout
+
+
+def test_a_log_that_cannot_be_written_is_told_once_and_stops_nothing(output: io.StringIO, tmp_path: Path) -> None:
+    (tmp_path / "sweep.log").mkdir()
+    log = ProgressLog(Console(file=output, width=300), tmp_path / "sweep.log")
+    for step in ("1/2", "2/2"):
+        log.line("train", f"{step} steps")
+    lines = output.getvalue().splitlines()
+    assert [line for line in lines if line.startswith("[train]")] == ["[train] 1/2 steps", "[train] 2/2 steps"]
+    assert [line for line in lines if "the log cannot be written (Is a directory)" in line] == lines[1:2]
+
+
+def test_names_are_not_drawn_as_pictures(output: io.StringIO) -> None:
+    say(Console(file=output), "nomod:x: and a:fire:b")
+    assert output.getvalue() == "nomod:x: and a:fire:b\n"
