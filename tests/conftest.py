@@ -1,3 +1,4 @@
+import gc
 import os
 
 # One thread for each pytest-xdist worker and its children, before any library asks: more only fight over the cores.
@@ -18,6 +19,12 @@ def pytest_configure(config):
     # torch 2.13 deprecates TorchScript, which e3nn, torchani and torch-geometric use while they are imported.
     config.addinivalue_line("filterwarnings", "ignore:`torch.jit:DeprecationWarning")
     share_one_server()
+
+
+def pytest_collection_finish():
+    """What was imported stays: no need that the garbage collector looks through it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def share_one_server():
