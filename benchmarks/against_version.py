@@ -91,7 +91,7 @@ def serve(folder: Path) -> None:
 
 SETTINGS = """
 try:
-    from hessgnn.evaluation.settings import TaskSettings
+    from hessgnn.evaluation.run import TaskSettings
 except ImportError:
     from hessgnn.benchmark.tasks import TaskSettings
 

@@ -155,9 +155,9 @@ class NetworkPass:
 
 def multiply(x: Tensor, counts: Sequence[int], matrices: Sequence[Tensor]) -> Tensor:
     """Multiply groups of so many rows ``(K, n_in)`` each with its own matrix ``(n_in, n_out)``."""
-    k = x.shape[1]
-    out = x.new_empty(len(x) * k, matrices[0].shape[1])
-    rows = [k * n for n in counts]
-    for part, target, matrix in zip(x.flatten(0, 1).split(rows), out.split(rows), matrices, strict=True):
-        torch.mm(part, matrix, out=target)
-    return out.unflatten(0, (len(x), k))
+    n_out = matrices[0].shape[1]
+    out = x.new_empty(*x.shape[:2], n_out)
+    for part, target, matrix in zip(x.split(counts), out.split(counts), matrices, strict=True):
+        # Flattened part by part: what has to be copied for it is still in the cache when it is multiplied.
+        torch.mm(part.flatten(0, 1), matrix, out=target.view(-1, n_out))
+    return out
