@@ -87,10 +87,13 @@ def test_an_evaluation_is_not_done_again(stored: Path) -> None:
     assert after["results"] == before["results"]
 
 
-def test_a_finished_sweep_is_opened_and_has_nothing_to_do(stored: Path) -> None:
+def test_a_finished_sweep_is_opened_and_has_nothing_to_do(stored: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trials = Path("sweep/trials.csv").read_text()
     best = {path.name: path.read_text() for path in Path("sweep/best").iterdir()}
     assert status_of("sweep", "sweep.yaml", "-o", "sweep") == 0
+    shown = capsys.readouterr().out
+    assert shown.count("3/3") == 3  # the trials of each architecture, finished by the version before
+    assert "waiting" not in shown
     assert Path("sweep/trials.csv").read_text() == trials
     assert {path.name: path.read_text() for path in Path("sweep/best").iterdir()} == best
     assert Path("sweep/leaderboard/index.html").is_file()

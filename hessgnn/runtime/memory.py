@@ -80,10 +80,10 @@ def _in_fresh_process(
     gc.collect()
     release_freed_memory()  # else the work would find room that the preparation has left, and need none
     _forget_peak()
-    before = _peak_resident()
+    before = peak_resident()
     for _ in range(RUNS):
         work()
-    return max(0, _peak_resident() - before) / MIB
+    return max(0, peak_resident() - before) / MIB
 
 
 def _forget_peak() -> None:
@@ -92,8 +92,8 @@ def _forget_peak() -> None:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
-def _peak_resident() -> int:
-    """Bytes."""
+def peak_resident() -> int:
+    """Largest resident memory of this process so far, bytes."""
     try:
         # getrusage would tell the peak of the parent too: Linux hands it on when a process is begun.
         status = Path("/proc/self/status").read_text(encoding="utf-8")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import resource
 import statistics
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ import torch
 from hessgnn.errors import TrainingError, UserError
 from hessgnn.experiments.job import Job, JobResult
 from hessgnn.experiments.workers import Workers
+from hessgnn.runtime.memory import peak_resident
 from hessgnn.runtime.worker import Link
 from hessgnn.sweep.config import SweepConfig
 from hessgnn.training.build import build
@@ -125,8 +124,7 @@ def measure_steps(job: Job, link: Link) -> JobResult:  # noqa: ARG001
     validate(setup.average.potential, setup.validation, job.config.validation)
     validation = time.perf_counter() - start
     setup.loader.close()
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = peak_resident()
     typical = statistics.median(times[_WARMUP:])
     return JobResult(None, measured={"step": typical, "validation": validation, "memory": peak})
 

@@ -291,3 +291,14 @@ def test_what_ignores_ctrl_c_goes_on_ignoring_it() -> None:
     with uninterrupted():
         os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+def test_a_server_that_is_killed_while_it_starts_a_worker_is_a_worker_that_died(
+    children: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(_: object) -> None:
+        raise EOFError("unexpected EOF")
+
+    monkeypatch.setattr(children._context.Process, "start", start)
+    with pytest.raises(WorkerDied, match="the server of the workers was killed"):
+        children.submit(facts).result()
