@@ -38,6 +38,11 @@ class DataConfig(Settings):
     reference_energies: dict[int, float] | None = Field(
         default=None, description="eV for each atomic number; fitted to the training split by least squares if absent"
     )
+    energy_scale: PositiveFloat = Field(
+        default=1.0,
+        description="eV: one unit of the network's output. The same for all kinds of labels that are compared, since "
+        "it decides the size of the first steps; tune it like a learning rate",
+    )
 
 
 def _require_probes(kind: str, key: str, *others: str) -> str:
