@@ -144,8 +144,9 @@ class ValidationConfig(Settings):
     n_probes: PositiveInt = Field(default=8, description="for each structure, if probes are used")
     batch_size: PositiveInt = 64
     weights: dict[Literal["energy", "forces", "hessian"], NonNegativeFloat] = Field(
-        default={"energy": 1.0, "forces": 1.0, "hessian": 1.0},
-        description="exponents of the errors in the score, a weighted geometric mean",
+        default={"energy": 1.0, "forces": 1.0, "hessian": 0.0},
+        description="exponents of the errors in the score, a weighted geometric mean. Hessians of the validation split "
+        "are not computed when theirs is 0",
     )
 
     @field_validator("hessian")
@@ -160,13 +161,20 @@ class ValidationConfig(Settings):
         return self
 
     @property
+    def compares_hessians(self) -> bool:
+        """Whether the score contains the Hessian error."""
+        return self.weights.get("hessian", 0.0) > 0
+
+    @property
     def probes(self) -> str | None:
         """Kind of the fixed probes; ``None`` where whole Hessians are compared."""
         return {"full": None, "probes": "rademacher"}.get(self.hessian, self.hessian)
 
     def preparation(self) -> Preparation | None:
         """What the loader computes of each structure for the probes."""
-        return None if self.probes is None else PROBES[self.probes]().preparation(self.n_probes)
+        if self.probes is None or not self.compares_hessians:
+            return None
+        return PROBES[self.probes]().preparation(self.n_probes)
 
 
 _WEIGHT_DECAY, _EMA = 1e-6, 0.99

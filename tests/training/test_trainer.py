@@ -53,7 +53,7 @@ def test_training_on_the_bundled_data_learns_the_hessian(make_config: MakeConfig
         data={"path": "rtp-mini"},
         loss={"forces": 8.0, "hessian": 2.6},
         training={"steps": 120, "batch_size": 20, "schedule": {"lr": 5e-3, "warmup": 10}},
-        validation={"every": 30, "hessian": "probes"},
+        validation={"every": 30, "hessian": "probes", "weights": {"energy": 1, "forces": 1, "hessian": 1}},
     )
     result = train(config, tmp_path / "run")
     curve = Run(tmp_path / "run").curve()
