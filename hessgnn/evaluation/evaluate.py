@@ -96,6 +96,7 @@ def evaluate(
         parameters=parameters,
         cost=_cost(run, sweep),
         curve=[_curve_point(point) for point in run.curve()],
+        converged=_converged(run),
     )
     write_record(record, run.record)
     return record
@@ -302,6 +303,11 @@ def _cost(run: Run, sweep: Cost | None) -> Cost:
         sweep_trials=spent.sweep_trials,
         sweep_device_seconds=spent.sweep_device_seconds,
     )
+
+
+def _converged(run: Run) -> bool | None:
+    """Whether training ended since its validation was flat; ``None`` for a run of version 0.1.0."""
+    return load_checkpoint(run.last)["progress"].get("converged") if run.last.exists() else None
 
 
 def _curve_point(point: ValidationPoint) -> CurvePoint:

@@ -135,7 +135,14 @@ class ValidationConfig(Settings):
     """How the best checkpoint is chosen. Never by the loss: its weights are being tuned."""
 
     every: PositiveInt = Field(default=100, description="steps between validations, each followed by a checkpoint")
-    patience: PositiveInt | None = Field(default=None, description="stop after so many without improvement")
+    patience: PositiveInt | None = Field(
+        default=None,
+        description="end the run, converged, after so many without improvement; not needed with schedule.kind plateau, "
+        "which ends it, too",
+    )
+    min_improvement: NonNegativeFloat = Field(
+        default=0.0, lt=1.0, description="relative decrease of the score that patience takes for an improvement"
+    )
     hessian: str = Field(
         default="full",
         description="probes: fixed Rademacher vectors; or another kind of probes, drawn once",
@@ -190,7 +197,9 @@ Optimizers = Annotated[
 class TrainingConfig(Settings):
     """The optimisation."""
 
-    steps: PositiveInt = 2000
+    steps: PositiveInt = Field(
+        default=2000, description="most steps; a run ends before when its validation is flat, see schedule.kind plateau"
+    )
     batch_size: PositiveInt = Field(default=16, description="most structures in a batch")
     max_atoms: PositiveInt | None = Field(default=None, description="most atoms in a batch; no limit if absent")
     max_edges: PositiveInt | None = Field(
