@@ -97,6 +97,7 @@ def evaluate(
         parameters=parameters,
         cost=_cost(run, sweep),
         curve=[_curve_point(point) for point in run.curve()],
+        converged=_converged(run),
     )
     write_record(record, run.record)
     return record
@@ -312,6 +313,11 @@ def _spent_before(run: Run) -> Cost:
         return Cost()
     names = ("sweep_trials", "sweep_device_seconds", "label_gradients", "validation_gradients")
     return Cost(**{name: getattr(cost, name) for name in names})
+
+
+def _converged(run: Run) -> bool | None:
+    """Whether training ended since its validation was flat; ``None`` for a run of version 0.1.0."""
+    return load_checkpoint(run.last)["progress"].get("converged") if run.last.exists() else None
 
 
 def _curve_point(point: ValidationPoint) -> CurvePoint:
