@@ -262,7 +262,7 @@ def _points(config: StudyConfig, sets: TrainingSets, folder: Path) -> StudyRuns:
                 validation_gradients=sets.validation_gradients(),
                 steps=record.cost.steps,
                 device_seconds=record.cost.device_seconds,
-                converged=getattr(record, "converged", None),
+                converged=record.converged,
                 status=record.status,
                 reason=record.reason,
                 errors={

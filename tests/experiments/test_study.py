@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,11 +13,12 @@ import pytest
 from hessgnn.cli.study import study as study_command
 from hessgnn.data.store.store import Store
 from hessgnn.errors import ConfigError, NothingTrained
+from hessgnn.evaluation.evaluate import evaluate
 from hessgnn.evaluation.record import read_record
 from hessgnn.experiments.config import StudyConfig
 from hessgnn.experiments.job import Event, JobProgress
 from hessgnn.experiments.study import Cell, cells_of, study
-from hessgnn.experiments.study_report import StudyRuns
+from hessgnn.experiments.study_report import StudyRuns, read_points, summary
 from hessgnn.leaderboard.collect import collect
 from hessgnn.leaderboard.scores import score
 from hessgnn.runtime.config import load, save
@@ -66,6 +68,7 @@ def test_a_study_compares_labels_on_parts_of_the_data(make_study: MakeStudy, tmp
     point = by_kind["E-F-H", 1.0, "steps"]
     assert (cost.label_gradients, cost.validation_gradients) == (point.label_gradients, point.validation_gradients)
     assert point.total_gradients == point.label_gradients + (point.validation_gradients or 0) > point.label_gradients
+    assert evaluate(tmp_path / point.run).cost == cost  # an evaluation by hand forgets nothing
 
     # Judged on the whole data, and with its own name for what it saw.
     plus = read_record(tmp_path / by_kind["E-F+", 1.0, "steps"].run / "record.json")
@@ -206,6 +209,26 @@ def test_an_unfinished_study_of_older_rules_is_refused(make_study: MakeStudy, tm
     with pytest.raises(ConfigError, match=r"begun under other rules of comparison.*can still be compared"):
         study(config, tmp_path, silent)
     assert not list(tmp_path.glob("runs/*"))
+
+
+def test_points_of_version_0_1_0_are_read(tmp_path: Path) -> None:
+    with zipfile.ZipFile(Path(__file__).parents[1] / "stored" / "version-0.1.0.zip") as archive:
+        archive.extract("study/points.json", tmp_path)
+    points = read_points(tmp_path / "study")
+    assert {(point.validation_gradients, point.converged) for point in points.points} == {(None, None)}
+    assert all(point.total_gradients == point.label_gradients for point in points.points)
+    assert "2 not known to be converged" in summary(points)
+
+
+@pytest.mark.parametrize("name", ["claims", "efficiency"])
+def test_shipped_studies_compare_labels_of_equal_cost_fairly(name: str) -> None:
+    config = load(StudyConfig, find_resource(f"sweeps/{name}.yaml"))
+    assert config.regimes == ("E-F", "E-F+", "E-F+H", "E-F-H")
+    for architecture in config.architectures:
+        runs = [config.run_config(architecture, {}, steps=config.steps, seed=1, regime=r) for r in config.regimes]
+        assert {run.loss.energy_form for run in runs} == {"per_sqrt_atom"}
+        assert {run.validation.weights["hessian"] for run in runs} == {0.0}
+        assert {(run.training.schedule.kind, run.training.schedule.stop_below) for run in runs} == {("plateau", 1e-4)}
 
 
 @pytest.mark.parametrize("name", ["paper", "claims", "efficiency"])
