@@ -218,9 +218,9 @@ def error_values(predictions: Predictions) -> Values:
 def pooled_values(predictions: Predictions) -> Values:
     """Contribution of each structure to the errors of arXiv 2503.07839, pooled over molecules and components.
 
-    The root mean square of a column is the error of the split: of whole molecules' energies (meV), and of all components
-    of all forces (meV/Å) and Hessians (eV/Å²) together, so that a large molecule weighs more than a small one. For that
-    a structure's root mean square error is multiplied with the root of its number of components over their mean number.
+    The root mean square of a column is the error of the split: that of the energies of whole molecules (meV), and that
+    of the components of all forces (meV/Å) or Hessians (eV/Å²) together. So a large molecule weighs more than a small
+    one: its root mean square error is multiplied by the root of its number of components over their mean number.
     """
     found: Values = {}
     for name, quantity in POOLED.items():

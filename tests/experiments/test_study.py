@@ -21,7 +21,6 @@ from hessgnn.leaderboard.collect import collect
 from hessgnn.leaderboard.scores import score
 from hessgnn.runtime.config import load, save
 from hessgnn.runtime.files import find_resource
-from hessgnn.training.build import build_potential
 from hessgnn.training.run import Run
 
 MakeStudy = Callable[..., StudyConfig]

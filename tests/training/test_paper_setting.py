@@ -21,7 +21,7 @@ from hessgnn.potentials.ani.model import ANI
 from hessgnn.potentials.base import Potential
 from hessgnn.runtime.config import load
 from hessgnn.runtime.files import find_resource
-from hessgnn.training.build import Setup, build
+from hessgnn.training.build import build
 from hessgnn.training.config import RunConfig
 from hessgnn.training.optimizer import Schedule
 from hessgnn.training.trainer import train
@@ -88,12 +88,13 @@ def test_optimisers_rates_and_initial_weights(preset: RunConfig, tiny: Path) -> 
     groups = [group for group in weights.param_groups if group["params"]]
     trained = {names[id(p)] for group in groups for p in group["params"]}
     assert trained == {name for name in names.values() if name.endswith("weight")}
-    assert {names[id(p)] for group in biases.param_groups for p in group["params"]} == names.values() - trained
+    assert {names[id(p)] for group in biases.param_groups for p in group["params"]} == set(names.values()) - trained
     assert [(group["weight_decay"], group["betas"]) for group in groups] == [(0.01, (0.9, 0.999))]
-    assert all(group["momentum"] == group["weight_decay"] == 0 for group in biases.param_groups)
+    own = [group for group in biases.param_groups if group["params"]]
+    assert [(group["weight_decay"], group["momentum"]) for group in own] == [(0.0, 0)]
     setup.step(0)
     assert groups[0]["lr"] == 1e-3  # no warm-up
-    assert {group["lr"] for group in biases.param_groups} == {pytest.approx(1e-3 / HARTREE**2, rel=1e-6)}
+    assert own[0]["lr"] == pytest.approx(1e-3 / HARTREE**2, rel=1e-6)
     assert (setup.step.update.clip, setup.average.potential is setup.potential) == (None, True)
     fresh = build(on(tiny, preset)).potential
     assert not any(p.any() for name, p in fresh.named_parameters() if name.endswith("bias"))
@@ -120,7 +121,8 @@ def test_steps_are_those_of_the_notebooks_algorithm_in_hartree(preset: RunConfig
     for name, found in setup.potential.named_parameters():
         change, wanted = found.detach() - before[name], dict(named)[name].detach() - before[name]
         assert float(wanted.abs().max()) > 0, name
-        torch.testing.assert_close(change, wanted, rtol=1e-5, atol=1e-5 * float(wanted.abs().max()), msg=name)
+        # By norm: AdamW divides by the gradient, so where that is next to nothing a single weight shows the rounding.
+        assert float((change - wanted).norm()) < 1e-5 * float(wanted.norm()), name
 
 
 def notebook_loss(potential: Potential, batch: Batch) -> Tensor:
@@ -162,7 +164,10 @@ def test_the_schedule_is_torchs_plateau_rule_with_a_patience_of_100_epochs(prese
         ours.observe(score)
         rates.append(optimizer.param_groups[0]["lr"])
         assert ours.lr(epoch) == pytest.approx(rates[-1])
-    assert rates[-1] < 1e-5 < rates[0]
+        if rates[-1] < 1e-5:  # the notebook ends
+            break
+    assert 8 == len(set(rates))
+    assert rates[-1] == 1e-3 / 2**7
     assert preset.training.schedule.stop_below == 1e-5
 
 

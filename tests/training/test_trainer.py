@@ -306,7 +306,7 @@ def test_validation_after_each_epoch(make_config: MakeConfig, limits: dict) -> N
     config = make_config(training={"steps": 10, **limits}, validation={"every": "epoch"})
     curve = train(config).progress.curve
     assert all(point.epoch == round(point.epoch) for point in curve[:-1])
-    assert [int(point.epoch) for point in curve] == list(range(1, len(curve))) + [int(curve[-1].epoch)]
+    assert [int(point.epoch) for point in curve] == [*range(1, len(curve)), int(curve[-1].epoch)]
     assert curve[-1].step == 10
     if not limits:
         assert [point.step for point in curve] == [3, 6, 9, 10]
