@@ -149,7 +149,7 @@ def error_metrics(predictions: Predictions) -> dict[str, Metric]:
     for name, values in pooled_values(predictions).items():
         if values:
             title, unit = POOLED[name]
-            value = float(np.sqrt(np.mean(np.square(list(values.values())))))
+            value = float(np.sqrt(np.mean(np.square(np.array(list(values.values()), dtype=np.float64)))))
             errors[name] = Metric(value=value, unit=unit, n=len(values), title=title)
     return errors
 
