@@ -29,6 +29,8 @@ CURVATURE = (
     "curvature_negative_same",
     "curvature_asymmetry",
 )
+POOLED = {"energy_rmse_molecule": "energy", "forces_rmse_pooled": "forces", "hessian_rmse_pooled": "hessian"}
+"""Errors pooled over a split -> what they are errors of."""
 PROFILES = ("profile_mae", "profile_barrier_mae")
 
 NEGATIVE = 10.0
@@ -210,6 +212,27 @@ def error_values(predictions: Predictions) -> Values:
         for kind, errors in (("mae", absolute), ("rmse", np.sqrt(square))):
             pairs = zip(predictions.name[known], errors[known], strict=True)
             found[f"{quantity}_{kind}"] = {str(name): float(error) for name, error in pairs}
+    return found
+
+
+def pooled_values(predictions: Predictions) -> Values:
+    """Contribution of each structure to the errors of arXiv 2503.07839, pooled over molecules and components.
+
+    The root mean square of a column is the error of the split: that of the energies of whole molecules (meV), and that
+    of the components of all forces (meV/Å) or Hessians (eV/Å²) together. So a large molecule weighs more than a small
+    one: its root mean square error is multiplied by the root of its number of components over their mean number.
+    """
+    found: Values = {}
+    for name, quantity in POOLED.items():
+        known, _, square = _errors(predictions, quantity)
+        n = predictions.n_atoms[known].astype(np.float64)
+        if quantity == "energy":
+            share = n**2  # from an atom to the molecule
+        else:
+            components = n if quantity == "forces" else n**2
+            share = components / components.mean() if len(n) else components
+        pairs = zip(predictions.name[known], np.sqrt(square[known] * share), strict=True)
+        found[name] = {str(structure): float(error) for structure, error in pairs}
     return found
 
 

@@ -86,10 +86,8 @@ def estimates(config: SweepConfig) -> list[Estimate]:
 
 def _estimate(config: SweepConfig, workers: Workers, architecture: str, folder: Path) -> Estimate:
     found: dict[str, dict[str, float]] = {}
-    every = 1
     for regime in ("E-F", "E-F-H"):
         run = config.run_config(architecture, {}, steps=_STEPS + _WARMUP, seed=config.seed, regime=regime)
-        every = run.validation.every
         job = Job(run, folder / f"{len(list(folder.iterdir()))}", architecture, regime)
         try:
             outcome = workers.submit(job, work=measure_steps).result()
@@ -104,7 +102,7 @@ def _estimate(config: SweepConfig, workers: Workers, architecture: str, folder: 
         plain_step=plain["step"],
         hessian_step=curved["step"],
         validation=curved["validation"],
-        every=every,
+        every=int(curved["every"]),
         memory=max(plain["memory"], curved["memory"]),
     )
 
@@ -112,7 +110,8 @@ def _estimate(config: SweepConfig, workers: Workers, architecture: str, folder: 
 def measure_steps(job: Job, link: Link) -> JobResult:  # noqa: ARG001
     """Time a few steps and a validation; nothing is written.
 
-    It measures ``step``, the median, and ``validation``, both in seconds, and peak ``memory`` in bytes.
+    It measures ``step``, the median, and ``validation``, both in seconds, peak ``memory`` in bytes, and ``every``, the
+    steps between two validations.
     """
     setup = build(job.config)
     times = []
@@ -125,8 +124,9 @@ def measure_steps(job: Job, link: Link) -> JobResult:  # noqa: ARG001
     validation = time.perf_counter() - start
     setup.loader.close()
     peak = peak_resident()
-    typical = statistics.median(times[_WARMUP:])
-    return JobResult(None, measured={"step": typical, "validation": validation, "memory": peak})
+    typical, every = statistics.median(times[_WARMUP:]), job.config.validation.every
+    steps = len(setup.loader) if every == "epoch" else every
+    return JobResult(None, measured={"step": typical, "validation": validation, "memory": peak, "every": steps})
 
 
 def measure_balance(job: Job, link: Link) -> JobResult:  # noqa: ARG001

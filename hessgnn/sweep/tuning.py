@@ -216,7 +216,8 @@ def _pruner(config: SweepConfig) -> BasePruner:
         every = config.run_config(
             next(iter(config.architectures)), {}, steps=config.budget.steps, seed=config.seed
         ).validation.every
-        shortest = min(max(every, settings.warmup, 1), config.budget.steps)
+        fewest = 1 if every == "epoch" else every  # an epoch's number of steps is not known without the data
+        shortest = min(max(fewest, settings.warmup), config.budget.steps)
         return HyperbandPruner(shortest, config.budget.steps, settings.reduction)
     return NopPruner()
 

@@ -131,10 +131,17 @@ class LossConfig(Settings):
         return PROBES[self.probes.kind]().preparation(self.probes.number) if self.hessian else None
 
 
+ErrorName = Literal["energy", "energy_molecule", "forces", "hessian"]
+"""Errors of a validation."""
+
+
 class ValidationConfig(Settings):
     """How the best checkpoint is chosen. Never by the loss: its weights are being tuned."""
 
-    every: PositiveInt = Field(default=100, description="steps between validations, each followed by a checkpoint")
+    every: PositiveInt | Literal["epoch"] = Field(
+        default=100,
+        description="steps between validations, each followed by a checkpoint; or after the last step of each epoch",
+    )
     patience: PositiveInt | None = Field(
         default=None,
         description="end the run, converged, after so many without improvement; not needed with schedule.kind plateau, "
@@ -150,10 +157,10 @@ class ValidationConfig(Settings):
     )
     n_probes: PositiveInt = Field(default=8, description="for each structure, if probes are used")
     batch_size: PositiveInt = 64
-    weights: dict[Literal["energy", "forces", "hessian"], NonNegativeFloat] = Field(
+    weights: dict[ErrorName, NonNegativeFloat] = Field(
         default={"energy": 1.0, "forces": 1.0, "hessian": 0.0},
-        description="exponents of the errors in the score, a weighted geometric mean. Hessians of the validation split "
-        "are not computed when theirs is 0",
+        description="exponents of the errors in the score, a weighted geometric mean; energy is per atom, "
+        "energy_molecule per molecule. Hessians of the validation split are not computed when theirs is 0",
     )
 
     @field_validator("hessian")

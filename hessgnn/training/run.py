@@ -52,6 +52,7 @@ class ValidationPoint:
     energy_rmse: float | None
     forces_rmse: float | None
     hessian_rmse: float | None
+    energy_molecule_rmse: float | None = None
 
 
 @dataclass(frozen=True)

@@ -189,13 +189,13 @@ class Trainer:
 
     def fit(self, observer: Observer | None = None) -> TrainingResult:
         """Run the loop from where it stands to its end; the observer is called after every step."""
-        settings, validation, progress = self.setup.config.training, self.setup.config.validation, self.progress
+        settings, progress = self.setup.config.training, self.progress
         since_validation: list[LossValue] = []
         started = time.perf_counter()
         while progress.step < settings.steps and not progress.converged:
             since_validation.append(self._step())
             point = None
-            if progress.step % validation.every == 0 or progress.step == settings.steps:
+            if self._validation_is_due():
                 self._account(time.perf_counter() - started, len(since_validation))
                 point = self._validate(since_validation)
                 since_validation = []
@@ -204,8 +204,14 @@ class Trainer:
             if observer is not None:
                 observer(progress.step, point)
         best = next(point for point in progress.curve if point.step == progress.best_step)
-        errors = Errors(best.energy_rmse, best.forces_rmse, best.hessian_rmse)
+        errors = Errors(best.energy_rmse, best.forces_rmse, best.hessian_rmse, best.energy_molecule_rmse)
         return TrainingResult(self.run, progress.best_score, errors, progress, self._best_in_memory())
+
+    def _validation_is_due(self) -> bool:
+        step, every = self.progress.step, self.setup.config.validation.every
+        if step == self.setup.config.training.steps:
+            return True
+        return self.setup.loader.plan.locate(step)[1] == 0 if every == "epoch" else step % every == 0
 
     def _step(self) -> LossValue:
         progress = self.progress

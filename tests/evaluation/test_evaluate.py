@@ -17,7 +17,7 @@ from hessgnn.evaluation.evaluate import evaluate, evaluate_calculator
 from hessgnn.evaluation.predictions import CURVATURE, mean_errors
 from hessgnn.evaluation.record import read_record, read_results, write_record
 from hessgnn.evaluation.run import TaskSettings
-from hessgnn.evaluation.tasks.accuracy import METRICS
+from hessgnn.evaluation.tasks.accuracy import METRICS, POOLED
 from hessgnn.leaderboard.collect import collect
 from hessgnn.leaderboard.report import write_report
 from hessgnn.potentials.saved import load_checkpoint, save_checkpoint
@@ -52,7 +52,7 @@ def forbid(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
 def test_tasks_join_the_record_one_after_the_other(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = evaluate(run)
     assert set(first.metrics) == {"test", "nms"}
-    assert first.metrics["test"].keys() == {*METRICS, *CURVATURE}
+    assert first.metrics["test"].keys() == {*METRICS, *POOLED, *CURVATURE}
     forbid(monkeypatch, "hessgnn.evaluation.tasks.accuracy.predict_split")
     second = evaluate(run, tasks=["vibrations"])
     assert second.metrics["nms"] == first.metrics["nms"]

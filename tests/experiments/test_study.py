@@ -23,7 +23,6 @@ from hessgnn.leaderboard.collect import collect
 from hessgnn.leaderboard.scores import score
 from hessgnn.runtime.config import load, save
 from hessgnn.runtime.files import find_resource
-from hessgnn.training.build import build_potential
 from hessgnn.training.run import Run
 
 MakeStudy = Callable[..., StudyConfig]
@@ -236,17 +235,3 @@ def test_shipped_studies_can_be_run(name: str) -> None:
     config = load(StudyConfig, find_resource(f"sweeps/{name}.yaml"))
     assert config.name == name
     assert {"train", "validation", "test", "nms"} <= Store.open(config.data.path).splits.keys()
-
-
-def test_the_paper_study_is_the_papers_setting() -> None:
-    """What is public of arXiv 2503.07839."""
-    config = load(StudyConfig, find_resource("sweeps/paper.yaml"))
-    run = config.run_config("ani", {}, steps=1, seed=1)
-    potential = run.potential_config()
-    assert (potential.cutoff, potential.angular_cutoff, potential.hidden) == (5.2, 3.5, (256, 64, 256))
-    assert (potential.activation, potential.cutoff_function) == ("celu", "cosine")
-    assert (run.loss.forces, run.loss.hessian, run.loss.energy_form) == (0.30, 0.09, "per_sqrt_atom")
-    assert run.loss.probes.kind == "full"
-    assert (run.training.dtype, run.training.batch_size) == ("float64", 400)
-    assert (config.regimes, len(config.seeds)) == (("E", "E-F", "E-F-H"), 5)
-    assert build_potential(run.with_resolved_potential([1, 6, 7, 8])).aev.out_dim == 384

@@ -28,6 +28,20 @@ def test_the_angular_cutoff_lies_inside():
         make(cutoff=3.0)
 
 
+def test_the_papers_initialisation_is_normal_with_variance_one_over_inputs_and_no_biases():
+    torch.manual_seed(0)
+    drawn = create("ani", hidden=(256, 64, 256), initialization="kaiming")
+    weights, biases = drawn.layers()
+    assert not any(bias.any() for layer in biases for bias in layer)
+    assert any(bias.any() for layer in make().layers()[1] for bias in layer)
+    for layer in weights:
+        values = torch.cat([weight.detach().flatten() for weight in layer]) * layer[0].shape[1] ** 0.5
+        assert float(values.std()) == pytest.approx(1.0, abs=0.05)
+        assert abs(float(values.mean())) < 0.05
+        assert float((values.abs() > 1.8).double().mean()) == pytest.approx(0.072, abs=0.02)  # uniform: none
+    assert create("ani", hidden=(8,), bias=False, initialization="kaiming").layers()[1] == [[], []]
+
+
 def test_second_derivatives_are_not_lost_to_the_extension():
     assert make().aev._strategy == "pyaev"
 

@@ -282,11 +282,13 @@ def point(step: int, value: float) -> ValidationPoint:
     return ValidationPoint(step, 1.0, 1e-3, 1.5, 3, value, None, None, None, None, None, None, None)
 
 
-@pytest.mark.parametrize("kind", ["median", "hyperband"])
+@pytest.mark.parametrize(("kind", "every"), [("median", 4), ("hyperband", 4), ("hyperband", "epoch")])
 def test_a_trial_that_promises_little_is_pruned_and_keeps_its_score(
-    make_sweep: MakeSweep, tmp_path: Path, kind: str
+    make_sweep: MakeSweep, tmp_path: Path, kind: str, every: int | str
 ) -> None:
     config = make_sweep(pruner={"kind": kind, "startup": 1, "reduction": 2}, budget={"trials": 12, "steps": 16})
+    validation = {**config.base["validation"], "every": every}
+    config = config.model_copy(update={"base": {**config.base, "validation": validation}})
     tuning, pruned, number = opened(config, tmp_path), 0, 0
     while (task := tuning.ask(KNOWN)) is not None:
         assert isinstance(task, TrialRequest)

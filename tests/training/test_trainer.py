@@ -300,6 +300,26 @@ def test_a_resumed_run_ends_at_the_same_step(make_config: MakeConfig, tmp_path: 
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
+@pytest.mark.parametrize("limits", [{}, {"max_atoms": 8}])
+def test_validation_after_each_epoch(make_config: MakeConfig, limits: dict) -> None:
+    """Five structures in batches of two are three steps an epoch; batches that are limited vary."""
+    config = make_config(training={"steps": 10, **limits}, validation={"every": "epoch"})
+    curve = train(config).progress.curve
+    assert all(point.epoch == round(point.epoch) for point in curve[:-1])
+    assert [int(point.epoch) for point in curve] == [*range(1, len(curve)), int(curve[-1].epoch)]
+    assert curve[-1].step == 10
+    if not limits:
+        assert [point.step for point in curve] == [3, 6, 9, 10]
+
+
+def test_the_best_checkpoint_by_the_error_of_whole_molecules(make_config: MakeConfig) -> None:
+    result = train(make_config(validation={"weights": {"energy_molecule": 1.0}}))
+    errors = {point.step: point.energy_molecule_rmse for point in result.progress.curve}
+    assert result.progress.best_step == min(errors, key=errors.__getitem__)
+    assert result.errors.energy_molecule == min(errors.values())
+    assert result.score == pytest.approx(result.errors.energy_molecule / 1e-2)
+
+
 def test_a_run_is_not_overwritten(make_config: MakeConfig, tmp_path: Path) -> None:
     train(make_config(), tmp_path / "run")
     before = weights(tmp_path / "run")

@@ -59,6 +59,19 @@ def test_hessians_without_a_weight_are_not_computed(monkeypatch: pytest.MonkeyPa
     assert errors.score(config.weights) == pytest.approx(math.sqrt(errors.energy * errors.forces / 1e-5))
 
 
+def test_the_energy_error_per_molecule_is_pooled() -> None:
+    torch.manual_seed(0)
+    potential = hessgnn.create("schnet", width=8, n_interactions=1).double()
+    structures = [spring_structure(name, "train") for name in ("H2O", "CH4", "CO2")]
+    batch = Batch.from_structures(structures, 5.0)
+    difference = potential.energy(batch).detach().numpy() - [s.energy for s in structures]
+    errors = validate(potential, [batch], ValidationConfig())
+    assert errors.energy_molecule == pytest.approx(math.sqrt((difference**2).mean()))
+    assert errors.energy == pytest.approx(math.sqrt(((difference / [3, 5, 3]) ** 2).mean()))
+    config = ValidationConfig(weights={"energy_molecule": 1.0})
+    assert errors.score({str(k): v for k, v in config.weights.items()}) == pytest.approx(errors.energy_molecule / 1e-2)
+
+
 def test_a_split_without_a_label_has_no_error_of_it() -> None:
     potential = hessgnn.create("schnet", width=8, n_interactions=1).double()
     batch = Batch.from_structures([spring_structure("H2O", "train", hessian=None)], 5.0)

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from hessgnn.data.store.store import Store
 from hessgnn.errors import DataError, UserError
 from hessgnn.evaluation.predictions import (
@@ -19,6 +21,7 @@ from hessgnn.evaluation.predictions import (
     curvature_values,
     error_values,
     mean_errors,
+    pooled_values,
     profile_values,
 )
 from hessgnn.evaluation.record import Metric, PredictionFile, Values, read_journal, write_results
@@ -37,6 +40,14 @@ METRICS: dict[str, tuple[str, str]] = {
     "hessian_rmse": ("H RMSE", "eV/Å²"),
 }
 """Title and unit of the errors; lower is better."""
+
+POOLED: dict[str, tuple[str, str]] = {
+    "energy_rmse_molecule": ("E RMSE per molecule", "meV"),
+    "forces_rmse_pooled": ("F RMSE over all components", "meV/Å"),
+    "hessian_rmse_pooled": ("H RMSE over all components", "eV/Å²"),
+}
+"""The same of the errors as arXiv 2503.07839 reports them, see
+:func:`~hessgnn.evaluation.predictions.pooled_values`."""
 
 
 @task("accuracy")
@@ -58,6 +69,7 @@ class AccuracyTask(Task[Settings, int]):
             name: MetricDefinition(title, unit, root_mean_square=name.endswith("rmse"))
             for name, (title, unit) in METRICS.items()
         },
+        **{name: MetricDefinition(title, unit, root_mean_square=True) for name, (title, unit) in POOLED.items()},
         "curvature_eigenvalue_mae": MetricDefinition("Hessian eigenvalue MAE", "eV/Å²"),
         "curvature_mode1_cosine": MetricDefinition("|cos| of the lowest mode", "1", "higher"),
         "curvature_mode2_cosine": MetricDefinition("|cos| of the second lowest mode", "1", "higher"),
@@ -122,15 +134,24 @@ class AccuracyTask(Task[Settings, int]):
         found: Values = {}
         if predictions is not None:
             loaded = Predictions.load(predictions)
-            found = {**error_values(loaded), **profile_values(loaded)}
+            found = {**error_values(loaded), **pooled_values(loaded), **profile_values(loaded)}
         return found if results is None else {**found, **read_curvature(results)}
 
 
 def error_metrics(predictions: Predictions) -> dict[str, Metric]:
-    """Errors of energies, forces and Hessians, see :func:`~hessgnn.evaluation.predictions.mean_errors`."""
-    return {
+    """Errors of energies, forces and Hessians, see :func:`~hessgnn.evaluation.predictions.mean_errors`.
+
+    Those of :data:`POOLED` are there for each label that a structure of the split has.
+    """
+    errors = {
         name: Metric(value=value, unit=METRICS[name][1], n=n) for name, (value, n) in mean_errors(predictions).items()
     }
+    for name, values in pooled_values(predictions).items():
+        if values:
+            title, unit = POOLED[name]
+            value = float(np.sqrt(np.mean(np.square(np.array(list(values.values()), dtype=np.float64)))))
+            errors[name] = Metric(value=value, unit=unit, n=len(values), title=title)
+    return errors
 
 
 def predict_split(

@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from ase.data import chemical_symbols
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from hessgnn.curvature.model import EdgeHessians
 from hessgnn.curvature.sparse import edge_slots
@@ -52,6 +52,10 @@ class ANI(ClosedFormPotential):
         cutoff_function: Literal["smooth", "cosine"] = Field(default="smooth", description="cosine is not C²")
         activation: Literal["gelu", "celu"] = Field(default="gelu", description="celu is not C²")
         bias: bool = True
+        initialization: Literal["uniform", "kaiming"] = Field(
+            default="uniform",
+            description="torch's uniform weights and biases; or normal weights of variance 1/n_inputs and zero biases",
+        )
 
         @model_validator(mode="after")
         def _angular_inside_radial(self) -> ANI.Config:
@@ -83,6 +87,8 @@ class ANI(ClosedFormPotential):
         self.networks = ANINetworks.build(
             symbols, self.aev.out_dim, {}, default_dims=config.hidden, activation=act, bias=config.bias
         )
+        if config.initialization == "kaiming":
+            self.networks.apply(_initialize_kaiming)
         parts = []
         if config.cutoff_function == "cosine":
             parts.append("the cosine cutoff has a jump in its second derivative")
@@ -176,6 +182,14 @@ class ANI(ClosedFormPotential):
         weights = [[layer.weight for layer in layers] for layers in zip(*networks, strict=True)]
         biases = [[layer.bias for layer in layers if layer.bias is not None] for layers in zip(*networks, strict=True)]
         return weights, biases
+
+
+def _initialize_kaiming(module: nn.Module) -> None:
+    """Initialise a layer as the training notebook of arXiv 2503.07839 does."""
+    if isinstance(module, nn.Linear):
+        nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 class ANIEvaluation(Evaluation):

@@ -11,7 +11,7 @@ from hessgnn.data.store.store import Store
 from hessgnn.errors import DataError
 from hessgnn.evaluation.evaluate import record_mean_predictor
 from hessgnn.evaluation.predictions import Predictions
-from hessgnn.evaluation.tasks.accuracy import METRICS, error_metrics, predict_split
+from hessgnn.evaluation.tasks.accuracy import METRICS, POOLED, AccuracyTask, error_metrics, predict_split
 from hessgnn.surface.potential import PotentialSurface
 from hessgnn.training.config import DataConfig
 
@@ -46,6 +46,25 @@ def test_metrics_are_means_over_structures_in_the_units_of_the_field() -> None:
     assert found["hessian_rmse"] == pytest.approx(2.0)
 
 
+def test_pooled_errors_are_those_of_all_molecules_and_components_together(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    energy, forces, hessian = rng.normal(size=2), rng.normal(size=(5, 3)), rng.normal(size=117).astype(np.float32)
+    predictions = make_predictions(energy_predicted=energy, forces_predicted=forces, hessian_predicted=hessian)
+    metrics = error_metrics(predictions)
+    expected = {
+        "energy_rmse_molecule": 1e3 * np.sqrt((energy**2).mean()),
+        "forces_rmse_pooled": 1e3 * np.sqrt((forces**2).mean()),
+        "hessian_rmse_pooled": np.sqrt((hessian.astype(float) ** 2).mean()),
+    }
+    assert {name: metrics[name].value for name in POOLED} == pytest.approx(expected)
+    assert metrics["energy_rmse_molecule"].unit == "meV"
+    predictions.save(tmp_path / "p.npz")
+    saved = AccuracyTask.saved_values(None, tmp_path / "p.npz")
+    for name, value in expected.items():  # what intervals over molecules resample
+        assert AccuracyTask.definitions[name].root_mean_square
+        assert np.sqrt(np.mean(np.square(list(saved[name].values())))) == pytest.approx(value)
+
+
 def test_a_small_structure_weighs_as_much_as_a_large_one() -> None:
     hessian = np.concatenate([np.full(36, 4.0), np.zeros(81)])
     assert error_metrics(make_predictions(hessian_predicted=hessian))["hessian_mae"].value == pytest.approx(2.0)
@@ -57,6 +76,8 @@ def test_a_missing_label_is_left_out_and_none_at_all_is_null() -> None:
     assert (metric.value, metric.n) == (2.0, 1)
     metric = error_metrics(make_predictions(hessian_reference=np.full(117, np.nan)))["hessian_mae"]
     assert (metric.value, metric.n) == (None, 0)
+    assert "hessian_rmse_pooled" not in error_metrics(make_predictions(hessian_reference=np.full(117, np.nan)))
+    assert error_metrics(make_predictions(hessian_reference=reference))["hessian_rmse_pooled"].value == 2.0
 
 
 def test_predictions_that_are_not_finite_are_named() -> None:
@@ -92,7 +113,7 @@ def test_the_mean_predictor_knows_the_composition_only(tmp_path: Path) -> None:
     store = Store.open("rtp-mini")
     data = DataConfig(path="rtp-mini", reference_energies={1: 1.0, 6: 10.0, 7: 100.0, 8: 1000.0})
     record = record_mean_predictor(tmp_path, data, ["test"])
-    assert record.metrics["test"].keys() == METRICS.keys()
+    assert record.metrics["test"].keys() == {*METRICS, *POOLED}
     predictions = Predictions.load(tmp_path / record.predictions["test"].path)
     assert error_metrics(predictions)["energy_mae"] == record.metrics["test"]["energy_mae"]
     first = store[int(store.indices("test")[0])]
