@@ -41,6 +41,7 @@ class StoreAttributes:
     split_hash: str
     hessian_dtype: layout.HessianDtype
     format_version: int
+    split_by: str = ""
 
 
 def bundled_names() -> list[str]:
@@ -303,4 +304,5 @@ def _read_attributes(file: h5py.File) -> StoreAttributes:
         split_hash=str(file.attrs["split_hash"]),
         hessian_dtype="float64" if file["hessian"].dtype == np.float64 else "float32",
         format_version=int(file.attrs["format_version"]),
+        split_by=str(file.attrs.get("split_by", "")),
     )
