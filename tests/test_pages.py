@@ -119,7 +119,7 @@ def test_another_record_of_the_reference_gives_another_page(copy: Pages) -> None
         record = json.loads(path.read_text(encoding="utf-8"))
         if path.stem == "reference-gfn2":
             record["metrics"]["test"]["energy_mae"]["value"] = 12.345678
-        if path.stem == "reference-interpolated":
+        if path.stem == "reference-path":
             record["barriers"] = dict.fromkeys(record["barriers"], 77.7)
         path.write_text(json.dumps(record), encoding="utf-8")
     page = copy.render("results/reference")

@@ -145,6 +145,8 @@ def test_any_calculator_is_judged_and_its_failures_are_counted(tmp_path: Path) -
     assert (record.entry, record.regime) == ("FailsOnMethane", "external")
     reasons = {f.task: f.reason for f in record.failures if f.structure == "CH4"}
     assert reasons.keys() == {"vibrations", "relaxation", "md", "cost"}
+    groups = {name: row["group"] for name, row in read_results(tmp_path / "relaxation-test.jsonl").items()}
+    assert groups == {s.name: s.group for s in minima("CH4", "O3")}
     assert all("no convergence" in reason and "lines" not in reason for reason in reasons.values())
     metrics = record.metrics["test"]
     assert metrics["vibrations_failed"].n == 2

@@ -78,7 +78,6 @@ class AccuracyTask(Task[Settings, int]):
         Claim("they carry further off the paths", "hessian_mae", "nms", "T3"),
         Claim("forces off the paths are better", "forces_mae", "nms", "T3"),
         Claim("energies off the paths are better", "energy_mae", "nms", "T3"),
-        Claim("energy profiles are better", "profile_mae", "irc", "T8", title="profile MAE"),
     )
 
     def subjects(self, store: Store, split: str) -> list[int]:
