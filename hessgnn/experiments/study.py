@@ -137,7 +137,7 @@ def study(config: StudyConfig, folder: Path, observer: Observer) -> list[Path]:
             hint = "see the `record.json` of its runs for the reasons"
             raise NothingTrained("no run could be trained", where=folder, hint=hint)
         mean = folder / "runs" / "mean-predictor"
-        record_mean_predictor(mean, config.data)
+        record_mean_predictor(mean, config.data, sample=config.evaluate.sample)
     whole = [c for c in cells_of(config) if c.fraction == config.fractions[-1] and c.budget == "steps"]
     return [mean, *(cell.folder(folder) for cell in whole)]
 

@@ -13,7 +13,7 @@ from tiny_store import TINY, write_tiny_store
 
 from hessgnn.data.store.store import write_store
 from hessgnn.errors import ConfigError, DataError
-from hessgnn.evaluation.evaluate import evaluate, evaluate_calculator
+from hessgnn.evaluation.evaluate import evaluate, evaluate_calculator, record_mean_predictor
 from hessgnn.evaluation.predictions import CURVATURE, mean_errors
 from hessgnn.evaluation.record import read_record, read_results, write_record
 from hessgnn.evaluation.run import TaskSettings
@@ -84,6 +84,18 @@ def test_predictions_that_were_damaged_are_made_again(run: Path) -> None:
     second = evaluate(run, splits=["test"])
     assert second.metrics == first.metrics
     assert mean_errors(collect([run])[0].predictions("test")).keys() == METRICS.keys()
+
+
+def test_a_sample_is_recorded_with_the_size_of_its_split(run: Path) -> None:
+    whole = evaluate(run, splits=["nms"])
+    n = whole.split_sizes["nms"]
+    assert n == whole.metrics["nms"]["energy_mae"].n > 1
+    some = evaluate(run, splits=["nms"], settings=TaskSettings(sample=1))
+    assert (some.metrics["nms"]["energy_mae"].n, some.split_sizes["nms"]) == (1, n)
+    assert len(collect([run])[0].predictions("nms").name) == 1  # type: ignore[union-attr]
+    assert evaluate(run, splits=["nms"], settings=TaskSettings(sample=None)).metrics == whole.metrics
+    mean = record_mean_predictor(run.parent / "mean", RunConfig.model_validate(whole.config).data, ["nms"], 1)
+    assert (mean.metrics["nms"]["energy_mae"].n, mean.split_sizes) == (1, {"nms": n})
 
 
 def test_the_curvature_of_each_structure_is_saved_and_found_again(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
