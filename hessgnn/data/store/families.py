@@ -300,7 +300,13 @@ def resplit(store: Store, output: Path, *, by: Relation, fractions: Mapping[str,
     """
     reading = (store[i] for i in tracked(range(len(store)), f"reading {store.path.name}"))
     made = divide(reading, by=by, fractions=fractions, seed=seed)
-    require_filled(made, fractions, where=store.path)
+    empty = sorted(name for name, share in fractions.items() if share > 0 and name not in made.splits)
+    if empty:
+        raise DataError(
+            f"{made.drawn} families are too few: none is left for {', '.join(empty)}",
+            where=store.path,
+            hint="give other --fractions, or hold less together (--by, or groups when importing)",
+        )
     if by != "structure":
         require_no_leak(made.families, made.splits, where=store.path)
     shares = ", ".join(f"{name} {share:g}" for name, share in fractions.items())
@@ -319,14 +325,3 @@ def resplit(store: Store, output: Path, *, by: Relation, fractions: Mapping[str,
         split_by=by,
     )
     return Store.open(output)
-
-
-def require_filled(made: Division, fractions: Mapping[str, float], *, where: object) -> None:
-    """Raise :class:`DataError`, which names ``where``, when a split that has a share got nothing."""
-    empty = sorted(name for name, share in fractions.items() if share > 0 and name not in made.splits)
-    if empty:
-        raise DataError(
-            f"{made.drawn} families are too few: none is left for {', '.join(empty)}",
-            where=where,
-            hint="give other --fractions, or hold less together (--by, or groups when importing)",
-        )
