@@ -20,7 +20,7 @@ from ase.data import chemical_symbols
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from hessgnn.data.store.families import divide, require_filled
+from hessgnn.data.store.families import divide
 from hessgnn.data.store.store import Store, write_store
 from hessgnn.data.structure import (
     IRC,
@@ -258,12 +258,13 @@ def build(recipe: Recipe, output: Path, *, processes: int = 1) -> BuildReport:
 def assign_splits(recipe: Recipe, structures: Sequence[Structure]) -> list[Structure]:
     """Draw the splits, see :func:`~hessgnn.data.store.families.divide`; the group of a structure becomes its family.
 
-    Raises :class:`DataError` when a split would be empty, or the training split lacks an element that occurs.
+    A set of few families may lack a split.
+
+    Raises :class:`DataError` when the training split lacks an element that occurs.
     """
     wanted = recipe.split
     single = [replace(structure, group=structure.name) for structure in structures]  # parents connect what belongs
     made = divide(single, by=wanted.by, fractions=wanted.fractions, seed=wanted.seed)
-    require_filled(made, wanted.fractions, where=recipe.name)
     divided = [
         replace(structure, group=family, split=split)
         for structure, family, split in zip(structures, made.families, made.splits, strict=True)

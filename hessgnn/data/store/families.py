@@ -9,6 +9,7 @@ geometries that agree in all four would be a coincidence of more than twenty dig
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from hessgnn.data.store.splits import (
+    DRAWN,
     TRAIN,
     VALIDATION,
     VALIDATION_STATIONARY,
@@ -31,7 +33,7 @@ from hessgnn.data.store.splits import (
     split_of,
 )
 from hessgnn.data.store.store import Store, write_store
-from hessgnn.data.structure import FRAMES, PRODUCT, REACTANT, STATIONARY, TRANSITION_STATE, Structure
+from hessgnn.data.structure import FRAMES, MINIMUM, PRODUCT, REACTANT, STATIONARY, Structure
 from hessgnn.errors import DataError
 from hessgnn.molecules.geometry import fragments, invariants
 from hessgnn.runtime.terminal import tracked
@@ -119,8 +121,8 @@ def molecules(structures: Iterable[Structure]) -> list[frozenset[str]]:
     """The molecules that each structure consists of: fingerprints of the connected parts of its bonded graph.
 
     A complex has several. A frame away from a stationary point, whose bonds may be torn, has none of its own: it counts
-    as what it was made from. The parts of a torn saddle point, such as a hydrogen atom on its way, count only where a
-    minimum or an end of a reaction has them too.
+    as what it was made from. The parts of anything else but a minimum or an end of a reaction may be torn off, such as
+    the hydrogen atom on its way in a saddle point: they count only where they are molecules elsewhere.
     """
     parts: list[list[str]] = []
     torn: list[int] = []
@@ -130,8 +132,8 @@ def molecules(structures: Iterable[Structure]) -> list[frozenset[str]]:
         if not _follows(structure):
             found = fragments(structure.numbers, structure.positions, structure.cell, structure.pbc, structure.name)
         parts.append(found)
-        if structure.kind == TRANSITION_STATE:
-            torn += [place] if len(found) > 1 else []
+        if len(found) > 1 and structure.kind not in (MINIMUM, REACTANT, PRODUCT):
+            torn.append(place)
         else:
             whole.update(found)
     for place in torn:
@@ -157,7 +159,7 @@ def relations(structures: Iterable[Structure], by: Relation) -> list[list[Hashab
 
     found: list[list[Hashable]]
     if by == "molecule":
-        found = [sorted(parts) for parts in molecules(seen())]
+        found = [[*sorted(parts)] for parts in molecules(seen())]
     else:
         found = [[] for _ in seen()]
         if by == "composition":
@@ -173,7 +175,7 @@ def _follows(structure: Structure) -> bool:
     return bool(related) and structure.kind in (*FRAMES, "path")
 
 
-def familiar(structures: Iterable[Structure]) -> dict[str, tuple[int, int]]:
+def familiar(store: Store) -> dict[str, tuple[int, int]]:
     """Count the structures whose molecule, or a part of whose complex, is in ``train`` or a split of validation.
 
     A frame counts as what it was made from; a saddle point also consists of what its ends consist of.
@@ -181,18 +183,28 @@ def familiar(structures: Iterable[Structure]) -> dict[str, tuple[int, int]]:
     Returns
     -------
     dict
-        Split -> (structures, those that are familiar), for the splits that :func:`is_held_out` names. A split by
-        families has none; a split over structures has many.
+        Split -> (structures, those that are familiar), for the splits that
+        :func:`~hessgnn.data.store.splits.is_held_out` names. A split by molecules has none; a split over structures
+        has many.
     """
-    rows: list[tuple[str, str, str, str]] = []
+    names, parents, kinds, splits = store.names, store.parents, store.kinds, store.structure_splits
 
     def seen() -> Iterator[Structure]:
-        for structure in structures:
-            rows.append((structure.name, structure.parent, structure.kind, structure.split))
-            yield structure
+        cells, pbc = store.columns.array("cell"), store.columns.array("pbc")
+        for i, name in enumerate(tracked(names, f"molecules of {store.path.name}")):
+            numbers, positions = store.per_atom("numbers", i), store.per_atom("positions", i)
+            yield Structure(
+                numbers=numbers,
+                positions=positions,
+                cell=cells[i],
+                pbc=pbc[i],
+                name=name,
+                group=store.groups[i],
+                kind=kinds[i],
+                parent=parents[i],
+            )
 
     parts = molecules(seen())
-    names, parents, kinds, splits = zip(*rows, strict=True) if rows else ((), (), (), ())
     place = {name: i for i, name in enumerate(names)}
     whole = [set(found) for found in parts]
     for i, parent in enumerate(parents):
@@ -208,13 +220,9 @@ def familiar(structures: Iterable[Structure]) -> dict[str, tuple[int, int]]:
 
     of_each = [of(i) for i in range(len(names))]
     used = (TRAIN, VALIDATION, VALIDATION_STATIONARY)
-    met = set().union(*(found for found, split in zip(of_each, splits, strict=True) if split in used))
-    counts: dict[str, tuple[int, int]] = {}
-    for found, split in zip(of_each, splits, strict=True):
-        if is_held_out(split):
-            total, known = counts.get(split, (0, 0))
-            counts[split] = total + 1, known + (not met.isdisjoint(found))
-    return counts
+    met: set[str] = set().union(*(found for found, split in zip(of_each, splits, strict=True) if split in used))
+    known = Counter(split for found, split in zip(of_each, splits, strict=True) if not met.isdisjoint(found))
+    return {split: (total, known[split]) for split, total in store.splits.items() if is_held_out(split)}
 
 
 @dataclass(frozen=True)
@@ -292,12 +300,18 @@ def resplit(store: Store, output: Path, *, by: Relation, fractions: Mapping[str,
     """
     reading = (store[i] for i in tracked(range(len(store)), f"reading {store.path.name}"))
     made = divide(reading, by=by, fractions=fractions, seed=seed)
-    require_filled(made, fractions, where=store.path)
+    empty = sorted(name for name, share in fractions.items() if share > 0 and name not in made.splits)
+    if empty:
+        raise DataError(
+            f"{made.drawn} families are too few: none is left for {', '.join(empty)}",
+            where=store.path,
+            hint="give other --fractions, or hold less together (--by, or groups when importing)",
+        )
     if by != "structure":
         require_no_leak(made.families, made.splits, where=store.path)
     shares = ", ".join(f"{name} {share:g}" for name, share in fractions.items())
     attributes = store.attributes
-    origin = [line for line in attributes.provenance.rstrip().splitlines() if not line.startswith(_DRAWN)]
+    origin = [line for line in attributes.provenance.rstrip().splitlines() if not line.startswith(DRAWN)]
     write_store(
         output,
         (
@@ -305,23 +319,9 @@ def resplit(store: Store, output: Path, *, by: Relation, fractions: Mapping[str,
             for i in tracked(range(len(store)), f"writing {output.name}")
         ),
         level_of_theory=attributes.level_of_theory,
-        provenance="\n".join([*origin, f"{_DRAWN} {by}: {shares}; seed {seed}\n"]),
+        provenance="\n".join([*origin, f"{DRAWN} {by}: {shares}; seed {seed}\n"]),
         versions=attributes.versions,
         hessian_dtype=attributes.hessian_dtype,
         split_by=by,
     )
     return Store.open(output)
-
-
-_DRAWN = "# split by"
-
-
-def require_filled(made: Division, fractions: Mapping[str, float], *, where: object) -> None:
-    """Raise :class:`DataError`, which names ``where``, when a split that has a share got nothing."""
-    empty = sorted(name for name, share in fractions.items() if share > 0 and name not in made.splits)
-    if empty:
-        raise DataError(
-            f"{made.drawn} families are too few: none is left for {', '.join(empty)}",
-            where=where,
-            hint="give other --fractions, or hold less together (--by, or groups when importing)",
-        )

@@ -19,6 +19,9 @@ VALIDATION_STATIONARY = "validation-stationary"
 KNOWN = "-known"
 """Ends the name of a split of frames whose families are trained on: ``irc-known``, ``nms-known``."""
 
+DRAWN = "# split by"
+"""Begins the line of a store's provenance that tells how its splits were drawn."""
+
 Relation = Literal["molecule", "composition", "reaction", "structure"]
 """What a split keeps together, see :func:`hessgnn.data.store.families.divide`."""
 
