@@ -16,14 +16,14 @@ from hessgnn.experiments.job import Job, JobResult
 from hessgnn.experiments.workers import Workers
 from hessgnn.runtime.memory import peak_resident
 from hessgnn.runtime.worker import Link
-from hessgnn.sweep.config import SweepConfig
+from hessgnn.sweep.config import Subject, SweepConfig
 from hessgnn.training.build import build
 from hessgnn.training.config import RunConfig
 from hessgnn.training.loss import Weights
 from hessgnn.training.validation import validate
 
-BATCHES = 4
-"""The first ones of a run, which the losses are balanced on."""
+BATCHES, MOST_BATCHES = 4, 64
+"""The first ones of a run with Hessians, which the losses are balanced on, and how many are looked at for them."""
 _STEPS, _WARMUP = 5, 2
 
 
@@ -61,16 +61,16 @@ class Estimate:
         def run(steps: int, step: float) -> float:
             return steps * step + math.ceil(steps / self.every) * self.validation
 
-        budget, others = config.budget, len(config.architectures) - 1
-        trials = (budget.trials - 1) + (others if config.transfer else 0)
-        total = run(budget.steps, self.plain_step) + trials * run(budget.steps, self.hessian_step)
-        with_hessians = run(config.final_steps, self.hessian_step)
+        total, counted = 0.0, config.count_runs()
+        each = len(config.subjects)  # of which every architecture has as many
         for regime in config.regimes:
-            if regime == "E-F-H":
-                total += len(config.seeds) * with_hessians
-            else:
-                equal_time = with_hessians if config.equal_seconds else 0.0
-                total += len(config.seeds) * (run(config.final_steps, self.plain_step) + equal_time)
+            subject = Subject(self.architecture, regime)
+            step = self.hessian_step if subject.has_hessians else self.plain_step
+            foreign = len(config.architectures) - 1 if config.transfer and subject.has_hessians else 0
+            total += (config.budget.trials + foreign) * run(config.budget.steps, step)
+            total += (counted.checks / each + len(config.seeds)) * run(config.final_steps, step)
+            if config.equal_seconds and regime != "E-F-H":
+                total += len(config.seeds) * run(config.final_steps, self.hessian_step)
         return total
 
 
@@ -147,7 +147,9 @@ def balanced_weight(config: RunConfig) -> float:
     """
     setup = build(config)
     found: dict[str, list[float]] = {"forces": [], "hessian": []}
-    for step in range(BATCHES):
+    for step in range(MOST_BATCHES):
+        if len(found["hessian"]) == BATCHES:  # where only some structures have one, not every batch has
+            break
         generator = torch.Generator().manual_seed(step)
         value = setup.loss(setup.potential, setup.loader.batch(step), Weights(1.0, 1.0), generator)
         for name, values in found.items():
