@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from uuid import uuid4
 
 from hessgnn.errors import ConfigError
-from hessgnn.runtime.config import load
+from hessgnn.runtime.config import load, read_yaml
 from hessgnn.runtime.files import lock_file
 
 _LOCK = ".lock"
@@ -88,6 +88,13 @@ def require_same(config: Identified, path: Path) -> None:
     """
     if not path.exists():
         return
+    if read_yaml(path).get("rules") != config.identity().get("rules"):  # older settings may not even be valid now
+        raise ConfigError(
+            "was begun under other rules of comparison, by another version of hessgnn",
+            where=path.parent,
+            hint="give this one a new `name` or another folder with -o; the records in it can still be compared by "
+            "`hessgnn leaderboard`",
+        )
     before, now = load(type(config), path).identity(), config.identity()  # type: ignore[type-var]
     if changed := differences(before, now):
         raise ConfigError(

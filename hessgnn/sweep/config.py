@@ -260,7 +260,7 @@ class SweepConfig(ExperimentConfig):
     pruner: PrunerConfig = PrunerConfig()
     transfer: bool = Field(
         default=False,
-        description="try each architecture with the weights tuned for each other, where Hessians are used",
+        description="try each architecture with the weights of each other, where Hessians are used",
     )
     check_ranking: RankingConfig = RankingConfig()
     final_steps: PositiveInt = Field(

@@ -227,7 +227,7 @@ class _Sweep:
         return self.config.trial_config(subject, {**data, **values}, steps=steps)
 
     def _check_ranking(self, subject: Subject) -> None:
-        """Train the best trials and the worst one for as long as the retraining: is the chosen one still the best?"""
+        """Train the best trials and the worst one for as long as the retraining, to see whether the choice holds."""
         number = self.config.check_ranking.trials
         ranked = self._tuning(subject).ranked() if number else []
         checked = [*ranked[:number], *ranked[number:][-1:]]

@@ -183,9 +183,8 @@ class Tuning:
             if settings.kind == "random":
                 return RandomSampler(seed)
             if settings.kind == "qmc":  # the sequence is one, whoever takes its next point
-                return QMCSampler(
-                    seed=_seed(self.config.seed, self.subject), scramble=True, warn_independent_sampling=False
-                )
+                first = _seed(self.config.seed, self.subject)
+                return QMCSampler(seed=first, scramble=True, warn_independent_sampling=False)
             if settings.kind == "gp":
                 return GPSampler(seed=seed, n_startup_trials=settings.startup)
             if settings.kind == "cmaes":
