@@ -47,7 +47,7 @@ from hessgnn.errors import TrainingError
 from hessgnn.potentials.base import Potential
 from hessgnn.runtime.config import load as load_config
 from hessgnn.runtime.files import find_resource, write_text
-from hessgnn.training.build import build_potential, energy_scale, fit_reference_energies
+from hessgnn.training.build import build_potential, fit_reference_energies
 from hessgnn.training.config import LossConfig, ProbeConfig, RunConfig, ValidationConfig
 from hessgnn.training.loss import Loss, Weights
 from hessgnn.training.step import PROOFS, EagerStep, RecordedStep
@@ -93,11 +93,11 @@ class Data:
         return Loader(*shared, seed=seed, preparation=self.preparation)
 
     def potential(self, seed: int, loader: Loader) -> Potential:
-        """With the weights of a seed, scaled to the training split."""
+        """With the weights of a seed, and reference energies of the training split."""
         torch.manual_seed(seed)
         potential = build_potential(self.config)
         reference = fit_reference_energies(self.store, loader.indices, potential.elements)
-        potential.set_scaling(reference, energy_scale(self.store, loader.indices, reference))
+        potential.set_scaling(reference, self.config.data.energy_scale)
         return potential
 
     def error(self, potential: Potential) -> float:

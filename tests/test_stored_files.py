@@ -74,6 +74,7 @@ def test_an_interrupted_run_is_resumed_to_the_same_weights(stored: Path) -> None
         assert found.keys() == wanted.keys()
         for key, value in wanted.items():
             torch.testing.assert_close(found[key], value, rtol=1e-5, atol=1e-6)
+    assert float(found["scale"]) != 1.0  # fitted by that version: the checkpoint's counts, not today's setting
 
 
 def test_an_evaluation_is_not_done_again(stored: Path) -> None:
@@ -89,23 +90,21 @@ def test_an_evaluation_is_not_done_again(stored: Path) -> None:
 
 def test_a_finished_sweep_is_opened_and_has_nothing_to_do(stored: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trials = Path("sweep/trials.csv").read_text()
-    best = {path.name: path.read_text() for path in Path("sweep/best").iterdir()}
     assert status_of("sweep", "sweep.yaml", "-o", "sweep") == 0
     shown = capsys.readouterr().out
     assert shown.count("3/3") == 3  # the trials of each architecture, finished by the version before
     assert "waiting" not in shown
     assert Path("sweep/trials.csv").read_text() == trials
-    assert {path.name: path.read_text() for path in Path("sweep/best").iterdir()} == best
     assert Path("sweep/leaderboard/index.html").is_file()
     assert not list(Path("sweep").glob("trials/*/*/last.pt"))  # they were left out, and no trial was run again
 
 
-def test_a_finished_study_is_opened_and_has_nothing_to_do(stored: Path) -> None:
-    points = json.loads(Path("study/points.json").read_text())
-    files = times(Path("study"), "runs/schnet*/*.npz")
-    assert status_of("study", "study.yaml", "-o", "study") == 0
-    assert json.loads(Path("study/points.json").read_text()) == points
-    assert times(Path("study"), "runs/schnet*/*.npz") == files
+def test_a_study_under_other_rules_is_refused_and_kept(stored: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its file left the form of the energy term to the default, which is another one now."""
+    files = times(Path("study"), "runs/schnet*/*")
+    assert status_of("study", "study.yaml", "-o", "study") == 2
+    assert "name another folder" in capsys.readouterr().err
+    assert times(Path("study"), "runs/schnet*/*") == files
 
 
 def test_records_are_compared(stored: Path) -> None:

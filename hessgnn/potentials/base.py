@@ -188,7 +188,7 @@ class Potential(nn.Module, ABC):
         reference_energies
             eV for each atomic number of ``self.elements``.
         scale
-            eV; the root mean square force of the training split is a good choice.
+            eV, positive.
         """
         missing = [z for z in self.elements if z not in reference_energies]
         if missing:

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from hessgnn.data.checks import require_sound
 from hessgnn.data.loader import Loader
 from hessgnn.data.padding import Buckets
-from hessgnn.data.store.columns import ragged
 from hessgnn.data.store.store import Store
 from hessgnn.data.structure import Structure
 from hessgnn.errors import ConfigError, DataError, TrainingError
@@ -142,13 +141,14 @@ def build_loaders(config: RunConfig, store: Store, potential: Potential, device:
 
 
 def scale_to_data(potential: Potential, config: RunConfig, store: Store, ranks: Ranks | None = None) -> None:
-    """Set reference energies and energy scale of a potential from the training split.
+    """Set reference energies and energy scale of a potential.
 
-    Reference energies are fitted unless the configuration gives them.
+    Reference energies are fitted to the training split unless the configuration gives them. The scale is a setting,
+    ``data.energy_scale``: a rule that reads it off the labels would give different kinds of labels different networks.
     """
     train, ranks = store.indices(config.data.train), ranks or Ranks()
     reference = config.data.reference_energies or fit_reference_energies(store, train, potential.elements)
-    potential.set_scaling(reference, energy_scale(store, train, reference))
+    potential.set_scaling(reference, config.data.energy_scale)
     if ranks.number > 1:  # different machines may round the fit differently
         potential.load_state_dict(ranks.from_first(potential.state_dict))
 
@@ -242,12 +242,6 @@ def _require_labels(config: RunConfig, store: Store, train: NDArray[np.int64]) -
             )
 
 
-STATIONARY = 0.01
-"""eV/Å: a training split with smaller root mean square forces holds stationary points only."""
-
-_BLOCK = 65_536  # structures that are looked at together
-
-
 def fit_reference_energies(store: Store, indices: NDArray[np.int64], elements: Sequence[int]) -> dict[int, float]:
     """Energy of each element in eV, by least squares on the compositions of those structures that have an energy.
 
@@ -280,34 +274,3 @@ def composition_energy(structure: Structure, reference: dict[int, float]) -> flo
             hint="add the element to potential.elements and data.reference_energies, or leave both out",
         )
     return sum(reference[int(z)] for z in structure.numbers)
-
-
-def energy_scale(store: Store, indices: NDArray[np.int64], reference: dict[int, float]) -> float:
-    """The energy, in eV and positive, that one dimensionless unit of an atomic energy stands for.
-
-    The root mean square force is the field's choice. It says nothing when the training split holds stationary points
-    only: then the spread of the energies per atom about the reference energies is taken.
-
-    Raises
-    ------
-    DataError
-        When an element has no reference energy.
-    """
-    rms_force = _rms_force(store, indices[store.has_forces[indices]])
-    if rms_force > STATIONARY:
-        return rms_force
-    labelled, sizes = indices[store.has_energy[indices]], store.n_atoms
-    counts = store.composition(list(reference), labelled)
-    if (unknown := labelled[counts.sum(axis=1) < sizes[labelled]]).size:
-        composition_energy(store[int(unknown[0])], reference)  # says which element
-    residuals = (store.energies[labelled] - counts @ np.array(list(reference.values()))) / sizes[labelled]
-    spread = float(np.std(residuals)) if len(residuals) else 0.0
-    return spread if spread > STATIONARY else 1.0
-
-
-def _rms_force(store: Store, indices: NDArray[np.int64]) -> float:
-    forces, squares = store.columns.array("forces"), 0.0
-    for start in range(0, len(indices), _BLOCK):
-        block = indices[start : start + _BLOCK]
-        squares += float(np.square(forces[ragged(store.first_atom[block], store.n_atoms[block])]).sum())
-    return math.sqrt(squares / (3 * int(store.n_atoms[indices].sum()))) if len(indices) else 0.0

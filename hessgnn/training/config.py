@@ -38,6 +38,11 @@ class DataConfig(Settings):
     reference_energies: dict[int, float] | None = Field(
         default=None, description="eV for each atomic number; fitted to the training split by least squares if absent"
     )
+    energy_scale: PositiveFloat = Field(
+        default=1.0,
+        description="eV: one unit of the network's output. The same for all kinds of labels that are compared, since "
+        "it decides the size of the first steps; tune it like a learning rate",
+    )
 
 
 def _require_probes(kind: str, key: str, *others: str) -> str:
@@ -98,7 +103,9 @@ class LossConfig(Settings):
     forces: NonNegativeFloat = Field(default=0.30, description="Å²")
     hessian: NonNegativeFloat = Field(default=0.09, description="Å⁴")
     energy_form: Literal["per_atom", "per_sqrt_atom"] = Field(
-        default="per_atom", description="mean of (ΔE/N)², or of ΔE²/√N as in arXiv 2503.07839"
+        default="per_sqrt_atom",
+        description="mean of ΔE²/√N as in arXiv 2503.07839, which the weights 0.30 and 0.09 belong to, or of (ΔE/N)². "
+        "The second is smaller by N^1.5, so the same weights put N^1.5 times more on forces and Hessian",
     )
     hessian_function: Literal["squared", "l1", "huber"] = "squared"
     huber_delta: PositiveFloat = Field(default=1.0, description="eV/Å²: where Huber turns from squared to linear")

@@ -50,15 +50,15 @@ def test_terms_and_total_are_the_sums_written_in_the_docstring(potential: Potent
     batch = make_batch("H2O", "CH4")
     labels, n = batch.labels, batch.n_atoms.double()
     assert labels is not None
-    energy = ((potential.energy(batch) - labels.energy) / n).square().mean()
+    difference = potential.energy(batch) - labels.energy
+    energy = (difference.square() / n.sqrt()).mean()
     forces = batch.sum_per_structure((potential.forces(batch) - labels.forces).square().sum(-1)) / (3 * n)
     value = evaluate(potential, batch, Weights(0.3, 0.0))
     assert value.terms["energy"] == pytest.approx(float(energy), rel=1e-12)
     assert value.terms["forces"] == pytest.approx(float(forces.mean()), rel=1e-12)
     assert float(value.total.detach()) == pytest.approx(float(energy + 0.3 * forces.mean()), rel=1e-12)
-    seed_form = evaluate(potential, batch, Weights(0.0, 0.0), energy_form="per_sqrt_atom").terms["energy"]
-    expected = ((potential.energy(batch) - labels.energy).square() / n.sqrt()).mean()
-    assert seed_form == pytest.approx(float(expected), rel=1e-12)
+    per_atom = evaluate(potential, batch, Weights(0.0, 0.0), energy_form="per_atom").terms["energy"]
+    assert per_atom == pytest.approx(float((difference / n).square().mean()), rel=1e-12)
 
 
 @pytest.mark.parametrize("function", ["squared", "l1", "huber"])

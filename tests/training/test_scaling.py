@@ -11,7 +11,7 @@ from springs import spring_structure
 from hessgnn.data.store.store import Store, write_store
 from hessgnn.data.structure import Structure
 from hessgnn.errors import DataError
-from hessgnn.training.build import energy_scale, fit_reference_energies
+from hessgnn.training.build import build, fit_reference_energies
 
 
 @pytest.fixture
@@ -40,12 +40,12 @@ def test_structures_without_energies_determine_nothing(stored) -> None:  # type:
         fit_reference_energies(*stored([spring_structure("H2O", "train", energy=None)]), [1, 8])
 
 
-def test_the_scale_is_the_force_unless_all_points_are_stationary(stored) -> None:  # type: ignore[no-untyped-def]
-    structures = [spring_structure(name, "train") for name in ("H2O", "CH4")]
-    reference = {1: 0.0, 6: 0.0, 8: 0.0}
-    assert 0.1 < energy_scale(*stored(structures), reference) < 10
-    energies = {"H2O-train": 3.0, "CH4-train": 15.0}
-    still = [type(s)(**{**vars(s), "forces": s.forces * 0, "energy": energies[s.name]}) for s in structures]
-    assert energy_scale(*stored(still), reference) == pytest.approx(1.0)  # 1 and 3 eV/atom
-    alike = [type(s)(**{**vars(s), "forces": None, "energy": None}) for s in structures]
-    assert energy_scale(*stored(alike), reference) == 1.0
+def test_the_scale_is_the_setting_whatever_the_labels_are(make_config) -> None:  # type: ignore[no-untyped-def]
+    def scale(**sections: dict) -> float:
+        return float(build(make_config(**sections)).potential.scale)
+
+    assert scale() == scale(loss={"hessian": 0.0}) == scale(loss={"forces": 0.0, "hessian": 0.0}) == 1.0
+    assert scale(data={"energy_scale": 0.25}) == 0.25
+    for wrong in (0.0, -1.0):
+        with pytest.raises(ValueError, match="energy_scale"):
+            make_config(data={"energy_scale": wrong})

@@ -51,6 +51,7 @@ def test_training_on_the_bundled_data_learns_the_hessian(make_config: MakeConfig
     config = make_config(
         potential={"width": 32, "n_interactions": 2},
         data={"path": "rtp-mini"},
+        loss={"forces": 8.0, "hessian": 2.6},
         training={"steps": 120, "batch_size": 20, "schedule": {"lr": 5e-3, "warmup": 10}},
         validation={"every": 30, "hessian": "probes"},
     )
@@ -177,7 +178,10 @@ def test_without_a_folder_nothing_is_written_and_the_numbers_are_the_same(
 
 
 def test_the_best_potential_is_kept_in_memory_not_the_last(make_config: MakeConfig) -> None:
-    config = make_config(training={"ema": None, "schedule": {"lr": 0.3, "kind": "constant", "warmup": 0}})
+    config = make_config(
+        training={"steps": 50, "ema": None, "schedule": {"lr": 0.3, "kind": "constant", "warmup": 0}},
+        validation={"every": 1},
+    )
     result = train(config)
     assert result.progress.best_step < result.progress.step
     errors = validate(result.potential, build(config).validation, config.validation)
