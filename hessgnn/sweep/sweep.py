@@ -36,7 +36,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from hessgnn.data.store.store import Store
-from hessgnn.errors import NothingTrained, UserError
+from hessgnn.errors import NothingTrained, TrainingError
 from hessgnn.evaluation.evaluate import record_mean_predictor
 from hessgnn.evaluation.record import Budget, Cost, read_record
 from hessgnn.experiments.config import folder_name
@@ -343,7 +343,10 @@ class _Sweep:
         own, other = (read_record(Run(path).record) for path in paths)
         if "failed" in (own.status, other.status):
             return None
-        costs = self._step_costs(subject.architecture)
+        try:
+            costs = self._step_costs(subject.architecture)
+        except TrainingError:  # its runs say why
+            return None
         steps = equal_steps(other.cost.steps, costs[subject.regime], costs["E-F-H"])
         job = self._final_job(subject, best, seed, steps=steps)
         self._final(job)
@@ -358,15 +361,15 @@ class _Sweep:
             for regime in config.regimes:
                 subject = Subject(architecture, regime)
                 runs[regime] = self._final_job(subject, self._tuning(subject).best(), seed).config
-            path = self.folder / "step-costs" / folder_name(architecture)
+            path = self.folder / "data" / "step-costs" / folder_name(architecture)
             job = Job(runs["E-F-H"], path, architecture, "", stage="step costs")
             entry, _ = self._once(f"step costs {architecture}", job, work=partial(measure_step_costs, runs=runs))
             if entry.state != TrialState.COMPLETE:
-                raise UserError(f"costs of a step cannot be measured ({reason_of(entry)})", where=architecture)
+                raise TrainingError(reason_of(entry) or "no step could be taken", where=path)
             return entry.user_attrs[_MEASURED]
 
         given = config.step_costs.get(architecture)
-        return frozen_step_costs(given, architecture, self.folder / "step-costs.json", measure)
+        return frozen_step_costs(given, architecture, self.folder / "data" / "step-costs.json", measure)
 
     # Work
 
