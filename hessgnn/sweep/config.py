@@ -219,8 +219,8 @@ class ObjectiveConfig(Settings):
         used = {name: weight for name, weight in self.weights.items() if weight}
         equal = len(set(used.values())) == 1
         errors = [f"{name} ({_UNITS[name]})" + ("" if equal else f" to the power {used[name]:g}") for name in used]
-        what = "weighted geometric mean" if not equal else "geometric mean" if len(used) > 1 else "size"
-        return f"{what} of the validation RMSE of {' and '.join(errors)}; lower is better"
+        mean = "" if len(used) == 1 else f"{'' if equal else 'weighted '}geometric mean of the "
+        return f"{mean}validation RMSE of {' and '.join(errors)}; lower is better"
 
 
 class RankingConfig(Settings):
@@ -335,12 +335,6 @@ class SweepConfig(ExperimentConfig):
         unused = [key for key in self.space if not any(is_used(key, regime) for regime in self.regimes)]
         if unused:
             raise ValueError(f"no kind of labels in regimes uses {unused[0]}: leave it out of the space")
-        for regime in self.regimes:
-            if self.budget.trials > 1 and not self.space_of(regime):
-                raise ValueError(
-                    f"the space holds nothing that {regime} uses, so its trials would all be the same: "
-                    "add training.schedule.lr"
-                )
         for subject in self.subjects:
             self.trial_config(subject, {})
             for key, values in self.space_of(subject.regime).items():  # also refuses an unknown key
@@ -349,6 +343,12 @@ class SweepConfig(ExperimentConfig):
                     if key == DISPLACEMENT:
                         labels = {**self.labels.model_dump(), "displacement": value}
                         parse(LabelSettings, labels, where=f"space of sweep {self.name!r}, {key}")
+        for regime in self.regimes:
+            if self.budget.trials > 1 and not self.space_of(regime):
+                raise ValueError(
+                    f"the space holds nothing that {regime} uses, so its trials would all be the same: "
+                    "add training.schedule.lr"
+                )
         return self
 
     @property

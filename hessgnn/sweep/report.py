@@ -160,18 +160,19 @@ def compared(
     return lines
 
 
-def _ranking(config: SweepConfig, rows: Sequence[TrialResult]) -> tuple[str, list[Panel], TextTable | None]:
+def _ranking(config: SweepConfig, rows: Sequence[TrialResult]) -> tuple[str, list[Panel], TextTable]:
     """Whether the chosen trials are the best after as many steps as the retraining has."""
     checks = check_rankings(rows)
     lengths = f"Trials have {config.budget.steps} steps, the retraining at most {config.final_steps}."
     known = [check for check in checks.values() if check is not None]
-    if not known:
-        return f"{lengths} Not known: set check_ranking.trials to train some trials for both lengths.", [], None
     text = (
         f"{lengths} The best {config.check_ranking.trials} trials and the worst one of each architecture and kind of "
         "labels were trained for both lengths with the same seed. The chosen trial is still the best for "
         f"{sum(check.holds for check in known)} of {len(known)}. Excess: final score of the chosen trial over that of "
         "the best one. Rank correlations of so few trials are rough."
+        if known
+        else f"{lengths} Whether trials are ranked alike after both is not known: check_ranking.trials trains some for "
+        "both lengths."
     )
     lines = [
         [name, *([MISSING] * 5), "not known"]

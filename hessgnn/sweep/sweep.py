@@ -179,9 +179,9 @@ class _Sweep:
 
     def _training_set(self, regime: StudyRegime, values: Mapping[str, Any], seed: int) -> dict[str, Any]:
         """What the training set of a run changes in its configuration; each seed draws its own part of the data."""
-        drawn = {"fraction": self.config.fraction, "draw": seed}
-        path = self.sets.path(regime, **drawn, displacement=values.get(DISPLACEMENT))
-        return {"data.path": str(path), **self.sets.changes(**drawn)}
+        fraction, displacement = self.config.fraction, values.get(DISPLACEMENT)
+        path = self.sets.path(regime, fraction=fraction, draw=seed, displacement=displacement)
+        return {"data.path": str(path), **self.sets.changes(fraction=fraction, draw=seed)}
 
     # Tuning
 

@@ -149,7 +149,7 @@ class Tuning:
 
     def _claim(self, number: int, entry: FrozenTrial, known: Mapping[str, float]) -> TrialRequest | None:
         kind: TrialKind = {PAPER: "paper", BALANCE: "balance"}.get(number, "sampled")  # type: ignore[assignment]
-        if kind == "balance" and not known:
+        if kind == "balance" and not set(known) & set(self.space):
             kind = "sampled"
         fixed = {} if kind == "sampled" else self.starting_values(known if kind == "balance" else {})
         self.study.sampler = self._sampler(number, fixed)

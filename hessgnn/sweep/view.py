@@ -19,7 +19,7 @@ from hessgnn.runtime.config import load
 from hessgnn.runtime.files import find_resource
 from hessgnn.runtime.terminal import ProgressLog, say
 from hessgnn.sweep.config import SweepConfig
-from hessgnn.sweep.measure import Estimate, estimates
+from hessgnn.sweep.measure import Estimate, LabellingEstimate, estimates, labelling
 from hessgnn.sweep.storage import without_password
 from hessgnn.sweep.sweep import TrialFinished, sweep
 from hessgnn.training import bar
@@ -33,8 +33,8 @@ def run(config: Path, overrides: list[str], *, output: Path | None, dry_run: boo
     console.print(_plan_table(settings, folder))
     if dry_run:
         with console.status("measuring a few steps of each architecture"):
-            measured = estimates(settings)
-        console.print(_estimate_table(settings, measured))
+            measured, frames = estimates(settings), labelling(settings)
+        console.print(_estimate_table(settings, measured, frames))
         return
     console.print(bar.LEGEND, style="dim")
     log = ProgressLog(console, folder / "sweep.log")
@@ -186,7 +186,7 @@ def _plan_table(settings: SweepConfig, folder: Path) -> Table:
     return table
 
 
-def _estimate_table(settings: SweepConfig, measured: Sequence[Estimate]) -> Table:
+def _estimate_table(settings: SweepConfig, measured: Sequence[Estimate], frames: LabellingEstimate | None) -> Table:
     """What the plan will cost, from a few steps of each architecture."""
     table = Table(title="measured on this machine, one run at a time", show_header=True)
     costs = ("step E-F / ms", "step E-F-H / ms", "validation / s", "memory / MiB", "training / min")
@@ -209,6 +209,9 @@ def _estimate_table(settings: SweepConfig, measured: Sequence[Estimate]) -> Tabl
     memory = workers * max((item.memory for item in measured if item.reason is None), default=0) / 2**30
     table.caption = (
         f"about {total:.0f} min of training and validation with {settings.workers} workers that do not slow each other "
-        f"down, and {memory:.1f} GiB at once; evaluation ({', '.join(settings.tasks)}) comes on top"
+        f"down, and {memory:.1f} GiB at once, if no run stops early; evaluation ({', '.join(settings.tasks)}) comes on top"
     )
+    if frames is not None:
+        minutes = frames.seconds / workers / 60
+        table.caption += f"; labelling {frames.gradients:,} displaced frames takes about {minutes:.0f} min before it"
     return table

@@ -1,7 +1,7 @@
 """The landscape of what was tuned: a sweep's trials of each architecture on each kind of labels.
 
 Drawn without ``optuna.visualization``: its contour passes through every noisy trial, even of five, and its figures show
-neither failed and pruned trials the panels of several studies side by side.
+neither failed and pruned trials nor the panels of several studies side by side.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def landscapes(trials: Sequence[TrialResult]) -> list[PanelGroup]:
         states = {state: sum(trial.state == state for trial in mine) for state in MARKS}
         summary = (
             f"{states['complete']} finished, {states['pruned']} pruned, {states['failed']} failed. Best: "
-            f"{label} {number(lowest)}, with {values or 'nothing tuned'} (trial {best.trial})."
+            f"{number(lowest)} ({label}), with {values or 'nothing tuned'} (trial {best.trial})."
         )
         panels = [_map(mine, done, keys[:2], name, label)] if len(keys) > 1 else []
         panels += [_slice(mine, key, name, label) for key in keys]
