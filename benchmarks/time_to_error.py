@@ -102,7 +102,7 @@ class Data:
 
     def error(self, potential: Potential) -> float:
         """Hessian RMSE on validation, eV/Å², from full Hessians."""
-        error = validate(potential, self.held_out, ValidationConfig()).hessian
+        error = validate(potential, self.held_out, ValidationConfig(weights={"hessian": 1.0})).hessian
         assert error is not None
         return error
 

@@ -48,6 +48,8 @@ def train(
             log = ProgressLog(console, None if console.quiet else folder / "train.log")
             observer = _logged(log, settings, bar.observe(progress, task))
             result = run_training(settings, folder, resume=resume is not None, observer=observer)
+            progress.update(task, total=result.progress.step, errors=result.progress.ending)
+        log.line(_title(settings), f"{result.progress.ending}, at step {result.progress.step}")
         _print_result(console, result, folder)
 
 
@@ -67,7 +69,7 @@ def _what_and_where(
 
 def _logged(log: ProgressLog, settings: RunConfig, observer: Observer) -> Observer:
     """An observer that writes a line for each validation, too."""
-    title = f"train {settings.entry} seed {settings.training.seed}"
+    title = _title(settings)
 
     def observe(step: int, point: ValidationPoint | None) -> None:
         observer(step, point)
@@ -75,6 +77,10 @@ def _logged(log: ProgressLog, settings: RunConfig, observer: Observer) -> Observ
             log.line(title, f"{step}/{settings.training.steps} steps  {bar.describe(point)}")
 
     return observe
+
+
+def _title(settings: RunConfig) -> str:
+    return f"train {settings.entry} seed {settings.training.seed}"
 
 
 def evaluate(
@@ -158,6 +164,8 @@ def _print_result(console: Console, result: TrainingResult, folder: Path) -> Non
     progress = result.progress
     best = next(point for point in progress.curve if point.step == progress.best_step)
     console.print(f"best validation at step {best.step}: {bar.describe(best)}  (score {best.score:.3g})", markup=False)
+    ending = f"{progress.ending}  (curve: {folder / 'metrics.csv'})"
+    console.print(ending, markup=False, highlight=False, soft_wrap=True)
     console.print(
         f"{progress.device_seconds:.1f} device-seconds, {progress.products} Hessian products, {folder}",
         markup=False,

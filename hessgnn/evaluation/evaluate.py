@@ -102,6 +102,7 @@ def evaluate(
         parameters=parameters,
         cost=_cost(run, sweep),
         curve=[_curve_point(point) for point in run.curve()],
+        converged=_converged(run),
     )
     write_record(record, run.record)
     return record
@@ -329,6 +330,11 @@ def _demonstrates(run: Run, given: bool | None) -> bool:
         return read_record(run.record).demonstration
     except DataError:
         return False
+
+
+def _converged(run: Run) -> bool | None:
+    """Whether training ended since its validation was flat; ``None`` for a run of version 0.1.0."""
+    return load_checkpoint(run.last)["progress"].get("converged") if run.last.exists() else None
 
 
 def _curve_point(point: ValidationPoint) -> CurvePoint:

@@ -135,6 +135,11 @@ class Record(Settings):
     weights: dict[str, float] = Field(description="energy (1), forces (Å²) and hessian (Å⁴) weights of the loss")
     metrics: dict[str, dict[str, Metric]] = Field(description="split -> metric name -> metric")
     curve: list[CurvePoint] = Field(default_factory=list)
+    converged: bool | None = Field(
+        default=None,
+        description="whether training ended since its validation was flat; false where its steps were used up, null "
+        "where it is not known",
+    )
     predictions: dict[str, PredictionFile] = Field(default_factory=dict)
     results: dict[str, PredictionFile] = Field(
         default_factory=dict,

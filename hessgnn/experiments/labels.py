@@ -164,11 +164,15 @@ class TrainingSets:
         if measured or set(config.regimes) & set(WITH_FRAMES):  # said before anything else is done
             require_same_level(store, make_engine(self.labels.engine))
         self.hessian_gradients = self._measured() if measured else float(self.labels.hessian_gradients)
+        self._parts: dict[tuple[float, int], list[int]] = {}
         self._reference_parts: dict[tuple[float, int], list[int]] = {}
 
     def indices(self, *, fraction: float, draw: int) -> list[int]:
         """Structures of the part, without displaced frames, by their places in the store."""
-        return part_of(self.store, self._data.train, fraction, (self.labels.seed, draw))
+        key = fraction, draw
+        if key not in self._parts:
+            self._parts[key] = part_of(self.store, self._data.train, fraction, (self.labels.seed, draw))
+        return self._parts[key]
 
     def path(self, kind: StudyRegime, *, fraction: float, draw: int, displacement: float | None = None) -> Path:
         """Give the file of a training set; it is made if it is not there.

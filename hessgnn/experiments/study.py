@@ -28,7 +28,7 @@ from hessgnn.evaluation.evaluate import record_mean_predictor
 from hessgnn.evaluation.record import Budget, Record, read_record
 from hessgnn.evaluation.run import DEFAULT_TASKS
 from hessgnn.experiments.config import StudyConfig, folder_name
-from hessgnn.experiments.folder import locked, require_same
+from hessgnn.experiments.folder import has_other_rules, locked, require_same
 from hessgnn.experiments.job import (
     EvaluationRequest,
     Job,
@@ -114,13 +114,17 @@ def study(config: StudyConfig, folder: Path, observer: Observer) -> list[Path]:
     Raises
     ------
     UserError
-        When the folder holds another study, or the data or the engine cannot be used.
+        When the folder holds another study, or an unfinished one of older rules, or the data or the engine cannot be
+        used.
     NothingTrained
         When no run could be trained.
     """
     with locked(folder):
         path = folder / "study.yaml"
-        require_same(config, path)
+        finished = all(Run(cell.folder(folder)).record.is_file() for cell in cells_of(config))
+        require_same(config, path, finished=finished)
+        if has_other_rules(config, path):  # finished by an earlier version: there to be read
+            return _board(config, folder)
         store = Store.open(config.data.path)
         sets = TrainingSets(config, store, folder / "data", observer)
         observer(Note("labels", sets.hessian_cost()))
@@ -144,10 +148,14 @@ def study(config: StudyConfig, folder: Path, observer: Observer) -> list[Path]:
         if all(point.status == "failed" for point in points.points):
             hint = "see the `record.json` of its runs for the reasons"
             raise NothingTrained("no run could be trained", where=folder, hint=hint)
-        mean = folder / "runs" / "mean-predictor"
-        record_mean_predictor(mean, config.data)
+        record_mean_predictor(_board(config, folder)[0], config.data)
+    return _board(config, folder)
+
+
+def _board(config: StudyConfig, folder: Path) -> list[Path]:
+    """Folders of the records of the leaderboard, the mean predictor first."""
     whole = [c for c in cells_of(config) if c.fraction == config.fractions[-1] and c.budget == "steps"]
-    return [mean, *(cell.folder(folder) for cell in whole)]
+    return [folder / "runs" / "mean-predictor", *(cell.folder(folder) for cell in whole)]
 
 
 def _settings(config: StudyConfig, sets: TrainingSets, cell: Cell, steps: int) -> RunConfig:
@@ -255,7 +263,7 @@ def _points(config: StudyConfig, sets: TrainingSets, folder: Path) -> StudyRuns:
                 validation_gradients=sets.validation_gradients(),
                 steps=record.cost.steps,
                 device_seconds=record.cost.device_seconds,
-                converged=getattr(record, "converged", None),
+                converged=record.converged,
                 status=record.status,
                 reason=record.reason,
                 errors={

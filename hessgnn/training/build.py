@@ -145,9 +145,13 @@ def scale_to_data(potential: Potential, config: RunConfig, store: Store, ranks: 
 
     Reference energies are fitted to the training split unless the configuration gives them. The scale is a setting,
     ``data.energy_scale``: a rule that reads it off the labels would give different kinds of labels different networks.
+    Raises :class:`DataError` when an element of the split has no reference energy.
     """
     train, ranks = store.indices(config.data.train), ranks or Ranks()
     reference = config.data.reference_energies or fit_reference_energies(store, train, potential.elements)
+    known = store.composition(list(reference), train).sum(axis=1)
+    if (unknown := train[known < store.n_atoms[train]]).size:
+        composition_energy(store[int(unknown[0])], reference)  # says which element
     potential.set_scaling(reference, config.data.energy_scale)
     if ranks.number > 1:  # different machines may round the fit differently
         potential.load_state_dict(ranks.from_first(potential.state_dict))

@@ -135,7 +135,14 @@ class ValidationConfig(Settings):
     """How the best checkpoint is chosen. Never by the loss: its weights are being tuned."""
 
     every: PositiveInt = Field(default=100, description="steps between validations, each followed by a checkpoint")
-    patience: PositiveInt | None = Field(default=None, description="stop after so many without improvement")
+    patience: PositiveInt | None = Field(
+        default=None,
+        description="end the run, converged, after so many without improvement; not needed with schedule.kind plateau, "
+        "which ends it, too",
+    )
+    min_improvement: NonNegativeFloat = Field(
+        default=0.0, lt=1.0, description="relative decrease of the score that patience takes for an improvement"
+    )
     hessian: str = Field(
         default="full",
         description="probes: fixed Rademacher vectors; or another kind of probes, drawn once",
@@ -144,8 +151,9 @@ class ValidationConfig(Settings):
     n_probes: PositiveInt = Field(default=8, description="for each structure, if probes are used")
     batch_size: PositiveInt = 64
     weights: dict[Literal["energy", "forces", "hessian"], NonNegativeFloat] = Field(
-        default={"energy": 1.0, "forces": 1.0, "hessian": 1.0},
-        description="exponents of the errors in the score, a weighted geometric mean",
+        default={"energy": 1.0, "forces": 1.0, "hessian": 0.0},
+        description="exponents of the errors in the score, a weighted geometric mean. Hessians of the validation split "
+        "are not computed when theirs is 0",
     )
 
     @field_validator("hessian")
@@ -160,13 +168,20 @@ class ValidationConfig(Settings):
         return self
 
     @property
+    def compares_hessians(self) -> bool:
+        """Whether the score contains the Hessian error."""
+        return self.weights.get("hessian", 0.0) > 0
+
+    @property
     def probes(self) -> str | None:
         """Kind of the fixed probes; ``None`` where whole Hessians are compared."""
         return {"full": None, "probes": "rademacher"}.get(self.hessian, self.hessian)
 
     def preparation(self) -> Preparation | None:
         """What the loader computes of each structure for the probes."""
-        return None if self.probes is None else PROBES[self.probes]().preparation(self.n_probes)
+        if self.probes is None or not self.compares_hessians:
+            return None
+        return PROBES[self.probes]().preparation(self.n_probes)
 
 
 _WEIGHT_DECAY, _EMA = 1e-6, 0.99
@@ -182,7 +197,9 @@ Optimizers = Annotated[
 class TrainingConfig(Settings):
     """The optimisation."""
 
-    steps: PositiveInt = 2000
+    steps: PositiveInt = Field(
+        default=2000, description="most steps; a run ends before when its validation is flat, see schedule.kind plateau"
+    )
     batch_size: PositiveInt = Field(default=16, description="most structures in a batch")
     max_atoms: PositiveInt | None = Field(default=None, description="most atoms in a batch; no limit if absent")
     max_edges: PositiveInt | None = Field(

@@ -16,7 +16,16 @@ from fnmatch import fnmatchcase
 from typing import Any, Literal, cast
 
 import torch
-from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, create_model, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    create_model,
+    model_validator,
+)
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
@@ -308,9 +317,22 @@ class ScheduleConfig(Settings):
     lr: PositiveFloat = 2e-3
     warmup: NonNegativeInt = Field(default=50, description="steps of linear growth from 0")
     kind: Literal["cosine", "plateau", "constant"] = "cosine"
-    final: PositiveFloat = Field(default=0.02, le=1.0, description="lowest rate, as a share of lr")
+    final: PositiveFloat = Field(
+        default=0.02, le=1.0, description="cosine: rate at the end, as a share of lr; plateau: see stop_below"
+    )
     factor: PositiveFloat = Field(default=0.5, lt=1.0, description="plateau: what the rate is multiplied by")
-    patience: PositiveInt = Field(default=5, description="plateau: validations without improvement before that")
+    patience: PositiveInt = Field(
+        default=5,
+        description="plateau: validations without improvement before that; together several times 1 / (1 - ema) steps, "
+        "since averaged weights follow a lower rate late",
+    )
+    threshold: NonNegativeFloat = Field(
+        default=0.0, lt=1.0, description="plateau: relative decrease of the score that counts as an improvement"
+    )
+    stop_below: PositiveFloat | None = Field(
+        default=None,
+        description="plateau: the run ends, converged, where the rule lowers the rate below this; final * lr if absent",
+    )
 
 
 class Schedule:
@@ -318,7 +340,14 @@ class Schedule:
 
     def __init__(self, config: ScheduleConfig, n_steps: int) -> None:
         self.config, self.n_steps = config, n_steps
-        self.reduction, self.best, self.waited = 1.0, math.inf, 0
+        self.reduction, self.best, self.best_step, self.waited = 1.0, math.inf, 0, 0
+
+    @property
+    def flat(self) -> bool:
+        """Whether the plateau rule has lowered the rate so far that the run is to end."""
+        config = self.config
+        stop = config.final * config.lr if config.stop_below is None else config.stop_below
+        return config.kind == "plateau" and config.lr * self.reduction < stop
 
     def lr(self, step: int) -> float:
         """Learning rate of a step, counted from 0."""
@@ -330,25 +359,29 @@ class Schedule:
             return config.lr * (config.final + (1 - config.final) * (1 + math.cos(math.pi * share)) / 2)
         return config.lr * self.reduction
 
-    def observe(self, score: float) -> None:
-        """Lower the learning rate by the plateau rule when a validation score (lower is better) does not improve."""
-        if self.config.kind != "plateau":
+    def observe(self, score: float, step: int) -> None:
+        """Lower the learning rate by the plateau rule when a validation score (lower is better) does not improve.
+
+        ``step`` is the number of steps done. Validations during the warm-up are not waited for.
+        """
+        if self.config.kind != "plateau" or step < self.config.warmup:
             return
-        if score < self.best:
-            self.best, self.waited = score, 0
+        if score < self.best * (1 - self.config.threshold):
+            self.best, self.best_step, self.waited = score, step, 0
             return
         self.waited += 1
         if self.waited >= self.config.patience:
             self.waited = 0
-            self.reduction = max(self.config.final, self.reduction * self.config.factor)
+            self.reduction *= self.config.factor
 
     def state_dict(self) -> dict[str, float]:
         """What changes during a run."""
-        return {"reduction": self.reduction, "best": self.best, "waited": self.waited}
+        return {"reduction": self.reduction, "best": self.best, "best_step": self.best_step, "waited": self.waited}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
         """Restore :meth:`state_dict`."""
         self.reduction, self.best, self.waited = state["reduction"], state["best"], int(state["waited"])
+        self.best_step = int(state.get("best_step", 0))
 
 
 class AverageConfig(Settings):

@@ -35,7 +35,8 @@ _PACKAGES = ("hessgnn", "torch", "torch-geometric", "e3nn", "torchani", "numpy",
 class ValidationPoint:
     """One validation: a row of ``metrics.csv``. Losses are means over the steps since the last one.
 
-    Errors are root mean squares; ``None`` where no structure has the label or the term had weight 0.
+    Errors are root mean squares. Losses and errors are ``None`` where no structure has the label or the term had
+    weight 0 in the loss or the score.
     """
 
     step: int

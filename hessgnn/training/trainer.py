@@ -35,7 +35,11 @@ Observer = Callable[[int, ValidationPoint | None], None]
 
 @dataclass
 class Progress:
-    """What a run has done so far, on what: counters, costs and the curve."""
+    """What a run has done so far, on what: counters, costs and the curve.
+
+    ``waited`` counts validations since ``flat_since``, the step of the last improvement that ``validation.patience``
+    counts, to ``flat_score``. ``converged`` is true when the validation was flat before the steps were used up.
+    """
 
     device: str = ""
     threads: int = 0
@@ -45,8 +49,18 @@ class Progress:
     best_score: float = math.inf
     best_step: int = 0
     waited: int = 0
+    flat_score: float = math.inf
+    flat_since: int = 0
+    converged: bool = False
     seconds_per_step: list[float] = field(default_factory=list)
     curve: list[ValidationPoint] = field(default_factory=list)
+
+    @property
+    def ending(self) -> str:
+        """How the run ended, as a line for people."""
+        if self.converged:
+            return f"converged: validation flat since step {self.flat_since}"
+        return "not converged: its steps were used up"
 
 
 @dataclass(frozen=True)
@@ -60,7 +74,7 @@ class TrainingResult:
     score
         Best validation score.
     errors
-        Validation errors of the best checkpoint.
+        Validation errors of the best checkpoint; of Hessians only where they have a weight in the score.
     progress
         Counters, costs and the curve.
     """
@@ -70,6 +84,11 @@ class TrainingResult:
     errors: Errors
     progress: Progress
     _in_memory: Potential | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def converged(self) -> bool:
+        """Whether the run ended since its validation was flat, and not since its steps were used up."""
+        return self.progress.converged
 
     @cached_property
     def potential(self) -> Potential:
@@ -173,7 +192,7 @@ class Trainer:
         settings, validation, progress = self.setup.config.training, self.setup.config.validation, self.progress
         since_validation: list[LossValue] = []
         started = time.perf_counter()
-        while progress.step < settings.steps and not self._patience_is_exhausted():
+        while progress.step < settings.steps and not progress.converged:
             since_validation.append(self._step())
             point = None
             if progress.step % validation.every == 0 or progress.step == settings.steps:
@@ -221,11 +240,16 @@ class Trainer:
             **{f"{name}_rmse": error for name, error in asdict(errors).items()},
         )
         progress.curve.append(point)
-        schedule.observe(score)
+        schedule.observe(score, progress.step)
         progress.waited += 1
+        if score < progress.flat_score * (1 - config.min_improvement):
+            progress.flat_score, progress.flat_since, progress.waited = score, progress.step, 0
         if score < progress.best_score or not self._has_best():
-            progress.best_score, progress.best_step, progress.waited = score, progress.step, 0
+            progress.best_score, progress.best_step = score, progress.step
             self._keep(potential)
+        progress.converged = self._is_flat()
+        if schedule.flat:
+            progress.flat_since = schedule.best_step
         return point
 
     def _has_best(self) -> bool:
@@ -244,9 +268,9 @@ class Trainer:
         potential.load_state_dict(self._best)
         return potential.cpu().eval()
 
-    def _patience_is_exhausted(self) -> bool:
+    def _is_flat(self) -> bool:
         patience = self.setup.config.validation.patience
-        return patience is not None and self.progress.waited >= patience
+        return self.setup.step.schedule.flat or (patience is not None and self.progress.waited >= patience)
 
     def _account(self, seconds: float, n_steps: int) -> None:
         device = self.setup.device
@@ -284,9 +308,12 @@ class Trainer:
         load_weights(setup.potential, content["potential"], where=run.last)
         setup.average.load_state_dict(content["averaged"])
         setup.step.update.load_state_dict(content["optimizer"])
-        setup.step.schedule.load_state_dict(content["schedule"])
         state = content["progress"]
-        self.progress = Progress(**{**state, "curve": [ValidationPoint(**point) for point in state["curve"]]})
+        best = {"flat_score": state["best_score"], "flat_since": state["best_step"]}  # version 0.1.0 has no others
+        curve = [ValidationPoint(**point) for point in state["curve"]]
+        self.progress = Progress(**{**best, **state, "curve": curve})
+        setup.step.schedule.load_state_dict({"best_step": state["best_step"], **content["schedule"]})
+        self.progress.converged = self._is_flat()
 
 
 def _mean(values: Iterable[float]) -> float | None:

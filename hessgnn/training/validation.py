@@ -28,7 +28,10 @@ _PROBE_SEED = 20250307  # fixed probes: redrawn ones would make the choice of th
 
 @dataclass(frozen=True)
 class Errors:
-    """Root mean square errors (eV/atom, eV/Å, eV/Å²), ``None`` where no structure has the label."""
+    """Root mean square errors (eV/atom, eV/Å, eV/Å²), ``None`` where no structure has the label.
+
+    That of the Hessian is also ``None`` where it has no weight in the score, and so was not computed.
+    """
 
     energy: float | None
     forces: float | None
@@ -64,7 +67,7 @@ def validate(
     batches
         With labels.
     config
-        Whether the whole Hessian is compared or fixed probes.
+        Whether Hessians are compared, and if so the whole of them or fixed probes.
     ranks
         Divide the batches: whole Hessians take long, and whoever only waits for them is idle.
     """
@@ -75,11 +78,12 @@ def validate(
         labels = batch.labels
         assert labels is not None
         probes = None
-        if config.probes is not None and bool(labels.has_hessian.any()):
+        hessians = config.compares_hessians and bool(labels.has_hessian.any())
+        if hessians and config.probes is not None:
             probes = draw(config.probes, config.n_probes, batch, generator)  # also where another process needs them
         sums, counts = dict.fromkeys(_TERMS, 0.0), dict.fromkeys(_TERMS, 0)
         if number % ranks.number == ranks.rank:
-            for name, (labelled, values) in _errors(potential, batch, labels, probes).items():
+            for name, (labelled, values) in _errors(potential, batch, labels, probes, hessians=hessians).items():
                 sums[name], counts[name] = float(values[labelled].sum()), int(labelled.sum())
         rows.append([*sums.values(), *counts.values()])
     # Added in the order of the batches, so that the number of processes changes no digit.
@@ -90,7 +94,7 @@ def validate(
 
 
 def _errors(
-    potential: Potential, batch: Batch, labels: Labels, probes: Probes | None
+    potential: Potential, batch: Batch, labels: Labels, probes: Probes | None, *, hessians: bool
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Term -> which structures are labelled, and the mean square error of each."""
     prediction = potential(batch)
@@ -101,7 +105,7 @@ def _errors(
     if probes is not None:
         products = potential.hvp(batch, probes.vectors)
         errors["hessian"] = labels.has_hessian, hessian_error(products, batch, labels, probes)
-    elif bool(labels.has_hessian.any()):
+    elif hessians:
         residual = (padded_hessians(potential, batch) - labels.hessian).double()
         squares = residual.square().sum((1, 2)) / (9 * batch.n_atoms.double().square())
         errors["hessian"] = labels.has_hessian, squares

@@ -278,7 +278,9 @@ def test_from_config_to_leaderboard(invoke: Invoke, home: Path) -> None:
     assert trained.errors == ""
     run = home / "runs" / "schnet-E-F-H-seed3"
     lines = [line for line in trained.output.splitlines() if line.startswith("[train schnet E-F-H seed 3] ")]
-    assert [line.split()[5] for line in lines] == ["3/6", "6/6"]  # redirected: one for each validation
+    assert [line.split()[5] for line in lines[:-1]] == ["3/6", "6/6"]  # redirected: one for each validation
+    assert lines[-1].endswith("not converged: its steps were used up, at step 6")
+    assert f"not converged: its steps were used up  (curve: {Path('runs', run.name, 'metrics.csv')})" in trained.output
     assert [line.split(" ", 2)[2] for line in (run / "train.log").read_text().splitlines()] == lines
     assert str(run.relative_to(home)) in trained.output
     assert Run(run).config().loss.hessian == 0.5
@@ -287,6 +289,7 @@ def test_from_config_to_leaderboard(invoke: Invoke, home: Path) -> None:
     assert f"[evaluate {run}] accuracy on nms 2/2" in judged.output
     assert re.search(r"accuracy on test (\d+)/\1$", (run / "evaluate.log").read_text(), re.M)
     record = read_record(run / "record.json")
+    assert record.converged is False
     assert set(record.metrics) == {"test", "nms"}
     assert f"{record.metrics['nms']['hessian_rmse'].value:.4g}" in judged.output
     assert invoke("train", "my.yaml", "loss.hessian=0", "training.seed=3").status == 0

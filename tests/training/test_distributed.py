@@ -64,7 +64,7 @@ def configuration(folder: Path, **sections: dict) -> RunConfig:
         "potential": TINY,
         "data": {"path": str(folder / "springs.h5")},
         "training": {"steps": 8, "device": "cpu", "dtype": "float64", "threads": 1},
-        "validation": {"every": 2, "hessian": "probes"},
+        "validation": {"every": 2, "hessian": "probes", "weights": {"energy": 1, "forces": 1, "hessian": 1}},
     }
     return RunConfig.model_validate(merge(content, sections))
 

@@ -53,7 +53,7 @@ def test_training_on_the_bundled_data_learns_the_hessian(make_config: MakeConfig
         data={"path": "rtp-mini"},
         loss={"forces": 8.0, "hessian": 2.6},
         training={"steps": 120, "batch_size": 20, "schedule": {"lr": 5e-3, "warmup": 10}},
-        validation={"every": 30, "hessian": "probes"},
+        validation={"every": 30, "hessian": "probes", "weights": {"energy": 1, "forces": 1, "hessian": 1}},
     )
     result = train(config, tmp_path / "run")
     curve = Run(tmp_path / "run").curve()
@@ -226,6 +226,78 @@ def test_early_stopping_waits_for_its_patience(make_config: MakeConfig, tmp_path
     result = train(config, tmp_path / "run")
     assert result.progress.step < 100
     assert result.progress.step == result.progress.best_step + 6
+    assert result.converged
+    assert result.progress.ending == f"converged: validation flat since step {result.progress.best_step}"
+
+
+def test_small_decreases_do_not_count_where_a_least_improvement_is_set(make_config: MakeConfig) -> None:
+    slow = {"training": {"steps": 20, "schedule": {"lr": 1e-7, "kind": "constant", "warmup": 0}}}
+    patient = train(make_config(**slow, validation={"every": 2, "patience": 3}))
+    assert (patient.progress.step, patient.converged) == (20, False)
+    scores = [point.score for point in patient.progress.curve]
+    assert scores == sorted(set(scores), reverse=True)
+    result = train(make_config(**slow, validation={"every": 2, "patience": 3, "min_improvement": 0.05}))
+    assert (result.progress.step, result.progress.flat_since, result.converged) == (8, 2, True)
+    assert result.progress.best_step == 8  # the checkpoint is the best one all the same
+
+
+PLATEAU = {
+    "training": {
+        "steps": 400,
+        "ema": 0.5,
+        "schedule": {"lr": 0.05, "warmup": 4, "kind": "plateau", "patience": 2, "threshold": 0.01, "stop_below": 0.004},
+    },
+    "validation": {"every": 4},
+}
+
+
+def test_a_plateau_run_ends_by_itself_and_one_that_uses_up_its_steps_says_so(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    result = train(make_config(**PLATEAU), tmp_path / "flat")
+    curve = result.progress.curve
+    assert result.converged
+    assert 40 <= result.progress.step < 400
+    assert curve[-1].lr == pytest.approx(0.05 / 8)  # the last rate that is not below 0.004
+    assert result.progress.ending.startswith("converged: validation flat since step ")
+    assert result.progress.flat_since in [point.step for point in curve[:-2]]
+    assert load_checkpoint(tmp_path / "flat" / "last.pt")["progress"]["converged"] is True
+    again = train(make_config(**PLATEAU), tmp_path / "flat", resume=True)  # has nothing to do
+    assert (again.progress, again.errors) == (result.progress, result.errors)
+
+    short = {**PLATEAU, "training": {**PLATEAU["training"], "steps": 20}}
+    used_up = train(make_config(**short), tmp_path / "short")
+    assert not used_up.converged
+    assert used_up.progress.step == 20
+    assert used_up.progress.ending == "not converged: its steps were used up"
+    assert load_checkpoint(tmp_path / "short" / "last.pt")["progress"]["converged"] is False
+
+
+@pytest.mark.parametrize("rule", ["plateau", "patience"])
+def test_a_resumed_run_ends_at_the_same_step(make_config: MakeConfig, tmp_path: Path, rule: str) -> None:
+    config = make_config(**PLATEAU)
+    if rule == "patience":
+        validation = {"every": 4, "patience": 3, "min_improvement": 0.1}
+        config = make_config(training={"steps": 400}, validation=validation)
+    whole = train(config, tmp_path / "whole")
+    assert whole.converged
+    last = whole.progress.step
+
+    class Killed(BaseException):
+        pass
+
+    def kill(step: int, point: object) -> None:
+        if step in stops:
+            stops.remove(step)
+            raise Killed
+
+    stops = [step for step in (6, last // 2 + 1, last - 4, last - 1, last) if step > 0]
+    while stops:
+        with pytest.raises(Killed):
+            train(config, tmp_path / "parts", resume=True, observer=kill)
+    parts = train(config, tmp_path / "parts", resume=True)
+    assert (parts.progress.step, parts.progress.flat_since, parts.converged) == (last, whole.progress.flat_since, True)
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
 def test_a_run_is_not_overwritten(make_config: MakeConfig, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from springs import spring_structure
 
 import hessgnn
 from hessgnn.data.batch import Batch
+from hessgnn.training import validation
 from hessgnn.training.config import ValidationConfig
 from hessgnn.training.validation import Errors, validate
 
@@ -31,19 +32,34 @@ def test_errors_of_a_split_do_not_depend_on_the_batches_and_probes_are_fixed() -
     structures = [spring_structure(name, "train") for name in ("H2O", "CH4", "CO2")]
     whole = [Batch.from_structures(structures, 5.0)]
     parts = [Batch.from_structures([structure], 5.0) for structure in structures]
-    config = ValidationConfig()
+    config = ValidationConfig(weights=EQUAL)
     full = validate(potential, whole, config)
     assert validate(potential, parts, config).hessian == pytest.approx(full.hessian)
     pairs = zip(potential.hessian(whole[0]), structures, strict=True)
     expected = torch.stack([(h - torch.as_tensor(s.hessian)).square().mean() for h, s in pairs])
     assert full.hessian == pytest.approx(float(expected.mean().sqrt()))
-    probed = ValidationConfig(hessian="probes", n_probes=16)
+    probed = ValidationConfig(hessian="probes", n_probes=16, weights=EQUAL)
     once = validate(potential, whole, probed)
     assert once == validate(potential, whole, probed)
     assert once.hessian == pytest.approx(full.hessian, rel=0.2)
 
 
+@pytest.mark.parametrize("kind", ["full", "probes", "modes"])
+def test_hessians_without_a_weight_are_not_computed(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    potential = hessgnn.create("schnet", width=8, n_interactions=1).double()
+    batch = Batch.from_structures([spring_structure("H2O", "train")], 5.0)
+    for name in ("padded_hessians", "draw"):
+        monkeypatch.setattr(validation, name, lambda *_: pytest.fail("computed"))
+    monkeypatch.setattr(type(potential), "hvp", lambda *_: pytest.fail("computed"))
+    config = ValidationConfig(hessian=kind)
+    assert config.weights == {"energy": 1.0, "forces": 1.0, "hessian": 0.0}
+    assert config.preparation() is None
+    errors = validate(potential, [batch], config)
+    assert errors.hessian is None
+    assert errors.score(config.weights) == pytest.approx(math.sqrt(errors.energy * errors.forces / 1e-5))
+
+
 def test_a_split_without_a_label_has_no_error_of_it() -> None:
     potential = hessgnn.create("schnet", width=8, n_interactions=1).double()
     batch = Batch.from_structures([spring_structure("H2O", "train", hessian=None)], 5.0)
-    assert validate(potential, [batch], ValidationConfig()).hessian is None
+    assert validate(potential, [batch], ValidationConfig(weights=EQUAL)).hessian is None
