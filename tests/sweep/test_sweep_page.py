@@ -111,7 +111,9 @@ def test_the_page_shows_what_there_is_and_escapes_it(
     make_sweep: MakeSweep, tmp_path: Path, study: optuna.Study
 ) -> None:
     config = make_sweep(architectures={})
-    page = write_report(config, ROWS, TRANSFERRED, dict.fromkeys(map(str, config.subjects), study), tmp_path).read_text()
+    page = write_report(
+        config, ROWS, TRANSFERRED, dict.fromkeys(map(str, config.subjects), study), tmp_path
+    ).read_text()
     headings = re.findall(r"<h2[^>]*>(.*?)</h2>", page)
     assert headings[:3] == ["Best settings", "Ranking at the final length", "History"]
     assert {"Importance", "Cost", "Failures"} < set(headings)
