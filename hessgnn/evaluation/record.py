@@ -71,6 +71,12 @@ class Cost(Settings):
     products: NonNegativeInt = Field(default=0, description="Hessian-vector products of whole batches, in training")
     sweep_trials: NonNegativeInt = Field(default=0, description="trials spent on tuning before this run")
     sweep_device_seconds: NonNegativeFloat = 0.0
+    label_gradients: NonNegativeInt | None = Field(
+        default=None, description="what the labels of the training set cost, in gradients of the engine; null: unknown"
+    )
+    validation_gradients: NonNegativeInt | None = Field(
+        default=None, description="the same of the labels that the checkpoint was chosen by"
+    )
 
 
 class CurvePoint(Settings):
@@ -126,6 +132,10 @@ class Record(Settings):
     weights: dict[str, float] = Field(description="energy (1), forces (Å²) and hessian (Å⁴) weights of the loss")
     metrics: dict[str, dict[str, Metric]] = Field(description="split -> metric name -> metric")
     curve: list[CurvePoint] = Field(default_factory=list)
+    converged: bool | None = Field(
+        default=None, description="whether training stopped because validation was flat; null: not known"
+    )
+    demonstration: bool = Field(default=False, description="made to show the tool, not to draw conclusions from")
     predictions: dict[str, PredictionFile] = Field(default_factory=dict)
     results: dict[str, PredictionFile] = Field(
         default_factory=dict,

@@ -15,7 +15,7 @@ from hessgnn.evaluation.tasks.accuracy import METRICS, AccuracyTask
 from hessgnn.leaderboard import tables
 from hessgnn.leaderboard.claims import judge_claims
 from hessgnn.leaderboard.collect import collect
-from hessgnn.leaderboard.gains import BUDGETS
+from hessgnn.leaderboard.comparisons import BUDGETS, Comparison
 from hessgnn.leaderboard.plotting import COLOURS, DASHES, SYMBOLS, Panel, error_bars, figure_json, filter_meta, literal
 from hessgnn.leaderboard.report import plain_page
 from hessgnn.leaderboard.scores import join
@@ -225,7 +225,7 @@ def _compare(points: StudyRuns, folder: Path, title: str, without: Side, having:
         if (point.regime, point.fraction, point.budget) in (without, having)
     ]
     runs = collect(paths) if paths else []
-    results = judge_claims(runs, AccuracyTask.claims, (without[0], having[0]))
+    results = judge_claims(runs, AccuracyTask.claims, [Comparison(without[0], having[0], control=without[0] == "E-F")])
     headings = [side[0] if without[1] == having[1] else f"{side[0]}, {100 * side[1]:g} %" for side in (without, having)]
     return title, claim_table(results, *headings)
 

@@ -10,7 +10,7 @@ StudyRegime = Literal[SweepRegime, "E-F+"]
 """What a study trains; ``E-F+`` has energies and forces of more frames, for what Hessians would have cost."""
 LossRegime = Literal[SweepRegime, "E-H"]
 """What the weights of a loss can tell."""
-Regime = Literal[LossRegime, "E-F+", "mean", "external"]
+Regime = Literal[LossRegime, "E-F+", "E-F+H", "mean", "external"]
 """What a record can hold; ``mean`` is the predictor that knows the composition only, ``external`` any other code that
 was evaluated through an ASE calculator."""
 

@@ -83,7 +83,8 @@ def test_all_four_files_hold_the_same_numbers(report: Path) -> None:
     for row, values in zip(board.rows, page.values, strict=True):
         assert values == ["" if (value := column.cell(row).value) is None else str(value) for column in shown]
 
-    table = (folder / "leaderboard.md").read_text().split("\n\n")[2].splitlines()
+    _, _, rest = (folder / "leaderboard.md").read_text().partition("\n## Scores\n\n")
+    table = rest.split("\n\n")[0].splitlines()
     assert [line.strip("| ").split(" | ") for line in table[2:]] == expected
 
     with (folder / "leaderboard.csv").open(newline="") as stream:
@@ -112,11 +113,11 @@ def test_ratios_of_what_the_tasks_found_are_shown(save_run: SaveRun, tmp_path: P
         paths.append(save_run(record.model_copy(update={"metrics": metrics})))
     page = write_report(collect(paths), tmp_path / "report")
     text = page.with_name("leaderboard.md").read_text(encoding="utf-8")
-    _, _, table = text.partition("### Task by task: equal steps")
-    assert re.findall(r"^\| test \|.*$", table.partition("\n## ")[0], re.M) == ["| test | barrier MAE | 0.250 |"]
+    _, _, table = text.partition("#### Task by task: E-F-H against E-F (control: repeats the study), equal steps")
+    assert re.findall(r"^\| test \|.*$", table.partition("\n##")[0], re.M) == ["| test | barrier MAE | 0.250 |"]
     html = page.read_text(encoding="utf-8")
-    assert "Task by task, for equal steps" in html
-    assert re.search(r'<th scope="row">barrier MAE</th>\s*<td class="numeric best">0.250</td>', html)
+    assert "Task by task: E-F-H against E-F (control: repeats the study), equal steps" in html
+    assert re.search(r'<th scope="row">barrier MAE</th>\s*<td class="numeric">0.250</td>', html)
 
 
 def test_the_page_is_one_small_file_that_loads_nothing(report: Path) -> None:

@@ -13,9 +13,9 @@ from hessgnn.evaluation.predictions import curvature_values
 from hessgnn.evaluation.record import PredictionFile, write_record
 from hessgnn.evaluation.tasks.accuracy import AccuracyTask, save_curvature
 from hessgnn.leaderboard.board import Gain
-from hessgnn.leaderboard.claims import holm
 from hessgnn.leaderboard.collect import RunFiles, collect
 from hessgnn.leaderboard.gains import RESAMPLES, ratio_interval
+from hessgnn.leaderboard.inference import holm
 from hessgnn.leaderboard.scores import score
 
 
@@ -35,7 +35,7 @@ def test_a_paired_interval_is_narrow_where_molecules_differ_but_their_ratio_does
     having, without = sides(0.5, 40, 0.0)
     found = ratio_interval([having], [without], {}, ratio=0.5)
     assert found is not None
-    assert (found.low, found.high, found.n_molecules) == (pytest.approx(0.5), pytest.approx(0.5), 40)
+    assert (found.low, found.high, found.n_families) == (pytest.approx(0.5), pytest.approx(0.5), 40)
 
 
 def test_nineteen_of_twenty_intervals_hold_the_true_ratio() -> None:
@@ -108,7 +108,7 @@ def test_ratios_of_saved_predictions_have_an_interval(save_run: Callable[..., Pa
         assert ratio.low is not None
         assert ratio.high is not None
         assert 0.4 < ratio.low < ratio.value < ratio.high < 0.8
-        assert ratio.n_molecules == 7
+        assert ratio.n_families == 7
     assert RESAMPLES >= 1000
 
 

@@ -28,13 +28,15 @@ class MetricDefinition:
     """A number that a task reports, with title and unit for headings.
 
     ``better`` tells which of two values is the better one. ``root_mean_square`` tells whether the value is the root
-    of the mean over subjects of their squared values, instead of the mean.
+    of the mean over subjects of their squared values, instead of the mean. ``worst`` counts for a subject that failed;
+    it is fixed in advance, and ``None`` for errors without a natural bound: there the share of successes tells.
     """
 
     title: str
     unit: str
     better: Better = "lower"
     root_mean_square: bool = False
+    worst: float | None = None
 
 
 @dataclass(frozen=True)
