@@ -13,8 +13,7 @@ import pytest
 from synthetic_runs import failed_record, make_record
 
 from hessgnn.evaluation.record import Failure, Metric
-from hessgnn.evaluation.tasks.base import Claim, MetricDefinition, all_tasks
-from hessgnn.leaderboard import claims as claims_module
+from hessgnn.evaluation.tasks.base import Claim, MetricDefinition, all_tasks, task_of
 from hessgnn.leaderboard.board import ClaimResult
 from hessgnn.leaderboard.claims import OWN, all_claims, judge_claims
 from hessgnn.leaderboard.collect import RunFiles, collect
@@ -118,7 +117,7 @@ def test_a_metric_may_fix_what_a_failure_counts(monkeypatch: pytest.MonkeyPatch)
     assert share.without is not None
     assert share.without.mean == pytest.approx(80)
     assert share.estimate == pytest.approx(0.2)
-    owner = claims_module.task_of("neb_barrier_mae")
+    owner = task_of("neb_barrier_mae")
     assert owner is not None
     fixed = replace(owner.definitions["neb_barrier_mae"], worst=1000.0)
     monkeypatch.setattr(owner, "definitions", {**owner.definitions, "neb_barrier_mae": fixed})
@@ -196,7 +195,9 @@ def test_p_values_are_corrected_for_all_tests_of_the_page() -> None:
     def weak(regime: str, seed: int, name: str) -> RunFiles:
         factor = 0.7 if regime == "E-F-H" else 1.0
         common = np.random.default_rng(0).normal(size=40)
-        values = {f"r{k}": float(factor * np.exp(common[k] * (regime == "E-F-H") + 0.1 * rng.normal())) for k in range(40)}
+        values = {
+            f"r{k}": float(factor * np.exp(common[k] * (regime == "E-F-H") + 0.1 * rng.normal())) for k in range(40)
+        }
         record = make_record(name, regime, seed)  # type: ignore[arg-type]
         return RunFiles(Path("x"), record, _values={("neb", "test"): {"neb_barrier_mae": dict(values)}})
 
@@ -204,7 +205,8 @@ def test_p_values_are_corrected_for_all_tests_of_the_page() -> None:
     (single,) = judge_claims(alone, [BARRIERS])
     assert single.p is not None
     many = judge_claims(
-        [weak(regime, seed, f"net{n}") for n in range(20) for regime in ("E-F", "E-F-H") for seed in range(3)], [BARRIERS]
+        [weak(regime, seed, f"net{n}") for n in range(20) for regime in ("E-F", "E-F-H") for seed in range(3)],
+        [BARRIERS],
     )
     assert len(many) == 20
     first = many[0].p
@@ -265,10 +267,7 @@ def test_null_experiments_on_successes_and_on_censored_temperatures(kind: str) -
 def test_the_board_and_its_page_show_the_claims(save_run: Callable[..., Path], tmp_path: Path) -> None:
     paths = [save_run(make_record("mean predictor", "mean", None, 1.0))]
     for regime, scale in (("E-F", 0.3), ("E-F-H", 0.1)):
-        paths += [
-            save_run(make_record("ani", regime, seed, scale * (1 + 0.1 * seed)), scale)  # type: ignore[arg-type]
-            for seed in range(3)
-        ]
+        paths += [save_run(make_record("ani", regime, seed, scale * (1 + 0.1 * seed)), scale) for seed in range(3)]
     loaded = collect(paths)
     found = {(claim.metric, claim.split): claim for claim in judge_claims(loaded)}
     hessian = found["hessian_mae", "nms"]
@@ -283,7 +282,7 @@ def test_the_board_and_its_page_show_the_claims(save_run: Callable[..., Path], t
 
 def test_a_demonstration_says_so_and_claims_nothing(save_run: Callable[..., Path], tmp_path: Path) -> None:
     paths = [
-        save_run(make_record("ani", regime, seed, 0.2, demonstration=regime == "E-F"), 0.2)  # type: ignore[arg-type]
+        save_run(make_record("ani", regime, seed, 0.2, demonstration=regime == "E-F"), 0.2)
         for regime in ("E-F", "E-F-H")
         for seed in range(3)
     ]

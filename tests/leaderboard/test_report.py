@@ -219,8 +219,9 @@ def test_a_board_of_failures_only_is_written(save_run: SaveRun, tmp_path: Path) 
 
 def test_missing_spread_and_failure_are_printed_as_such(report: Path) -> None:
     rows = {row[1]: row for row in Page(report.read_text()).rows}
-    assert rows["mean predictor"][0] == "7"
-    assert all("n=1" in cell for cell in rows["mean predictor"][5:13])
+    assert rows["schnet E-F-H"][0] == rows["mean predictor"][0] == "6"  # nothing is shown of two seeds, but one failed
+    assert rows["mean predictor"][5:8] == ["1.00"] * 3  # the parts of the overall score
+    assert all("n=1" in cell for cell in rows["mean predictor"][8:16])
     assert rows["mean predictor"][-6:] == ["–", "–", "–", "–", "n=1", "ok"]
     assert rows["schnet E-F-H"][-1] == "1 of 2 failed"
 
@@ -255,6 +256,6 @@ def test_the_command_prints_the_table_and_the_page(runs: Sequence[Path], tmp_pat
     app.command()(leaderboard)
     result = CliRunner().invoke(app, [*map(str, runs), "-o", str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
-    assert all(word in result.output for word in ("Rank", "schnet E-F-H", "1 failed", "n=1", "± 0.0013"))
+    assert all(word in result.output for word in ("Rank", "schnet E-F-H", "1 failed", "n=1", "± 0.0017"))
     assert "…" not in result.output  # at 80 characters, no number is cut
     assert str(tmp_path / "out" / "index.html") in result.output.replace("\n", "")
