@@ -19,8 +19,9 @@ CLAIMS_NOTE = (
     "error, or ten of a hundred attempts), or undecided. Not converged: a run did not stop because its validation "
     "error was flat, or that is not known; numbers only. Not known: fewer than three trainings or six families. The "
     "last column is about the claim of its source, in the comparison that the study made: supported, contradicted "
-    "(the opposite is shown), or not decided. Source –: a question of this project. A subject that failed counts with "
-    "the value that its metric fixes in advance, or is left out of the ratio; then the share with a result has a line "
+    "(the opposite is shown), or not decided. Source –: a question of this project, which nobody has answered. A "
+    "subject that failed counts with the value that its metric fixes in advance, or is left out of the ratio; then "
+    "the share with a result has a line "
     "of its own. Families needed: for a change of 10 % to be seen in four of five experiments."
 )
 
@@ -32,6 +33,7 @@ class Claims(Section):
     heading = "What is claimed of Hessian labels"
     link = "Claims"
     template = """
+<p>{{ note }}</p>
 {% for key, title, table in tables %}
 <h3 id="claims-{{ key }}">{{ title }}</h3>
 {{ text_table("Table of claims: " ~ title, table) }}
@@ -41,7 +43,7 @@ class Claims(Section):
     def context(self, data: PageData) -> dict[str, Any] | None:
         """See :meth:`Section.context`."""
         tables = _tables(data)
-        return {"tables": tables} if tables else None
+        return {"tables": tables, "note": CLAIMS_NOTE} if tables else None
 
     def markdown(self, data: PageData) -> list[str]:
         """See :meth:`Section.markdown`."""
@@ -61,19 +63,21 @@ def _tables(data: PageData) -> list[tuple[str, str, TextTable]]:
             ]
             if results:
                 key = f"{comparison.without}-{comparison.having}-{budget}".replace("+", "p")
-                found.append((key, f"{comparison.title}, {name}", claim_table(results, *comparison[:2])))
+                found.append((key, f"{comparison.title}, {name}", claim_table(results, *comparison[:2], comparison.title)))
     return found
 
 
-def claim_table(results: Iterable[ClaimResult], without: str = "E-F", having: str = "E-F-H") -> TextTable:
+def claim_table(
+    results: Iterable[ClaimResult], without: str = "E-F", having: str = "E-F-H", caption: str = CLAIMS_NOTE
+) -> TextTable:
     """Lay out what the records say of claims; the two sides may have other names."""
-    headings = ["Claim", "Source", "Number", "Architecture", without, having, "Ratio or difference (95 %)"]
-    headings += ["Ratio of means", "p corrected", "Families", "Trainings", "Families needed", "Failed", "Verdict"]
+    headings = ["Claim", "Source", "Number", "Architecture", "Verdict", "The claim is", without, having]
+    headings += ["Ratio or difference (95 %)", "Ratio of means", "p corrected", "Families", "Trainings"]
     return TextTable(
-        headings=[*headings, "The claim is"],
+        headings=[*headings, "Families needed", "Failed"],
         lines=[_line(result) for result in results],
-        numeric=[False] * 4 + [True] * 9 + [False] * 2,
-        caption=CLAIMS_NOTE,
+        numeric=[False] * 6 + [True] * 9,
+        caption=caption,
     )
 
 
@@ -81,9 +85,11 @@ def _line(result: ClaimResult) -> list[str]:
     where = f"{result.split} {result.title}".strip()
     return [
         f"Hessian labels: {result.claim}",
-        MISSING if result.source == OWN else result.source,
+        result.source if result.control and result.source != OWN else MISSING,
         f"{where}, {result.unit}",
         result.architecture,
+        f"{result.verdict} ({result.reason})" if result.verdict == "not known" and result.reason else result.verdict,
+        result.support or MISSING,
         str(score_cell(result.without)),
         str(score_cell(result.having)),
         _estimate(result),
@@ -93,8 +99,6 @@ def _line(result: ClaimResult) -> list[str]:
         str(result.n_trainings),
         MISSING if result.families_needed is None else str(result.families_needed),
         " / ".join(map(str, result.failed)) if any(result.failed) else "0",
-        f"{result.verdict} ({result.reason})" if result.verdict == "not known" and result.reason else result.verdict,
-        result.support or MISSING,
     ]
 
 

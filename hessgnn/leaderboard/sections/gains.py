@@ -149,7 +149,7 @@ def gain_panels(board: Leaderboard, comparison: Comparison, title: str, gains: S
             traces,
             height=130 + 64 * max(2, len(gains)),
             margin={"l": 12, "r": 12, "t": 12, "b": 48},
-            xaxis=log_axis(label, [1.0, *(value for trace in traces for value in trace.x)]),
+            xaxis=log_axis(label, [1.0, *_bounds(gains, split)]),
             yaxis={
                 "automargin": True,
                 "range": [len(gains) - 0.5, -0.5],
@@ -169,6 +169,12 @@ def gain_panels(board: Leaderboard, comparison: Comparison, title: str, gains: S
             )
         )
     return panels
+
+
+def _bounds(gains: Sequence[Gain], split: str) -> list[float]:
+    """Ends of all intervals of a panel."""
+    shown = [gain.ratios.get(split, {}).get(name) for gain in gains for name in MAIN_METRICS]
+    return [end for ratio in shown if ratio is not None for end in _interval(ratio)]
 
 
 def _gain_trace(gains: Sequence[Gain], split: str, name: str, position: int) -> go.Scatter:
