@@ -59,6 +59,10 @@ def all_claims() -> list[Claim]:
     return sorted(claims, key=lambda claim: int(claim.source[1:]) if re.fullmatch(r"T\d+", claim.source) else math.inf)
 
 
+ClaimTest = tuple[ClaimResult, Contrast | None]
+"""What is known of a claim before it is decided, and the test that was done, if one could be."""
+
+
 def judge_claims(
     loaded: Sequence[RunFiles],
     claims: Sequence[Claim] | None = None,
@@ -66,7 +70,18 @@ def judge_claims(
     *,
     families: Families | None = None,
 ) -> list[ClaimResult]:
-    """Hold the records against the claims.
+    """Hold the records against the claims: :func:`claim_tests`, decided together by :func:`decide_claims`."""
+    return decide_claims(claim_tests(loaded, claims, regimes, families=families))
+
+
+def claim_tests(
+    loaded: Sequence[RunFiles],
+    claims: Sequence[Claim] | None = None,
+    regimes: Sequence[Comparison] = COMPARISONS,
+    *,
+    families: Families | None = None,
+) -> list[ClaimTest]:
+    """Test the claims on the records.
 
     A subject that failed counts with the value that its metric's definition fixes; where there is none, it is left out
     of the ratio, and the share of subjects with a value is tested besides. Forces are left out on splits where one of
@@ -85,19 +100,23 @@ def judge_claims(
 
     Returns
     -------
-    list of ClaimResult
+    list of ClaimTest
         A line for each claim and pair of entries that have a number, the main comparison first.
     """
     families = families or Families(loaded)
     claims = all_claims() if claims is None else claims
     no_force = {claim.split: zero_force(loaded, claim.split) for claim in claims if _is_of_forces(claim)}
-    tests = [
+    return [
         test
         for pair in pairs(loaded, regimes)
         for claim in claims
         if not _is_of_forces(claim) or _are_force_fields(pair, claim.split, no_force[claim.split])
         for test in _tests(claim, pair, families)
     ]
+
+
+def decide_claims(tests: Sequence[ClaimTest]) -> list[ClaimResult]:
+    """Give verdicts, by p-values that are corrected for all of the tests."""
     decisions = decide([test for _, test in tests], [result.better for result, _ in tests])
     return [_decided(result, found) for (result, _), found in zip(tests, decisions, strict=True)]
 
@@ -127,7 +146,7 @@ def _decided(result: ClaimResult, found: Decision | None) -> ClaimResult:
     return result.model_copy(update=update | ({"support": support} if claimed else {}))
 
 
-def _tests(claim: Claim, pair: Pair, families: Families) -> list[tuple[ClaimResult, Contrast | None]]:
+def _tests(claim: Claim, pair: Pair, families: Families) -> list[ClaimTest]:
     """A line for the number itself, and where subjects failed another for the share that did not."""
     trainings = pair.trainings(lambda run: _gave_nothing(claim, run) or _is_known(claim, run))
     if not any(_is_known(claim, run) for two in trainings for run in two):
@@ -159,7 +178,7 @@ def _line(
     worst: float | None,
     families: Families,
     reason: str,
-) -> tuple[ClaimResult, Contrast | None]:
+) -> ClaimTest:
     scale = scale_of(definition)
     unit = claim.unit if definition is None else definition.unit
     subjects = any(side for two in sides for side in two)

@@ -196,10 +196,28 @@ def differences(
         given = {name: value for name, value in zip(subjects, change.tolist(), strict=True) if not math.isnan(value)}
         rows.append(by_family(given, of, families))
     table = np.array(rows).reshape(len(rows), len(families))
-    complete = ~np.isnan(table).any(axis=0)
-    kept = np.atleast_1d(complete if complete.any() else ~np.isnan(table).all(axis=0))
+    complete: NDArray[np.bool_] = np.all(~np.isnan(table), axis=0)
+    kept = complete
+    if not complete.any() and _are_folds(table, values, [of[name] for name in subjects], subjects, families):
+        kept = np.any(~np.isnan(table), axis=0)
     names = [name for name, keep in zip(families, kept, strict=True) if keep]
     return Differences(table[:, kept], names, (failed[0], failed[1]))
+
+
+def _are_folds(
+    table: Array,
+    values: Sequence[tuple[Values, Values]],
+    of: Sequence[str],
+    subjects: Sequence[str],
+    families: Sequence[str],
+) -> bool:
+    """Whether values are missing because each training was tested on families of its own, not because some failed."""
+    place = {name: k for k, name in enumerate(families)}
+    tested = np.zeros(table.shape, dtype=bool)
+    for row, (a, b) in zip(tested, values, strict=True):
+        row[[place[family] for name, family in zip(subjects, of, strict=True) if name in a and name in b]] = True
+    apart = np.unique(tested.T, axis=0).sum(axis=0).max() == 1
+    return bool(apart and (tested == ~np.isnan(table)).all() and tested.any(axis=1).all())
 
 
 def _number(side: Values, name: str, worst: float | None) -> float:

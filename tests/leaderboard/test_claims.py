@@ -130,6 +130,33 @@ def test_a_metric_may_fix_what_a_failure_counts(monkeypatch: pytest.MonkeyPatch)
     assert found.without in [other.without for other in others]  # nobody else's numbers fill it in
 
 
+def test_a_training_in_which_all_failed_is_no_fold() -> None:
+    """Two of three trainings gave nothing: one that is left says nothing of others."""
+    nothing = dict.fromkeys(subjects(1, 0))
+    after = [run("E-F-H", s, subjects(50, s) if s == 0 else nothing) for s in range(3)]
+    number, share = judge_claims([*(run("E-F", s, subjects(100, s)) for s in range(3)), *after], [BARRIERS])
+    assert (number.verdict, number.n_families, number.failed) == ("not known", 0, (0, 20))
+    assert share.estimate == pytest.approx(-2 / 3)
+    some = [dict(subjects(50, s)) | {f"reaction-{k}": None for k in range(10) if k % 3 == s} for s in range(3)]
+    partly = [run("E-F-H", s, values) for s, values in enumerate(some)]
+    assert judge_claims([*(run("E-F", s, subjects(100, s)) for s in range(3)), *partly], [BARRIERS])[0].n_families == 0
+
+
+def test_folds_have_families_of_their_own() -> None:
+    def fold(mean: float, s: int) -> dict[str, float | None]:
+        return {f"fold {s} {name}": value for name, value in subjects(mean, s).items()}
+
+    runs = [run(r, s, fold(m, s)) for r, m in (("E-F", 100), ("E-F-H", 50)) for s in range(3)]
+    rng = np.random.default_rng(0)
+    for item in runs[3:]:
+        numbers = item._values["neb", "test"]["neb_barrier_mae"]
+        item._values["neb", "test"]["neb_barrier_mae"] = {
+            k: (v or 1) * rng.uniform(0.9, 1.1) for k, v in numbers.items()
+        }
+    found = judged(*runs)
+    assert (found.n_families, found.n_trainings, found.verdict) == (30, 3, "better")
+
+
 def test_shares_are_compared_by_their_difference() -> None:
     rng = np.random.default_rng(0)
     before = [run("E-F", s, {f"r{k}": 100.0 * (k % 4 == s % 4) for k in range(40)}, FOUND) for s in range(3)]

@@ -12,17 +12,16 @@ from hessgnn.leaderboard.sections.base import PageData, Section, section
 from hessgnn.leaderboard.tables import MISSING, TextTable, number, score_cell
 
 CLAIMS_NOTE = (
-    "Mean ± standard deviation over trainings; then the geometric mean of the ratio of errors, or for shares the mean "
-    "difference, with its 95 % interval over families of molecules or reactions and over trainings (a seed with its "
-    "own draw of the training data). Frames of a family are averaged first. The p-values are two-sided and corrected "
-    "for all tests of the table or page (Holm). Verdict, at 5 %: better, worse, no difference larger than 10 % (of the "
-    "error, or ten of a hundred attempts), or undecided. Not converged: a run did not stop because its validation "
-    "error was flat, or that is not known; numbers only. Not known: fewer than three trainings or six families. The "
-    "last column is about the claim of its source, in the comparison that the study made: supported, contradicted "
-    "(the opposite is shown), or not decided. Source –: a question of this project, which nobody has answered. A "
-    "subject that failed counts with the value that its metric fixes in advance, or is left out of the ratio; then "
-    "the share with a result has a line "
-    "of its own. Families needed: for a change of 10 % to be seen in four of five experiments."
+    "Verdict, at 5 %: better, worse, no difference larger than 10 % (of the error, or ten of a hundred attempts), or "
+    "undecided. Not converged: a run did not stop because its validation error was flat, or that is not known; numbers "
+    "only. Not known: fewer than three trainings or six families. The claim of the source, in the comparison that the "
+    "study made, is supported, contradicted (the opposite is shown), or not decided. Source –: a question of this "
+    "project, not a claim of others. Numbers: mean ± standard deviation over trainings; the geometric mean of the "
+    "ratio of errors, or for shares the mean difference, with its 95 % interval over families of molecules or "
+    "reactions and over trainings (a seed with its own draw of the training data). Frames of a family are averaged "
+    "first. The p-values are two-sided and corrected for all tests of the page (Holm). Families needed: for a change "
+    "of 10 % to be seen in four of five experiments. A subject that failed counts with the value that its metric fixes "
+    "in advance, or is left out of the ratio; then the share with a result has a line of its own."
 )
 
 
@@ -63,7 +62,9 @@ def _tables(data: PageData) -> list[tuple[str, str, TextTable]]:
             ]
             if results:
                 key = f"{comparison.without}-{comparison.having}-{budget}".replace("+", "p")
-                found.append((key, f"{comparison.title}, {name}", claim_table(results, *comparison[:2], comparison.title)))
+                found.append(
+                    (key, f"{comparison.title}, {name}", claim_table(results, *comparison[:2], comparison.title))
+                )
     return found
 
 
