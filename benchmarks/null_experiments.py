@@ -2,10 +2,10 @@
 
     python benchmarks/null_experiments.py runs/quickstart/final/* -o null.json
 
-In a null experiment the differences between two kinds of labels are centred and the sign of every family (here:
-composition) is drawn at random, so that no direction is right. A test at a nominal 5 % should find a difference in 5 %
-of them. Counting frames (Wilcoxon) or seeds (Student) alone, as the claims table does, is compared with the mixed model
-over families and trainings of :mod:`hessgnn.leaderboard.inference`.
+In a null experiment the differences between two kinds of labels are centred and the sign of every family is drawn at
+random, so that no direction is right. A test at a nominal 5 % should find a difference in 5 % of them. Counting frames
+(Wilcoxon) or seeds (Student) alone is compared with what the claims table does: the mixed model over families and
+trainings of :mod:`hessgnn.leaderboard.inference`. Where saved predictions have no families, compositions stand in.
 """
 
 from __future__ import annotations
@@ -17,27 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ase.symbols import Symbols
 from scipy import stats
 
-from hessgnn.evaluation.predictions import Predictions
-from hessgnn.leaderboard.collect import RunFiles, collect
+from hessgnn.leaderboard.collect import Families, RunFiles, collect
 from hessgnn.leaderboard.inference import LEVEL, by_family, contrast, decide, false_verdicts, log_ratios
 
 METRICS = ("energy_mae", "forces_mae", "hessian_mae")
 DRAWS = 2000
 SUBJECT_DRAWS = 300
 """Wilcoxon's test over thousands of frames takes its time."""
-
-
-def compositions(predictions: Predictions) -> dict[str, str]:
-    """Structure -> its formula."""
-    stops = np.cumsum(predictions.n_atoms)[:-1]
-    parts = np.split(predictions.numbers, stops)
-    return {
-        str(name): Symbols(numbers).get_chemical_formula()
-        for name, numbers in zip(predictions.name, parts, strict=True)
-    }
 
 
 def seeds_of(runs: list[RunFiles], architecture: str, regime: str) -> dict[int | None, RunFiles]:
@@ -65,16 +53,17 @@ def flipped(differences: np.ndarray, family: np.ndarray, seed: int = 0) -> tuple
 def measure(runs: list[RunFiles], without: str, having: str) -> list[dict[str, Any]]:
     """A row for each architecture, split and metric."""
     rows: list[dict[str, Any]] = []
+    known = Families(runs)
     for architecture in sorted({run.record.architecture for run in runs}):
         old, new = (seeds_of(runs, architecture, regime) for regime in (without, having))
         seeds = sorted(seed for seed in old if seed in new and seed is not None)
         if not seeds:
             continue
         for split, metric in product(sorted(old[seeds[0]].files), METRICS):
-            predictions = old[seeds[0]].predictions(split)
-            assert predictions is not None
-            family = compositions(predictions)
-            names, families = list(family), sorted(set(family.values()))
+            names = list(old[seeds[0]].values("accuracy", split)[metric])
+            of = known.of("accuracy", split, names)
+            family = {name: of[name] for name in names}
+            families = sorted(set(family.values()))
             sides = [
                 np.array([[run[seed].values("accuracy", split)[metric][name] for name in names] for seed in seeds])
                 for run in (new, old)

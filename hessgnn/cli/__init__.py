@@ -122,6 +122,9 @@ def leaderboard(
     section: Annotated[
         list[str] | None, typer.Option(help="A section of your own, as package.module:Section; may be repeated.")
     ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Of the overall score, such as energy=1,forces=1,hessian=1.")
+    ] = None,
 ) -> None:
     """Rank finished runs and write index.html, leaderboard.md, .csv, .json and .tex."""
     from rich.console import Console
@@ -129,10 +132,12 @@ def leaderboard(
     from hessgnn.evaluation.run import chosen_tasks
     from hessgnn.experiments.study_report import read_points, sections
     from hessgnn.leaderboard.report import compare
+    from hessgnn.leaderboard.scores import read_weights
 
     chosen_tasks(tasks or [])  # imports them, so that their results are known
     curves = [] if study is None else sections(read_points(study))
-    compare(runs, output, title, Console(), trials=trials, sections=[*curves, *(section or ())])
+    shown = [*curves, *(section or ())]
+    compare(runs, output, title, Console(), trials=trials, sections=shown, weights=read_weights(weights))
 
 
 def main(application: typer.Typer = app, arguments: Sequence[str] | None = None) -> None:

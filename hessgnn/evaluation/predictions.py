@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from ase.symbols import Symbols
 from numpy.typing import NDArray
 
 from hessgnn.data.structure import IRC, Array, Structure
@@ -63,6 +65,8 @@ class Predictions:
         ``(Σ 9N²,)``, eV/Å²: the rows of one Hessian after the other.
     key
         What they were made of: surface, data and versions. Empty where that is not known.
+    group
+        ``(n_structures,)``, the family of each structure. Empty strings where an older version saved none.
     """
 
     name: NDArray[np.str_]
@@ -78,12 +82,15 @@ class Predictions:
     hessian_reference: Array
     hessian_predicted: Array
     key: str = ""
+    group: NDArray[np.str_] = field(default_factory=lambda: np.array([], dtype=str))
 
     def __post_init__(self) -> None:
+        if not len(self.group):
+            object.__setattr__(self, "group", np.full(len(self.name), ""))
         n_structures, n_atoms = self.n_atoms.shape, int(self.n_atoms.sum())
         shapes = {"energy": n_structures, "forces": (n_atoms, 3), "hessian": (int((9 * self.n_atoms**2).sum()),)}
         expected = {f"{key}_{kind}": shape for key, shape in shapes.items() for kind in ("reference", "predicted")}
-        expected |= dict.fromkeys(("name", "kind", "parent"), n_structures)
+        expected |= dict.fromkeys(("name", "kind", "parent", "group"), n_structures)
         for name, shape in {"numbers": (n_atoms,), "positions": (n_atoms, 3), **expected}.items():
             if getattr(self, name).shape != shape:
                 raise DataError(f"array {name!r} has shape {getattr(self, name).shape}, expected {shape}")
@@ -116,6 +123,7 @@ class Predictions:
             name=np.array([s.name for s in structures]),
             kind=np.array([s.kind for s in structures]),
             parent=np.array([s.parent for s in structures]),
+            group=np.array([s.group for s in structures]),
             n_atoms=np.array(sizes),
             numbers=np.concatenate([s.numbers for s in structures]),
             positions=np.concatenate([s.positions for s in structures]),
@@ -158,7 +166,7 @@ class Predictions:
     def save(self, path: Path) -> PredictionFile:
         """Write all arrays to a compressed ``.npz`` file; return its name and checksum, for the record."""
         # Hessians make the bulk; float32 keeps seven digits of them.
-        arrays = {field.name: getattr(self, field.name) for field in fields(self)}
+        arrays = {column.name: getattr(self, column.name) for column in fields(self)}
         arrays |= {key: value.astype(np.float32) for key, value in arrays.items() if key.startswith("hessian")}
         with atomic_path(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **arrays)
@@ -176,7 +184,8 @@ class Predictions:
             with zipfile.ZipFile(path):
                 pass  # np.load would try to unpickle anything that is not an archive, and say so confusingly
             with np.load(path, allow_pickle=False) as archive:
-                arrays = {field.name: archive[field.name] for field in fields(cls) if field.name != "key"}
+                arrays = {column: archive[column] for column in _COLUMNS}
+                arrays |= {"group": archive["group"]} if "group" in archive else {}
                 return cls(**arrays, key=str(archive["key"]) if "key" in archive else "")
         except KeyError as error:
             raise DataError(f"lacks an array ({error.args[0]})", where=path, hint=hint) from error
@@ -184,6 +193,40 @@ class Predictions:
             raise DataError("holds no readable predictions", where=path, hint=hint) from error
         except DataError as error:
             raise DataError(error.what, where=path, hint=hint) from error
+
+
+_COLUMNS = tuple(column.name for column in fields(Predictions) if column.name not in ("key", "group"))
+"""Every version saved them."""
+
+
+class SavedFamilies(NamedTuple):
+    """The family of each structure whose predictions were saved, and of what it was made from."""
+
+    of: dict[str, str]
+    known: bool
+    """Whether families were saved; otherwise the composition stands in."""
+
+
+def saved_families(path: Path) -> SavedFamilies:
+    """Read the families of the structures in a file of predictions, without reading the predictions."""
+    with np.load(path, allow_pickle=False) as archive:
+        names, parents, n_atoms = archive["name"].tolist(), archive["parent"].tolist(), archive["n_atoms"]
+        groups = archive["group"].tolist() if "group" in archive else []
+        known = any(groups)
+        if not known:
+            parts = np.split(archive["numbers"], np.cumsum(n_atoms)[:-1])
+            groups = [Symbols(numbers).get_chemical_formula() for numbers in parts]
+    found = {parent: group for parent, group in zip(parents, groups, strict=True) if parent}
+    return SavedFamilies(found | dict(zip(names, groups, strict=True)), known)
+
+
+def zero_force_mae(path: Path) -> float | None:
+    """Mean absolute error (meV/Å) that predicting no force at all has on a split, from a file of predictions."""
+    with np.load(path, allow_pickle=False) as archive:
+        n, forces = archive["n_atoms"], archive["forces_reference"]
+    means = np.add.reduceat(np.abs(forces).sum(axis=1), np.cumsum(n) - n) / (3 * n)
+    known = np.isfinite(means)
+    return 1e3 * float(means[known].mean()) if known.any() else None
 
 
 def mean_errors(predictions: Predictions) -> dict[str, tuple[float | None, int]]:

@@ -13,9 +13,9 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt
 from hessgnn.evaluation.record import Budget
 from hessgnn.evaluation.tasks.accuracy import METRICS, AccuracyTask
 from hessgnn.leaderboard import tables
-from hessgnn.leaderboard.claims import judge_claims
+from hessgnn.leaderboard.claims import ClaimTest, claim_tests, decide_claims
 from hessgnn.leaderboard.collect import collect
-from hessgnn.leaderboard.gains import BUDGETS
+from hessgnn.leaderboard.comparisons import BUDGETS, Comparison
 from hessgnn.leaderboard.plotting import COLOURS, DASHES, SYMBOLS, Panel, error_bars, figure_json, filter_meta, literal
 from hessgnn.leaderboard.report import plain_page
 from hessgnn.leaderboard.scores import join
@@ -235,25 +235,29 @@ def comparisons(points: StudyRuns, folder: Path) -> list[PlainSection]:
             ("Hessians or none, the control", ("E-F", most, budget), hessians),
         ):
             found.append(_compare(points, folder, f"{question}, {title}", without, having))
+    results = iter(decide_claims([test for _, tests, _ in found for test in tests]))  # corrected for all of them
+    tables = [(title, claim_table([next(results) for _ in tests], *headings)) for title, tests, headings in found]
     return [
         PlainSection(f"claims-{position}", title, table=table)
-        for position, (title, table) in enumerate(((title, table) for title, table in found if table.lines), 1)
+        for position, (title, table) in enumerate(((title, table) for title, table in tables if table.lines), 1)
     ]
 
 
 Side = tuple[StudyRegime, float, Budget]
 
 
-def _compare(points: StudyRuns, folder: Path, title: str, without: Side, having: Side) -> tuple[str, TextTable]:
+def _compare(
+    points: StudyRuns, folder: Path, title: str, without: Side, having: Side
+) -> tuple[str, list[ClaimTest], tuple[str, str]]:
     paths = [
         folder / point.run
         for point in points.points
         if (point.regime, point.fraction, point.budget) in (without, having)
     ]
     runs = collect(paths) if paths else []
-    results = judge_claims(runs, AccuracyTask.claims, (without[0], having[0]))
-    headings = [side[0] if without[1] == having[1] else f"{side[0]}, {100 * side[1]:g} %" for side in (without, having)]
-    return title, claim_table(results, *headings)
+    comparison = Comparison(without[0], having[0], control=without[0] == "E-F")
+    a, b = (side[0] if without[1] == having[1] else f"{side[0]}, {100 * side[1]:g} %" for side in (without, having))
+    return title, claim_tests(runs, AccuracyTask.claims, [comparison]), (a, b)
 
 
 def markdown(points: StudyRuns, found: Sequence[PlainSection]) -> str:

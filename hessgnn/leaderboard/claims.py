@@ -1,41 +1,53 @@
-"""The study's claims, held against the records: what Hessian labels change, with paired tests.
+"""What Hessian labels are said to change, held against the records.
 
-A claim is about one number. For each architecture its runs with Hessian labels (E-F-H) and without (E-F) are paired,
-by seed and by what was judged (molecule, reaction, path), and a two-sided test says whether the difference is more
-than noise.
+A claim is about one number. For each architecture its runs with two kinds of labels are paired by seed (and so by draw
+of the training data) and by what was evaluated, and a mixed model over families and trainings says whether the
+difference is more than noise, see :mod:`hessgnn.leaderboard.inference`. The p-values of all tests are corrected
+together.
 """
 
 from __future__ import annotations
 
 import math
 import re
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import product
+import statistics
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 
-import numpy as np
-from numpy.typing import NDArray
-from scipy import stats
+from hessgnn.evaluation.tasks.base import Claim, MetricDefinition, all_tasks, task_of
+from hessgnn.leaderboard.board import ClaimResult, Score, Support
+from hessgnn.leaderboard.collect import Families, RunFiles
+from hessgnn.leaderboard.comparisons import (
+    COMPARISONS,
+    Comparison,
+    Differences,
+    Pair,
+    Values,
+    differences,
+    is_force_field,
+    pairs,
+    scale_of,
+    zero_force,
+)
+from hessgnn.leaderboard.inference import (
+    FEWEST_FAMILIES,
+    FEWEST_TRAININGS,
+    Contrast,
+    Decision,
+    contrast,
+    decide,
+)
 
-from hessgnn.evaluation.record import Better, Budget
-from hessgnn.evaluation.tasks.base import Claim, all_tasks
-from hessgnn.leaderboard.board import ClaimResult, Score, Verdict
-from hessgnn.leaderboard.collect import RunFiles
-from hessgnn.leaderboard.gains import BUDGETS, comparable
-from hessgnn.training.regimes import Regime
-
-LEVEL = 0.05
-"""Of significance, of each test by itself."""
-FEWEST_SEEDS = 3
-FEWEST_SUBJECTS = 6
-"""Pairs that a test needs: five that all agree have a two-sided p of 0.06 and could never be significant."""
 TRAINING = "training"
 """Not a task: what the record says of the training itself."""
 TRAINING_COST = Claim(
     "a training step costs more", "seconds_per_step", "", "T10", "time per step", "s", "higher", task=TRAINING
 )
-Array = NDArray[np.float64]
+OWN = "hessgnn"
+"""Source of what nobody claims: a question of this project."""
+STUDY = ("E-F", "E-F-H")
+"""What claims of others are about: labels on stationary points, without and with Hessians."""
 
 
 def all_claims() -> list[Claim]:
@@ -47,182 +59,237 @@ def all_claims() -> list[Claim]:
     return sorted(claims, key=lambda claim: int(claim.source[1:]) if re.fullmatch(r"T\d+", claim.source) else math.inf)
 
 
+ClaimTest = tuple[ClaimResult, Contrast | None]
+"""What is known of a claim before it is decided, and the test that was done, if one could be."""
+
+
 def judge_claims(
     loaded: Sequence[RunFiles],
     claims: Sequence[Claim] | None = None,
-    regimes: tuple[Regime, Regime] = ("E-F", "E-F-H"),
+    regimes: Sequence[Comparison] = COMPARISONS,
+    *,
+    families: Families | None = None,
 ) -> list[ClaimResult]:
-    """Hold the records against the claims.
+    """Hold the records against the claims: :func:`claim_tests`, decided together by :func:`decide_claims`."""
+    return decide_claims(claim_tests(loaded, claims, regimes, families=families))
 
-    A subject that failed counts with the worst value that any record has for any subject, in both regimes alike, and
-    so does a run that failed for all of its subjects. ``claims`` are :func:`all_claims` by default; ``regimes`` are
-    without Hessians and with them. Claims that no pair of runs says anything about are left out.
+
+def claim_tests(
+    loaded: Sequence[RunFiles],
+    claims: Sequence[Claim] | None = None,
+    regimes: Sequence[Comparison] = COMPARISONS,
+    *,
+    families: Families | None = None,
+) -> list[ClaimTest]:
+    """Test the claims on the records.
+
+    A subject that failed counts with the value that its metric's definition fixes; where there is none, it is left out
+    of the ratio, and the share of subjects with a value is tested besides. Forces are left out on splits where one of
+    the two entries is worse than predicting no force.
+
+    Parameters
+    ----------
+    loaded
+        Runs on the same data.
+    claims
+        :func:`all_claims` by default.
+    regimes
+        What is compared with what.
+    families
+        Of the subjects; made from ``loaded`` by default.
+
+    Returns
+    -------
+    list of ClaimTest
+        A line for each claim and pair of entries that have a number, the main comparison first.
     """
-    results = [
-        result
-        for claim in (all_claims() if claims is None else claims)
-        for pair in _pairs(loaded, regimes)
-        if (result := _judge(claim, pair, loaded)) is not None
+    families = families or Families(loaded)
+    claims = all_claims() if claims is None else claims
+    no_force = {claim.split: zero_force(loaded, claim.split) for claim in claims if _is_of_forces(claim)}
+    return [
+        test
+        for pair in pairs(loaded, regimes)
+        for claim in claims
+        if not _is_of_forces(claim) or _are_force_fields(pair, claim.split, no_force[claim.split])
+        for test in _tests(claim, pair, families)
     ]
-    corrected: dict[Budget, Iterator[float | None]] = {
-        budget: iter(holm([_decisive_p(result) for result in results if result.budget == budget])) for budget in BUDGETS
-    }
-    return [result.model_copy(update={"p_holm": next(corrected[result.budget])}) for result in results]
 
 
-def _decisive_p(result: ClaimResult) -> float | None:
-    """The larger p of the tests that could be done: a verdict needs them all."""
-    return max((p for p in (result.p_seeds, result.p_subjects) if p is not None), default=None)
+def decide_claims(tests: Sequence[ClaimTest]) -> list[ClaimResult]:
+    """Give verdicts, by p-values that are corrected for all of the tests."""
+    decisions = decide([test for _, test in tests], [result.better for result, _ in tests])
+    return [_decided(result, found) for (result, _), found in zip(tests, decisions, strict=True)]
 
 
-@dataclass(frozen=True)
-class _Pair:
-    """Entries without and with Hessians of one architecture, each with its seeds."""
-
-    label: str
-    budget: Budget
-    without: list[RunFiles]
-    having: list[RunFiles]
+def _is_of_forces(claim: Claim) -> bool:
+    return claim.metric.startswith("forces_")
 
 
-def _pairs(loaded: Iterable[RunFiles], regimes: tuple[Regime, Regime]) -> list[_Pair]:
-    """What is compared with what: under equal steps, then for equal time where such runs are."""
-    entries: dict[tuple[str, str], dict[str, list[RunFiles]]] = {}
-    for item in loaded:
-        record = item.record
-        entries.setdefault((record.architecture, record.regime), {}).setdefault(record.entry, []).append(item)
-    found = []
-    for budget in BUDGETS:
-        for architecture in dict.fromkeys(architecture for architecture, _ in entries):
-            sides = [entries.get((architecture, regime), {}) for regime in regimes]
-            pairs = [
-                (old, new)
-                for old, new in product(*(side.items() for side in sides))
-                if comparable(budget, old[1][0].record.budget, new[1][0].record.budget)
-            ]
-            for (old, a), (new, b) in pairs:
-                found.append(_Pair(f"{new} / {old}" if len(pairs) > 1 else architecture, budget, a, b))
+def _are_force_fields(pair: Pair, split: str, zero: float | None) -> bool:
+    """Whether the mean force MAE of both entries is not above that of no force."""
+    for side in (pair.without, pair.having):
+        metrics = [run.record.metrics.get(split, {}).get("forces_mae") for run in side]
+        known = [metric.value for metric in metrics if metric is not None and metric.value is not None]
+        if known and not is_force_field(statistics.fmean(known), zero):
+            return False
+    return True
+
+
+def _decided(result: ClaimResult, found: Decision | None) -> ClaimResult:
+    if found is None:
+        return result
+    claimed = result.regimes == STUDY and result.source != OWN
+    support: Support = "not decided"
+    if found.verdict in ("better", "worse"):
+        support = "supported" if (found.verdict == "better") == (result.direction == result.better) else "contradicted"
+    update = {"p": found.p, "p_same": found.p_same, "verdict": found.verdict, "reason": ""}
+    return result.model_copy(update=update | ({"support": support} if claimed else {}))
+
+
+def _tests(claim: Claim, pair: Pair, families: Families) -> list[ClaimTest]:
+    """A line for the number itself, and where subjects failed another for the share that did not."""
+    trainings = pair.trainings(lambda run: _gave_nothing(claim, run) or _is_known(claim, run))
+    if not any(_is_known(claim, run) for two in trainings for run in two):
+        return []
+    owner = task_of(claim.metric)
+    definition = None if owner is None else owner.definitions[claim.metric]
+    reason = _untestable(claim, trainings)
+    single = claim.task == TRAINING or not all(_by_subject(claim, run) for two in trainings for run in two)
+    values = [tuple({} if single else _by_subject(claim, run) for run in two) for two in trainings]
+    sides = [(a, b) for a, b in values]
+    worst = None if definition is None else definition.worst
+    found = [_line(claim, pair, trainings, sides, definition, worst, families, reason)]
+    if worst is None and any(value is None for two in sides for side in two for value in side.values()):
+        shares = [
+            tuple({name: 100.0 * (value is not None) for name, value in side.items()} for side in two) for two in sides
+        ]
+        known = replace(claim, text=f"{claim.text}: more have a result", title=f"{claim.title}: with a result")
+        share = MetricDefinition(known.title, "%", "higher")
+        found.append(_line(known, pair, trainings, [(a, b) for a, b in shares], share, None, families, reason))
     return found
 
 
-def _judge(claim: Claim, pair: _Pair, loaded: Sequence[RunFiles]) -> ClaimResult | None:
-    without, having = pair.without, pair.having
-    before, after = ({item.record.seed: item for item in items if _tried(claim, item)} for items in (without, having))
-    seeds = [seed for seed in before if seed in after]
-    runs = [(before[seed], after[seed]) for seed in seeds]
-    done = [item for pair in runs for item in pair if not _failed(claim, item)]
-    if not done:
-        return None
-    # Where one run has saved nothing but its mean, there are only means to compare.
-    values = _by_subject if all(_by_subject(claim, item) for item in done) else _by_run
-    trained = [item for item in loaded if item.record.regime not in ("mean", "external")]
-    known = [value for item in trained for value in values(claim, item).values() if value is not None]
-    subjects = sorted({name for item in done for name in values(claim, item)})
-    if not known:
-        return None
-    worst = min(known) if claim.direction == "higher" and claim.task != TRAINING else max(known)
-
-    def filled(item: RunFiles) -> list[float]:
-        found = {} if _failed(claim, item) else values(claim, item)
-        return [worst if (value := found.get(name)) is None else value for name in subjects]
-
-    numbers = np.array([[filled(item) for item in pair] for pair in runs])  # (seeds, regimes, subjects)
-    by_seed, by_subject = numbers.mean(axis=2), numbers.mean(axis=0)
-    single = values is _by_run or claim.task == TRAINING
-    p_subjects = None if single else _signed_rank(by_subject[1] - by_subject[0])
-    p_seeds = _paired_t(by_seed[:, 1] - by_seed[:, 0])
-    change = float(by_seed[:, 1].mean() - by_seed[:, 0].mean())
-    return ClaimResult(
+def _line(
+    claim: Claim,
+    pair: Pair,
+    trainings: Sequence[tuple[RunFiles, RunFiles]],
+    sides: Sequence[tuple[Values, Values]],
+    definition: MetricDefinition | None,
+    worst: float | None,
+    families: Families,
+    reason: str,
+) -> ClaimTest:
+    scale = scale_of(definition)
+    unit = claim.unit if definition is None else definition.unit
+    subjects = any(side for two in sides for side in two)
+    made = differences(
+        sides,
+        partial(families.of, claim.task, claim.split),
+        scale=scale,
+        percent=unit == "%",
+        worst=worst,
+    )
+    estimated = contrast(made.table, scale) if made.families else None
+    without, having = (
+        _score(
+            [
+                _mean(claim, two[k], values[k] if subjects else {}, worst)
+                for two, values in zip(trainings, sides, strict=True)
+            ]
+        )
+        for k in (0, 1)
+    )
+    tested = estimated if not reason and len(trainings) >= FEWEST_TRAININGS else None
+    result = ClaimResult(
         claim=claim.text,
         source=claim.source,
         split=claim.split,
         metric=claim.metric,
         title=claim.title,
-        unit=claim.unit,
+        unit=unit,
         direction=claim.direction,
+        better="lower" if definition is None else definition.better,
         architecture=pair.label,
         budget=pair.budget,
-        without=_score(by_seed[:, 0]),
-        having=_score(by_seed[:, 1]),
-        n_seeds=len(seeds),
-        p_seeds=p_seeds,
-        n_subjects=0 if single else len(subjects),
-        p_subjects=p_subjects,
-        verdict=_verdict(claim.direction, change, by_subject[1] - by_subject[0], [p_seeds, p_subjects]),
+        regimes=(pair.comparison.without, pair.comparison.having),
+        control=pair.comparison.control,
+        without=without,
+        having=having,
+        scale=scale,
+        estimate=None if estimated is None else estimated.estimate,
+        low=None if estimated is None else estimated.low,
+        high=None if estimated is None else estimated.high,
+        ratio_of_means=None if not (without and having and without.mean) else having.mean / without.mean,
+        p=None,
+        p_same=None,
+        n_families=len(made.families),
+        n_trainings=len(trainings),
+        families_needed=None if estimated is None else estimated.families_needed,
+        failed=made.failed,
+        verdict="not converged" if reason.startswith("not converged") else "not known",
+        reason=reason or _too_little(claim, trainings, subjects, made),
     )
+    return result, tested
 
 
-def _verdict(direction: Better, change: float, differences: Array, ps: Sequence[float | None]) -> Verdict:
-    """What every test that could be done says; undecided where they differ, or none could be done."""
-    done = [p for p in ps if p is not None]
-    if not done or max(done) >= LEVEL:
-        return "undecided"
-    ranks = np.sign(differences) @ stats.rankdata(np.abs(differences))
-    if len(differences) > 1 and np.sign(ranks) != np.sign(change):
-        return "undecided"
-    return "confirmed" if (change < 0) == (direction == "lower") else "not confirmed"
+def _untestable(claim: Claim, trainings: Sequence[tuple[RunFiles, RunFiles]]) -> str:
+    """Why trainings cannot be compared; empty if they can."""
+    runs = [run for two in trainings for run in two]
+    failed = [f"{run.record.entry}, seed {run.record.seed}" for run in runs if _gave_nothing(claim, run)]
+    if failed:
+        return f"{len(failed)} of {len(runs)} runs failed, such as {failed[0]}"
+    n_open = sum(run.record.converged is not True for run in runs)
+    return f"not converged, or not known to be: {n_open} of {len(runs)} runs" if n_open else ""
 
 
-def _by_subject(claim: Claim, item: RunFiles) -> dict[str, float | None]:
-    """The number subject by subject; empty where these were not saved."""
-    return (
-        _by_run(claim, item) if claim.task == TRAINING else item.values(claim.task, claim.split).get(claim.metric, {})
-    )
-
-
-def _by_run(claim: Claim, item: RunFiles) -> dict[str, float | None]:
-    """The number as the record has it, as that of a single subject."""
-    if claim.task == TRAINING:
-        return {"": item.record.cost.seconds_per_step}
-    metric = item.record.metrics.get(claim.split, {}).get(claim.metric)
-    return {} if metric is None else {"": metric.value}
-
-
-def _failed(claim: Claim, item: RunFiles) -> bool:
-    """Whether the run, or the whole task, gave nothing."""
-    record = item.record
+def _gave_nothing(claim: Claim, run: RunFiles) -> bool:
+    """Whether the run, or the whole task, failed."""
+    record = run.record
     return record.status == "failed" or any(
         (failure.task, failure.split, failure.structure) == (claim.task, claim.split, None)
         for failure in record.failures
     )
 
 
-def _tried(claim: Claim, item: RunFiles) -> bool:
-    """Whether the run was judged by this number at all."""
-    return _failed(claim, item) or bool(_by_subject(claim, item) or _by_run(claim, item))
+def _too_little(claim: Claim, trainings: Sequence[tuple[RunFiles, RunFiles]], subjects: bool, made: Differences) -> str:
+    if claim.task == TRAINING:
+        return "one number for each training: nothing is sampled over families"
+    if not subjects:
+        return "numbers of single structures are not saved"
+    if len(trainings) < FEWEST_TRAININGS:
+        return f"fewer than {FEWEST_TRAININGS} trainings"
+    if len(made.families) < FEWEST_FAMILIES:
+        return f"fewer than {FEWEST_FAMILIES} families"
+    return "families do not differ at all"
 
 
-def _score(values: Array) -> Score:
-    std = float(values.std(ddof=1)) if len(values) > 1 else None
-    return Score(mean=float(values.mean()), std=std, n=len(values))
+def _by_subject(claim: Claim, run: RunFiles) -> Values:
+    """The number subject by subject; empty where these were not saved."""
+    return {} if claim.task == TRAINING else run.values(claim.task, claim.split).get(claim.metric, {})
 
 
-def _paired_t(differences: Array) -> float | None:
-    """Two-sided p of a paired t-test over seeds; none where there is no spread to hold the change against."""
-    # Shares of a few molecules may agree to the last digit. That is a coarse number, not one without noise.
-    if len(differences) < FEWEST_SEEDS or np.ptp(differences) == 0:
+def _is_known(claim: Claim, run: RunFiles) -> bool:
+    """Whether the run was evaluated by this number at all."""
+    return bool(_by_subject(claim, run)) or _recorded(claim, run) is not None
+
+
+def _recorded(claim: Claim, run: RunFiles) -> float | None:
+    if claim.task == TRAINING:
+        return run.record.cost.seconds_per_step
+    metric = run.record.metrics.get(claim.split, {}).get(claim.metric)
+    return None if metric is None else metric.value
+
+
+def _mean(claim: Claim, run: RunFiles, values: Values, worst: float | None) -> float | None:
+    """Of one training, over the subjects that have a value; as the record has it where none are saved."""
+    if not values:
+        return _recorded(claim, run)
+    known = [number for value in values.values() if (number := worst if value is None else value) is not None]
+    return statistics.fmean(known) if known else None
+
+
+def _score(means: Sequence[float | None]) -> Score | None:
+    known = [mean for mean in means if mean is not None]
+    if not known:
         return None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # of differences that are nearly the same
-        return float(stats.ttest_1samp(differences, 0.0).pvalue)
-
-
-def _signed_rank(differences: Array) -> float | None:
-    """Two-sided p of Wilcoxon's signed-rank test over subjects (F. Wilcoxon, Biometrics Bull. 1, 80 (1945))."""
-    if np.count_nonzero(differences) < FEWEST_SUBJECTS:
-        return None
-    return float(stats.wilcoxon(differences).pvalue)
-
-
-def holm(ps: Sequence[float | None]) -> list[float | None]:
-    """Correct p-values for their number, so that the chance of any false one stays at the level.
-
-    S. Holm, Scand. J. Stat. 6, 65 (1979). Tests that could not be done are None and do not count.
-    """
-    known = sorted((p, position) for position, p in enumerate(ps) if p is not None)
-    corrected: list[float | None] = [None] * len(ps)
-    largest = 0.0
-    for rank, (p, position) in enumerate(known):
-        largest = max(largest, min(1.0, (len(known) - rank) * p))
-        corrected[position] = largest
-    return corrected
+    return Score(mean=statistics.fmean(known), std=statistics.stdev(known) if len(known) > 1 else None, n=len(known))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from hessgnn.errors import DataError
-from hessgnn.evaluation.predictions import Predictions
+from hessgnn.evaluation.predictions import Predictions, SavedFamilies, saved_families
 from hessgnn.evaluation.record import PredictionFile, Record, Result, Values, read_record, read_results
 from hessgnn.evaluation.tasks.base import TASKS, Task
 
@@ -27,7 +27,7 @@ class RunFiles:
     notes: tuple[str, ...] = ()
     """What is missing, for the reader of the report."""
     _values: dict[tuple[str, str], Values] = field(default_factory=dict, repr=False)
-    _molecules: dict[str, dict[str, str]] = field(default_factory=dict, repr=False)
+    _families: dict[str, SavedFamilies] = field(default_factory=dict, repr=False)
 
     def predictions(self, split: str) -> Predictions | None:
         """Read the predictions for ``split``, or return None when the run saved none."""
@@ -45,13 +45,83 @@ class RunFiles:
             self._values[key] = TASKS[task].saved_values(self.results.get(f"{task} {split}"), self.files.get(split))
         return self._values[key]
 
-    def molecules(self, split: str) -> dict[str, str]:
-        """The molecule or reaction that each structure of a split belongs to; empty where predictions are not saved."""
-        if split not in self._molecules:
-            found = self.predictions(split)
-            pairs = [] if found is None else zip(found.name.tolist(), found.parent.tolist(), strict=True)
-            self._molecules[split] = {name: parent or name for name, parent in pairs}
-        return self._molecules[split]
+    def families(self, split: str) -> SavedFamilies:
+        """The family of each structure of a split, and of its parent; empty where predictions are not saved."""
+        if split not in self._families:
+            file = self.files.get(split)
+            self._families[split] = SavedFamilies({}, known=False) if file is None else saved_families(file)
+        return self._families[split]
+
+
+class Families:
+    """Which family each subject of a task belongs to: a molecule, reaction or path, by its name.
+
+    Families are those that the split of the data keeps together. They come from saved predictions: a path is known by
+    the name of its parent; or from what a task saved. Files of version 0.1.0 have none, and the composition stands in.
+
+    Parameters
+    ----------
+    loaded
+        Runs on the same data.
+    """
+
+    def __init__(self, loaded: Sequence[RunFiles]) -> None:
+        self.loaded = loaded
+        self.unknown: dict[tuple[str, str], int] = {}
+        """Task and split -> subjects that are families of their own, because no file tells theirs."""
+        self._splits = list(dict.fromkeys(split for run in loaded for split in run.files))
+        self._found: dict[tuple[str, str], dict[str, str]] = {}
+
+    @property
+    def by_composition(self) -> list[str]:
+        """Splits whose files have no families."""
+        return [split for split in self._splits if not self._saved(split).known]
+
+    def of(self, task: str, split: str, subjects: Iterable[str]) -> dict[str, str]:
+        """Subject -> family."""
+        key = (task, split)
+        if key not in self._found:
+            found: dict[str, str] = {}
+            for other in [*(name for name in self._splits if name != split), split]:  # the latter counts first
+                found |= self._saved(other).of
+            if any(name not in found for name in subjects):
+                found = self._of_results(task, split) | found
+            self._found[key] = found
+        found = self._found[key]
+        missing = {name for name in subjects if name not in found}
+        if missing:
+            self.unknown[key] = max(len(missing), self.unknown.get(key, 0))
+        return found | {name: name for name in missing}
+
+    def notes(self) -> list[str]:
+        """Tell the reader where families are not known."""
+        found = [
+            f"Saved predictions of {', '.join(splits)} do not tell families: compositions stand in for them."
+            for splits in [self.by_composition]
+            if splits
+        ]
+        return found + [
+            f"The families of {n} subjects of {task} on {split} are not known: each counts as one of its own."
+            for (task, split), n in self.unknown.items()
+        ]
+
+    def _saved(self, split: str) -> SavedFamilies:
+        runs = [run for run in self.loaded if split in run.files]
+        found = [run.families(split) for run in runs[:1]]
+        if found and not found[0].known:
+            found = [families for run in runs[1:] if (families := run.families(split)).known] + found
+        return found[0] if found else SavedFamilies({}, known=False)
+
+    def _of_results(self, task: str, split: str) -> dict[str, str]:
+        """What a task saved beside its results."""
+        for run in self.loaded:
+            rows = run.task_results(task, split) or {}
+            found = {
+                name: str(row["group"]) for name, row in rows.items() if isinstance(row, dict) and row.get("group")
+            }
+            if found:
+                return found
+        return {}
 
 
 def collect(paths: Iterable[Path]) -> list[RunFiles]:

@@ -1,84 +1,107 @@
-"""What Hessian labels buy: errors with them over errors without them, and intervals from resampled molecules."""
+"""What labels buy: ratios of the errors with two kinds of them, with intervals over families and trainings."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hessgnn.evaluation.record import Budget
 from hessgnn.evaluation.tasks.base import Task, task_of
 from hessgnn.leaderboard.board import Gain, Ratio, Row, Score
-from hessgnn.leaderboard.collect import RunFiles
+from hessgnn.leaderboard.collect import Families, RunFiles
+from hessgnn.leaderboard.comparisons import (
+    BUDGETS,
+    COMPARISONS,
+    STATIONARY,
+    differences,
+    is_counterpart,
+    paired,
+    scale_of,
+)
+from hessgnn.leaderboard.inference import FEWEST_FAMILIES, contrast
 
-BUDGETS: dict[Budget, str] = {"steps": "equal steps", "seconds": "equal device-seconds"}
-"""What may be equal for both sides of a comparison."""
 RESAMPLES = 2000
 CONFIDENCE = 0.95
 SEED = 20250307
 """Of the resamples, so that the same records give the same page."""
-FEWEST_MOLECULES = 6
-"""Resampling fewer tells more of the method than of the molecules."""
-
 Array = NDArray[np.float64]
 
 
-def comparable(budget: Budget, without: Budget, having: Budget) -> bool:
-    """Whether entries without and with Hessians are a pair under ``budget``.
-
-    Runs for equal time were given the device-seconds that E-F-H took for its steps, so that same E-F-H is their
-    counterpart.
-    """
-    return without == having == "steps" if budget == "steps" else without == "seconds"
-
-
 def gains(
-    rows: Sequence[Row], splits: Iterable[str], metrics: Iterable[str], loaded: Sequence[RunFiles] = ()
+    rows: Sequence[Row],
+    splits: Iterable[str],
+    metrics: Iterable[str],
+    loaded: Sequence[RunFiles] = (),
+    families: Families | None = None,
+    zero_force: Mapping[str, float | None] | None = None,
 ) -> list[Gain]:
-    """Divide each architecture's E-F-H errors by its E-F errors.
+    """Divide each architecture's errors with one kind of labels by those with another, the main comparison first.
 
     Several entries of one architecture and regime are compared pair by pair. A ratio is None where one of the two
-    regimes is missing or has no number. It has an interval where the errors of each structure are in ``loaded``.
+    regimes is missing or has no number, and for forces where one of the two is not a force field. It has intervals
+    where the errors of each structure are in ``loaded``. Comparisons that an architecture does not have are left out,
+    but for the control where it has no other.
     """
-    splits, metrics = list(splits), list(metrics)
+    splits, metrics, families, zero_force = list(splits), list(metrics), families or Families(loaded), zero_force or {}
     table = []
-    names = sorted({row.architecture for row in rows if row.regime in ("E-F", "E-F-H")})
-    for budget, architecture in product(BUDGETS, names):
-        mine = [row for row in rows if row.architecture == architecture]
-        without: list[Row | None] = [row for row in mine if row.regime == "E-F" and row.budget == budget]
-        having: list[Row | None] = [
-            row for row in mine if row.regime == "E-F-H" and comparable(budget, budget, row.budget)
-        ]
-        if budget != "steps" and not without:
-            continue
-        for new, old in product(having or [None], without or [None]):
-            if new is None and old is None:
+    for comparison, budget in product(COMPARISONS, BUDGETS):
+        for architecture in sorted({row.architecture for row in rows if row.regime in comparison[:2]}):
+            mine = [row for row in rows if row.architecture == architecture]
+            without: list[Row | None] = [
+                row for row in mine if row.regime == comparison.without and row.budget == budget
+            ]
+            having: list[Row | None] = [
+                row
+                for row in mine
+                if row.regime == comparison.having and is_counterpart(budget, budget, row.budget, row.regime)
+            ]
+            alone = comparison.control and budget == "steps" and not any(row.regime == "E-F+" for row in mine)
+            if not (without or having) or not (alone or (without and having)):
                 continue
-            table.append(
-                Gain(
-                    architecture=architecture,
-                    budget=budget,
-                    with_hessian=None if new is None else new.entry,
-                    without_hessian=None if old is None else old.entry,
-                    ratios={
-                        split: {name: _with_interval(new, old, split, name, loaded) for name in metrics}
-                        for split in splits
-                    },
-                    device_seconds=_cost_ratio(new, old),
-                    n_failed=sum(row.n_failed for row in (new, old) if row is not None),
+            for new, old in product(having or [None], without or [None]):
+                withheld = {
+                    split: why for split in splits if (why := _withheld(new, old, split, zero_force.get(split)))
+                }
+                table.append(
+                    Gain(
+                        architecture=architecture,
+                        budget=budget,
+                        regimes=(comparison.without, comparison.having),
+                        control=comparison.control,
+                        with_hessian=None if new is None else new.entry,
+                        without_hessian=None if old is None else old.entry,
+                        ratios={
+                            split: {
+                                name: None
+                                if name.startswith("forces_") and split in withheld
+                                else _with_interval(new, old, split, name, loaded, families)
+                                for name in metrics
+                            }
+                            for split in splits
+                        },
+                        withheld=withheld,
+                        device_seconds=_cost_ratio(new, old),
+                        n_failed=sum(row.n_failed for row in (new, old) if row is not None),
+                    )
                 )
-            )
     return table
+
+
+def _withheld(new: Row | None, old: Row | None, split: str, zero: float | None) -> str:
+    """Why there is no ratio of forces; empty where there is one."""
+    if zero is not None and zero < STATIONARY:
+        return "no forces there"
+    return "not a force field" if any(row is not None and split in row.not_force_field for row in (new, old)) else ""
 
 
 def gain_label(gain: Gain, gains: Sequence[Gain]) -> str:
     """Name a comparison: by its architecture, or by its two entries where it has several; ``*`` marks failed seeds."""
-    single = sum(other.architecture == gain.architecture for other in gains) == 1
+    single = sum(other.architecture == gain.architecture for other in gains) <= 1
     name = gain.architecture if single else f"{gain.with_hessian} over {gain.without_hessian}"
     return f"{name} *" if gain.n_failed else name
 
@@ -94,7 +117,9 @@ def _ratio(new: Score | None, old: Score | None) -> Ratio | None:
     return Ratio(value=value, std=std)
 
 
-def _with_interval(new: Row | None, old: Row | None, split: str, name: str, loaded: Sequence[RunFiles]) -> Ratio | None:
+def _with_interval(
+    new: Row | None, old: Row | None, split: str, name: str, loaded: Sequence[RunFiles], families: Families
+) -> Ratio | None:
     if new is None or old is None:
         return None
     ratio, task = _ratio(*(row.scores.get(split, {}).get(name) for row in (new, old))), task_of(name)
@@ -106,10 +131,22 @@ def _with_interval(new: Row | None, old: Row | None, split: str, name: str, load
     having, without = ([_errors(item, task, split, name) for item in side] for side in sides)
     if not all([*having, *without]):
         return ratio  # of one run at least, nothing but its mean is known
-    molecules = sides[0][0].molecules(split)
-    square = task.definitions[name].root_mean_square
-    interval = ratio_interval(having, without, molecules, ratio=ratio.value, square=square)
-    return ratio if interval is None else ratio.model_copy(update=interval._asdict())
+    definition = task.definitions[name]
+    update: dict[str, float | int] = {}
+    trainings = paired(sides[1], sides[0])
+    values = [tuple(_errors(item, task, split, name) for item in two) for two in trainings]
+    found = differences([(a, b) for a, b in values], partial(families.of, task.name, split)) if trainings else None
+    if found is not None and scale_of(definition) == "ratio" and (geometric := contrast(found.table)) is not None:
+        update |= {"geometric": geometric.estimate, "geometric_low": geometric.low, "geometric_high": geometric.high}
+        update |= {"n_families": geometric.families, "n_trainings": geometric.trainings}
+    of = families.of(task.name, split, {name for side in (*having, *without) for name in side})
+    same = [item.record.seed for item in sides[0]] == [item.record.seed for item in sides[1]]
+    square = definition.root_mean_square
+    if (
+        interval := ratio_interval(having, without, of, ratio=ratio.value, square=square, same_trainings=same)
+    ) is not None:
+        update |= interval._asdict()
+    return ratio.model_copy(update=update)
 
 
 def _errors(item: RunFiles, task: type[Task], split: str, name: str) -> dict[str, float]:
@@ -130,39 +167,41 @@ class Interval(NamedTuple):
 
     low: float
     high: float
-    n_molecules: int
+    n_families: int
 
 
 def ratio_interval(
     having: Sequence[Mapping[str, float]],
     without: Sequence[Mapping[str, float]],
-    molecules: Mapping[str, str],
+    families: Mapping[str, str],
     *,
     ratio: float,
     square: bool = False,
+    same_trainings: bool = True,
 ) -> Interval | None:
-    """Bootstrap a ratio of mean errors over molecules, paired: both sides are resampled alike.
+    """Bootstrap a ratio of mean errors over families, then trainings, then frames; both sides are resampled alike.
 
-    All structures of one molecule or reaction are drawn together, since they are not independent
-    (A. C. Davison, D. V. Hinkley, Bootstrap Methods and their Application (1997), section 3.8). Seeds are averaged, not
-    resampled.
+    All structures of a family are drawn together, since they are not independent; those of a family that was drawn are
+    then drawn anew (A. C. Davison, D. V. Hinkley, Bootstrap Methods and their Application (1997), section 3.8).
 
     Parameters
     ----------
     having, without
-        For each seed, structure -> error; numerator and denominator.
-    molecules
-        Structure -> molecule or reaction that it belongs to.
+        For each training, structure -> error; numerator and denominator.
+    families
+        Structure -> family.
     ratio
         The leaderboard's value. There is no interval where the errors do not reproduce it, as for a number that is
         no mean over structures.
     square
         Whether the means are root mean squares.
+    same_trainings
+        Whether trainings of both sides are pairs, in the same order, and so are drawn together.
 
     Returns
     -------
     Interval or None
-        None also with fewer molecules than :data:`FEWEST_MOLECULES`.
+        None also with fewer families than :data:`FEWEST_FAMILIES`.
     """
     sides = [*having, *without]
     if not having or not without:
@@ -170,27 +209,30 @@ def ratio_interval(
     names = list(sides[0])
     if any(set(side) != set(names) for side in sides):
         return None
-    groups, membership = np.unique([molecules.get(name, name) for name in names], return_inverse=True)
-    if len(groups) < FEWEST_MOLECULES:
+    groups, membership = np.unique([families.get(name, name) for name in names], return_inverse=True)
+    if len(groups) < FEWEST_FAMILIES:
         return None
     errors = np.array([[side[name] for name in names] for side in sides])  # (runs, structures)
     if square:
         errors = errors**2
-    sums = np.zeros((len(sides), len(groups)))
-    for row, values in zip(sums, errors, strict=True):
-        np.add.at(row, membership, values)
-    counts = np.bincount(membership, minlength=len(groups)).astype(float)
+    n = len(having)
+    trainings = _trainings(n, len(without), same_trainings and n == len(without))
 
-    def ratios(weights: Array) -> Array:
-        """Of draws ``(n, groups)``."""
-        means = weights @ sums.T / (weights @ counts)[:, None]
+    def ratios(weights: Array, chosen: tuple[Array, Array] | None = None) -> Array:
+        """Of draws ``(n, structures)``, with shares of each training ``(n, trainings)``."""
+        means = weights @ errors.T / weights.sum(axis=1, keepdims=True)
         means = np.sqrt(means) if square else means
-        return np.asarray(means[:, : len(having)].mean(axis=1) / means[:, len(having) :].mean(axis=1))
+        parts = [means[:, :n], means[:, n:]]
+        top, below = (
+            part.mean(axis=1) if chosen is None else (part * share).sum(axis=1)
+            for part, share in zip(parts, chosen or (None, None), strict=True)
+        )
+        return np.asarray(top / below)
 
     with np.errstate(divide="ignore", invalid="ignore"):
-        if not np.isclose(ratios(np.ones((1, len(groups))))[0], ratio, rtol=1e-3):
+        if not np.isclose(ratios(np.ones((1, len(names))))[0], ratio, rtol=1e-3):
             return None
-        found = ratios(_draws(len(groups)))
+        found = ratios(_draws(tuple(membership.ravel().tolist())), trainings)
     if not np.isfinite(found).all():
         return None
     tail = 50 * (1 - CONFIDENCE)
@@ -199,9 +241,24 @@ def ratio_interval(
 
 
 @lru_cache(maxsize=8)
-def _draws(n: int) -> Array:
-    """How often each of n molecules is drawn, ``(resamples, n)``: the same for every ratio.
+def _draws(membership: tuple[int, ...]) -> Array:
+    """How often each structure is drawn, ``(resamples, structures)``: the same for every ratio.
 
-    ``scipy.stats.bootstrap`` would draw other samples, and so move the last digits of every interval ever printed.
+    ``membership`` is the number of each structure's family. ``scipy.stats.bootstrap`` has no levels.
     """
-    return np.random.default_rng(SEED).multinomial(n, np.full(n, 1 / n), RESAMPLES).astype(float)
+    rng = np.random.default_rng(SEED)
+    family = np.array(membership)
+    sizes = np.bincount(family)
+    drawn = rng.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), RESAMPLES)
+    weights = np.zeros((RESAMPLES, len(family)))
+    for k, size in enumerate(sizes):
+        weights[:, family == k] = rng.multinomial(drawn[:, k] * size, np.full(size, 1 / size))
+    return weights
+
+
+@lru_cache(maxsize=8)
+def _trainings(having: int, without: int, same: bool) -> tuple[Array, Array]:
+    """Share of each training in each resample, of both sides; ``same`` for pairs, which are drawn together."""
+    rng = np.random.default_rng(SEED + 1)
+    first, second = (rng.multinomial(n, np.full(n, 1 / n), RESAMPLES) / n for n in (having, without))
+    return first, first if same else second

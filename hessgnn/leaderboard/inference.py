@@ -21,9 +21,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
-
-from hessgnn.leaderboard.claims import holm
+from scipy import special
 
 Array = NDArray[np.float64]
 Verdict = Literal["better", "worse", "no difference larger than 10 %", "undecided"]
@@ -111,19 +109,26 @@ def contrast(differences: Array, scale: Scale = "ratio") -> Contrast | None:
     if n < FEWEST_FAMILIES:
         return None
     mean = _crossed(given) if not np.isnan(given).any() else _nested(given)
-    value, error, degrees, spread = (float(number) for number in mean)
-    if not error > 0:
+    if not mean.error > 0:
         return None
-    t, width = stats.t(degrees), SAME[scale]
-    reach = float(t.ppf((1 + CONFIDENCE) / 2)) * error
-    p = 2 * float(t.sf(abs(value) / error))
-    p_same = max(float(t.sf((width + value) / error)), float(t.sf((width - value) / error)))
-    quantiles = stats.norm.ppf(1 - LEVEL / 2) + stats.norm.ppf(POWER)
-    needed = math.ceil((quantiles * spread / width) ** 2)
+    p, p_same, reach = (float(number) for number in _tests(mean, SAME[scale]))
+    value = float(mean.value)
+    needed = math.ceil(((special.ndtri(1 - LEVEL / 2) + special.ndtri(POWER)) * float(mean.spread) / SAME[scale]) ** 2)
     low, middle, high = value - reach, value, value + reach
     if scale == "ratio":
         low, middle, high = math.exp(low), math.exp(middle), math.exp(high)
     return Contrast(scale, middle, low, high, p, p_same, n, len(given), max(needed, FEWEST_FAMILIES))
+
+
+def _tests(mean: _Mean, width: float) -> tuple[Array, Array, Array]:
+    """Two-sided p of no difference, p of one larger than ``width``, and half the width of the interval."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p = 2 * special.stdtr(mean.degrees, -np.abs(mean.value) / mean.error)
+        p_same = np.maximum(
+            special.stdtr(mean.degrees, -(width + mean.value) / mean.error),
+            special.stdtr(mean.degrees, -(width - mean.value) / mean.error),
+        )
+    return p, p_same, special.stdtrit(mean.degrees, (1 + CONFIDENCE) / 2) * mean.error
 
 
 def _crossed(d: Array) -> _Mean:
@@ -203,6 +208,20 @@ def by_family(values: Mapping[str, float], family: Mapping[str, str], families: 
         return total / count
 
 
+def holm(ps: Sequence[float | None]) -> list[float | None]:
+    """Correct p-values for their number, so that the chance of any false one stays at the level.
+
+    S. Holm, Scand. J. Stat. 6, 65 (1979). Tests that could not be done are None and do not count.
+    """
+    known = sorted((p, position) for position, p in enumerate(ps) if p is not None)
+    corrected: list[float | None] = [None] * len(ps)
+    largest = 0.0
+    for rank, (p, position) in enumerate(known):
+        largest = max(largest, min(1.0, (len(known) - rank) * p))
+        corrected[position] = largest
+    return corrected
+
+
 @dataclass(frozen=True)
 class Decision:
     """A contrast with its p-values corrected for all tests that were done, and what they say."""
@@ -272,7 +291,4 @@ def false_verdicts(differences: Array, draws: int = 2000, seed: int = 0) -> floa
     rng = np.random.default_rng(seed)
     centred = differences - differences.mean()
     signs = rng.choice([-1.0, 1.0], size=(draws, 1, differences.shape[1]))
-    mean = _crossed(centred * signs)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        p = 2 * stats.t.sf(np.abs(mean.value) / mean.error, mean.degrees)
-    return float(np.mean(p < LEVEL))
+    return float(np.mean(_tests(_crossed(centred * signs), SAME["ratio"])[0] < LEVEL))

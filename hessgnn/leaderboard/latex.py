@@ -9,9 +9,12 @@ from __future__ import annotations
 import re
 
 from hessgnn.leaderboard.board import Leaderboard
-from hessgnn.leaderboard.tables import Cell, Column, column_groups, columns
+from hessgnn.leaderboard.tables import DEMONSTRATION, Cell, Column, column_groups, columns, weights_text
 
-LEFT_OUT = ("architecture", "regime", "products", "sweep_trials", "seconds_per_step", "status")
+LEFT_OUT = (
+    *("architecture", "regime", "products", "sweep_trials", "seconds_per_step", "status"),
+    *("part-energy", "part-forces", "part-hessian"),
+)
 """Columns that a page of paper has no room for; the entry's name tells the first two."""
 
 _ESCAPES = {
@@ -56,12 +59,16 @@ def latex_table(board: Leaderboard) -> str:
     lines = [[column.cell(row) for column in shown] for row in board.rows]
     best = [_best(column, [line[k] for line in lines]) for k, column in enumerate(shown)]
     body = [
-        " & ".join(_cell(cell, bold=best[k] is not None and cell.value == best[k]) for k, cell in enumerate(line))
+        " & ".join(
+            _cell(cell, bold=best[k] is not None and cell.competes and cell.value == best[k])
+            for k, cell in enumerate(line)
+        )
         for line in lines
     ]
     caption = (
         f"{board.title}. Errors on {board.data.name} ({board.data.level_of_theory}), mean ± standard deviation over "
-        "seeds; overall: geometric mean of RMSE over the mean predictor's."
+        f"seeds; overall: geometric mean of RMSE over the mean predictor's, {weights_text(board)}."
+        + (f" {DEMONSTRATION}" if board.demonstration else "")
     )
     version = re.sub(r"[^0-9A-Za-z.+-]", "", board.hessgnn)
     return "\n".join(
@@ -87,7 +94,7 @@ def latex_table(board: Leaderboard) -> str:
 
 
 def _best(column: Column, cells: list[Cell]) -> float | None:
-    values = [cell.value for cell in cells if isinstance(cell.value, float)]
+    values = [cell.value for cell in cells if isinstance(cell.value, float) and cell.competes]
     return min(values) if column.better == "lower" and len(set(values)) > 1 else None
 
 

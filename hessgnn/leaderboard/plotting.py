@@ -59,7 +59,7 @@ def filter_meta(entry: str, regime: str) -> dict[str, str]:
 
 def marker_symbol(symbol: str, regime: str, budget: str = "steps") -> str:
     """Filled with Hessian labels, hollow without, hollow with a dot where the budget was equal time."""
-    if regime == "E-F-H":
+    if regime in ("E-F-H", "E-F+H"):
         return symbol
     return f"{symbol}-open-dot" if budget == "seconds" else f"{symbol}-open"
 

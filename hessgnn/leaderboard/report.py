@@ -35,14 +35,18 @@ def compare(
     *,
     trials: Path | None = None,
     sections: Sequence[Section | str] = (),
+    weights: Mapping[str, float] | None = None,
 ) -> None:
     """Rank finished runs (folders with a record, or record files), write the leaderboard, and print its table.
 
-    See :func:`write_board` for ``trials`` and ``sections``.
+    See :func:`write_board` for ``trials`` and ``sections``, and :func:`~hessgnn.leaderboard.scores.score` for
+    ``weights``.
     """
     loaded = collect(runs)
-    board = score(loaded, title)
+    board = score(loaded, title, weights)
     page = write_board(board, loaded, folder, trials=trials, sections=sections)
+    if board.demonstration:
+        say(console, tables.DEMONSTRATION)
     console.print(terminal_table(board.rows))
     say(console, f"leaderboard: {page}")
 
@@ -112,7 +116,8 @@ def write_board(
 def markdown_report(data: PageData, sections: Iterable[Section]) -> str:
     """Return the leaderboard as Markdown, without figures."""
     board = data.board
-    parts = [f"# {markdown_text(board.title)}", markdown_text(summary(board))]
+    notice = [f"**{tables.DEMONSTRATION}**"] if board.demonstration else []
+    parts = [f"# {markdown_text(board.title)}", *notice, markdown_text(summary(board))]
     for section in sorted(sections, key=lambda section: section.markdown_order):
         parts += section.markdown(data)
     return "\n\n".join([*parts, f"Written by hessgnn {board.hessgnn}."]) + "\n"
@@ -136,6 +141,7 @@ def html_text(data: PageData, sections: Iterable[Section]) -> str:
         "index.html.j2",
         title=data.board.title,
         summary=summary(data.board),
+        notice=tables.DEMONSTRATION if data.board.demonstration else "",
         parts=[_part(section, context) for section, context in parts if context is not None],
         board=data.board,
         regimes=regimes,
@@ -164,7 +170,7 @@ def _count(n: int, noun: str) -> str:
 def plain_page(title: str, summary: str, sections: Iterable[PlainSection], footer: str) -> str:
     """Return a self-contained HTML page of plain sections, such as that of a sweep; ``summary`` is above them."""
     parts = [_part(section, section.context()) for section in sections]
-    return _render("page.html.j2", title=title, summary=summary, parts=parts, footer=footer)
+    return _render("page.html.j2", title=title, notice="", summary=summary, parts=parts, footer=footer)
 
 
 def _part(section: Section, context: Mapping[str, Any]) -> Part:

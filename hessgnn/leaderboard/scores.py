@@ -4,78 +4,104 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from importlib import metadata
 
-from hessgnn.errors import DataError
+from hessgnn.errors import ConfigError, DataError
 from hessgnn.evaluation.record import DataSource, Record
 from hessgnn.evaluation.tasks.accuracy import METRICS
-from hessgnn.leaderboard.board import Failure, Leaderboard, MetricInfo, RegimeRanks, Row, Score, TaskFailure
+from hessgnn.leaderboard.board import Failure, Leaderboard, MetricInfo, Row, Score, TaskFailure
 from hessgnn.leaderboard.claims import judge_claims
-from hessgnn.leaderboard.collect import RunFiles
+from hessgnn.leaderboard.collect import Families, RunFiles
+from hessgnn.leaderboard.comparisons import QUANTITIES, STATIONARY, is_force_field, ranked, regime_ranks, zero_force
 from hessgnn.leaderboard.gains import gains
-from hessgnn.training.regimes import Regime
 
-OVERALL_METRICS = ("energy_rmse", "forces_rmse", "hessian_rmse")
-"""The parts of the overall score, each over the mean predictor's."""
+WEIGHTS: Mapping[str, float] = {"energy": 1.0, "forces": 1.0, "hessian": 0.0}
+"""Of the parts of the overall score: what every kind of labels can lower, as where a checkpoint is chosen."""
 
 SAME_DATA = ("content_hash", "split_hash", "level_of_theory")
 """What every record of a leaderboard must share."""
 
-STATIONARY = 10.0
-"""meV/Å: a split on which predicting no force at all does better than this holds stationary points."""
-
 EXAMPLES = 3
 """Structures that are named for each reason why a task failed."""
 
-COMPARED: tuple[Regime, ...] = ("E", "E-F", "E-F+", "E-F+H", "E-H", "E-F-H")
-"""Regimes that ranks are given within."""
-
 References = dict[str, dict[str, float]]
+"""Quantity -> split -> the mean predictor's RMSE."""
 
 
-def score(loaded: Sequence[RunFiles], title: str = "hessgnn leaderboard") -> Leaderboard:
+def score(
+    loaded: Sequence[RunFiles], title: str = "hessgnn leaderboard", weights: Mapping[str, float] | None = None
+) -> Leaderboard:
     """Join seeds and rank entries.
 
-    The overall score of a run is the geometric mean, over splits and over energy, forces and Hessian, of its RMSE
+    The parts of a run's overall score are, for energy, forces and Hessian, the geometric mean over splits of its RMSE
     divided by the mean predictor's, so 1 is a potential that knows the composition only. Forces of a split of
-    stationary points are left out, since no force is the right answer there. A failed seed counts with
-    the worst overall score of any finished run. Entries are ranked by their mean over seeds; an entry whose interval
-    mean ± std touches that of the best one of a rank shares this rank, unless seeds of it failed.
+    stationary points are left out, since no force is the right answer there. The overall score is the weighted
+    geometric mean of the parts. A failed seed counts with the worst overall score of any finished run. Entries are
+    sorted by their mean over seeds, and ranked by :func:`~hessgnn.leaderboard.comparisons.ranked`.
+
+    Parameters
+    ----------
+    loaded
+        The runs.
+    title
+        Heading of the page.
+    weights
+        Of energy, forces and hessian in the overall score; :data:`WEIGHTS` by default.
 
     Raises
     ------
+    ConfigError
+        When a weight is negative, unknown, or all are zero.
     DataError
         When records differ in data, split or level of theory, when a seed occurs twice, or when one metric comes in
         two units.
     """
+    weights = _checked(WEIGHTS if weights is None else weights)
     data = _common_data(loaded)
     records = [item.record for item in loaded]
     groups = _group(loaded)
+    families = Families(loaded)
     splits = list(dict.fromkeys(split for record in records for split in record.metrics))
     metrics = _metrics(loaded)
-    references = _references(records, splits)
-    worst = max((value for record in records if (value := _overall(record, references)) is not None), default=None)
-    rows = ranked([_row(group, splits, metrics, references, worst) for group in groups.values()])
+    references = _references(records, splits, weights)
+    no_force = {split: zero_force(loaded, split) for split in splits}
+    overall = partial(_overall, references=references, weights=weights)
+    worst = max((value for record in records if (value := overall(record)) is not None), default=None)
+    made = [_row(group, splits, metrics, references, weights, worst, no_force) for group in groups.values()]
+    rank = partial(ranked, loaded=loaded, families=families, weights=weights, zero_force=no_force)
+    rows = rank(made)
+    demonstration = any(record.demonstration for record in records)
+    lower = [name for name, info in metrics.items() if info.better == "lower"]
+    found = gains(rows, splits, lower, loaded, families, no_force)
+    claims = [] if demonstration else judge_claims(loaded, families=families)
     structures = {split: _structures(records, split) for split in splits}
     return Leaderboard(
         title=title,
         hessgnn=metadata.version("hessgnn"),
         data=data,
+        demonstration=demonstration,
+        weights=dict(weights),
         splits=splits,
+        zero_force_mae=no_force,
         structures=structures,
         metrics=metrics,
         rows=rows,
-        gains=gains(rows, splits, [name for name, info in metrics.items() if info.better == "lower"], loaded),
-        ranks=regime_ranks(rows),
-        claims=judge_claims(loaded),
+        gains=found,
+        ranks=regime_ranks(rows, rank),
+        claims=claims,
         failures=[
             Failure(entry=record.entry, seed=record.seed, reason=record.reason)
             for record in records
             if record.reason is not None
         ],
         task_failures=task_failures(records),
-        notes=[*_notes(rows, groups, structures, references), *(note for item in loaded for note in item.notes)],
+        notes=[
+            *_notes(rows, groups, structures, references, no_force),
+            *families.notes(),
+            *(note for item in loaded for note in item.notes),
+        ],
         hardware=sorted({record.hardware for record in records if record.hardware}),
         versions={
             package: sorted({record.versions[package] for record in records if package in record.versions})
@@ -163,22 +189,44 @@ def _metrics(loaded: Sequence[RunFiles]) -> dict[str, MetricInfo]:
     return {name: found[name] for name in units if name in found}
 
 
-def _references(records: Iterable[Record], splits: Sequence[str]) -> References | None:
-    """Return the mean predictor's errors on every split, or None when it is missing or lacks a part."""
+def read_weights(text: str | None) -> dict[str, float] | None:
+    """Read weights of the overall score, such as ``energy=1,forces=1,hessian=0.5``; :class:`ConfigError` if unclear."""
+    if text is None:
+        return None
+    found = {}
+    for part in text.split(","):
+        name, _, value = part.partition("=")
+        try:
+            found[name.strip()] = float(value)
+        except ValueError:
+            hint = "for example energy=1,forces=1,hessian=0"
+            raise ConfigError("is no weight of the overall score", where=part, hint=hint) from None
+    return found
+
+
+def _checked(weights: Mapping[str, float]) -> dict[str, float]:
+    if unknown := set(weights) - set(QUANTITIES):
+        raise ConfigError("is no part of the overall score", where=min(unknown), hint=f"use {', '.join(QUANTITIES)}")
+    found = {name: float(weights.get(name, 0.0)) for name in QUANTITIES}
+    if min(found.values()) < 0 or not 0 < sum(found.values()) < math.inf:
+        raise ConfigError("weights of the overall score must be positive or zero", hint="for example energy=1,forces=1")
+    return found
+
+
+def _references(records: Iterable[Record], splits: Sequence[str], weights: Mapping[str, float]) -> References | None:
+    """Return the mean predictor's errors on every split, or None where it lacks one that counts."""
     baseline = next((r for r in records if r.regime == "mean" and r.status == "ok"), None)
     if baseline is None or not splits:
         return None
     references: References = {}
-    for split in splits:
-        for name in OVERALL_METRICS:
-            value = _value(baseline, split, name)
-            if value is None:
-                return None
-            if name == "forces_rmse" and value < STATIONARY:
-                continue  # no force is the right answer there, so the mean predictor is no reference
-            if value == 0:
-                return None
-            references.setdefault(split, {})[name] = value
+    for quantity in QUANTITIES:
+        values = {split: _value(baseline, split, f"{quantity}_rmse") for split in splits}
+        if quantity == "forces":  # where no force is the right answer, the mean predictor is no reference
+            values = {split: value for split, value in values.items() if value is None or value >= STATIONARY}
+        if all(values.values()):
+            references[quantity] = {split: value for split, value in values.items() if value}
+        elif weights[quantity]:
+            return None
     return references
 
 
@@ -187,27 +235,39 @@ def _value(record: Record, split: str, name: str) -> float | None:
     return None if metric is None else metric.value
 
 
-def _overall(record: Record, references: References | None) -> float | None:
-    if references is None or record.status == "failed":
+def _part(record: Record, quantity: str, references: References | None) -> float | None:
+    """Geometric mean over splits of the RMSE over the mean predictor's."""
+    scales = (references or {}).get(quantity, {})
+    values = [(_value(record, split, f"{quantity}_rmse"), scale) for split, scale in scales.items()]
+    known = [value / scale for value, scale in values if value is not None]
+    if record.status == "failed" or not known or len(known) < len(values):
         return None
-    parts = []
-    for split, reference in references.items():
-        for name, scale in reference.items():
-            value = _value(record, split, name)
-            if value is None:
-                return None
-            parts.append(value / scale)
-    return math.prod(part ** (1 / len(parts)) for part in parts)
+    return math.prod(part ** (1 / len(known)) for part in known)
 
 
-def join(values: Sequence[float]) -> Score | None:
-    """Take mean and sample standard deviation over seeds; None of no values."""
+def _overall(record: Record, references: References | None, weights: Mapping[str, float]) -> float | None:
+    if references is None:
+        return None
+    counted = {name: weight for name, weight in weights.items() if weight and references.get(name)}
+    parts = {name: _part(record, name, references) for name in counted}
+    known = {name: part for name, part in parts.items() if part is not None}
+    if not known or len(known) < len(parts):
+        return None
+    return math.prod(part ** (counted[name] / sum(counted.values())) for name, part in known.items())
+
+
+def join(values: Sequence[float], subjects: Sequence[int] = ()) -> Score | None:
+    """Take mean and sample standard deviation over seeds; None of no values.
+
+    ``subjects`` is the number of structures behind each value, where it is known.
+    """
     if not values:
         return None
     return Score(
         mean=statistics.fmean(values),
         std=statistics.stdev(values) if len(values) > 1 else None,
         n=len(values),
+        subjects=min(subjects, default=None),
     )
 
 
@@ -216,11 +276,14 @@ def _row(
     splits: list[str],
     metrics: Iterable[str],
     references: References | None,
+    weights: Mapping[str, float],
     worst: float | None,
+    no_force: Mapping[str, float | None],
 ) -> Row:
     finished = [record for record in group if record.status == "ok"]
     n_failed = len(group) - len(finished)
-    overall = [worst if record.status == "failed" else _overall(record, references) for record in group]
+    overall = [worst if record.status == "failed" else _overall(record, references, weights) for record in group]
+    scores = {split: {name: _score(finished, split, name) for name in metrics} for split in splits}
     first, costs = group[0], [record.cost for record in finished or group]
     trained = first.regime != "mean"
 
@@ -239,23 +302,40 @@ def _row(
         n_failed=n_failed,
         # One seed without a score leaves the entry without: leaving it out would reward the omission.
         overall=None if None in overall else join([value for value in overall if value is not None]),
-        scores={
-            split: {
-                name: join([value for record in finished if (value := _value(record, split, name)) is not None])
-                for name in metrics
-            }
-            for split in splits
-        },
+        parts={name: _over_seeds([_part(record, name, references) for record in finished]) for name in QUANTITIES},
+        scores=scores,
         parameters=first.parameters,
         weights=first.weights,
         steps=max(record.cost.steps for record in group),
+        converged=[record.converged for record in group] if trained else [],
+        run_steps=[record.cost.steps for record in group] if trained else [],
+        not_force_field=[
+            split
+            for split in splits
+            if trained
+            and (forces := scores[split].get("forces_mae")) is not None
+            and not is_force_field(forces.mean, no_force[split])
+        ],
         device=first.cost.device,
         seconds_per_step=mean("seconds_per_step"),
         device_seconds=mean("device_seconds"),
         products=mean("products"),
         sweep_trials=mean("sweep_trials"),
         sweep_device_seconds=mean("sweep_device_seconds"),
+        label_gradients=mean("label_gradients"),
+        validation_gradients=mean("validation_gradients"),
     )
+
+
+def _score(finished: Sequence[Record], split: str, name: str) -> Score | None:
+    found = [metric for record in finished if (metric := record.metrics.get(split, {}).get(name)) is not None]
+    known = [(metric.value, metric.n) for metric in found if metric.value is not None]
+    return join([value for value, _ in known], [n for _, n in known])
+
+
+def _over_seeds(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known and len(known) == len(values) else None
 
 
 def _structures(records: Iterable[Record], split: str) -> int | None:
@@ -269,19 +349,28 @@ def _notes(
     groups: dict[str, list[Record]],
     structures: dict[str, int | None],
     references: References | None,
+    no_force: Mapping[str, float | None],
 ) -> list[str]:
     """Tell the reader what makes the comparison less than fair."""
     notes = []
     if references is None:
         notes.append(
-            "There is no overall score and no rank: they need a record of the mean predictor with the RMSE of energy, "
-            "forces and Hessian on every split."
+            "There is no overall score and no rank: they need a record of the mean predictor with the RMSE of "
+            "everything that counts in the score, on every split."
         )
     notes += [
-        f"Forces on {split} are not part of the overall score: its structures are stationary points, where predicting "
-        "no force at all is right."
-        for split, reference in (references or {}).items()
-        if "forces_rmse" not in reference
+        f"{row.entry}: not a force field on {split}. Its force MAE, {score.mean:,.0f} meV/Å, is above that of "
+        f"predicting no force at all, {no_force[split]:,.0f} meV/Å. Ratios and claims of its forces there are not "
+        "printed."
+        for row in rows
+        for split in row.not_force_field
+        if (score := row.scores[split]["forces_mae"]) is not None
+    ]
+    notes += [
+        f"Forces on {split} are not part of the overall score, and have no ratios: its structures are stationary "
+        "points, where predicting no force at all is right."
+        for split, zero in no_force.items()
+        if zero is not None and zero < STATIONARY
     ]
     equal = [row for row in rows if row.regime not in ("mean", "external") and row.budget == "steps"]
     budgets = sorted({row.steps for row in equal if row.status != "failed"})
@@ -302,72 +391,3 @@ def _notes(
         if any((other.parameters, other.weights) != (first.parameters, first.weights) for other in others):
             notes.append(f"{row.entry}: its runs differ in more than the seed (parameters or loss weights).")
     return notes
-
-
-def ranked(rows: Iterable[Row]) -> list[Row]:
-    """Sort rows by their overall score and number them; those within noise of the best of a rank share it.
-
-    Rows without an overall score come last, without a rank.
-    """
-    ordered = sorted(rows, key=lambda row: (math.inf if row.overall is None else row.overall.mean, row.entry))
-    found: list[Row] = []
-    leader: Row | None = None
-    for position, row in enumerate(ordered, start=1):
-        if row.overall is None:
-            found.append(row)
-            continue
-        if leader is None or not _touch(leader, row):
-            leader = row.model_copy(update={"rank": position})
-        found.append(row.model_copy(update={"rank": leader.rank}))
-    return found
-
-
-def _touch(better: Row, worse: Row) -> bool:
-    (_, upper), (lower, _) = _interval(better), _interval(worse)
-    return lower <= upper
-
-
-def _interval(row: Row) -> tuple[float, float]:
-    """Return mean ± std of the overall score; a spread that comes from failures is no noise and earns no tie."""
-    if row.overall is None:
-        return math.inf, math.inf
-    spread = 0.0 if row.n_failed else row.overall.std or 0.0
-    return row.overall.mean - spread, row.overall.mean + spread
-
-
-def regime_ranks(rows: Sequence[Row]) -> list[RegimeRanks]:
-    """Rank architectures among themselves, once for each kind of labels.
-
-    Only entries for equal steps count; of several of an architecture and regime, the best one. The list is empty
-    unless two architectures share two regimes, since nothing could change then.
-    """
-    found: dict[Regime, dict[str, Row]] = {}
-    for regime in COMPARED:
-        first: dict[str, Row] = {}
-        for row in ranked(row for row in rows if row.regime == regime and row.budget == "steps"):
-            if row.overall is not None:
-                first.setdefault(row.architecture, row)
-        found[regime] = {row.architecture: row for row in ranked(first.values())}
-    kept = [regime for regime in COMPARED if len(found[regime]) > 1]
-    if len(kept) < 2:
-        return []
-    return [
-        RegimeRanks(
-            architecture=architecture,
-            ranks={regime: _rank(found[regime].get(architecture)) for regime in kept},
-            overall={
-                regime: None if (best := found[regime].get(architecture)) is None else best.overall for regime in kept
-            },
-            places_gained=_places(found, architecture),
-        )
-        for architecture in sorted({name for regime in kept for name in found[regime]})
-    ]
-
-
-def _rank(row: Row | None) -> int | None:
-    return None if row is None else row.rank
-
-
-def _places(found: dict[Regime, dict[str, Row]], architecture: str) -> int | None:
-    before, after = (_rank(found[regime].get(architecture)) for regime in ("E-F", "E-F-H"))
-    return None if before is None or after is None else before - after

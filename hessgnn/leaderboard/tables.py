@@ -26,6 +26,14 @@ MAIN_METRICS = ("energy_mae", "forces_mae", "hessian_mae", "hessian_rmse")
 """The metrics that are printed; CSV and JSON hold all."""
 
 MISSING = "–"
+DEMONSTRATION = (
+    "This is a demonstration of the tool, not evidence. Its runs are too few and too short to draw conclusions from, "
+    "so no claims are tested."
+)
+PARTS = ("energy", "forces", "hessian")
+"""Of the overall score."""
+FEWEST_SURVIVORS = 5
+"""A mean over fewer structures never counts as the best of a column."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,8 @@ class Cell:
     text: str
     detail: str = ""
     """Printed smaller, behind ``text``: the spread, or how few seeds there are."""
+    competes: bool = True
+    """Whether it may be the best of its column: a mean over a few survivors may not."""
 
     def __str__(self) -> str:
         return f"{self.text} {self.detail}".strip()
@@ -70,6 +80,7 @@ def columns(splits: Sequence[str]) -> list[Column]:
         Column("architecture", "Architecture", lambda row: Cell(row.architecture, row.architecture), numeric=False),
         Column("regime", "Regime", lambda row: Cell(row.regime, row.regime), numeric=False),
         Column("overall", "Overall", _overall_cell, "mean predictor = 1", better="lower"),
+        *(_part_column(name) for name in PARTS),
         *(_score_column(split, name) for split in splits for name in MAIN_METRICS),
         Column("parameters", "Parameters", lambda row: Cell(row.parameters, integer(row.parameters))),
         Column(
@@ -84,6 +95,19 @@ def columns(splits: Sequence[str]) -> list[Column]:
         Column("seeds", "Seeds", lambda row: Cell(len(row.seeds), _seeds(row))),
         Column("status", "Status", lambda row: Cell(status(row), status(row)), numeric=False),
     ]
+
+
+def weights_text(board: Leaderboard) -> str:
+    """Name the weights of the overall score."""
+    return "weights " + ", ".join(f"{name} {board.weights.get(name, 0.0):g}" for name in PARTS)
+
+
+def _part_column(name: str) -> Column:
+    def cell(row: Row) -> Cell:
+        value = row.parts.get(name)
+        return Cell(value, number(value))
+
+    return Column(f"part-{name}", f"{name[0].upper()} part", cell, "mean predictor = 1", better="lower")
 
 
 def _score_column(split: str, name: str) -> Column:
@@ -107,12 +131,14 @@ def _overall_cell(row: Row) -> Cell:
 
 
 def score_cell(score: Score | None) -> Cell:
-    """Print a mean with its spread, or with ``n=1`` where there is none."""
+    """Print a mean with its spread, or with ``n=1`` where there is none, and how few structures are behind it."""
     if score is None:
         return Cell(None, MISSING)
-    if score.std is None:
-        return Cell(score.mean, number(score.mean), f"n={score.n}")
-    return Cell(score.mean, *_with_spread(score.mean, score.std))
+    text, detail = (number(score.mean), f"n={score.n}") if score.std is None else _with_spread(score.mean, score.std)
+    few = score.subjects is not None and score.subjects < FEWEST_SURVIVORS
+    if few:
+        detail = f"{detail}, of {score.subjects}"
+    return Cell(score.mean, text, detail, competes=not few)
 
 
 def column_groups(columns: Sequence[Column]) -> list[tuple[Column, int]]:
@@ -139,20 +165,40 @@ def metric_lines(
 
 
 def ratio_cell(ratio: Ratio | None) -> Cell:
-    """Print a ratio with its interval over molecules, else with its spread over seeds, where either is known."""
+    """Print the geometric mean of a ratio and the ratio of means, each with its interval, as far as they are known."""
     if ratio is None:
         return Cell(None, MISSING)
     if ratio.low is not None and ratio.high is not None:
-        decimals = min(6, _decimals(ratio.value, 3))
-        return Cell(ratio.value, number(ratio.value), f"{ratio.low:,.{decimals}f} to {ratio.high:,.{decimals}f}")
-    if ratio.std is None:
-        return Cell(ratio.value, number(ratio.value))
-    return Cell(ratio.value, *_with_spread(ratio.value, ratio.std))
+        means = Cell(ratio.value, number(ratio.value), _interval(ratio.value, ratio.low, ratio.high))
+    elif ratio.std is not None:
+        means = Cell(ratio.value, *_with_spread(ratio.value, ratio.std))
+    else:
+        means = Cell(ratio.value, number(ratio.value))
+    if ratio.geometric is None or ratio.geometric_low is None or ratio.geometric_high is None:
+        return means
+    own = _interval(ratio.geometric, ratio.geometric_low, ratio.geometric_high)
+    return Cell(ratio.geometric, number(ratio.geometric), f"{own}; means {means}")
+
+
+def _interval(value: float, low: float, high: float) -> str:
+    decimals = min(6, _decimals(value, 3))
+    return f"({low:,.{decimals}f} to {high:,.{decimals}f})"
 
 
 def status(row: Row) -> str:
     """Say whether all seeds finished."""
     return f"{row.n_failed} of {len(row.seeds)} failed" if row.status == "partly failed" else row.status
+
+
+def converged(row: Row) -> str:
+    """Say how the training of each seed ended, or once for all where they agree."""
+    ends = [
+        f"yes, at step {steps:,}" if flat else "not known" if flat is None else "no, steps used up"
+        for flat, steps in zip(row.converged, row.run_steps, strict=False)
+    ]
+    if row.converged and all(row.converged) and len(ends) > 1:
+        return f"yes, at steps {', '.join(f'{steps:,}' for steps in row.run_steps)}"
+    return "; ".join(dict.fromkeys(ends)) or MISSING
 
 
 def _seeds(row: Row) -> str:
@@ -191,7 +237,7 @@ def heat(cells: Sequence[Cell], better: Better = "lower") -> list[float | None]:
 
     The scale is logarithmic where all numbers are positive, and linear else, as for percentages that reach zero.
     """
-    values = [cell.value if isinstance(cell.value, float) else None for cell in cells]
+    values = [cell.value if isinstance(cell.value, float) and cell.competes else None for cell in cells]
     known = [value for value in values if value is not None]
     if len(set(known)) < 2:
         return [None] * len(values)
@@ -247,18 +293,23 @@ def csv_text(board: Leaderboard) -> str:
     writer = csv.writer(stream, lineterminator="\n")
     measured = [(split, name) for split in board.splits for name in board.metrics]
     heading = ["rank", "entry", "architecture", "regime", "overall", "overall std"]
+    heading += [f"{name} part of overall" for name in PARTS]
     for split, name in measured:
         unit = board.metrics[name].unit
         heading += [f"{split} {name} [{unit}]", f"{split} {name} std [{unit}]", f"{split} {name} n"]
     heading += ["parameters", "steps", "seconds per step [s]", "device seconds [s]", "products", "sweep trials"]
-    heading += ["sweep device seconds [s]", "seeds", "failed", "status"]
+    heading += ["sweep device seconds [s]", "label gradients", "validation gradients", "seeds", "failed", "status"]
+    heading += ["converged", "not a force field on", "demonstration"]
     writer.writerow(heading)
     for row in board.rows:
         fields: list[object] = [row.rank, row.entry, row.architecture, row.regime, *_moments(row.overall)[:2]]
+        fields += [row.parts.get(name) for name in PARTS]
         for split, name in measured:
             fields += _moments(row.scores[split][name])
         fields += [row.parameters, row.steps, row.seconds_per_step, row.device_seconds, row.products, row.sweep_trials]
-        fields += [row.sweep_device_seconds, len(row.seeds), row.n_failed, row.status]
+        fields += [row.sweep_device_seconds, row.label_gradients, row.validation_gradients]
+        fields += [len(row.seeds), row.n_failed, row.status]
+        fields += [converged(row), " ".join(row.not_force_field), "yes" if board.demonstration else "no"]
         writer.writerow(fields)
     return stream.getvalue()
 

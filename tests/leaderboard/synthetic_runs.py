@@ -39,7 +39,7 @@ def make_record(
 ) -> Record:
     """A finished run whose errors are ``scale`` times the mean predictor's; fields can be changed by name."""
     trained = regime != "mean"
-    hessian = regime == "E-F-H"
+    hessian = regime in ("E-F-H", "E-F+H")
     fields: dict[str, Any] = {
         "entry": f"{architecture} {regime}" if trained else architecture,
         "architecture": architecture,
@@ -78,6 +78,7 @@ def make_record(
         ]
         if trained
         else [],
+        "converged": True if trained else None,
         "versions": {"torch": "2.9.1", "hessgnn": "0.1.0"},
         "hardware": "AMD EPYC, 2 cores",
     }

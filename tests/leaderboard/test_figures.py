@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 from hessgnn.cli.authors import schema
 from hessgnn.errors import ConfigError, DataError
-from hessgnn.evaluation.record import Failure, Record
+from hessgnn.evaluation.record import Failure, Metric, Record
+from hessgnn.leaderboard.board import Score
 from hessgnn.leaderboard.collect import RunFiles, collect
 from hessgnn.leaderboard.latex import latex_table, latex_text
 from hessgnn.leaderboard.plotting import log_axis
@@ -23,8 +24,8 @@ from hessgnn.leaderboard.sections.base import PageData
 from hessgnn.leaderboard.sections.landscape import landscapes
 from hessgnn.leaderboard.sections.predictions import HessianMaps, block_norms
 from hessgnn.leaderboard.sections.reproduce import recipes
-from hessgnn.leaderboard.sections.training import pareto
-from hessgnn.leaderboard.tables import Cell, heat
+from hessgnn.leaderboard.sections.training import pareto, training_table
+from hessgnn.leaderboard.tables import Cell, heat, score_cell
 from hessgnn.leaderboard.trials import read_trials
 
 HEAD = "architecture,trial,kind,regime,loss.forces,loss.hessian,score,device_seconds,state,reason\n"
@@ -45,6 +46,40 @@ def test_heat_knows_which_end_is_good() -> None:
     cells = [Cell(value, "") for value in (0.0, 50.0, 100.0, None)]
     assert heat(cells, "higher") == [1.0, 0.5, 0.0, None]
     assert heat([Cell(1.0, ""), Cell(10.0, ""), Cell(100.0, "")]) == [0.0, 0.5, 1.0]
+
+
+def test_a_mean_over_a_few_survivors_is_never_the_best() -> None:
+    few, many = (score_cell(Score(mean=mean, std=None, n=1, subjects=n)) for mean, n in ((16.1, 1), (181.0, 12)))
+    assert str(few) == "16.1 n=1, of 1"
+    assert heat([few, many, Cell(200.0, "")]) == [None, 0.0, 1.0]
+    loaded, _ = board(
+        make_record("a", metrics={"test": {"energy_mae": Metric(value=1.0, unit="meV/atom", n=4)}}),
+        make_record("b", metrics={"test": {"energy_mae": Metric(value=2.0, unit="meV/atom", n=12)}}),
+        make_record("c", metrics={"test": {"energy_mae": Metric(value=3.0, unit="meV/atom", n=12)}}),
+    )
+    text = latex_table(score(loaded))
+    assert r"\textbf{2.00}" in text
+    assert r"\textbf{1.00}" not in text
+
+
+@pytest.mark.parametrize(
+    ("flat", "steps", "text"),
+    [
+        ([True], [4200], "yes, at step 4,200"),
+        ([True, True], [4200, 3900], "yes, at steps 4,200, 3,900"),
+        ([False, True], [8000, 3900], "no, steps used up; yes, at step 3,900"),
+        ([None], [800], "not known"),
+    ],
+)
+def test_the_page_says_whether_training_converged(flat: list[bool | None], steps: list[int], text: str) -> None:
+    cost = make_record().cost
+    records = [
+        make_record(seed=seed, converged=state, cost=cost.model_copy(update={"steps": n, "label_gradients": 1234}))
+        for seed, (state, n) in enumerate(zip(flat, steps, strict=True))
+    ]
+    loaded, _ = board(*records)
+    (line,) = training_table(score(loaded)).lines
+    assert (line[2], line[4], line[5]) == (text, "1,234", "–")
 
 
 def test_a_landscape_shows_every_trial(tmp_path: Path) -> None:

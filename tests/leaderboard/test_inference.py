@@ -24,6 +24,14 @@ def test_signs_flipped_by_family_give_a_verdict_as_rarely_as_the_level_says(name
     assert false_verdicts(STORED[name].astype(float), draws=2000) <= 0.06
 
 
+def test_the_null_experiment_counts_what_contrast_says() -> None:
+    d = STORED["schnet nms forces_mae"].astype(float)
+    rng = np.random.default_rng(0)
+    signs = rng.choice([-1.0, 1.0], size=(300, 1, d.shape[1]))
+    found = [contrast((d - d.mean()) * sign) for sign in signs]
+    assert np.mean([c is not None and c.p < inference.LEVEL for c in found]) == false_verdicts(d, draws=300, seed=0)
+
+
 def test_counting_frames_or_seeds_alone_would_find_differences_that_are_not_there() -> None:
     """The null experiment can fail: the tests that this replaces do."""
     d = STORED["nequip irc hessian_mae"].astype(float)

@@ -83,7 +83,8 @@ def test_all_four_files_hold_the_same_numbers(report: Path) -> None:
     for row, values in zip(board.rows, page.values, strict=True):
         assert values == ["" if (value := column.cell(row).value) is None else str(value) for column in shown]
 
-    table = (folder / "leaderboard.md").read_text().split("\n\n")[2].splitlines()
+    _, _, rest = (folder / "leaderboard.md").read_text().partition("\n## Scores\n\n")
+    table = rest.split("\n\n")[0].splitlines()
     assert [line.strip("| ").split(" | ") for line in table[2:]] == expected
 
     with (folder / "leaderboard.csv").open(newline="") as stream:
@@ -112,11 +113,11 @@ def test_ratios_of_what_the_tasks_found_are_shown(save_run: SaveRun, tmp_path: P
         paths.append(save_run(record.model_copy(update={"metrics": metrics})))
     page = write_report(collect(paths), tmp_path / "report")
     text = page.with_name("leaderboard.md").read_text(encoding="utf-8")
-    _, _, table = text.partition("### Task by task: equal steps")
-    assert re.findall(r"^\| test \|.*$", table.partition("\n## ")[0], re.M) == ["| test | barrier MAE | 0.250 |"]
+    _, _, table = text.partition("#### Task by task: E-F-H against E-F (control: repeats the study), equal steps")
+    assert re.findall(r"^\| test \|.*$", table.partition("\n##")[0], re.M) == ["| test | barrier MAE | 0.250 |"]
     html = page.read_text(encoding="utf-8")
-    assert "Task by task, for equal steps" in html
-    assert re.search(r'<th scope="row">barrier MAE</th>\s*<td class="numeric best">0.250</td>', html)
+    assert "Task by task: E-F-H against E-F (control: repeats the study), equal steps" in html
+    assert re.search(r'<th scope="row">barrier MAE</th>\s*<td class="numeric">0.250</td>', html)
 
 
 def test_the_page_is_one_small_file_that_loads_nothing(report: Path) -> None:
@@ -218,8 +219,9 @@ def test_a_board_of_failures_only_is_written(save_run: SaveRun, tmp_path: Path) 
 
 def test_missing_spread_and_failure_are_printed_as_such(report: Path) -> None:
     rows = {row[1]: row for row in Page(report.read_text()).rows}
-    assert rows["mean predictor"][0] == "7"
-    assert all("n=1" in cell for cell in rows["mean predictor"][5:13])
+    assert rows["schnet E-F-H"][0] == rows["mean predictor"][0] == "6"  # nothing is shown of two seeds, but one failed
+    assert rows["mean predictor"][5:8] == ["1.00"] * 3  # the parts of the overall score
+    assert all("n=1" in cell for cell in rows["mean predictor"][8:16])
     assert rows["mean predictor"][-6:] == ["–", "–", "–", "–", "n=1", "ok"]
     assert rows["schnet E-F-H"][-1] == "1 of 2 failed"
 
@@ -254,6 +256,6 @@ def test_the_command_prints_the_table_and_the_page(runs: Sequence[Path], tmp_pat
     app.command()(leaderboard)
     result = CliRunner().invoke(app, [*map(str, runs), "-o", str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
-    assert all(word in result.output for word in ("Rank", "schnet E-F-H", "1 failed", "n=1", "± 0.0013"))
+    assert all(word in result.output for word in ("Rank", "schnet E-F-H", "1 failed", "n=1", "± 0.0017"))
     assert "…" not in result.output  # at 80 characters, no number is cut
     assert str(tmp_path / "out" / "index.html") in result.output.replace("\n", "")

@@ -1,4 +1,4 @@
-"""What Hessian labels change: ratios of errors and cost, with labels over without, and ranks of the architectures."""
+"""What labels change: ratios of errors and cost, the main comparison first, and ranks of the architectures."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from hessgnn.evaluation.record import Budget
 from hessgnn.evaluation.tasks.accuracy import METRICS
 from hessgnn.leaderboard.board import Gain, Leaderboard, Ratio, RegimeRanks
-from hessgnn.leaderboard.gains import BUDGETS, gain_label
+from hessgnn.leaderboard.comparisons import BUDGETS, COMPARISONS, Comparison
+from hessgnn.leaderboard.gains import gain_label
 from hessgnn.leaderboard.plotting import (
     COLOURS,
     GUIDE,
@@ -29,6 +29,7 @@ from hessgnn.leaderboard.tables import (
     Cell,
     MetricLine,
     TextTable,
+    markdown_text,
     metric_lines,
     number,
     ratio_cell,
@@ -38,22 +39,27 @@ from hessgnn.leaderboard.tables import (
 ROUNDING = "curvature_asymmetry"
 """A number that is no error of a potential, but of arithmetic: a ratio of two says nothing."""
 RATIOS_NOTE = (
-    "Error with Hessian labels (E-F-H) over error without (E-F), with the 95 % interval over molecules; failed seeds "
-    "(\\*) are left out."
+    "Each cell has two numbers. First the geometric mean of the ratio of errors over families of molecules or "
+    "reactions and over trainings, with its 95 % interval (mixed model); it weighs every family alike. Behind it, as "
+    "means, the ratio of mean errors with its 95 % interval (bootstrap over families, then trainings, then frames); "
+    "a few families with large errors may carry it. Where errors of single structures are not saved there is only the "
+    "latter, ± over seeds. Below 1 the error fell. Intervals are of each number by itself: what is shown is said in "
+    "the table of claims. Failed seeds (*) are left out. Not a force field: predicting no force at all has a smaller "
+    "force MAE there than one of the two sides."
 )
 TASK_RATIOS_NOTE = (
-    "The same ratio for what else the tasks found, where lower is better. Means are over what succeeded: read them "
-    "beside the shares that failed. The interval over molecules is there where none of them failed on either side."
+    "The same for what else the tasks found, where lower is better. Means are over what succeeded: read them "
+    "beside the shares that failed. There are intervals where nothing failed on either side."
 )
 RANKS_NOTE = (
     "Rank of each architecture among the others trained on the same labels for equal steps, with its overall score. "
-    "Ties within noise share a rank."
+    "Entries that are not shown to be worse than the best of a rank share it."
 )
 
 
-@section("gains", order=20)
+@section("gains", order=5)
 class Gains(Section):
-    """Ratios for equal steps, and for equal time where such runs are."""
+    """Ratios for each comparison, for equal steps, and for equal time where such runs are."""
 
     heading = "What Hessian labels buy"
     link = "What Hessians buy"
@@ -66,13 +72,14 @@ class Gains(Section):
         return {
             "board": board,
             "metrics": {name: METRICS[name] for name in MAIN_METRICS},
-            "budgets": [
-                (budget, title, gains, gain_panels(board, budget), gain_lines(board, gains))
-                for budget, title, gains in _by_budget(board)
+            "parts": [
+                (key, title, gains, gain_panels(board, comparison, title, gains), gain_lines(board, gains))
+                for key, title, comparison, gains in _parts(board)
             ],
             "gain_cell": gain_cell,
             "gain_label": gain_label,
             "number": number,
+            "ratios_note": RATIOS_NOTE,
             "task_ratios_note": TASK_RATIOS_NOTE,
         }
 
@@ -80,7 +87,7 @@ class Gains(Section):
         """See :meth:`Section.markdown`."""
         board, parts = data.board, []
         measured = [(split, name) for split in board.splits for name in MAIN_METRICS]
-        for _, title, gains in _by_budget(board):
+        for _, title, _, gains in _parts(board):
             labels = [gain_label(gain, gains) for gain in gains]
             table = TextTable(
                 ["Architecture", *(f"{split} {METRICS[name][0]}" for split, name in measured), "Training cost"],
@@ -89,27 +96,37 @@ class Gains(Section):
                     for label, gain in zip(labels, gains, strict=True)
                 ],
             )
-            parts += [f"## What Hessian labels buy: {title}", RATIOS_NOTE, table.markdown()]
+            parts += [f"### {title}", table.markdown()]
             if lines := gain_lines(board, gains):
                 table = TextTable(
                     ["Split", "Metric", *labels],
                     [[split, info.title, *map(str, cells)] for split, info, cells in lines],
                     [False, False] + [True] * len(gains),
                 )
-                parts += [f"### Task by task: {title}", TASK_RATIOS_NOTE, table.markdown()]
-        return parts
+                parts += [f"#### Task by task: {title}", TASK_RATIOS_NOTE, table.markdown()]
+        return [f"## {self.heading}", markdown_text(RATIOS_NOTE), *parts] if parts else []
 
 
-def _by_budget(board: Leaderboard) -> list[tuple[Budget, str, list[Gain]]]:
-    """Comparisons for equal steps and for equal time, each where there are any."""
-    found = [
-        (budget, title, [gain for gain in board.gains if gain.budget == budget]) for budget, title in BUDGETS.items()
-    ]
-    return [entry for entry in found if entry[2]]
+def _parts(board: Leaderboard) -> list[tuple[str, str, Comparison, list[Gain]]]:
+    """Anchor, title and gains of each comparison, for equal steps and for equal time, each where there are any."""
+    found = []
+    for comparison in COMPARISONS:
+        for budget, name in BUDGETS.items():
+            gains = [
+                gain
+                for gain in board.gains
+                if (gain.budget, *gain.regimes) == (budget, comparison.without, comparison.having)
+            ]
+            if gains:
+                key = f"{comparison.without}-{comparison.having}-{budget}".replace("+", "p")
+                found.append((key, f"{comparison.title}, {name}", comparison, gains))
+    return found
 
 
 def gain_cell(gain: Gain, split: str, name: str) -> Cell:
-    """Print one ratio."""
+    """Print one ratio, or why there is none."""
+    if name.startswith("forces_") and split in gain.withheld:
+        return Cell(None, gain.withheld[split])
     return ratio_cell(gain.ratios.get(split, {}).get(name))
 
 
@@ -120,19 +137,19 @@ def gain_lines(board: Leaderboard, gains: Sequence[Gain]) -> list[MetricLine]:
     )
 
 
-def gain_panels(board: Leaderboard, budget: Budget) -> list[Panel]:
-    """Draw the ratios E-F-H over E-F, a panel per split; no panel where all are missing."""
+def gain_panels(board: Leaderboard, comparison: Comparison, title: str, gains: Sequence[Gain]) -> list[Panel]:
+    """Draw the ratios of a comparison, a panel per split; no panel where all are missing."""
     panels = []
-    gains = [gain for gain in board.gains if gain.budget == budget]
     for split in board.splits:
         traces = [_gain_trace(gains, split, name, position) for position, name in enumerate(MAIN_METRICS)]
         if all(value is None for trace in traces for value in trace.x):
             continue
+        label = f"error ratio, {comparison.having} / {comparison.without}"
         figure = figure_json(
             traces,
             height=130 + 64 * max(2, len(gains)),
             margin={"l": 12, "r": 12, "t": 12, "b": 48},
-            xaxis=log_axis("error ratio, E-F-H / E-F", [1.0, *(value for trace in traces for value in trace.x)]),
+            xaxis=log_axis(label, [1.0, *_bounds(gains, split)]),
             yaxis={
                 "automargin": True,
                 "range": [len(gains) - 0.5, -0.5],
@@ -147,12 +164,17 @@ def gain_panels(board: Leaderboard, budget: Budget) -> list[Panel]:
         panels.append(
             Panel(
                 title=f"Split {split}",
-                description=f"Ratios of errors with over without Hessian labels per architecture on {split}, "
-                f"for {BUDGETS[budget]}, as tabled",
+                description=f"Ratios of errors per architecture on {split}, {title}, as tabled",
                 figure=figure,
             )
         )
     return panels
+
+
+def _bounds(gains: Sequence[Gain], split: str) -> list[float]:
+    """Ends of all intervals of a panel."""
+    shown = [gain.ratios.get(split, {}).get(name) for gain in gains for name in MAIN_METRICS]
+    return [end for ratio in shown if ratio is not None for end in _interval(ratio)]
 
 
 def _gain_trace(gains: Sequence[Gain], split: str, name: str, position: int) -> go.Scatter:
@@ -161,7 +183,7 @@ def _gain_trace(gains: Sequence[Gain], split: str, name: str, position: int) -> 
     return go.Scatter(
         name=METRICS[name][0],
         mode="markers",
-        x=[None if ratio is None else ratio.value for ratio in ratios],
+        x=[None if ratio is None else _interval(ratio)[1] for ratio in ratios],
         y=[line + offset for line in range(len(gains))],
         error_x=_interval_bars(ratios),
         marker={"color": COLOURS[position], "symbol": SYMBOLS[position], "size": 10},
@@ -170,17 +192,17 @@ def _gain_trace(gains: Sequence[Gain], split: str, name: str, position: int) -> 
     )
 
 
+def _interval(ratio: Ratio) -> tuple[float, float, float]:
+    """The geometric mean with its interval; else the ratio of means with its spread over seeds."""
+    if ratio.geometric is not None and ratio.geometric_low is not None and ratio.geometric_high is not None:
+        return ratio.geometric_low, ratio.geometric, ratio.geometric_high
+    spread = ratio.std or 0.0
+    return ratio.value - spread, ratio.value, ratio.value + spread
+
+
 def _interval_bars(ratios: Sequence[Ratio | None]) -> dict[str, Any]:
-    """The interval over molecules, else the spread over seeds, to either side."""
-    above, below = [], []
-    for ratio in ratios:
-        if ratio is not None and ratio.low is not None and ratio.high is not None:
-            above.append(ratio.high - ratio.value)
-            below.append(ratio.value - ratio.low)
-        else:
-            spread = 0.0 if ratio is None or ratio.std is None else ratio.std
-            above.append(spread)
-            below.append(spread)
+    found = [(1.0, 1.0, 1.0) if ratio is None else _interval(ratio) for ratio in ratios]
+    above, below = [high - middle for _, middle, high in found], [middle - low for low, middle, _ in found]
     return {"type": "data", "array": above, "arrayminus": below, "symmetric": False, "thickness": 1, "width": 4}
 
 
@@ -221,7 +243,9 @@ def rank_table(ranks: Sequence[RegimeRanks]) -> TextTable:
             for regime in regimes
         ]
         lines.append([item.architecture, *places, gained.replace("-", "−")])
-    return TextTable(["Architecture", *regimes, "Places gained, E-F to E-F-H"], lines, caption=RANKS_NOTE)
+    return TextTable(
+        ["Architecture", *regimes, f"Places gained, {ranks[0].places_from} to E-F-H"], lines, caption=RANKS_NOTE
+    )
 
 
 def rank_panel(board: Leaderboard) -> Panel:

@@ -12,7 +12,7 @@ import yaml
 from hessgnn.evaluation.tasks.base import TASKS, all_tasks
 from hessgnn.leaderboard.board import Leaderboard, Row
 from hessgnn.leaderboard.collect import RunFiles
-from hessgnn.leaderboard.gains import BUDGETS
+from hessgnn.leaderboard.comparisons import BUDGETS
 from hessgnn.leaderboard.sections.base import PageData, Section, section
 from hessgnn.leaderboard.tables import integer, number
 from hessgnn.training.regimes import WITH_FRAMES

@@ -22,6 +22,7 @@ from hessgnn.leaderboard.tables import (
     metric_column,
     metric_lines,
     score_cell,
+    weights_text,
 )
 
 OVERVIEW = "overview"
@@ -50,7 +51,7 @@ class Scores(Section):
             [column.numeric for column in shown],
         )
         notes = ["## Notes", "\n".join(f"- {markdown_text(note)}" for note in board.notes)] if board.notes else []
-        return [table.markdown(), *notes]
+        return [f"## {self.heading}", table.markdown(), *notes]
 
 
 @section("tasks", order=15)
@@ -99,7 +100,9 @@ def score_tables(board: Leaderboard) -> list[ScoreTable]:
     overview = columns(board.splits)
     caption = (
         "One line per entry, best first. Errors are mean ± standard deviation over seeds; lower is better, and the "
-        "best of a column is bold. A dash is a missing number."
+        "best of a column is bold, unless fewer than five structures are behind it. A dash is a missing number. "
+        f"Overall: geometric mean of the parts, {weights_text(board)}; of the Hessian alone see its part. Entries "
+        "share a rank unless one is shown to be worse than the best of it, see the definitions."
     )
     tables = [_table(board, OVERVIEW, "Overview", caption, overview)]
     leading = [column for column in overview if column.key in ("entry", "architecture", "regime")]

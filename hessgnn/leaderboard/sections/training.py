@@ -1,4 +1,4 @@
-"""Training: the error of each entry against its cost, with the Pareto front, and learning curves."""
+"""Training: how it ended, the error of each entry against its cost, with the Pareto front, and learning curves."""
 
 from __future__ import annotations
 
@@ -26,12 +26,54 @@ from hessgnn.leaderboard.plotting import (
     log_axis,
     marker_symbol,
 )
-from hessgnn.leaderboard.sections.base import FigureSection, PageData, section
-from hessgnn.leaderboard.tables import MAIN_METRICS
+from hessgnn.leaderboard.sections.base import FigureSection, PageData, Section, section
+from hessgnn.leaderboard.tables import MAIN_METRICS, TextTable, converged, integer, number
 
 CURVE_METRICS = ("hessian_rmse", "forces_rmse", "energy_rmse")
+TRAINING_NOTE = (
+    "Converged: training stopped because the validation error was flat; otherwise its steps were used up, and a longer "
+    "training may give other numbers. Costs are means over seeds. Label gradients: what the labels cost, in gradients "
+    "of the engine; the labels that the checkpoint was chosen by apart."
+)
 CURVE_POINTS = 20_000
 """In all learning curves together; longer ones are thinned evenly, so that the page stays small."""
+
+
+@section("training", order=42)
+class Training(Section):
+    """A table: whether each entry converged, and what its labels and its training cost."""
+
+    heading = "Training"
+    template = '{{ text_table("Table: training", table) }}'
+
+    def context(self, data: PageData) -> dict[str, Any] | None:
+        """See :meth:`Section.context`."""
+        table = training_table(data.board)
+        return {"table": table} if table.lines else None
+
+    def markdown(self, data: PageData) -> list[str]:
+        """See :meth:`Section.markdown`."""
+        table = training_table(data.board)
+        return [f"## {self.heading}", TRAINING_NOTE, table.markdown()] if table.lines else []
+
+
+def training_table(board: Leaderboard) -> TextTable:
+    """Lay out how the training of each entry ended, and its cost."""
+    headings = ["Entry", "Labels", "Converged", "Steps", "Label gradients", "Validation gradients", "Training / s"]
+    lines = [
+        [
+            row.entry,
+            row.regime,
+            converged(row),
+            ", ".join(f"{steps:,}" for steps in dict.fromkeys(row.run_steps)),
+            integer(row.label_gradients),
+            integer(row.validation_gradients),
+            number(row.device_seconds),
+        ]
+        for row in board.rows
+        if row.regime not in ("mean", "external")
+    ]
+    return TextTable(headings, lines, [False] * 3 + [True] * 4, TRAINING_NOTE)
 
 
 @section("cost", order=50)
