@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hessgnn.data.store.families import families
 from hessgnn.data.store.store import Store, write_store
 from hessgnn.data.structure import IRC, Structure
 from hessgnn.errors import ConfigError
@@ -48,45 +49,54 @@ Seed = int | tuple[int, ...]
 
 
 def part_of(store: Store, split: str, fraction: float, seed: Seed) -> list[int]:
-    """Choose a fraction of a split by whole groups, rounded up; smaller parts are inside larger ones of the same seed.
+    """Choose a fraction of a split by whole molecules and reactions, rounded up.
 
-    The seed orders the groups. Indices are in the order of the store.
+    Smaller parts are inside larger ones of the same seed. The seed orders molecules and reactions, not the families of
+    the split: one of these may hold a third of the data, which a part would have or lack as a whole. Indices are in the
+    order of the store.
     """
-    order = _ordered_groups(store, split, seed)
-    return _members(store, split, order[: _number_of_groups(fraction, len(order))])
+    order = _ordered_units(store, split, seed)
+    return _members(store, split, order[: _number_of_units(fraction, len(order))])
 
 
 def half_of(store: Store, split: str, fraction: float, seed: Seed) -> set[int]:
     """Choose the structures of a part that lose their Hessian in ``E-F+H``: half of those that have one, at random.
 
-    Within a group as many lose it as keep it, as far as its size allows. Whether a structure is chosen does not depend
+    Of a molecule or reaction as many lose it as keep it, as far as its size allows. Whether a structure is chosen does not depend
     on the fraction.
     """
-    order = _ordered_groups(store, split, seed)
+    order, unit_of = _ordered_units(store, split, seed), units(store, split)
     members: dict[str, list[int]] = {}
     for i in store.indices(split):
         if store.has_hessian[i]:
-            members.setdefault(store.groups[i], []).append(int(i))
+            members.setdefault(unit_of[int(i)], []).append(int(i))
     rng = np.random.default_rng((*_as_tuple(seed), 1))
     shuffled = [
         int(i)
-        for group in order[: _number_of_groups(fraction, len(order))]
-        for i in rng.permutation(members.get(group, []))
+        for unit in order[: _number_of_units(fraction, len(order))]
+        for i in rng.permutation(members.get(unit, []))
     ]
     return set(shuffled[::2])
 
 
-def _ordered_groups(store: Store, split: str, seed: Seed) -> list[str]:
-    groups = sorted({store.groups[i] for i in store.indices(split)})
-    return [groups[k] for k in np.random.default_rng(_as_tuple(seed)).permutation(len(groups))]
+def units(store: Store, split: str) -> dict[int, str]:
+    """Molecule or reaction of each structure of a split: itself with what it was made from and what was made from it."""
+    indices = [int(i) for i in store.indices(split)]
+    names = [store.names[i] for i in indices]
+    return dict(zip(indices, families(names, names, [store.parents[i] for i in indices]), strict=True))
 
 
-def _members(store: Store, split: str, groups: Sequence[str]) -> list[int]:
-    taken = set(groups)
-    return [int(i) for i in store.indices(split) if store.groups[i] in taken]
+def _ordered_units(store: Store, split: str, seed: Seed) -> list[str]:
+    found = sorted(set(units(store, split).values()))
+    return [found[k] for k in np.random.default_rng(_as_tuple(seed)).permutation(len(found))]
 
 
-def _number_of_groups(fraction: float, all_of_them: int) -> int:
+def _members(store: Store, split: str, taken: Sequence[str]) -> list[int]:
+    wanted = set(taken)
+    return [i for i, unit in units(store, split).items() if unit in wanted]
+
+
+def _number_of_units(fraction: float, all_of_them: int) -> int:
     return math.ceil(fraction * all_of_them - 1e-9)
 
 
@@ -182,7 +192,7 @@ class TrainingSets:
         kind
             Of labels.
         fraction
-            Of the groups of the training split.
+            Of the molecules and reactions of the training split.
         draw
             Seed of the run.
         displacement
@@ -262,8 +272,8 @@ class TrainingSets:
         if self._data.reference_energies:
             return self.indices(fraction=fraction, draw=draw)
         if (fraction, draw) not in self._reference_parts:
-            order = _ordered_groups(self.store, self._data.train, (self.labels.seed, draw))
-            least = _number_of_groups(fraction, len(order))
+            order = _ordered_units(self.store, self._data.train, (self.labels.seed, draw))
+            least = _number_of_units(fraction, len(order))
             candidates = range(least, len(order) + 1)  # the whole split raises the error, if it must
             more = bisect_left(candidates, True, hi=len(candidates) - 1, key=lambda n: self._determines(order[:n]))
             part = _members(self.store, self._data.train, order[: least + more])
@@ -277,8 +287,8 @@ class TrainingSets:
             self._reference_parts[fraction, draw] = part
         return self._reference_parts[fraction, draw]
 
-    def _determines(self, groups: Sequence[str]) -> bool:
-        members = np.array(_members(self.store, self._data.train, groups))
+    def _determines(self, taken: Sequence[str]) -> bool:
+        members = np.array(_members(self.store, self._data.train, taken))
         elements = self.store.elements()
         counts = self.store.composition(elements, members[self.store.has_energy[members]])
         return len(counts) > 0 and int(np.linalg.matrix_rank(counts.astype(np.float64))) == len(elements)

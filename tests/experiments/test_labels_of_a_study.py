@@ -20,7 +20,7 @@ from hessgnn.experiments import labels as labels_module
 from hessgnn.experiments.config import LabelSettings, StudyConfig
 from hessgnn.experiments.frames import displaced_frames, require_same_level
 from hessgnn.experiments.job import Event, JobProgress, Note
-from hessgnn.experiments.labels import TrainingSets, half_of, label_gradients, measured_hessian_gradients, part_of
+from hessgnn.experiments.labels import TrainingSets, half_of, label_gradients, measured_hessian_gradients, part_of, units
 from hessgnn.surface.base import SurfaceError
 from hessgnn.surface.engines.ase import AseEngine, AseSettings
 from hessgnn.surface.engines.tblite import TBLiteEngine, TBLiteSettings
@@ -53,14 +53,15 @@ def train(path: Path) -> tuple[Store, list[int]]:
 
 
 @pytest.mark.parametrize("seed", [0, (0, 3)])
-def test_smaller_parts_are_inside_larger_ones_and_hold_whole_groups(seed: int | tuple[int, int]) -> None:
+def test_smaller_parts_are_inside_larger_ones_and_hold_whole_molecules_and_reactions(seed: int | tuple[int, int]) -> None:
     store = Store.open("rtp-mini")
     parts = [set(part_of(store, "train", fraction, seed)) for fraction in (0.05, 0.3, 1.0)]
     assert parts[0] < parts[1] < parts[2]
     assert len(parts[2]) == store.splits["train"]
-    groups = {store.groups[i] for i in parts[1]}
-    assert {i for i in parts[2] if store.groups[i] in groups} == parts[1]
-    assert len(groups) == np.ceil(0.3 * len({store.groups[i] for i in parts[2]}))
+    unit = units(store, "train")
+    taken = {unit[i] for i in parts[1]}
+    assert {i for i in parts[2] if unit[i] in taken} == parts[1]
+    assert len(taken) == np.ceil(0.3 * len(set(unit.values())))
     assert part_of(store, "train", 0.3, 1) != sorted(parts[1])
     assert len(part_of(store, "train", 1e-6, 0)) >= 1
 
@@ -74,15 +75,16 @@ def test_each_seed_draws_a_part_of_its_own(make_sets: MakeSets) -> None:
         assert set(sets.indices(fraction=0.1, draw=draw)) < set(sets.indices(fraction=0.4, draw=draw))
 
 
-def test_half_of_each_group_pays_for_frames() -> None:
+def test_half_of_each_reaction_pays_for_frames() -> None:
     store = Store.open("rtp-mini")
     halves = {fraction: half_of(store, "train", fraction, (0, 5)) for fraction in (0.2, 1.0)}
     for fraction, half in halves.items():
         part = [i for i in part_of(store, "train", fraction, (0, 5)) if store.has_hessian[i]]
         assert len(half) in (len(part) // 2, -(-len(part) // 2))
-        sizes = Counter(store.groups[i] for i in part)
-        moved = Counter(store.groups[i] for i in half)
-        assert all(abs(2 * moved[group] - size) <= 1 for group, size in sizes.items())
+        unit = units(store, "train")
+        sizes = Counter(unit[i] for i in part)
+        moved = Counter(unit[i] for i in half)
+        assert all(abs(2 * moved[of] - size) <= 1 for of, size in sizes.items())
     assert halves[0.2] == halves[1.0] & set(part_of(store, "train", 0.2, (0, 5)))
     assert half_of(store, "train", 1.0, (0, 6)) != halves[1.0]
 
