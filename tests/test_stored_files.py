@@ -125,3 +125,6 @@ def test_records_are_compared(stored: Path) -> None:
     assert status_of("leaderboard", *runs, "-o", "board", "--trials", "sweep/trials.csv") == 0
     board = json.loads(Path("board/leaderboard.json").read_text())
     assert len(board["rows"]) == 7
+    # Nobody knows whether they converged, and their predictions have no families.
+    assert {claim["verdict"] for claim in board["claims"]} == {"not converged"}
+    assert any("compositions stand in" in note for note in board["notes"])

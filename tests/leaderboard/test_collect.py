@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from synthetic_runs import N_ATOMS, make_record, save_predictions
 
+from hessgnn.data.structure import Structure
 from hessgnn.errors import DataError
 from hessgnn.evaluation.predictions import Predictions, saved_families, zero_force_mae
 from hessgnn.evaluation.record import PredictionFile, write_record, write_results
 from hessgnn.leaderboard.collect import Families, collect
+from hessgnn.surface.base import Answer
 
 SaveRun = Callable[..., Path]
 
@@ -96,6 +98,9 @@ def test_predictions_keep_the_families_of_their_structures(save_run: SaveRun, tm
     replace(old, group=np.array([f"f{k}" for k in range(len(N_ATOMS))])).save(tmp_path / "new.npz")
     assert Predictions.load(tmp_path / "new.npz").group.tolist() == [f"f{k}" for k in range(len(N_ATOMS))]
     assert saved_families(tmp_path / "new.npz").known
+    water = Structure(numbers=np.array([8, 1, 1]), positions=np.eye(3), name="frame", group="water", parent="water-1")
+    made = Predictions.of([water], [Answer(0.0, np.zeros((3, 3)), np.zeros((9, 9)))])
+    assert made.group.tolist() == ["water"]
 
 
 def test_predicting_no_force_has_the_mean_absolute_force(tmp_path: Path) -> None:
