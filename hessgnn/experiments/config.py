@@ -55,7 +55,10 @@ class ExperimentConfig(Settings):
         default=("E-F", "E-F-H"), min_length=1, description="labels that are compared"
     )
     fraction: float = Field(
-        default=1.0, gt=0, le=1, description="of the molecules and reactions of the training split, drawn anew for each seed"
+        default=1.0,
+        gt=0,
+        le=1,
+        description="of the training molecules and reactions, drawn anew for each seed",
     )
     labels: LabelSettings = LabelSettings()
     equal_seconds: bool = Field(
@@ -170,7 +173,7 @@ class StudyConfig(ExperimentConfig):
     fractions: tuple[float, ...] = Field(
         default=(1.0,),
         min_length=1,
-        description="of the molecules and reactions of the training split, drawn anew for each seed, each part inside the next",
+        description="of the training molecules and reactions, drawn anew for each seed, each part inside the next",
     )
     steps: PositiveInt = 800
     seeds: tuple[NonNegativeInt, ...] = Field(default=(1, 2, 3), min_length=1)

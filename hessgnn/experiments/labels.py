@@ -62,8 +62,8 @@ def part_of(store: Store, split: str, fraction: float, seed: Seed) -> list[int]:
 def half_of(store: Store, split: str, fraction: float, seed: Seed) -> set[int]:
     """Choose the structures of a part that lose their Hessian in ``E-F+H``: half of those that have one, at random.
 
-    Of a molecule or reaction as many lose it as keep it, as far as its size allows. Whether a structure is chosen does not depend
-    on the fraction.
+    Of a molecule or reaction as many lose it as keep it, as far as its size allows. Whether a structure is chosen does
+    not depend on the fraction.
     """
     order, unit_of = _ordered_units(store, split, seed), units(store, split)
     members: dict[str, list[int]] = {}
@@ -80,7 +80,7 @@ def half_of(store: Store, split: str, fraction: float, seed: Seed) -> set[int]:
 
 
 def units(store: Store, split: str) -> dict[int, str]:
-    """Molecule or reaction of each structure of a split: itself with what it was made from and what was made from it."""
+    """Molecule or reaction of each structure of a split: all that was made from one structure, directly or not."""
     indices = [int(i) for i in store.indices(split)]
     names = [store.names[i] for i in indices]
     return dict(zip(indices, families(names, names, [store.parents[i] for i in indices]), strict=True))

@@ -237,6 +237,7 @@ class SweepConfig(ExperimentConfig):
     KIND: ClassVar[str] = "sweep"
     MAY_CHANGE: ClassVar[dict[str, Any]] = {
         "budget": {"trials", "hours", "device_seconds", "trial_hours"},
+        "check_ranking": True,
         "workers": True,
         "threads": True,
         "max_retries": True,

@@ -175,8 +175,8 @@ def _plan_table(settings: SweepConfig, folder: Path) -> Table:
     table.add_row(
         "retraining",
         f"{counted.finals}: the best of each with seeds {', '.join(map(str, settings.seeds))} on "
-        f"{100 * settings.fraction:g} % of the training molecules and reactions, at most {settings.final_steps} steps each"
-        + (", and for equal time" if settings.equal_seconds else ""),
+        f"{100 * settings.fraction:g} % of the training molecules and reactions, "
+        f"at most {settings.final_steps} steps each" + (", and for equal time" if settings.equal_seconds else ""),
     )
     table.add_row("evaluated by", ", ".join(settings.tasks))
     runs = counted.trials + counted.transfers + counted.checks + counted.finals + counted.equal_seconds
@@ -209,7 +209,8 @@ def _estimate_table(settings: SweepConfig, measured: Sequence[Estimate], frames:
     memory = workers * max((item.memory for item in measured if item.reason is None), default=0) / 2**30
     table.caption = (
         f"about {total:.0f} min of training and validation with {settings.workers} workers that do not slow each "
-        f"other down, and {memory:.1f} GiB at once, if no run stops early; evaluation ({', '.join(settings.tasks)}) comes on top"
+        f"other down, and {memory:.1f} GiB at once, if no run stops early; "
+        f"evaluation ({', '.join(settings.tasks)}) comes on top"
     )
     if frames is not None:
         minutes = frames.seconds / workers / 60

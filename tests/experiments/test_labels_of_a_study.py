@@ -20,7 +20,14 @@ from hessgnn.experiments import labels as labels_module
 from hessgnn.experiments.config import LabelSettings, StudyConfig
 from hessgnn.experiments.frames import displaced_frames, require_same_level
 from hessgnn.experiments.job import Event, JobProgress, Note
-from hessgnn.experiments.labels import TrainingSets, half_of, label_gradients, measured_hessian_gradients, part_of, units
+from hessgnn.experiments.labels import (
+    TrainingSets,
+    half_of,
+    label_gradients,
+    measured_hessian_gradients,
+    part_of,
+    units,
+)
 from hessgnn.surface.base import SurfaceError
 from hessgnn.surface.engines.ase import AseEngine, AseSettings
 from hessgnn.surface.engines.tblite import TBLiteEngine, TBLiteSettings
@@ -53,7 +60,9 @@ def train(path: Path) -> tuple[Store, list[int]]:
 
 
 @pytest.mark.parametrize("seed", [0, (0, 3)])
-def test_smaller_parts_are_inside_larger_ones_and_hold_whole_molecules_and_reactions(seed: int | tuple[int, int]) -> None:
+def test_smaller_parts_are_inside_larger_ones_and_whole(
+    seed: int | tuple[int, int],
+) -> None:
     store = Store.open("rtp-mini")
     parts = [set(part_of(store, "train", fraction, seed)) for fraction in (0.05, 0.3, 1.0)]
     assert parts[0] < parts[1] < parts[2]
