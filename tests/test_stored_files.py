@@ -89,7 +89,7 @@ def test_an_evaluation_is_not_done_again(stored: Path) -> None:
 
 
 def test_a_sweep_is_not_resumed_under_the_rules_of_now(stored: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its trials were scored against a baseline, and only E-F-H was tuned. Its runs can still be compared, see below."""
+    """Its trials were scored against a baseline, and only E-F-H was tuned. Its runs can still be compared."""
     before = times(Path("sweep"), "**/*")
     assert status_of("sweep", "sweep.yaml", "-o", "sweep") == 2
     (line,) = capsys.readouterr().err.splitlines()
