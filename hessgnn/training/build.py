@@ -78,6 +78,8 @@ def build(config: RunConfig, ranks: Ranks | None = None) -> Setup:
     config = config.with_resolved_potential(store.elements())
     _require_labels(config, store, train)
     require_sound(store, np.concatenate([train, store.indices(config.data.validation)]))
+    if ranks.first:
+        _warn_of_flat_validation(config, store)
 
     torch.manual_seed(config.training.seed)
     potential = build_potential(config)
@@ -244,6 +246,30 @@ def _require_labels(config: RunConfig, store: Store, train: NDArray[np.int64]) -
                 where=store.path,
                 hint="add the labels" if name == "energy" else f"set loss.{name}=0, or add the labels",
             )
+
+
+_STATIONARY = 0.01
+"""eV/Å: a split with smaller root mean square forces holds stationary points only."""
+
+
+def _warn_of_flat_validation(config: RunConfig, store: Store) -> None:
+    """Warn where force errors of the validation split favour a surface without forces."""
+    split = config.data.validation
+    indices = store.indices(split)
+    indices = indices[store.has_forces[indices]]
+    rule = config.validation
+    if not len(indices) or not rule.weights.get("forces", 0.0) or rule.compares_hessians:  # those favour no flat one
+        return
+    forces, size = store.columns.array("forces"), int(store.n_atoms[indices].sum())
+    parts = zip(store.first_atom[indices], store.n_atoms[indices], strict=True)
+    squares = sum(float(np.square(forces[first : first + number]).sum()) for first, number in parts)
+    if math.sqrt(squares / (3 * size)) < _STATIONARY:
+        warnings.warn(
+            f"split {split!r} holds stationary points only, where the flattest surface has the smallest force error: "
+            "the best checkpoint may be an early one. Hint: validate on displaced frames (data.validation), or set "
+            "validation.weights.forces=0",
+            stacklevel=3,
+        )
 
 
 def fit_reference_energies(store: Store, indices: NDArray[np.int64], elements: Sequence[int]) -> dict[int, float]:

@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import dataclasses
 import math
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from springs import spring_structure
+from springs import TINY, spring_structure
 
 import hessgnn
 from hessgnn.data.batch import Batch
+from hessgnn.data.store.store import write_store
 from hessgnn.training import validation
-from hessgnn.training.config import ValidationConfig
+from hessgnn.training.build import build
+from hessgnn.training.config import RunConfig, ValidationConfig
 from hessgnn.training.validation import Errors, validate
 
 EQUAL = {"energy": 1.0, "forces": 1.0, "hessian": 1.0}
@@ -57,6 +62,18 @@ def test_hessians_without_a_weight_are_not_computed(monkeypatch: pytest.MonkeyPa
     errors = validate(potential, [batch], config)
     assert errors.hessian is None
     assert errors.score(config.weights) == pytest.approx(math.sqrt(errors.energy * errors.forces / 1e-5))
+
+
+def test_validation_on_stationary_points_only_is_warned_of(tmp_path: Path) -> None:
+    train = [spring_structure(name, "train") for name in ("H2O", "CH4", "NH3", "CO2", "HCN")]
+    held_out = spring_structure("H2CO", "validation")
+    still = dataclasses.replace(held_out, forces=np.zeros_like(held_out.forces), hessian=None)
+    write_store(tmp_path / "still.h5", [*train, still], level_of_theory="springs")
+    content: dict = {"potential": TINY, "data": {"path": str(tmp_path / "still.h5")}, "training": {"device": "cpu"}}
+    with pytest.warns(UserWarning, match="split 'validation' holds stationary points only.*displaced frames") as caught:
+        build(RunConfig.model_validate(content))
+    assert len(caught) == 1
+    build(RunConfig.model_validate(content | {"validation": {"weights": {"energy": 1}}}))
 
 
 def test_a_split_without_a_label_has_no_error_of_it() -> None:
