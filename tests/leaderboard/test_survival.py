@@ -23,7 +23,10 @@ TEMPERATURES = {"E-F": [5.0, 105.0, 205.0, 305.0, 405.0, 505.0], "E-F-H": [605.0
 def heated(folder: Path, temperatures: list[float], version: int = 3) -> None:
     """Add results of dynamics to a run; 1005 K is the end of the ramp."""
     key = {"task": "md", "version": version, "settings": MDSettings().model_dump(mode="json")}
-    rows = {f"m{k}": {"temperature": t, "censored": t == 1005.0, "time": t} for k, t in enumerate(temperatures)}
+    rows = {
+        f"m{k}": {"temperature": t, "censored": t == 1005.0, "time": t, "same_bonds": True}
+        for k, t in enumerate(temperatures)
+    }
     path = folder / "md-test.jsonl"
     write_results(path, key, rows)
     record = read_record(folder / "record.json")

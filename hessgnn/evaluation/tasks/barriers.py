@@ -44,6 +44,8 @@ class BarriersTask(SubjectTask[Settings, StoredReaction]):
         Claim("energy profiles are better", "barriers_profile_mae", source="T8", title="profile MAE"),
     )
 
+    side_by_side = True
+
     def subjects(self, store: Store, split: str) -> list[StoredReaction]:
         """See :meth:`.SubjectTask.subjects`."""
         found = [reaction for reaction in reactions(store, split) if reaction.saddle.energy is not None]

@@ -99,6 +99,7 @@ class MDTask(MoleculeTask[MDSettings]):
     definitions = {  # noqa: RUF012
         "md_survival_temperature": MetricDefinition("median survival temperature", "K", "higher", worst=LOWEST),
         "md_survived": MetricDefinition("molecules that survive the ramp", "%", "higher", worst=0.0),
+        "md_intact": MetricDefinition("molecules that survive with the right bonds", "%", "higher", worst=0.0),
         "md_start_failed": MetricDefinition("molecules without an own minimum", "%", worst=100.0),
         "md_start_bonds": MetricDefinition("own minima with other bonds", "%", worst=100.0),
         "md_drift": MetricDefinition("drift of the total energy, median", "meV/atom/ps"),
@@ -234,6 +235,7 @@ class MDTask(MoleculeTask[MDSettings]):
         return {
             "md_survival_temperature": {name: float(row["temperature"]) for name, row in ended.items()},
             "md_survived": {name: 100.0 * row["censored"] for name, row in ended.items()},
+            "md_intact": {name: 100.0 * (row["censored"] and row["same_bonds"]) for name, row in ended.items()},
         }
 
     def metrics(self, results: Mapping[str, Result]) -> dict[str, Metric]:
@@ -256,6 +258,7 @@ class MDTask(MoleculeTask[MDSettings]):
         return {
             "md_survival_temperature": self.metric("md_survival_temperature", median, len(ended), title),
             "md_survived": self.share("md_survived", [row["censored"] for row in ended]),
+            "md_intact": self.share("md_intact", [row["censored"] and row["same_bonds"] for row in ended]),
             "md_start_failed": self.share("md_start_failed", ["failure" in row for row in rows]),
             "md_start_bonds": self.share("md_start_bonds", [not r["same_bonds"] for r in rows if "same_bonds" in r]),
             "md_drift": self.metric("md_drift", drift, len(drifts)),

@@ -184,6 +184,7 @@ def test_all_surfaces_relax_from_the_same_geometries() -> None:
 def test_dynamics_of_the_reference_holds_and_of_a_bad_potential_fails() -> None:
     task, structures = MDTask(SHORT_RAMP), minima("CH4", "O3")
     good = scores(task, reference_surface(), structures)
+    assert good["md_intact"].value == 100
     assert (good["md_survived"].value, good["md_start_failed"].value, good["md_start_bonds"].value) == (100, 0, 0)
     assert good["md_survival_temperature"].value == pytest.approx(1005)
     assert good["md_drift"].value < 5
@@ -197,6 +198,7 @@ def test_dynamics_of_the_reference_holds_and_of_a_bad_potential_fails() -> None:
     assert not results["water"]["censored"]
     nowhere = scores(task, untrained(), structures)
     assert nowhere["md_survived"].value <= 50
+    assert nowhere["md_intact"].value <= 50
 
 
 def test_a_molecule_of_another_size_is_measured_by_its_own_distances() -> None:
@@ -210,6 +212,7 @@ def test_a_molecule_of_another_size_is_measured_by_its_own_distances() -> None:
         for kind in ("own", "reference")
     )
     assert own["md_survived"].value == 100
+    assert own["md_intact"].value == 0
     assert own["md_start_bonds"].value == 100  # it is not hidden that this is another molecule
     assert reference["md_survived"].value == 0
     assert reference["md_survival_temperature"].value == 5
@@ -221,7 +224,8 @@ def test_a_molecule_without_a_minimum_fails_at_once() -> None:
     shifted = Structure.from_atoms(Atoms("OH2", structure.positions * 1.2), name="water")
     results = dict(task.run(PotentialSurface(potential), [shifted], {}))
     assert (results["water"]["temperature"], results["water"]["censored"]) == (5.0, False)
-    assert task.values(results) == {"md_survival_temperature": {"water": 5.0}, "md_survived": {"water": 0.0}}
+    found = {name: values["water"] for name, values in task.values(results).items()}
+    assert found == {"md_survival_temperature": 5.0, "md_survived": 0.0, "md_intact": 0.0}
     assert task.metrics(results)["md_start_failed"].value == 100
     assert task.definitions["md_survival_temperature"].worst == 5.0
 
