@@ -46,6 +46,7 @@ from hessgnn.experiments.job import (
     Event,
     Job,
     JobResult,
+    Note,
     Observer,
     Work,
     equal_steps,
@@ -171,6 +172,8 @@ class _Sweep:
 
     def _label(self) -> None:
         """Label the displaced frames of the trials before anything is trained, where it is known which ones."""
+        if self.config.labels.hessian_gradients == "measured":
+            self._post(Note("labels", self.sets.hessian_cost()))
         known = self.config.space.get(DISPLACEMENT, Choice(choices=(self.config.labels.displacement,)))
         for regime in self.config.regimes:
             if regime in WITH_FRAMES and isinstance(known, Choice):

@@ -89,6 +89,8 @@ class _View:
         elif isinstance(event, JobProgress):
             folder = event.title.folder
             self._running[folder] = event
+            if event.title.stage == "labels" and event.step == event.total:
+                self._running.pop(folder)  # labelling is no job, which would say that it has finished
             if event.point is not None:
                 self._errors[folder] = bar.describe(event.point)
             if event.task is None:
@@ -123,6 +125,10 @@ class _View:
                 "" if best is None else f"{best.score:.4g} (trial {best.trial})\n{_values(best)}",
                 Text("\n".join(lines) or ("waiting" if len(ended) < self._settings.budget.trials else "")),
             )
+        if labelling := [
+            _progress(report) for report in self._running.copy().values() if not report.title.architecture
+        ]:
+            table.add_row("labels", "", "", Text("\n".join(labelling)))
         return Group(table, self._bar)
 
 

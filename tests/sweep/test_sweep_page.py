@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Callable
@@ -10,13 +11,18 @@ from types import SimpleNamespace
 
 import optuna
 import pytest
+from rich.console import Console
 
 from hessgnn.data.store.store import Store
+from hessgnn.experiments.job import JobProgress, JobTitle
 from hessgnn.leaderboard.sections.landscape import landscapes
 from hessgnn.leaderboard.trials import TrialResult, check_rankings, read_trials, write_trials
+from hessgnn.runtime.terminal import ProgressLog
 from hessgnn.sweep.config import SweepConfig
 from hessgnn.sweep.measure import Estimate, estimates, labelling
 from hessgnn.sweep.report import Transferred, compared, importances, sections, write_report
+from hessgnn.sweep.sweep import TrialFinished
+from hessgnn.sweep.view import _View
 
 MakeSweep = Callable[..., SweepConfig]
 
@@ -202,3 +208,21 @@ def test_a_few_steps_are_measured_and_nothing_is_written(make_sweep: MakeSweep, 
     assert bad.reason is not None
     assert "cuda:9" in bad.reason
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_live_table_has_a_row_for_each_study_and_one_while_frames_are_labelled(
+    make_sweep: MakeSweep, tmp_path: Path
+) -> None:
+    console = Console(width=160, record=True, file=io.StringIO())
+    view = _View(make_sweep(), console, ProgressLog(console, tmp_path / "log"))
+    title = JobTitle("labels", "", "train-1-frames-0.1", "data/train-1-frames-0.1.h5")
+    view.observe(JobProgress(title, 3, 6, task="labelling frames"))
+    view.observe(TrialFinished(ROWS[3], "trial schnet E-F-H 4/8"))
+    console.print(view.render())
+    shown = console.export_text()
+    assert "labels train-1-frames-0.1: labelling frames 3/6" in shown
+    assert re.search(r"schnet E-F-H +1/3 +0.7 \(trial 3\)", shown)
+    assert re.search(r"schnet E-F +0/3", shown)
+    assert "sampled complete: score 0.7 (forces 0.3, hessian 0.02), 1.5 device-seconds" in shown
+    view.observe(JobProgress(title, 6, 6, task="labelling frames"))
+    assert view._running == {}

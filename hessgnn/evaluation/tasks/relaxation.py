@@ -9,7 +9,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from hessgnn.data.structure import Structure
 from hessgnn.evaluation.record import Metric, Result, Values
-from hessgnn.evaluation.tasks.base import Claim, MetricDefinition, task
+from hessgnn.evaluation.tasks.base import Claim, MetricDefinition, SplitContext, task
 from hessgnn.evaluation.tasks.subjects import MoleculeTask
 from hessgnn.molecules.geometry import molecule_rng, rmsd
 from hessgnn.runtime.config import Settings
@@ -89,6 +89,13 @@ class RelaxationTask(MoleculeTask[RelaxationSettings]):
             if reasons:
                 result["failure"] = "; ".join(reasons)
             yield structure.name, result
+
+    def _key(self, context: SplitContext) -> Result:
+        """See :meth:`.SubjectTask._key`; results of versions without the tolerance are those of its default."""
+        key = super()._key(context)
+        if self.settings.tolerance == type(self.settings).model_fields["tolerance"].default:
+            del key["settings"]["tolerance"]
+        return key
 
     def values(self, results: Mapping[str, Result]) -> Values:
         """See :meth:`.SubjectTask.values`."""

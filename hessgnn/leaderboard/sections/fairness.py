@@ -41,7 +41,7 @@ DEFINITIONS = {
     "for the device-seconds that E-F-H took. The two are compared apart.",
     "Training cost": "device-seconds of training steps per seed, without validation and checkpoints.",
     "Products": "Hessian-vector products of whole batches in training, per seed.",
-    "Sweep trials": "trials spent on tuning the loss weights before the run.",
+    "Sweep trials": "trials spent on tuning this architecture on these labels before the run.",
     "Regime": "what the loss saw: energies (E), forces (F), Hessian products (H). E-F+ has, instead of Hessians, "
     "displaced frames of the same labelling cost; E-F+H has Hessians of half of the structures, and frames for the "
     "other half. mean is the predictor that knows the composition only.",
