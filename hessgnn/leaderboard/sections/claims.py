@@ -47,7 +47,7 @@ class Claims(Section):
     def markdown(self, data: PageData) -> list[str]:
         """See :meth:`Section.markdown`."""
         tables = _tables(data)
-        parts = [part for _, title, table in tables for part in (f"### {title}", table.markdown())]
+        parts = [part for _, title, table in tables for part in (f"### Claims: {title}", table.markdown())]
         return [f"## {self.heading}", CLAIMS_NOTE, *parts] if tables else []
 
 

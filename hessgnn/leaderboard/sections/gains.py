@@ -96,7 +96,7 @@ class Gains(Section):
                     for label, gain in zip(labels, gains, strict=True)
                 ],
             )
-            parts += [f"### {title}", table.markdown()]
+            parts += [f"### Ratios: {title}", table.markdown()]
             if lines := gain_lines(board, gains):
                 table = TextTable(
                     ["Split", "Metric", *labels],
