@@ -99,11 +99,22 @@ def test_a_finished_sweep_is_opened_and_has_nothing_to_do(stored: Path, capsys: 
     assert not list(Path("sweep").glob("trials/*/*/last.pt"))  # they were left out, and no trial was run again
 
 
-def test_a_study_under_other_rules_is_refused_and_kept(stored: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_finished_study_is_opened_and_has_nothing_to_do(stored: Path) -> None:
+    points = json.loads(Path("study/points.json").read_text())
+    files = times(Path("study"), "runs/schnet*/*")
+    assert status_of("study", "study.yaml", "-o", "study") == 0
+    assert json.loads(Path("study/points.json").read_text()) == points
+    assert times(Path("study"), "runs/schnet*/*") == files
+
+
+def test_an_unfinished_study_under_other_rules_is_refused_and_kept(
+    stored: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Its file left the form of the energy term to the default, which is another one now."""
+    next(Path("study").glob("runs/schnet*/record.json")).unlink()
     files = times(Path("study"), "runs/schnet*/*")
     assert status_of("study", "study.yaml", "-o", "study") == 2
-    assert "name another folder" in capsys.readouterr().err
+    assert "begun under other rules" in capsys.readouterr().err
     assert times(Path("study"), "runs/schnet*/*") == files
 
 

@@ -100,7 +100,7 @@ def study(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan.")] = False,
 ) -> None:
-    """Compare labels (E, E-F, E-F+, E-F-H) under fixed settings, on parts of the data, and test the claims."""
+    """Compare labels (E, E-F, E-F+, E-F+H, E-F-H) under fixed settings, on parts of the data, and test the claims."""
     from hessgnn.cli.study import study as run
 
     run(config, overrides or [], output=output, dry_run=dry_run)

@@ -59,7 +59,8 @@ def evaluate(
     device
         Where to compute.
     sweep
-        What a sweep spent on tuning before this run: its trials and their device-seconds.
+        What was spent before this run: trials of tuning and their device-seconds, and gradients of labels. Those of
+        an earlier record by default.
     settings
         Of the tasks.
     data
@@ -285,24 +286,33 @@ def _identity(config: RunConfig, regime: Regime | None, budget: Budget) -> dict[
 
 
 def _cost(run: Run, sweep: Cost | None) -> Cost:
-    spent = sweep or Cost()
+    spent = sweep or _spent_before(run)
     if not run.last.exists():
-        return Cost(sweep_trials=spent.sweep_trials, sweep_device_seconds=spent.sweep_device_seconds)
+        return spent
     progress = load_checkpoint(run.last)["progress"]
     seconds, config = progress["seconds_per_step"], run.config()
     per_step = statistics.median(seconds) if seconds else None
     epoch = math.ceil(len(Store.open(config.data.path).indices(config.data.train)) / config.training.batch_size)
-    return Cost(
-        steps=progress["step"],
-        device=progress["device"],
-        threads=progress["threads"],
-        seconds_per_step=per_step,
-        seconds_per_epoch=None if per_step is None else per_step * epoch,
-        device_seconds=progress["device_seconds"],
-        products=progress["products"],
-        sweep_trials=spent.sweep_trials,
-        sweep_device_seconds=spent.sweep_device_seconds,
-    )
+    own = {
+        "steps": progress["step"],
+        "device": progress["device"],
+        "threads": progress["threads"],
+        "seconds_per_step": per_step,
+        "seconds_per_epoch": None if per_step is None else per_step * epoch,
+        "device_seconds": progress["device_seconds"],
+        "products": progress["products"],
+    }
+    return spent.model_copy(update=own)  # what tuning and labels cost is not known here
+
+
+def _spent_before(run: Run) -> Cost:
+    """What an earlier record says that was spent before the run."""
+    try:
+        cost = read_record(run.record).cost
+    except DataError:
+        return Cost()
+    names = ("sweep_trials", "sweep_device_seconds", "label_gradients", "validation_gradients")
+    return Cost(**{name: getattr(cost, name) for name in names})
 
 
 def _converged(run: Run) -> bool | None:

@@ -71,6 +71,12 @@ class Cost(Settings):
     products: NonNegativeInt = Field(default=0, description="Hessian-vector products of whole batches, in training")
     sweep_trials: NonNegativeInt = Field(default=0, description="trials spent on tuning before this run")
     sweep_device_seconds: NonNegativeFloat = 0.0
+    label_gradients: NonNegativeInt | None = Field(
+        default=None, description="what the labels of the training set cost, in gradients of the engine; null: unknown"
+    )
+    validation_gradients: NonNegativeInt | None = Field(
+        default=None, description="the same of the labels that the checkpoint was chosen by"
+    )
 
 
 class CurvePoint(Settings):

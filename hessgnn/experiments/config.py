@@ -20,6 +20,23 @@ def folder_name(label: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in label)
 
 
+class LabelSettings(Settings):
+    """The displaced frames of ``E-F+`` and ``E-F+H``, parts of the data, and what labels cost."""
+
+    engine: EngineChoice = TBLiteSettings()
+    hessian_gradients: PositiveFloat | Literal["measured"] = Field(
+        default=6.0,
+        description="gradients that a Hessian costs, for each atom: 6 for central differences; measured: in seconds",
+    )
+    displacement: PositiveFloat = Field(
+        default=0.1, description="largest standard deviation of a coordinate's displacement in a frame, Å"
+    )
+    attempts: PositiveInt = Field(default=20, description="draws for a frame before the structure counts as failed")
+    seed: NonNegativeInt = Field(
+        default=0, description="of the displacements; of the parts of the data, with the seed of the run"
+    )
+
+
 class ExperimentConfig(Settings):
     """Architectures that are trained on the same data with the same settings, on several kinds of labels."""
 
@@ -37,14 +54,26 @@ class ExperimentConfig(Settings):
     regimes: tuple[StudyRegime, ...] = Field(
         default=("E-F", "E-F-H"), min_length=1, description="labels that are compared"
     )
+    fraction: float = Field(
+        default=1.0, gt=0, le=1, description="of the groups of the training split, drawn anew for each seed"
+    )
+    labels: LabelSettings = LabelSettings()
     equal_seconds: bool = Field(
         default=False, description="train again, the other regimes for the device-seconds that E-F-H took"
+    )
+    step_costs: dict[str, dict[StudyRegime, PositiveFloat]] = Field(
+        default_factory=dict,
+        description="architecture -> regime -> cost of a training step, in any unit: what equal_seconds counts with; "
+        "measured once and kept in the folder if absent",
     )
     seeds: tuple[NonNegativeInt, ...] = Field(default=(1,), min_length=1)
     tasks: tuple[str, ...] = Field(default=DEFAULT_TASKS, min_length=1, description="of the evaluation")
     evaluate: TaskSettings = TaskSettings()
     workers: NonNegativeInt = Field(
         default=2, description="processes, each with one run at a time; 0: none, jobs run in this one (for debugging)"
+    )
+    rules: Literal[2] = Field(
+        default=2, description="version of the rules of comparison, kept with the settings; not to be set"
     )
 
     @field_validator("tasks")
@@ -62,6 +91,11 @@ class ExperimentConfig(Settings):
             raise ValueError(f"architectures {' and '.join(twice)} would share a folder: their labels are too alike")
         if self.equal_seconds and "E-F-H" not in self.regimes:
             raise ValueError("equal_seconds needs the regime E-F-H, whose seconds the others get")
+        for label, costs in self.step_costs.items():
+            if label not in self.architectures:
+                raise ValueError(f"step_costs: {label!r} is none of the architectures")
+            if missing := [regime for regime in self.regimes if regime not in costs]:
+                raise ValueError(f"step_costs.{label} lacks {', '.join(missing)}: give all regimes, or none")
         return self
 
     @property
@@ -125,33 +159,19 @@ class ExperimentConfig(Settings):
         return f"{self.KIND} {self.name!r}, architecture {architecture!r}"
 
 
-class LabelSettings(Settings):
-    """The frames of ``E-F+``, and what labels cost."""
-
-    engine: EngineChoice = TBLiteSettings()
-    hessian_gradients: PositiveFloat | Literal["measured"] = Field(
-        default=6.0,
-        description="gradients that a Hessian costs, for each atom: 6 for central differences; or measured in seconds",
-    )
-    displacement: PositiveFloat = Field(
-        default=0.1, description="largest standard deviation of a coordinate's displacement in a frame, Å"
-    )
-    attempts: PositiveInt = Field(default=20, description="draws for a frame before the structure counts as failed")
-    seed: NonNegativeInt = Field(default=0, description="of the displacements, and of which part of the data is taken")
-
-
 class StudyConfig(ExperimentConfig):
     """A study. Every regime of an architecture has the same settings but for the labels that it sees."""
 
     KIND: ClassVar[str] = "study"
 
     fractions: tuple[float, ...] = Field(
-        default=(1.0,), min_length=1, description="of the groups of the training split, each part inside the next"
+        default=(1.0,),
+        min_length=1,
+        description="of the groups of the training split, drawn anew for each seed, each part inside the next",
     )
     steps: PositiveInt = 800
     seeds: tuple[NonNegativeInt, ...] = Field(default=(1, 2, 3), min_length=1)
     tasks: tuple[str, ...] = Field(default=DEFAULT_TASKS, min_length=1, description="of the runs on all of the data")
-    labels: LabelSettings = LabelSettings()
     workers: NonNegativeInt = Field(
         default=2, description="processes, one thread each; 0: none, jobs run in this one (for debugging)"
     )
@@ -170,10 +190,12 @@ class StudyConfig(ExperimentConfig):
 
     @model_validator(mode="after")
     def _every_configuration_is_valid(self) -> Self:
+        if self.fraction != 1:
+            raise ValueError(f"a study has fractions: write fractions: [{self.fraction:g}]")
         for architecture in self.architectures:
             for regime in self.regimes:
                 run = self.run_config(architecture, {}, steps=self.steps, seed=0, regime=regime)
-                if run.loss.regime != regime.rstrip("+"):
+                if ZERO_WEIGHTS[run.loss.regime] != ZERO_WEIGHTS[regime]:
                     raise ValueError(f"{self.where(architecture)}: a loss weight is 0, so there is no regime {regime}")
         return self
 

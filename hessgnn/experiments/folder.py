@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from uuid import uuid4
 
 from hessgnn.errors import ConfigError
-from hessgnn.runtime.config import load
+from hessgnn.runtime.config import load, read_yaml
 from hessgnn.runtime.files import lock_file
 
 _LOCK = ".lock"
@@ -78,8 +78,15 @@ def _in_use(folder: Path) -> bool:
     return False
 
 
-def require_same(config: Identified, path: Path) -> None:
+def has_other_rules(config: Identified, path: Path) -> bool:
+    """Whether the settings in ``path``, if it is there, are of a version of hessgnn with other rules of comparison."""
+    return path.exists() and read_yaml(path).get("rules") != config.identity().get("rules")
+
+
+def require_same(config: Identified, path: Path, *, finished: bool = False) -> None:
     """Refuse to mix two sets of settings in one folder; nothing is refused if ``path`` is not there yet.
+
+    Settings of other rules are refused too, unless the experiment is ``finished``, so that nothing more is added.
 
     Raises
     ------
@@ -88,6 +95,13 @@ def require_same(config: Identified, path: Path) -> None:
     """
     if not path.exists():
         return
+    if not finished and has_other_rules(config, path):  # such settings may not even be valid now
+        raise ConfigError(
+            "was begun under other rules of comparison, by another version of hessgnn",
+            where=path.parent,
+            hint="give this one a new `name` or another folder with -o; its records can still be compared by "
+            "`hessgnn leaderboard`",
+        )
     before, now = load(type(config), path).identity(), config.identity()  # type: ignore[type-var]
     if changed := differences(before, now):
         raise ConfigError(

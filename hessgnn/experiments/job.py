@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import statistics
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hessgnn.errors import TrainingError
+import torch
+from pydantic import Field, PositiveFloat
+
+from hessgnn.errors import ConfigError, TrainingError
 from hessgnn.evaluation.evaluate import evaluate, record_failure
 from hessgnn.evaluation.record import Budget, Cost, Record, read_record, write_record
 from hessgnn.evaluation.run import DEFAULT_TASKS, TaskSettings
+from hessgnn.runtime.config import Settings, read_json
+from hessgnn.runtime.files import lock_file, write_text
 from hessgnn.runtime.terminal import ProgressLog
 from hessgnn.runtime.worker import Link, Stopped
 from hessgnn.training.bar import describe
+from hessgnn.training.build import build
 from hessgnn.training.config import RunConfig
-from hessgnn.training.regimes import Regime
+from hessgnn.training.regimes import Regime, StudyRegime
 from hessgnn.training.run import Run, ValidationPoint
 from hessgnn.training.trainer import train
 
 _EVERY = 5  # steps between two reports
+WARMUP, TIMED = 3, 9
+"""Steps of each kind of labels that are not timed and that are, where their costs are measured."""
 _PARTS_OF_A_TASK = 4  # lines for each task and split at most: a run has many of them
 
 
@@ -28,7 +38,7 @@ class EvaluationRequest:
     """How a run is evaluated."""
 
     spent: Cost = field(default_factory=Cost)
-    """What tuning cost before this run."""
+    """What tuning cost before this run, and the labels of its training and validation sets."""
     tasks: tuple[str, ...] = DEFAULT_TASKS
     settings: TaskSettings = field(default_factory=TaskSettings)
     data: str | None = None
@@ -117,6 +127,14 @@ class JobFinished(Event):
     """``None`` where it was stopped, died, or raised an error."""
 
 
+@dataclass(frozen=True)
+class Note(Event):
+    """Something that whoever reads the log should know."""
+
+    about: str
+    text: str
+
+
 Work = Callable[[Job, Link], JobResult]
 
 
@@ -177,23 +195,96 @@ def _evaluate(job: Job, how: EvaluationRequest, link: Link) -> Record:
 
 
 def update_tuning_cost(path: Path, spent: Cost) -> Record:
-    """Write into a record the trials and device-seconds that tuning has cost by now."""
+    """Write into a record what was spent before its run: tuning, as far as it has come by now, and labels."""
     before = read_record(path)
-    tuning = {"sweep_trials": spent.sweep_trials, "sweep_device_seconds": spent.sweep_device_seconds}
+    names = ("sweep_trials", "sweep_device_seconds", "label_gradients", "validation_gradients")
+    tuning = {name: value for name in names if (value := getattr(spent, name)) is not None}
     record = before.model_copy(update={"cost": before.cost.model_copy(update=tuning)})
     if record != before:
         write_record(record, path)
     return record
 
 
-def equal_steps(steps: int, own: Record, other: Record) -> int | None:
-    """Count the steps, at the median time per step of ``own``, that take as long as ``steps`` of another run took.
+def equal_steps(steps: int, own: float, other: float) -> int:
+    """Count the steps, of cost ``own`` each, that cost as much as ``steps`` steps of cost ``other``; at least 1."""
+    return max(1, round(steps * other / own))
 
-    At least 1; None where one of the two failed.
+
+def frozen_step_costs(
+    given: Mapping[StudyRegime, float] | None,
+    architecture: str,
+    path: Path,
+    measure: Callable[[], Mapping[str, float]],
+) -> dict[StudyRegime, float]:
+    """Look up what a training step costs for each kind of labels of an architecture, E-F as 1.
+
+    Clocks of a busy machine differ from run to run, so runs of equal time are counted with these fixed ratios.
+
+    Parameters
+    ----------
+    given
+        ``step_costs`` of the settings for the architecture, which are taken as they are.
+    architecture
+        Its label.
+    path
+        ``step-costs.json`` of the experiment: what was measured before stands there, and is never measured again.
+    measure
+        Measures them, see :func:`measure_step_costs`.
+
+    Raises
+    ------
+    DataError
+        When the file is damaged.
     """
-    if own.status == "failed" or other.status == "failed" or not own.cost.seconds_per_step:
-        return None
-    return max(1, round(steps * (other.cost.seconds_per_step or 0.0) / own.cost.seconds_per_step))
+    if given:
+        return dict(given)
+    busy = ConfigError("step costs are being written by another process", where=path)
+    with lock_file(path.with_name(f".{path.name}.lock"), busy, timeout=-1):
+        costs = (
+            read_json(_StepCosts, path, hint="remove it to have them measured again")
+            if path.is_file()
+            else _StepCosts()
+        )
+        if architecture not in costs.costs:
+            costs = _StepCosts.model_validate({"costs": costs.costs | {architecture: measure()}})
+            write_text(path, costs.model_dump_json(indent=1) + "\n")
+    return costs.costs[architecture]
+
+
+class _StepCosts(Settings):
+    """What ``step-costs.json`` holds."""
+
+    costs: dict[str, dict[StudyRegime, PositiveFloat]] = Field(
+        default_factory=dict, description="architecture -> kind of labels -> cost of a step"
+    )
+
+
+def measure_step_costs(job: Job, link: Link, *, runs: Mapping[StudyRegime, RunConfig]) -> JobResult:  # noqa: ARG001
+    """Measure what a training step costs for each of several kinds of labels, as a job that trains nothing.
+
+    Steps of the kinds take turns, so that what else the machine does slows them alike. ``measured`` holds the medians
+    relative to E-F, or to the first kind where there is no E-F.
+    """
+    setups = {regime: build(run) for regime, run in runs.items()}
+    times: dict[str, list[float]] = {regime: [] for regime in runs}
+    try:
+        for step in range(WARMUP + TIMED):
+            for regime, setup in setups.items():
+                if link.stopping:
+                    raise Stopped
+                start = time.perf_counter()
+                setup.step(step)
+                if setup.device.type == "cuda":
+                    torch.cuda.synchronize(setup.device)
+                times[regime].append(time.perf_counter() - start)
+    except TrainingError as error:
+        return JobResult(None, reason=str(error))
+    finally:
+        for setup in setups.values():
+            setup.loader.close()
+    medians = {regime: statistics.median(found[WARMUP:]) for regime, found in times.items()}
+    unit = medians.get("E-F") or next(iter(medians.values()))
+    return JobResult(unit, measured={regime: seconds / unit for regime, seconds in medians.items()})
 
 
 class JobLog:
@@ -209,6 +300,8 @@ class JobLog:
             self._progress(event)
         elif isinstance(event, JobFinished):
             self._finished(event)
+        elif isinstance(event, Note):
+            self.log.line(event.about, event.text)
 
     def _progress(self, event: JobProgress) -> None:
         title, done = str(event.title), f"{event.step}/{event.total}"
@@ -226,6 +319,8 @@ class JobLog:
             self.log.line(title, "worker ended without a result")
         elif result.score is None:
             self.log.line(title, f"failed: {result.reason}")
+        elif result.measured:
+            self.log.line(title, ", ".join(f"{what} {value:.3g}" for what, value in result.measured.items()))
         else:
             what = "Hessian weight" if event.title.stage == "balance" else "score"
             facts = [f"{what} {result.score:.4g}", reached, f"{result.device_seconds:.1f} device-seconds"]

@@ -1,65 +1,116 @@
-"""Training sets of a study: parts of the training split, and frames that cost as much to label as Hessians."""
+"""Training sets of sweeps and studies: parts of the training split, and frames that cost what Hessians cost.
+
+What labels cost is counted in gradients of the engine:
+
+====================================  ================================================================================
+energy, with or without its gradient  1: where analytic forces are known, they cost about as much again
+Hessian                               ``labels.hessian_gradients`` for each atom: 6 for central differences, or measured
+frames of paths and optimisations     nothing, if they stand in the training split: :data:`FREE`. They were computed to
+                                      find the stationary points
+validation split                      1 for each structure, and its Hessian if the checkpoint rule weighs Hessians
+====================================  ================================================================================
+"""
 
 from __future__ import annotations
 
-import hashlib
 import math
 import statistics
 import time
-import zipfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from bisect import bisect_left
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hessgnn.data.store.store import Store, write_store
-from hessgnn.data.structure import Array, Structure
-from hessgnn.errors import ConfigError, DataError
-from hessgnn.experiments.config import LabelSettings
-from hessgnn.molecules.geometry import molecule_rng
-from hessgnn.runtime.files import atomic_path
-from hessgnn.runtime.processes import each
-from hessgnn.surface.base import SurfaceError
+from hessgnn.data.structure import IRC, Structure
+from hessgnn.errors import ConfigError
+from hessgnn.evaluation.record import Cost
+from hessgnn.experiments.config import ExperimentConfig, LabelSettings
+from hessgnn.experiments.frames import FrameJob, label_frames, require_same_level
+from hessgnn.experiments.job import JobProgress, JobTitle, Note, Observer
+from hessgnn.runtime.files import lock_file, write_text
 from hessgnn.surface.engines.base import Engine, make_engine
-from hessgnn.training.config import DataConfig
-from hessgnn.training.regimes import StudyRegime
+from hessgnn.training.build import fit_reference_energies
+from hessgnn.training.regimes import WITH_FRAMES, StudyRegime
 
-FRAME = "displaced"
-"""Kind of the frames of ``E-F+``."""
+FREE = (IRC, "path", "optimization")
+"""Kinds of frames that come free with stationary points: of reaction paths and of optimisations."""
 MEASURED = 5
 """Structures that the cost of a Hessian is measured on."""
-CLOSEST = 0.6
-"""Å: frames with atoms nearer than this are drawn again."""
+Seed = int | tuple[int, ...]
+"""What parts are drawn with; a tuple for those of a run: ``labels.seed`` and its own seed."""
 
 
-def part_of(store: Store, split: str, fraction: float, seed: int) -> list[int]:
-    """Choose a fraction of a split by whole groups, rounded up; smaller parts are inside larger ones.
+def part_of(store: Store, split: str, fraction: float, seed: Seed) -> list[int]:
+    """Choose a fraction of a split by whole groups, rounded up; smaller parts are inside larger ones of the same seed.
 
     The seed orders the groups. Indices are in the order of the store.
     """
-    indices = [int(i) for i in store.indices(split)]
-    groups = sorted({store.groups[i] for i in indices})
-    order = np.random.default_rng(seed).permutation(len(groups))
-    taken = {groups[k] for k in order[: math.ceil(fraction * len(groups) - 1e-9)]}
-    return [i for i in indices if store.groups[i] in taken]
+    order = _ordered_groups(store, split, seed)
+    return _members(store, split, order[: _number_of_groups(fraction, len(order))])
 
 
-def label_gradients(structures: Sequence[Structure], regime: StudyRegime, hessian_gradients: float) -> int:
-    """What the labels of a training set cost, in gradients of the engine.
+def half_of(store: Store, split: str, fraction: float, seed: Seed) -> set[int]:
+    """Choose the structures of a part that lose their Hessian in ``E-F+H``: half of those that have one, at random.
 
-    ``structures`` are without the frames of ``E-F+``; ``hessian_gradients`` is the cost of a Hessian for each atom.
-    An energy counts as a gradient: where analytic forces are known they cost about as much again.
+    Within a group as many lose it as keep it, as far as its size allows. Whether a structure is chosen does not depend
+    on the fraction.
     """
-    once = sum(1 for _ in structures)
-    if regime in ("E", "E-F"):
-        return once
-    return once + sum(n_frames(s, hessian_gradients) for s in structures)
+    order = _ordered_groups(store, split, seed)
+    members: dict[str, list[int]] = {}
+    for i in store.indices(split):
+        if store.has_hessian[i]:
+            members.setdefault(store.groups[i], []).append(int(i))
+    rng = np.random.default_rng((*_as_tuple(seed), 1))
+    shuffled = [
+        int(i)
+        for group in order[: _number_of_groups(fraction, len(order))]
+        for i in rng.permutation(members.get(group, []))
+    ]
+    return set(shuffled[::2])
 
 
-def n_frames(structure: Structure, hessian_gradients: float) -> int:
-    """Gradients that the Hessian of a structure is worth; none where it has no Hessian."""
-    return 0 if structure.hessian is None else round(hessian_gradients * len(structure))
+def _ordered_groups(store: Store, split: str, seed: Seed) -> list[str]:
+    groups = sorted({store.groups[i] for i in store.indices(split)})
+    return [groups[k] for k in np.random.default_rng(_as_tuple(seed)).permutation(len(groups))]
+
+
+def _members(store: Store, split: str, groups: Sequence[str]) -> list[int]:
+    taken = set(groups)
+    return [int(i) for i in store.indices(split) if store.groups[i] in taken]
+
+
+def _number_of_groups(fraction: float, all_of_them: int) -> int:
+    return math.ceil(fraction * all_of_them - 1e-9)
+
+
+def _as_tuple(seed: Seed) -> tuple[int, ...]:
+    return (seed,) if isinstance(seed, int) else seed
+
+
+def label_gradients(
+    store: Store, indices: Sequence[int] | NDArray[np.int64], regime: StudyRegime, hessian_gradients: float
+) -> int:
+    """Count what the labels of a training set cost, in gradients of the engine.
+
+    ``indices`` are its structures without displaced frames, which cost what the Hessians cost that they stand for;
+    ``hessian_gradients`` is the cost of a Hessian for each atom.
+    """
+    gradients = sum(store.kinds[i] not in FREE for i in indices)
+    if regime not in ("E", "E-F"):
+        gradients += sum(n_frames(store.n_atoms[i], hessian_gradients) for i in indices if store.has_hessian[i])
+    return gradients
+
+
+def n_frames(n_atoms: int, hessian_gradients: float) -> int:
+    """Gradients that a Hessian costs, so displaced frames that cost as much."""
+    return round(hessian_gradients * int(n_atoms))
 
 
 def measured_hessian_gradients(engine: Engine, structures: Sequence[Structure]) -> float:
@@ -81,183 +132,196 @@ def measured_hessian_gradients(engine: Engine, structures: Sequence[Structure]) 
     return statistics.median(ratios)
 
 
-def displaced_frames(structure: Structure, number: int, engine: Engine, settings: LabelSettings) -> list[Structure]:
-    """Label frames around a structure, each atom moved at random.
+class TrainingSets:
+    """Training sets of an experiment, made when they are asked for and kept in its folder.
 
-    No Hessian guides the displacements: a user without Hessians has none. The standard deviation of a frame's
-    displacements is drawn between 0 and the settings' largest, so that small and large ones occur. Frames are in the
-    split of the structure, with it as their parent.
-
-    Raises
-    ------
-    DataError
-        When a frame cannot be labelled in so many attempts.
-    """
-    frames: list[Structure] = []
-    rng = molecule_rng(settings.seed, structure.name)
-    for k in range(number):
-        for _ in range(settings.attempts):
-            spread = settings.displacement * rng.uniform()
-            positions = structure.positions + rng.normal(scale=spread, size=structure.positions.shape)
-            if _closest(positions) < CLOSEST:
-                continue
-            image = structure.to_atoms()
-            image.positions = positions
-            try:
-                energy, forces = engine.energy_forces(image)
-            except SurfaceError:
-                continue
-            frames.append(_frame(structure, k, positions, energy, forces))
-            break
-        else:
-            raise DataError(
-                f"frame {k} could not be labelled in {settings.attempts} attempts",
-                where=structure.name,
-                hint="lower labels.displacement",
-            )
-    return frames
-
-
-def write_part(
-    store: Store,
-    data: DataConfig,
-    fraction: float,
-    path: Path,
-    settings: LabelSettings,
-    *,
-    frames_for: float | None = None,
-    processes: int = 1,
-    observer: Callable[[int, int], None] | None = None,
-) -> None:
-    """Write a training set with the validation split beside it, unless it is there.
+    For each kind of labels, fraction of the training split and draw there is one. Draws are the seeds of the runs: each
+    has its own part of the data. The validation split stands beside each set. Several threads and processes may ask for
+    the same set at once: one makes it, the others wait.
 
     Parameters
     ----------
-    store, data
-        The whole data and the names of its splits.
-    fraction
-        Of the training split, see :func:`part_of`.
-    path
-        The file. Frames are kept beside it, structure by structure, so that an interrupted labelling resumes.
-    settings
-        Seed, and what frames need.
-    frames_for
-        Adds the frames of ``E-F+`` if given: gradients that a Hessian costs, for each atom.
-    processes
-        That structures are divided between for labelling; they change no number.
+    config
+        The experiment.
+    store
+        Its whole data.
+    folder
+        Where the sets are kept.
     observer
-        Called with the number of structures whose frames are labelled, and with their total.
+        Called while frames are labelled, with the file of the training set as the title's folder, and with what the
+        log should say. What it raises ends the labelling, which can be resumed.
 
     Raises
     ------
     ConfigError
-        When the engine's level of theory is not that of the data.
+        When a kind of labels needs an engine, and it does not fit the level of theory of the data.
     """
-    if path.is_file():
-        return
-    structures = [store[i] for i in part_of(store, data.train, fraction, settings.seed)]
-    frames: list[Structure] = []
-    if frames_for is not None:
-        require_same_level(store, make_engine(settings.engine))
-        jobs = [_Job(path.parent / "frames", s, n_frames(s, frames_for), settings) for s in structures]
-        _label(jobs, processes, observer, path)
+
+    def __init__(self, config: ExperimentConfig, store: Store, folder: Path, observer: Observer) -> None:
+        self.config, self.store, self.folder, self._observer = config, store, folder, observer
+        self.labels, self._data = config.labels, config.data
+        measured = self.labels.hessian_gradients == "measured"
+        if measured or set(config.regimes) & set(WITH_FRAMES):  # said before anything else is done
+            require_same_level(store, make_engine(self.labels.engine))
+        self.hessian_gradients = self._measured() if measured else float(self.labels.hessian_gradients)
+        self._parts: dict[tuple[float, int], list[int]] = {}
+        self._reference_parts: dict[tuple[float, int], list[int]] = {}
+
+    def indices(self, *, fraction: float, draw: int) -> list[int]:
+        """Structures of the part, without displaced frames, by their places in the store."""
+        key = fraction, draw
+        if key not in self._parts:
+            self._parts[key] = part_of(self.store, self._data.train, fraction, (self.labels.seed, draw))
+        return self._parts[key]
+
+    def path(self, kind: StudyRegime, *, fraction: float, draw: int, displacement: float | None = None) -> Path:
+        """Give the file of a training set; it is made if it is not there.
+
+        Parameters
+        ----------
+        kind
+            Of labels.
+        fraction
+            Of the groups of the training split.
+        draw
+            Seed of the run.
+        displacement
+            Replaces ``labels.displacement``, Å.
+
+        Raises
+        ------
+        DataError
+            When a frame cannot be labelled.
+        """
+        if kind not in WITH_FRAMES and fraction == 1:
+            return self.store.path
+        labels = self.labels if displacement is None else self.labels.model_copy(update={"displacement": displacement})
+        drawn = f"-draw{draw}" if fraction < 1 or kind == "E-F+H" else ""
+        frames = {"E-F+": "-frames", "E-F+H": "-half"}.get(kind, "")
+        spread = f"-{labels.displacement:g}" if frames else ""
+        path = self.folder / f"train-{fraction:g}{drawn}{frames}{spread}.h5"
+        if not path.is_file():
+            with self._alone(path):
+                if not path.is_file():
+                    self._write(path, kind, fraction, draw, labels)
+        return path
+
+    def label_gradients(self, kind: StudyRegime, *, fraction: float, draw: int) -> int:
+        """Count what the labels of a training set cost, in gradients of the engine.
+
+        Energies that reference energies are fitted to beyond the part itself are counted for all kinds.
+        """
+        part = self.indices(fraction=fraction, draw=draw)
+        beyond = sorted(set(self._reference_part(fraction, draw)) - set(part))
+        return sum(
+            label_gradients(self.store, chosen, labels, self.hessian_gradients)
+            for chosen, labels in ((part, kind), (beyond, "E"))
+        )
+
+    def validation_gradients(self) -> int:
+        """Count what the labels of the validation split cost, in gradients of the engine.
+
+        Hessians count where the checkpoint rule weighs them.
+        """
+        run = self.config.run_config(next(iter(self.config.architectures)), {}, steps=1, seed=0)
+        indices = self.store.indices(self._data.validation)
+        hessians = label_gradients(self.store, indices, "E-F-H", self.hessian_gradients)
+        hessians -= label_gradients(self.store, indices, "E-F", self.hessian_gradients)
+        return len(indices) + (hessians if run.validation.weights.get("hessian", 0.0) else 0)
+
+    def cost(self, kind: StudyRegime, *, fraction: float, draw: int) -> Cost:
+        """What the labels of a run cost, as its record holds it."""
+        return Cost(
+            label_gradients=self.label_gradients(kind, fraction=fraction, draw=draw),
+            validation_gradients=self.validation_gradients(),
+        )
+
+    def changes(self, *, fraction: float, draw: int) -> dict[str, Any]:
+        """Dotted key -> value of every training configuration: elements and reference energies.
+
+        They are the same for all kinds of labels. Reference energies are fitted to the part itself where it determines
+        all elements; otherwise to the smallest part of the same draw around it that does, which is said to the
+        observer.
+        """
+        elements = self.store.elements()
+        reference = self._data.reference_energies or fit_reference_energies(
+            self.store, np.array(self._reference_part(fraction, draw)), elements
+        )
+        return {"potential.elements": elements, "data.reference_energies": reference}
+
+    def hessian_cost(self) -> str:
+        """Say what a Hessian costs, and where that comes from."""
+        text = f"a Hessian costs {self.hessian_gradients:g} gradients an atom"
+        if self.labels.hessian_gradients != "measured":
+            return text
+        number = min(MEASURED, len(self.store.indices(self._data.train)))
+        return f"{text}, measured with {self.labels.engine.name} on {number} structures"
+
+    def _reference_part(self, fraction: float, draw: int) -> list[int]:
+        """The smallest part, from a fraction on, whose compositions determine the energy of each element."""
+        if self._data.reference_energies:
+            return self.indices(fraction=fraction, draw=draw)
+        if (fraction, draw) not in self._reference_parts:
+            order = _ordered_groups(self.store, self._data.train, (self.labels.seed, draw))
+            least = _number_of_groups(fraction, len(order))
+            candidates = range(least, len(order) + 1)  # the whole split raises the error, if it must
+            more = bisect_left(candidates, True, hi=len(candidates) - 1, key=lambda n: self._determines(order[:n]))
+            part = _members(self.store, self._data.train, order[: least + more])
+            if more:
+                own = len(self.indices(fraction=fraction, draw=draw))
+                text = (
+                    f"{own} structures ({100 * fraction:g} %, seed {draw}) do not determine the reference energies of "
+                    f"all elements: they are fitted to the {len(part)} structures of the next larger part that does"
+                )
+                self._observer(Note("labels", text))
+            self._reference_parts[fraction, draw] = part
+        return self._reference_parts[fraction, draw]
+
+    def _determines(self, groups: Sequence[str]) -> bool:
+        members = np.array(_members(self.store, self._data.train, groups))
+        elements = self.store.elements()
+        counts = self.store.composition(elements, members[self.store.has_energy[members]])
+        return len(counts) > 0 and int(np.linalg.matrix_rank(counts.astype(np.float64))) == len(elements)
+
+    def _write(self, path: Path, kind: StudyRegime, fraction: float, draw: int, labels: LabelSettings) -> None:
+        store, data = self.store, self._data
+        part = self.indices(fraction=fraction, draw=draw)
+        moved = {"E-F+": set(part), "E-F+H": half_of(store, data.train, fraction, (labels.seed, draw))}.get(kind, set())
+        structures = [store[i] for i in part]
+        jobs = [
+            FrameJob(self.folder / "frames", s, n_frames(len(s), self.hessian_gradients), labels)
+            for i, s in zip(part, structures, strict=True)
+            if i in moved and s.hessian is not None
+        ]
+        label_frames(jobs, self.config.workers, partial(self._labelled, path), path)
         frames = [frame for job in jobs for frame in job.frames()]
-    validation = [store[int(i)] for i in store.indices(data.validation)]
-    write_store(
-        path,
-        [*structures, *frames, *validation],
-        level_of_theory=store.attributes.level_of_theory,
-        provenance=f"{fraction:g} of {data.train} of {store.path.stem}, and {len(frames)} displaced frames",
-        hessian_dtype=store.attributes.hessian_dtype,
-    )
-
-
-def require_same_level(store: Store, engine: Engine) -> None:
-    """Refuse to label frames at another level of theory than that of the data."""
-    if store.attributes.level_of_theory != engine.level_of_theory:
-        raise ConfigError(
-            f"the data are {store.attributes.level_of_theory}, the engine that would label the frames of E-F+ gives "
-            f"{engine.level_of_theory}",
-            where=store.path,
-            hint="leave E-F+ out of `regimes`, or set labels.engine",
+        # Who pays for frames has no Hessian.
+        kept = [
+            replace(s, hessian=None, hessian_asymmetry=None) if i in moved else s
+            for i, s in zip(part, structures, strict=True)
+        ]
+        write_store(
+            path,
+            [*kept, *frames, *(store[int(i)] for i in store.indices(data.validation))],
+            level_of_theory=store.attributes.level_of_theory,
+            provenance=f"{fraction:g} of {data.train} of {store.path.stem}, and {len(frames)} displaced frames",
+            hessian_dtype=store.attributes.hessian_dtype,
         )
 
+    def _labelled(self, path: Path, done: int, total: int) -> None:
+        title = JobTitle("labels", "", path.stem, str(path))
+        self._observer(JobProgress(title, done, total, task="labelling frames"))
 
-@dataclass(frozen=True)
-class _Job:
-    """Frames of one structure, kept in a file."""
+    def _measured(self) -> float:
+        """Measured once, so that an experiment that goes on later counts alike."""
+        path = self.folder / "hessian-gradients.txt"
+        with self._alone(path):
+            if not path.is_file():
+                engine, train = make_engine(self.labels.engine), self.store.indices(self._data.train)
+                measured = measured_hessian_gradients(engine, [self.store[int(i)] for i in train[:MEASURED]])
+                write_text(path, f"{measured:.3f}\n")
+        return float(path.read_text(encoding="utf-8"))
 
-    folder: Path
-    structure: Structure
-    number: int
-    settings: LabelSettings
-
-    @property
-    def path(self) -> Path:
-        """Named after all that they depend on."""
-        positions = self.structure.positions.tobytes().hex()
-        key = f"{self.structure.name} {self.number} {self.settings.model_dump_json()} {positions}"
-        return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.npz"
-
-    def kept(self) -> list[Structure] | None:
-        """The frames in the file; ``None`` where there is none, or a damaged one."""
-        try:
-            with np.load(self.path, allow_pickle=False) as kept:
-                columns = zip(kept["positions"], kept["energy"], kept["forces"], strict=True)
-                return [_frame(self.structure, k, *column) for k, column in enumerate(columns)]
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile):
-            return None
-
-    def frames(self) -> list[Structure]:
-        """The frames, which have been labelled."""
-        found = self.kept()
-        assert found is not None, self.path
-        return found
-
-
-def _label(jobs: Sequence[_Job], processes: int, observer: Callable[[int, int], None] | None, where: Path) -> None:
-    """Label what is not kept yet."""
-    todo = [job for job in jobs if job.kept() is None]
-
-    def tell(done: int) -> None:
-        if observer is not None:
-            observer(len(jobs) - len(todo) + done, len(jobs))
-
-    if not todo:
-        return
-    tell(0)
-    alone = min(processes, len(todo)) < 2
-    finished = map(_label_one, todo) if alone else each(_label_one, todo, processes, where=where)
-    for done, _ in enumerate(finished, 1):
-        tell(done)
-
-
-def _label_one(job: _Job) -> None:
-    """With an engine of its own, as it takes the density of the last geometry for a guess of the next one."""
-    frames = displaced_frames(job.structure, job.number, make_engine(job.settings.engine), job.settings)
-    with atomic_path(job.path) as temporary, temporary.open("wb") as file:
-        np.savez(
-            file,
-            positions=np.array([frame.positions for frame in frames]),
-            energy=np.array([frame.energy for frame in frames]),
-            forces=np.array([frame.forces for frame in frames]),
-        )
-
-
-def _frame(structure: Structure, k: int, positions: Array, energy: float, forces: Array) -> Structure:
-    return Structure(
-        numbers=structure.numbers,
-        positions=positions,
-        energy=float(energy),
-        forces=forces,
-        name=f"{structure.name}/displaced-{k:03d}",
-        group=structure.group,
-        kind=FRAME,
-        split=structure.split,
-        parent=structure.name,
-    )
-
-
-def _closest(positions: Array) -> float:
-    distances = np.linalg.norm(positions[:, None] - positions[None], axis=-1)
-    return float(distances[np.triu_indices(len(positions), 1)].min(initial=np.inf))
+    def _alone(self, path: Path) -> AbstractContextManager[None]:
+        busy = ConfigError("another process is making it", where=path)
+        return lock_file(path.with_name(f".{path.name}.lock"), busy, timeout=-1)

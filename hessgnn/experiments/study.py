@@ -4,7 +4,7 @@
 
     runs/paper/
     ├── study.yaml          the resolved settings; a different study is refused here
-    ├── data/               training sets of each part; frames of E-F+
+    ├── data/               training sets of each part and draw, displaced frames, what Hessians and steps cost
     ├── runs/               run folders, with records and predictions
     ├── points.json         every run: labels, cost, metrics
     ├── study.md, .html     curves, and tests of the claims
@@ -15,44 +15,45 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from hessgnn.data.store.store import Store
-from hessgnn.errors import NothingTrained
+from hessgnn.errors import NothingTrained, TrainingError
 from hessgnn.evaluation.evaluate import record_mean_predictor
 from hessgnn.evaluation.record import Budget, Record, read_record
 from hessgnn.evaluation.run import DEFAULT_TASKS
 from hessgnn.experiments.config import StudyConfig, folder_name
-from hessgnn.experiments.folder import locked, require_same
+from hessgnn.experiments.folder import has_other_rules, locked, require_same
 from hessgnn.experiments.job import (
     EvaluationRequest,
     Job,
-    JobProgress,
-    JobTitle,
+    Note,
     Observer,
     equal_steps,
+    frozen_step_costs,
+    measure_step_costs,
     record_job_failure,
 )
-from hessgnn.experiments.labels import (
-    label_gradients,
-    measured_hessian_gradients,
-    part_of,
-    require_same_level,
-    write_part,
-)
+from hessgnn.experiments.labels import TrainingSets
 from hessgnn.experiments.study_report import StudyRun, StudyRuns, write_study
 from hessgnn.experiments.workers import JobScheduler, Workers
 from hessgnn.runtime.config import save
-from hessgnn.runtime.files import write_text
 from hessgnn.runtime.processes import WorkerDied
-from hessgnn.surface.engines.base import make_engine
-from hessgnn.training.build import fit_reference_energies
+from hessgnn.training.config import RunConfig
 from hessgnn.training.regimes import StudyRegime
 from hessgnn.training.run import Run
+
+
+class Part(TypedDict):
+    """Which part of the training split."""
+
+    fraction: float
+    draw: int
 
 
 @dataclass(frozen=True)
@@ -113,110 +114,104 @@ def study(config: StudyConfig, folder: Path, observer: Observer) -> list[Path]:
     Raises
     ------
     UserError
-        When the folder holds another study, or the data or the engine cannot be used.
+        When the folder holds another study, or an unfinished one of older rules, or the data or the engine cannot be
+        used.
     NothingTrained
         When no run could be trained.
     """
     with locked(folder):
         path = folder / "study.yaml"
-        require_same(config, path)
+        finished = all(Run(cell.folder(folder)).record.is_file() for cell in cells_of(config))
+        require_same(config, path, finished=finished)
+        if has_other_rules(config, path):  # finished by an earlier version: there to be read
+            return _board(config, folder)
         store = Store.open(config.data.path)
-        prepared = _Prepared.of(config, store, folder, observer)
+        sets = TrainingSets(config, store, folder / "data", observer)
+        observer(Note("labels", sets.hessian_cost()))
         save(config, path)
+        for cell in cells_of(config):  # frames are labelled by all processes together, before there are workers
+            sets.path(cell.regime, fraction=cell.fraction, draw=cell.seed)
+            sets.changes(fraction=cell.fraction, draw=cell.seed)
         workers = Workers(config.workers)
         jobs = JobScheduler(workers)
+        costs: dict[str, Mapping[StudyRegime, float]] = {}
+        if config.equal_seconds:  # one after the other, before anything else runs
+            costs = jobs.run([partial(_step_costs, config, sets, folder, jobs)], observer)[0]
         for budget in ("steps", "seconds"):
             cells = [cell for cell in cells_of(config) if cell.budget == budget]
             if cells:
-                jobs.run([partial(_train, config, prepared, cell, folder, jobs) for cell in cells], observer)
-                points = _points(config, prepared, folder)
+                jobs.run([partial(_train, config, sets, costs, cell, folder, jobs) for cell in cells], observer)
+                points = _points(config, sets, folder)
                 if any(point.status == "ok" for point in points.points):
                     write_study(points, folder)  # equal steps are there to look at while equal seconds run
         workers.close()
         if all(point.status == "failed" for point in points.points):
             hint = "see the `record.json` of its runs for the reasons"
             raise NothingTrained("no run could be trained", where=folder, hint=hint)
-        mean = folder / "runs" / "mean-predictor"
-        record_mean_predictor(mean, config.data)
+        record_mean_predictor(_board(config, folder)[0], config.data)
+    return _board(config, folder)
+
+
+def _board(config: StudyConfig, folder: Path) -> list[Path]:
+    """Folders of the records of the leaderboard, the mean predictor first."""
     whole = [c for c in cells_of(config) if c.fraction == config.fractions[-1] and c.budget == "steps"]
-    return [mean, *(cell.folder(folder) for cell in whole)]
+    return [folder / "runs" / "mean-predictor", *(cell.folder(folder) for cell in whole)]
 
 
-@dataclass(frozen=True)
-class _Prepared:
-    """What all runs share."""
-
-    store: Store
-    hessian_gradients: float
-    sets: dict[tuple[float, bool], Path]
-    """(fraction, whether with the frames of E-F+) -> training set."""
-    changes: dict[str, Any]
-    """Of every training configuration: the same elements and reference energies whatever the part of the data."""
-
-    @classmethod
-    def of(cls, config: StudyConfig, store: Store, folder: Path, observer: Observer) -> _Prepared:
-        data, labels = config.data, config.labels
-        if "E-F+" in config.regimes:  # told before anything else is done
-            require_same_level(store, make_engine(labels.engine))
-        train = store.indices(data.train)
-        per_atom = labels.hessian_gradients
-        if per_atom == "measured":
-            measuring = make_engine(labels.engine)
-            require_same_level(store, measuring)
-            per_atom = _kept_number(
-                folder / "data" / "hessian-gradients.txt",
-                lambda: measured_hessian_gradients(measuring, [store[int(i)] for i in train]),
-            )
-        sets = {}
-        for fraction in config.fractions:
-            for plus in {regime == "E-F+" for regime in config.regimes}:
-                path = folder / "data" / f"train-{fraction:g}{'-plus' if plus else ''}.h5"
-                report = partial(_frames_are_labelled, observer, path)
-                write_part(
-                    store,
-                    data,
-                    fraction,
-                    path,
-                    labels,
-                    frames_for=float(per_atom) if plus else None,
-                    processes=config.workers,
-                    observer=report,
-                )
-                sets[fraction, plus] = path
-        reference = data.reference_energies or fit_reference_energies(store, train, store.elements())
-        # A small part need not hold every element, nor determine their energies: they are those of the whole.
-        changes = {"potential.elements": store.elements(), "data.reference_energies": reference}
-        return cls(store, float(per_atom), sets, changes)
+def _settings(config: StudyConfig, sets: TrainingSets, cell: Cell, steps: int) -> RunConfig:
+    """The training configuration of a cell."""
+    part: Part = {"fraction": cell.fraction, "draw": cell.seed}
+    data = {"data.path": str(sets.path(cell.regime, **part)), **sets.changes(**part)}
+    values = {**data, "name": cell.entry}
+    return config.run_config(cell.architecture, values, steps=steps, seed=cell.seed, regime=cell.regime)
 
 
-def _kept_number(path: Path, measure: Callable[[], float]) -> float:
-    """A number that is measured once, so that a study that goes on later counts alike."""
-    if not path.is_file():
-        write_text(path, f"{measure():.3f}\n")
-    return float(path.read_text(encoding="utf-8"))
+def _step_costs(
+    config: StudyConfig, sets: TrainingSets, folder: Path, jobs: JobScheduler
+) -> dict[str, Mapping[StudyRegime, float]]:
+    """What a step costs for each architecture and kind of labels; without those that cannot be trained."""
+    found: dict[str, Mapping[StudyRegime, float]] = {}
+    for architecture in config.architectures:
+        cells = [Cell(architecture, regime, config.fractions[-1], config.seeds[0]) for regime in config.regimes]
+        runs = {cell.regime: _settings(config, sets, cell, config.steps) for cell in cells}
+        where = folder / "data" / "step-costs" / folder_name(architecture)
+        job = Job(runs[config.regimes[0]], where, architecture, "", stage="step costs")
+
+        def measure(job: Job = job, runs: dict[StudyRegime, RunConfig] = runs) -> Mapping[str, float]:
+            result = jobs.submit(job, work=partial(measure_step_costs, runs=runs))
+            if result.score is None:
+                raise TrainingError(result.reason or "no step could be taken", where=job.folder)
+            return result.measured
+
+        path = folder / "data" / "step-costs.json"
+        with suppress(TrainingError, WorkerDied):  # its runs say why
+            found[architecture] = frozen_step_costs(config.step_costs.get(architecture), architecture, path, measure)
+    return found
 
 
-def _frames_are_labelled(observer: Observer, path: Path, done: int, total: int) -> None:
-    observer(JobProgress(JobTitle("labels", "", path.stem, str(path)), done, total, task="labelling frames"))
-
-
-def _train(config: StudyConfig, prepared: _Prepared, cell: Cell, folder: Path, jobs: JobScheduler) -> None:
+def _train(
+    config: StudyConfig,
+    sets: TrainingSets,
+    costs: Mapping[str, Mapping[StudyRegime, float]],
+    cell: Cell,
+    folder: Path,
+    jobs: JobScheduler,
+) -> None:
     """Train and evaluate one cell, in a worker."""
-    steps = config.steps if cell.budget == "steps" else _equal_steps(config, cell, folder)
+    steps = config.steps if cell.budget == "steps" else _equal_steps(costs.get(cell.architecture), cell, folder)
     if steps is None:
         return  # what it would be compared with failed, and is recorded as such
-    data = prepared.sets[cell.fraction, cell.regime == "E-F+"]
-    values = {**prepared.changes, "data.path": str(data), "name": cell.entry}
-    run = config.run_config(cell.architecture, values, steps=steps, seed=cell.seed, regime=cell.regime)
     # Simulations are for the comparison on all of the data; curves are drawn of errors alone.
     whole = cell.fraction == config.fractions[-1] and cell.budget == "steps"
     evaluation = EvaluationRequest(
+        sets.cost(cell.regime, fraction=cell.fraction, draw=cell.seed),
         tasks=config.tasks if whole else DEFAULT_TASKS,
         settings=config.evaluate,
-        data=str(prepared.store.path),
+        data=str(sets.store.path),
         regime=cell.regime,
         budget=cell.budget,
     )
+    run = _settings(config, sets, cell, steps)
     job = Job(run, cell.folder(folder), cell.architecture, cell.label, evaluation)
     try:
         result = jobs.submit(job)
@@ -227,14 +222,18 @@ def _train(config: StudyConfig, prepared: _Prepared, cell: Cell, folder: Path, j
             record_job_failure(job, result.reason or "no score")
 
 
-def _equal_steps(config: StudyConfig, cell: Cell, folder: Path) -> int | None:
-    """Steps that take as long as E-F-H took, at the median time of the cell's own steps."""
+def _equal_steps(costs: Mapping[StudyRegime, float] | None, cell: Cell, folder: Path) -> int | None:
+    """Steps that cost as much as those of E-F-H, which may have stopped before its last one."""
     run = Run(cell.folder(folder))
     if run.config_path.is_file():
         return run.config().training.steps  # a run that goes on has the length that it was begun with
-    own = _record(Cell(cell.architecture, cell.regime, cell.fraction, cell.seed), folder)
-    other = _record(Cell(cell.architecture, "E-F-H", cell.fraction, cell.seed), folder)
-    return None if own is None or other is None else equal_steps(config.steps, own, other)
+    pair = [
+        _record(Cell(cell.architecture, regime, cell.fraction, cell.seed), folder) for regime in (cell.regime, "E-F-H")
+    ]
+    own, other = pair
+    if costs is None or own is None or other is None or "failed" in (own.status, other.status):
+        return None
+    return equal_steps(other.cost.steps, costs[cell.regime], costs["E-F-H"])
 
 
 def _record(cell: Cell, folder: Path) -> Record | None:
@@ -242,18 +241,14 @@ def _record(cell: Cell, folder: Path) -> Record | None:
     return read_record(path) if path.is_file() else None
 
 
-def _points(config: StudyConfig, prepared: _Prepared, folder: Path) -> StudyRuns:
+def _points(config: StudyConfig, sets: TrainingSets, folder: Path) -> StudyRuns:
     """Gather every run."""
-    store, points = prepared.store, []
-    parts = {
-        fraction: [store[i] for i in part_of(store, config.data.train, fraction, config.labels.seed)]
-        for fraction in config.fractions
-    }
+    store, points = sets.store, []
     for cell in cells_of(config):
         record = _record(cell, folder)
         if record is None:
             continue
-        part = parts[cell.fraction]
+        part: Part = {"fraction": cell.fraction, "draw": cell.seed}
         points.append(
             StudyRun(
                 run=str(cell.folder(folder).relative_to(folder)),
@@ -262,10 +257,12 @@ def _points(config: StudyConfig, prepared: _Prepared, folder: Path) -> StudyRuns
                 fraction=cell.fraction,
                 budget=cell.budget,
                 seed=cell.seed,
-                structures=len(part),
-                label_gradients=label_gradients(part, cell.regime, prepared.hessian_gradients),
+                structures=len(sets.indices(**part)),
+                label_gradients=sets.label_gradients(cell.regime, **part),
+                validation_gradients=sets.validation_gradients(),
                 steps=record.cost.steps,
                 device_seconds=record.cost.device_seconds,
+                converged=record.converged,
                 status=record.status,
                 reason=record.reason,
                 errors={
@@ -274,12 +271,12 @@ def _points(config: StudyConfig, prepared: _Prepared, folder: Path) -> StudyRuns
                 },
             )
         )
-    atoms = [len(s) for s in parts[config.fractions[-1]]]
+    parts = [sets.indices(fraction=config.fractions[-1], draw=seed) for seed in config.seeds]
     return StudyRuns(
         name=config.name,
         data=store.path.stem,
         level_of_theory=store.attributes.level_of_theory,
-        hessian_gradients=prepared.hessian_gradients,
-        mean_atoms=statistics.fmean(atoms),
+        hessian_gradients=sets.hessian_gradients,
+        mean_atoms=statistics.fmean(float(store.n_atoms[i]) for part in parts for i in part),
         points=points,
     )

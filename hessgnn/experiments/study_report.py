@@ -24,10 +24,11 @@ from hessgnn.leaderboard.sections.claims import CLAIMS_NOTE, claim_table
 from hessgnn.leaderboard.tables import TextTable, markdown_text, score_cell
 from hessgnn.runtime.config import Settings, read_json
 from hessgnn.runtime.files import write_text
-from hessgnn.training.regimes import StudyRegime
+from hessgnn.training.regimes import WITH_FRAMES, StudyRegime
 
 CURVES = ("energy_mae", "forces_mae", "hessian_mae")
 """Errors that curves are drawn of."""
+_OPEN = "Open symbols: not all runs of the point are converged."
 
 
 class StudyRun(Settings):
@@ -39,13 +40,24 @@ class StudyRun(Settings):
     fraction: float
     budget: Budget
     seed: int
-    structures: NonNegativeInt = Field(description="of the training split, without the frames of E-F+")
-    label_gradients: NonNegativeInt = Field(description="what its labels cost, in gradients of the engine")
+    structures: NonNegativeInt = Field(description="of the training split, without displaced frames")
+    label_gradients: NonNegativeInt = Field(description="what its training labels cost, in gradients of the engine")
+    validation_gradients: NonNegativeInt | None = Field(
+        default=None, description="what its validation labels cost; null: not counted, in older studies"
+    )
     steps: NonNegativeInt
     device_seconds: NonNegativeFloat
+    converged: bool | None = Field(
+        default=None, description="whether it stopped because its validation was flat; null: not known"
+    )
     status: Literal["ok", "failed"]
     reason: str | None
     errors: dict[str, dict[str, float | None]] = Field(description="split -> metric -> value")
+
+    @property
+    def total_gradients(self) -> int:
+        """What all its labels cost, in gradients of the engine."""
+        return self.label_gradients + (self.validation_gradients or 0)
 
 
 class StudyRuns(Settings):
@@ -83,12 +95,19 @@ def read_points(folder: Path) -> StudyRuns:
 def summary(points: StudyRuns) -> str:
     """Say in a sentence what was trained on what."""
     failed = sum(point.status == "failed" for point in points.points)
+    unconverged = sum(_unconverged(point) for point in points.points)
+    validation = max((point.validation_gradients or 0 for point in points.points), default=0)
     return (
-        f"{len(points.points)} trainings on {points.data} ({points.level_of_theory}), {failed} failed. A Hessian "
-        f"counts as {points.hessian_gradients:g} gradients an atom, "
+        f"{len(points.points)} trainings on {points.data} ({points.level_of_theory}), {failed} failed, {unconverged} "
+        f"not known to be converged. A Hessian counts as {points.hessian_gradients:g} gradients an atom, "
         f"{points.hessian_gradients * points.mean_atoms:.0f} for the mean training structure; an energy with or "
-        "without its gradient counts as one."
+        f"without its gradient counts as one. The validation labels cost {validation} gradients in every run."
     )
+
+
+def _unconverged(point: StudyRun) -> bool:
+    """Whether a run stopped, as far as is known, before its validation was flat."""
+    return point.status == "ok" and point.converged is not True
 
 
 def sections(points: StudyRuns) -> list[PlainSection]:
@@ -96,21 +115,22 @@ def sections(points: StudyRuns) -> list[PlainSection]:
     fractions = {point.fraction for point in points.points}
     found: list[PlainSection] = []
     if len(fractions) > 1:
-        text = "Mean and standard deviation over seeds, against the number of training structures."
+        text = f"Mean and standard deviation over seeds, against the number of training structures. {_OPEN}"
         for budget, title in BUDGETS.items():
             chosen = of_budget(points.points, budget)
             if any(point.budget == budget for point in chosen):
                 panels = _panels(chosen, lambda point: point.structures, "training structures")
                 found.append(_curves(f"Data efficiency, {title}", text, panels, len(found)))
-    if any(point.regime == "E-F+" for point in points.points):
+    if any(point.regime in WITH_FRAMES for point in points.points):
         text = (
-            "The same, against what the labels cost. E-F+ has spent on energies and forces of displaced frames what "
-            "E-F-H has spent on Hessians: the lower of the two curves is the better buy."
+            "The same, against what all labels cost, those of validation included. E-F+ has spent on energies and "
+            "forces of displaced frames what E-F-H has spent on Hessians, E-F+H on half of each: the lowest of their "
+            f"curves is the best buy. {_OPEN}"
         )
         for budget, title in BUDGETS.items():
             chosen = of_budget(points.points, budget)
             if any(point.budget == budget for point in chosen):
-                panels = _panels(chosen, lambda point: point.label_gradients, "labelling cost / gradients")
+                panels = _panels(chosen, lambda point: point.total_gradients, "labelling cost / gradients")
                 found.append(_curves(f"Hessians or more forces, {title}", text, panels, len(found)))
     return found
 
@@ -166,24 +186,26 @@ def _trace(
     along: Callable[[StudyRun], float],
     position: int,
 ) -> go.Scatter | None:
-    values: dict[float, list[float]] = {}
+    # Seeds draw different parts, which differ a little in size and cost: a point is their mean.
+    runs: dict[float, list[tuple[float, float, bool]]] = {}
     for point in points:
         value = point.errors.get(split, {}).get(name)
         if (point.architecture, point.regime) == (architecture, regime) and value:
-            values.setdefault(along(point), []).append(value)
-    if not values:
+            runs.setdefault(point.fraction, []).append((along(point), value, _unconverged(point)))
+    if not runs:
         return None
-    xs = sorted(values)
-    stds = [statistics.stdev(values[x]) if len(values[x]) > 1 else None for x in xs]
+    columns = [tuple(zip(*runs[fraction], strict=True)) for fraction in sorted(runs)]
+    stds = [statistics.stdev(values) if len(values) > 1 else None for _, values, _ in columns]
+    symbol = SYMBOLS[position % len(SYMBOLS)]
     colour = COLOURS[position % len(COLOURS)]
     return go.Scatter(
         name=literal(f"{architecture} {regime}"),
         mode="lines+markers",
-        x=xs,
-        y=[statistics.fmean(values[x]) for x in xs],
+        x=[statistics.fmean(places) for places, _, _ in columns],
+        y=[statistics.fmean(values) for _, values, _ in columns],
         error_y=error_bars(stds),
         line={"color": colour, "dash": DASHES[regime]},
-        marker={"symbol": SYMBOLS[position % len(SYMBOLS)], "size": 8},
+        marker={"symbol": [f"{symbol}-open" if any(unsure) else symbol for _, _, unsure in columns], "size": 8},
         hovertemplate="%{x:.4g}: %{y:.3g}",
         meta=filter_meta(f"{architecture} {regime}", regime),
     )
@@ -204,11 +226,15 @@ def comparisons(points: StudyRuns, folder: Path) -> list[PlainSection]:
                 ("E-F-H", least, "steps"),
             )
         )
-    having: Side = ("E-F-H", most, "steps")
+    hessians: Side = ("E-F-H", most, "steps")  # those for equal steps are also those for their own seconds
     for budget, title in BUDGETS.items():
-        if budget == "seconds":
-            found.append(_compare(points, folder, f"Hessians or none, {title}", ("E-F", most, budget), having))
-        found.append(_compare(points, folder, f"Hessians or more forces, {title}", ("E-F+", most, budget), having))
+        frames: Side = ("E-F+", most, budget)
+        for question, without, having in (
+            ("Hessians or displaced frames", frames, hessians),
+            ("Half of each or displaced frames", frames, ("E-F+H", most, budget)),
+            ("Hessians or none, the control", ("E-F", most, budget), hessians),
+        ):
+            found.append(_compare(points, folder, f"{question}, {title}", without, having))
     return [
         PlainSection(f"claims-{position}", title, table=table)
         for position, (title, table) in enumerate(((title, table) for title, table in found if table.lines), 1)
@@ -244,7 +270,7 @@ def markdown(points: StudyRuns, found: Sequence[PlainSection]) -> str:
 
 
 def _errors_table(points: StudyRuns) -> str:
-    """Errors of each kind of run, joined over seeds."""
+    """Errors of each kind of run, joined over seeds and their draws."""
     kinds: dict[tuple[str, float, str, str], list[StudyRun]] = {}
     for point in points.points:
         kinds.setdefault((point.architecture, point.fraction, point.budget, point.regime), []).append(point)
@@ -261,14 +287,23 @@ def _errors_table(points: StudyRuns) -> str:
                 architecture,
                 regime,
                 f"{100 * fraction:g} %",
-                str(runs[0].structures),
-                tables.integer(runs[0].label_gradients),
+                *(
+                    tables.integer(round(statistics.fmean(numbers)))
+                    for numbers in (
+                        [run.structures for run in runs],
+                        [run.label_gradients for run in runs],
+                        [run.validation_gradients or 0 for run in runs],
+                        [run.total_gradients for run in runs],
+                    )
+                ),
                 budget,
                 tables.number(statistics.fmean(run.device_seconds for run in runs)),
+                f"{sum(run.converged is True for run in runs)} of {len(runs)}",
                 *(str(score_cell(join(found))) for found in values),
             ]
         )
-    headings = ["Architecture", "Labels", "Data", "Structures", "Label cost / gradients", "Equal", "Training / s"]
+    headings = ["Architecture", "Labels", "Data", "Structures", "Training labels / gradients"]
+    headings += ["Validation labels / gradients", "All labels / gradients", "Equal", "Training / s", "Converged"]
     headings += [f"{split} {METRICS[name][0]} / {METRICS[name][1]}" for split, name in columns]
-    numeric = [False, False, True, True, True, False, True] + [True] * len(columns)
+    numeric = [False, False, True, True, True, True, True, False, True, False] + [True] * len(columns)
     return TextTable(headings, lines, numeric).markdown()

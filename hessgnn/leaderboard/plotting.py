@@ -16,7 +16,8 @@ from hessgnn.leaderboard.board import Row
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b8529a", "#c48a00", "#4a9cd6", "#8c6d5a", "#7a7fd0")
 """After Okabe and Ito (2008), darkened where needed: told apart with any colour vision, on white and on black."""
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star", "x", "hexagon")
-DASHES = {"E": "dot", "E-F": "dash", "E-F+": "longdashdot", "E-H": "longdash", "E-F-H": "solid", "mean": "dashdot"}
+DASHES = {"E": "dot", "E-F": "dash", "E-F+": "longdashdot", "E-F+H": "8px 2px", "E-H": "longdash", "E-F-H": "solid"}
+DASHES |= {"mean": "dashdot"}
 GUIDE: dict[str, Any] = {"color": "#808080", "width": 1, "dash": "dash"}
 """Line that marks a reference, such as a ratio of one."""
 

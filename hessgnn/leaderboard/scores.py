@@ -28,7 +28,7 @@ STATIONARY = 10.0
 EXAMPLES = 3
 """Structures that are named for each reason why a task failed."""
 
-COMPARED: tuple[Regime, ...] = ("E", "E-F", "E-F+", "E-H", "E-F-H")
+COMPARED: tuple[Regime, ...] = ("E", "E-F", "E-F+", "E-F+H", "E-H", "E-F-H")
 """Regimes that ranks are given within."""
 
 References = dict[str, dict[str, float]]

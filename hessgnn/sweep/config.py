@@ -21,7 +21,7 @@ from pydantic import (
 from hessgnn.evaluation.run import DEFAULT_TASKS, chosen_tasks
 from hessgnn.experiments.config import ExperimentConfig
 from hessgnn.runtime.config import Settings, get_dotted
-from hessgnn.training.regimes import SweepRegime
+from hessgnn.training.regimes import StudyRegime
 
 PAPER_WEIGHTS = {"loss.forces": 0.30, "loss.hessian": 0.09}
 """Å² and Å⁴, of arXiv 2503.07839."""
@@ -182,7 +182,7 @@ class SweepConfig(ExperimentConfig):
         "storage": True,
     }
 
-    regimes: tuple[SweepRegime, ...] = Field(
+    regimes: tuple[StudyRegime, ...] = Field(
         default=("E-F", "E-F-H"), min_length=1, description="retrained and compared"
     )
     seeds: tuple[NonNegativeInt, ...] = Field(default=(1,), min_length=1, description="of the retraining")

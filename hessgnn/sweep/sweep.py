@@ -72,7 +72,7 @@ from hessgnn.sweep.tuning import (
     baseline_key,
     trial_rows,
 )
-from hessgnn.training.regimes import SweepRegime
+from hessgnn.training.regimes import StudyRegime
 from hessgnn.training.run import Run, ValidationPoint
 
 _RECORD = "record"
@@ -268,7 +268,7 @@ class _Sweep:
         self,
         architecture: str,
         best: tuple[int, FrozenTrial] | None,
-        regime: SweepRegime,
+        regime: StudyRegime,
         seed: int,
         spent: Cost,
         *,
@@ -289,14 +289,15 @@ class _Sweep:
         return Job(run, path, architecture, label, how, stage="final")
 
     def _equal_job(
-        self, architecture: str, best: tuple[int, FrozenTrial], regime: SweepRegime, seed: int, spent: Cost
+        self, architecture: str, best: tuple[int, FrozenTrial], regime: StudyRegime, seed: int, spent: Cost
     ) -> Job | None:
         """A retraining for the device-seconds of E-F-H; none where one of the two failed."""
         pair = [self._final_job(architecture, best, r, seed, spent).folder for r in (regime, "E-F-H")]
         own, other = (read_record(Run(path).record) for path in pair)
-        steps = equal_steps(self.config.final_steps, own, other)
-        if steps is None:
+        mine, theirs = own.cost.seconds_per_step, other.cost.seconds_per_step
+        if "failed" in (own.status, other.status) or mine is None or theirs is None:
             return None
+        steps = equal_steps(other.cost.steps, mine, theirs)
         return self._final_job(architecture, best, regime, seed, spent, steps=steps)
 
     # Work
@@ -365,7 +366,7 @@ class _Sweep:
         study = tuning_study(self.config, architecture, self.storage)
         return Tuning(self.config, architecture, study, self.heartbeat)
 
-    def _trial_job(self, architecture: str, number: int, values: dict[str, Any], regime: SweepRegime = "E-F-H") -> Job:
+    def _trial_job(self, architecture: str, number: int, values: dict[str, Any], regime: StudyRegime = "E-F-H") -> Job:
         config = self.config
         run = config.run_config(architecture, values, steps=config.budget.steps, seed=config.seed, regime=regime)
         path = self.folder / "trials" / folder_name(architecture) / f"{number:03d}"

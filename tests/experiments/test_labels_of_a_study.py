@@ -1,8 +1,13 @@
-"""Parts of the data, and frames that cost what Hessians cost."""
+"""Parts of the data, frames that cost what Hessians cost, and the training sets that are made of them."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,21 +15,18 @@ from ase import Atoms
 
 from hessgnn.data.store.store import Store, write_store
 from hessgnn.errors import ConfigError, DataError
+from hessgnn.experiments import frames as frames_module
 from hessgnn.experiments import labels as labels_module
-from hessgnn.experiments.config import LabelSettings
-from hessgnn.experiments.labels import (
-    displaced_frames,
-    label_gradients,
-    measured_hessian_gradients,
-    n_frames,
-    part_of,
-    require_same_level,
-    write_part,
-)
+from hessgnn.experiments.config import LabelSettings, StudyConfig
+from hessgnn.experiments.frames import displaced_frames, require_same_level
+from hessgnn.experiments.job import Event, JobProgress, Note
+from hessgnn.experiments.labels import TrainingSets, half_of, label_gradients, measured_hessian_gradients, part_of
 from hessgnn.surface.base import SurfaceError
 from hessgnn.surface.engines.ase import AseEngine, AseSettings
 from hessgnn.surface.engines.tblite import TBLiteEngine, TBLiteSettings
-from hessgnn.training.config import DataConfig
+
+MakeStudy = Callable[..., StudyConfig]
+ALL = ["E", "E-F", "E-F+", "E-F+H", "E-F-H"]
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +34,28 @@ def engine() -> TBLiteEngine:
     return TBLiteEngine(TBLiteSettings())
 
 
-def test_smaller_parts_are_inside_larger_ones_and_hold_whole_groups() -> None:
+@pytest.fixture
+def make_sets(make_study: MakeStudy, tmp_path: Path) -> Callable[..., tuple[TrainingSets, list[Event]]]:
+    def make(folder: str = "data", **changes: Any) -> tuple[TrainingSets, list[Event]]:
+        config = make_study(**{"regimes": ALL, "labels": {"hessian_gradients": 1.0}, **changes})
+        told: list[Event] = []
+        return TrainingSets(config, Store.open(config.data.path), tmp_path / folder, told.append), told
+
+    return make
+
+
+MakeSets = Callable[..., tuple[TrainingSets, list[Event]]]
+
+
+def train(path: Path) -> tuple[Store, list[int]]:
+    store = Store.open(path)
+    return store, [int(i) for i in store.indices("train")]
+
+
+@pytest.mark.parametrize("seed", [0, (0, 3)])
+def test_smaller_parts_are_inside_larger_ones_and_hold_whole_groups(seed: int | tuple[int, int]) -> None:
     store = Store.open("rtp-mini")
-    parts = [set(part_of(store, "train", fraction, 0)) for fraction in (0.05, 0.3, 1.0)]
+    parts = [set(part_of(store, "train", fraction, seed)) for fraction in (0.05, 0.3, 1.0)]
     assert parts[0] < parts[1] < parts[2]
     assert len(parts[2]) == store.splits["train"]
     groups = {store.groups[i] for i in parts[1]}
@@ -44,13 +65,126 @@ def test_smaller_parts_are_inside_larger_ones_and_hold_whole_groups() -> None:
     assert len(part_of(store, "train", 1e-6, 0)) >= 1
 
 
-def test_frames_cost_as_much_as_the_hessians_do(tiny_store: Path) -> None:
-    store = Store.open(tiny_store)
-    train = [store[int(i)] for i in store.indices("train")]
-    atoms = sum(len(s) for s in train)
-    assert label_gradients(train, "E", 6.0) == label_gradients(train, "E-F", 6.0) == len(train)
-    assert label_gradients(train, "E-F-H", 6.0) == label_gradients(train, "E-F+", 6.0) == len(train) + 6 * atoms
-    assert n_frames(train[0], 2.5) == round(2.5 * len(train[0]))
+def test_each_seed_draws_a_part_of_its_own(make_sets: MakeSets) -> None:
+    sets, _ = make_sets(base={"data": {"path": "rtp-mini"}})
+    drawn = [tuple(sets.indices(fraction=0.1, draw=draw)) for draw in range(4)]
+    assert len(set(drawn)) == 4
+    assert len({tuple(sets.indices(fraction=1.0, draw=draw)) for draw in range(4)}) == 1
+    for draw in range(4):
+        assert set(sets.indices(fraction=0.1, draw=draw)) < set(sets.indices(fraction=0.4, draw=draw))
+
+
+def test_half_of_each_group_pays_for_frames() -> None:
+    store = Store.open("rtp-mini")
+    halves = {fraction: half_of(store, "train", fraction, (0, 5)) for fraction in (0.2, 1.0)}
+    for fraction, half in halves.items():
+        part = [i for i in part_of(store, "train", fraction, (0, 5)) if store.has_hessian[i]]
+        assert len(half) in (len(part) // 2, -(-len(part) // 2))
+        sizes = Counter(store.groups[i] for i in part)
+        moved = Counter(store.groups[i] for i in half)
+        assert all(abs(2 * moved[group] - size) <= 1 for group, size in sizes.items())
+    assert halves[0.2] == halves[1.0] & set(part_of(store, "train", 0.2, (0, 5)))
+    assert half_of(store, "train", 1.0, (0, 6)) != halves[1.0]
+
+
+@pytest.mark.parametrize("fraction", [0.6, 1.0])
+def test_frames_hessians_and_half_of_each_cost_the_same(make_sets: MakeSets, fraction: float) -> None:
+    """Counted from what stands in the files."""
+    sets, _ = make_sets(labels={"hessian_gradients": 1.4})
+    found = {}
+    for kind in ("E-F+", "E-F+H", "E-F-H"):
+        store, indices = train(sets.path(kind, fraction=fraction, draw=1))
+        hessians = [i for i in indices if store.has_hessian[i]]
+        found[kind] = len(indices) + sum(1.4 * float(store.n_atoms[i]) for i in hessians)
+        stated = sets.label_gradients(kind, fraction=fraction, draw=1)
+        beyond = sets.label_gradients("E-F", fraction=fraction, draw=1) - len(sets.indices(fraction=fraction, draw=1))
+        assert stated - beyond == pytest.approx(found[kind], rel=0.02)
+        n = len(sets.indices(fraction=fraction, draw=1))
+        assert len(hessians) == {"E-F+": 0, "E-F+H": n // 2, "E-F-H": n}[kind]
+    assert max(found.values()) / min(found.values()) < 1.02
+
+
+def test_half_of_each_has_the_frames_of_all_frames(make_sets: MakeSets) -> None:
+    sets, told = make_sets()
+    frames = {}
+    for kind in ("E-F+", "E-F+H"):
+        store, indices = train(sets.path(kind, fraction=1.0, draw=2))
+        frames[kind] = {store.names[i]: store[i].positions.tobytes() for i in indices if store.kinds[i] == "displaced"}
+    assert frames["E-F+H"].items() < frames["E-F+"].items()
+    before = len(told)
+    sets.path("E-F+H", fraction=1.0, draw=3)
+    assert len(told) == before  # nothing was labelled again
+
+
+def test_what_needs_no_frames_and_no_part_is_the_data_itself(make_sets: MakeSets, tmp_path: Path) -> None:
+    sets, _ = make_sets()
+    assert {sets.path(kind, fraction=1.0, draw=1) for kind in ("E", "E-F", "E-F-H")} == {sets.store.path}
+    assert not list((tmp_path / "data").glob("*.h5"))
+    assert sets.path("E-F+", fraction=1.0, draw=1) == sets.path("E-F+", fraction=1.0, draw=2)
+    assert sets.path("E-F", fraction=0.4, draw=1) == sets.path("E-F-H", fraction=0.4, draw=1)
+    other = sets.path("E-F+", fraction=1.0, draw=1, displacement=0.03)
+    assert other != sets.path("E-F+", fraction=1.0, draw=1)
+    store, indices = train(other)
+    parents = {store.names[i]: store[i] for i in indices if store.kinds[i] != "displaced"}
+    moved = [np.std(store[i].positions - parents[store.parents[i]].positions) for i in indices if store.parents[i]]
+    assert max(moved) < 0.05
+
+
+def test_gradients_are_counted(make_sets: MakeSets, tmp_path: Path) -> None:
+    sets, _ = make_sets()
+    store, indices = train(sets.store.path)
+    atoms = int(store.n_atoms[indices].sum())
+    assert label_gradients(store, indices, "E", 6.0) == label_gradients(store, indices, "E-F", 6.0) == len(indices)
+    for kind in ("E-F+", "E-F+H", "E-F-H"):
+        assert label_gradients(store, indices, kind, 6.0) == len(indices) + 6 * atoms  # type: ignore[arg-type]
+    free = [
+        dataclasses.replace(store[i], kind=kind)
+        for i, kind in zip(indices, ["irc", "path", "optimization"], strict=False)
+    ]
+    path = tmp_path / "free.h5"
+    write_store(path, [*free, store[indices[3]]], level_of_theory="GFN2-xTB")
+    assert label_gradients(Store.open(path), range(4), "E-F", 6.0) == 1
+
+
+def test_labels_of_validation_are_counted(make_sets: MakeSets) -> None:
+    for weights, hessians in (({"energy": 1, "forces": 1, "hessian": 0}, 0), ({"energy": 1, "hessian": 0.5}, 1)):
+        sets, _ = make_sets(base={"validation": {"weights": weights}})
+        indices = sets.store.indices("validation")
+        atoms = int(sets.store.n_atoms[indices].sum())
+        assert sets.validation_gradients() == len(indices) + hessians * atoms
+        assert sets.cost("E-F", fraction=1.0, draw=1).validation_gradients == sets.validation_gradients()
+
+
+def test_reference_energies_are_those_of_the_part(make_sets: MakeSets) -> None:
+    sets, told = make_sets(base={"data": {"path": "rtp-mini"}})
+    whole, large = (sets.changes(fraction=f, draw=1)["data.reference_energies"] for f in (1.0, 0.5))
+    assert whole.keys() == large.keys() == set(sets.store.elements())
+    assert whole != large
+    part = np.array(sets.indices(fraction=0.5, draw=1))
+    counts = sets.store.composition(sets.store.elements(), part).astype(float)
+    wanted = np.linalg.lstsq(counts, sets.store.energies[part], rcond=None)[0]
+    np.testing.assert_allclose(list(large.values()), wanted)
+    assert told == []
+
+
+def test_a_part_that_determines_no_reference_energies_takes_the_next_larger_one(make_sets: MakeSets) -> None:
+    sets, told = make_sets(base={"data": {"path": "rtp-mini"}})
+    own = sets.indices(fraction=1e-6, draw=1)
+    reference = sets.changes(fraction=1e-6, draw=1)["data.reference_energies"]
+    assert set(reference) == set(sets.store.elements())
+    (note,) = told
+    assert isinstance(note, Note)
+    assert "do not determine the reference energies" in note.text
+    number = int(note.text.split("fitted to the ")[1].split()[0])
+    assert len(own) < number < len(sets.indices(fraction=1.0, draw=1)) / 2
+    # The energies of the others are on the bill, of all kinds alike.
+    assert sets.label_gradients("E-F", fraction=1e-6, draw=1) == number
+    sets.changes(fraction=1e-6, draw=1)
+    assert len(told) == 1
+    given, told = make_sets(base={"data": {"path": "rtp-mini", "reference_energies": reference}})
+    assert given.changes(fraction=1e-6, draw=1)["data.reference_energies"] == reference
+    assert given.label_gradients("E-F", fraction=1e-6, draw=1) == len(own)
+    assert told == []
 
 
 def test_frames_are_labelled_and_lie_around_their_structure(tiny_store: Path, engine: TBLiteEngine) -> None:
@@ -82,17 +216,17 @@ def test_what_cannot_be_labelled_is_told(tiny_store: Path) -> None:
 
 
 def test_a_training_set_is_written_once_and_killed_labelling_goes_on(
-    tiny_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_sets: MakeSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, data, settings = Store.open(tiny_store), DataConfig(), LabelSettings()
-    path = tmp_path / "train-plus.h5"
-    told = []
-    write_part(store, data, 0.4, path, settings, frames_for=1.0, observer=lambda *progress: told.append(progress))
+    sets, told = make_sets()
+    part = sets.indices(fraction=0.4, draw=1)
+    path = sets.path("E-F+", fraction=0.4, draw=1)
+    steps = [(event.step, event.total) for event in told if isinstance(event, JobProgress)]
+    assert steps == [(k, len(part)) for k in range(len(part) + 1)]
     written = Store.open(path)
-    part = [store[i] for i in part_of(store, "train", 0.4, 0)]
-    assert told == [(k, len(part)) for k in range(len(part) + 1)]
-    assert written.splits == {"train": sum(1 + len(s) for s in part), "validation": 2}
+    assert written.splits == {"train": sum(1 + int(sets.store.n_atoms[i]) for i in part), "validation": 2}
     assert written.attributes.level_of_theory == "GFN2-xTB"
+    assert not written.has_hessian[written.indices("train")].any()
     before = written.attributes.content_hash
     path.unlink()
 
@@ -103,40 +237,84 @@ def test_a_training_set_is_written_once_and_killed_labelling_goes_on(
             raise AssertionError("was labelled again")
 
     with monkeypatch.context() as patch:
-        patch.setattr(labels_module, "make_engine", lambda settings: Never())
-        write_part(store, data, 0.4, path, settings, frames_for=1.0)
+        patch.setattr(frames_module, "make_engine", lambda settings: Never())
+        assert sets.path("E-F+", fraction=0.4, draw=1) == path
     assert Store.open(path).attributes.content_hash == before
-    damaged = next((tmp_path / "frames").iterdir())
+    damaged = next((tmp_path / "data" / "frames").iterdir())
     damaged.write_bytes(b"damaged")
     path.unlink()
-    write_part(store, data, 0.4, path, settings, frames_for=1.0)
+    sets.path("E-F+", fraction=0.4, draw=1)
     assert Store.open(path).attributes.content_hash == before
 
 
-def test_processes_change_no_label(tiny_store: Path, tmp_path: Path) -> None:
-    store, hashes = Store.open(tiny_store), set()
+def test_several_may_ask_for_the_same_set_at_once(
+    make_sets: MakeSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, label = [], frames_module._label_one
+    monkeypatch.setattr(frames_module, "_label_one", lambda job: (made.append(job.path), label(job)))
+    several = [make_sets()[0] for _ in range(4)]  # as several processes have
+    with ThreadPoolExecutor(4) as threads:
+        paths = list(threads.map(lambda sets: sets.path("E-F+", fraction=1.0, draw=1), several))
+    assert len(set(paths)) == 1
+    assert len(made) == len(set(made)) == 6
+    assert {path.suffix for path in (tmp_path / "data").iterdir()} == {".h5", ""}  # no lock, no temporary file
+
+
+def test_what_the_observer_raises_ends_the_labelling(make_sets: MakeSets, tmp_path: Path) -> None:
+    sets, _ = make_sets()
+
+    def stop(event: Event) -> None:
+        if isinstance(event, JobProgress) and event.step == 2:
+            raise KeyboardInterrupt
+
+    sets._observer = stop
+    with pytest.raises(KeyboardInterrupt):
+        sets.path("E-F+", fraction=1.0, draw=1)
+    assert not list((tmp_path / "data").glob("*.h5"))
+    again, told = make_sets()
+    again.path("E-F+", fraction=1.0, draw=1)
+    assert [event.step for event in told if isinstance(event, JobProgress)] == [2, 3, 4, 5, 6]
+
+
+def test_processes_change_no_label(make_sets: MakeSets) -> None:
+    hashes = set()
     for processes in (1, 2):
-        path, told = tmp_path / str(processes) / "train-plus.h5", []
-        write_part(
-            store,
-            DataConfig(),
-            1.0,
-            path,
-            LabelSettings(),
-            frames_for=0.5,
-            processes=processes,
-            observer=lambda *progress, told=told: told.append(progress),
-        )
-        assert told[-1] == (6, 6)
-        hashes.add(Store.open(path).attributes.content_hash)
+        sets, told = make_sets(str(processes), workers=processes, labels={"hessian_gradients": 0.5})
+        hashes.add(Store.open(sets.path("E-F+", fraction=1.0, draw=1)).attributes.content_hash)
+        assert isinstance(told[-1], JobProgress)
+        assert (told[-1].step, told[-1].total) == (6, 6)
     assert len(hashes) == 1
 
 
-def test_a_structure_that_cannot_be_labelled_is_told_by_a_process_too(tiny_store: Path, tmp_path: Path) -> None:
-    settings = LabelSettings(displacement=0.6, attempts=1)  # atoms come too close, which takes no time to see
+def test_a_structure_that_cannot_be_labelled_is_told_by_a_process_too(make_sets: MakeSets, tmp_path: Path) -> None:
+    # Atoms come too close, which takes no time to see.
+    labels = {"displacement": 0.6, "attempts": 1, "hessian_gradients": 6.0}
+    sets, _ = make_sets(workers=2, labels=labels)
     with pytest.raises(DataError, match="could not be labelled in 1 attempts"):
-        write_part(Store.open(tiny_store), DataConfig(), 0.4, tmp_path / "x.h5", settings, frames_for=6.0, processes=2)
-    assert not (tmp_path / "x.h5").exists()
+        sets.path("E-F+", fraction=0.4, draw=1)
+    assert not list((tmp_path / "data").glob("*.h5"))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"regimes": ["E-F+"]}, {"regimes": ["E-F+H"]}, {"labels": {"hessian_gradients": "measured"}}]
+)
+def test_training_sets_of_another_level_of_theory_are_refused(
+    make_sets: MakeSets, tiny_store: Path, tmp_path: Path, changes: dict
+) -> None:
+    store, other = Store.open(tiny_store), tmp_path / "other.h5"
+    write_store(other, list(store), level_of_theory="wB97X-D/6-31G(d)")
+    with pytest.raises(ConfigError, match=r"the data are wB97X.*leave E-F\+ and E-F\+H out"):
+        make_sets(**{"regimes": ["E-F"], **changes}, base={"data": {"path": str(other)}})
+    make_sets(regimes=["E-F", "E-F-H"], base={"data": {"path": str(other)}})
+
+
+def test_what_was_measured_is_kept_and_said(make_sets: MakeSets, monkeypatch: pytest.MonkeyPatch) -> None:
+    costs = iter([4.5, 7.0])
+    monkeypatch.setattr(labels_module, "measured_hessian_gradients", lambda *_: next(costs))
+    first, second = (make_sets(labels={"hessian_gradients": "measured"})[0] for _ in range(2))
+    assert first.hessian_gradients == second.hessian_gradients == 4.5
+    assert first.hessian_cost() == "a Hessian costs 4.5 gradients an atom, measured with tblite on 5 structures"
+    assert make_sets()[0].hessian_cost() == "a Hessian costs 1 gradients an atom"
 
 
 def test_frames_of_another_level_of_theory_are_refused(tiny_store: Path, tmp_path: Path, engine: TBLiteEngine) -> None:

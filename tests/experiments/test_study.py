@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,11 +13,12 @@ import pytest
 from hessgnn.cli.study import study as study_command
 from hessgnn.data.store.store import Store
 from hessgnn.errors import ConfigError, NothingTrained
-from hessgnn.evaluation.record import Record, read_record
+from hessgnn.evaluation.evaluate import evaluate
+from hessgnn.evaluation.record import read_record
 from hessgnn.experiments.config import StudyConfig
 from hessgnn.experiments.job import Event, JobProgress
 from hessgnn.experiments.study import Cell, cells_of, study
-from hessgnn.experiments.study_report import StudyRuns
+from hessgnn.experiments.study_report import StudyRuns, read_points, summary
 from hessgnn.leaderboard.collect import collect
 from hessgnn.leaderboard.scores import score
 from hessgnn.runtime.config import load, save
@@ -31,49 +33,63 @@ def silent(_: object) -> None:
     pass
 
 
-def test_a_study_compares_labels_on_parts_of_the_data(
-    make_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def takes_longer(steps: int, own: Record, other: Record) -> int:
-        assert (own.cost.steps, own.regime != other.regime, other.regime) == (steps, True, "E-F-H")
-        return steps + 3
+STEP_COSTS = {"E": 1.0, "E-F": 1.0, "E-F+": 1.0, "E-F+H": 1.2, "E-F-H": 1.5}
 
-    monkeypatch.setattr("hessgnn.experiments.study.equal_steps", takes_longer)  # clocks are no subject of a test
+
+def test_a_study_compares_labels_on_parts_of_the_data(make_study: MakeStudy, tmp_path: Path) -> None:
     config = make_study(
-        regimes=["E", "E-F", "E-F+", "E-F-H"],
+        regimes=["E", "E-F", "E-F+", "E-F+H", "E-F-H"],
         fractions=[1.0, 0.4],
         seeds=[1],
         equal_seconds=True,
+        step_costs={"schnet": STEP_COSTS},
         labels={"hessian_gradients": 1.0},
         tasks=["vibrations"],
     )
-    assert len(cells_of(config)) == 2 * 4 + 2 * 3
+    assert len(cells_of(config)) == 2 * 5 + 2 * 4
     records = study(config, tmp_path, silent)
     points = StudyRuns.model_validate_json((tmp_path / "points.json").read_text())
-    assert len(points.points) == 14
+    assert len(points.points) == 18
     assert {point.status for point in points.points} == {"ok"}
     by_kind = {(p.regime, p.fraction, p.budget): p for p in points.points}
-    assert by_kind["E-F+", 0.4, "steps"].label_gradients == by_kind["E-F-H", 0.4, "steps"].label_gradients
+    costs = {by_kind[kind, 0.4, "steps"].label_gradients for kind in ("E-F+", "E-F+H", "E-F-H")}
+    assert len(costs) == 1  # the same bill for all that know more than energies and forces of the structures
+    assert by_kind["E-F", 0.4, "steps"].label_gradients < costs.pop()
     assert by_kind["E-F", 0.4, "steps"].structures < by_kind["E-F", 1.0, "steps"].structures == 6
     assert {p.steps for p in points.points if p.budget == "steps"} == {6}
-    assert {p.steps for p in points.points if p.budget == "seconds"} == {9}
+    # Of fixed costs of a step, not of the clock.
+    assert {(p.regime, p.steps) for p in points.points if p.budget == "seconds"} == {
+        ("E", 9),
+        ("E-F", 9),
+        ("E-F+", 9),
+        ("E-F+H", 8),
+    }
+    cost = read_record(tmp_path / by_kind["E-F-H", 1.0, "steps"].run / "record.json").cost
+    point = by_kind["E-F-H", 1.0, "steps"]
+    assert (cost.label_gradients, cost.validation_gradients) == (point.label_gradients, point.validation_gradients)
+    assert point.total_gradients == point.label_gradients + (point.validation_gradients or 0) > point.label_gradients
+    assert evaluate(tmp_path / point.run).cost == cost  # an evaluation by hand forgets nothing
 
     # Judged on the whole data, and with its own name for what it saw.
     plus = read_record(tmp_path / by_kind["E-F+", 1.0, "steps"].run / "record.json")
     assert (plus.regime, plus.data.name) == ("E-F+", "tiny")
-    assert plus.config["data"]["path"].endswith("train-1-plus.h5")
+    assert plus.config["data"]["path"].endswith("train-1-frames-0.1.h5")
     assert "vibrations_failed" in plus.metrics["test"]
     assert "vibrations_failed" not in read_record(tmp_path / by_kind["E", 0.4, "steps"].run / "record.json").metrics
 
     board = score(collect(records))
     assert [row.entry for row in board.rows if row.regime == "E-F+"] == ["schnet E-F+, 100 %"]
-    assert len(board.rows) == 5
+    assert len(board.rows) == 6
     text = (tmp_path / "study.md").read_text()
-    for title in ("T4: Hessians on 40 % against none on 100 %", "Hessians or more forces, equal steps"):
+    for title in ("T4: Hessians on 40 % against none on 100 %", "Hessians or displaced frames, equal steps"):
         assert title in text
     page = (tmp_path / "study.html").read_text()
     assert "Data efficiency, equal device-seconds" in page
     assert "Hessians or more forces, equal steps" in page
+    assert "Half of each or displaced frames, equal device-seconds" in page
+    assert "not known to be converged" in page
+    assert "circle-open" in page
+    assert "Validation labels / gradients" in text
 
 
 def test_a_redirected_study_prints_a_line_for_each_finished_unit(
@@ -83,7 +99,7 @@ def test_a_redirected_study_prints_a_line_for_each_finished_unit(
     save(config, tmp_path / "study.yaml")
     study_command(tmp_path / "study.yaml", [], output=tmp_path / "out", dry_run=False)
     printed, log = capsys.readouterr().out, (tmp_path / "out" / "study.log").read_text()
-    units = [r"labels train-1-plus\] labelling frames 6/6$", r"report\] .*leaderboard written$"]
+    units = [r"labels train-1-frames-0\.1\] labelling frames 6/6$", r"report\] .*leaderboard written$"]
     for regime in (r"E-F\+", "E-F-H"):
         run = rf"run schnet {regime}, 100 %, seed 1\]"
         units += [rf"{run} 6/6 steps  E \d", rf"{run} finished: score .* device-seconds$"]
@@ -131,8 +147,9 @@ def test_equal_steps_can_be_looked_at_while_equal_seconds_run(make_study: MakeSt
         if isinstance(event, JobProgress) and "seconds" in event.title.folder:
             raise KeyboardInterrupt
 
+    config = make_study(seeds=[1], equal_seconds=True, step_costs={"schnet": STEP_COSTS})
     with pytest.raises(KeyboardInterrupt):
-        study(make_study(seeds=[1], equal_seconds=True), tmp_path, stop)
+        study(config, tmp_path, stop)
     points = StudyRuns.model_validate_json((tmp_path / "points.json").read_text()).points
     assert {point.budget for point in points} == {"steps"}
     assert (tmp_path / "study.html").exists()
@@ -146,6 +163,10 @@ def test_equal_steps_can_be_looked_at_while_equal_seconds_run(make_study: MakeSt
         ({"tasks": ["vibration"]}, "did you mean 'vibrations'"),
         ({"regimes": ["E-F"], "equal_seconds": True}, "needs the regime E-F-H"),
         ({"base": {"loss": {"hessian": 0.0}}}, "there is no regime E-F-H"),
+        ({"regimes": ["E-F+H"], "base": {"loss": {"hessian": 0.0}}}, r"there is no regime E-F\+H"),
+        ({"fraction": 0.5}, r"write fractions: \[0.5\]"),
+        ({"step_costs": {"ani": STEP_COSTS}}, "'ani' is none of the architectures"),
+        ({"step_costs": {"schnet": {"E-F": 1.0}}}, "schnet lacks E-F-H"),
         ({"base": {"potential": {"name": "ani"}}}, "base holds no potential"),
         ({"base": {"training": {"stps": 3}}}, "did you mean 'steps'"),
     ],
@@ -158,11 +179,56 @@ def test_what_makes_no_study_is_told(make_study: MakeStudy, changes: dict, messa
 def test_the_steps_of_equal_time_are_kept_when_a_study_goes_on(make_study: MakeStudy, tmp_path: Path) -> None:
     config = make_study(seeds=[1], equal_seconds=True)
     study(config, tmp_path, silent)
+    costs = json.loads((tmp_path / "data" / "step-costs.json").read_text())["costs"]["schnet"]
+    assert costs["E-F"] == 1
+    assert set(costs) == {"E-F", "E-F-H"}
     folder = Cell("schnet", "E-F", 1.0, 1, "seconds").folder(tmp_path)
     steps = Run(folder).config().training.steps
     (folder / "record.json").unlink()
     study(config, tmp_path, silent)
     assert Run(folder).config().training.steps == steps == read_record(folder / "record.json").cost.steps
+    assert steps == max(1, round(6 * costs["E-F-H"]))
+
+
+def test_seeds_draw_parts_of_their_own(make_study: MakeStudy, tmp_path: Path) -> None:
+    config = make_study(regimes=["E-F"], fractions=[0.4], seeds=[1, 2])
+    study(config, tmp_path, silent)
+    names = []
+    for seed in config.seeds:
+        store = Store.open(Run(Cell("schnet", "E-F", 0.4, seed).folder(tmp_path)).config().data.path)
+        names.append({store.names[i] for i in store.indices("train")})
+    assert names[0] != names[1]
+
+
+def test_an_unfinished_study_of_older_rules_is_refused(make_study: MakeStudy, tmp_path: Path) -> None:
+    config = make_study(seeds=[1])
+    save(config, tmp_path / "study.yaml")
+    written = (tmp_path / "study.yaml").read_text()
+    assert "rules: 2\n" in written
+    (tmp_path / "study.yaml").write_text(written.replace("rules: 2\n", "of_old: 1\n"))
+    with pytest.raises(ConfigError, match=r"begun under other rules of comparison.*can still be compared"):
+        study(config, tmp_path, silent)
+    assert not list(tmp_path.glob("runs/*"))
+
+
+def test_points_of_version_0_1_0_are_read(tmp_path: Path) -> None:
+    with zipfile.ZipFile(Path(__file__).parents[1] / "stored" / "version-0.1.0.zip") as archive:
+        archive.extract("study/points.json", tmp_path)
+    points = read_points(tmp_path / "study")
+    assert {(point.validation_gradients, point.converged) for point in points.points} == {(None, None)}
+    assert all(point.total_gradients == point.label_gradients for point in points.points)
+    assert "2 not known to be converged" in summary(points)
+
+
+@pytest.mark.parametrize("name", ["claims", "efficiency"])
+def test_shipped_studies_compare_labels_of_equal_cost_fairly(name: str) -> None:
+    config = load(StudyConfig, find_resource(f"sweeps/{name}.yaml"))
+    assert config.regimes == ("E-F", "E-F+", "E-F+H", "E-F-H")
+    for architecture in config.architectures:
+        runs = [config.run_config(architecture, {}, steps=config.steps, seed=1, regime=r) for r in config.regimes]
+        assert {run.loss.energy_form for run in runs} == {"per_sqrt_atom"}
+        assert {run.validation.weights["hessian"] for run in runs} == {0.0}
+        assert {(run.training.schedule.kind, run.training.schedule.stop_below) for run in runs} == {("plateau", 1e-4)}
 
 
 @pytest.mark.parametrize("name", ["paper", "claims", "efficiency"])

@@ -1,0 +1,154 @@
+"""Displaced frames: energies and forces around stationary points, for what Hessians would cost."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hessgnn.data.store.store import Store
+from hessgnn.data.structure import Array, Structure
+from hessgnn.errors import ConfigError, DataError
+from hessgnn.experiments.config import LabelSettings
+from hessgnn.molecules.geometry import molecule_rng
+from hessgnn.runtime.files import atomic_path
+from hessgnn.runtime.processes import each
+from hessgnn.surface.base import SurfaceError
+from hessgnn.surface.engines.base import Engine, make_engine
+
+FRAME = "displaced"
+"""Kind of the displaced frames."""
+CLOSEST = 0.6
+"""Å: frames with atoms nearer than this are drawn again."""
+
+
+def displaced_frames(structure: Structure, number: int, engine: Engine, settings: LabelSettings) -> list[Structure]:
+    """Label frames around a structure, each atom moved at random.
+
+    No Hessian guides the displacements: a user without Hessians has none. The standard deviation of a frame's
+    displacements is drawn between 0 and the settings' largest, so that small and large ones occur. Frames are in the
+    split of the structure, with it as their parent.
+
+    Raises
+    ------
+    DataError
+        When a frame cannot be labelled in so many attempts.
+    """
+    frames: list[Structure] = []
+    rng = molecule_rng(settings.seed, structure.name)
+    for k in range(number):
+        for _ in range(settings.attempts):
+            spread = settings.displacement * rng.uniform()
+            positions = structure.positions + rng.normal(scale=spread, size=structure.positions.shape)
+            if _closest(positions) < CLOSEST:
+                continue
+            image = structure.to_atoms()
+            image.positions = positions
+            try:
+                energy, forces = engine.energy_forces(image)
+            except SurfaceError:
+                continue
+            frames.append(_frame(structure, k, positions, energy, forces))
+            break
+        else:
+            raise DataError(
+                f"frame {k} could not be labelled in {settings.attempts} attempts",
+                where=structure.name,
+                hint="lower labels.displacement",
+            )
+    return frames
+
+
+def require_same_level(store: Store, engine: Engine) -> None:
+    """Refuse to label at another level of theory than that of the data."""
+    if store.attributes.level_of_theory != engine.level_of_theory:
+        raise ConfigError(
+            f"the data are {store.attributes.level_of_theory}, the engine that would label them gives "
+            f"{engine.level_of_theory}",
+            where=store.path,
+            hint="leave E-F+ and E-F+H out of `regimes`, or set labels.engine",
+        )
+
+
+@dataclass(frozen=True)
+class FrameJob:
+    """Frames of one structure, kept in a file."""
+
+    folder: Path
+    structure: Structure
+    number: int
+    settings: LabelSettings
+
+    @property
+    def path(self) -> Path:
+        """Named after all that they depend on."""
+        positions = self.structure.positions.tobytes().hex()
+        labels = self.settings.model_dump_json(exclude={"hessian_gradients"})
+        key = f"{self.structure.name} {self.number} {labels} {positions}"
+        return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.npz"
+
+    def kept(self) -> list[Structure] | None:
+        """The frames in the file; ``None`` where there is none, or a damaged one."""
+        try:
+            with np.load(self.path, allow_pickle=False) as kept:
+                columns = zip(kept["positions"], kept["energy"], kept["forces"], strict=True)
+                return [_frame(self.structure, k, *column) for k, column in enumerate(columns)]
+        except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+            return None
+
+    def frames(self) -> list[Structure]:
+        """The frames, which have been labelled."""
+        found = self.kept()
+        assert found is not None, self.path
+        return found
+
+
+def label_frames(jobs: Sequence[FrameJob], processes: int, observer: Callable[[int, int], None], where: Path) -> None:
+    """Label what is not kept yet."""
+    todo = [job for job in jobs if job.kept() is None]
+
+    def tell(done: int) -> None:
+        observer(len(jobs) - len(todo) + done, len(jobs))
+
+    if not todo:
+        return
+    tell(0)
+    alone = min(processes, len(todo)) < 2
+    finished = map(_label_one, todo) if alone else each(_label_one, todo, processes, where=where)
+    for done, _ in enumerate(finished, 1):
+        tell(done)
+
+
+def _label_one(job: FrameJob) -> None:
+    """With an engine of its own, as it takes the density of the last geometry for a guess of the next one."""
+    frames = displaced_frames(job.structure, job.number, make_engine(job.settings.engine), job.settings)
+    with atomic_path(job.path) as temporary, temporary.open("wb") as file:
+        np.savez(
+            file,
+            positions=np.array([frame.positions for frame in frames]),
+            energy=np.array([frame.energy for frame in frames]),
+            forces=np.array([frame.forces for frame in frames]),
+        )
+
+
+def _frame(structure: Structure, k: int, positions: Array, energy: float, forces: Array) -> Structure:
+    return Structure(
+        numbers=structure.numbers,
+        positions=positions,
+        energy=float(energy),
+        forces=forces,
+        name=f"{structure.name}/displaced-{k:03d}",
+        group=structure.group,
+        kind=FRAME,
+        split=structure.split,
+        parent=structure.name,
+    )
+
+
+def _closest(positions: Array) -> float:
+    distances = np.linalg.norm(positions[:, None] - positions[None], axis=-1)
+    return float(distances[np.triu_indices(len(positions), 1)].min(initial=np.inf))
