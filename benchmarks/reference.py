@@ -5,7 +5,7 @@ Errors of GFN2-xTB on data labelled by GFN2-xTB are the noise of the tasks. The 
 
     python benchmarks/reference.py gfn2 [md.rise=500 …] [--folder runs/reference] [--tasks all] [--splits test,irc]
     python benchmarks/reference.py bad [md.rise=500 …]
-    python benchmarks/reference.py interpolated neb.begin=interpolation --tasks neb --splits test
+    python benchmarks/reference.py path neb.begin=path --tasks neb --splits test
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ def bad() -> Calculator:
     return MorsePotential(epsilon=4.0, r0=1.2, rho0=4.0, rcut1=4.0, rcut2=6.0)
 
 
-interpolated = gfn2
-"""The reference once more, for bands that begin without knowledge of its paths."""
+path = gfn2
+"""The reference once more, for bands that begin on its own paths."""
 
-SURFACES = {"gfn2": gfn2, "bad": bad, "interpolated": interpolated}
+SURFACES = {"gfn2": gfn2, "bad": bad, "path": path}
 
 
 def run(name: str, folder: Path, tasks: list[str], splits: list[str], overrides: list[str]) -> None:

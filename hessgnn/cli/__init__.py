@@ -50,7 +50,7 @@ def train(
 def evaluate(
     run: Annotated[Path | None, typer.Argument(help="Run folder; not needed with --calculator.")] = None,
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="Settings of tasks such as md.preset=full vibrations.fmax=1e-5.")
+        list[str] | None, typer.Argument(help="Settings of tasks such as sample=1000 subjects=12 md.preset=full.")
     ] = None,
     tasks: Annotated[
         list[str] | None,

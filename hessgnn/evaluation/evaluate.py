@@ -16,8 +16,16 @@ from hessgnn.data.structure import Structure
 from hessgnn.errors import ConfigError, DataError
 from hessgnn.evaluation.predictions import Predictions
 from hessgnn.evaluation.record import Budget, Cost, CurvePoint, DataSource, Record, read_record, write_record
-from hessgnn.evaluation.run import DEFAULT_TASKS, ProgressCallback, TaskResults, TaskSettings, chosen_tasks, run_tasks
-from hessgnn.evaluation.tasks.accuracy import error_metrics
+from hessgnn.evaluation.run import (
+    DEFAULT_TASKS,
+    SAMPLE,
+    ProgressCallback,
+    TaskResults,
+    TaskSettings,
+    chosen_tasks,
+    run_tasks,
+)
+from hessgnn.evaluation.tasks.accuracy import error_metrics, sampled
 from hessgnn.potentials.saved import load, load_checkpoint
 from hessgnn.runtime.machine import hardware
 from hessgnn.surface.base import Answer, Surface
@@ -169,11 +177,13 @@ def record_failure(
     return record
 
 
-def record_mean_predictor(folder: str | Path, data: DataConfig, splits: Sequence[str] | None = None) -> Record:
+def record_mean_predictor(
+    folder: str | Path, data: DataConfig, splits: Sequence[str] | None = None, sample: int | None = SAMPLE
+) -> Record:
     """Evaluate the predictor that knows the composition only, the floor of every leaderboard.
 
     Its energy is a sum over the elements, with reference energies from the training split; its forces and its
-    curvature are zero.
+    curvature are zero. ``sample`` is that of :class:`~hessgnn.evaluation.run.TaskSettings`.
     """
     folder = Path(folder)
     store = Store.open(data.path)
@@ -181,7 +191,7 @@ def record_mean_predictor(folder: str | Path, data: DataConfig, splits: Sequence
     reference = data.reference_energies or fit_reference_energies(store, train, store.elements())
     metrics, files = {}, {}
     for split in _splits(store, splits, (data.train, data.validation)):
-        structures = [store[int(i)] for i in store.indices(split)]
+        structures = [store[i] for i in sampled(store, split, sample)]
         predictions = Predictions.of(structures, (_of_composition(s, reference) for s in structures))
         files[split] = predictions.save(folder / f"predictions-{split}.npz")
         metrics[split] = error_metrics(predictions)
@@ -196,6 +206,7 @@ def record_mean_predictor(folder: str | Path, data: DataConfig, splits: Sequence
         cost=Cost(),
         weights={},
         metrics=metrics,
+        split_sizes={split: len(store.indices(split)) for split in metrics},
         predictions=files,
         versions=versions(),
         hardware=hardware(),
@@ -248,10 +259,17 @@ def _results(
         _known(path, surface, store),
         all_splits=splits is not None,
         limit=settings.subjects,
+        sample=settings.sample,
         processes=processes,
         observer=observer,
     )
-    circumstances = {"fingerprint": surface.fingerprint, "versions": versions(), "hardware": hardware()}
+    sizes = {split: len(store.indices(split)) for split in found.metrics if split in store.splits}
+    circumstances = {
+        "split_sizes": sizes,
+        "fingerprint": surface.fingerprint,
+        "versions": versions(),
+        "hardware": hardware(),
+    }
     return {**found.fields(), "data": source(store), **circumstances}
 
 

@@ -29,7 +29,7 @@ CURVATURE = (
     "curvature_negative_same",
     "curvature_asymmetry",
 )
-PROFILES = ("profile_mae", "profile_barrier_mae")
+PROFILES = ("profile_mae",)
 
 NEGATIVE = 10.0
 """cm⁻¹: modes count as negative below minus this (as in ReactBench)."""
@@ -251,12 +251,9 @@ def profile_values(predictions: Predictions) -> Values:
 
     The frames of a path are those of kind ``irc`` with the same parent, in the order of their names.
 
-    ======================= ===========================================================================
-    ``profile_mae``         mean absolute error of the energies after their mean error was taken off: an
-                            error that is the same all along the path changes no profile
-    ``profile_barrier_mae`` absolute error of the difference between the reference's highest frame and
-                            the first one
-    ======================= ===========================================================================
+    ``profile_mae`` is the mean absolute error of the energies after their mean error was taken off: an error that is
+    the same all along the path changes no profile. Barriers are another task's, see
+    :mod:`hessgnn.evaluation.tasks.barriers`: the frames of a path do not include its transition state.
     """
     found: Values = {name: {} for name in PROFILES}
     known = (predictions.kind == IRC) & (predictions.parent != "") & np.isfinite(predictions.energy_reference)
@@ -267,10 +264,8 @@ def profile_values(predictions: Predictions) -> Values:
         frames = frames[np.argsort(predictions.name[frames], kind="stable")]
         reference = predictions.energy_reference[frames]
         errors = 1e3 * (predictions.energy_predicted[frames] - reference)
-        top = int(np.argmax(reference))
         finite = bool(np.isfinite(errors).all())
         found["profile_mae"][str(parent)] = float(np.abs(errors - errors.mean()).mean()) if finite else None
-        found["profile_barrier_mae"][str(parent)] = float(abs(errors[top] - errors[0])) if finite else None
     return found
 
 

@@ -131,6 +131,10 @@ class Record(Settings):
     cost: Cost
     weights: dict[str, float] = Field(description="energy (1), forces (Å²) and hessian (Å⁴) weights of the loss")
     metrics: dict[str, dict[str, Metric]] = Field(description="split -> metric name -> metric")
+    split_sizes: dict[str, NonNegativeInt] = Field(
+        default_factory=dict,
+        description="structures of each split; a metric whose n is smaller was taken over a sample",
+    )
     curve: list[CurvePoint] = Field(default_factory=list)
     converged: bool | None = Field(
         default=None,

@@ -18,6 +18,8 @@ from hessgnn.surface.base import Surface
 
 DEFAULT_TASKS = ("accuracy",)
 """Tasks that are run when none is named: the others take minutes rather than seconds."""
+SAMPLE = 300
+"""Structures of a split: their full Hessians are seconds, and those of thousands of frames half of a small study."""
 
 
 class _Common(Settings):
@@ -25,7 +27,10 @@ class _Common(Settings):
 
     subjects: PositiveInt | None = Field(
         default=None,
-        description="most molecules or reactions of a split that are simulated, spread evenly over it; all if absent",
+        description="most molecules or reactions of a split that are simulated, spread over its families; all if null",
+    )
+    sample: PositiveInt | None = Field(
+        default=SAMPLE, description="most structures of a split that accuracy predicts, the same for all; all if null"
     )
 
 
@@ -145,6 +150,7 @@ def run_tasks(
     *,
     all_splits: bool,
     limit: int | None = None,
+    sample: int | None = None,
     processes: int = 1,
     observer: ProgressCallback | None = None,
 ) -> TaskResults:
@@ -162,6 +168,8 @@ def run_tasks(
         Whether a split that holds nothing for a task is a failure of it. It is if no split holds anything, too.
     limit
         Most subjects of a split that are simulated; all if absent.
+    sample
+        Most structures of a split that are predicted; all if absent.
     processes
         That subjects of a task are divided between, one thread each; tasks that compute them together use this one.
     observer
@@ -179,7 +187,7 @@ def run_tasks(
                 if observer is not None:
                     observer(label, done, total)
 
-            context = SplitContext(surface, store, split, source, folder, limit, processes, progress)
+            context = SplitContext(surface, store, split, source, folder, limit, processes, progress, sample)
             known.replace(type(task), split, _evaluate(task, found, context))
     return known
 

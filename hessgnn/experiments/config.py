@@ -8,6 +8,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_va
 
 from hessgnn.evaluation.record import Budget
 from hessgnn.evaluation.run import DEFAULT_TASKS, TaskSettings, chosen_tasks
+from hessgnn.evaluation.tasks.base import TASKS
 from hessgnn.runtime.config import Settings, merge, parse, set_dotted
 from hessgnn.surface.engines.base import EngineChoice
 from hessgnn.surface.engines.tblite import TBLiteSettings
@@ -104,8 +105,14 @@ class ExperimentConfig(Settings):
         return self.run_config(next(iter(self.architectures)), {}, steps=1, seed=0, regime=self.regimes[0]).data
 
     def identity(self) -> dict[str, Any]:
-        """All settings that results depend on: an experiment with another identity is a different one."""
-        return self.model_dump(mode="json", exclude=self.MAY_CHANGE)
+        """All settings that results depend on: an experiment with another identity is a different one.
+
+        Settings of tasks that are not run do not count, so that their defaults may change with the version.
+        """
+        found = self.model_dump(mode="json", exclude=self.MAY_CHANGE)
+        kept = {"subjects", "sample", *(TASKS[name].name for name in self.tasks)}
+        found["evaluate"] = {key: value for key, value in found["evaluate"].items() if key in kept}
+        return found
 
     def run_config(
         self,

@@ -148,7 +148,7 @@ def study(config: StudyConfig, folder: Path, observer: Observer) -> list[Path]:
         if all(point.status == "failed" for point in points.points):
             hint = "see the `record.json` of its runs for the reasons"
             raise NothingTrained("no run could be trained", where=folder, hint=hint)
-        record_mean_predictor(_board(config, folder)[0], config.data)
+        record_mean_predictor(_board(config, folder)[0], config.data, sample=config.evaluate.sample)
     return _board(config, folder)
 
 

@@ -114,7 +114,7 @@ def sweep(config: SweepConfig, folder: Path, observer: Observer) -> list[Path]:
             raise unusable(config, folder, error) from error
     mean = folder / "final" / "mean-predictor"
     if not Run(mean).record.exists():
-        record_mean_predictor(mean, config.data)
+        record_mean_predictor(mean, config.data, sample=config.evaluate.sample)
     return [mean, *finals]
 
 

@@ -108,7 +108,6 @@ def test_profiles_ignore_a_constant_error_and_need_three_frames() -> None:
     found = profile_values(path([2.0, 2.0, 2.0, 2.0], ["ts"] * 4))
     assert found["profile_mae"]["ts"] == pytest.approx(0, abs=1e-9)
     found = profile_values(path([0.0, 0.1, 0.0, 0.0], ["ts"] * 4))
-    assert found["profile_barrier_mae"] == {"ts": pytest.approx(100)}
     assert found["profile_mae"] == {"ts": pytest.approx(37.5)}
     assert profile_values(path([0.0, 0.1], ["ts"] * 2))["profile_mae"] == {}
     assert profile_values(path([0.0, 0.1, 0.0, 0.0], [""] * 4))["profile_mae"] == {}
@@ -125,7 +124,6 @@ def test_the_reference_has_no_error_and_a_bad_potential_has(reaction_store: Path
     assert good["curvature_mode2_cosine"] > 0.999
     assert good["curvature_negative_same"] == 100
     assert good["profile_mae"] < 1e-3
-    assert good["profile_barrier_mae"] < 1e-3
     predictions = predict_split(untrained(), store, "irc")
     bad = diagnostics(predictions)
     assert bad["profile_mae"].value > 100

@@ -13,7 +13,7 @@ from tiny_store import TINY, write_tiny_store
 
 from hessgnn.data.store.store import write_store
 from hessgnn.errors import ConfigError, DataError
-from hessgnn.evaluation.evaluate import evaluate, evaluate_calculator
+from hessgnn.evaluation.evaluate import evaluate, evaluate_calculator, record_mean_predictor
 from hessgnn.evaluation.predictions import CURVATURE, mean_errors
 from hessgnn.evaluation.record import read_record, read_results, write_record
 from hessgnn.evaluation.run import TaskSettings
@@ -86,6 +86,18 @@ def test_predictions_that_were_damaged_are_made_again(run: Path) -> None:
     assert mean_errors(collect([run])[0].predictions("test")).keys() == METRICS.keys()
 
 
+def test_a_sample_is_recorded_with_the_size_of_its_split(run: Path) -> None:
+    whole = evaluate(run, splits=["nms"])
+    n = whole.split_sizes["nms"]
+    assert n == whole.metrics["nms"]["energy_mae"].n > 1
+    some = evaluate(run, splits=["nms"], settings=TaskSettings(sample=1))
+    assert (some.metrics["nms"]["energy_mae"].n, some.split_sizes["nms"]) == (1, n)
+    assert len(collect([run])[0].predictions("nms").name) == 1  # type: ignore[union-attr]
+    assert evaluate(run, splits=["nms"], settings=TaskSettings(sample=None)).metrics == whole.metrics
+    mean = record_mean_predictor(run.parent / "mean", RunConfig.model_validate(whole.config).data, ["nms"], 1)
+    assert (mean.metrics["nms"]["energy_mae"].n, mean.split_sizes) == (1, {"nms": n})
+
+
 def test_the_curvature_of_each_structure_is_saved_and_found_again(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = evaluate(run, splits=["test"])
     found = collect([run])[0].values("accuracy", "test")
@@ -145,6 +157,8 @@ def test_any_calculator_is_judged_and_its_failures_are_counted(tmp_path: Path) -
     assert (record.entry, record.regime) == ("FailsOnMethane", "external")
     reasons = {f.task: f.reason for f in record.failures if f.structure == "CH4"}
     assert reasons.keys() == {"vibrations", "relaxation", "md", "cost"}
+    groups = {name: row["group"] for name, row in read_results(tmp_path / "relaxation-test.jsonl").items()}
+    assert groups == {s.name: s.group for s in minima("CH4", "O3")}
     assert all("no convergence" in reason and "lines" not in reason for reason in reasons.values())
     metrics = record.metrics["test"]
     assert metrics["vibrations_failed"].n == 2

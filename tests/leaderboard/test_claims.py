@@ -19,7 +19,9 @@ from hessgnn.leaderboard.report import write_report
 from hessgnn.leaderboard.sections.claims import CLAIMS_NOTE
 
 CLAIMS = {claim.metric: claim for claim in all_claims()}
-BARRIERS, FOUND, HOLDS = (CLAIMS[name] for name in ("neb_barrier_mae", "saddle_right", "md_failure_temperature"))
+BARRIERS, FOUND, HOLDS = (
+    CLAIMS[name] for name in ("barriers_forward_mae", "saddle_success", "md_survival_temperature")
+)
 
 
 def run(regime: str, seed: int, values: dict[str, float | None], claim: Claim = BARRIERS) -> RunFiles:
@@ -85,7 +87,7 @@ def test_a_run_that_failed_counts_and_one_that_was_not_judged_does_not() -> None
     assert found.n_seeds == 3
     assert found.having.mean > found.without.mean
     task_failed = make_record("ani", "E-F-H", 2).model_copy(
-        update={"failures": [Failure(task="neb", split="test", structure=None, reason="no engine")]}
+        update={"failures": [Failure(task="barriers", split="test", structure=None, reason="no engine")]}
     )
     assert judged(*good, run("E-F", 2, subjects(20, 2)), RunFiles(Path("x"), task_failed)).n_seeds == 3
     absent = RunFiles(Path("x"), make_record("ani", "E-F-H", 2))
@@ -96,7 +98,7 @@ def test_a_run_that_failed_counts_and_one_that_was_not_judged_does_not() -> None
 def test_means_are_compared_where_nothing_else_was_saved() -> None:
     def only_mean(regime: str, seed: int, value: float) -> RunFiles:
         record = make_record("ani", regime, seed)  # type: ignore[arg-type]
-        metrics = {"test": {**record.metrics["test"], "neb_barrier_mae": Metric(value=value, unit="meV", n=9)}}
+        metrics = {"test": {**record.metrics["test"], "barriers_forward_mae": Metric(value=value, unit="meV", n=9)}}
         return RunFiles(Path("x"), record.model_copy(update={"metrics": metrics}))
 
     means = {"E-F": (20.0, 21.0, 22.0), "E-F-H": (10.0, 11.5, 11.5)}
@@ -136,7 +138,8 @@ def test_claims_stand_with_their_tasks_and_come_in_the_order_of_their_sources() 
     texts = [claim.text for claim in claims]
     assert len(set(texts)) == len(texts)
     assert [claim.source for claim in claims] == [
-        *("T1", "T1", "T2", "T2", "T2", "T3", "T3", "T3", "T5", "T6", "T6", "T7", "T8", "T8", "T9", "T10", "hessgnn")
+        *("T1", "T2", "T3", "T3", "T3", "T5", "T6", "T6", "T7", "T8", "T9", "T10"),
+        *("arXiv 2603.04523", "hessgnn", "arXiv 2603.04523", "hessgnn", "hessgnn"),
     ]
     assert {claim.task for claim in claims} == {"training", *(task.name for task in all_tasks() if task.claims)}
     assert (BARRIERS.title, BARRIERS.unit, BARRIERS.direction) == ("barrier MAE", "meV", "lower")

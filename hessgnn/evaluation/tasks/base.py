@@ -28,13 +28,15 @@ class MetricDefinition:
     """A number that a task reports, with title and unit for headings.
 
     ``better`` tells which of two values is the better one. ``root_mean_square`` tells whether the value is the root
-    of the mean over subjects of their squared values, instead of the mean.
+    of the mean over subjects of their squared values, instead of the mean. ``worst`` counts for a subject that failed;
+    it is fixed in advance, and ``None`` for errors without a natural bound: there the share of successes tells.
     """
 
     title: str
     unit: str
     better: Better = "lower"
     root_mean_square: bool = False
+    worst: float | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,8 @@ class SplitContext:
         Number of processes that subjects may be divided between.
     progress
         Callback invoked with the number of subjects done and their total.
+    sample
+        Most structures of the split that are predicted, see :class:`.AccuracyTask`; all if absent.
     """
 
     surface: Surface
@@ -93,6 +97,7 @@ class SplitContext:
     limit: int | None
     processes: int
     progress: Callable[[int, int], None]
+    sample: int | None = None
 
 
 @dataclass(frozen=True)

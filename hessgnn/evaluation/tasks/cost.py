@@ -50,7 +50,7 @@ class CostTask(MoleculeTask[CostSettings]):
         "cost_hessian": MetricDefinition("time of a Hessian", "ms"),
         "cost_ratio": MetricDefinition("a Hessian in gradients", "1"),
         "cost_memory": MetricDefinition("peak memory of the largest molecule's Hessian", "MiB"),
-        "cost_failed": MetricDefinition("failed", "%"),
+        "cost_failed": MetricDefinition("failed", "%", worst=100.0),
     }
     side_by_side = True
     measures_time = True

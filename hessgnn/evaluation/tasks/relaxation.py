@@ -9,7 +9,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from hessgnn.data.structure import Structure
 from hessgnn.evaluation.record import Metric, Result, Values
-from hessgnn.evaluation.tasks.base import Claim, MetricDefinition, task
+from hessgnn.evaluation.tasks.base import Claim, MetricDefinition, SplitContext, task
 from hessgnn.evaluation.tasks.subjects import MoleculeTask
 from hessgnn.molecules.geometry import molecule_rng, rmsd
 from hessgnn.runtime.config import Settings
@@ -30,13 +30,15 @@ class RelaxationSettings(Settings):
     seed: NonNegativeInt = 0
     fmax: PositiveFloat = Field(default=1e-3, description="largest force at the end, eV/Å")
     max_steps: PositiveInt = 300
+    tolerance: PositiveFloat = Field(default=0.1, description="RMSD from the reference minimum that counts as it, Å")
 
 
 @task("relaxation")
 class RelaxationTask(MoleculeTask[RelaxationSettings]):
-    """Gradients until convergence and distance from the reference minimum.
+    """Relaxations that end at the reference minimum, and what they took.
 
-    Every surface starts from the same geometries. Means are over the relaxations that converged.
+    Every surface starts from the same geometries. A success has converged within :attr:`RelaxationSettings.tolerance`
+    of the reference minimum; the share is of all relaxations. Means are over those that converged.
     """
 
     title = "Relaxations"
@@ -47,12 +49,16 @@ class RelaxationTask(MoleculeTask[RelaxationSettings]):
         name: definition
         for key, (_, title) in METHODS.items()
         for name, definition in (
+            (
+                f"relaxation_{key}_success",
+                MetricDefinition(f"at the reference minimum, {title}", "%", "higher", worst=0.0),
+            ),
             (f"relaxation_{key}_gradients", MetricDefinition(f"gradients, {title}", "1")),
             (f"relaxation_{key}_rmsd", MetricDefinition(f"RMSD, {title}", "Å")),
-            (f"relaxation_{key}_failed", MetricDefinition(f"failed, {title}", "%")),
+            (f"relaxation_{key}_failed", MetricDefinition(f"failed, {title}", "%", worst=100.0)),
         )
     }
-    claims = (Claim("minima are where they should be", "relaxation_quasi_newton_rmsd", title="RMSD of the minimum"),)
+    claims = (Claim("minima are where they should be", "relaxation_quasi_newton_success"),)
     concurrent = True
 
     def run(
@@ -84,19 +90,31 @@ class RelaxationTask(MoleculeTask[RelaxationSettings]):
                 result["failure"] = "; ".join(reasons)
             yield structure.name, result
 
+    def _key(self, context: SplitContext) -> Result:
+        """See :meth:`.SubjectTask._key`; results of versions without the tolerance are those of its default."""
+        key = super()._key(context)
+        if self.settings.tolerance == type(self.settings).model_fields["tolerance"].default:
+            del key["settings"]["tolerance"]
+        return key
+
     def values(self, results: Mapping[str, Result]) -> Values:
         """See :meth:`.SubjectTask.values`."""
-        return {
-            f"relaxation_{key}_rmsd": {
-                name: None if row[key] is None else float(row[key]["rmsd"]) for name, row in results.items()
+        found: Values = {}
+        for key in METHODS:
+            ends = {name: None if row[key] is None else float(row[key]["rmsd"]) for name, row in results.items()}
+            found[f"relaxation_{key}_success"] = {
+                name: 100.0 * (end is not None and end < self.settings.tolerance) for name, end in ends.items()
             }
-            for key in METHODS
-        }
+            found[f"relaxation_{key}_rmsd"] = ends
+        return found
 
     def metrics(self, results: Mapping[str, Result]) -> dict[str, Metric]:
         """See :meth:`.SubjectTask.metrics`."""
         found: dict[str, Metric] = {}
+        successes = self.values(results)
         for key in METHODS:
+            name = f"relaxation_{key}_success"
+            found[name] = self.mean(name, list(successes[name].values()))
             ends = [row[key] for row in results.values()]
             finished = [end for end in ends if end is not None]
             for what in ("gradients", "rmsd"):

@@ -9,7 +9,7 @@ from ase import Atoms
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from hessgnn.data.store.store import Store
-from hessgnn.data.structure import Array
+from hessgnn.data.structure import Array, Structure
 from hessgnn.evaluation.record import Metric, Result, Values
 from hessgnn.evaluation.tasks.base import Claim, MetricDefinition, task
 from hessgnn.evaluation.tasks.subjects import StoredReaction, SubjectTask, reactions
@@ -26,6 +26,7 @@ CHAIN = {
     "intended": "… between the right minima",
 }
 """What a search must be, one after the other: each share is of all searches, and of those that passed what is above."""
+ENDS = ("reactant", "product")
 
 
 class SaddleSettings(Settings):
@@ -38,6 +39,9 @@ class SaddleSettings(Settings):
     max_steps: PositiveInt = 150
     threshold: PositiveFloat = Field(default=10.0, description="imaginary frequencies below this do not count, cm⁻¹")
     rmsd: PositiveFloat = Field(default=0.1, description="farther from the reference is another saddle point, Å")
+    tolerance: PositiveFloat = Field(default=0.1, description="error of the barrier that a success may have, eV")
+    end_fmax: PositiveFloat = Field(default=0.01, description="largest force at the minimum below the barrier, eV/Å")
+    end_steps: PositiveInt = Field(default=300, description="of the way to that minimum")
     push: PositiveFloat = Field(default=0.1, description="largest displacement of an atom off the saddle point, Å")
     descent_step: PositiveFloat = Field(default=0.05, description="most that an atom moves in a step downhill, Å")
     descent_fmax: PositiveFloat = Field(default=0.02, description="largest force at the foot, eV/Å")
@@ -48,30 +52,37 @@ class SaddleSettings(Settings):
 class SaddleTask(SubjectTask[SaddleSettings, StoredReaction]):
     """The curvature at the saddle points of the reference, and searches that start a little off them.
 
-    A surface recognises a saddle point when its Hessian there has exactly one imaginary frequency. Searches are
+    A surface recognises a saddle point when its Hessian there has exactly one imaginary frequency; saddle points that
+    are none at the level of :attr:`SaddleSettings.threshold` on the reference itself are left out of this. A search is
+    a success when it ends at a saddle point of first order, near that of the reference, whose barrier over the
+    surface's own minimum is within :attr:`SaddleSettings.tolerance` of the reference's: over the reactant, or over the
+    product where the data have no reactant. Searches are
     Sella's (E. D. Hermes, K. Sargsyan, H. N. Najm, J. Zádor, JCTC 18, 6974 (2022)) in Cartesian coordinates with the
     surface's exact Hessian. From what is found the surface is followed downhill on both sides in short quasi-Newton
     steps; the feet must be bonded as reactant and product are. Every surface starts from the same guesses.
     """
 
+    version = 2
     title = "Saddle points"
     caption = "Transition states recognised by their curvature, and searched for."
     order = 30
     needs = "transition state with a Hessian"
     Settings = SaddleSettings
     definitions = {  # noqa: RUF012
-        "saddle_recognised": MetricDefinition("transition states recognised", "%", "higher"),
+        "saddle_success": MetricDefinition("transition states found, with their barriers", "%", "higher", worst=0.0),
+        "saddle_recognised": MetricDefinition("transition states recognised", "%", "higher", worst=0.0),
         "saddle_imaginary_mae": MetricDefinition("imaginary frequency MAE at the reference", "cm⁻¹"),
-        "saddle_cosine": MetricDefinition("|cos| of the reaction mode at the reference", "1", "higher"),
-        **{f"saddle_{key}": MetricDefinition(title, "%", "higher") for key, title in CHAIN.items()},
+        "saddle_cosine": MetricDefinition("|cos| of the reaction mode at the reference", "1", "higher", worst=0.0),
+        **{f"saddle_{key}": MetricDefinition(title, "%", "higher", worst=0.0) for key, title in CHAIN.items()},
         "saddle_steps": MetricDefinition("steps of a search", "1"),
         "saddle_gradients": MetricDefinition("gradients of a search", "1"),
         "saddle_hessians": MetricDefinition("Hessians of a search", "1"),
         "saddle_rmsd": MetricDefinition("RMSD of what was found", "Å"),
+        "saddle_barrier_mae": MetricDefinition("barrier MAE of the right saddle points", "meV"),
     }
     claims = (
         Claim("saddle points are recognised", "saddle_recognised", source="T6", title="recognised"),
-        Claim("saddle points are found", "saddle_right", source="T6", title="found"),
+        Claim("saddle points are found", "saddle_success", source="T6", title="found"),
     )
 
     def subjects(self, store: Store, split: str) -> list[StoredReaction]:
@@ -101,6 +112,16 @@ class SaddleTask(SubjectTask[SaddleSettings, StoredReaction]):
                 except SurfaceError as error:
                     result["searches"].append(None)
                     reasons.append(str(error))
+            result["barrier"] = None
+            ends = ENDS if reaction.saddle.energy is not None else ()
+            if end := next((end for end in ends if _has_energy(getattr(reaction, end))), None):
+                foot = getattr(reaction, end)
+                result["barrier"] = {"over": end, "reference": reaction.saddle.energy - foot.energy, "foot": None}
+                if any(search is not None for search in result["searches"]):
+                    try:
+                        result["barrier"]["foot"] = self._foot(surface, foot)
+                    except SurfaceError as error:
+                        reasons.append(f"{end}: {error}")
             if reasons:
                 result["failure"] = "; ".join(dict.fromkeys(reasons))
             yield reaction.name, result
@@ -111,6 +132,12 @@ class SaddleTask(SubjectTask[SaddleSettings, StoredReaction]):
         own = stationary(surface, Atoms(numbers, positions)).modes
         cosine = np.einsum("i,ia,ia->", masses_of(numbers), reference.modes[0], own.modes[0])
         return {"frequencies": own.frequencies.tolist(), "cosine": abs(float(cosine))}
+
+    def _foot(self, surface: Surface, end: Structure) -> float:
+        """Energy of the surface's own minimum below a barrier, eV."""
+        settings = self.settings
+        start = Atoms(end.numbers, end.positions)
+        return quasi_newton(surface, start, settings.end_fmax, settings.end_steps).energy
 
     def _search(self, surface: Surface, reaction: StoredReaction, guess: int) -> Result:
         """One search, and what it found."""
@@ -126,6 +153,7 @@ class SaddleTask(SubjectTask[SaddleSettings, StoredReaction]):
         found: Result = {"steps": end.steps, "gradients": end.gradients, "hessians": end.hessians}
         found |= {
             "positions": positions.tolist(),
+            "energy": surface.energy_forces(Atoms(saddle.numbers, positions))[0],
             "frequencies": modes.frequencies.tolist(),
             "rmsd": rmsd(positions, saddle.positions),
             "intended": None,
@@ -172,6 +200,20 @@ class SaddleTask(SubjectTask[SaddleSettings, StoredReaction]):
         intended = False if not right else search["intended"]
         return {"converged": True, "first_order": first_order, "right": right, "intended": intended}
 
+    def _barrier_error(self, row: Result, search: Result | None) -> float | None:
+        """Of a search that ended at the right saddle point, eV; ``None`` for others, and where it is not known."""
+        barrier = row["barrier"]
+        if search is None or barrier is None or barrier["foot"] is None or not self._passed(search)["right"]:
+            return None
+        return abs(search["energy"] - barrier["foot"] - barrier["reference"])
+
+    def _successes(self, row: Result) -> list[bool]:
+        """Of each search; empty where the data have no minimum on either side, so that no barrier is known."""
+        if row["barrier"] is None:
+            return []
+        errors = [self._barrier_error(row, search) for search in row["searches"]]
+        return [error is not None and error <= self.settings.tolerance for error in errors]
+
     def _is_saddle(self, frequencies: Sequence[float]) -> bool:
         return int((np.asarray(frequencies) < -self.settings.threshold).sum()) == 1
 
@@ -179,12 +221,15 @@ class SaddleTask(SubjectTask[SaddleSettings, StoredReaction]):
         """See :meth:`.SubjectTask.values`."""
         recognised: dict[str, float | None] = {}
         right: dict[str, float | None] = {}
+        success: dict[str, float | None] = {}
         for name, row in results.items():
             there = row["at_reference"]
-            same = there is not None and self._is_saddle(there["frequencies"]) == self._is_saddle(row["frequencies"])
-            recognised[name] = 100.0 * same
+            if self._is_saddle(row["frequencies"]):
+                recognised[name] = 100.0 * (there is not None and self._is_saddle(there["frequencies"]))
             right[name] = 100.0 * float(np.mean([bool(self._passed(search)["right"]) for search in row["searches"]]))
-        return {"saddle_recognised": recognised, "saddle_right": right}
+            if flags := self._successes(row):
+                success[name] = 100.0 * float(np.mean(flags))
+        return {"saddle_success": success, "saddle_recognised": recognised, "saddle_right": right}
 
     def metrics(self, results: Mapping[str, Result]) -> dict[str, Metric]:
         """See :meth:`.SubjectTask.metrics`; shares are of all, failures included."""
@@ -193,7 +238,9 @@ class SaddleTask(SubjectTask[SaddleSettings, StoredReaction]):
         searches = [search for row in rows for search in row["searches"]]
         found = [search for search in searches if search is not None]
         passed = [self._passed(search) for search in searches]
+        errors = [self._barrier_error(row, search) for row in rows for search in row["searches"]]
         numbers: dict[str, list[float | None]] = {
+            "success": [100.0 * flag for row in rows for flag in self._successes(row)],
             "recognised": list(self.values(results)["saddle_recognised"].values()),
             "imaginary_mae": [abs(own["frequencies"][0] - reference[0]) for own, reference in there],
             "cosine": [own["cosine"] for own, _ in there],
@@ -203,4 +250,9 @@ class SaddleTask(SubjectTask[SaddleSettings, StoredReaction]):
             numbers[key] = [None if flag is None else 100.0 * flag for flag in flags]
         for key in ("steps", "gradients", "hessians", "rmsd"):
             numbers[key] = [search[key] for search in found]
+        numbers["barrier_mae"] = [None if error is None else 1e3 * error for error in errors]
         return {f"saddle_{key}": self.mean(f"saddle_{key}", values) for key, values in numbers.items()}
+
+
+def _has_energy(end: Structure | None) -> bool:
+    return end is not None and end.energy is not None

@@ -6,13 +6,18 @@ several, and on many subjects together where the task allows it.
 
 from __future__ import annotations
 
+import hashlib
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import ClassVar, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from hessgnn.data.store.store import Store
 from hessgnn.data.structure import IRC, PRODUCT, REACTANT, TRANSITION_STATE, Structure
@@ -89,17 +94,21 @@ class SubjectTask(Task[S, N]):
     def evaluate(self, subjects: Sequence[N], context: SplitContext) -> SplitResults:
         """See :meth:`Task.evaluate`."""
         chosen = spread(subjects, context.limit)
+        families = {subject.name: family_of(subject) for subject in chosen}
         journal = Journal(context.folder / f"{self.name}-{context.split}.jsonl", self._key(context))
 
         def finished(subject: N) -> bool:
             return subject.name in journal.results and journal.results[subject.name].get("finished", True)
 
+        for name in journal.results.keys() & families.keys():
+            if "group" not in journal.results[name]:  # saved before families were
+                journal.add(name, {"group": families[name], **journal.results[name]})
         pending = [subject for subject in chosen if not finished(subject)]
         context.progress(len(chosen) - len(pending), len(chosen))
         if pending:
             with nullcontext() if self.measures_time else one_blas_thread():
                 for name, result in results_of(self, context.surface, pending, journal.results, context.processes):
-                    journal.add(name, result)
+                    journal.add(name, {"group": families[name], **result})
                     context.progress(sum(map(finished, chosen)), len(chosen))
         failures = [
             Failure(task=self.name, split=context.split, structure=name, reason=result["failure"])
@@ -110,18 +119,21 @@ class SubjectTask(Task[S, N]):
 
     @classmethod
     def saved_values(cls, results: Path | None, predictions: Path | None = None) -> Values:  # noqa: ARG003
-        """See :meth:`Task.saved_values`."""
+        """See :meth:`Task.saved_values`; empty for results of an older version, whose numbers mean something else."""
         if results is None:
             return {}
         key, found = read_journal(results)
-        if (key.get("task"), key.get("version")) != (cls.name, cls.version):
+        version = key.get("version")
+        if key.get("task") == cls.name and isinstance(version, int) and version < cls.version:
+            return {}
+        if (key.get("task"), version) != (cls.name, cls.version):
             hint = "run `hessgnn evaluate` on the run again"
             raise DataError("are results of another version", where=results, hint=hint)
         return cls(parse(cls.Settings, key["settings"], where=results)).values(found)  # type: ignore[arg-type]
 
     def _key(self, context: SplitContext) -> Result:
         """What saved results belong to."""
-        some = {} if context.limit is None else {"subjects": context.limit}
+        some = {} if context.limit is None else {"subjects": context.limit, "chosen": "by composition and family"}
         return some | {
             "task": self.name,
             "version": self.version,
@@ -143,10 +155,55 @@ class MoleculeTask(SubjectTask[S, Structure]):
 
 
 def spread(subjects: Sequence[N], number: int | None) -> Sequence[N]:
-    """Choose at most ``number`` subjects, spread evenly over a split; the choice does not depend on the surface."""
+    """Choose at most ``number`` subjects; the choice does not depend on the surface.
+
+    No two have one composition while there are others, and families (:attr:`.Structure.group`) take turns.
+    """
     if number is None or number >= len(subjects):
         return subjects
-    return [subjects[k * len(subjects) // number] for k in range(number)]
+    compositions = [_composition(subject) for subject in subjects]
+    order = take_turns([s.name for s in subjects], compositions, [family_of(s) for s in subjects])
+    return [subjects[k] for k in sorted(order[:number])]
+
+
+def take_turns(names: Sequence[str], *labels: Sequence[str]) -> list[int]:
+    """Order items so that those of different labels take turns, by the first kind of label before the next.
+
+    Items of a label follow each other in an order that is random but fixed by their names, so neither the order of the
+    data nor the rest of it matters, and a longer beginning of the list contains the shorter ones.
+
+    Parameters
+    ----------
+    names
+        Of the items, unique.
+    labels
+        What each item is labelled by, one sequence for each kind of label.
+
+    Returns
+    -------
+    list of int
+        Positions of all items.
+    """
+    order = sorted(range(len(names)), key=lambda k: hashlib.sha256(names[k].encode()).digest())
+    turns: list[tuple[int, ...]] = [()] * len(names)
+    for kind in labels:
+        seen: Counter[tuple[str, tuple[int, ...]]] = Counter()
+        for k in order:
+            label = (kind[k], turns[k])
+            turns[k] = (*turns[k], seen[label])
+            seen[label] += 1
+        order.sort(key=lambda k: turns[k])
+    return order
+
+
+def family_of(subject: Subject) -> str:
+    """The family of a molecule or a reaction; one of its own for what belongs to none."""
+    return str(getattr(subject, "group", "")) or subject.name
+
+
+def _composition(subject: Subject) -> str:
+    numbers = getattr(subject, "numbers", None)
+    return subject.name if numbers is None else str(sorted(Counter(np.asarray(numbers).tolist()).items()))
 
 
 def results_of(
@@ -205,6 +262,16 @@ class StoredReaction:
     def name(self) -> str:
         """That of the saddle point."""
         return self.saddle.name
+
+    @property
+    def group(self) -> str:
+        """Family of the saddle point."""
+        return self.saddle.group
+
+    @property
+    def numbers(self) -> NDArray[np.int64]:
+        """Atomic numbers, ``(N,)``."""
+        return self.saddle.numbers
 
     @property
     def stations(self) -> tuple[Structure, Structure, Structure]:

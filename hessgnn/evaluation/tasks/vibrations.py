@@ -65,11 +65,11 @@ def _definitions() -> dict[str, MetricDefinition]:
                 found[f"{prefix}_{name}_{kind}_mae"] = MetricDefinition(f"ν MAE {title} by {kind} {where}", "cm⁻¹")
         for name, (title, unit, _) in _THERMOCHEMISTRY.items():
             found[f"{prefix}_{name}_mae"] = MetricDefinition(f"{title} MAE {where}", unit)
-        found[f"{prefix}_spectrum_mismatch"] = MetricDefinition(f"spectrum mismatch {where}", "%")
-        found[f"{prefix}_infrared_mismatch"] = MetricDefinition(f"infrared mismatch {where}", "%")
-        found[f"{prefix}_imaginary"] = MetricDefinition(f"imaginary modes {where}", "%")
+        found[f"{prefix}_spectrum_mismatch"] = MetricDefinition(f"spectrum mismatch {where}", "%", worst=100.0)
+        found[f"{prefix}_infrared_mismatch"] = MetricDefinition(f"infrared mismatch {where}", "%", worst=100.0)
+        found[f"{prefix}_imaginary"] = MetricDefinition(f"imaginary modes {where}", "%", worst=100.0)
     found["vibrations_own_rmsd"] = MetricDefinition("RMSD of the own minimum", "Å")
-    found["vibrations_failed"] = MetricDefinition("failed", "%")
+    found["vibrations_failed"] = MetricDefinition("failed", "%", worst=100.0)
     return found
 
 

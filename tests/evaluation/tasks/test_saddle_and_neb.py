@@ -8,15 +8,17 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
-from surfaces import reference_surface, untrained
+from surfaces import reference_surface, tight_gfn2, untrained
 
 from hessgnn.data.store.store import Store, write_store
 from hessgnn.evaluation.evaluate import evaluate_calculator
 from hessgnn.evaluation.record import Metric
+from hessgnn.evaluation.tasks.barriers import BarriersTask
 from hessgnn.evaluation.tasks.neb import NEBSettings, NEBTask, path_rmsd
 from hessgnn.evaluation.tasks.saddle import SaddleSettings, SaddleTask
 from hessgnn.evaluation.tasks.subjects import SubjectTask, reactions
 from hessgnn.surface.base import Surface
+from hessgnn.surface.calculator import CalculatorSurface
 
 
 def scores(task: SubjectTask[Any, Any], surface: Surface, store: Path, split: str = "test") -> dict[str, Metric]:
@@ -33,11 +35,12 @@ def test_reactions_are_put_together_from_what_names_their_saddle_point(reaction_
 @pytest.mark.parametrize("split", ["test", "train"])
 def test_saddle_points_of_the_reference_are_recognised_and_found(reaction_store: Path, split: str) -> None:
     good = scores(SaddleTask(SaddleSettings(guesses=2)), reference_surface(), reaction_store, split)
-    for key in ("recognised", "converged", "first_order", "right", "intended"):
+    for key in ("success", "recognised", "converged", "first_order", "right", "intended"):
         assert good[f"saddle_{key}"].value == 100, key
     assert good["saddle_imaginary_mae"].value < 0.01
     assert good["saddle_cosine"].value > 0.9999
     assert good["saddle_rmsd"].value < 1e-3
+    assert good["saddle_barrier_mae"].value < 1
     assert good["saddle_rmsd"].n == 2
     assert good["saddle_steps"].value < good["saddle_gradients"].value < 30
 
@@ -51,15 +54,49 @@ def test_a_bad_potential_finds_no_saddle_points(reaction_store: Path) -> None:
 def test_a_saddle_point_of_another_reaction_is_not_the_right_one(reaction_store: Path) -> None:
     task = SaddleTask(SaddleSettings())
     search = {"frequencies": [-500.0, 100.0], "rmsd": 0.3, "intended": True, "steps": 5, "gradients": 6, "hessians": 1}
-    row = {"frequencies": [-500.0], "at_reference": None, "searches": [search, None]}
+    search["energy"] = 0.05
+    row: dict[str, Any] = {
+        "frequencies": [-500.0],
+        "at_reference": None,
+        "searches": [search, None],
+        "barrier": {"over": "reactant", "reference": 1.0, "foot": -1.0},
+    }
     found = {name: metric.value for name, metric in task.metrics({"a": row}).items()}
     assert found["saddle_converged"] == found["saddle_first_order"] == 50
-    assert found["saddle_right"] == found["saddle_intended"] == 0
+    assert found["saddle_right"] == found["saddle_intended"] == found["saddle_success"] == 0
     assert found["saddle_recognised"] == 0
     unknown = {**row, "searches": [{**search, "rmsd": 0.01, "intended": None}]}
     assert task.metrics({"a": unknown})["saddle_intended"].value is None
     flat = {**search, "frequencies": [-5.0, 100.0]}
     assert task.metrics({"a": {**row, "searches": [flat]}})["saddle_first_order"].value == 0
+
+
+def test_a_success_has_the_right_barrier_and_every_search_counts() -> None:
+    task = SaddleTask(SaddleSettings())
+    right = {"frequencies": [-500.0, 100.0], "rmsd": 0.01, "intended": None, "steps": 5, "gradients": 6, "hessians": 1}
+    high, good = {**right, "energy": 0.2}, {**right, "energy": -0.05}
+    row: dict[str, Any] = {
+        "frequencies": [-500.0],
+        "at_reference": {"frequencies": [-400.0, 5.0], "cosine": 1.0},
+        "searches": [good, high, {**good, "rmsd": 0.2}, None],
+        "barrier": {"over": "reactant", "reference": 1.0, "foot": -1.0},
+    }
+    found = task.metrics({"a": row})
+    assert (found["saddle_success"].value, found["saddle_success"].n) == (25, 4)
+    assert found["saddle_barrier_mae"].value == pytest.approx(1e3 * (0.05 + 0.2) / 2)
+    assert found["saddle_barrier_mae"].n == 2
+    no_foot = {**row, "barrier": {**row["barrier"], "foot": None}}
+    assert task.metrics({"a": no_foot})["saddle_success"].value == 0
+    assert task.metrics({"a": {**row, "barrier": None}})["saddle_success"].n == 0  # nobody can tell
+
+
+def test_a_reference_saddle_point_that_is_none_is_not_recognised_by_a_surface_without_one() -> None:
+    task = SaddleTask(SaddleSettings())
+    row = {"frequencies": [-4.0, 80.0], "at_reference": {"frequencies": [20.0, 80.0], "cosine": 1.0}}
+    row |= {"searches": [None], "barrier": None}
+    other = {**row, "frequencies": [-300.0, 80.0]}
+    assert task.values({"a": row, "b": other})["saddle_recognised"] == {"b": 0.0}
+    assert task.metrics({"a": row})["saddle_recognised"].n == 0
 
 
 @pytest.mark.parametrize("begin", ["path", "interpolation"])
@@ -70,6 +107,7 @@ def test_bands_of_the_reference_have_its_barriers(
     """Ammonia's two minima are mirror images, between which the pair potential knows no way."""
     good = scores(NEBTask(NEBSettings(begin=begin)), reference_surface(), reaction_store, split)
     assert good["neb_failed"].value == 0
+    assert good["neb_success"].value == 100
     assert good["neb_barrier_mae"].value < 1
     assert good["neb_reverse_barrier_mae"].value < 1
     assert good["neb_saddle_rmsd"].value < 0.01
@@ -93,6 +131,82 @@ def test_a_band_begins_where_it_is_told_to(reaction_store: Path) -> None:
 def test_bands_of_a_bad_potential_have_not(reaction_store: Path) -> None:
     bad = scores(NEBTask(NEBSettings(max_steps=60)), untrained(), reaction_store)
     assert bad["neb_failed"].value == 100 or bad["neb_barrier_mae"].value > 300
+    assert bad["neb_success"].value == 0
+
+
+def test_bands_that_fail_and_bands_with_a_wrong_barrier_are_no_success(reaction_store: Path) -> None:
+    """The mean over the survivors may be small while hardly any band has survived."""
+    task = NEBTask(NEBSettings())
+    results = dict(task.run(reference_surface(), task.subjects(Store.open(reaction_store), "test"), {}))
+    (row,) = results.values()
+    top = int(np.argmax(row["energies"]))
+    wrong = {**row, "energies": [e + 0.2 * (k == top) for k, e in enumerate(row["energies"])]}
+    failed = {key: row[key] for key in ("reference", "saddle", "path")} | {"failure": "did not converge"}
+    found = task.metrics({"a": row, "b": wrong, "c": failed, "d": failed})
+    assert (found["neb_success"].value, found["neb_success"].n) == (25, 4)
+    assert (found["neb_barrier_mae"].value, found["neb_barrier_mae"].n) == (pytest.approx(100, abs=1), 2)
+    assert found["neb_failed"].value == 50
+    assert task.values({"a": row, "c": failed})["neb_success"] == {"a": 100.0, "c": 0.0}
+
+
+def test_the_ends_of_a_band_are_the_surfaces_own_minima(reaction_store: Path) -> None:
+    """A surface whose distances are a tenth longer has the reference's band, only larger."""
+    (reaction,) = reactions(Store.open(reaction_store), "test")
+
+    class Larger(CalculatorSurface):
+        def calculator(self):  # type: ignore[no-untyped-def]
+            calculator = super().calculator()
+            calculate = calculator.calculate
+
+            def larger(atoms=None, *given):  # type: ignore[no-untyped-def]
+                image = atoms.copy()
+                image.positions /= 1.1
+                calculate(image, *given)
+                calculator.atoms = atoms.copy()
+                calculator.results["forces"] = calculator.results["forces"] / 1.1
+
+            calculator.calculate = larger
+            return calculator
+
+    surface = Larger(tight_gfn2, "larger")
+    own, fixed = (
+        dict(NEBTask(NEBSettings(ends=ends)).run(surface, [reaction], {}))[reaction.name]
+        for ends in ("own", "reference")
+    )
+    expected = 1.1 * np.linalg.norm(np.diff(reaction.reactant.positions[:2], axis=0))  # type: ignore[union-attr]
+    found = np.linalg.norm(np.diff(np.array(own["positions"][0])[:2], axis=0))
+    assert found == pytest.approx(expected, rel=1e-3)
+    np.testing.assert_allclose(fixed["path"][0], reaction.reactant.positions)  # type: ignore[union-attr]
+    assert NEBTask(NEBSettings()).values({"a": own})["neb_success"] == {"a": 100.0}
+    if "failure" not in fixed:
+        np.testing.assert_allclose(fixed["positions"][0], reaction.reactant.positions)  # type: ignore[union-attr]
+
+
+def test_barriers_are_those_of_the_transition_state_itself(reaction_store: Path) -> None:
+    store = Store.open(reaction_store)
+    task = BarriersTask()
+    good = scores(task, reference_surface(), reaction_store)
+    assert good["barriers_failed"].value == 0
+    for kind in ("forward", "reverse", "reaction", "profile"):
+        assert good[f"barriers_{kind}_mae"].value < 1e-2, kind
+    results = dict(task.run(reference_surface(), task.subjects(store, "test"), {}))
+    (row,) = results.values()
+    assert [p for p in row["places"] if not p.startswith("frame")] == ["reactant", "saddle", "product"]
+    assert len(row["places"]) == 11
+    at = row["places"].index("saddle")
+    raised = {**row, "energies": [e + 0.3 * (k == at) for k, e in enumerate(row["energies"])]}
+    found = task.values({"a": raised})
+    assert found["barriers_forward_mae"]["a"] == pytest.approx(300, abs=0.01)
+    assert found["barriers_reverse_mae"]["a"] == pytest.approx(300, abs=0.01)
+    assert found["barriers_reaction_mae"]["a"] == pytest.approx(0, abs=0.01)
+    assert found["barriers_profile_mae"]["a"] == pytest.approx(300 * 2 * 10 / 11**2, abs=0.01)
+    without = {**raised, "places": [p for p in row["places"] if p != "reactant"]}
+    for key in ("energies", "reference"):
+        without[key] = raised[key][1:]
+    assert "a" not in task.values({"a": without})["barriers_forward_mae"]
+    assert task.values({"a": without})["barriers_reverse_mae"]["a"] == pytest.approx(300, abs=0.01)
+    bad = scores(task, untrained(), reaction_store)
+    assert bad["barriers_forward_mae"].value > 100
 
 
 def test_a_path_is_near_itself_and_far_from_another() -> None:
@@ -127,15 +241,19 @@ def test_a_surface_that_gives_nothing_is_counted_with_the_reason(reaction_store:
     surface = untrained()
     surface.potential.scale.fill_(np.nan)
     store = Store.open(reaction_store)
-    for task in (SaddleTask(SaddleSettings()), NEBTask(NEBSettings())):
+    for task in (SaddleTask(SaddleSettings()), NEBTask(NEBSettings()), BarriersTask()):
         results = dict(task.run(surface, task.subjects(store, "test"), {}))
         assert "not finite" in results["hcn-ts"]["failure"]
         metrics = task.metrics(results)
         if task.name == "saddle":
             assert metrics["saddle_recognised"].value == metrics["saddle_converged"].value == 0
-            assert task.values(results)["saddle_right"] == {"hcn-ts": 0.0}
+            assert task.values(results)["saddle_success"] == {"hcn-ts": 0.0}
+        elif task.name == "barriers":
+            assert metrics["barriers_failed"].value == 100
+            assert task.values(results)["barriers_forward_mae"] == {"hcn-ts": None}
         else:
             assert metrics["neb_failed"].value == 100
+            assert metrics["neb_success"].value == 0
             assert task.values(results)["neb_barrier_mae"] == {"hcn-ts": None}
 
 

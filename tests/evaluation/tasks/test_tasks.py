@@ -20,7 +20,7 @@ from hessgnn.evaluation.run import chosen_tasks
 from hessgnn.evaluation.spectra import broadened, spectrum_overlap
 from hessgnn.evaluation.tasks.base import all_tasks
 from hessgnn.evaluation.tasks.cost import CostSettings, CostTask
-from hessgnn.evaluation.tasks.md import MDSettings, MDTask
+from hessgnn.evaluation.tasks.md import MDSettings, MDTask, log_rank, survival_curve
 from hessgnn.evaluation.tasks.relaxation import RelaxationSettings, RelaxationTask
 from hessgnn.evaluation.tasks.subjects import MoleculeTask, SubjectTask
 from hessgnn.evaluation.tasks.vibrations import VibrationsSettings, VibrationsTask
@@ -148,6 +148,8 @@ def test_relaxations_of_the_reference_come_back_and_of_a_bad_potential_do_not() 
         assert good[f"relaxation_{method}_gradients"].n == 2
     bad = scores(RelaxationTask(RelaxationSettings(max_steps=60)), untrained(), structures)
     for method in ("quasi_newton", "newton"):
+        assert good[f"relaxation_{method}_success"].value == 100
+        assert bad[f"relaxation_{method}_success"].value == 0
         distance = bad[f"relaxation_{method}_rmsd"].value
         assert bad[f"relaxation_{method}_failed"].value == 100 or distance > 0.1
 
@@ -182,18 +184,75 @@ def test_all_surfaces_relax_from_the_same_geometries() -> None:
 def test_dynamics_of_the_reference_holds_and_of_a_bad_potential_fails() -> None:
     task, structures = MDTask(SHORT_RAMP), minima("CH4", "O3")
     good = scores(task, reference_surface(), structures)
-    assert good["md_failed"].value == 0
-    assert good["md_failure_temperature"].value == pytest.approx(1005)
-    assert good["md_failure_time"].value == pytest.approx(3 * 0.025)
+    assert good["md_intact"].value == 100
+    assert (good["md_survived"].value, good["md_start_failed"].value, good["md_start_bonds"].value) == (100, 0, 0)
+    assert good["md_survival_temperature"].value == pytest.approx(1005)
     assert good["md_drift"].value < 5
     loose, potential = spring_minimum(0.002)
-    bad = scores(MDTask(SHORT_RAMP.model_copy(update={"rung": 0.25})), PotentialSurface(potential), [loose])
-    assert bad["md_failed"].value == 100
-    assert bad["md_failure_temperature"].value < 1005
-    assert 0 < bad["md_failure_time"].value < 0.75
+    longer = MDTask(SHORT_RAMP.model_copy(update={"rung": 0.25}))
+    results = dict(longer.run(PotentialSurface(potential), [loose], {}))
+    bad = longer.metrics(results)
+    assert bad["md_survived"].value == 0
+    assert bad["md_survival_temperature"].value < 1005
+    assert 0 < results["water"]["time"] < 0.75
+    assert not results["water"]["censored"]
     nowhere = scores(task, untrained(), structures)
-    assert nowhere["md_failed"].value >= 50
-    assert nowhere["md_failure_temperature"].value < 600
+    assert nowhere["md_survived"].value <= 50
+    assert nowhere["md_intact"].value <= 50
+
+
+def test_a_molecule_of_another_size_is_measured_by_its_own_distances() -> None:
+    """Springs of twice the length hold for ever, but by the reference's distances they are broken from the start."""
+    structure, _ = spring_minimum()
+    larger = molecule("H2O")
+    larger.positions *= 2
+    surface = PotentialSurface(PairSprings.of(larger, 20.0))
+    own, reference = (
+        scores(MDTask(SHORT_RAMP.model_copy(update={"equilibrium": kind})), surface, [structure])
+        for kind in ("own", "reference")
+    )
+    assert own["md_survived"].value == 100
+    assert own["md_intact"].value == 0
+    assert own["md_start_bonds"].value == 100  # it is not hidden that this is another molecule
+    assert reference["md_survived"].value == 0
+    assert reference["md_survival_temperature"].value == 5
+
+
+def test_a_molecule_without_a_minimum_fails_at_once() -> None:
+    structure, potential = spring_minimum()
+    task = MDTask(SHORT_RAMP.model_copy(update={"max_steps": 1, "fmax": 1e-9}))
+    shifted = Structure.from_atoms(Atoms("OH2", structure.positions * 1.2), name="water")
+    results = dict(task.run(PotentialSurface(potential), [shifted], {}))
+    assert (results["water"]["temperature"], results["water"]["censored"]) == (5.0, False)
+    found = {name: values["water"] for name, values in task.values(results).items()}
+    assert found == {"md_survival_temperature": 5.0, "md_survived": 0.0, "md_intact": 0.0}
+    assert task.metrics(results)["md_start_failed"].value == 100
+    assert task.definitions["md_survival_temperature"].worst == 5.0
+
+
+def test_survival_is_estimated_with_what_outlasts_the_ramp() -> None:
+    values, censored = [100.0, 200.0, 200.0, 300.0, 400.0], [False, False, True, False, True]
+    curve = survival_curve(values, censored)
+    np.testing.assert_allclose(curve.values, [100, 200, 300, 400])
+    np.testing.assert_allclose(curve.shares, [0.8, 0.8 * 3 / 4, 0.6 / 2, 0.3])  # by hand
+    assert curve.median == 300
+    assert survival_curve([10.0, 20.0], [True, True]).median is None
+
+
+def test_the_log_rank_test_sees_what_fails_earlier_and_nothing_else() -> None:
+    rng = np.random.default_rng(0)
+    early, late = rng.exponential(300, size=60), rng.exponential(600, size=60)
+
+    def watched(times: np.ndarray) -> tuple[list[float], list[bool]]:
+        return np.minimum(times, 1000).tolist(), (times > 1000).tolist()
+
+    found = log_rank(watched(early), watched(late))
+    assert found.statistic > 0
+    assert found.p < 1e-3
+    assert log_rank(watched(late), watched(early)).statistic == pytest.approx(-found.statistic)
+    false = [log_rank(watched(x[:20]), watched(x[20:])).p < 0.05 for x in rng.exponential(500, size=(300, 40))]
+    assert np.mean(false) < 0.09
+    assert log_rank(([1005.0] * 3, [True] * 3), ([1005.0] * 4, [True] * 4)) == (0.0, 1.0)
 
 
 def test_all_pairs_may_be_watched() -> None:
