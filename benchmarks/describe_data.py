@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from hessgnn.data.store.families import familiar
 from hessgnn.data.store.store import Store
 from hessgnn.data.store.summary import summarise
 from hessgnn.data.structure import STATIONARY
@@ -29,6 +30,8 @@ def describe(store: Store) -> dict[str, Any]:
     told = yaml.safe_load(store.attributes.provenance)
     tasks = told["tasks"].values()
     reactions = [facts for facts in tasks if "barrier" in facts]
+    of_group = Counter(group for group, kind in zip(store.groups, store.kinds, strict=True) if kind in STATIONARY)
+    largest, points = of_group.most_common(1)[0]
     stationary = sum(kind in STATIONARY for kind in store.kinds)
     seconds = sum(facts["seconds"] for facts in tasks)
     return {
@@ -39,6 +42,14 @@ def describe(store: Store) -> dict[str, Any]:
         "content_hash": store.attributes.content_hash,
         "split_hash": store.attributes.split_hash,
         "splits": {split: summary.to_dict() for split, summary in summarise(store).items()},
+        "split_by": store.attributes.split_by,
+        "groups": {
+            "number": len(set(store.groups)),
+            "largest": largest,
+            "largest_structures": store.groups.count(largest),
+            "largest_stationary": points,
+        },
+        "familiar": familiar(store),
         "families": dict(sorted(Counter(facts["family"] for facts in reactions).items())),
         "barriers": np.quantile([facts["barrier"] for facts in reactions], [0, 0.05, 0.5, 0.95, 1]).round(3).tolist(),
         "reactions_failed": sum("/" in name and name.count("/") == 1 for name in told["failed"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import torch
 from ase import Atoms
 from tblite.ase import TBLite
@@ -30,9 +31,10 @@ def minima(*formulas: str) -> list[Structure]:
     """The lowest minimum of each formula, named after it."""
     store = Store.open("rtp-mini")
     found = []
+    counts = store.composition(range(119))
     for formula in formulas:
-        group = Atoms(formula).get_chemical_formula()
-        candidates = [i for i, kind in enumerate(store.kinds) if store.groups[i] == group and kind in MINIMA]
+        same = (counts == np.bincount(Atoms(formula).numbers, minlength=119)).all(axis=1)
+        candidates = [i for i, kind in enumerate(store.kinds) if same[i] and kind in MINIMA]
         lowest = min(candidates, key=lambda i: store.energies[i])
         found.append(replace(store[lowest], name=formula, kind="minimum", parent="", split="test"))
     return found

@@ -16,7 +16,7 @@ def contents(found: Mapping[str, Any]) -> str:
         elements = ", ".join(f"{symbol} {number}" for symbol, number in one["elements"].items())
         sizes = "…".join(map(str, one["atoms"]))
         rows.append([split, str(one["structures"]), kinds, str(one["groups"]), sizes, elements])
-    return table(["split", "structures", "kinds", "compositions", "atoms", "structures with"], rows)
+    return table(["split", "structures", "kinds", "families", "atoms", "structures with"], rows)
 
 
 def labels(found: Mapping[str, Any]) -> str:

@@ -121,15 +121,17 @@ def check(
     """Check a data set: units, signs, leakage, broken labels, outliers. Exit status 2 if there are errors."""
     # The checks find neighbours, which needs torch.
     from hessgnn.data.checks import examine
+    from hessgnn.data.store.families import familiar
 
     store = Store.open(data)
     store.verify()
     report = examine(store, sample=sample)
+    known = familiar(store)
     console = Console()
     if as_json:
-        _print_json(console, store, report.to_dict())
+        _print_json(console, store, report.to_dict() | {"familiar": known})
     else:
-        _print_check(console, report)
+        _print_check(console, report, known)
     if report.errors:
         raise DataError(f"{len(report.errors)} errors among {len(store)} structures", where=store.path)
 
@@ -156,15 +158,19 @@ def split(
     output: Annotated[Path, typer.Option("-o", "--output", help="HDF5 file to write")],
     by: Annotated[
         Relation,
-        typer.Option(help="what stays together, besides groups, duplicates, and frames with their parents"),
-    ] = "reaction",
-    fractions: Annotated[str, typer.Option(help="shares of train, validation and test")] = "0.8,0.1,0.1",
+        typer.Option(
+            help="what stays together, besides groups, duplicates, and frames with their parents; structure: nothing"
+        ),
+    ] = "molecule",
+    fractions: Annotated[
+        str, typer.Option(help="shares of the stationary points in train, validation and test")
+    ] = "0.8,0.1,0.1",
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
-    """Make new splits, by whole reactions, molecules or compositions.
+    """Make new splits, by whole molecules with their complexes, compositions or reactions, or over structures.
 
-    Frames of kind irc, nms and thermal go to a split of that name, or with their group to validation. Splits of other
-    names stay as they are.
+    Frames of test families go to irc, nms or thermal, those of training families to irc-known and so on, and those of
+    validation families are the split validation. Splits of other names stay as they are.
     """
     from hessgnn.data.store.families import resplit
 
@@ -231,18 +237,22 @@ def _print_reasons(console: Console, title: str, reasons: dict[str, str]) -> Non
 # Tables: splits below each other, so that many fit 80 columns
 
 
-def _print_check(console: Console, report: Report) -> None:
-    """Print counts, label noise, findings and a verdict."""
+def _print_check(console: Console, report: Report, known: Mapping[str, tuple[int, int]]) -> None:
+    """Print counts, label noise, molecules that are known from training, findings and a verdict."""
     rows = []
     for split, counts in report.counts.items():
         own, trained = report.compositions.get(split, (0, 0))
         shared = "–" if split == TRAIN or TRAIN not in report.counts else f"{trained} of {own}"
         labels = (counts.structures, counts.groups, counts.energy, counts.forces, counts.hessian)
         rows.append((split, *map(str, labels), shared))
-    headings = ("split", "structures", "groups", "energy", "forces", "Hessian", f"formulas in {TRAIN}")
+    headings = ("split", "number", "groups", "energy", "forces", "Hessian", f"formulas in {TRAIN}")
     console.print(_table("counts and labels", headings, rows))
     if report.noise:
         console.print(_noise_table(report.noise))
+    if known and TRAIN in report.counts:
+        shares = ", ".join(f"{split} {number} of {total}" for split, (total, number) in known.items())
+        say(console, f"known molecules*: {shares}")
+        say(console, "* structures whose molecule, or a part of whose complex, train or validation has")
     for finding in report.findings:
         say(console, f"{finding.level} [{finding.code}]: {finding.message}")
     if report.read < report.structures:
@@ -267,7 +277,7 @@ def _print_info(console: Console, store: Store, summaries: Mapping[str, SplitSum
 
     show(
         "structures",
-        ("structures", "groups", "atoms", "energy", "forces", "Hessian"),
+        ("number", "groups", "atoms", "energy", "forces", "Hessian"),
         lambda of: map(str, (of.structures, of.groups, _range(of.atoms), of.energy, of.forces, of.hessian)),
     )
     show(
@@ -311,8 +321,8 @@ def _table(title: str, headings: Iterable[str], rows: Iterable[tuple[str, ...]])
         wrapped = heading in _WRAPPED
         left = place == 0 or wrapped or heading == "unit"
         table.add_column(heading, justify="left" if left else "right", no_wrap=place == 0)
-    for row in rows:
-        table.add_row(*row)
+    for first, *others in rows:
+        table.add_row(first.replace("validation-", "validation-\n"), *others)  # so that 80 columns hold the numbers
     return table
 
 

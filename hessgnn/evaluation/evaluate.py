@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hessgnn.data.store.splits import DISJOINT
+from hessgnn.data.store.splits import is_held_out
 from hessgnn.data.store.store import Store
 from hessgnn.data.structure import Structure
 from hessgnn.errors import ConfigError, DataError
@@ -280,7 +280,7 @@ def _of_composition(structure: Structure, reference: dict[int, float]) -> Answer
 
 def _splits(store: Store, wanted: Sequence[str] | None, used: Sequence[str]) -> list[str]:
     if wanted is None:
-        found = [split for split in store.splits if split not in (*used, *DISJOINT[:2])]
+        found = [split for split in store.splits if is_held_out(split) and split not in used]
         if not found:
             raise ConfigError(
                 "the data has no split to evaluate on", where=store.path, hint="add one with `hessgnn data split`"

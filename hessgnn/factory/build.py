@@ -20,10 +20,9 @@ from ase.data import chemical_symbols
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from hessgnn.data.store.splits import split_groups, split_of
+from hessgnn.data.store.families import divide
 from hessgnn.data.store.store import Store, write_store
 from hessgnn.data.structure import (
-    FRAMES,
     IRC,
     MINIMUM,
     PRODUCT,
@@ -250,27 +249,26 @@ def build(recipe: Recipe, output: Path, *, processes: int = 1) -> BuildReport:
         level_of_theory=engine.level_of_theory,
         provenance=yaml.safe_dump(record, sort_keys=False, allow_unicode=True),
         versions=engine.versions(),
+        split_by=recipe.split.by,
     )
     _remove(parts.values())
     return BuildReport(output, len(good), len(structures), skipped, finished.failed | finished.frames_failed)
 
 
 def assign_splits(recipe: Recipe, structures: Sequence[Structure]) -> list[Structure]:
-    """Divide the groups; :func:`~hessgnn.data.store.splits.split_of` says where frames go.
+    """Draw the splits, see :func:`~hessgnn.data.store.families.divide`; the group of a structure becomes its family.
+
+    A set of few families may lack a split.
 
     Raises :class:`DataError` when the training split lacks an element that occurs.
     """
-    of_group = split_groups((structure.group for structure in structures), recipe.split.fractions, recipe.split.seed)
-    origins: dict[str, list[str]] = {kind: [] for kind in FRAMES}
-    divided = []
-    for structure in structures:
-        split = split_of(structure.kind, of_group[structure.group])
-        if split == "validation" and structure.kind in FRAMES:
-            # All frames of one origin together: both sides of a symmetric path are the same geometries.
-            met = origins[structure.kind]
-            met += [] if structure.parent in met else [structure.parent]
-            split = structure.kind if met.index(structure.parent) % recipe.split.validation_every else split
-        divided.append(replace(structure, split=split))
+    wanted = recipe.split
+    single = [replace(structure, group=structure.name) for structure in structures]  # parents connect what belongs
+    made = divide(single, by=wanted.by, fractions=wanted.fractions, seed=wanted.seed)
+    divided = [
+        replace(structure, group=family, split=split)
+        for structure, family, split in zip(structures, made.families, made.splits, strict=True)
+    ]
     shown = {int(z) for structure in divided if structure.split == "train" for z in structure.numbers}
     absent = sorted({int(z) for structure in divided for z in structure.numbers} - shown)
     if absent:

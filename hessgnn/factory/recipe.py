@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, SerializeAsAny, field_validator
 
+from hessgnn.data.store.splits import Relation
 from hessgnn.data.structure import KINDS
 from hessgnn.factory.geometries import SOURCES, SourceSettings
 from hessgnn.factory.reactions import ReactionSettings
@@ -80,14 +81,13 @@ class ThermalSettings(Settings):
 
 
 class SplitSettings(Settings):
-    """How whole groups are divided into splits; see :func:`hessgnn.data.store.splits.split_of` for the frames."""
+    """How the structures are divided into splits, see :func:`hessgnn.data.store.families.divide`."""
 
-    fractions: dict[str, float] = Field(default={"train": 0.7, "validation": 0.15, "test": 0.15})
-    seed: NonNegativeInt = 0
-    validation_every: PositiveInt = Field(
-        default=1,
-        description="which structures of validation groups take their frames along: each so many-th",
+    by: Relation = Field(default="molecule", description="what is never divided between splits")
+    fractions: dict[str, float] = Field(
+        default={"train": 0.7, "validation": 0.1, "test": 0.2}, description="shares of the stationary points"
     )
+    seed: NonNegativeInt = 0
 
 
 class Recipe(Settings):

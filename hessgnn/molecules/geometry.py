@@ -11,6 +11,8 @@ from ase.data import covalent_radii
 from ase.neighborlist import natural_cutoffs, neighbor_list
 from ase.symbols import Symbols
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist, pdist
 from scipy.spatial.transform import Rotation
@@ -25,7 +27,7 @@ Array = NDArray[np.float64]
 INTACT_BOND = 1.2
 """Bonds that a simulation must keep, and by which the two sides of a descent are told apart."""
 GRAPH_BOND = 1.25
-"""Bonds of :func:`connectivity`."""
+"""Bonds of :func:`connectivity` and :func:`fragments`."""
 REACTION_BOND = 1.3
 """Bonds of reactants and products while data are made: C–H to 1.39 Å, C–C to 1.98 Å; hydrogen bonds are longer."""
 
@@ -99,6 +101,41 @@ def connectivity(
 
     Raises :class:`~hessgnn.errors.DataError`, which names ``where``, when two atoms lie at the same place.
     """
+    return _fingerprint(numbers, _partners(numbers, positions, cell, pbc, where))
+
+
+def fragments(
+    numbers: NDArray[np.int64],
+    positions: Array,
+    cell: Array | None = None,
+    pbc: NDArray[np.bool_] | bool = False,
+    where: object | None = None,
+) -> list[str]:
+    """Fingerprints of the connected parts of the bonded graph, sorted: one for a molecule, several for a complex.
+
+    The fingerprint of a part is that of :func:`connectivity` for the part alone. Parameters and errors are the same.
+    """
+    partners = _partners(numbers, positions, cell, pbc, where)
+    rows = np.repeat(np.arange(len(numbers)), [len(near) for near in partners])
+    columns = np.array([k for near in partners for k in near], dtype=np.int64)
+    links = coo_array((np.ones(len(rows)), (rows, columns)), shape=(len(numbers), len(numbers)))
+    number, label = connected_components(links, directed=False)
+    found = []
+    for part in range(number):
+        atoms = np.flatnonzero(label == part).tolist()
+        place = {atom: k for k, atom in enumerate(atoms)}
+        found.append(_fingerprint(numbers[atoms], [[place[k] for k in partners[atom]] for atom in atoms]))
+    return sorted(found)
+
+
+def _partners(
+    numbers: NDArray[np.int64],
+    positions: Array,
+    cell: Array | None,
+    pbc: NDArray[np.bool_] | bool,
+    where: object | None,
+) -> list[list[int]]:
+    """Atoms that each atom is bonded to in the bonded graph."""
     (i, j), lengths = bonded_pairs(numbers, positions, GRAPH_BOND, cell, pbc)
     if lengths.min(initial=np.inf) < COINCIDENT:
         raise DataError(
@@ -107,6 +144,10 @@ def connectivity(
     partners: list[list[int]] = [[] for _ in numbers]
     for centre, partner in zip(i.tolist(), j.tolist(), strict=True):
         partners[centre].append(partner)
+    return partners
+
+
+def _fingerprint(numbers: NDArray[np.int64], partners: list[list[int]]) -> str:
     colours = [str(number) for number in numbers.tolist()]
     classes = len(set(colours))
     while True:

@@ -74,6 +74,7 @@ def subset(path: Path, n_reactions: int, n_minima: int) -> Path:
     """The smallest reactions of the test split that have two ends, with their paths, and the smallest other minima."""
     store = Store.open("rtp-mini")
     found = [r for r in reactions(store, "test") if r.reactant is not None and r.product is not None]
+    found = [r for r in found if not r.name.startswith(("rotation/", "inversion/"))]  # their ends are mirror images
     structures: list[Structure] = []
     for reaction in sorted(found, key=lambda r: (len(r.saddle), r.name))[:n_reactions]:
         structures += [*reaction.stations, *reaction.path]

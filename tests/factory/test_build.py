@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from ase.build import molecule
 
 from hessgnn.data.checks import check
 from hessgnn.data.store.store import Store, write_store
+from hessgnn.data.structure import Structure
 from hessgnn.errors import ConfigError, DataError
 from hessgnn.factory import build as build_module
 from hessgnn.factory.build import MoleculeJob, assign_splits, build, jobs_of, part_path
@@ -45,14 +47,14 @@ def test_report_and_content(built):
     assert (report.jobs, report.structures) == (2, 6)
     assert report.skipped == {"CH3": "odd number of electrons"}
     assert report.failed == {}
-    assert store.splits == {"train": 2, "nms": 4}
+    assert store.splits == {"train": 2, "nms-known": 4}
     assert store.names[:3] == ["H2O", "H2O/nms-0", "H2O/nms-1"]
     assert set(store.attributes.versions) >= {"tblite", "ase"}
     told = yaml.safe_load(store.attributes.provenance)
     assert told["skipped"] == report.skipped
     assert told["tasks"]["H2O"]["gradients"] > 54  # at least three Hessians of nine coordinates
     assert check(store) == []
-    for i in store.indices("nms"):
+    for i in store.indices("nms-known"):
         minimum = store[store.names.index(store.parents[i])]
         assert store.groups[i] == minimum.group
         assert 0 < store.energies[i] - minimum.energy <= Recipe(name="x").displaced.max_energy
@@ -118,19 +120,18 @@ def test_training_must_show_every_element(built):
         assign_splits(recipe, list(built[1]))
 
 
-def test_a_part_of_the_frames_of_validation_groups_follows_them(recipe, built):
-    frames = [replace(built[1][1], name=f"f{k}", parent=f"p{k // 2}") for k in range(12)]
-    rest = [replace(built[1][0], name="other", group="other")]
-    for every, count in ((1, 12), (2, 6), (4, 4)):
-        split = {"fractions": {"validation": 0.5, "train": 0.5}, "validation_every": every}
-        placed = {}
-        for seed in range(8):  # one of them draws the group of the frames for validation
-            settings = parse(Recipe, SMALL | {"split": split | {"seed": seed}}, where="test")
-            with contextlib.suppress(DataError):
-                made = assign_splits(settings, [*frames, *rest])
-                placed[next(s.split for s in made if s.name == "other")] = [s.split for s in made[:12]]
-        assert placed["train"].count("validation") == count
-        assert placed["train"].count("nms") == 12 - count
+def test_validation_holds_the_frames_of_its_families(built):
+    frames = [replace(built[1][1], name=f"f{k}", parent="H2O") for k in range(12)]
+    structures = [built[1][0], *frames, Structure.from_atoms(molecule("H2O2"), name="other", kind="minimum")]
+    placed = {}
+    for seed in range(8):  # one of them draws the molecule of the frames for validation
+        split = {"fractions": {"validation": 0.5, "train": 0.5}, "seed": seed}
+        with contextlib.suppress(DataError):
+            made = assign_splits(parse(Recipe, SMALL | {"split": split}, where="test"), structures)
+            placed[made[-1].split] = made
+    assert [s.split for s in placed["train"]] == ["validation-stationary", *["validation"] * 12, "train"]
+    assert [s.split for s in placed["validation"]] == ["train", *["nms-known"] * 12, "validation"]  # no frames there
+    assert {s.group for s in placed["train"]} == {"H2O", "other"}
 
 
 def test_rounded_hessians_lie_on_their_grid_and_near_the_truth(recipe, built, tmp_path):

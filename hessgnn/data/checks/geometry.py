@@ -14,7 +14,7 @@ from hessgnn.data.checks.finding import Finding, Level, Seen, Suspects, finding
 from hessgnn.data.checks.labels import LENGTH_UNITS, misreading
 from hessgnn.data.neighbors import neighbors
 from hessgnn.data.store.families import Duplicates
-from hessgnn.data.store.splits import DISJOINT
+from hessgnn.data.store.splits import DISJOINT, VALIDATION, VALIDATION_STATIONARY
 from hessgnn.data.structure import Structure
 from hessgnn.errors import DataError
 
@@ -125,6 +125,7 @@ def _spread(copies: list[_Copy]) -> float:
 
 def _leaks(splits: set[str]) -> bool:
     """Whether a copy in one split tells of what another was trained, chosen or tested on."""
+    splits = {VALIDATION if split == VALIDATION_STATIONARY else split for split in splits}
     return len(splits) > 1 and (bool(splits & {"train", "validation"}) or len(splits & set(DISJOINT)) > 1)
 
 

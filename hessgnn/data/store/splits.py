@@ -1,34 +1,47 @@
-"""Splits of a data set: whole groups (molecules, reactions) drawn at random, so that none leaks into another split."""
+"""Splits of a data set: whole families (what must not be divided) drawn at random, so that none leaks."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 
-from hessgnn.data.structure import FRAMES
+from hessgnn.data.structure import FRAMES, STATIONARY
 from hessgnn.errors import ConfigError, DataError
 
 DISJOINT = ("train", "validation", "test")
-"""Splits that must not share a group. Others, such as ``nms``, hold frames of the same molecules by design."""
+"""Splits that must not share a group. Others, such as ``nms-known``, hold frames of the same molecules by design."""
+TRAIN, VALIDATION, TEST = DISJOINT
+VALIDATION_STATIONARY = "validation-stationary"
+"""Stationary points of the validation families, where ``validation`` holds their frames."""
+KNOWN = "-known"
+"""Ends the name of a split of frames whose families are trained on: ``irc-known``, ``nms-known``."""
 
-Relation = Literal["reaction", "composition", "molecule"]
-"""What a split keeps together, see :func:`hessgnn.data.store.families.relations`."""
+DRAWN = "# split by"
+"""Begins the line of a store's provenance that tells how its splits were drawn."""
+
+Relation = Literal["molecule", "composition", "reaction", "structure"]
+"""What a split keeps together, see :func:`hessgnn.data.store.families.divide`."""
 
 
-def split_groups(groups: Iterable[str], fractions: Mapping[str, float], seed: int) -> dict[str, str]:
+def split_groups(sizes: Mapping[str, int], fractions: Mapping[str, float], seed: int) -> dict[str, str]:
     """Assign each group to a split at random.
+
+    Every split but ``train`` takes groups in random order until it has its share of the structures; ``train`` gets the
+    others. A group larger than the whole share of a split is passed over by that split, so that the largest families
+    are always trained on. Where all groups are larger, the split takes one of the smallest.
 
     Parameters
     ----------
-    groups
-        Group of each structure, in any order and with repetitions.
+    sizes
+        Group -> number of its structures that count.
     fractions
-        Split name -> share of the *groups*. Shares must add up to 1; counts are rounded by the largest remainder.
+        Split name -> share of these structures. Shares must add up to 1. Without ``train`` the first split gets the
+        rest.
     seed
-        Equal groups, fractions and seed give equal splits.
+        Equal sizes, fractions and seed give equal splits.
 
     Returns
     -------
@@ -45,32 +58,73 @@ def split_groups(groups: Iterable[str], fractions: Mapping[str, float], seed: in
         raise ConfigError(
             f"fractions {dict(fractions)} do not add up to 1", where="split fractions", hint="give shares such as 0.8"
         )
-    unique = sorted(set(groups))
-    exact = shares * len(unique)
-    counts = np.floor(exact + 1e-9).astype(int)
-    by_remainder = np.argsort(counts - exact, kind="stable")
-    counts[by_remainder[: len(unique) - counts.sum()]] += 1
-    names = np.repeat(np.array(list(fractions)), counts)
-    order = np.random.default_rng(seed).permutation(len(unique))
-    return {unique[i]: str(name) for i, name in zip(order, names, strict=True)}
+    unique = sorted(sizes)
+    waiting = [unique[i] for i in np.random.default_rng(seed).permutation(len(unique))]
+    total = sum(sizes.values())
+    rest = TRAIN if fractions.get(TRAIN) else next(name for name, share in fractions.items() if share)
+    split_of_group = {}
+    for name, share in fractions.items():
+        if name == rest or not share:
+            continue
+        for group in _taken(waiting, sizes, share * total):
+            split_of_group[group] = name
+        waiting = [group for group in waiting if group not in split_of_group]
+    return {group: split_of_group.get(group, rest) for group in unique}
 
 
-def split_of(kind: str, group_split: str) -> str:
+def _taken(waiting: Sequence[str], sizes: Mapping[str, int], target: float) -> list[str]:
+    """The first groups whose structures come nearest to a number; at least one, unless only one is left."""
+    if len(waiting) < 2:
+        return []
+    taken, count = [], 0
+    for group in (group for group in waiting if sizes[group] <= target + 1e-9):
+        if 2 * (target - count) < sizes[group]:  # without it the number is nearer
+            break
+        taken.append(group)
+        count += sizes[group]
+    return taken[: len(waiting) - 1] or [min(waiting, key=lambda group: sizes[group])]
+
+
+def split_of(kind: str, group_split: str, *, frames: bool = True) -> str:
     """Place a structure of some kind, given the split that :func:`split_groups` drew its group to.
 
-    Frames away from stationary points are kept for testing extrapolation, each kind in a split of its own, but those of
-    validation groups follow them: at a minimum every force is zero, so validated on minima alone the flattest surface
-    would win.
+    Frames away from stationary points are kept for testing extrapolation, each kind in a split of its own: ``irc`` for
+    those of test families, ``irc-known`` for those of training families. Validation is on the frames of validation
+    families, whose stationary points are a split of their own: at a minimum every force is zero, so validated on
+    minima the flattest surface would win.
+
+    Parameters
+    ----------
+    frames
+        Whether there are frames of validation families. Without, their stationary points are ``validation``.
     """
-    return kind if kind in FRAMES and group_split != "validation" else group_split
+    if group_split == VALIDATION:
+        return VALIDATION_STATIONARY if kind in STATIONARY and frames else VALIDATION
+    if kind not in FRAMES:
+        return group_split
+    return kind if group_split == TEST else kind + KNOWN
+
+
+def is_drawn(split: str) -> bool:
+    """Whether a split is one of those that :func:`split_of` makes; others are never drawn anew."""
+    return split in (*DISJOINT, VALIDATION_STATIONARY) or split.removesuffix(KNOWN) in FRAMES
+
+
+def is_held_out(split: str) -> bool:
+    """Whether a split is for testing on new molecules: no split of training or validation families."""
+    return split not in (TRAIN, VALIDATION, VALIDATION_STATIONARY) and not split.endswith(KNOWN)
 
 
 def leaking_groups(groups: Sequence[str], splits: Sequence[str]) -> dict[str, set[str]]:
-    """Find the groups that stand in two of the splits that must be disjoint, and which of these (:data:`DISJOINT`)."""
+    """Find the groups that stand in two of the splits that must be disjoint, and which of these (:data:`DISJOINT`).
+
+    The stationary points of the validation families count as validation.
+    """
     found: dict[str, set[str]] = {}
     for group, split in zip(groups, splits, strict=True):
-        if split in DISJOINT:
-            found.setdefault(group, set()).add(split)
+        name = VALIDATION if split == VALIDATION_STATIONARY else split
+        if name in DISJOINT:
+            found.setdefault(group, set()).add(name)
     return {group: shared for group, shared in found.items() if len(shared) > 1}
 
 

@@ -6,23 +6,25 @@ packed lower triangles. What is not a number per structure is read when it is as
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import h5py
 import numpy as np
+import yaml
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
 from hessgnn.data.store import layout
-from hessgnn.data.store.columns import Columns, ragged
-from hessgnn.data.store.splits import DISJOINT
+from hessgnn.data.store.columns import SCRATCH, Columns, ragged, scratch
+from hessgnn.data.store.splits import DISJOINT, DRAWN, TRAIN
 from hessgnn.data.store.writer import write_store
-from hessgnn.data.structure import Array, Structure
-from hessgnn.errors import DataError, did_you_mean
+from hessgnn.data.structure import FRAMES, Array, Structure
+from hessgnn.errors import DataError, UserError, did_you_mean
 
 __all__ = ["Store", "StoreAttributes", "bundled_names", "write_store"]
 
@@ -41,11 +43,47 @@ class StoreAttributes:
     split_hash: str
     hessian_dtype: layout.HessianDtype
     format_version: int
+    split_by: str = ""
 
 
 def bundled_names() -> list[str]:
     """Names of the data sets that ship with the package; each can be given to :meth:`Store.open`."""
-    return sorted(path.stem for path in _BUNDLED.glob("*.h5"))
+    return sorted(path.stem for pattern in ("*.h5", "*.yaml") for path in _BUNDLED.glob(pattern))
+
+
+def _bundled(name: str) -> Path:
+    """The file of a bundled data set.
+
+    One that is another's data under other splits is a YAML file, which lists who is in them. Its store is written to
+    the folder of scratch files when it is first opened.
+    """
+    path = _BUNDLED / f"{name}.yaml"
+    if not path.exists():
+        return path.with_suffix(".h5")
+    text = path.read_text(encoding="utf-8")
+    told = yaml.safe_load(text)
+    source = Store(_BUNDLED / f"{told['of']}.h5")
+    attributes = source.attributes
+    state = "".join((text, attributes.content_hash, attributes.split_hash))
+    target = scratch("bundled") / hashlib.sha256(state.encode()).hexdigest()[:24] / f"{name}.h5"
+    if target.exists():
+        return target
+    split_of_name = {member: split for split, members in told["splits"].items() for member in members}
+    others = {kind: kind if kind in FRAMES else TRAIN for kind in set(source.kinds)}
+    shares = ", ".join(f"{split} {share:g}" for split, share in told["fractions"].items())
+    try:
+        write_store(
+            target,
+            (replace(one, split=split_of_name.get(one.name, others[one.kind])) for one in source),
+            level_of_theory=attributes.level_of_theory,
+            provenance=f"{attributes.provenance.rstrip()}\n{DRAWN} {told['by']}: {shares}; seed {told['seed']}\n",
+            versions=attributes.versions,
+            hessian_dtype=attributes.hessian_dtype,
+            split_by=told["by"],
+        )
+    except UserError as error:
+        raise UserError(error.what, where=target, hint=f"set {SCRATCH} to a folder that you may write to") from error
+    return target
 
 
 class Store:
@@ -110,7 +148,7 @@ class Store:
             return cls(path)
         names = bundled_names()
         if str(path_or_name) in names:
-            return cls(_BUNDLED / f"{path_or_name}.h5")
+            return cls(_bundled(str(path_or_name)))
         if path.exists():
             raise DataError("is not a file", where=path, hint="give the HDF5 file itself")
         hint = did_you_mean(str(path_or_name), names) if names else "check the path"
@@ -229,6 +267,11 @@ class Store:
             counts.append(np.bincount(place, minlength=len(sizes) * width).reshape(-1, width)[:, :-1])
         return np.concatenate(counts) if counts else np.zeros((0, len(elements)), dtype=np.int64)
 
+    def isomers(self) -> list[tuple[str, int]]:
+        """Group and number of the composition of each structure: equal for isomers of one group."""
+        _, number = np.unique(self.composition(self.elements()), axis=0, return_inverse=True)
+        return list(zip(self.groups, number.ravel().tolist(), strict=True))
+
     def elements(self, indices: Iterable[int] | None = None) -> list[int]:
         """Atomic numbers that occur, sorted; ``indices`` are the structures to look at, all by default."""
         chosen = np.arange(len(self)) if indices is None else np.fromiter(indices, dtype=np.int64)
@@ -303,4 +346,5 @@ def _read_attributes(file: h5py.File) -> StoreAttributes:
         split_hash=str(file.attrs["split_hash"]),
         hessian_dtype="float64" if file["hessian"].dtype == np.float64 else "float32",
         format_version=int(file.attrs["format_version"]),
+        split_by=str(file.attrs.get("split_by", "")),
     )

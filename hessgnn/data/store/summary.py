@@ -34,7 +34,7 @@ class SplitSummary:
         Structures with the label.
     heights : (float, float, float) or None
         5 %, 50 % and 95 % quantiles of the energy above the parent (:data:`DISPLACED`) or above the lowest structure
-        of the same group and number of atoms in the whole store, eV.
+        of the same group and composition in the whole store, eV.
     rms_forces, max_force : float or None
         Over all components, eV/Å.
     rms_hessian, max_hessian : float or None
@@ -138,16 +138,16 @@ def _quantiles(values: Array) -> tuple[float, float, float]:
 def _heights(store: Store) -> Array:
     """Energy of each structure above what it is measured from, eV; NaN where one of the two is unknown."""
     place = {name: i for i, name in enumerate(store.names)}
+    isomers = store.isomers()
     lowest: dict[tuple[str, int], float] = {}
     for i in np.flatnonzero(store.has_energy):
-        key = store.groups[i], int(store.n_atoms[i])
-        lowest[key] = min(lowest.get(key, np.inf), float(store.energies[i]))
+        lowest[isomers[i]] = min(lowest.get(isomers[i], np.inf), float(store.energies[i]))
 
     def base(i: int) -> float:
         parent = place.get(store.parents[i]) if store.kinds[i] in DISPLACED else None
         if parent is not None:
             return float(store.energies[parent]) if store.has_energy[parent] else np.nan
-        return lowest.get((store.groups[i], int(store.n_atoms[i])), np.nan)
+        return lowest.get(isomers[i], np.nan)
 
     bases = np.array([base(i) for i in range(len(store))])
     return np.where(store.has_energy, store.energies - bases, np.nan)

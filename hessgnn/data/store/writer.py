@@ -36,6 +36,7 @@ def write_store(
     provenance: str = "",
     versions: Mapping[str, str] | None = None,
     hessian_dtype: layout.HessianDtype = "float32",
+    split_by: str = "",
 ) -> None:
     """Write labelled structures to a file, atomically.
 
@@ -56,6 +57,8 @@ def write_store(
         Versions of the codes involved.
     hessian_dtype
         Precision of the stored Hessians; everything else is float64.
+    split_by
+        What the splits keep together, a :data:`~hessgnn.data.store.splits.Relation`; empty where it is not known.
 
     Raises
     ------
@@ -72,7 +75,7 @@ def write_store(
             draft.add(*judged(structure))
         if not seen:
             raise DataError("there is no structure to write", where=path)
-        draft.seal(level_of_theory, provenance, versions or {})
+        draft.seal(level_of_theory, provenance, versions or {}, split_by)
 
 
 @contextmanager
@@ -198,7 +201,7 @@ class Draft:
         for key, texts in self.strings.items():
             texts += other[key][()].tolist() if key in other else [b""] * n
 
-    def seal(self, level_of_theory: str, provenance: str, versions: Mapping[str, str]) -> None:
+    def seal(self, level_of_theory: str, provenance: str, versions: Mapping[str, str], split_by: str = "") -> None:
         """Write strings, attributes and fingerprints, and close the file."""
         self._flush()
         file = self._file
@@ -219,6 +222,7 @@ class Draft:
                 "provenance": provenance,
                 "content_hash": layout.content_hash(file),
                 "split_hash": split_hash(names, splits),
+                "split_by": split_by,
             }
         )
         self.close()

@@ -33,8 +33,9 @@ def sound():
         near = [store[i] for i in places if not set(store.names[i].split("/")) & set(other)]
         (minimum,) = [s for s in near if s.kind in ("minimum", "reactant")]
         frames = [s for s in near if s is not minimum]
-        home = "validation" if minimum.split == "validation" else "nms"
-        found.append(replace(minimum, name=molecule, group=molecule, kind="minimum", parent=""))
+        split = minimum.split.removesuffix("-stationary")
+        home = "validation" if split == "validation" else "nms"
+        found.append(replace(minimum, name=molecule, group=molecule, kind="minimum", parent="", split=split))
         found += [
             replace(s, name=f"{molecule}/nms-{k}", group=molecule, kind="nms", split=home, parent=molecule)
             for k, s in enumerate(frames)

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from hessgnn.data.checks import check
 from hessgnn.data.checks.membership import molecules
-from hessgnn.data.store.store import Store
+from hessgnn.data.store.store import Store, write_store
 
 
 def test_leak(judge, sound):
@@ -19,8 +20,8 @@ def test_leak(judge, sound):
 
 def test_leak_along_what_was_made_from_what(judge, sound):
     """Two groups, but one is made from the other."""
-    train = next(s for s in sound if s.split == "train")
-    tested = [replace(s, parent=train.name) for s in sound if s.split == "test"][:1]
+    train, other = (s for s in sound if s.name in ("H2O", "CO2"))
+    train, tested = replace(train, split="train"), [replace(other, parent=train.name, split="test")]
     found = judge([train, *tested])
     assert train.name in found["error", "leakage"] or tested[0].name in found["error", "leakage"]
 
@@ -43,12 +44,29 @@ def test_elements_without_training(judge, sound):
         }
 
 
+def test_a_leak_is_wanted_in_a_split_over_structures(tmp_path, sound):
+    """It is told, but does not forbid training."""
+    structures = [replace(s, split="test" if s.name == "H2O/nms-0" else "train") for s in sound]
+    write_store(tmp_path / "set.h5", structures, level_of_theory="none", split_by="structure")
+    (found,) = check(Store.open(tmp_path / "set.h5"))
+    assert (found.level, found.code) == ("warning", "leakage")
+    assert "split over structures, as intended: 1 group stands in several splits, e.g. 'H2O'" in found.message
+
+
+def test_copies_within_validation_are_no_leak(judge, sound):
+    """Its stationary points and its frames are two splits of the same families."""
+    water = next(s for s in sound if s.name == "H2O")
+    pair = [replace(water, split="validation-stationary"), replace(water, name="again", split="validation")]
+    assert set(judge([*(s for s in sound if s.group != "H2O"), *pair])) == {("warning", "duplicate")}
+
+
 def test_groups_are_drawn_by_seed_and_size():
     store = Store.open("rtp-mini")
     everything = np.arange(len(store))
     drawn = molecules(store, everything, most=100, seed=1)
     assert 90 < sum(map(len, drawn)) <= 100
     assert all(len({store.groups[i] for i in members}) == 1 < len(members) for members in drawn)
+    assert all(len({tuple(sorted(store[int(i)].numbers)) for i in members}) == 1 for members in drawn)
     again = molecules(store, everything, most=100, seed=1)
     assert [members.tolist() for members in drawn] == [members.tolist() for members in again]
     other = molecules(store, everything, most=100, seed=2)

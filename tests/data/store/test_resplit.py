@@ -74,14 +74,18 @@ def test_splits_of_other_names_stay_and_frames_go_by_kind(tmp_path):
     write_store(tmp_path / "a.h5", structures, level_of_theory="none")
     new = resplit(Store.open(tmp_path / "a.h5"), tmp_path / "b.h5", by="reaction", fractions=FRACTIONS, seed=0)
     assert new.splits["pool"] == 1
-    assert new.splits["validation"] % 2 == 0
-    assert new.splits["irc"] == sum(new.kinds[i] == "irc" for i in new.indices("irc"))
-    assert all(new.kinds[i] == "minimum" for i in new.indices("test"))
+    kinds = {split: {new.kinds[i] for i in new.indices(split)} for split in new.splits}
+    of_frames = {split for split, found in kinds.items() if found == {"irc"}}
+    assert of_frames == {"irc", "irc-known", "validation"}
+    assert all(found == {"minimum"} for split, found in kinds.items() if split not in of_frames)
+    assert new.splits["validation"] - new.splits["validation-stationary"] in (0, 1)  # the pool has one minimum
+    assert {new.groups[i] for i in new.indices("irc")} == {new.groups[i] for i in new.indices("test")}
 
 
 def test_too_few_families(tmp_path):
     bundled = Store.open("rtp-mini")
-    two = [bundled[i] for i, name in enumerate(bundled.names) if name.split("/")[0] in ("H2O", "HCN")]
+    both = [bundled[i] for i, name in enumerate(bundled.names) if name.split("/")[0] in ("H2O", "HCN")]
+    two = [replace(s, group=s.name.split("/")[0]) for s in both]
     assert len(two) == 6
     write_store(tmp_path / "a.h5", two, level_of_theory="none")
     with pytest.raises(DataError, match=r"a\.h5: 2 families are too few: none is left for test"):

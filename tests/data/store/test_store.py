@@ -1,15 +1,23 @@
 import json
 import multiprocessing
 from dataclasses import replace
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+import yaml
 from ase.build import molecule
 
+from hessgnn.data.store.families import familiar, resplit
+from hessgnn.data.store.splits import split_hash
 from hessgnn.data.store.store import Store, write_store
 from hessgnn.data.structure import Structure
-from hessgnn.errors import DataError
+from hessgnn.errors import DataError, UserError
+from hessgnn.factory.build import assign_splits
+from hessgnn.factory.recipe import Recipe
+from hessgnn.runtime.config import load
+from hessgnn.runtime.files import find_resource
 
 
 def make_structures(n=6, seed=0):
@@ -222,8 +230,59 @@ def test_a_store_goes_to_worker_processes(path):
 def test_bundled_set_is_whole():
     store = Store.open("rtp-mini")
     store.verify()
-    assert store.splits == {"train": 355, "validation": 178, "test": 82, "irc": 744, "nms": 1644}
-    assert list(store.splits) == ["train", "validation", "test", "irc", "nms"]
+    assert store.splits == {
+        "train": 340, "validation": 194, "test": 124, "irc": 168, "irc-known": 560, "nms": 395, "nms-known": 1170,
+        "validation-stationary": 52
+    }  # fmt: skip
+    assert list(store.splits) == ["train", "validation", "test", *sorted(list(store.splits)[3:])]
+    assert {store.kinds[i] for i in store.indices("validation")} == {"irc", "nms"}
     assert store.elements(store.indices("train")) == [1, 6, 7, 8]
     assert store.has_hessian.all()
-    assert store.path.stat().st_size < 6e6  # 3003 structures; 0.83 MB were 513
+    assert store.path.stat().st_size < 5.3e6  # 3003 structures; 0.83 MB were 513
+
+
+def test_bundled_set_tests_on_new_molecules():
+    store = Store.open("rtp-mini")
+    assert familiar(store) == {"test": (124, 0), "irc": (168, 0), "nms": (395, 0)}
+    of_split = {split: {store.groups[i] for i in store.indices(split)} for split in store.splits}
+    assert {split: len(groups) for split, groups in of_split.items()} == {
+        "train": 132, "validation": 36, "test": 80, "irc": 20, "irc-known": 15, "nms": 80, "nms-known": 132,
+        "validation-stationary": 36
+    }  # fmt: skip
+    assert of_split["irc"] | of_split["nms"] <= of_split["test"]
+    assert of_split["irc-known"] | of_split["nms-known"] <= of_split["train"]
+    assert of_split["validation"] == of_split["validation-stationary"]
+
+
+def test_bundled_split_is_that_of_the_recipe():
+    """Families and splits are drawn from the structures alone, as a new build does."""
+    recipe = load(Recipe, find_resource(Path("configs/data/rtp-mini.yaml")))
+    store = Store.open("rtp-mini")
+    made = assign_splits(recipe, [replace(s, split="train", group="") for s in store])
+    assert split_hash([s.name for s in made], [s.split for s in made]) == store.attributes.split_hash
+    assert [s.group for s in made] == store.groups
+    assert yaml.safe_load(store.attributes.provenance)["recipe"]["split"] == recipe.split.model_dump()
+    assert store.attributes.split_by == recipe.split.by
+
+
+def test_the_random_split_has_the_same_structures(tmp_path):
+    """Its list of names is what the seed draws."""
+    store, families = Store.open("rtp-mini-random"), Store.open("rtp-mini")
+    assert store.splits == {"train": 413, "validation": 52, "test": 51, "irc": 776, "nms": 1711}
+    assert (store.names, store.groups) == (families.names, families.groups)
+    assert store.attributes.content_hash == families.attributes.content_hash
+    assert store.attributes.split_by == "structure"
+    told = yaml.safe_load((families.path.parent / "rtp-mini-random.yaml").read_text())
+    drawn = {key: told[key] for key in ("by", "fractions", "seed")}
+    again = resplit(families, tmp_path / "again.h5", **drawn)
+    assert again.attributes.split_hash == store.attributes.split_hash
+    assert again.attributes.provenance == store.attributes.provenance
+    assert Store.open("rtp-mini-random").path == store.path
+    assert familiar(store)["test"] == (51, 28)
+
+
+def test_the_random_split_needs_a_folder_to_write_to(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("HESSGNN_CACHE", str(tmp_path / "file"))
+    with pytest.raises(UserError, match="HESSGNN_CACHE"):
+        Store.open("rtp-mini-random")
