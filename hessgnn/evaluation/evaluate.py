@@ -48,6 +48,7 @@ def evaluate(
     data: str | Path | None = None,
     regime: Regime | None = None,
     budget: Budget = "steps",
+    demonstration: bool | None = None,
     processes: int = 1,
     observer: ProgressCallback | None = None,
 ) -> Record:
@@ -77,6 +78,9 @@ def evaluate(
         Labels it was trained on, where they differ from those that the loss used.
     budget
         What it shares with the other regimes of its architecture: steps, or the device-seconds of E-F-H.
+    demonstration
+        Whether the run shows the tool only, see :class:`~hessgnn.evaluation.record.Record`; what an earlier record
+        says by default.
     processes
         Number of processes that molecules and reactions of a task are divided between.
     observer
@@ -102,6 +106,7 @@ def evaluate(
     record = Record(
         **_identity(config, regime, budget),
         **_results(run.record, surface, store, names, splits, used, settings, processes, observer),
+        demonstration=_demonstrates(run, demonstration),
         parameters=parameters,
         cost=_cost(run, sweep),
         curve=[_curve_point(point) for point in run.curve()],
@@ -155,6 +160,7 @@ def record_failure(
     data: str | Path | None = None,
     regime: Regime | None = None,
     budget: Budget = "steps",
+    demonstration: bool | None = None,
 ) -> Record:
     """Write the record of a run that failed, so that it is counted and not forgotten.
 
@@ -165,6 +171,7 @@ def record_failure(
         **_identity(config, regime, budget),
         status="failed",
         reason=reason,
+        demonstration=_demonstrates(run, demonstration),
         parameters=config.potential_class()(config.potential_config()).n_parameters(),
         data=source(Store.open(data or config.data.path)),
         cost=_cost(run, sweep),
@@ -331,6 +338,16 @@ def _spent_before(run: Run) -> Cost:
         return Cost()
     names = ("sweep_trials", "sweep_device_seconds", "label_gradients", "validation_gradients")
     return Cost(**{name: getattr(cost, name) for name in names})
+
+
+def _demonstrates(run: Run, given: bool | None) -> bool:
+    """Whether a run shows the tool only; what an earlier record says if it is not given."""
+    if given is not None:
+        return given
+    try:
+        return read_record(run.record).demonstration
+    except DataError:
+        return False
 
 
 def _converged(run: Run) -> bool | None:

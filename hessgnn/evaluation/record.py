@@ -123,6 +123,9 @@ class Record(Settings):
     architecture: str
     regime: Regime
     budget: Budget = Field(default="steps", description="what was equal for all regimes of the architecture")
+    demonstration: bool = Field(
+        default=False, description="a short run that shows the tool: no comparison with it is evidence"
+    )
     seed: int | None
     status: Literal["ok", "failed"]
     reason: str | None = Field(default=None, description="why it failed; mandatory then")

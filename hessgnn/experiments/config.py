@@ -70,6 +70,9 @@ class ExperimentConfig(Settings):
     seeds: tuple[NonNegativeInt, ...] = Field(default=(1,), min_length=1)
     tasks: tuple[str, ...] = Field(default=DEFAULT_TASKS, min_length=1, description="of the evaluation")
     evaluate: TaskSettings = TaskSettings()
+    demonstration: bool = Field(
+        default=False, description="too short to be evidence: the leaderboard says so, and makes no claims"
+    )
     workers: NonNegativeInt = Field(
         default=2, description="processes, each with one run at a time; 0: none, jobs run in this one (for debugging)"
     )

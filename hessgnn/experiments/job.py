@@ -47,6 +47,8 @@ class EvaluationRequest:
     """What the labels were, where the loss does not tell."""
     budget: Budget = "steps"
     """What it shares with the other regimes of its architecture."""
+    demonstration: bool = False
+    """Whether it shows the tool only and is no evidence."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,16 @@ def run_job(job: Job, link: Link) -> JobResult:
 def record_job_failure(job: Job, reason: str) -> None:
     """Write the record of a run that failed, if it was to be evaluated; of others the trials have the reason."""
     if (how := job.evaluation) is not None:
-        record_failure(job.folder, job.config, reason, how.spent, data=how.data, regime=how.regime, budget=how.budget)
+        record_failure(
+            job.folder,
+            job.config,
+            reason,
+            how.spent,
+            data=how.data,
+            regime=how.regime,
+            budget=how.budget,
+            demonstration=how.demonstration,
+        )
 
 
 def _evaluate(job: Job, how: EvaluationRequest, link: Link) -> Record:
@@ -190,6 +201,7 @@ def _evaluate(job: Job, how: EvaluationRequest, link: Link) -> Record:
         data=how.data,
         regime=how.regime,
         budget=how.budget,
+        demonstration=how.demonstration,
         observer=observer,
     )
 

@@ -210,6 +210,7 @@ def _train(
         data=str(sets.store.path),
         regime=cell.regime,
         budget=cell.budget,
+        demonstration=config.demonstration,
     )
     run = _settings(config, sets, cell, steps)
     job = Job(run, cell.folder(folder), cell.architecture, cell.label, evaluation)
