@@ -3,7 +3,8 @@
     python benchmarks/killed_sweep.py sweeps/reference.yaml -o runs/reference --kills 3
 
 All processes of the sweep are killed at once, as when a machine goes down. At the end: every trial of the budget is
-there once, what was killed is kept with its reason, and `best/ARCHITECTURE.yaml` trains to the score of the record.
+there once, what was killed is kept with its reason, and `best/ARCHITECTURE KIND.yaml` trains to the score of the
+record.
 """
 
 from __future__ import annotations
@@ -66,23 +67,25 @@ def check(config: SweepConfig, folder: Path) -> None:
 
 
 def _check(config: SweepConfig, folder: Path, rows: list[dict[str, str]], storage: BaseStorage) -> None:
-    for architecture in config.architectures:
-        numbers = [int(row["trial"]) for row in rows if row["architecture"] == architecture]
-        assert numbers == list(range(config.budget.trials)), (architecture, numbers)
-        study = storage.get_study_id_from_name(f"{config.name}-{architecture}")
+    for subject in config.subjects:
+        mine = [row for row in rows if (row["architecture"], row["regime"]) == (subject.architecture, subject.regime)]
+        numbers = [int(row["trial"]) for row in mine]
+        assert numbers == list(range(config.budget.trials)), (subject, numbers)
+        study = storage.get_study_id_from_name(f"{config.name}-{subject.architecture}-{subject.regime}")
         trials = storage.get_all_trials(study, deepcopy=False)
         finished = sorted(int(t.user_attrs["key"]) for t in trials if t.state.name in ("COMPLETE", "PRUNED"))
         assert len(set(finished)) == len(finished), "a trial was done twice"
         killed = sum("again" in t.user_attrs for t in trials)
-        print(f"{architecture}: {len(numbers)} trials, each once; {killed} attempts were killed and tried again")
-        best = folder / "best" / f"{folder_name(architecture)}.yaml"
+        print(f"{subject}: {len(numbers)} trials, each once; {killed} attempts were killed and tried again")
+        best = folder / "best" / f"{subject.file}.yaml"
         run = load(RunConfig, best)
-        (record,) = folder.glob(f"final/{folder_name(architecture)}-E-F-H-trial*-seed{run.training.seed}/record.json")
+        name = f"{folder_name(subject.architecture)}-{subject.regime}-trial*-seed{run.training.seed}"
+        (record,) = folder.glob(f"final/{name}/record.json")
         known = min(point.score for point in read_record(record).curve)
         with tempfile.TemporaryDirectory() as scratch:
             score = train(run, Path(scratch) / "run").score
         same = "the same" if score == known else f"{abs(score / known - 1):.1e} from it"
-        print(f"{architecture}: {best} trains to {score:.6g}, the record has {known:.6g}: {same}")
+        print(f"{subject}: {best} trains to {score:.6g}, the record has {known:.6g}: {same}")
 
 
 if __name__ == "__main__":

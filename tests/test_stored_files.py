@@ -92,15 +92,16 @@ def test_an_evaluation_is_not_done_again(stored: Path) -> None:
     assert after["results"].keys() == before["results"].keys()
 
 
-def test_a_finished_sweep_is_opened_and_has_nothing_to_do(stored: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    trials = Path("sweep/trials.csv").read_text()
-    assert status_of("sweep", "sweep.yaml", "-o", "sweep") == 0
-    shown = capsys.readouterr().out
-    assert shown.count("3/3") == 3  # the trials of each architecture, finished by the version before
-    assert "waiting" not in shown
-    assert Path("sweep/trials.csv").read_text() == trials
-    assert Path("sweep/leaderboard/index.html").is_file()
-    assert not list(Path("sweep").glob("trials/*/*/last.pt"))  # they were left out, and no trial was run again
+def test_a_sweep_is_not_resumed_under_the_rules_of_now(stored: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its trials were scored against a baseline, and only E-F-H was tuned. Its runs can still be compared."""
+    before = times(Path("sweep"), "**/*")
+    assert status_of("sweep", "sweep.yaml", "-o", "sweep") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "other rules of comparison" in line
+    assert "name another folder" in line or "another folder with -o" in line
+    after = times(Path("sweep"), "**/*")
+    assert after == {path: time for path, time in before.items() if path in after}
+    assert before.keys() == after.keys()
 
 
 def test_a_finished_study_is_opened_and_has_nothing_to_do(stored: Path) -> None:

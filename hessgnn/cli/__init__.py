@@ -112,7 +112,7 @@ def leaderboard(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the page and the tables.")],
     title: Annotated[str, typer.Option(help="Heading of the report.")] = "hessgnn leaderboard",
     trials: Annotated[
-        Path | None, typer.Option(help="A sweep's trials.csv: adds the landscape of the loss weights.")
+        Path | None, typer.Option(help="A sweep's trials.csv: adds the landscape of what was tuned.")
     ] = None,
     tasks: Annotated[
         list[str] | None,

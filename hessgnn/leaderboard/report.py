@@ -78,7 +78,7 @@ def write_board(
     folder
         Where to write; it is created. Files of the same names are replaced, each at once.
     trials
-        A sweep's ``trials.csv``, for the landscape of the loss weights.
+        A sweep's ``trials.csv``, for the landscape of what was tuned.
     sections
         Sections besides those that are registered, such as the data efficiency that a study found; or import paths
         of their classes, ``package.module:Section``.

@@ -1,4 +1,4 @@
-"""The result of a trial of a sweep, and the table ``trials.csv`` of all of them."""
+"""The result of a trial of a sweep, the table ``trials.csv`` of all of them, and whether their ranking lasts."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
+
+from scipy import stats
 
 from hessgnn.errors import DataError
 from hessgnn.runtime.files import write_text
@@ -23,19 +25,26 @@ class TrialResult:
 
     architecture: str
     trial: int
-    """0 is E-F alone."""
     kind: str
-    """How its values were chosen, such as ``baseline`` or ``sampled``."""
+    """How its values were chosen, such as ``paper`` or ``sampled``; ``baseline`` in files of version 0.1.0."""
     regime: str
+    """The labels that it was trained on."""
     values: dict[str, Any]
     """Dotted key -> tuned value."""
     score: float | None
-    """Validation error relative to that of the architecture on E-F alone."""
+    """Validation error in fixed units; in files of version 0.1.0, relative to the architecture's on E-F alone."""
     device_seconds: float
     products: int
     attempts: int
     state: str
     reason: str | None
+    final_score: float | None = None
+    """Where it was trained again for as long as the retraining, to check the ranking."""
+
+    @property
+    def subject(self) -> str:
+        """What was tuned on its own."""
+        return f"{self.architecture} {self.regime}".strip()
 
     @property
     def numbers(self) -> dict[str, float]:
@@ -104,6 +113,7 @@ def _trial(line: dict[str, str | None], tuned: Sequence[str], where: str) -> Tri
         attempts=int(number("attempts") or 1),
         state=line["state"] or "",
         reason=line.get("reason") or None,
+        final_score=number("final_score"),
     )
 
 
@@ -112,3 +122,52 @@ def _value(text: str) -> float | str:
         return float(text)
     except ValueError:
         return text
+
+
+@dataclass(frozen=True)
+class RankingCheck:
+    """Scores of some trials after as many steps as a trial has, and after as many as the retraining has."""
+
+    subject: str
+    trials: int
+    """That were trained for both lengths."""
+    chosen: int
+    """The trial with the lowest score of a trial's length, which is retrained."""
+    best: int
+    """The trial with the lowest score of the final length."""
+    excess: float
+    """Final score of the chosen one over that of the best one; 1 where they are the same."""
+    kendall: float | None
+    spearman: float | None
+    """Rank correlations of both lengths; ``None`` where all scores of a length are equal."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether the chosen trial is still the best."""
+        return self.excess == 1
+
+
+def check_rankings(trials: Iterable[TrialResult]) -> dict[str, RankingCheck | None]:
+    """Compare the ranking of trials at both lengths: subject -> check, ``None`` where too few had both."""
+    by_subject: dict[str, list[tuple[int, float, float]]] = {}
+    for trial in trials:
+        pairs = by_subject.setdefault(trial.subject, [])
+        if trial.state == "complete" and trial.score is not None and trial.final_score is not None:
+            pairs.append((trial.trial, trial.score, trial.final_score))
+    return {subject: _check(subject, pairs) if len(pairs) > 1 else None for subject, pairs in by_subject.items()}
+
+
+def _check(subject: str, pairs: Sequence[tuple[int, float, float]]) -> RankingCheck:
+    chosen = min(pairs, key=lambda pair: (pair[1], pair[0]))
+    best = min(pairs, key=lambda pair: (pair[2], pair[0] != chosen[0], pair[0]))
+    short, long = [pair[1] for pair in pairs], [pair[2] for pair in pairs]
+    known = len(set(short)) > 1 and len(set(long)) > 1
+    return RankingCheck(
+        subject=subject,
+        trials=len(pairs),
+        chosen=chosen[0],
+        best=best[0],
+        excess=chosen[2] / best[2],
+        kendall=float(stats.kendalltau(short, long).statistic) if known else None,
+        spearman=float(stats.spearmanr(short, long).statistic) if known else None,
+    )

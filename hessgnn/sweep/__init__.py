@@ -1,1 +1,1 @@
-"""Tuning the loss weights of each architecture under one budget."""
+"""Tuning of each architecture on each kind of labels, with equal numbers of trials."""

@@ -28,7 +28,7 @@ def sweep(
     workers: Annotated[int | None, typer.Option(min=1, help="Worker processes, each with one run at a time.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, with measured time and memory.")] = False,
 ) -> None:
-    """Tune the loss weights of each architecture, retrain and evaluate the best, and write the leaderboard."""
+    """Tune each architecture on each kind of labels, retrain and evaluate the best, and write the leaderboard."""
     from hessgnn.sweep.view import run
 
     given = arguments or []

@@ -1,4 +1,4 @@
-"""Settings of a sweep: what is tuned, for which architectures, under which budget."""
+"""Settings of a sweep: what is tuned, for which architectures and kinds of labels, under which budget."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from pydantic import (
 )
 
 from hessgnn.evaluation.run import DEFAULT_TASKS, chosen_tasks
-from hessgnn.experiments.config import ExperimentConfig
-from hessgnn.runtime.config import Settings, get_dotted
-from hessgnn.training.regimes import StudyRegime
+from hessgnn.experiments.config import ExperimentConfig, LabelSettings, folder_name
+from hessgnn.runtime.config import Settings, get_dotted, parse
+from hessgnn.training.config import RunConfig
+from hessgnn.training.regimes import WITH_FRAMES, WITH_HESSIANS, ZERO_WEIGHTS, StudyRegime
 
 PAPER_WEIGHTS = {"loss.forces": 0.30, "loss.hessian": 0.09}
 """Å² and Å⁴, of arXiv 2503.07839."""
@@ -98,7 +99,49 @@ def _kind(values: Any) -> str:
 # Told apart by the key `choices`, so that an error is about the one that was meant.
 Either = Annotated[Annotated[Range, Tag("[range]")] | Annotated[Choice, Tag("[choice]")], Discriminator(_kind)]
 Space = dict[str, Either]
-"""Dotted key of the training configuration -> its values."""
+"""Dotted key of the training configuration, or :data:`DISPLACEMENT` -> its values."""
+
+DISPLACEMENT = "labels.displacement"
+"""The key of a space that chooses the displaced frames, which are no part of a training configuration."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is tuned on its own: an architecture with a kind of labels."""
+
+    architecture: str
+    regime: StudyRegime
+
+    def __str__(self) -> str:
+        return f"{self.architecture} {self.regime}"
+
+    @property
+    def folder(self) -> str:
+        """Of its trials, relative to that of all trials."""
+        return f"{folder_name(self.architecture)}/{self.regime}"
+
+    @property
+    def file(self) -> str:
+        """Stem of its files."""
+        return f"{folder_name(self.architecture)} {self.regime}"
+
+    @property
+    def has_hessians(self) -> bool:
+        """Whether it is trained on Hessians."""
+        return self.regime in WITH_HESSIANS
+
+
+def is_used(key: str, regime: StudyRegime) -> bool:
+    """Whether a key of a space matters to a kind of labels.
+
+    ``loss.hessian`` and what says how Hessians are compared need Hessians, ``loss.forces`` needs forces, and
+    :data:`DISPLACEMENT` needs displaced frames.
+    """
+    if key == DISPLACEMENT:
+        return regime in WITH_FRAMES
+    if key.startswith(("loss.hessian", "loss.probes", "loss.huber")):
+        return regime in WITH_HESSIANS
+    return not key.startswith(("loss.forces", "loss.ramp")) or "forces" not in ZERO_WEIGHTS[regime]
 
 
 def check_conditions(space: Mapping[str, Values]) -> None:
@@ -127,9 +170,9 @@ def several(wanted: Any) -> tuple[Any, ...]:
 
 
 class BudgetConfig(Settings):
-    """What each architecture may spend on tuning. No trial is begun once any of it is spent."""
+    """What each architecture with each kind of labels may spend on tuning. No trial is begun once any is spent."""
 
-    trials: int = Field(default=6, ge=2, description="in total: raise it to go on. The first is E-F alone")
+    trials: PositiveInt = Field(default=6, description="in total: raise it to go on. The first has the paper's weights")
     steps: PositiveInt = Field(default=200, description="of a trial")
     hours: PositiveFloat | None = Field(default=None, description="that the trials may take together, by the clock")
     device_seconds: PositiveFloat | None = Field(default=None, description="of training, over all trials")
@@ -157,20 +200,39 @@ class PrunerConfig(Settings):
     reduction: int = Field(default=3, ge=2, description="hyperband: share of the trials that go on is one in so many")
 
 
+_UNITS = {"energy": "meV/atom", "forces": "10 meV/Å", "hessian": "0.1 eV/Å²"}
+
+
 class ObjectiveConfig(Settings):
-    """What a trial is judged by: its validation errors relative to those of the E-F baseline of its architecture."""
+    """What a trial is judged by: its validation errors in fixed units, the same for all kinds of labels."""
 
     weights: dict[Literal["energy", "forces", "hessian"], NonNegativeFloat] = Field(
-        default={"energy": 1.0, "forces": 1.0, "hessian": 1.0},
+        default={"energy": 1.0, "forces": 1.0, "hessian": 0.0},
         description="exponents of the errors in their geometric mean; checkpoints are chosen by the same",
     )
     cost: Literal["device_seconds", "products"] | None = Field(
         default=None, description="a second objective, of training: every compromise is kept (Pareto front)"
     )
 
+    def describe(self) -> str:
+        """Say what a score is."""
+        used = {name: weight for name, weight in self.weights.items() if weight}
+        equal = len(set(used.values())) == 1
+        errors = [f"{name} ({_UNITS[name]})" + ("" if equal else f" to the power {used[name]:g}") for name in used]
+        mean = "" if len(used) == 1 else f"{'' if equal else 'weighted '}geometric mean of the "
+        return f"{mean}validation RMSE of {' and '.join(errors)}; lower is better"
+
+
+class RankingConfig(Settings):
+    """Whether trials are ranked alike after as many steps as the retraining has."""
+
+    trials: NonNegativeInt = Field(
+        default=0, description="best trials, beside the worst one, that are trained for final_steps; 0: no check"
+    )
+
 
 class SweepConfig(ExperimentConfig):
-    """A sweep. Every architecture gets the same budget, data and rule of selection."""
+    """A sweep. Every architecture with every kind of labels gets the same budget, data and rule of selection."""
 
     KIND: ClassVar[str] = "sweep"
     MAY_CHANGE: ClassVar[dict[str, Any]] = {
@@ -182,25 +244,28 @@ class SweepConfig(ExperimentConfig):
         "storage": True,
     }
 
-    regimes: tuple[StudyRegime, ...] = Field(
-        default=("E-F", "E-F-H"), min_length=1, description="retrained and compared"
-    )
     seeds: tuple[NonNegativeInt, ...] = Field(default=(1,), min_length=1, description="of the retraining")
     space: Space = Field(
         default={
-            "loss.forces": Range(low=0.01, high=10.0, log=True),
-            "loss.hessian": Range(low=1e-4, high=1.0, log=True),
+            "training.schedule.lr": Range(low=5e-4, high=1e-2, log=True),
+            "loss.forces": Range(low=0.03, high=30.0, log=True),
+            "loss.hessian": Range(low=3e-3, high=3.0, log=True),
         },
-        description="dotted key of the training configuration -> values to try",
+        description="dotted key of the training configuration, or labels.displacement -> values to try; each kind of "
+        "labels has those that it uses",
     )
     objective: ObjectiveConfig = ObjectiveConfig()
     budget: BudgetConfig = BudgetConfig()
     sampler: SamplerConfig = SamplerConfig()
     pruner: PrunerConfig = PrunerConfig()
     transfer: bool = Field(
-        default=True, description="try each architecture with the tuned weights of each other, when all are tuned"
+        default=False,
+        description="try each architecture with the weights of each other, where Hessians are used",
     )
-    final_steps: PositiveInt = 800
+    check_ranking: RankingConfig = RankingConfig()
+    final_steps: PositiveInt = Field(
+        default=800, description="at most, of the retraining; it ends earlier where its validation is flat"
+    )
     equal_seconds_tasks: tuple[str, ...] = Field(
         default=DEFAULT_TASKS, min_length=1, description="tasks of the runs that were retrained for equal time"
     )
@@ -233,10 +298,6 @@ class SweepConfig(ExperimentConfig):
     @field_validator("space")
     @classmethod
     def _space_is_fair(cls, space: dict[str, Range | Choice]) -> dict[str, Range | Choice]:
-        if "loss.hessian" not in space:
-            raise ValueError("must tune loss.hessian: that is what a sweep is for")
-        if space["loss.hessian"].when:
-            raise ValueError("loss.hessian is tuned in every trial: it cannot depend on another key")
         reserved = {"training.steps", "training.seed", "training.threads"} & set(space)
         if reserved:
             raise ValueError(f"cannot tune {', '.join(sorted(reserved))}: the budget is equal for every trial")
@@ -271,29 +332,71 @@ class SweepConfig(ExperimentConfig):
         for where in (self.base, *self.architectures.values()):
             if get_dotted(where, "validation.weights") is not None:
                 raise ValueError("validation.weights is objective.weights in a sweep: write it there")
-        for architecture in self.architectures:
-            self.run_config(architecture, {}, steps=self.budget.steps, seed=self.seed)
-            for key, values in self.space.items():  # also refuses a key that a training configuration does not have
+        unused = [key for key in self.space if not any(is_used(key, regime) for regime in self.regimes)]
+        if unused:
+            raise ValueError(f"no kind of labels in regimes uses {unused[0]}: leave it out of the space")
+        for subject in self.subjects:
+            self.trial_config(subject, {})
+            for key, values in self.space_of(subject.regime).items():  # also refuses an unknown key
                 for value in values.extremes():
-                    self.run_config(architecture, {key: value}, steps=self.budget.steps, seed=self.seed)
+                    self.trial_config(subject, {key: value})
+                    if key == DISPLACEMENT:
+                        labels = {**self.labels.model_dump(), "displacement": value}
+                        parse(LabelSettings, labels, where=f"space of sweep {self.name!r}, {key}")
+        for regime in self.regimes:
+            if self.budget.trials > 1 and not self.space_of(regime):
+                raise ValueError(
+                    f"the space holds nothing that {regime} uses, so its trials would all be the same: "
+                    "add training.schedule.lr"
+                )
         return self
+
+    @property
+    def subjects(self) -> list[Subject]:
+        """What is tuned on its own, kind by kind for each architecture."""
+        return [Subject(architecture, regime) for architecture in self.architectures for regime in self.regimes]
+
+    def space_of(self, regime: StudyRegime) -> Space:
+        """The part of the space that a kind of labels uses; a key that depends on an unused one is unused too."""
+        found: Space = {}
+        for key, values in self.space.items():
+            if is_used(key, regime) and all(other in found for other in values.when):
+                found[key] = values
+        return found
 
     def fixed_values(self) -> dict[str, Any]:
         """Checkpoints are chosen by the objective."""
         return {"validation.weights": dict(self.objective.weights)}
 
+    def trial_config(self, subject: Subject, values: Mapping[str, Any], *, steps: int | None = None) -> RunConfig:
+        """The training configuration of a trial, of ``budget.steps`` if no other number is given."""
+        return self.run_config(
+            subject.architecture,
+            run_values(values),
+            steps=steps or self.budget.steps,
+            seed=self.seed,
+            regime=subject.regime,
+        )
+
     def count_runs(self) -> RunCounts:
         """Count the runs of the whole sweep."""
-        n, runs = len(self.architectures), len(self.seeds)
-        others = len(set(self.regimes) - {"E-F-H"}) if self.equal_seconds else 0
+        n, runs, checked = len(self.subjects), len(self.seeds), self.check_ranking.trials
+        others = len(self.architectures) * len(set(self.regimes) - {"E-F-H"}) if self.equal_seconds else 0
+        foreign = sum(subject.has_hessians for subject in self.subjects) * (len(self.architectures) - 1)
         return RunCounts(
             trials=n * self.budget.trials,
             trial_steps=self.budget.steps,
-            transfers=n * (n - 1) if self.transfer else 0,
-            finals=n * len(self.regimes) * runs,
+            transfers=foreign if self.transfer else 0,
+            checks=n * min(checked + 1, self.budget.trials) if checked else 0,
+            finals=n * runs,
             final_steps=self.final_steps,
-            equal_seconds=n * others * runs,
+            equal_seconds=others * runs,
         )
+
+
+def run_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a trial's values that belong to a training configuration."""
+    return {key: value for key, value in values.items() if key != DISPLACEMENT}
 
 
 @dataclass(frozen=True)
@@ -303,6 +406,8 @@ class RunCounts:
     trials: int
     trial_steps: int
     transfers: int
+    checks: int
+    """Trials that are trained again for ``final_steps``, to check their ranking."""
     finals: int
     final_steps: int
     equal_seconds: int
@@ -311,4 +416,4 @@ class RunCounts:
     def steps(self) -> int:
         """Training steps of all runs; one for equal time counts as ``final_steps``, like the others."""
         tuning = (self.trials + self.transfers) * self.trial_steps
-        return tuning + (self.finals + self.equal_seconds) * self.final_steps
+        return tuning + (self.checks + self.finals + self.equal_seconds) * self.final_steps

@@ -11,19 +11,24 @@ from pathlib import Path
 
 import torch
 
+from hessgnn.data.store.store import Store
 from hessgnn.errors import TrainingError, UserError
+from hessgnn.experiments.frames import require_same_level
 from hessgnn.experiments.job import Job, JobResult
+from hessgnn.experiments.labels import MEASURED, measured_hessian_gradients, n_frames, part_of
 from hessgnn.experiments.workers import Workers
 from hessgnn.runtime.memory import peak_resident
 from hessgnn.runtime.worker import Link
-from hessgnn.sweep.config import SweepConfig
+from hessgnn.surface.engines.base import make_engine
+from hessgnn.sweep.config import DISPLACEMENT, Choice, Subject, SweepConfig
 from hessgnn.training.build import build
 from hessgnn.training.config import RunConfig
 from hessgnn.training.loss import Weights
+from hessgnn.training.regimes import WITH_FRAMES
 from hessgnn.training.validation import validate
 
-BATCHES = 4
-"""The first ones of a run, which the losses are balanced on."""
+BATCHES, MOST_BATCHES = 4, 64
+"""The first ones of a run with Hessians, which the losses are balanced on, and how many are looked at for them."""
 _STEPS, _WARMUP = 5, 2
 
 
@@ -61,17 +66,64 @@ class Estimate:
         def run(steps: int, step: float) -> float:
             return steps * step + math.ceil(steps / self.every) * self.validation
 
-        budget, others = config.budget, len(config.architectures) - 1
-        trials = (budget.trials - 1) + (others if config.transfer else 0)
-        total = run(budget.steps, self.plain_step) + trials * run(budget.steps, self.hessian_step)
-        with_hessians = run(config.final_steps, self.hessian_step)
+        total, counted = 0.0, config.count_runs()
+        each = len(config.subjects)  # of which every architecture has as many
         for regime in config.regimes:
-            if regime == "E-F-H":
-                total += len(config.seeds) * with_hessians
-            else:
-                equal_time = with_hessians if config.equal_seconds else 0.0
-                total += len(config.seeds) * (run(config.final_steps, self.plain_step) + equal_time)
+            subject = Subject(self.architecture, regime)
+            step = self.hessian_step if subject.has_hessians else self.plain_step
+            foreign = len(config.architectures) - 1 if config.transfer and subject.has_hessians else 0
+            total += (config.budget.trials + foreign) * run(config.budget.steps, step)
+            total += (counted.checks / each + len(config.seeds)) * run(config.final_steps, step)
+            if config.equal_seconds and regime != "E-F-H":
+                total += len(config.seeds) * run(config.final_steps, self.hessian_step)
         return total
+
+
+@dataclass(frozen=True)
+class LabellingEstimate:
+    """Displaced frames of a sweep: at most so many gradients of the engine, and seconds of one process for them."""
+
+    gradients: int
+    seconds: float
+
+
+def labelling(config: SweepConfig) -> LabellingEstimate | None:
+    """Count the displaced frames that a sweep labels, and time a few of them; ``None`` where it needs none.
+
+    Frames of a structure are shared by all runs with the same displacement. Trials see those of the sweep's own draw of
+    the data with every displacement, retrainings those of all draws with the displacements that were chosen.
+
+    Raises
+    ------
+    ConfigError
+        When the engine does not fit the data.
+    """
+    subjects = [subject for subject in config.subjects if subject.regime in WITH_FRAMES]
+    if not subjects:
+        return None
+    store, labels, engine = Store.open(config.data.path), config.labels, make_engine(config.labels.engine)
+    require_same_level(store, engine)
+    drawn = [
+        set(part_of(store, config.data.train, config.fraction, (labels.seed, draw)))
+        for draw in (config.seed, *config.seeds)
+    ]
+    chosen = [int(i) for i in sorted(set().union(*drawn)) if store.has_hessian[i]]
+    first = [store[i] for i in chosen[:MEASURED]]
+    per_atom = labels.hessian_gradients
+    if per_atom == "measured":
+        per_atom = measured_hessian_gradients(engine, first)
+    space = config.space.get(DISPLACEMENT)
+    values = len(space.choices) if isinstance(space, Choice) else len(subjects) * config.budget.trials if space else 1
+    finals = min(values, len(subjects))
+    frames = sum(
+        n_frames(int(store.n_atoms[i]), float(per_atom)) * (values if i in drawn[0] else finals) for i in chosen
+    )
+    if "E-F+" not in config.regimes:  # half of the structures keep their Hessian
+        frames //= 2
+    start = time.perf_counter()
+    for structure in first:
+        engine.energy_forces(structure.to_atoms())
+    return LabellingEstimate(frames, frames * (time.perf_counter() - start) / max(1, len(first)))
 
 
 def estimates(config: SweepConfig) -> list[Estimate]:
@@ -147,7 +199,9 @@ def balanced_weight(config: RunConfig) -> float:
     """
     setup = build(config)
     found: dict[str, list[float]] = {"forces": [], "hessian": []}
-    for step in range(BATCHES):
+    for step in range(MOST_BATCHES):
+        if len(found["hessian"]) == BATCHES:  # where only some structures have one, not every batch has
+            break
         generator = torch.Generator().manual_seed(step)
         value = setup.loss(setup.potential, setup.loader.batch(step), Weights(1.0, 1.0), generator)
         for name, values in found.items():

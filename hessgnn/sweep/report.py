@@ -1,7 +1,7 @@
 """What tuning found, drawn of the trials alone: ``sweep.html``, its tables in ``sweep.md``. No test split is in it.
 
-Drawn without ``optuna.visualization``, which has one study in a figure: here all architectures share one, in the
-colours of the leaderboard. Optuna computes the importances and Pareto fronts.
+Drawn without ``optuna.visualization``, which has one study in a figure: here all kinds of labels of an architecture
+share one. Optuna computes the importances and Pareto fronts.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from hessgnn.leaderboard.report import plain_page
 from hessgnn.leaderboard.sections.base import PlainSection
 from hessgnn.leaderboard.sections.landscape import landscapes
 from hessgnn.leaderboard.tables import MISSING, TextTable, markdown_text
-from hessgnn.leaderboard.trials import TrialResult
+from hessgnn.leaderboard.trials import TrialResult, check_rankings
 from hessgnn.runtime.files import write_text
 from hessgnn.sweep.config import PAPER_WEIGHTS, SweepConfig
 
@@ -36,13 +36,13 @@ FEW = 4
 
 @dataclass(frozen=True)
 class Transferred:
-    """An architecture with the tuned loss weights of another."""
+    """An architecture with the loss weights that were tuned for another on the same labels."""
 
-    architecture: str
+    subject: str
     weights_of: str
     values: dict[str, Any]
     score: float | None
-    """Relative to E-F alone; ``None`` where it failed."""
+    """``None`` where it failed."""
 
 
 def write_report(
@@ -70,10 +70,11 @@ def summary(config: SweepConfig, rows: Sequence[TrialResult]) -> str:
     pruned = sum(row.state == "pruned" for row in rows)
     seconds = sum(row.device_seconds for row in rows)
     return (
-        f"{len(rows)} trials of {config.budget.steps} steps over {len(config.architectures)} architectures, "
-        f"{pruned} stopped early, {failed} failed, {seconds:,.0f} device-seconds of training. A score is the geometric "
-        "mean of the validation errors, relative to that of the same architecture on energies and forces alone: "
-        "below 1, Hessian labels helped."
+        f"{len(rows)} trials of {config.budget.steps} steps: {config.budget.trials} for each of "
+        f"{len(config.architectures)} architectures on each of {len(config.regimes)} kinds of labels "
+        f"({', '.join(config.regimes)}). {pruned} were stopped early, {failed} failed; {seconds:,.0f} device-seconds "
+        f"of training. The best of each is retrained for at most {config.final_steps} steps. A score is the "
+        f"{config.objective.describe()}. It is the same for all kinds of labels."
     )
 
 
@@ -81,34 +82,37 @@ def sections(
     config: SweepConfig, rows: Sequence[TrialResult], transferred: Sequence[Transferred], studies: Mapping[str, Study]
 ) -> list[PlainSection]:
     """Lay out the parts of the page that there is something to show in."""
+    tuned = [key for key in config.space if key not in PAPER_WEIGHTS]
     found = [
         PlainSection(
             "weights",
-            "Weights compared",
-            "The paper's weights, the balance of the losses (the Hessian term made as large as that of the forces, "
-            "measured before training), the best of this sweep, and the best of the other architectures. "
-            "Each is one training, so small differences are noise.",
+            "Best settings",
+            "The paper's weights with the other settings of the base, the balance of the losses (the Hessian term made "
+            "as large as that of the forces, measured before training), the best of this sweep, and, where tried, the "
+            f"weights tuned for the other architectures. Each is one training of {config.budget.steps} steps, so small "
+            "differences are noise.",
             table=TextTable(
-                ["Architecture", "Loss weights", "Forces / Å²", "Hessian / Å⁴", "Score over E-F"],
-                compared(rows, transferred),
-                [False, False, True, True, True],
+                ["Architecture, labels", "Settings", "Forces / Å²", "Hessian / Å⁴", *tuned, "Score"],
+                compared(rows, transferred, tuned),
+                [False, False, True, True, *(True for _ in tuned), True],
             ),
         ),
+        PlainSection("ranking", "Ranking at the final length", *_ranking(config, rows)),
         PlainSection(
             "history",
             "History",
-            "The score of each trial, and the best so far as a line. Trial 0 is E-F alone, so it has 1.",
-            [_history(rows)],
+            "The score of each trial, and the best so far as a line. Trial 0 has the paper's weights.",
+            _history(rows),
         ),
     ]
     if config.objective.cost is not None:
         text = "Error and cost of each trial; those that no other trial beats in both are joined."
-        found.append(PlainSection("front", "Pareto front", text, [_front(config, rows, studies)]))
+        found.append(PlainSection("front", "Pareto front", text, _front(config, rows, studies)))
     found += [
         PlainSection(f"landscape-{position}", f"Landscape of {item.name}", item.text, item.panels)
         for position, item in enumerate(landscapes(rows), 1)
     ]
-    shares = {name: importances(studies[name]) for name in config.architectures}
+    shares = {str(subject): importances(studies[str(subject)]) for subject in config.subjects}
     if any(shares.values()):
         text = (
             "Share of the spread among the better trials that each tuned value accounts for (PED-ANOVA). "
@@ -119,13 +123,13 @@ def sections(
             [name, *(f"{of_one[key]:.2f}" if key in of_one else MISSING for key in keys)]
             for name, of_one in shares.items()
         ]
-        table = TextTable(["Architecture", *keys], lines)
+        table = TextTable(["Architecture, labels", *keys], lines)
         found.append(PlainSection("importance", "Importance", text, [_importance(shares)], table))
-    found.append(PlainSection("cost", "Cost", "Device-seconds of training of each trial.", [_cost(rows)]))
+    found.append(PlainSection("cost", "Cost", "Device-seconds of training of each trial.", _cost(rows)))
     if failures := [row for row in rows if row.state == "failed"]:
         table = TextTable(
-            ["Architecture", "Trial", "Attempts", "Reason"],
-            [[row.architecture, str(row.trial), str(row.attempts), row.reason or ""] for row in failures],
+            ["Architecture, labels", "Trial", "Attempts", "Reason"],
+            [[row.subject, str(row.trial), str(row.attempts), row.reason or ""] for row in failures],
             [False, True, True, False],
         )
         text = "Trials without a score. They count as part of the budget."
@@ -133,25 +137,59 @@ def sections(
     return found
 
 
-def compared(rows: Sequence[TrialResult], transferred: Sequence[Transferred]) -> list[list[str]]:
-    """Score each architecture with known, own and foreign loss weights, as lines of a table."""
+def compared(
+    rows: Sequence[TrialResult], transferred: Sequence[Transferred], tuned: Sequence[str] = ()
+) -> list[list[str]]:
+    """Score what was tuned with known, own and foreign settings, as lines of a table; ``tuned``: further columns."""
     lines = []
-    for architecture in dict.fromkeys(row.architecture for row in rows):
-        own = [row for row in rows if row.architecture == architecture and row.kind != "baseline"]
+    for subject in dict.fromkeys(row.subject for row in rows):
+        own = [row for row in rows if row.subject == subject]
         known = [(kind, row) for kind in ("paper", "balance") for row in own if row.kind == kind]
         best = _best(own)
         labelled = [(f"{kind}", row.values, row.score) for kind, row in known]
         if best is not None:
             labelled.append(("its own best", best.values, best.score))
         labelled += [
-            (f"the best of {item.weights_of}", item.values, item.score)
+            (f"weights of {item.weights_of}", item.values, item.score)
             for item in transferred
-            if item.architecture == architecture
+            if item.subject == subject
         ]
         for label, values, score in labelled:
-            weights = [_number(values.get(key)) for key in PAPER_WEIGHTS]
-            lines.append([architecture, label, *weights, "failed" if score is None else f"{score:.3f}"])
+            settings = [_number(values.get(key)) for key in (*PAPER_WEIGHTS, *tuned)]
+            lines.append([subject, label, *settings, "failed" if score is None else f"{score:.4g}"])
     return lines
+
+
+def _ranking(config: SweepConfig, rows: Sequence[TrialResult]) -> tuple[str, list[Panel], TextTable]:
+    """Whether the chosen trials are the best after as many steps as the retraining has."""
+    checks = check_rankings(rows)
+    lengths = f"Trials have {config.budget.steps} steps, the retraining at most {config.final_steps}."
+    known = [check for check in checks.values() if check is not None]
+    text = (
+        f"{lengths} The best {config.check_ranking.trials} trials and the worst one of each architecture and kind of "
+        "labels were trained for both lengths with the same seed. The chosen trial is still the best for "
+        f"{sum(check.holds for check in known)} of {len(known)}. Excess: final score of the chosen trial over that of "
+        "the best one. Rank correlations of so few trials are rough."
+        if known
+        else f"{lengths} Whether trials are ranked alike after both is not known: check_ranking.trials trains some for "
+        "both lengths."
+    )
+    lines = [
+        [name, *([MISSING] * 5), "not known"]
+        if check is None
+        else [
+            name,
+            str(check.trials),
+            _number(check.kendall),
+            _number(check.spearman),
+            f"{check.chosen} / {check.best}",
+            f"{check.excess:.3f}",
+            "yes" if check.holds else "no",
+        ]
+        for name, check in checks.items()
+    ]
+    head = ["Architecture, labels", "Trials", "Kendall τ", "Spearman ρ", "Chosen / best trial", "Excess", "Holds"]
+    return text, [], TextTable(head, lines, [False, True, True, True, True, True, False])
 
 
 def importances(study: Study) -> dict[str, float]:
@@ -176,18 +214,17 @@ def _best(rows: Sequence[TrialResult]) -> TrialResult | None:
     return min(complete, key=lambda row: (row.score, row.trial), default=None)
 
 
-def _styled(rows: Sequence[TrialResult]) -> list[tuple[str, str, str, list[TrialResult]]]:
-    """Architecture, colour, symbol, and its scored trials."""
-    names = sorted({row.architecture for row in rows})  # the leaderboard's order, for the same colours
-    return [
-        (
-            name,
-            COLOURS[place % len(COLOURS)],
-            SYMBOLS[place % len(SYMBOLS)],
-            [row for row in rows if row.architecture == name and row.score is not None],
-        )
-        for place, name in enumerate(names)
-    ]
+def _styled(rows: Sequence[TrialResult]) -> dict[str, list[tuple[str, str, str, list[TrialResult]]]]:
+    """Architecture -> for each of its kinds of labels the name of the study, colour, symbol, and scored trials."""
+    regimes = list(dict.fromkeys(row.regime for row in rows))
+    found: dict[str, list[tuple[str, str, str, list[TrialResult]]]] = {}
+    for row in rows:
+        place = regimes.index(row.regime)
+        styled = found.setdefault(row.architecture, [])
+        if row.subject not in [name for name, *_ in styled]:
+            own = [other for other in rows if other.subject == row.subject and other.score is not None]
+            styled.append((row.subject, COLOURS[place % len(COLOURS)], SYMBOLS[place % len(SYMBOLS)], own))
+    return found
 
 
 def _points_and_stairs(
@@ -197,7 +234,7 @@ def _points_and_stairs(
     stairs: Sequence[tuple[Any, Any]],
     **style: Any,
 ) -> list[go.Scatter]:
-    """Trials of an architecture as points, and what is best among them as a line."""
+    """Trials of a study as points, and what is best among them as a line."""
     line = {"color": symbols["color"], "shape": "hv"}
     return [
         go.Scatter(
@@ -207,16 +244,20 @@ def _points_and_stairs(
     ]
 
 
-def _history(rows: Sequence[TrialResult]) -> Panel:
-    traces: list[Any] = []
-    for name, colour, symbol, own in _styled(rows):
-        points = [(row.trial, row.score) for row in own]
-        best = itertools.accumulate((row.score or 0.0 for row in own), min)
-        stairs = [(row.trial, lowest) for row, lowest in zip(own, best, strict=True)]
-        marker = {"color": colour, "symbol": symbol, "size": 8}
-        traces += _points_and_stairs(name, marker, points, stairs, mode="lines", hoverinfo="skip")
-    axes = {"xaxis": {"title": {"text": "trial"}}, "yaxis": {"title": {"text": "score over E-F"}, "type": "log"}}
-    return Panel("Scores, trial by trial", "Score of every trial in order.", figure_json(traces, **axes))
+def _history(rows: Sequence[TrialResult]) -> list[Panel]:
+    panels = []
+    for architecture, styled in _styled(rows).items():
+        traces: list[Any] = []
+        for name, colour, symbol, own in styled:
+            points = [(row.trial, row.score) for row in own]
+            best = itertools.accumulate((row.score or 0.0 for row in own), min)
+            stairs = [(row.trial, lowest) for row, lowest in zip(own, best, strict=True)]
+            marker = {"color": colour, "symbol": symbol, "size": 8}
+            traces += _points_and_stairs(name, marker, points, stairs, mode="lines", hoverinfo="skip")
+        axes = {"xaxis": {"title": {"text": "trial"}}, "yaxis": {"title": {"text": "score"}, "type": "log"}}
+        text = f"Score of every trial of {architecture} in order."
+        panels.append(Panel(f"{architecture}: trial by trial", text, figure_json(traces, **axes)))
+    return panels
 
 
 def _importance(found: Mapping[str, dict[str, float]]) -> Panel:
@@ -234,36 +275,38 @@ def _importance(found: Mapping[str, dict[str, float]]) -> Panel:
     return Panel("Importance of what was tuned", "Importance of each tuned value.", figure_json(traces, **axes))
 
 
-def _cost(rows: Sequence[TrialResult]) -> Panel:
-    traces = [
-        go.Bar(
-            x=[row.trial for row in rows if row.architecture == name],
-            y=[row.device_seconds for row in rows if row.architecture == name],
-            name=literal(name),
-            marker={"color": colour},
-        )
-        for name, colour, _, _ in _styled(rows)
-    ]
+def _cost(rows: Sequence[TrialResult]) -> list[Panel]:
     axes = {"xaxis": {"title": {"text": "trial"}}, "yaxis": {"title": {"text": "device-seconds"}}}
-    return Panel("Cost of each trial", "Device-seconds of every trial.", figure_json(traces, barmode="group", **axes))
+    panels = []
+    for architecture, styled in _styled(rows).items():
+        traces: list[Any] = []
+        for name, colour, _, _ in styled:
+            own = [row for row in rows if row.subject == name]
+            x, y = [row.trial for row in own], [row.device_seconds for row in own]
+            traces.append(go.Bar(x=x, y=y, name=literal(name), marker={"color": colour}))
+        figure = figure_json(traces, barmode="group", **axes)
+        panels.append(Panel(f"{architecture}: cost", f"Device-seconds of every trial of {architecture}.", figure))
+    return panels
 
 
-def _front(config: SweepConfig, rows: Sequence[TrialResult], studies: Mapping[str, Study]) -> Panel:
+def _front(config: SweepConfig, rows: Sequence[TrialResult], studies: Mapping[str, Study]) -> list[Panel]:
     cost = config.objective.cost
-    traces: list[Any] = []
-    for name, colour, symbol, own in _styled(rows):
-        marker = {"color": colour, "symbol": symbol, "size": 8}
-        points = [(row.device_seconds if cost == "device_seconds" else row.products, row.score) for row in own]
-        front = sorted((trial.values[1], trial.values[0]) for trial in studies[name].best_trials)
-        large = {**marker, "size": 9}
-        traces += _points_and_stairs(
-            name, {**marker, "opacity": 0.5}, points, front, mode="lines+markers", marker=large
-        )
     axes = {
         "xaxis": {"title": {"text": "device-seconds" if cost == "device_seconds" else "Hessian products"}},
-        "yaxis": {"title": {"text": "score over E-F"}, "type": "log"},
+        "yaxis": {"title": {"text": "score"}, "type": "log"},
     }
-    return Panel("Error against cost", "Score of every trial against its cost.", figure_json(traces, **axes))
+    panels = []
+    for architecture, styled in _styled(rows).items():
+        traces: list[Any] = []
+        for name, colour, symbol, own in styled:
+            marker = {"color": colour, "symbol": symbol, "size": 8}
+            points = [(row.device_seconds if cost == "device_seconds" else row.products, row.score) for row in own]
+            front = sorted((trial.values[1], trial.values[0]) for trial in studies[name].best_trials)
+            pale, large = {**marker, "opacity": 0.5}, {**marker, "size": 9}
+            traces += _points_and_stairs(name, pale, points, front, mode="lines+markers", marker=large)
+        text = f"Score of every trial of {architecture} against its cost."
+        panels.append(Panel(f"{architecture}: error against cost", text, figure_json(traces, **axes)))
+    return panels
 
 
 def _number(value: Any) -> str:

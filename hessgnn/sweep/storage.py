@@ -23,7 +23,7 @@ from hessgnn.errors import ConfigError
 from hessgnn.experiments.folder import differences, require_same
 from hessgnn.runtime.config import save
 from hessgnn.runtime.imports import require
-from hessgnn.sweep.config import SweepConfig
+from hessgnn.sweep.config import Subject, SweepConfig
 
 JOURNAL = "study.journal"
 """In the sweep's folder, where no storage is named."""
@@ -138,10 +138,10 @@ def create_study(name: str, storage: Any, *, objectives: int = 1) -> Study:
     )
 
 
-def tuning_study(config: SweepConfig, architecture: str, storage: Any) -> Study:
-    """Open the Optuna study of an architecture, or make it."""
+def tuning_study(config: SweepConfig, subject: Subject, storage: Any) -> Study:
+    """Open the Optuna study of an architecture on a kind of labels, or make it."""
     objectives = 1 if config.objective.cost is None else 2
-    return create_study(f"{config.name}-{architecture}", storage, objectives=objectives)
+    return create_study(f"{config.name}-{subject.architecture}-{subject.regime}", storage, objectives=objectives)
 
 
 def prepare_sweep(config: SweepConfig, folder: Path, alone: bool) -> None:
@@ -167,7 +167,7 @@ def prepare_sweep(config: SweepConfig, folder: Path, alone: bool) -> None:
     identity["data"] = {"content_hash": attributes.content_hash, "split_hash": attributes.split_hash}
     try:  # an unreachable storage is told before any work
         with storage_of(config, folder) as storage:
-            tuned = (tuning_study(config, architecture, storage) for architecture in config.architectures)
+            tuned = (tuning_study(config, subject, storage) for subject in config.subjects)
             for study in chain([create_study(config.name, storage)], tuned):  # none is made after one that is refused
                 known = study.user_attrs.get(_SETTINGS)
                 if known is None:

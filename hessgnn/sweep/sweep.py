@@ -1,16 +1,18 @@
-"""The main job: tune each architecture, retrain its best, evaluate it, compare.
+"""The main job: tune each architecture for each kind of labels, retrain the best of each, evaluate it, compare.
 
 ::
 
     runs/quickstart/
     ├── sweep.yaml          the resolved settings; a different sweep is refused here
-    ├── study.journal       the Optuna studies: one for each architecture, and one for the work that is fixed
-    ├── trials/ani/000/     run folder of each trial; 000 is E-F alone
+    ├── study.journal       the Optuna studies: one for each architecture and kind of labels, one for fixed work
+    ├── data/               training sets: parts of the training split, displaced frames
+    ├── trials/ani/E-F-H/000/  run folder of each trial; 000 has the paper's weights
     ├── transfer/           run folders of each architecture with the weights of another
+    ├── ranking/            run folders of trials that were trained for as long as the retraining
     ├── final/              run folders of the retraining, with records and predictions
-    ├── best/ani.yaml       trains as it is
+    ├── best/ani E-F-H.yaml trains as it is
     ├── trials.csv          every trial: values, score, cost, reason of a failure
-    ├── sweep.html          what tuning found: history, importance, slices, contours, transfer
+    ├── sweep.html          what tuning found: history, ranking, importance, slices, contours, transfer
     ├── sweep.md            its tables
     ├── sweep.log           what was finished when
     └── leaderboard/        index.html, leaderboard.md, .csv, .json
@@ -23,7 +25,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -33,8 +35,9 @@ from typing import Any
 from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from hessgnn.errors import NothingTrained
-from hessgnn.evaluation.evaluate import record_failure, record_mean_predictor
+from hessgnn.data.store.store import Store
+from hessgnn.errors import NothingTrained, TrainingError
+from hessgnn.evaluation.evaluate import record_mean_predictor
 from hessgnn.evaluation.record import Budget, Cost, read_record
 from hessgnn.experiments.config import folder_name
 from hessgnn.experiments.folder import joined
@@ -43,40 +46,38 @@ from hessgnn.experiments.job import (
     Event,
     Job,
     JobResult,
+    Note,
     Observer,
     Work,
     equal_steps,
+    frozen_step_costs,
+    measure_step_costs,
     record_job_failure,
     run_job,
     update_tuning_cost,
 )
+from hessgnn.experiments.labels import TrainingSets
 from hessgnn.experiments.workers import JobScheduler, Watch, Workers
 from hessgnn.leaderboard.trials import TrialResult, write_trials
 from hessgnn.runtime.config import save
 from hessgnn.runtime.files import write_text
 from hessgnn.runtime.processes import WorkerDied, uninterrupted
 from hessgnn.runtime.worker import Stopped
-from hessgnn.sweep.config import PAPER_WEIGHTS, SweepConfig
+from hessgnn.sweep.config import DISPLACEMENT, PAPER_WEIGHTS, Choice, Subject, SweepConfig, run_values
 from hessgnn.sweep.heartbeat import Heartbeat
 from hessgnn.sweep.measure import measure_balance
 from hessgnn.sweep.report import Transferred, write_report
 from hessgnn.sweep.storage import create_study, prepare_sweep, storage_of, tuning_study, unusable
 from hessgnn.sweep.trial_queue import STALE, STOPPED, TrialQueue, is_open, reason_of
-from hessgnn.sweep.tuning import (
-    BASELINE,
-    PRODUCTS,
-    SCORE,
-    SECONDS,
-    TrialRequest,
-    Tuning,
-    baseline_key,
-    trial_rows,
-)
-from hessgnn.training.regimes import StudyRegime
+from hessgnn.sweep.tuning import BALANCE, PRODUCTS, SECONDS, TrialRequest, Tuning, ranking_key, trial_rows
+from hessgnn.training.config import RunConfig
+from hessgnn.training.regimes import WITH_FRAMES, StudyRegime
 from hessgnn.training.run import Run, ValidationPoint
 
 _RECORD = "record"
 """User attribute of a retraining: its record, so that every machine has it."""
+_MEASURED = "measured"
+"""User attribute of a job that trains nothing: what it found."""
 _PAUSE = 1.0  # seconds between two looks at what others do
 
 
@@ -119,7 +120,7 @@ def sweep(config: SweepConfig, folder: Path, observer: Observer) -> list[Path]:
 
 
 class _Sweep:
-    """A sweep as one process does it: a chain for each architecture."""
+    """A sweep as one process does it: a chain for each architecture and kind of labels."""
 
     def __init__(
         self, config: SweepConfig, folder: Path, storage: Any, heartbeat: Heartbeat, observer: Observer
@@ -130,19 +131,23 @@ class _Sweep:
         self.workers = Workers(config.workers, config.threads)
         self.scheduler = JobScheduler(self.workers)
         self.pause = min(_PAUSE, config.heartbeat / 3)
+        self.sets = TrainingSets(config, Store.open(config.data.path), folder / "data", self._post)
 
     def run(self) -> list[Path]:
         """Everything; the folders of the retrained."""
-        chains = [partial(self._architecture, architecture) for architecture in self.config.architectures]
+        chains = [partial(self._subject, subject) for subject in self.config.subjects]
         try:
+            self.scheduler.run([self._label], self.observer)
             found = self.scheduler.run(chains, self.observer)
+            equal = [partial(self._equal, *item) for item in self._equal_runs()]
+            again = self.scheduler.run(equal, self.observer) if equal else []
         finally:
             with uninterrupted():
                 rows = self._write_trials()
         self.workers.close()
-        studies = {architecture: self._tuning(architecture).study for architecture in self.config.architectures}
+        studies = {str(subject): self._tuning(subject).study for subject in self.config.subjects}
         write_report(self.config, rows, [item for _, items in found for item in items], studies, self.folder)
-        finals = [path for paths, _ in found for path in paths]
+        finals = [path for paths, _ in found for path in paths] + [path for path in again if path is not None]
         if all(read_record(Run(path).record).status == "failed" for path in finals):
             reasons = sorted({row.reason for row in rows if row.reason})
             raise NothingTrained(
@@ -152,105 +157,130 @@ class _Sweep:
             )
         return finals
 
-    def _architecture(self, architecture: str) -> tuple[list[Path], list[Transferred]]:
-        baseline = self._tune(architecture)
-        finals = self._retrain(architecture)
-        return finals, self._transfer(architecture, baseline) if self.config.transfer else []
+    def _subject(self, subject: Subject) -> tuple[list[Path], list[Transferred]]:
+        self._tune(subject)
+        finals = self._retrain(subject)
+        self._check_ranking(subject)
+        return finals, self._transfer(subject) if self.config.transfer and subject.has_hessians else []
+
+    # Labels
+
+    def _post(self, event: Event) -> None:
+        """Pass on what happens in the thread of a chain; what it does ends when all is to end."""
+        self.scheduler.pause(0)
+        self.workers.post(event)
+
+    def _label(self) -> None:
+        """Label the displaced frames of the trials before anything is trained, where it is known which ones."""
+        if self.config.labels.hessian_gradients == "measured":
+            self._post(Note("labels", self.sets.hessian_cost()))
+        known = self.config.space.get(DISPLACEMENT, Choice(choices=(self.config.labels.displacement,)))
+        for regime in self.config.regimes:
+            if regime in WITH_FRAMES and isinstance(known, Choice):
+                for displacement in known.choices:
+                    self._training_set(regime, {DISPLACEMENT: displacement}, self.config.seed)
+
+    def _training_set(self, regime: StudyRegime, values: Mapping[str, Any], seed: int) -> dict[str, Any]:
+        """What the training set of a run changes in its configuration; each seed draws its own part of the data."""
+        fraction, displacement = self.config.fraction, values.get(DISPLACEMENT)
+        path = self.sets.path(regime, fraction=fraction, draw=seed, displacement=displacement)
+        return {"data.path": str(path), **self.sets.changes(fraction=fraction, draw=seed)}
 
     # Tuning
 
-    def _tune(self, architecture: str) -> float:
-        """The baseline first, which scores are relative to; then the trials, by several hands if there are enough."""
-        baseline = self._baseline(architecture)
-        known = self._balance(architecture)
-        hands = math.ceil(max(1, self.config.workers) / len(self.config.architectures))
-        self.scheduler.beside([partial(self._try_all, architecture, baseline, known)] * hands)
-        return baseline
+    def _tune(self, subject: Subject) -> None:
+        """The trials, by several hands if there are more workers than studies."""
+        known = self._balance(subject)
+        hands = math.ceil(max(1, self.config.workers) / len(self.config.subjects))
+        self.scheduler.beside([partial(self._try_all, subject, known)] * hands)
 
-    def _baseline(self, architecture: str) -> float:
-        """Score of E-F alone, with the base's settings; 1 where it failed, so that scores are in fixed units."""
-        tuning = self._tuning(architecture)
-        job = self._trial_job(architecture, BASELINE, tuning.starting_values({}), regime="E-F")
-        entry, fresh = self._once(baseline_key(architecture), job)
-        if fresh:
-            self._post_trial(tuning, BASELINE, job)
-        return entry.user_attrs.get(SCORE, 1.0)
-
-    def _balance(self, architecture: str) -> dict[str, float]:
-        """The Hessian weight that balances the losses; nothing where it cannot be measured."""
-        values = self._tuning(architecture).starting_values({})
-        run = self.config.run_config(architecture, values, steps=self.config.budget.steps, seed=self.config.seed)
-        job = Job(
-            run, self.folder / "trials" / folder_name(architecture) / "balance", architecture, "", stage="balance"
-        )
-        entry, _ = self._once(f"balance {architecture}", job, work=measure_balance)
+    def _balance(self, subject: Subject) -> dict[str, float]:
+        """The Hessian weight that balances the losses; nothing where it cannot be measured, or is not tuned."""
+        tuning = self._tuning(subject)
+        if "loss.hessian" not in tuning.space or self.config.budget.trials <= BALANCE:
+            return {}
+        run = self._trial_run(subject, tuning.starting_values({}))
+        job = Job(run, self.folder / "trials" / subject.folder / "balance", str(subject), "", stage="balance")
+        entry, _ = self._once(f"balance {subject}", job, work=measure_balance)
         return {} if entry.state != TrialState.COMPLETE else {"loss.hessian": entry.values[0]}
 
-    def _try_all(self, architecture: str, baseline: float, known: dict[str, float]) -> None:
-        tuning = self._tuning(architecture)
+    def _try_all(self, subject: Subject, known: dict[str, float]) -> None:
+        tuning = self._tuning(subject)
         while (request := tuning.ask(known)) is not None:
             if not isinstance(request, TrialRequest):
                 self.scheduler.pause(self.pause)
                 continue
-            job = self._trial_job(architecture, request.number, request.values)
-            result = self._attempt(tuning.queue, request.trial, job, partial(tuning.prune, request, baseline=baseline))
+            path = self.folder / "trials" / subject.folder / f"{request.number:03d}"
+            label = f"{request.number + 1}/{self.config.budget.trials}"
+            job = Job(self._trial_run(subject, request.values), path, str(subject), label, stage="trial")
+            result = self._attempt(tuning.queue, request.trial, job, partial(tuning.prune, request))
             if result is not None:
-                tuning.tell(request, result, baseline)
+                tuning.tell(request, result)
                 self._post_trial(tuning, request.number, job)
 
     def _post_trial(self, tuning: Tuning, number: int, job: Job) -> None:
         """Post that a trial was closed; nothing of one that others had marked stale, and do again."""
-        for row in trial_rows(self.config, tuning.architecture, self.fixed, tuning):
+        for row in trial_rows(tuning, self.fixed):
             if row.trial == number:
                 self.workers.post(TrialFinished(row, str(job.title)))
 
-    def _transfer(self, architecture: str, baseline: float) -> list[Transferred]:
-        """The architecture with the loss weights of each other, as long as a trial."""
-        own, found = self._tuning(architecture).best(), []
+    def _trial_run(self, subject: Subject, values: dict[str, Any], *, steps: int | None = None) -> RunConfig:
+        """The configuration of a trial on the training set of its kind of labels."""
+        data = self._training_set(subject.regime, values, self.config.seed)
+        return self.config.trial_config(subject, {**data, **values}, steps=steps)
+
+    def _check_ranking(self, subject: Subject) -> None:
+        """Train the best trials and the worst one for as long as the retraining, to see whether the choice holds."""
+        number = self.config.check_ranking.trials
+        ranked = self._tuning(subject).ranked() if number else []
+        checked = [*ranked[:number], *ranked[number:][-1:]]
+        if len(checked) > 1:
+            self.scheduler.beside([partial(self._train_longer, subject, *item) for item in checked])
+
+    def _train_longer(self, subject: Subject, number: int, trial: FrozenTrial) -> None:
+        run = self._trial_run(subject, trial.params, steps=self.config.final_steps)
+        path = self.folder / "ranking" / subject.folder / f"{number:03d}"
+        job = Job(run, path, str(subject), f"trial {number}", stage="ranking")
+        self._once(ranking_key(subject, number), job)
+
+    def _transfer(self, subject: Subject) -> list[Transferred]:
+        """The architecture with the loss weights of each other on the same labels, as long as a trial."""
+        own, found = self._tuning(subject).best(), []
         for other in self.config.architectures:
-            tuning = self._tuning(other)
-            while other != architecture and not tuning.is_done:
+            tuning = self._tuning(Subject(other, subject.regime))
+            while other != subject.architecture and not tuning.is_done:
                 self.scheduler.pause(self.pause)
             best = tuning.best()
-            if other == architecture or own is None or best is None:
+            if other == subject.architecture or own is None or best is None:
                 continue
             number, trial = best
             values = {**own[1].params, **{key: trial.params[key] for key in PAPER_WEIGHTS if key in trial.params}}
-            run = self.config.run_config(architecture, values, steps=self.config.budget.steps, seed=self.config.seed)
-            name = f"{folder_name(architecture)}-with-{folder_name(other)}-{own[0]:03d}-{number:03d}"
-            job = Job(run, self.folder / "transfer" / name, architecture, f"with weights of {other}", stage="transfer")
-            entry, _ = self._once(f"transfer {architecture} {own[0]} {other} {number}", job)
-            score = entry.values[0] / baseline if entry.state == TrialState.COMPLETE else None
-            found.append(Transferred(architecture, other, values, score))
+            name = f"{subject.file}-with-{folder_name(other)}-{own[0]:03d}-{number:03d}"
+            run, path = self._trial_run(subject, values), self.folder / "transfer" / name
+            job = Job(run, path, str(subject), f"with weights of {other}", stage="transfer")
+            entry, _ = self._once(f"transfer {subject} {own[0]} {other} {number}", job)
+            score = entry.values[0] if entry.state == TrialState.COMPLETE else None
+            found.append(Transferred(str(subject), other, values, score))
         return found
 
     # Retraining
 
-    def _retrain(self, architecture: str) -> list[Path]:
-        """The best of the trials again, longer and with fresh seeds, beside its twins without Hessians."""
-        config, tuning = self.config, self._tuning(architecture)
-        rows = trial_rows(config, architecture, self.fixed, tuning)
-        spent = Cost(sweep_trials=len(rows), sweep_device_seconds=sum(row.device_seconds for row in rows))
-        best = tuning.best()
-        pairs = [(regime, seed) for seed in config.seeds for regime in config.regimes]
-        jobs = [self._final_job(architecture, best, regime, seed, spent) for regime, seed in pairs]
+    def _retrain(self, subject: Subject) -> list[Path]:
+        """The best of the trials again, longer and with fresh seeds."""
+        config, best = self.config, self._tuning(subject).best()
+        jobs = [self._final_job(subject, best, seed) for seed in config.seeds]
         if best is None:
+            rows = trial_rows(self._tuning(subject), self.fixed)
             reason = f"no trial could be trained; the last: {rows[-1].reason if rows else 'none was begun'}"
             for job in jobs:
-                record_failure(job.folder, job.config, reason, spent)
+                record_job_failure(job, reason)
             return [job.folder for job in jobs]
-        tuned = config.run_config(architecture, best[1].params, steps=config.final_steps, seed=config.seeds[0])
+        tuned = jobs[0].config
         threads = tuned.training.threads or self.workers.threads  # sums depend on it in their last digits
         training = tuned.training.model_copy(update={"threads": threads})
-        path = self.folder / "best" / f"{folder_name(architecture)}.yaml"
+        path = self.folder / "best" / f"{subject.file}.yaml"
         save(tuned.model_copy(update={"training": training}), path)
         self.scheduler.beside([partial(self._final, job) for job in jobs])
-        if config.equal_seconds:
-            others = [(regime, seed) for regime, seed in pairs if regime != "E-F-H"]
-            equal = [self._equal_job(architecture, best, regime, seed, spent) for regime, seed in others]
-            again = [job for job in equal if job is not None]
-            self.scheduler.beside([partial(self._final, job) for job in again])
-            jobs += again
         return [job.folder for job in jobs]
 
     def _final(self, job: Job) -> None:
@@ -265,40 +295,84 @@ class _Sweep:
         update_tuning_cost(path, job.evaluation.spent)
 
     def _final_job(
-        self,
-        architecture: str,
-        best: tuple[int, FrozenTrial] | None,
-        regime: StudyRegime,
-        seed: int,
-        spent: Cost,
-        *,
-        steps: int | None = None,
+        self, subject: Subject, best: tuple[int, FrozenTrial] | None, seed: int, *, steps: int | None = None
     ) -> Job:
-        """A retraining. The twins without Hessians were not tuned on their own: they have the other settings of it."""
-        config = self.config
+        """A retraining with the best values that were found for its own kind of labels."""
+        config, regime = self.config, subject.regime
         values, chosen = ({}, "failed") if best is None else (best[1].params, f"trial{best[0]:03d}")
         budget: Budget = "steps" if steps is None else "seconds"
         run = config.run_config(
-            architecture, values, steps=steps or config.final_steps, seed=seed, regime=regime, budget=budget
+            subject.architecture,
+            {**self._training_set(regime, values, seed), **run_values(values)},
+            steps=steps or config.final_steps,
+            seed=seed,
+            regime=regime,
+            budget=budget,
         )
         equal = "" if budget == "steps" else "-seconds"
-        path = self.folder / "final" / f"{folder_name(architecture)}-{regime}{equal}-{chosen}-seed{seed}"
+        name = f"{folder_name(subject.architecture)}-{regime}{equal}-{chosen}-seed{seed}"
         tasks = config.tasks if budget == "steps" else config.equal_seconds_tasks
-        how = EvaluationRequest(spent, tasks=tasks, settings=config.evaluate, budget=budget)
-        label = f"{regime}{' equal time' if equal else ''} seed {seed}"
-        return Job(run, path, architecture, label, how, stage="final")
+        how = EvaluationRequest(
+            self._spent(subject, seed),
+            tasks=tasks,
+            settings=config.evaluate,
+            data=str(self.sets.store.path),
+            regime=regime,
+            budget=budget,
+            demonstration=config.demonstration,
+        )
+        label = f"{'equal time ' if equal else ''}seed {seed}"
+        return Job(run, self.folder / "final" / name, str(subject), label, how, stage="final")
 
-    def _equal_job(
-        self, architecture: str, best: tuple[int, FrozenTrial], regime: StudyRegime, seed: int, spent: Cost
-    ) -> Job | None:
-        """A retraining for the device-seconds of E-F-H; none where one of the two failed."""
-        pair = [self._final_job(architecture, best, r, seed, spent).folder for r in (regime, "E-F-H")]
-        own, other = (read_record(Run(path).record) for path in pair)
-        mine, theirs = own.cost.seconds_per_step, other.cost.seconds_per_step
-        if "failed" in (own.status, other.status) or mine is None or theirs is None:
+    def _spent(self, subject: Subject, seed: int) -> Cost:
+        """What its own tuning and its labels cost before a retraining."""
+        rows = trial_rows(self._tuning(subject), self.fixed)
+        labels = self.sets.cost(subject.regime, fraction=self.config.fraction, draw=seed)
+        spent = {"sweep_trials": len(rows), "sweep_device_seconds": sum(row.device_seconds for row in rows)}
+        return labels.model_copy(update=spent)
+
+    def _equal_runs(self) -> list[tuple[Subject, int]]:
+        """What is trained again for the device-seconds of E-F-H, when all have been retrained."""
+        if not self.config.equal_seconds:
+            return []
+        others = [subject for subject in self.config.subjects if subject.regime != "E-F-H"]
+        return [(subject, seed) for subject in others for seed in self.config.seeds]
+
+    def _equal(self, subject: Subject, seed: int) -> Path | None:
+        """A retraining for the device-seconds of E-F-H, by frozen costs of a step; none where one of the two failed."""
+        twin = Subject(subject.architecture, "E-F-H")
+        best = self._tuning(subject).best()
+        paths = [self._final_job(s, self._tuning(s).best(), seed).folder for s in (subject, twin)]
+        own, other = (read_record(Run(path).record) for path in paths)
+        if "failed" in (own.status, other.status):
             return None
-        steps = equal_steps(other.cost.steps, mine, theirs)
-        return self._final_job(architecture, best, regime, seed, spent, steps=steps)
+        try:
+            costs = self._step_costs(subject.architecture)
+        except TrainingError:  # its runs say why
+            return None
+        steps = equal_steps(other.cost.steps, costs[subject.regime], costs["E-F-H"])
+        job = self._final_job(subject, best, seed, steps=steps)
+        self._final(job)
+        return job.folder
+
+    def _step_costs(self, architecture: str) -> dict[StudyRegime, float]:
+        """What a step costs on each kind of labels with its best settings, measured once for all processes."""
+        config, seed = self.config, self.config.seeds[0]
+
+        def measure() -> dict[str, float]:
+            runs = {}
+            for regime in config.regimes:
+                subject = Subject(architecture, regime)
+                runs[regime] = self._final_job(subject, self._tuning(subject).best(), seed).config
+            path = self.folder / "data" / "step-costs" / folder_name(architecture)
+            job = Job(runs["E-F-H"], path, architecture, "", stage="step costs")
+            entry, _ = self._once(f"step costs {architecture}", job, work=partial(measure_step_costs, runs=runs))
+            if entry.state != TrialState.COMPLETE:
+                raise TrainingError(reason_of(entry) or "no step could be taken", where=path)
+            return entry.user_attrs[_MEASURED]
+
+        given = config.step_costs.get(architecture)
+        return frozen_step_costs(given, architecture, self.folder / "data" / "step-costs.json", measure)
 
     # Work
 
@@ -318,7 +392,9 @@ class _Sweep:
             if result.score is None:
                 self.fixed.fail(trial, result.reason or "no score")
                 continue
-            facts: dict[str, Any] = {SCORE: result.score, SECONDS: result.device_seconds, PRODUCTS: result.products}
+            facts: dict[str, Any] = {SECONDS: result.device_seconds, PRODUCTS: result.products}
+            if result.measured:
+                facts[_MEASURED] = result.measured
             if job.evaluation is not None:
                 facts[_RECORD] = Run(job.folder).record.read_text(encoding="utf-8")
             self.fixed.annotate(trial, facts)
@@ -361,22 +437,11 @@ class _Sweep:
 
         return watch
 
-    def _tuning(self, architecture: str) -> Tuning:
+    def _tuning(self, subject: Subject) -> Tuning:
         """Each thread has its own: the sampler of a study is changed from trial to trial."""
-        study = tuning_study(self.config, architecture, self.storage)
-        return Tuning(self.config, architecture, study, self.heartbeat)
-
-    def _trial_job(self, architecture: str, number: int, values: dict[str, Any], regime: StudyRegime = "E-F-H") -> Job:
-        config = self.config
-        run = config.run_config(architecture, values, steps=config.budget.steps, seed=config.seed, regime=regime)
-        path = self.folder / "trials" / folder_name(architecture) / f"{number:03d}"
-        return Job(run, path, architecture, f"{number + 1}/{config.budget.trials}", stage="trial")
+        return Tuning(self.config, subject, tuning_study(self.config, subject, self.storage), self.heartbeat)
 
     def _write_trials(self) -> list[TrialResult]:
-        rows = [
-            row
-            for architecture in self.config.architectures
-            for row in trial_rows(self.config, architecture, self.fixed, self._tuning(architecture))
-        ]
+        rows = [row for subject in self.config.subjects for row in trial_rows(self._tuning(subject), self.fixed)]
         write_trials(rows, self.config.space, self.folder / "trials.csv")
         return rows

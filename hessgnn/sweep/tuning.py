@@ -1,12 +1,15 @@
-"""Tuning of one architecture: an Optuna study with a budget, used by ask and tell so that it can be interrupted.
+"""Tuning of one architecture on one kind of labels: an Optuna study with a budget, used by ask and tell.
 
-The trials of a budget are numbered. The sampler of each is seeded by its number, and an interrupted trial resumes with
-the values that it was given. So where the trials of an architecture run one after the other, a sweep that was killed
-and resumed tries the same values as an uninterrupted one.
+The trials of a budget are numbered. The sampler of each is seeded by its number, its architecture and its kind of
+labels, so that no two studies share draws. An interrupted trial resumes with the values that it was given. So where the
+trials of a study run one after the other, a sweep that was killed and resumed tries the same values as an uninterrupted
+one.
 """
 
 from __future__ import annotations
 
+import hashlib
+import threading
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,20 +34,21 @@ from hessgnn.experiments.workers import PRUNED
 from hessgnn.leaderboard.trials import TrialResult
 from hessgnn.runtime.config import get_dotted
 from hessgnn.runtime.imports import require
-from hessgnn.sweep.config import PAPER_WEIGHTS, Choice, Range, SweepConfig, Values, several
+from hessgnn.sweep.config import DISPLACEMENT, PAPER_WEIGHTS, Choice, Range, Subject, SweepConfig, Values, several
 from hessgnn.sweep.heartbeat import Heartbeat
 from hessgnn.sweep.trial_queue import TrialQueue, attempts_of, is_open, reason_of
 from hessgnn.training.run import ValidationPoint
 
-TrialKind = Literal["baseline", "paper", "balance", "sampled"]
-"""Where the values of a trial come from: E-F alone, the paper's weights, the balance of the losses, the sampler."""
+TrialKind = Literal["paper", "balance", "sampled"]
+"""Where the values of a trial come from: the paper's weights, the balance of the losses, the sampler."""
 
-KIND, SCORE, SECONDS, PRODUCTS = "kind", "absolute_score", "device_seconds", "products"
+KIND, SECONDS, PRODUCTS = "kind", "device_seconds", "products"
 """User attributes of a trial."""
 
-BASELINE = 0
-"""Number of the trial that is E-F alone. It is kept with the other fixed work, since it has no Hessian weight."""
+PAPER, BALANCE = 0, 1
+"""Numbers of the trials with known values."""
 
+_QUIET = threading.Lock()  # filters of warnings belong to the process: two threads would restore each other's
 WAIT = "wait"
 """What :meth:`Tuning.ask` returns while others work on what must come first."""
 
@@ -60,13 +64,14 @@ class TrialRequest:
 
 
 class Tuning:
-    """The trials of one architecture."""
+    """The trials of one architecture on one kind of labels."""
 
-    def __init__(self, config: SweepConfig, architecture: str, study: Study, heartbeat: Heartbeat) -> None:
-        self.config, self.architecture, self.study = config, architecture, study
-        self.study.pruner = _pruner(config)
+    def __init__(self, config: SweepConfig, subject: Subject, study: Study, heartbeat: Heartbeat) -> None:
+        self.config, self.subject, self.study = config, subject, study
+        self.space = config.space_of(subject.regime)
+        self.study.pruner = _pruner(config, subject)
         self.queue = TrialQueue(study, heartbeat, config.max_retries)
-        self.queue.add(map(str, range(1, config.budget.trials)))
+        self.queue.add(map(str, range(config.budget.trials)))
 
     def ask(self, known: Mapping[str, float]) -> TrialRequest | str | None:
         """Claim the next trial.
@@ -92,23 +97,22 @@ class Tuning:
         running = any(entry.state == TrialState.RUNNING for entry in entries.values())
         return WAIT if running else None
 
-    def tell(self, request: TrialRequest, result: JobResult, baseline: float) -> None:
-        """Close a trial with its result; its score is divided by ``baseline``, that of E-F alone."""
+    def tell(self, request: TrialRequest, result: JobResult) -> None:
+        """Close a trial with its result."""
         self.queue.annotate(request.trial, {SECONDS: result.device_seconds, PRODUCTS: result.products})
         if result.score is None:
             self.queue.fail(request.trial, result.reason or "no score")
             return
-        self.queue.annotate(request.trial, {SCORE: result.score})
         cost = {"device_seconds": result.device_seconds, "products": float(result.products)}
         second = () if self.config.objective.cost is None else (cost[self.config.objective.cost],)
-        self.queue.finish(request.trial, (result.score / baseline, *second), pruned=result.pruned)
+        self.queue.finish(request.trial, (result.score, *second), pruned=result.pruned)
 
-    def prune(self, request: TrialRequest, point: ValidationPoint, baseline: float) -> str | None:
+    def prune(self, request: TrialRequest, point: ValidationPoint) -> str | None:
         """Report a validation; return :data:`PRUNED` if the trial should end."""
         if self.config.pruner.kind == "none" or point.step < self.config.pruner.warmup:
             return None
         if point.step not in request.trial.storage.get_trial(request.trial._trial_id).intermediate_values:
-            request.trial.report(point.score / baseline, point.step)
+            request.trial.report(point.score, point.step)
         sampled = request.kind == "sampled"  # the known weights are what the others are compared with
         last = point.step >= self.config.budget.steps
         return PRUNED if sampled and not last and request.trial.should_prune() else None
@@ -117,10 +121,14 @@ class Tuning:
         """Finished trials within the budget: number -> trial, in order."""
         return {number: entry for number, entry in self._numbered().items() if not is_open(entry)}
 
+    def ranked(self) -> list[tuple[int, FrozenTrial]]:
+        """Complete trials with their numbers, the one with the lowest error first; of equals the earlier."""
+        complete = [item for item in self.trials().items() if item[1].state == TrialState.COMPLETE]
+        return sorted(complete, key=lambda item: (item[1].values[0], item[0]))
+
     def best(self) -> tuple[int, FrozenTrial] | None:
         """The trial with the lowest error, and its number; ``None`` if none came to its end."""
-        complete = [item for item in self.trials().items() if item[1].state == TrialState.COMPLETE]
-        return min(complete, key=lambda item: (item[1].values[0], item[0]), default=None)
+        return next(iter(self.ranked()), None)
 
     @property
     def is_done(self) -> bool:
@@ -142,15 +150,15 @@ class Tuning:
         return seconds >= (budget.device_seconds or float("inf")) or hours >= (budget.hours or float("inf"))
 
     def _claim(self, number: int, entry: FrozenTrial, known: Mapping[str, float]) -> TrialRequest | None:
-        kind: TrialKind = {1: "paper", 2: "balance"}.get(number, "sampled")  # type: ignore[assignment]
-        if kind == "balance" and not known:
+        kind: TrialKind = {PAPER: "paper", BALANCE: "balance"}.get(number, "sampled")  # type: ignore[assignment]
+        if kind == "balance" and not set(known) & set(self.space):
             kind = "sampled"
         fixed = {} if kind == "sampled" else self.starting_values(known if kind == "balance" else {})
         self.study.sampler = self._sampler(number, fixed)
         trial = self.queue.claim(entry)
         if trial is None:
             return None
-        values = draw(trial, self.config.space)
+        values = draw(trial, self.space)
         self.queue.annotate(trial, {KIND: kind})
         return TrialRequest(number, kind, values, trial)
 
@@ -159,26 +167,26 @@ class Tuning:
 
         Values in ``known`` replace these. Keys without any value are left out.
         """
-        budget = self.config.budget
-        start = self.config.run_config(self.architecture, PAPER_WEIGHTS, steps=budget.steps, seed=self.config.seed)
-        defaults = start.model_dump()
+        defaults = self.config.trial_config(self.subject, PAPER_WEIGHTS).model_dump()
+        measured = {DISPLACEMENT: self.config.labels.displacement, **known}
         values = {}
-        for key, allowed in self.config.space.items():
-            value = allowed.nearest(known.get(key, get_dotted(defaults, key)))
+        for key, allowed in self.space.items():
+            value = allowed.nearest(measured[key] if key in measured else get_dotted(defaults, key))
             if value is not None:
                 values[key] = value
         return values
 
     def _sampler(self, number: int, fixed: dict[str, Any]) -> BaseSampler:
-        settings, seed = self.config.sampler, 1000 * self.config.seed + number
-        with warnings.catch_warnings():
+        settings, seed = self.config.sampler, _seed(self.config.seed, self.subject, number)
+        with _QUIET, warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             if fixed:
                 return PartialFixedSampler(fixed, RandomSampler(seed))
             if settings.kind == "random":
                 return RandomSampler(seed)
             if settings.kind == "qmc":  # the sequence is one, whoever takes its next point
-                return QMCSampler(seed=self.config.seed, scramble=True, warn_independent_sampling=False)
+                first = _seed(self.config.seed, self.subject)
+                return QMCSampler(seed=first, scramble=True, warn_independent_sampling=False)
             if settings.kind == "gp":
                 return GPSampler(seed=seed, n_startup_trials=settings.startup)
             if settings.kind == "cmaes":
@@ -191,6 +199,12 @@ class Tuning:
                 group=True,  # keys with a condition
                 constant_liar=True,  # others may be trying values nearby at this moment
             )
+
+
+def _seed(*parts: object) -> int:
+    """A seed of its own for each sweep's seed, architecture, kind of labels and number of the trial."""
+    text = "/".join(map(str, parts))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
 
 
 def kind_of(entry: FrozenTrial) -> str:
@@ -208,14 +222,12 @@ def describe_state(entry: FrozenTrial) -> str:
     return "failed" if entry.state == TrialState.FAIL else entry.state.name.lower()
 
 
-def _pruner(config: SweepConfig) -> BasePruner:
+def _pruner(config: SweepConfig, subject: Subject) -> BasePruner:
     settings = config.pruner
     if settings.kind == "median":
         return MedianPruner(settings.startup, settings.warmup)
     if settings.kind == "hyperband":
-        every = config.run_config(
-            next(iter(config.architectures)), {}, steps=config.budget.steps, seed=config.seed
-        ).validation.every
+        every = config.trial_config(subject, {}).validation.every
         shortest = min(max(every, settings.warmup, 1), config.budget.steps)
         return HyperbandPruner(shortest, config.budget.steps, settings.reduction)
     return NopPruner()
@@ -240,38 +252,32 @@ def _suggest(trial: Trial, key: str, values: Values) -> Any:
     return trial.suggest_float(key, low, high, log=values.log)
 
 
-def baseline_key(architecture: str) -> str:
-    """Key of the trial that is E-F alone, among the fixed work."""
-    return f"baseline {architecture}"
+def ranking_key(subject: Subject, number: int) -> str:
+    """Key of a trial that is trained for ``final_steps``, among the fixed work."""
+    return f"ranking {subject} {number}"
 
 
-def trial_rows(config: SweepConfig, architecture: str, works: TrialQueue, tuning: Tuning) -> list[TrialResult]:
-    """List the finished trials of an architecture in order; the baseline, which is among ``works``, is the first."""
+def trial_rows(tuning: Tuning, works: TrialQueue) -> list[TrialResult]:
+    """List the finished trials of a study in order; ``works`` holds those that were trained for longer."""
+    entries = works.entries()
     rows = []
-    baseline = works.entries().get(baseline_key(architecture))
-    if baseline is not None and not is_open(baseline):
-        values = {key: value for key, value in tuning.starting_values({}).items() if key != "loss.hessian"}
-        score = None if baseline.value is None else 1.0
-        rows.append(_row(architecture, BASELINE, "baseline", "E-F", values, score, baseline))
     for number, entry in tuning.trials().items():
-        score = entry.values[0] if entry.values else None
-        rows.append(_row(architecture, number, kind_of(entry), "E-F-H", entry.params, score, entry))
-    return [row for row in rows if row.trial < config.budget.trials]
-
-
-def _row(
-    architecture: str, number: int, kind: str, regime: str, values: dict[str, Any], score: float | None, entry: Any
-) -> TrialResult:
-    return TrialResult(
-        architecture=architecture,
-        trial=number,
-        kind=kind,
-        regime=regime,
-        values=values,
-        score=score,
-        device_seconds=device_seconds_of(entry),
-        products=entry.user_attrs.get(PRODUCTS, 0),
-        attempts=attempts_of(entry),
-        state=describe_state(entry),
-        reason=reason_of(entry),
-    )
+        longer = entries.get(ranking_key(tuning.subject, number))
+        known = longer is not None and longer.state == TrialState.COMPLETE
+        rows.append(
+            TrialResult(
+                architecture=tuning.subject.architecture,
+                trial=number,
+                kind=kind_of(entry),
+                regime=tuning.subject.regime,
+                values=entry.params,
+                score=entry.values[0] if entry.values else None,
+                device_seconds=device_seconds_of(entry),
+                products=entry.user_attrs.get(PRODUCTS, 0),
+                attempts=attempts_of(entry),
+                state=describe_state(entry),
+                reason=reason_of(entry),
+                final_score=longer.values[0] if known and longer is not None else None,
+            )
+        )
+    return rows

@@ -18,8 +18,8 @@ from hessgnn.leaderboard.trials import TrialResult, read_trials
 from hessgnn.runtime.config import load
 from hessgnn.runtime.files import find_resource
 from hessgnn.runtime.terminal import ProgressLog, say
-from hessgnn.sweep.config import PAPER_WEIGHTS, SweepConfig
-from hessgnn.sweep.measure import Estimate, estimates
+from hessgnn.sweep.config import SweepConfig
+from hessgnn.sweep.measure import Estimate, LabellingEstimate, estimates, labelling
 from hessgnn.sweep.storage import without_password
 from hessgnn.sweep.sweep import TrialFinished, sweep
 from hessgnn.training import bar
@@ -33,8 +33,8 @@ def run(config: Path, overrides: list[str], *, output: Path | None, dry_run: boo
     console.print(_plan_table(settings, folder))
     if dry_run:
         with console.status("measuring a few steps of each architecture"):
-            measured = estimates(settings)
-        console.print(_estimate_table(settings, measured))
+            measured, frames = estimates(settings), labelling(settings)
+        console.print(_estimate_table(settings, measured, frames))
         return
     console.print(bar.LEGEND, style="dim")
     log = ProgressLog(console, folder / "sweep.log")
@@ -62,7 +62,7 @@ class _View:
         self._jobs = JobLog(log)
         self._running: dict[str, JobProgress] = {}
         self._errors: dict[str, str] = {}
-        self._rows: dict[str, dict[int, TrialResult]] = {name: {} for name in settings.architectures}
+        self._rows: dict[str, dict[int, TrialResult]] = {str(subject): {} for subject in settings.subjects}
         self._done: dict[str, int] = {}
         self._bar = Progress(
             TextColumn("[bold]whole sweep"),
@@ -78,7 +78,7 @@ class _View:
     def observe(self, event: Event) -> None:
         """Take in an event of the sweep."""
         if isinstance(event, TrialFinished):
-            self._rows[event.row.architecture][event.row.trial] = event.row
+            self._rows[event.row.subject][event.row.trial] = event.row
             self._log.line(event.title, _outcome(event.row))
             return
         closed = isinstance(event, JobFinished) and event.title.stage == "trial" and event.result is not None
@@ -89,6 +89,8 @@ class _View:
         elif isinstance(event, JobProgress):
             folder = event.title.folder
             self._running[folder] = event
+            if event.title.stage == "labels" and event.step == event.total:
+                self._running.pop(folder)  # labelling is no job, which would say that it has finished
             if event.point is not None:
                 self._errors[folder] = bar.describe(event.point)
             if event.task is None:
@@ -98,18 +100,18 @@ class _View:
     def finish(self, trials: Sequence[TrialResult]) -> None:
         """Everything is done, including the trials that were finished before this start, or elsewhere."""
         for row in trials:
-            self._rows[row.architecture][row.trial] = row
+            self._rows[row.subject][row.trial] = row
         self._running.clear()
         self._bar.update(self._whole, completed=self._steps)
 
     def render(self) -> Group:
         """The table as it is now."""
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for heading in ("architecture", "trials", "best over E-F", "running"):
+        for heading in ("architecture, labels", "trials", "best score", "running"):
             table.add_column(heading)
         for name, rows in self._rows.items():  # threads of the workers change these while they are drawn
             ended, running = list(rows.values()), list(self._running.values())
-            scored = [row for row in ended if row.score is not None and row.kind != "baseline"]
+            scored = [row for row in ended if row.score is not None]
             best = min(scored, key=lambda row: row.score or 0.0, default=None)
             failed = sum(row.state == "failed" for row in ended)
             lines = [
@@ -120,9 +122,13 @@ class _View:
             table.add_row(
                 name,
                 f"{len(ended)}/{self._settings.budget.trials}" + (f"\n{failed} failed" if failed else ""),
-                "" if best is None else f"{best.score:.3f} (trial {best.trial})\n{_weights(best)}",
+                "" if best is None else f"{best.score:.4g} (trial {best.trial})\n{_values(best)}",
                 Text("\n".join(lines) or ("waiting" if len(ended) < self._settings.budget.trials else "")),
             )
+        if labelling := [
+            _progress(report) for report in self._running.copy().values() if not report.title.architecture
+        ]:
+            table.add_row("labels", "", "", Text("\n".join(labelling)))
         return Group(table, self._bar)
 
 
@@ -132,13 +138,14 @@ def _progress(report: JobProgress) -> str:
     return f"{name}: {task}{report.step}/{report.total}"
 
 
-def _weights(row: TrialResult) -> str:
-    return ", ".join(f"{key.removeprefix('loss.')} {row.values[key]:.3g}" for key in PAPER_WEIGHTS if key in row.values)
+def _values(row: TrialResult) -> str:
+    shown = {key: f"{value:.3g}" if isinstance(value, float) else str(value) for key, value in row.values.items()}
+    return ", ".join(f"{key.removeprefix('loss.').rpartition('.')[2]} {value}" for key, value in shown.items())
 
 
 def _outcome(row: TrialResult) -> str:
     """How a trial ended, for a log."""
-    outcome = row.reason if row.score is None else f"{row.score:.3f} over E-F ({_weights(row)})"
+    outcome = row.reason if row.score is None else f"score {row.score:.4g} ({_values(row)})"
     return f"{row.kind} {row.state}: {outcome}, {row.device_seconds:.1f} device-seconds"
 
 
@@ -146,10 +153,10 @@ def _plan_table(settings: SweepConfig, folder: Path) -> Table:
     counted, budget = settings.count_runs(), settings.budget
     table = Table(title=f"sweep {settings.name} into {folder}", show_header=False)
     table.add_row("architectures", ", ".join(settings.architectures))
-    table.add_row("tuned", ", ".join(settings.space))
-    weights = ", ".join(f"{name} {weight:g}" for name, weight in settings.objective.weights.items())
+    for regime in settings.regimes:
+        table.add_row(f"tuned for {regime}", ", ".join(settings.space_of(regime)) or "nothing")
     cost = f"; and {settings.objective.cost}" if settings.objective.cost else ""
-    table.add_row("objective", f"validation errors over those of E-F (exponents: {weights}){cost}")
+    table.add_row("objective", settings.objective.describe() + cost)
     limits = [
         f"{value:g} {unit}"
         for value, unit in (
@@ -160,24 +167,32 @@ def _plan_table(settings: SweepConfig, folder: Path) -> Table:
         if value is not None
     ]
     most = f" (at most {', '.join(limits)})" if limits else ""
-    table.add_row("trials", f"{budget.trials} for each architecture, {budget.steps} steps each{most}")
+    table.add_row(
+        "trials",
+        f"{counted.trials}: {budget.trials} for each of {len(settings.architectures)} architectures and "
+        f"{len(settings.regimes)} kinds of labels, {budget.steps} steps each{most}",
+    )
     table.add_row("sampler, pruner", f"{settings.sampler.kind}, {settings.pruner.kind}")
     if counted.transfers:
         table.add_row("transfer", f"{counted.transfers} trials with the weights of another architecture")
+    if counted.checks:
+        text = f"the {settings.check_ranking.trials} best and the worst trial of each"
+        table.add_row("ranking check", f"{counted.checks} runs of {settings.final_steps} steps: {text}")
     table.add_row(
         "retraining",
-        f"{', '.join(settings.regimes)} with seeds {', '.join(map(str, settings.seeds))}, "
-        f"{settings.final_steps} steps each" + (", and for equal time" if settings.equal_seconds else ""),
+        f"{counted.finals}: the best of each with seeds {', '.join(map(str, settings.seeds))} on "
+        f"{100 * settings.fraction:g} % of the training groups, at most {settings.final_steps} steps each"
+        + (", and for equal time" if settings.equal_seconds else ""),
     )
     table.add_row("evaluated by", ", ".join(settings.tasks))
-    runs = counted.trials + counted.transfers + counted.finals + counted.equal_seconds
-    table.add_row("in all", f"{runs} runs, {counted.steps:,} steps, {len(settings.architectures)} studies")
+    runs = counted.trials + counted.transfers + counted.checks + counted.finals + counted.equal_seconds
+    table.add_row("in all", f"{runs} runs, {counted.steps:,} steps, {len(settings.subjects)} studies")
     kept_in = without_password(settings.storage) or "a journal file"
     table.add_row("workers", f"{settings.workers} processes; trials are kept in {kept_in}")
     return table
 
 
-def _estimate_table(settings: SweepConfig, measured: Sequence[Estimate]) -> Table:
+def _estimate_table(settings: SweepConfig, measured: Sequence[Estimate], frames: LabellingEstimate | None) -> Table:
     """What the plan will cost, from a few steps of each architecture."""
     table = Table(title="measured on this machine, one run at a time", show_header=True)
     costs = ("step E-F / ms", "step E-F-H / ms", "validation / s", "memory / MiB", "training / min")
@@ -200,6 +215,10 @@ def _estimate_table(settings: SweepConfig, measured: Sequence[Estimate]) -> Tabl
     memory = workers * max((item.memory for item in measured if item.reason is None), default=0) / 2**30
     table.caption = (
         f"about {total:.0f} min of training and validation with {settings.workers} workers that do not slow each other "
-        f"down, and {memory:.1f} GiB at once; evaluation ({', '.join(settings.tasks)}) comes on top"
+        f"down, and {memory:.1f} GiB at once, if no run stops early; evaluation ({', '.join(settings.tasks)}) comes on "
+        "top"
     )
+    if frames is not None:
+        minutes = frames.seconds / workers / 60
+        table.caption += f"; labelling {frames.gradients:,} displaced frames takes about {minutes:.0f} min before it"
     return table

@@ -64,7 +64,7 @@ def test_a_landscape_shows_every_trial(tmp_path: Path) -> None:
     assert kinds == ["contour", "scatter", "scatter"]
     assert "<b>" not in json.dumps(found.panels[0].figure).replace("<br>", "")
     assert found.panels[0].figure["layout"]["yaxis"]["ticktext"][0] == "0"
-    assert [panel.title for panel in found.panels[1:]] == ["ani: w_F alone", "ani: w_H alone"]
+    assert [panel.title for panel in found.panels[1:]] == ["ani E-F-H: w_F alone", "ani E-F-H: w_H alone"]
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import pytest
 
 from hessgnn.evaluation.record import read_record
 from hessgnn.runtime.config import save
-from hessgnn.sweep.config import SweepConfig
+from hessgnn.sweep.config import Subject, SweepConfig
 from hessgnn.sweep.heartbeat import Heartbeat
 from hessgnn.sweep.storage import storage_of, tuning_study
 from hessgnn.sweep.sweep import sweep
@@ -90,9 +90,9 @@ def workers_of(leader: int) -> list[int]:
 
 
 @contextmanager
-def trials_of(config: SweepConfig, architecture: str, folder: Path) -> Iterator[Tuning]:
+def trials_of(config: SweepConfig, subject: Subject, folder: Path) -> Iterator[Tuning]:
     with storage_of(config, folder) as storage:
-        yield Tuning(config, architecture, tuning_study(config, architecture, storage), Heartbeat(storage, 1.0))
+        yield Tuning(config, subject, tuning_study(config, subject, storage), Heartbeat(storage, 1.0))
 
 
 def state_of(folder: Path) -> dict[Path, tuple[int, int]]:
@@ -106,9 +106,9 @@ def numbers(config: SweepConfig, folder: Path) -> dict[str, object]:
             {k: v for k, v in row.items() if k not in ("device_seconds", "attempts")} for row in csv.DictReader(file)
         ]
     records = {path.parent.name: read_record(path) for path in sorted(folder.glob("final/*/record.json"))}
-    for architecture in config.architectures:
-        with trials_of(config, architecture, folder) as tuning:
-            assert len(tuning.trials()) == config.budget.trials - 1
+    for subject in config.subjects:
+        with trials_of(config, subject, folder) as tuning:
+            assert len(tuning.trials()) == config.budget.trials
     metrics = {name: {split: dict(values) for split, values in r.metrics.items()} for name, r in records.items()}
     best = {path.name: path.read_text() for path in (folder / "best").iterdir()}
     return {
@@ -132,13 +132,14 @@ def test_the_command_runs_to_its_end(make_sweep: MakeSweep, tmp_path: Path) -> N
     assert "schnet E-F-H" in done.stdout
     # Redirected, it prints a line for each finished unit of work, which the log file keeps with the time.
     log = (tmp_path / "sweep" / "sweep.log").read_text().splitlines()
-    for architecture in config.architectures:
-        units = [rf"trial {architecture} {k}/2\] (baseline|paper) complete: \d\.\d+ over E-F" for k in (1, 2)]
-        units.append(rf"balance {architecture}\] finished")
-        for regime in config.regimes:
-            final = rf"final {architecture} {regime} seed 1\]"
-            units += [rf"{final} 8/10 steps  E \d", rf"{final} finished: score .* device-seconds$"]
-            units += [rf"{final} evaluating accuracy on {split} (\d+)/\1$" for split in ("test", "nms")]
+    for subject in config.subjects:
+        kinds = r"paper|balance" if subject.has_hessians else "paper|sampled"
+        units = [rf"trial {subject} {k}/2\] ({kinds}) complete: score \d+\.?\d* \(lr" for k in (1, 2)]
+        if subject.has_hessians:
+            units.append(rf"balance {subject}\] finished")
+        final = rf"final {subject} seed 1\]"
+        units += [rf"{final} 8/10 steps  E \d", rf"{final} finished: score .* device-seconds$"]
+        units += [rf"{final} evaluating accuracy on {split} (\d+)/\1$" for split in ("test", "nms")]
         for unit in [*units, r"report\] leaderboard of 5 runs"]:
             assert re.search(rf"^\[{unit}", done.stdout, re.M), (unit, done.stdout)
             assert any(re.search(rf"^[-\d]+ [:\d]+ \[{unit}", line) for line in log), unit
@@ -150,7 +151,7 @@ def test_the_command_runs_to_its_end(make_sweep: MakeSweep, tmp_path: Path) -> N
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "moment", ["trials/schnet/001/last.pt", "trials/schnet/002/config.yaml", "final/*E-F-H*/last.pt"]
+    "moment", ["trials/schnet/E-F-H/001/last.pt", "trials/schnet/E-F/002/config.yaml", "final/*E-F-H*/last.pt"]
 )
 def test_kill_9_and_the_same_command_give_the_same_numbers(make_sweep: MakeSweep, tmp_path: Path, moment: str) -> None:
     config = make_sweep(budget={"steps": 60}, final_steps=100)
@@ -169,7 +170,7 @@ def test_no_worker_outlives_a_killed_sweep(make_sweep: MakeSweep, tmp_path: Path
     config = make_sweep(budget={"steps": 1_000_000})  # an orphan would write for minutes
     folder = tmp_path / "sweep"
     with started(config, folder) as process:
-        wait_for(lambda: len(list(folder.glob("trials/*/000/last.pt"))) == 2, process)
+        wait_for(lambda: len(list(folder.glob("trials/*/*/000/last.pt"))) >= 2, process)
         assert len(workers_of(process.pid)) == 2
         process.kill()
         process.wait()
@@ -185,7 +186,7 @@ def test_a_killed_worker_takes_its_trial_with_it_which_is_tried_again(make_sweep
     config = make_sweep(budget={"steps": 200})
     folder = tmp_path / "sweep"
     with started(config, folder) as process:
-        wait_for(lambda: (folder / "trials" / "schnet" / "001" / "last.pt").exists(), process)
+        wait_for(lambda: (folder / "trials" / "schnet" / "E-F-H" / "001" / "last.pt").exists(), process)
         for worker in workers_of(process.pid):
             os.kill(worker, signal.SIGKILL)
         _, errors = process.communicate(timeout=PATIENCE)
@@ -195,15 +196,15 @@ def test_a_killed_worker_takes_its_trial_with_it_which_is_tried_again(make_sweep
         attempts = [int(row["attempts"]) for row in csv.DictReader(file)]
     assert sum(attempts) > len(attempts)
     reasons = []
-    for architecture in config.architectures:
-        with trials_of(config, architecture, folder) as tuning:
+    for subject in config.subjects:
+        with trials_of(config, subject, folder) as tuning:
             reasons += [trial.user_attrs.get("reason", "") for trial in tuning.study.trials]
     assert any("killed by SIGKILL (out of memory?)" in reason for reason in reasons)
     assert numbers(config, folder) == uninterrupted(config, tmp_path / "whole")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", ["sweep.yaml", "trials/schnet/001/last.pt", "final/*/last.pt"])
+@pytest.mark.parametrize("moment", ["sweep.yaml", "trials/schnet/E-F/001/last.pt", "final/*/last.pt"])
 def test_ctrl_c_ends_promptly_in_one_line_and_can_be_resumed(
     make_sweep: MakeSweep, tmp_path: Path, moment: str
 ) -> None:
@@ -226,10 +227,10 @@ def test_ctrl_c_ends_promptly_in_one_line_and_can_be_resumed(
 def count_trials(folder: Path, config: SweepConfig) -> dict[str, list[int]]:
     """Trials that came to their end, each once for each time."""
     found = {}
-    for architecture in config.architectures:
-        with trials_of(config, architecture, folder) as tuning:
+    for subject in config.subjects:
+        with trials_of(config, subject, folder) as tuning:
             complete = [trial for trial in tuning.study.trials if trial.state.name == "COMPLETE"]
-        found[architecture] = sorted(int(trial.user_attrs["key"]) for trial in complete)
+        found[str(subject)] = sorted(int(trial.user_attrs["key"]) for trial in complete)
     return found
 
 
@@ -244,7 +245,7 @@ def test_two_machines_share_a_storage_and_do_no_trial_twice(
         "postgresql": lambda: request.getfixturevalue("postgresql"),
         "grpc": lambda: request.getfixturevalue("grpc_proxy"),
     }[storage]()
-    config = make_sweep(storage=url, budget={"trials": 5, "steps": 40}, transfer=True, heartbeat=5.0, workers=1)
+    config = make_sweep(storage=url, budget={"trials": 4, "steps": 40}, transfer=True, heartbeat=5.0, workers=1)
     folders = [tmp_path / "first" / "sweep", tmp_path / "second" / "sweep"]
     for folder in folders:
         folder.parent.mkdir()
@@ -252,7 +253,7 @@ def test_two_machines_share_a_storage_and_do_no_trial_twice(
         for process in (first, second):
             output, errors = process.communicate(timeout=2 * PATIENCE)
             assert process.returncode == 0, (output, errors)
-    expected = {architecture: [1, 2, 3, 4] for architecture in config.architectures}
+    expected = {str(subject): [0, 1, 2, 3] for subject in config.subjects}
     assert count_trials(folders[0], config) == expected
     trained = [sorted(path.parent.relative_to(f) for path in f.glob("*/**/last.pt")) for f in folders]
     assert set(trained[0]).isdisjoint(trained[1])
@@ -268,28 +269,28 @@ def test_two_machines_share_a_storage_and_do_no_trial_twice(
 
 @pytest.mark.slow
 def test_a_second_process_in_the_folder_joins_in(make_sweep: MakeSweep, tmp_path: Path) -> None:
-    config = make_sweep(budget={"trials": 4, "steps": 200}, workers=1)
+    config = make_sweep(budget={"trials": 3, "steps": 200}, workers=1)
     folder = tmp_path / "sweep"
     with started(config, folder) as first:
-        wait_for(lambda: list(folder.glob("trials/*/000/last.pt")), first)
+        wait_for(lambda: list(folder.glob("trials/*/*/000/last.pt")), first)
         second = finish(config, folder)
         assert second.returncode == 0, second.stderr
         _, errors = first.communicate(timeout=PATIENCE)
         assert first.returncode == 0, errors
-    assert count_trials(folder, config) == {architecture: [1, 2, 3] for architecture in config.architectures}
+    assert count_trials(folder, config) == {str(subject): [0, 1, 2] for subject in config.subjects}
 
 
 @pytest.mark.slow
 def test_what_another_machine_left_is_taken_over(make_sweep: MakeSweep, tmp_path: Path) -> None:
     """Its process cannot be looked up from here: only that its signs of life have ended."""
     config = make_sweep(
-        storage=f"sqlite:///{tmp_path / 'shared.db'}", budget={"trials": 3, "steps": 60}, heartbeat=0.5, workers=1
+        storage=f"sqlite:///{tmp_path / 'shared.db'}", budget={"trials": 2, "steps": 60}, heartbeat=0.5, workers=1
     )
     gone, here = tmp_path / "gone" / "sweep", tmp_path / "here" / "sweep"
     gone.parent.mkdir()
     here.parent.mkdir()
     with started(config, gone) as process:
-        wait_for(lambda: (gone / "trials" / "schnet" / "001" / "last.pt").exists(), process)
+        wait_for(lambda: (gone / "trials" / "schnet" / "E-F-H" / "000" / "last.pt").exists(), process)
         process.kill()
     with storage_of(config, gone) as storage:
         for study in storage.get_all_studies():
@@ -299,15 +300,15 @@ def test_what_another_machine_left_is_taken_over(make_sweep: MakeSweep, tmp_path
                     storage.set_trial_user_attr(trial._trial_id, "owner", token)
     done = finish(config, here)
     assert done.returncode == 0, done.stderr
-    assert count_trials(here, config) == {architecture: [1, 2] for architecture in config.architectures}
+    assert count_trials(here, config) == {str(subject): [0, 1] for subject in config.subjects}
 
 
 @pytest.mark.slow
 def test_a_sweep_that_fails_ends_with_status_2(make_sweep: MakeSweep, tmp_path: Path) -> None:
-    config = make_sweep(base={"training": {"schedule": {"lr": 1e30, "warmup": 0}, "clip": None}})
+    config = make_sweep(base={"data": {"energy_scale": 1e30}})
     done = finish(config, tmp_path / "sweep")
     assert done.returncode == 1
     assert "no architecture could be trained" in done.stderr
     assert "not finite" in done.stderr
     assert len(done.stderr.splitlines()) == 1
-    assert (tmp_path / "sweep" / "trials.csv").read_text().count("not finite") == 6
+    assert (tmp_path / "sweep" / "trials.csv").read_text().count("not finite") == 12

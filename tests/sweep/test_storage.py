@@ -138,5 +138,5 @@ def test_studies_of_two_sweeps_share_a_storage(make_sweep: MakeSweep, tmp_path: 
     for name in ("one", "two"):
         prepare_sweep(make_sweep(storage=url, name=name), tmp_path / name, True)
     storage = open_storage(make_sweep(storage=url), tmp_path)
-    assert len(storage.get_all_studies()) == 6
+    assert len(storage.get_all_studies()) == 10
     assert create_study("one", storage).user_attrs["settings"]["name"] == "one"

@@ -13,6 +13,8 @@ from hessgnn.runtime.config import dump, load, merge
 from hessgnn.sweep.config import SweepConfig
 
 HESSIAN = {"low": 1e-4, "high": 1.0, "log": True}
+LR = {"training.schedule.lr": {"low": 1e-4, "high": 1e-2, "log": True}}
+WIDE = {"low": 0.01, "high": 0.1}
 CONDITIONAL = {
     "loss.probes.kind": {"choices": ["rows", "rademacher"]},
     "loss.probes.number": {"low": 1, "high": 4, "integer": True, "when": {"loss.probes.kind": "rows"}},
@@ -34,7 +36,14 @@ WHEN_COLUMNS = {"low": 0.1, "high": 1.0, "when": {"loss.probes.kind": "columns"}
         ({"space": {"loss.hessian": HESSIAN, "loss.forcs": HESSIAN}}, "forcs.*did you mean 'forces'"),
         ({"space": {"loss.hessian": HESSIAN, "los.forces": HESSIAN}}, "'los'.*did you mean 'loss'"),
         ({"space": {"loss.hessian": HESSIAN, "potential.widht": {"choices": [8]}}}, "widht.*did you mean 'width'"),
-        ({"space": {"loss.forces": HESSIAN}}, r"must tune loss\.hessian"),
+        ({"space": {"loss.hessian": HESSIAN}}, "nothing that E-F uses, so its trials would all be the same"),
+        ({"space": {"loss.hessian": HESSIAN, "labels.displacement": WIDE}}, r"no kind of labels .* uses labels\.displ"),
+        (
+            {"regimes": ["E-F+"], "space": {"labels.displacement": {"choices": [0.1, -0.1]}}},
+            r"labels\.displacement.*greater than 0",
+        ),
+        ({"regimes": ["E", "E-F"], "space": {"loss.hessian": HESSIAN, **LR}}, r"no kind .* uses loss\.hessian"),
+        ({"check_ranking": {"trials": -1}}, r"check_ranking\.trials"),
         ({"space": {"loss.hessian": HESSIAN, "training.steps": {"choices": [9]}}}, r"cannot tune training\.steps"),
         ({"space": {"loss.hessian": HESSIAN, "training.seed": {"choices": [9]}}}, r"cannot tune training\.seed"),
         ({"space": {"loss.hessian": HESSIAN, "training.threads": {"choices": [2]}}}, r"cannot tune training\.threads"),
@@ -58,7 +67,6 @@ WHEN_COLUMNS = {"low": 0.1, "high": 1.0, "when": {"loss.probes.kind": "columns"}
         ({"name": ".."}, "name"),
         ({"name": ""}, "name"),
         ({"budget": {"trials": 0}}, "trials"),
-        ({"budget": {"trials": 1}}, "trials.*greater than or equal to 2"),  # the first is E-F alone: nothing to choose
         ({"budget": {"hours": 0}}, r"budget\.hours"),
         ({"workers": -1}, "workers"),
         ({"budget": {"trails": 3}}, "trails': unknown key.*did you mean 'trials'"),
@@ -72,10 +80,6 @@ WHEN_COLUMNS = {"low": 0.1, "high": 1.0, "when": {"loss.probes.kind": "columns"}
         ({"base": {"validation": {"weights": {"energy": 1}}}}, r"validation\.weights is objective\.weights in a sweep"),
         ({"space": {"loss.hessian": HESSIAN, "objective.cost": {"choices": [None]}}}, r"cannot tune objective\.cost"),
         ({"equal_seconds": True, "regimes": ["E-F"]}, "equal_seconds needs the regime E-F-H"),
-        (
-            {"space": {"loss.hessian": {**HESSIAN, "when": {"loss.forces": 1}}}},
-            r"loss\.hessian is tuned in every trial",
-        ),
         (
             {"space": {"loss.hessian": HESSIAN, "training.ema": {"low": 0.5, "high": 0.9, "when": {"no": 1}}}},
             r"training\.ema depends on 'no', which is no choice above it",
@@ -117,7 +121,35 @@ def test_labels_outside_a_regime_have_no_weight(
     assert run.loss.regime == regime
     assert run.entry == run.name == f"schnet {regime}"
     assert (run.training.steps, run.training.seed) == (5, 9)
-    assert run.validation.weights == {"energy": 1.0, "forces": 1.0, "hessian": 1.0}
+    assert run.validation.weights == {"energy": 1.0, "forces": 1.0, "hessian": 0.0}  # the same for all kinds
+
+
+def test_each_kind_of_labels_has_the_part_of_the_space_that_it_uses(make_sweep: Callable[..., SweepConfig]) -> None:
+    space = {**CONDITIONAL, "loss.ramp.stop": {"low": 2, "high": 4, "integer": True}, "labels.displacement": WIDE}
+    kinds = ("E", "E-F", "E-F+", "E-F+H", "E-F-H")
+    config = make_sweep(regimes=kinds, space=space)
+    used = {kind: set(config.space_of(kind)) for kind in kinds}  # type: ignore[arg-type]
+    assert used["E"] == {"training.schedule.lr"}
+    assert used["E-F"] == {"training.schedule.lr", "loss.forces", "loss.ramp.stop"}
+    assert used["E-F+"] == used["E-F"] | {"labels.displacement"}
+    assert used["E-F-H"] == used["E-F"] | {"loss.hessian", *CONDITIONAL}
+    assert used["E-F+H"] == used["E-F-H"] | {"labels.displacement"}
+    depending = {**CONDITIONAL, "training.ema": {"low": 0.5, "high": 0.9, "when": {"loss.probes.kind": "rows"}}}
+    assert "training.ema" not in make_sweep(space=depending).space_of("E-F")
+
+
+def test_a_score_says_its_units(make_sweep: Callable[..., SweepConfig]) -> None:
+    assert make_sweep().objective.describe() == (
+        "geometric mean of the validation RMSE of energy (meV/atom) and forces (10 meV/Å); lower is better"
+    )
+    weighted = make_sweep(objective={"weights": {"energy": 1.0, "hessian": 2.0}}).objective.describe()
+    assert weighted.startswith("weighted geometric mean")
+    assert "hessian (0.1 eV/Å²) to the power 2" in weighted
+
+
+def test_folders_of_all_kinds_of_labels_differ(make_sweep: Callable[..., SweepConfig]) -> None:
+    subjects = make_sweep(regimes=["E", "E-F", "E-F+", "E-F+H", "E-F-H"]).subjects
+    assert len({subject.folder for subject in subjects}) == len({subject.file for subject in subjects}) == 10
 
 
 def test_checkpoints_are_chosen_by_the_objective(make_sweep: Callable[..., SweepConfig]) -> None:

@@ -1,4 +1,4 @@
-"""The trials of one architecture: what is tried, counted, interrupted and pruned."""
+"""The trials of one architecture on one kind of labels: what is tried, counted, interrupted and pruned."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 
 from hessgnn.experiments.job import JobResult
 from hessgnn.experiments.workers import PRUNED
-from hessgnn.sweep.config import PAPER_WEIGHTS, SweepConfig
+from hessgnn.sweep.config import PAPER_WEIGHTS, Subject, SweepConfig
 from hessgnn.sweep.heartbeat import Heartbeat
 from hessgnn.sweep.storage import open_storage, tuning_study
 from hessgnn.sweep.trial_queue import reason_of
@@ -29,6 +29,7 @@ SPACE = {
     "loss.probes.number": {"low": 1, "high": 4, "integer": True, "when": {"loss.probes.kind": ["rows"]}},
 }
 KNOWN = {"loss.hessian": 0.007}
+SUBJECT = Subject("schnet", "E-F-H")
 
 
 class Killed(BaseException):
@@ -36,21 +37,21 @@ class Killed(BaseException):
 
 
 def score(values: dict[str, Any]) -> float:
-    return 2 * (abs(values["loss.forces"] - 0.5) + abs(values["loss.hessian"] - 0.02))
+    return 2 * (abs(values.get("loss.forces", 0.0) - 0.5) + abs(values.get("loss.hessian", 0.0) - 0.02))
 
 
-def opened(config: SweepConfig, folder: Path) -> Tuning:
+def opened(config: SweepConfig, folder: Path, subject: Subject = SUBJECT) -> Tuning:
     """As a process opens it that has just been started: what the one before it had claimed has no owner."""
     storage = open_storage(config, folder)
-    return Tuning(config, "schnet", tuning_study(config, "schnet", storage), Heartbeat(storage, 1e-3))
+    return Tuning(config, subject, tuning_study(config, subject, storage), Heartbeat(storage, 1e-3))
 
 
 def tell(tuning: Tuning, task: TrialRequest) -> None:
-    tuning.tell(task, JobResult(score(task.values), 2.0, 7), baseline=2.0)
+    tuning.tell(task, JobResult(score(task.values), 2.0, 7))
 
 
-def run_all(config: SweepConfig, folder: Path) -> list[TrialRequest]:
-    tuning, tasks = opened(config, folder), []
+def run_all(config: SweepConfig, folder: Path, subject: Subject = SUBJECT) -> list[TrialRequest]:
+    tuning, tasks = opened(config, folder, subject), []
     while (task := tuning.ask(KNOWN)) is not None:
         assert isinstance(task, TrialRequest)
         tasks.append(task)
@@ -63,11 +64,11 @@ def plain(tasks: list[TrialRequest]) -> list[tuple[Any, ...]]:
 
 
 def test_the_first_trials_are_the_papers_weights_and_the_balance(make_sweep: MakeSweep, tmp_path: Path) -> None:
-    paper, balance, sampled = run_all(make_sweep(space=SPACE, budget={"trials": 4}), tmp_path)
-    assert (paper.number, paper.kind) == (1, "paper")  # 0 is E-F alone, which is no sampled trial
+    paper, balance, sampled = run_all(make_sweep(space=SPACE), tmp_path)
+    assert (paper.number, paper.kind) == (0, "paper")
     assert {key: paper.values[key] for key in PAPER_WEIGHTS} == PAPER_WEIGHTS
     assert paper.values["loss.probes.kind"] in ("rows", "gaussian")
-    assert (balance.number, balance.kind) == (2, "balance")
+    assert (balance.number, balance.kind) == (1, "balance")
     assert balance.values["loss.forces"] == 0.30
     assert balance.values["loss.hessian"] == 0.007
     assert sampled.kind == "sampled"
@@ -88,21 +89,21 @@ def test_known_values_outside_the_ranges_are_moved_to_the_nearest_bound(make_swe
         "loss.hessian": {"low": 1e-4, "high": 1e-2},
         "training.ema": {"low": 0.5, "high": 0.9},  # switched off in the base: nothing is known of it
     }
-    first, _ = run_all(make_sweep(space=space, base={"training": {"ema": None}}), tmp_path)
+    first, *_ = run_all(make_sweep(space=space, base={"training": {"ema": None}}), tmp_path)
     assert first.values["loss.forces"] == 1.0
     assert first.values["loss.hessian"] == 1e-2
     assert 0.5 <= first.values["training.ema"] <= 0.9
 
 
 def test_the_budget_is_a_total(make_sweep: MakeSweep, tmp_path: Path) -> None:
-    assert len(run_all(make_sweep(), tmp_path)) == 2
+    assert len(run_all(make_sweep(), tmp_path)) == 3
     assert run_all(make_sweep(), tmp_path) == []
     more = run_all(make_sweep(budget={"trials": 5}), tmp_path)
     assert [task.number for task in more] == [3, 4]
     at_once = run_all(make_sweep(budget={"trials": 5}), tmp_path / "at-once")
-    assert plain(at_once)[2:] == plain(more)
+    assert plain(at_once)[3:] == plain(more)
     smaller = opened(make_sweep(budget={"trials": 2}), tmp_path)  # counts only what is within it
-    assert list(smaller.trials()) == [1]
+    assert list(smaller.trials()) == [0, 1]
     assert smaller.ask(KNOWN) is None
     assert smaller.is_done
 
@@ -114,7 +115,7 @@ def test_a_budget_of_time_ends_the_trials(make_sweep: MakeSweep, tmp_path: Path,
     assert len(tasks) == (2 if "device_seconds" in limit else 1)  # of two device-seconds each
     assert opened(config, tmp_path).is_done
     more = run_all(make_sweep(budget={"trials": 4}), tmp_path)  # and goes on when it is lifted
-    assert [task.number for task in more] == list(range(len(tasks) + 1, 4))
+    assert [task.number for task in more] == list(range(len(tasks), 4))
 
 
 def test_an_interrupted_trial_is_tried_again_with_its_values(make_sweep: MakeSweep, tmp_path: Path) -> None:
@@ -127,7 +128,7 @@ def test_an_interrupted_trial_is_tried_again_with_its_values(make_sweep: MakeSwe
     whole = run_all(config, tmp_path / "whole")
     assert plain(run_all(config, tmp_path)) == plain(whole)
     tuning = opened(config, tmp_path)
-    assert [entry.values for entry in tuning.trials().values()] == [[score(task.values) / 2] for task in whole]
+    assert [entry.values for entry in tuning.trials().values()] == [[score(task.values)] for task in whole]
     died = [trial for trial in tuning.study.trials if trial.state == TrialState.FAIL]
     assert len(died) == 2  # kept, with their reason
     assert all("without reporting an error" in (reason_of(trial) or "") for trial in died)
@@ -173,9 +174,9 @@ def test_interruption_at_any_moment_changes_no_value(
     found = [(n, entry.params, entry.values) for n, entry in opened(config, tmp_path).trials().items()]
     if moment == "owner":  # found dead only after the next had begun: the sampler knew less then
         assert [n for n, _, _ in found] == [task.number for task in whole]
-        assert all(values == [score(params) / 2] for _, params, values in found)
+        assert all(values == [score(params)] for _, params, values in found)
         return
-    assert found == [(task.number, task.values, [score(task.values) / 2]) for task in whole]
+    assert found == [(task.number, task.values, [score(task.values)]) for task in whole]
 
 
 def test_a_trial_whose_process_dies_again_and_again_is_given_up(make_sweep: MakeSweep, tmp_path: Path) -> None:
@@ -183,50 +184,50 @@ def test_a_trial_whose_process_dies_again_and_again_is_given_up(make_sweep: Make
     for _ in range(3):
         task = opened(config, tmp_path).ask(KNOWN)
         assert isinstance(task, TrialRequest)
-        assert task.number == 1
+        assert task.number == 0
     other = opened(config, tmp_path).ask(KNOWN)
     assert isinstance(other, TrialRequest)
-    assert other.number == 2
+    assert other.number == 1
     tuning = opened(config, tmp_path)
-    assert describe_state(tuning.trials()[1]) == "failed"
-    assert "given up after 3 attempts" in (reason_of(tuning.trials()[1]) or "")
+    assert describe_state(tuning.trials()[0]) == "failed"
+    assert "given up after 3 attempts" in (reason_of(tuning.trials()[0]) or "")
 
 
 def test_a_failed_trial_counts_and_keeps_its_reason(make_sweep: MakeSweep, tmp_path: Path) -> None:
-    config = make_sweep(budget={"trials": 4})
+    config = make_sweep(budget={"trials": 3})
     tuning = opened(config, tmp_path)
-    for number in (1, 2, 3):
+    for number in (0, 1, 2):
         task = tuning.ask(KNOWN)
         assert isinstance(task, TrialRequest)
-        outcome = JobResult(None, 0.5, reason="the loss is not finite") if number == 2 else JobResult(1.0, 2.5)
-        tuning.tell(task, outcome, 1.0)
+        outcome = JobResult(None, 0.5, reason="the loss is not finite") if number == 1 else JobResult(1.0, 2.5)
+        tuning.tell(task, outcome)
     assert tuning.ask(KNOWN) is None
     trials = opened(config, tmp_path).trials()
     assert [describe_state(trial) for trial in trials.values()] == ["complete", "failed", "complete"]
-    assert reason_of(trials[2]) == "the loss is not finite"
+    assert reason_of(trials[1]) == "the loss is not finite"
     assert [device_seconds_of(trial) for trial in trials.values()] == [2.5, 0.5, 2.5]
 
 
 def test_the_best_is_the_earlier_of_two_equals(make_sweep: MakeSweep, tmp_path: Path) -> None:
-    tuning = opened(make_sweep(budget={"trials": 4}), tmp_path)
+    tuning = opened(make_sweep(), tmp_path)
     assert tuning.best() is None
     for value in (3.0, 2.0, 2.0):
-        tuning.tell(tuning.ask(KNOWN), JobResult(value, 1.0), 1.0)
+        tuning.tell(tuning.ask(KNOWN), JobResult(value, 1.0))
     best = tuning.best()
     assert best is not None
-    assert best[0] == 2
+    assert best[0] == 1
 
 
 def test_two_processes_do_no_trial_twice(make_sweep: MakeSweep, tmp_path: Path) -> None:
-    config = make_sweep(budget={"trials": 4}, heartbeat=100)
+    config = make_sweep(budget={"trials": 3}, heartbeat=100)
     hands = [opened(config, tmp_path) for _ in range(2)]
     for hand in hands:  # of two processes that live; in this test they are one
         hand.queue.heartbeat._mine = hands[0].queue.heartbeat._mine
     tasks = [hand.ask(KNOWN) for hand in hands]
-    assert sorted(task.number for task in tasks if isinstance(task, TrialRequest)) == [1, 2]
+    assert sorted(task.number for task in tasks if isinstance(task, TrialRequest)) == [0, 1]
     third = hands[0].ask(KNOWN)
     assert isinstance(third, TrialRequest)
-    assert third.number == 3
+    assert third.number == 2
     assert hands[1].ask(KNOWN) == WAIT  # what is left is in other hands
     assert not hands[1].is_done
 
@@ -247,7 +248,7 @@ def test_every_sampler_proposes_and_repeats_itself(make_sweep: MakeSweep, tmp_pa
     assert plain(first) == plain(second)
     assert type(first[-1].trial.study.sampler) is SAMPLERS[kind]
     sampled = [task.values["loss.hessian"] for task in first if task.kind == "sampled"]
-    assert len(set(sampled)) == len(sampled) == 4
+    assert len(set(sampled)) == len(sampled) == 5
     assert all(1e-4 <= value <= 1.0 for value in sampled)
 
 
@@ -267,11 +268,50 @@ def test_another_seed_proposes_other_values(make_sweep: MakeSweep, tmp_path: Pat
     assert one[2].values != other[2].values
 
 
+ALL_KINDS = ("E", "E-F", "E-F+", "E-F+H", "E-F-H")
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "qmc"])
+def test_no_two_studies_share_the_draws_of_the_sampler(make_sweep: MakeSweep, tmp_path: Path, sampler: str) -> None:
+    wide = {"potential": {"name": "schnet", "width": 16}}
+    config = make_sweep(
+        regimes=ALL_KINDS, architectures={"wide": wide}, sampler={"kind": sampler, "startup": 5}, budget={"trials": 5}
+    )
+    subjects = [subject for subject in config.subjects if subject.architecture in ("schnet", "wide")]
+    drawn = []
+    for subject in subjects:
+        tasks = run_all(config, tmp_path, subject)
+        assert len(tasks) == 5  # as many for each kind of labels
+        drawn += [task.values["training.schedule.lr"] for task in tasks if task.kind == "sampled"]
+    # Trials 2 to 4 of all, and trial 1 where there is no Hessian term that could be balanced.
+    assert len(drawn) == 2 * (3 * 4 + 2 * 3)
+    assert len(set(drawn)) == len(drawn)
+
+
+def test_a_study_tries_what_its_labels_use(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    config = make_sweep(regimes=ALL_KINDS, space={**SPACE, "labels.displacement": {"choices": [0.05, 0.1]}})
+    frames, weights = {"labels.displacement"}, {"loss.hessian", "loss.probes.kind"}
+    used = {
+        "E": set(),
+        "E-F": {"loss.forces"},
+        "E-F+": {"loss.forces"} | frames,
+        "E-F+H": {"loss.forces"} | frames | weights,
+        "E-F-H": {"loss.forces"} | weights,
+    }
+    for regime, keys in used.items():
+        first, second, _ = run_all(config, tmp_path, Subject("schnet", regime))  # type: ignore[arg-type]
+        assert set(first.values) - {"loss.probes.number"} == keys | {"training.schedule.lr"}, regime
+        assert first.kind == "paper"
+        assert second.kind == ("balance" if regime in ("E-F+H", "E-F-H") else "sampled")
+        if regime in ("E-F+", "E-F+H"):
+            assert first.values["labels.displacement"] == config.labels.displacement == 0.1
+
+
 def test_two_objectives_have_a_front_and_the_best_has_the_lowest_error(make_sweep: MakeSweep, tmp_path: Path) -> None:
-    config = make_sweep(objective={"cost": "device_seconds"}, budget={"trials": 4})
+    config = make_sweep(objective={"cost": "device_seconds"}, budget={"trials": 3})
     tuning = opened(config, tmp_path)
     for error, seconds in ((3.0, 1.0), (2.0, 5.0), (4.0, 2.0)):
-        tuning.tell(tuning.ask(KNOWN), JobResult(error, seconds), 1.0)
+        tuning.tell(tuning.ask(KNOWN), JobResult(error, seconds))
     assert [trial.values for trial in tuning.study.best_trials] == [[3.0, 1.0], [2.0, 5.0]]
     best = tuning.best()
     assert best is not None
@@ -294,11 +334,11 @@ def test_a_trial_that_promises_little_is_pruned_and_keeps_its_score(
         value = 1.0 + 0.1 * number  # each worse than the one before
         why = None
         for step in (4, 8, 12, 16):
-            why = why or tuning.prune(task, point(step, value), 2.0)
-            assert tuning.prune(task, point(step, value), 2.0) in (None, PRUNED)  # reported twice after a resumption
+            why = why or tuning.prune(task, point(step, value))
+            assert tuning.prune(task, point(step, value)) in (None, PRUNED)  # reported twice after a resumption
         assert why is None or task.kind == "sampled"
         pruned += why == PRUNED
-        tuning.tell(task, JobResult(value, 1.0, pruned=why == PRUNED), 2.0)
+        tuning.tell(task, JobResult(value, 1.0, pruned=why == PRUNED))
     assert pruned
     states = [describe_state(trial) for trial in tuning.trials().values()]
     assert states.count("pruned") == pruned
@@ -308,6 +348,6 @@ def test_a_trial_that_promises_little_is_pruned_and_keeps_its_score(
 def test_optuna_sees_trials_it_can_draw(make_sweep: MakeSweep, tmp_path: Path) -> None:
     config = make_sweep(budget={"trials": 6})
     run_all(config, tmp_path)
-    study = optuna.load_study(study_name="tiny-schnet", storage=open_storage(config, tmp_path))
-    assert len(study.get_trials(states=(TrialState.COMPLETE,))) == 5
+    study = optuna.load_study(study_name="tiny-schnet-E-F-H", storage=open_storage(config, tmp_path))
+    assert len(study.get_trials(states=(TrialState.COMPLETE,))) == 6
     assert study.best_value == min(trial.value for trial in study.trials)

@@ -27,7 +27,7 @@ DEFINITIONS = {
     "for the device-seconds that E-F-H took. The two are compared apart.",
     "Training": "device-seconds of training steps per seed, without validation and checkpoints.",
     "Products": "Hessian-vector products of whole batches in training, per seed.",
-    "Sweep trials": "trials spent on tuning the loss weights before the run.",
+    "Sweep trials": "trials spent on tuning this architecture on these labels before the run.",
     "Regime": "what the loss saw: energies (E), forces (F), Hessian products (H); mean is the predictor that knows the "
     "composition only.",
 }

@@ -1,7 +1,7 @@
-"""The landscape of the loss weights: what a sweep's trials say of each architecture.
+"""The landscape of what was tuned: a sweep's trials of each architecture on each kind of labels.
 
 Drawn without ``optuna.visualization``: its contour passes through every noisy trial, even of five, and its figures show
-neither failed and pruned trials nor the line of E-F alone.
+neither failed and pruned trials nor the panels of several studies side by side.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import numpy as np
 import plotly.graph_objects as go
 from scipy.interpolate import RBFInterpolator
 
-from hessgnn.leaderboard.plotting import COLOURS, GUIDE, Panel, PanelGroup, figure_json, literal
+from hessgnn.leaderboard.plotting import COLOURS, Panel, PanelGroup, figure_json, literal
 from hessgnn.leaderboard.sections.base import FigureSection, PageData, section
 from hessgnn.leaderboard.tables import number
-from hessgnn.leaderboard.trials import TrialResult
+from hessgnn.leaderboard.trials import RankingCheck, TrialResult, check_rankings
 
 FIRST = ("loss.forces", "loss.hessian")
 """They span the map, where they were tuned."""
@@ -26,20 +26,23 @@ FEWEST = 8
 GRID = 32
 SMOOTHING = 0.05
 """Of the surface: trials are noisy, so it need not pass through each."""
+BASELINE = "baseline"
+"""Kind of the trials that scores of version 0.1.0 are relative to."""
 MARKS = {"complete": "circle", "pruned": "x-thin", "failed": "cross-thin"}
 
 
 @section("landscapes", order=80)
 class Landscapes(FigureSection):
-    """What was tried for one architecture at a time."""
+    """What was tried for one architecture and kind of labels at a time."""
 
-    heading = "Landscape of the loss weights"
-    link = "Loss weights"
+    heading = "Landscape of what was tuned"
+    link = "Tuning"
     text = (
-        "Every trial of the sweep. The score is the validation error over that of the architecture's E-F baseline: 1 "
-        "is as good as without Hessians, less is better. The shading is a smooth surface through the finished trials."
+        "Every trial of the sweep. The score is a geometric mean of validation errors in fixed units, the same for all "
+        "kinds of labels; lower is better. (In sweeps of version 0.1.0 it is relative to the architecture's E-F "
+        "baseline.) The shading is a smooth surface through the finished trials."
     )
-    choice = "Architecture"
+    choice = "Architecture and labels"
 
     def figures(self, data: PageData) -> list[PanelGroup]:
         """See :func:`landscapes`."""
@@ -47,17 +50,20 @@ class Landscapes(FigureSection):
 
 
 def landscapes(trials: Sequence[TrialResult]) -> list[PanelGroup]:
-    """Draw what was tried, a group of panels for each architecture with a finished trial.
+    """Draw what was tried, a group of panels for each architecture and kind of labels with a finished trial.
 
-    With two or more tuned weights, the first two span a map that is coloured by the score; every weight has a panel of
-    its own, score against weight. A weight of zero, as the E-F baseline has it, stands left of the axis' others.
+    With two or more tuned numbers, the first two span a map that is coloured by the score: the weights of forces and
+    Hessian, where they were tuned. Every number has a panel of its own, score against value. A weight of zero stands
+    left of the axis' others.
     """
     found = []
-    for architecture in dict.fromkeys(trial.architecture for trial in trials):
-        mine = [trial for trial in trials if trial.architecture == architecture]
+    checks = check_rankings(trials)
+    for name, mine in _by_subject(trials).items():
         done = [(trial, trial.score) for trial in mine if trial.score is not None and trial.state == "complete"]
         if not done:
             continue
+        relative = any(trial.kind == BASELINE for trial in mine)
+        label = "validation error over E-F" if relative else "score"
         keys = [key for key in dict.fromkeys(key for trial in mine for key in trial.numbers) if _varies(mine, key)]
         keys.sort(key=lambda key: (*FIRST, key).index(key))
         best, lowest = min(done, key=lambda pair: pair[1])
@@ -67,12 +73,31 @@ def landscapes(trials: Sequence[TrialResult]) -> list[PanelGroup]:
         states = {state: sum(trial.state == state for trial in mine) for state in MARKS}
         summary = (
             f"{states['complete']} finished, {states['pruned']} pruned, {states['failed']} failed. Best: "
-            f"{number(lowest)} times the error of E-F, with {values or 'nothing tuned'} (trial {best.trial})."
+            f"{number(lowest)} ({label}), with {values or 'nothing tuned'} (trial {best.trial})."
         )
-        panels = [_map(mine, done, keys[:2], architecture)] if len(keys) > 1 else []
-        panels += [_slice(mine, key, architecture) for key in keys]
-        found.append(PanelGroup(architecture, panels, summary))
+        panels = [_map(mine, done, keys[:2], name, label)] if len(keys) > 1 else []
+        panels += [_slice(mine, key, name, label) for key in keys]
+        found.append(PanelGroup(name, panels, f"{summary} {_lasting(checks.get(best.subject))}"))
     return found
+
+
+def _by_subject(trials: Sequence[TrialResult]) -> dict[str, list[TrialResult]]:
+    """Trials of each study; a baseline of version 0.1.0 stands with the trials that are relative to it."""
+    compared = {trial.architecture: trial.subject for trial in trials if trial.kind != BASELINE}
+    found: dict[str, list[TrialResult]] = {}
+    for trial in trials:
+        name = compared.get(trial.architecture, trial.subject) if trial.kind == BASELINE else trial.subject
+        found.setdefault(name, []).append(trial)
+    return found
+
+
+def _lasting(check: RankingCheck | None) -> str:
+    """Whether the choice holds for a training as long as the retraining."""
+    if check is None:
+        return "Whether the ranking holds at the final length is not known."
+    if check.holds:
+        return f"At the final length it is still the best of {check.trials} trials."
+    return f"At the final length trial {check.best} is better: the chosen one has {check.excess:.2f} times its score."
 
 
 def _varies(trials: Sequence[TrialResult], key: str) -> bool:
@@ -80,11 +105,13 @@ def _varies(trials: Sequence[TrialResult], key: str) -> bool:
 
 
 def _name(key: str) -> str:
-    return {"loss.forces": "w_F", "loss.hessian": "w_H"}.get(key, key)
+    names = {"loss.forces": "w_F", "loss.hessian": "w_H", "training.schedule.lr": "learning rate"}
+    return {**names, "data.energy_scale": "energy scale", "labels.displacement": "displacement"}.get(key, key)
 
 
 def _unit(key: str) -> str:
-    return {"loss.forces": "Å²", "loss.hessian": "Å⁴"}.get(key, "")
+    units = {"loss.forces": "Å²", "loss.hessian": "Å⁴", "data.energy_scale": "eV", "labels.displacement": "Å"}
+    return units.get(key, "")
 
 
 def _axis(key: str, values: Sequence[float]) -> tuple[dict[str, Any], float | None]:
@@ -108,7 +135,7 @@ def _at(value: float, zero: float | None) -> float:
 
 
 def _hover(trial: TrialResult) -> str:
-    score = trial.state if trial.score is None else f"{number(trial.score)} × E-F"
+    score = trial.state if trial.score is None else number(trial.score)
     reason = f"<br>{literal(trial.reason[:120])}" if trial.reason else ""
     return f"trial {trial.trial}, {literal(trial.kind)}: {score}{reason}"
 
@@ -123,7 +150,7 @@ def _marks(
 
 
 def _map(
-    trials: Sequence[TrialResult], done: Sequence[tuple[TrialResult, float]], keys: Sequence[str], architecture: str
+    trials: Sequence[TrialResult], done: Sequence[tuple[TrialResult, float]], keys: Sequence[str], name: str, label: str
 ) -> Panel:
     shown = [trial for trial in trials if all(key in trial.numbers for key in keys)]
     axes = [_axis(key, [trial.numbers[key] for trial in shown]) for key in keys]
@@ -148,15 +175,13 @@ def _map(
             continue
         marker: dict[str, Any] = {"symbol": symbol, "size": 10, "line": {"width": 1.5, "color": "#808080"}}
         if state == "complete" and len(known) == len(group):
-            bar = {"title": {"text": "error over E-F"}, "thickness": 12, **_score_ticks(scores)}
+            bar = {"title": {"text": label}, "thickness": 12, **_score_ticks(scores)}
             marker |= {**colours, "color": [math.log10(score) for score in known], "showscale": True, "colorbar": bar}
         at = [places[id(trial)] for trial in group]
         traces.append(_marks(state, group, [x for x, _ in at], [y for _, y in at], marker))
     figure = figure_json(traces, height=430, xaxis=axes[0][0], yaxis=axes[1][0], showlegend=True)
     names = " and ".join(map(_name, keys))
-    return Panel(
-        f"{architecture}: {names}", f"Validation error over that of E-F against {names}, {architecture}", figure
-    )
+    return Panel(f"{name}: {names}", f"{label.capitalize()} against {names}, {name}", figure)
 
 
 def _score_ticks(scores: Sequence[float]) -> dict[str, Any]:
@@ -198,7 +223,7 @@ def _surface(points: Sequence[tuple[list[float], float]], colours: dict[str, Any
     ]
 
 
-def _slice(trials: Sequence[TrialResult], key: str, architecture: str) -> Panel:
+def _slice(trials: Sequence[TrialResult], key: str, name: str, label: str) -> Panel:
     shown = [trial for trial in trials if key in trial.numbers and trial.score is not None]
     axis, zero = _axis(key, [trial.numbers[key] for trial in shown])
     traces = []
@@ -212,12 +237,7 @@ def _slice(trials: Sequence[TrialResult], key: str, architecture: str) -> Panel:
         traces,
         height=430,
         xaxis=axis,
-        yaxis={"title": {"text": "validation error over E-F"}, "type": "log", "automargin": True},
-        shapes=[{"type": "line", "y0": 1, "y1": 1, "x0": 0, "x1": 1, "xref": "paper", "line": GUIDE}],
+        yaxis={"title": {"text": label}, "type": "log", "automargin": True},
         showlegend=True,
     )
-    return Panel(
-        f"{architecture}: {_name(key)} alone",
-        f"Validation error over that of E-F against {_name(key)}, {architecture}",
-        figure,
-    )
+    return Panel(f"{name}: {_name(key)} alone", f"{label.capitalize()} against {_name(key)}, {name}", figure)
