@@ -9,6 +9,7 @@ one.
 from __future__ import annotations
 
 import hashlib
+import threading
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -47,6 +48,7 @@ KIND, SECONDS, PRODUCTS = "kind", "device_seconds", "products"
 PAPER, BALANCE = 0, 1
 """Numbers of the trials with known values."""
 
+_QUIET = threading.Lock()  # filters of warnings belong to the process: two threads would restore each other's
 WAIT = "wait"
 """What :meth:`Tuning.ask` returns while others work on what must come first."""
 
@@ -176,7 +178,7 @@ class Tuning:
 
     def _sampler(self, number: int, fixed: dict[str, Any]) -> BaseSampler:
         settings, seed = self.config.sampler, _seed(self.config.seed, self.subject, number)
-        with warnings.catch_warnings():
+        with _QUIET, warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             if fixed:
                 return PartialFixedSampler(fixed, RandomSampler(seed))
