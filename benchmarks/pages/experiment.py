@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -60,7 +60,7 @@ class Experiment:
     def trainings(self) -> str:
         """How many trainings stand behind an entry."""
         seeds = [len(row.seeds) for row in self._trained()]
-        return _range(seeds, "training") if seeds else "no training"
+        return _range(seeds, "training", "trainings") if seeds else "no training"
 
     def convergence(self) -> list[str]:
         """Sentences on how many runs are converged, and which are not."""
@@ -85,20 +85,19 @@ class Experiment:
         return sentences
 
     def finding(self, comparison: Comparison) -> str:
-        """Say what the tests of a comparison decide."""
+        """List what the tests of a comparison decide, as items below one that names it."""
         claims = self.claims(comparison)
-        parts = [
-            f"{lead} {joined(found)}"
-            for verdict, lead in zip(
-                DECIDED, ("better in", "worse in", "no difference larger than 10 % in"), strict=True
-            )
-            if (found := list(_grouped([claim for claim in claims if claim.verdict == verdict], self.architectures)))
-        ]
+        items = []
+        for verdict in DECIDED:
+            found = _grouped([claim for claim in claims if claim.verdict == verdict], self.architectures)
+            if found:
+                items.append(f"{verdict}: {'; '.join(found)}")
         rest = [claim for claim in claims if claim.verdict not in DECIDED]
-        if not parts:
-            return f"none of {len(claims)} tests decides anything: {_counts(rest)}."
-        ending = f" No verdict in the other {len(rest)} of {len(claims)} tests: {_counts(rest)}." if rest else ""
-        return f"{'; '.join(parts)}.{ending}"
+        if rest:
+            items.append(f"{'no verdict' if items else 'nothing is decided'}: {_counts(rest)}")
+        title = f"**{comparison.having} against {comparison.without}**"
+        kind = "control, repeats the study" if comparison.control else "same labelling cost"
+        return "\n".join([f"- {title} ({kind}; {len(claims)} tests)", *(f"  - {item}" for item in items)])
 
     def error_table(self, comparison: Comparison) -> str:
         """Ratios of errors in energies, forces and Hessians with their verdicts; a column for each architecture."""
@@ -145,16 +144,18 @@ class Experiment:
     def power(self) -> str:
         """What a change of 10 % needs in the main comparison."""
         main = [claim for one in self.comparisons if not one.control for claim in self.claims(one)]
+        tested = [claim for claim in main if claim.metric in QUANTITIES and claim.verdict in TESTED]
         parts = []
         for metric, title in QUANTITIES.items():
-            tested = [claim for claim in main if claim.metric == metric and claim.verdict in TESTED]
-            needed = [claim.families_needed for claim in tested if claim.families_needed is not None]
+            needed = [claim.families_needed for claim in tested if claim.metric == metric and claim.families_needed]
             if needed:
-                had = _range([claim.n_families for claim in tested], "", "")
-                parts.append(f"{statistics.median(needed):,.0f} for {title} (the tests have {had})")
+                parts.append(f"{statistics.median(needed):,.0f} families for {title}")
         if not parts:
             return "No main comparison could be tested, so it is not known how many families a 10 % change needs."
-        return f"To see a change of 10 % in four of five experiments takes a median of {joined(parts)} families."
+        return (
+            f"To see a change of 10 % in four of five experiments takes {joined(parts)} (medians); the tests have "
+            f"{_range([claim.n_families for claim in tested], 'family', 'families')}."
+        )
 
     def support(self) -> str:
         """What becomes of the study's claims, in the comparison that the study made."""
@@ -227,22 +228,23 @@ def _percent(excess: Sequence[float]) -> str:
     return f"{low:.1f} %" if f"{low:.1f}" == f"{high:.1f}" else f"{low:.1f} to {high:.1f} %"
 
 
-def _grouped(claims: Iterable[ClaimResult], architectures: Sequence[str]) -> Iterator[str]:
-    """Numbers, each with the architectures for which it stands in the list."""
-    found: dict[str, list[str]] = {}
+def _grouped(claims: Iterable[ClaimResult], architectures: Sequence[str]) -> list[str]:
+    """Numbers with the architectures for which they stand in the list; splits of one number together."""
+    by_number: dict[tuple[str, str], list[str]] = {}
     for claim in claims:
-        found.setdefault(_title(claim), []).append(claim.architecture)
-    for title, which in found.items():
-        everywhere = len(architectures) > 1 and set(which) >= set(architectures)
+        error = claim.metric in QUANTITIES and claim.scale == "ratio"
+        task = claim.metric.partition("_")[0]
+        title = QUANTITIES[claim.metric] if error else f"{task} ({claim.title.replace(', ', ' with ')})"
+        by_number.setdefault((title, f"`{claim.split}`" if error else ""), []).append(claim.architecture)
+    by_holders: dict[tuple[str, str], list[str]] = {}
+    for (title, split), which in by_number.items():
         everyone = "both" if len(architectures) == 2 else f"all {word(len(architectures))}"
-        who = everyone if everywhere else joined([named(name) for name in which])
-        yield f"{title} ({who})"
-
-
-def _title(claim: ClaimResult) -> str:
-    if claim.metric in QUANTITIES:
-        return f"{claim.title} on `{claim.split}`"
-    return f"{claim.metric.partition('_')[0]}: {claim.title.replace(', ', ' with ')}"
+        complete = len(architectures) > 1 and set(which) >= set(architectures)
+        who = everyone if complete else joined([named(name) for name in architectures if name in which])
+        by_holders.setdefault((title, who), []).append(split)
+    order = {title: place for place, title in enumerate(QUANTITIES.values())}
+    shown = sorted(by_holders.items(), key=lambda item: order.get(item[0][0], len(order)))
+    return [f"{title}{f' on {joined(splits)}' if splits[0] else ''}: {who}" for (title, who), splits in shown]
 
 
 def _counts(claims: Sequence[ClaimResult]) -> str:
@@ -250,7 +252,6 @@ def _counts(claims: Sequence[ClaimResult]) -> str:
     return joined([f"{found.count(verdict)} {verdict}" for verdict in VERDICTS if verdict in found])
 
 
-def _range(values: Sequence[int], one: str, many: str = "") -> str:
+def _range(values: Sequence[int], one: str, many: str) -> str:
     low, high = min(values), max(values)
-    noun = one if high == 1 else many or (f"{one}s" if one else "")
-    return f"{low:,}{f' to {high:,}' if high > low else ''} {noun}".rstrip()
+    return f"{word(low)}{f' to {word(high)}' if high > low else ''} {one if high == 1 else many}"
