@@ -27,6 +27,13 @@ controls = importlib.import_module("pages.controls")
 
 ARCHITECTURES = ("ani", "schnet")
 REGIMES = ("E-F", "E-F+", "E-F+H", "E-F-H")
+DESCRIBED = json.loads((render_pages.RESULTS / "data-rtp-mini.json").read_text(encoding="utf-8"))
+DATA = DataSource(
+    name="rtp-mini",
+    content_hash=DESCRIBED["content_hash"],
+    split_hash=DESCRIBED["split_hash"],
+    level_of_theory="GFN2-xTB",
+)
 RANKING = """# Sweep
 
 ## Ranking at the final length
@@ -112,7 +119,7 @@ def board(lines: Sequence[ClaimResult], rows: Sequence[Row] | None = None, **cha
     fields: dict[str, Any] = {
         "title": "What Hessians buy: reference",
         "hessgnn": "0.2.0",
-        "data": DataSource(name="rtp-mini", content_hash="a" * 64, split_hash="b" * 64, level_of_theory="GFN2-xTB"),
+        "data": DATA,
         "splits": ["test", "irc", "nms"],
         "structures": {"test": 124, "irc": 168, "nms": 300},
         "zero_force_mae": {"test": 0.001, "irc": 270.0, "nms": 1060.0},
@@ -246,18 +253,16 @@ def test_what_is_taken_is_small_and_replaces_what_was(pages: Any, tmp_path: Path
     assert "It took 76 minutes" in " ".join(pages.render("results").split("## The quickstart")[1].split())
 
 
-def test_an_unfinished_run_another_sweep_and_a_demonstration_are_refused(pages: Any, tmp_path: Path) -> None:
+def test_what_no_page_may_be_about_is_refused(pages: Any, tmp_path: Path) -> None:
     written, results = pages.docs / "results", pages.stored.results
     before = {path: path.read_bytes() for path in pages.docs.parent.rglob("*") if path.is_file()}
     unfinished = finished(tmp_path / "runs" / "a", board([]))
     (unfinished / "leaderboard" / "leaderboard.json").unlink()
     other = finished(tmp_path / "runs" / "b", board([]), "minute")
     demonstration = finished(tmp_path / "runs" / "c", board([], demonstration=True))
-    for run, message in (
-        (unfinished, "no finished sweep"),
-        (other, "no page is about"),
-        (demonstration, "demonstration"),
-    ):
+    resplit = finished(tmp_path / "runs" / "d", board([], data=DATA.model_copy(update={"split_hash": "0" * 64})))
+    refused = {unfinished: "no finished sweep", other: "no page is about", demonstration: "demonstration"}
+    for run, message in {**refused, resplit: "other data or splits"}.items():
         with pytest.raises(DataError, match=message):
             take(run, written, results)
     assert {path: path.read_bytes() for path in before} == before

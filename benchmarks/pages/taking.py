@@ -41,7 +41,8 @@ def take(run: Path, written: Path, results: Path) -> list[Path]:
     Raises
     ------
     DataError
-        When the sweep is not finished, or is none that pages are about; nothing is written then.
+        When the sweep is not finished, is none that pages are about, or ran on other data than they describe; nothing
+        is written then.
     """
     try:
         name = str(yaml.safe_load((run / "sweep.yaml").read_text(encoding="utf-8"))["name"])
@@ -56,6 +57,9 @@ def take(run: Path, written: Path, results: Path) -> list[Path]:
         raise DataError(f"no page is about the sweep {name!r}", where=str(run), hint=f"take {' or '.join(PAGES)}")
     if name == "reference" and board.demonstration:
         raise DataError("the reference run is a demonstration", where=str(run), hint="set demonstration: false")
+    described = json.loads((results / "data-rtp-mini.json").read_text(encoding="utf-8"))
+    if (board.data.content_hash, board.data.split_hash) != (described["content_hash"], described["split_hash"]):
+        raise DataError("the sweep ran on other data or splits than the pages describe", where=str(run))
     rows = [row.model_copy(update={"scores": {}}) for row in board.rows]
     dropped = {"rows": rows, "gains": [], "ranks": [], "task_failures": [], "notes": [], "metrics": {}}
     slim = board.model_copy(update=dropped).model_dump(mode="json")
