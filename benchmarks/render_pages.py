@@ -27,6 +27,7 @@ from pages.markdown import wrapped
 from pages.stored import ROOT, Stored
 from pages.taking import take
 
+from hessgnn.errors import DataError
 from hessgnn.runtime.files import write_text
 
 DOCS, RESULTS = ROOT / "docs", ROOT / "benchmarks" / "results"
@@ -122,13 +123,17 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 if a page would change")
     parser.add_argument("--take", type=Path, metavar="RUN", help="a finished sweep: runs/reference or runs/quickstart")
     options = parser.parse_args()
-    if options.take is not None:
-        for path in take(options.take, DOCS / "results", RESULTS):
-            print(path.relative_to(ROOT))
-    if not options.check:
-        Pages().write()
-        return 0
-    found = Pages().differences()
+    try:
+        if options.take is not None:
+            for path in take(options.take, DOCS / "results", RESULTS):
+                print(path.relative_to(ROOT))
+        if not options.check:
+            Pages().write()
+            return 0
+        found = Pages().differences()
+    except DataError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     print(found, end="")
     return int(bool(found))
 
