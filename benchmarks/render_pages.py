@@ -1,11 +1,13 @@
 """Write the pages in docs and README.md from their templates in docs/templates and from stored results.
 
-Every figure in a page is an expression over what commands wrote: the files in ``benchmarks/results`` and the tables of
-``docs/results/{quickstart,leaderboard,efficiency}.md``. A figure that no command stores is in
-``benchmarks/results/typed.yaml``, with its command. A sentence that results may overtake stands behind ``require``.
+Every figure in a page is an expression over what commands wrote: the files in ``benchmarks/results`` and the table of
+``docs/results/tuning.md``. A figure that no command stores is in ``benchmarks/results/typed.yaml``, with its command.
+Sentences on results are made from the verdicts, so that they follow a new run; one that interprets figures stands
+behind ``require``.
 
-    python benchmarks/render_pages.py            # write all pages
-    python benchmarks/render_pages.py --check    # show what would change, exit status 1 if anything would
+    python benchmarks/render_pages.py                          # write all pages
+    python benchmarks/render_pages.py --check                  # show what would change, exit status 1 if anything would
+    python benchmarks/render_pages.py --take runs/reference    # take the results of a finished sweep, then write all
 """
 
 from __future__ import annotations
@@ -19,11 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from pages import comparisons, datasets, reference, speed, wording
-from pages.comparisons import Comparisons
+from pages import controls, datasets, experiment, reference, speed, wording
+from pages.experiment import Experiment
 from pages.markdown import wrapped
-from pages.stored import ROOT, Stored, number
+from pages.stored import ROOT, Stored
+from pages.taking import take
 
+from hessgnn.errors import DataError
 from hessgnn.runtime.files import write_text
 
 DOCS, RESULTS = ROOT / "docs", ROOT / "benchmarks" / "results"
@@ -44,7 +48,6 @@ class Pages:
     def __init__(self, docs: Path = DOCS, results: Path = RESULTS) -> None:
         self.docs = docs
         self.stored = Stored(results, docs / "results")
-        self.comparisons = Comparisons(self.stored)
         self._environment = Environment(
             loader=FileSystemLoader(docs / "templates"),
             undefined=StrictUndefined,
@@ -55,7 +58,7 @@ class Pages:
             extensions=["jinja2.ext.do"],
         )
         self._environment.globals.update(self._helpers())
-        self._environment.filters.update(span=wording.span, word=wording.word, number=number, median=statistics.median)
+        self._environment.filters.update(span=wording.span, word=wording.word, median=statistics.median)
 
     def names(self) -> list[str]:
         """Templates, without their ending: ``README`` or the path of a page in docs."""
@@ -91,17 +94,20 @@ class Pages:
         for path, text in texts.items():
             write_text(path, text)
 
+    def taken(self, name: str) -> Experiment | None:
+        """A sweep whose results were taken, or ``None`` as long as there is none."""
+        stored = f"{name}-leaderboard"
+        return Experiment.of(self.stored.json(stored)) if self.stored.has(stored) else None
+
     def _helpers(self) -> dict[str, Any]:
         """What templates may call: readers of results by their own names, other functions by their module."""
-        own = [getattr(self.stored, name) for name in ("json", "typed", "settings", "quote", "rows")]
-        own += [getattr(self.comparisons, name) for name in Comparisons.__dict__ if not name.startswith("_")]
-        own += [wording.require, wording.joined, wording.names, floor_plan, zip]
-        modules = (comparisons, datasets, reference, speed, statistics)
+        own = [getattr(self.stored, name) for name in ("json", "has", "typed", "settings", "rows")]
+        own += [wording.require, wording.joined, floor_plan, zip, self.taken]
+        modules = (controls, datasets, experiment, reference, speed, statistics)
         return {
             **{helper.__name__: helper for helper in own},
             **{module.__name__.rpartition(".")[2]: module for module in modules},
-            "ARCHITECTURES": comparisons.ARCHITECTURES,
-            "PARTS": comparisons.PARTS,
+            "ARCHITECTURES": wording.ARCHITECTURES,
         }
 
 
@@ -115,10 +121,19 @@ def main() -> int:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 if a page would change")
-    if not parser.parse_args().check:
-        Pages().write()
-        return 0
-    found = Pages().differences()
+    parser.add_argument("--take", type=Path, metavar="RUN", help="a finished sweep: runs/reference or runs/quickstart")
+    options = parser.parse_args()
+    try:
+        if options.take is not None:
+            for path in take(options.take, DOCS / "results", RESULTS):
+                print(path.relative_to(ROOT))
+        if not options.check:
+            Pages().write()
+            return 0
+        found = Pages().differences()
+    except DataError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     print(found, end="")
     return int(bool(found))
 

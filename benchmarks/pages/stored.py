@@ -25,7 +25,7 @@ class Stored:
     results
         Folder of JSON files and of ``typed.yaml``.
     written
-        Folder of pages that commands wrote: ``quickstart.md``, ``leaderboard.md``, ``efficiency.md``.
+        Folder of pages that commands wrote: ``quickstart.md``, ``leaderboard.md``, ``tuning.md``.
     """
 
     def __init__(self, results: Path, written: Path) -> None:
@@ -38,6 +38,10 @@ class Stored:
         self.used.add(f"{name}.json")
         return self._once(self.results / f"{name}.json", json.loads)
 
+    def has(self, name: str) -> bool:
+        """Whether there is a ``NAME.json``."""
+        return (self.results / f"{name}.json").exists()
+
     def typed(self, name: str) -> Any:
         """A figure that no command stores, from ``typed.yaml``, where its command stands beside it."""
         self.used.add(f"typed {name}")
@@ -46,19 +50,6 @@ class Stored:
     def settings(self, path: str) -> Any:
         """A settings file of the repository, such as ``sweeps/quickstart.yaml``."""
         return self._once(ROOT / path, yaml.safe_load)
-
-    def quote(self, page: str, pattern: str) -> str:
-        """The first group of a pattern in a written page.
-
-        Raises
-        ------
-        DataError
-            When the page says no such thing.
-        """
-        found = re.search(pattern, (self.written / f"{page}.md").read_text(encoding="utf-8"), re.MULTILINE)
-        if found is None:
-            raise DataError(f"{page}.md has nothing like {pattern!r}", where=str(self.written))
-        return found[1]
 
     def rows(self, page: str, heading: str) -> list[Row]:
         """The table below a heading of a written page, each line as column -> cell.
@@ -77,11 +68,6 @@ class Stored:
         if path not in self._read:
             self._read[path] = read(path.read_text(encoding="utf-8"))
         return self._read[path]
-
-
-def number(cell: str) -> float:
-    """The first number of a cell: of a mean with its spread, or of a ratio with its interval."""
-    return float(cell.split()[0].replace(",", ""))
 
 
 def _tables(text: str) -> dict[str, list[Row]]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from hessgnn.errors import DataError
-from pages.comparisons import ARCHITECTURES
+
+ARCHITECTURES = {"ani": "ANI", "nequip": "NequIP", "schnet": "SchNet"}
+"""Name in tables -> name in sentences."""
 
 NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve".split()  # noqa: SIM905
 
@@ -45,12 +47,6 @@ def joined(items: Sequence[object]) -> str:
     """A list in a sentence."""
     parts = [str(item) for item in items]
     return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
-
-
-def names(architectures: Sequence[str]) -> str:
-    """Architectures in a sentence; of none nothing can be said."""
-    require(bool(architectures), "some architecture does what the sentence says")
-    return joined([ARCHITECTURES[name] for name in architectures])
 
 
 def word(value: int) -> str:

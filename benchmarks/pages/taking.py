@@ -1,0 +1,76 @@
+"""Take the pages and the leaderboard of a finished sweep into the repository."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from pathlib import Path
+
+import yaml
+from pydantic import ValidationError
+
+from hessgnn.errors import DataError
+from hessgnn.leaderboard.board import Leaderboard
+from hessgnn.runtime.files import write_text
+
+PAGES = {
+    "reference": {"leaderboard/leaderboard.md": "leaderboard.md", "sweep.md": "tuning.md"},
+    "quickstart": {"leaderboard/leaderboard.md": "quickstart.md"},
+}
+"""Name of the sweep -> its files and what they are called in ``docs/results``."""
+
+
+def take(run: Path, written: Path, results: Path) -> list[Path]:
+    """Copy a sweep's pages to ``docs/results`` and the numbers that other pages need to ``benchmarks/results``.
+
+    Parameters
+    ----------
+    run
+        Folder of a finished sweep, such as ``runs/reference``.
+    written
+        ``docs/results``.
+    results
+        ``benchmarks/results``; ``NAME-leaderboard.json`` has all claims and entries, without the scores that
+        ``leaderboard.md`` shows.
+
+    Returns
+    -------
+    list of Path
+        What was written.
+
+    Raises
+    ------
+    DataError
+        When the sweep is not finished, is none that pages are about, or ran on other data than they describe; nothing
+        is written then.
+    """
+    try:
+        name = str(yaml.safe_load((run / "sweep.yaml").read_text(encoding="utf-8"))["name"])
+        board = Leaderboard.model_validate_json((run / "leaderboard" / "leaderboard.json").read_text(encoding="utf-8"))
+        files = {target: (run / source).read_text(encoding="utf-8") for source, target in PAGES.get(name, {}).items()}
+        minutes = _minutes((run / "sweep.log").read_text(encoding="utf-8"))
+    except (OSError, KeyError, TypeError, ValueError, ValidationError) as error:
+        raise DataError(
+            f"no finished sweep: {str(error).splitlines()[0]}", where=str(run), hint="run the sweep to its end"
+        ) from error
+    if not files:
+        raise DataError(f"no page is about the sweep {name!r}", where=str(run), hint=f"take {' or '.join(PAGES)}")
+    if name == "reference" and board.demonstration:
+        raise DataError("the reference run is a demonstration", where=str(run), hint="set demonstration: false")
+    described = json.loads((results / "data-rtp-mini.json").read_text(encoding="utf-8"))
+    if (board.data.content_hash, board.data.split_hash) != (described["content_hash"], described["split_hash"]):
+        raise DataError("the sweep ran on other data or splits than the pages describe", where=str(run))
+    rows = [row.model_copy(update={"scores": {}}) for row in board.rows]
+    dropped = {"rows": rows, "gains": [], "ranks": [], "task_failures": [], "notes": [], "metrics": {}}
+    slim = board.model_copy(update=dropped).model_dump(mode="json")
+    for target, text in files.items():
+        write_text(written / target, text)
+    record = results / f"{name}-leaderboard.json"
+    write_text(record, json.dumps({"minutes": minutes, "board": slim}, indent=1, ensure_ascii=False) + "\n")
+    return [*(written / target for target in files), record]
+
+
+def _minutes(log: str) -> float:
+    """From the first to the last line, pauses included."""
+    times = [datetime.fromisoformat(line[:19]) for line in (log.splitlines()[0], log.splitlines()[-1])]
+    return round((times[1] - times[0]).total_seconds() / 60, 1)
