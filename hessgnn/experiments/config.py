@@ -9,11 +9,14 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_va
 from hessgnn.evaluation.record import Budget
 from hessgnn.evaluation.run import DEFAULT_TASKS, TaskSettings, chosen_tasks
 from hessgnn.evaluation.tasks.base import TASKS
-from hessgnn.runtime.config import Settings, merge, parse, set_dotted
+from hessgnn.runtime.config import Settings, get_dotted, merge, parse, set_dotted
 from hessgnn.surface.engines.base import EngineChoice
 from hessgnn.surface.engines.tblite import TBLiteSettings
 from hessgnn.training.config import DataConfig, RunConfig
 from hessgnn.training.regimes import ZERO_WEIGHTS, StudyRegime
+
+HALF = 0.5
+"""Share of the structures of an epoch of ``E-F+H`` that have a Hessian: half of the cost, half of the steps."""
 
 
 def folder_name(label: str) -> str:
@@ -156,6 +159,8 @@ class ExperimentConfig(Settings):
             When it is not valid.
         """
         content = merge({"potential": {"name": architecture}}, self.base, self.architectures[architecture])
+        if regime == "E-F+H" and get_dotted(content, "training.hessian_share") is None:
+            set_dotted(content, "training.hessian_share", HALF)
         content["name"] = f"{architecture} {regime}" + (", equal time" if budget == "seconds" else "")
         fixed = {"training.steps": steps, "training.seed": seed, **self.fixed_values()}
         unused = {f"loss.{term}": 0.0 for term in ZERO_WEIGHTS[regime]}

@@ -121,7 +121,7 @@ def build_loaders(config: RunConfig, store: Store, potential: Potential, device:
     shared = (getattr(torch, settings.dtype), device, potential.triplet_cutoff)
     loader = Loader(
         store,
-        store.indices(config.data.train),
+        repeat_hessians(store, store.indices(config.data.train), settings.hessian_share),
         potential.cutoff,
         settings.batch_size,
         *shared,
@@ -140,6 +140,32 @@ def build_loaders(config: RunConfig, store: Store, potential: Potential, device:
         preparation=config.validation.preparation(),
     )
     return loader, validation
+
+
+def repeat_hessians(store: Store, indices: NDArray[np.int64], share: float | None) -> NDArray[np.int64]:
+    """Repeat the structures that have a Hessian until they are a share of all.
+
+    Among many frames without one, a batch would hardly ever hold a Hessian.
+
+    Parameters
+    ----------
+    store
+        The data.
+    indices
+        Structures of an epoch.
+    share
+        Between 0 and 1; nothing is repeated if absent.
+
+    Returns
+    -------
+    ndarray of int64
+        The indices, then the repetitions, all as often as each other.
+    """
+    having = indices[store.has_hessian[indices]]
+    if share is None or not len(having):
+        return indices
+    times = math.ceil(share / (1 - share) * (len(indices) - len(having)) / len(having) - 1e-9)
+    return np.concatenate([indices, np.tile(having, max(0, times - 1))])
 
 
 def scale_to_data(potential: Potential, config: RunConfig, store: Store, ranks: Ranks | None = None) -> None:

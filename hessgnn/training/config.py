@@ -212,6 +212,13 @@ class TrainingConfig(Settings):
     max_edges: PositiveInt | None = Field(
         default=None, description="most edges in a batch: what time and memory of most architectures grow with"
     )
+    hessian_share: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="least share of the structures of an epoch that have a Hessian: they are repeated until it is "
+        "reached. As in the data if absent",
+    )
     workers: NonNegativeInt = Field(
         default=0, description="processes that make the next batches ahead; does not change the batches"
     )
