@@ -336,7 +336,7 @@ def test_a_dry_run_writes_nothing(
     assert plan["potential"]["elements"] == [1, 6, 7, 8]
     studied = invoke("study", "sweeps/efficiency.yaml", "--dry-run", "seeds=[1]")
     assert studied.status == 0
-    assert "126 trainings" in studied.output  # 3 architectures, 6 parts, 4 kinds of labels, and 3 for equal time
+    assert "63 trainings" in studied.output  # 3 architectures, 3 parts, 4 kinds of labels, and 3 for equal time
     # Steps are measured in this process: six others would each import torch and learn what warms up.
     monkeypatch.setattr("hessgnn.sweep.measure.Workers", lambda number, threads: Workers(0, threads))
     small = (f"base.data.path={tiny_store}", "base.training.batch_size=2", "threads=1")
