@@ -190,11 +190,11 @@ def test_the_steps_of_equal_time_are_kept_when_a_study_goes_on(make_study: MakeS
 
 
 def test_seeds_draw_parts_of_their_own(make_study: MakeStudy, tmp_path: Path) -> None:
-    config = make_study(regimes=["E-F"], fractions=[0.4], seeds=[1, 2])
+    config = make_study(regimes=["E-F"], fractions=[0.7], seeds=[1, 2])
     study(config, tmp_path, silent)
     names = []
     for seed in config.seeds:
-        store = Store.open(Run(Cell("schnet", "E-F", 0.4, seed).folder(tmp_path)).config().data.path)
+        store = Store.open(Run(Cell("schnet", "E-F", 0.7, seed).folder(tmp_path)).config().data.path)
         names.append({store.names[i] for i in store.indices("train")})
     assert names[0] != names[1]
 

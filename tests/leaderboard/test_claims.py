@@ -24,7 +24,7 @@ from hessgnn.leaderboard.sections.claims import CLAIMS_NOTE
 
 CLAIMS = {claim.metric: claim for claim in all_claims()}
 BARRIERS, FOUND, HOLDS = (
-    CLAIMS[name] for name in ("barriers_forward_mae", "saddle_success", "md_survival_temperature")
+    CLAIMS[name] for name in ("barriers_profile_mae", "saddle_success", "md_survival_temperature")
 )
 STORED = dict(np.load(Path(__file__).parents[1] / "stored" / "null-experiments.npz"))
 Values = Mapping[str, float | None]
@@ -119,10 +119,10 @@ def test_a_metric_may_fix_what_a_failure_counts(monkeypatch: pytest.MonkeyPatch)
     assert share.without is not None
     assert share.without.mean == pytest.approx(80)
     assert share.estimate == pytest.approx(0.2)
-    owner = task_of("barriers_forward_mae")
+    owner = task_of("barriers_profile_mae")
     assert owner is not None
-    fixed = replace(owner.definitions["barriers_forward_mae"], worst=1000.0)
-    monkeypatch.setattr(owner, "definitions", {**owner.definitions, "barriers_forward_mae": fixed})
+    fixed = replace(owner.definitions["barriers_profile_mae"], worst=1000.0)
+    monkeypatch.setattr(owner, "definitions", {**owner.definitions, "barriers_profile_mae": fixed})
     found = judged(*before, *after)
     assert (found.n_families, found.failed) == (10, (6, 0))
     assert found.without is not None
@@ -151,8 +151,8 @@ def test_folds_have_families_of_their_own() -> None:
     runs = [run(r, s, fold(m, s)) for r, m in (("E-F", 100), ("E-F-H", 50)) for s in range(3)]
     rng = np.random.default_rng(0)
     for item in runs[3:]:
-        numbers = item._values["barriers", "test"]["barriers_forward_mae"]
-        item._values["barriers", "test"]["barriers_forward_mae"] = {
+        numbers = item._values["barriers", "test"]["barriers_profile_mae"]
+        item._values["barriers", "test"]["barriers_profile_mae"] = {
             k: (v or 1) * rng.uniform(0.9, 1.1) for k, v in numbers.items()
         }
     found = judged(*runs)
@@ -195,7 +195,7 @@ def test_a_run_that_failed_leaves_no_verdict_and_one_that_was_not_evaluated_is_l
 def test_means_alone_are_printed_but_not_tested() -> None:
     def only_mean(regime: str, seed: int, value: float) -> RunFiles:
         record = make_record("ani", regime, seed)  # type: ignore[arg-type]
-        metrics = {"test": {**record.metrics["test"], "barriers_forward_mae": Metric(value=value, unit="meV", n=9)}}
+        metrics = {"test": {**record.metrics["test"], "barriers_profile_mae": Metric(value=value, unit="meV", n=9)}}
         return RunFiles(Path("x"), record.model_copy(update={"metrics": metrics}))
 
     means = {"E-F": (20.0, 21.0, 22.0), "E-F-H": (10.0, 11.5, 11.5)}
@@ -228,7 +228,7 @@ def test_p_values_are_corrected_for_all_tests_of_the_page() -> None:
             f"r{k}": float(factor * np.exp(common[k] * (regime == "E-F-H") + 0.1 * rng.normal())) for k in range(40)
         }
         record = make_record(name, regime, seed)  # type: ignore[arg-type]
-        return RunFiles(Path("x"), record, _values={("barriers", "test"): {"barriers_forward_mae": dict(values)}})
+        return RunFiles(Path("x"), record, _values={("barriers", "test"): {"barriers_profile_mae": dict(values)}})
 
     alone = [weak(regime, seed, "ani") for regime in ("E-F", "E-F-H") for seed in range(3)]
     (single,) = judge_claims(alone, [BARRIERS])
@@ -333,7 +333,7 @@ def test_claims_stand_with_their_tasks_and_come_in_the_order_of_their_sources() 
     assert {1, 2, 3, 5, 6, 7, 8, 9, 10} <= set(numbered)
     assert all(claim.source.startswith("T") for claim in claims[: len(numbered)])
     assert {claim.task for claim in claims} == {"training", *(task.name for task in all_tasks() if task.claims)}
-    assert (BARRIERS.title, BARRIERS.unit, BARRIERS.direction) == ("barrier MAE", "meV", "lower")
+    assert (BARRIERS.title, BARRIERS.unit, BARRIERS.direction) == ("profile MAE", "meV", "lower")
     assert (FOUND.title, FOUND.unit, FOUND.direction) == ("found", "%", "higher")
 
 
