@@ -44,7 +44,7 @@ class NEBSettings(Settings):
     rough: PositiveFloat = Field(default=0.5, description="largest force on the band before an image climbs, eV/Å")
     fmax: PositiveFloat = Field(default=0.05, description="largest force at the end, eV/Å")
     max_steps: PositiveInt = Field(default=1000, description="before and after an image climbs, in all")
-    tolerance: PositiveFloat = Field(default=0.1, description="error of the barrier that a success may have, eV")
+    tolerance: PositiveFloat = Field(default=0.1, description="error of each barrier that a success may have, eV")
 
 
 @task("neb")
@@ -54,10 +54,11 @@ class NEBTask(SubjectTask[NEBSettings, StoredReaction]):
     G. Henkelman, B. P. Uberuaga, H. Jónsson, J. Chem. Phys. 113, 9901 (2000), with the improved tangent, relaxed by
     FIRE. The ends are the surface's own minima nearest to those of the reference, and the band begins on a path of the
     image-dependent pair potential between them (S. Smidstrup et al., J. Chem. Phys. 140, 214106 (2014)): no knowledge
-    of the reference's path helps a surface. A success is a band that converged with a barrier within
-    :attr:`NEBSettings.tolerance` of the reference's; the share is of all bands, so that those that fail count. Some
-    bands of the reference itself settle on other paths than that of the data, so its share is below 100 %. Reactions
-    whose two minima are one and the same are left out. All images of a band are computed in one pass.
+    of the reference's path helps a surface. A success is a band that converged, whose highest image lies between its
+    ends and above both, with the barriers forward and back within :attr:`NEBSettings.tolerance` of the reference's;
+    the share is of all bands, so that those that fail count. Some bands of the reference itself settle on other paths
+    than that of the data, so its share is below 100 %. Reactions whose two minima are one and the same are left out.
+    All images of a band are computed in one pass.
     """
 
     version = 2
@@ -145,11 +146,16 @@ class NEBTask(SubjectTask[NEBSettings, StoredReaction]):
     def values(self, results: Mapping[str, Result]) -> Values:
         """See :meth:`.SubjectTask.values`."""
         errors = {name: None if "failure" in row else abs(_barrier_errors(row)[0]) for name, row in results.items()}
-        most = 1e3 * self.settings.tolerance
-        success: dict[str, float | None] = {
-            name: 100.0 * (error is not None and error <= most) for name, error in errors.items()
-        }
+        success: dict[str, float | None] = {name: 100.0 * self._succeeds(row) for name, row in results.items()}
         return {"neb_success": success, "neb_barrier_mae": errors}
+
+    def _succeeds(self, row: Result) -> bool:
+        """Whether a band found the barrier: one that only falls has none, however low the reference's is."""
+        if "failure" in row:
+            return False
+        start, *images, end = row["energies"]
+        most = 1e3 * self.settings.tolerance
+        return max(images) > max(start, end) and all(abs(error) <= most for error in _barrier_errors(row))
 
     def metrics(self, results: Mapping[str, Result]) -> dict[str, Metric]:
         """See :meth:`.SubjectTask.metrics`; errors are means over the bands that converged, shares are of all."""

@@ -56,10 +56,10 @@ class SaddleTask(SubjectTask[SaddleSettings, StoredReaction]):
     are none at the level of :attr:`SaddleSettings.threshold` on the reference itself are left out of this. A search is
     a success when it ends at a saddle point of first order, near that of the reference, whose barrier over the
     surface's own minimum is within :attr:`SaddleSettings.tolerance` of the reference's: over the reactant, or over the
-    product where the data have no reactant. Searches are
-    Sella's (E. D. Hermes, K. Sargsyan, H. N. Najm, J. Zádor, JCTC 18, 6974 (2022)) in Cartesian coordinates with the
-    surface's exact Hessian. From what is found the surface is followed downhill on both sides in short quasi-Newton
-    steps; the feet must be bonded as reactant and product are. Every surface starts from the same guesses.
+    product where the data have no reactant. Where the data have both, it must also lie between them: the surface is
+    followed downhill on both sides in short quasi-Newton steps, and the feet must be bonded as reactant and product
+    are. Searches are Sella's (E. D. Hermes, K. Sargsyan, H. N. Najm, J. Zádor, JCTC 18, 6974 (2022)) in Cartesian
+    coordinates with the surface's exact Hessian. Every surface starts from the same guesses.
     """
 
     version = 2
@@ -211,8 +211,11 @@ class SaddleTask(SubjectTask[SaddleSettings, StoredReaction]):
         """Of each search; empty where the data have no minimum on either side, so that no barrier is known."""
         if row["barrier"] is None:
             return []
-        errors = [self._barrier_error(row, search) for search in row["searches"]]
-        return [error is not None and error <= self.settings.tolerance for error in errors]
+        errors = [(search, self._barrier_error(row, search)) for search in row["searches"]]
+        return [
+            error is not None and error <= self.settings.tolerance and self._passed(search)["intended"] is not False
+            for search, error in errors
+        ]
 
     def _is_saddle(self, frequencies: Sequence[float]) -> bool:
         return int((np.asarray(frequencies) < -self.settings.threshold).sum()) == 1

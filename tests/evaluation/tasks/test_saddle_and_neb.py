@@ -85,6 +85,10 @@ def test_a_success_has_the_right_barrier_and_every_search_counts() -> None:
     assert (found["saddle_success"].value, found["saddle_success"].n) == (25, 4)
     assert found["saddle_barrier_mae"].value == pytest.approx(1e3 * (0.05 + 0.2) / 2)
     assert found["saddle_barrier_mae"].n == 2
+    ends = [{**good, "intended": intended} for intended in (True, False, None)]  # None: the data have one end only
+    found = task.metrics({"a": {**row, "searches": ends}})
+    assert found["saddle_success"].value == pytest.approx(200 / 3)
+    assert (found["saddle_right"].value, found["saddle_intended"].value) == (100, 50)
     no_foot = {**row, "barrier": {**row["barrier"], "foot": None}}
     assert task.metrics({"a": no_foot})["saddle_success"].value == 0
     assert task.metrics({"a": {**row, "barrier": None}})["saddle_success"].n == 0  # nobody can tell
@@ -147,6 +151,22 @@ def test_bands_that_fail_and_bands_with_a_wrong_barrier_are_no_success(reaction_
     assert (found["neb_barrier_mae"].value, found["neb_barrier_mae"].n) == (pytest.approx(100, abs=1), 2)
     assert found["neb_failed"].value == 50
     assert task.values({"a": row, "c": failed})["neb_success"] == {"a": 100.0, "c": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("energies", "expected"),
+    [
+        ([0.0, -0.1, -0.2, -0.3], 0.0),  # downhill all the way, a tenth of the reference's barrier off
+        ([0.0, 0.02, 0.05, 0.0], 100.0),
+        ([0.0, 0.05, -0.1, -0.3], 0.0),  # the way back is wrong
+        ([0.05, 0.02, 0.05, 0.0], 0.0),  # no higher than an end
+        ([0.0, 0.02, 0.05, 0.06], 0.0),  # uphill all the way
+        ([0.0, 0.02, 0.2, 0.15], 0.0),  # the way there is wrong
+    ],
+)
+def test_a_band_that_finds_the_barrier_has_it_inside_and_from_both_ends(energies: list[float], expected: float) -> None:
+    row = {"reference": [0.0, 0.08, 0.0], "energies": energies}
+    assert NEBTask(NEBSettings()).values({"a": row})["neb_success"] == {"a": expected}
 
 
 def test_the_ends_of_a_band_are_the_surfaces_own_minima(reaction_store: Path) -> None:
