@@ -63,7 +63,10 @@ def evaluate(
     calculator: Annotated[
         str | None, typer.Option(help="Evaluate an ASE calculator instead: module:factory, e.g. tblite.ase:TBLite.")
     ] = None,
-    data: Annotated[str, typer.Option(help="Data to evaluate the calculator on.")] = "rtp-mini",
+    data: Annotated[
+        str | None,
+        typer.Option(help="Data to evaluate on: those of the run by default, rtp-mini for a calculator."),
+    ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the calculator's record.")] = None,
     device: Annotated[str, typer.Option(help="Device to compute on.")] = "cpu",
     processes: Annotated[

@@ -88,7 +88,7 @@ def evaluate(
     overrides: list[str],
     *,
     calculator: str | None,
-    data: str,
+    data: str | None,
     output: Path | None,
     tasks: list[str] | None,
     splits: list[str] | None,
@@ -121,9 +121,9 @@ def evaluate(
         common: dict[str, Any] = {"tasks": names, "splits": splits, "settings": settings, "processes": processes}
         common["observer"] = advance
         if calculator is not None:
-            record = evaluate_calculator(calculator, data, folder, **common)
+            record = evaluate_calculator(calculator, data or "rtp-mini", folder, **common)
         else:
-            record = evaluate_run(folder, device=device, **common)
+            record = evaluate_run(folder, device=device, data=data, **common)
     for table in _metric_tables(record):
         console.print(table)
     for failure in record.failures:

@@ -47,7 +47,7 @@ def evaluate(
     settings: TaskSettings | None = None,
     data: str | Path | None = None,
     regime: Regime | None = None,
-    budget: Budget = "steps",
+    budget: Budget | None = None,
     demonstration: bool | None = None,
     processes: int = 1,
     observer: ProgressCallback | None = None,
@@ -75,9 +75,11 @@ def evaluate(
     data
         Data to evaluate on, by file or name; those the run was trained on by default.
     regime
-        Labels it was trained on, where they differ from those that the loss used.
+        Labels it was trained on, where they differ from those that the loss used; what an earlier record says by
+        default.
     budget
-        What it shares with the other regimes of its architecture: steps, or the device-seconds of E-F-H.
+        What it shares with the other regimes of its architecture: steps, or the device-seconds of E-F-H; what an
+        earlier record says by default, or else steps.
     demonstration
         Whether the run shows the tool only, see :class:`~hessgnn.evaluation.record.Record`; what an earlier record
         says by default.
@@ -104,7 +106,7 @@ def evaluate(
     surface = PotentialSurface(potential, config.entry, batch_size=config.validation.batch_size, device=device)
     store, used = Store.open(data or config.data.path), (config.data.train, config.data.validation)
     record = Record(
-        **_identity(config, regime, budget),
+        **_identity(run, config, regime, budget),
         **_results(run.record, surface, store, names, splits, used, settings, processes, observer),
         demonstration=_demonstrates(run, demonstration),
         parameters=parameters,
@@ -159,7 +161,7 @@ def record_failure(
     *,
     data: str | Path | None = None,
     regime: Regime | None = None,
-    budget: Budget = "steps",
+    budget: Budget | None = None,
     demonstration: bool | None = None,
 ) -> Record:
     """Write the record of a run that failed, so that it is counted and not forgotten.
@@ -168,7 +170,7 @@ def record_failure(
     """
     run = Run(Path(folder))
     record = Record(
-        **_identity(config, regime, budget),
+        **_identity(run, config, regime, budget),
         status="failed",
         reason=reason,
         demonstration=_demonstrates(run, demonstration),
@@ -290,7 +292,9 @@ def _splits(store: Store, wanted: Sequence[str] | None, used: Sequence[str]) -> 
         found = [split for split in store.splits if is_held_out(split) and split not in used]
         if not found:
             raise ConfigError(
-                "the data has no split to evaluate on", where=store.path, hint="add one with `hessgnn data split`"
+                "the data has no split to evaluate on",
+                where=store.path,
+                hint="name other data with --data, or add a split with `hessgnn data split`",
             )
         return found
     for split in wanted:
@@ -298,12 +302,23 @@ def _splits(store: Store, wanted: Sequence[str] | None, used: Sequence[str]) -> 
     return list(wanted)
 
 
-def _identity(config: RunConfig, regime: Regime | None, budget: Budget) -> dict[str, Any]:
+def _earlier(run: Run) -> Record | None:
+    """The record of an earlier evaluation."""
+    try:
+        return read_record(run.record)
+    except DataError:
+        return None
+
+
+def _identity(run: Run, config: RunConfig, regime: Regime | None, budget: Budget | None) -> dict[str, Any]:
+    earlier = _earlier(run)
+    if earlier is not None:  # the loss does not tell E-F+ from E-F
+        regime, budget = regime or earlier.regime, budget or earlier.budget
     return {
         "entry": config.entry,
         "architecture": config.potential["name"],
         "regime": regime or config.loss.regime,
-        "budget": budget,
+        "budget": budget or "steps",
         "seed": config.training.seed,
         "weights": {"energy": 1.0, "forces": config.loss.forces, "hessian": config.loss.hessian},
         "config": config.model_dump(mode="json"),
@@ -332,22 +347,18 @@ def _cost(run: Run, sweep: Cost | None) -> Cost:
 
 def _spent_before(run: Run) -> Cost:
     """What an earlier record says that was spent before the run."""
-    try:
-        cost = read_record(run.record).cost
-    except DataError:
+    earlier = _earlier(run)
+    if earlier is None:
         return Cost()
+    cost = earlier.cost
     names = ("sweep_trials", "sweep_device_seconds", "label_gradients", "validation_gradients")
     return Cost(**{name: getattr(cost, name) for name in names})
 
 
 def _demonstrates(run: Run, given: bool | None) -> bool:
     """Whether a run shows the tool only; what an earlier record says if it is not given."""
-    if given is not None:
-        return given
-    try:
-        return read_record(run.record).demonstration
-    except DataError:
-        return False
+    earlier = _earlier(run)
+    return given if given is not None else earlier is not None and earlier.demonstration
 
 
 def _converged(run: Run) -> bool | None:

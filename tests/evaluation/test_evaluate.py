@@ -202,3 +202,18 @@ def test_a_board_takes_records_with_other_tasks(run: Path, tmp_path: Path, store
 def test_what_is_unknown_is_told(run: Path) -> None:
     with pytest.raises(ConfigError, match="did you mean 'accuracy'"):
         evaluate(run, tasks=["acuracy"])
+
+
+def test_a_run_of_a_sweep_is_evaluated_again_as_what_it_was(run: Path, store: Path) -> None:
+    """Its own data hold no test split, and its loss does not tell E-F+ from E-F."""
+    made = evaluate(run, splits=["test"], regime="E-F+", budget="seconds", demonstration=True)
+    again = evaluate(run, data=store, splits=["test"])
+    assert (
+        (again.regime, again.budget, again.demonstration)
+        == (made.regime, made.budget, True)
+        == (
+            "E-F+",
+            "seconds",
+            True,
+        )
+    )
