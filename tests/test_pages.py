@@ -77,9 +77,9 @@ def test_a_figure_that_somebody_typed_is_found(copy: Pages) -> None:
 def test_nothing_is_written_when_one_page_cannot_be(copy: Pages) -> None:
     change(copy.docs / "templates" / "README.md.j2", "# hessgnn", "# Another title")
     path = copy.stored.results / "null-experiments.json"
-    rows = json.loads(path.read_text(encoding="utf-8"))
-    rows[0]["false over families and trainings"] = 0.07
-    path.write_text(json.dumps(rows), encoding="utf-8")
+    measured = json.loads(path.read_text(encoding="utf-8"))
+    measured["runs"][0]["false over families and trainings"] = 0.07
+    path.write_text(json.dumps(measured), encoding="utf-8")
     with pytest.raises(DataError, match="no longer true"):
         copy.write()
     assert copy.path("README").read_text(encoding="utf-8").startswith("# hessgnn")

@@ -279,5 +279,6 @@ def _points(config: StudyConfig, sets: TrainingSets, folder: Path) -> StudyRuns:
         level_of_theory=store.attributes.level_of_theory,
         hessian_gradients=sets.hessian_gradients,
         mean_atoms=statistics.fmean(float(store.n_atoms[i]) for part in parts for i in part),
+        demonstration=config.demonstration,
         points=points,
     )

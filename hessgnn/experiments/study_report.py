@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,8 +13,9 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt
 
 from hessgnn.evaluation.record import Budget
 from hessgnn.evaluation.tasks.accuracy import METRICS, AccuracyTask
+from hessgnn.evaluation.tasks.base import Claim
 from hessgnn.leaderboard import tables
-from hessgnn.leaderboard.claims import ClaimTest, claim_tests, decide_claims
+from hessgnn.leaderboard.claims import OWN, ClaimTest, claim_tests, decide_claims
 from hessgnn.leaderboard.collect import collect
 from hessgnn.leaderboard.comparisons import BUDGETS, Comparison
 from hessgnn.leaderboard.plotting import COLOURS, DASHES, SYMBOLS, Panel, error_bars, figure_json, filter_meta, literal
@@ -68,6 +70,7 @@ class StudyRuns(Settings):
     level_of_theory: str
     hessian_gradients: float = Field(description="gradients that a Hessian costs, for each atom")
     mean_atoms: float = Field(description="of the training structures")
+    demonstration: bool = Field(default=False, description="whether the runs show the tool: nothing is tested then")
     points: list[StudyRun]
 
 
@@ -77,7 +80,8 @@ def write_study(points: StudyRuns, folder: Path) -> None:
     write_text(folder / "points.json", points.model_dump_json(indent=1) + "\n")
     write_text(folder / "study.md", markdown(points, found))
     footer = "Written by hessgnn. The same numbers in full precision: points.json."
-    page = plain_page(f"Study {points.name}", summary(points), [*curves, *found], footer)
+    notice = tables.DEMONSTRATION if points.demonstration else ""
+    page = plain_page(f"Study {points.name}", summary(points), [*curves, *found], footer, notice)
     write_text(folder / "study.html", page)
 
 
@@ -257,12 +261,16 @@ def _compare(
     runs = collect(paths) if paths else []
     comparison = Comparison(without[0], having[0], control=without[0] == "E-F")
     a, b = (side[0] if without[1] == having[1] else f"{side[0]}, {100 * side[1]:g} %" for side in (without, having))
-    return title, claim_tests(runs, AccuracyTask.claims, [comparison]), (a, b)
+    claims: Sequence[Claim] = AccuracyTask.claims
+    if without[1] != having[1]:  # those of the study are about equal data
+        claims = [replace(claim, source=OWN) for claim in claims]
+    return title, claim_tests(runs, claims, [comparison]), (a, b)
 
 
 def markdown(points: StudyRuns, found: Sequence[PlainSection]) -> str:
     """Return the study as Markdown without figures: a table of all errors, and one for each comparison."""
-    parts = [f"# Study {markdown_text(points.name)}", markdown_text(summary(points)), _errors_table(points)]
+    notice = [f"**{tables.DEMONSTRATION}**"] if points.demonstration else []
+    parts = [f"# Study {markdown_text(points.name)}", *notice, markdown_text(summary(points)), _errors_table(points)]
     reasons = [f"- {point.run}: {markdown_text(point.reason)}" for point in points.points if point.reason]
     if reasons:
         parts += ["## Failed runs", "\n".join(reasons)]

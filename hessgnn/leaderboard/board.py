@@ -138,7 +138,9 @@ class ClaimResult(Settings):
         description="geometric mean of the ratio, or mean of the difference, over families and trainings; null with "
         "fewer than six families"
     )
-    low: float | None = Field(description="95 % interval over families and trainings")
+    low: float | None = Field(
+        description="95 % interval over families and trainings; null too where the ratios of all families are the same"
+    )
     high: float | None
     ratio_of_means: float | None = Field(description="of `having` over `without`")
     p: float | None = Field(description="of no difference, corrected for all tests of the page (Holm); null: no test")

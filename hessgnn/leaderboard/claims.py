@@ -25,6 +25,7 @@ from hessgnn.leaderboard.comparisons import (
     Pair,
     Values,
     differences,
+    finite,
     is_force_field,
     pairs,
     scale_of,
@@ -33,6 +34,7 @@ from hessgnn.leaderboard.comparisons import (
 from hessgnn.leaderboard.inference import (
     FEWEST_FAMILIES,
     FEWEST_TRAININGS,
+    SAME,
     Contrast,
     Decision,
     contrast,
@@ -138,12 +140,22 @@ def _are_force_fields(pair: Pair, split: str, zero: float | None) -> bool:
 def _decided(result: ClaimResult, found: Decision | None) -> ClaimResult:
     if found is None:
         return result
-    claimed = result.regimes == STUDY and result.source != OWN
+    claimed = result.regimes == STUDY and result.source != OWN and result.budget == "steps"
     support: Support = "not decided"
     if found.verdict in ("better", "worse"):
         support = "supported" if (found.verdict == "better") == (result.direction == result.better) else "contradicted"
     update = {"p": found.p, "p_same": found.p_same, "verdict": found.verdict, "reason": ""}
+    if found.verdict.startswith("no difference") and _at_an_end(result):
+        update |= {"verdict": "undecided", "reason": "both are near 0 or 100 %: too easy or too hard to tell"}
     return result.model_copy(update=update | ({"support": support} if claimed else {}))
+
+
+def _at_an_end(result: ClaimResult) -> bool:
+    """Whether shares are so near to none or all that they could hardly differ by ten of a hundred."""
+    if result.scale == "ratio" or result.without is None or result.having is None:
+        return False
+    shares = [score.mean / (100.0 if result.unit == "%" else 1.0) for score in (result.without, result.having)]
+    return max(shares) < SAME["difference"] or min(shares) > 1 - SAME["difference"]
 
 
 def _tests(claim: Claim, pair: Pair, families: Families) -> list[ClaimTest]:
@@ -199,6 +211,8 @@ def _line(
         )
         for k in (0, 1)
     )
+    names = {name for two in sides for side in two for name in side}
+    reason = reason or _without_family(families.missing(claim.task, claim.split, names), names)
     tested = estimated if not reason and len(trainings) >= FEWEST_TRAININGS else None
     result = ClaimResult(
         claim=claim.text,
@@ -232,9 +246,16 @@ def _line(
     return result, tested
 
 
+def _without_family(missing: set[str], names: set[str]) -> str:
+    """Frames of one family would count as independent."""
+    return f"the families of {len(missing)} of {len(names)} subjects are not known" if missing else ""
+
+
 def _untestable(claim: Claim, trainings: Sequence[tuple[RunFiles, RunFiles]]) -> str:
     """Why trainings cannot be compared; empty if they can."""
     runs = [run for two in trainings for run in two]
+    if any(run.record.demonstration for run in runs):
+        return "runs of a demonstration"
     failed = [f"{run.record.entry}, seed {run.record.seed}" for run in runs if _gave_nothing(claim, run)]
     if failed:
         return f"{len(failed)} of {len(runs)} runs failed, such as {failed[0]}"
@@ -260,12 +281,14 @@ def _too_little(claim: Claim, trainings: Sequence[tuple[RunFiles, RunFiles]], su
         return f"fewer than {FEWEST_TRAININGS} trainings"
     if len(made.families) < FEWEST_FAMILIES:
         return f"fewer than {FEWEST_FAMILIES} families"
-    return "families do not differ at all"
+    return "a number is infinite"
 
 
 def _by_subject(claim: Claim, run: RunFiles) -> Values:
-    """The number subject by subject; empty where these were not saved."""
-    return {} if claim.task == TRAINING else run.values(claim.task, claim.split).get(claim.metric, {})
+    """The number subject by subject; empty where these were not saved. What is not finite has failed."""
+    if claim.task == TRAINING:
+        return {}
+    return finite(run.values(claim.task, claim.split).get(claim.metric, {}))
 
 
 def _is_known(claim: Claim, run: RunFiles) -> bool:
@@ -289,7 +312,7 @@ def _mean(claim: Claim, run: RunFiles, values: Values, worst: float | None) -> f
 
 
 def _score(means: Sequence[float | None]) -> Score | None:
-    known = [mean for mean in means if mean is not None]
+    known = [mean for mean in means if mean is not None and math.isfinite(mean)]
     if not known:
         return None
     return Score(mean=statistics.fmean(known), std=statistics.stdev(known) if len(known) > 1 else None, n=len(known))

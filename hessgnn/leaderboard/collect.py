@@ -71,6 +71,7 @@ class Families:
         """Task and split -> subjects that are families of their own, because no file tells theirs."""
         self._splits = list(dict.fromkeys(split for run in loaded for split in run.files))
         self._found: dict[tuple[str, str], dict[str, str]] = {}
+        self._by_split: dict[str, SavedFamilies] = {}
 
     @property
     def by_composition(self) -> list[str]:
@@ -78,20 +79,22 @@ class Families:
         return [split for split in self._splits if not self._saved(split).known]
 
     def of(self, task: str, split: str, subjects: Iterable[str]) -> dict[str, str]:
-        """Subject -> family."""
+        """Subject -> family; a subject whose family is not known is one of its own."""
+        subjects = list(subjects)
+        missing = self.missing(task, split, subjects)
+        if missing:
+            self.unknown[task, split] = max(len(missing), self.unknown.get((task, split), 0))
+        return self._found[task, split] | {name: name for name in missing}
+
+    def missing(self, task: str, split: str, subjects: Iterable[str]) -> set[str]:
+        """Subjects whose family no file tells."""
         key = (task, split)
         if key not in self._found:
-            found: dict[str, str] = {}
+            found = self._of_results(task, split)
             for other in [*(name for name in self._splits if name != split), split]:  # the latter counts first
                 found |= self._saved(other).of
-            if any(name not in found for name in subjects):
-                found = self._of_results(task, split) | found
             self._found[key] = found
-        found = self._found[key]
-        missing = {name for name in subjects if name not in found}
-        if missing:
-            self.unknown[key] = max(len(missing), self.unknown.get(key, 0))
-        return found | {name: name for name in missing}
+        return set(subjects) - self._found[key].keys()
 
     def notes(self) -> list[str]:
         """Tell the reader where families are not known."""
@@ -106,22 +109,24 @@ class Families:
         ]
 
     def _saved(self, split: str) -> SavedFamilies:
-        runs = [run for run in self.loaded if split in run.files]
-        found = [run.families(split) for run in runs[:1]]
-        if found and not found[0].known:
-            found = [families for run in runs[1:] if (families := run.families(split)).known] + found
-        return found[0] if found else SavedFamilies({}, known=False)
+        """Of all runs together, since each may have predicted other structures."""
+        if split not in self._by_split:
+            saved = [run.families(split) for run in self.loaded if split in run.files]
+            known = any(families.known for families in saved)
+            found: dict[str, str] = {}
+            for families in sorted(saved, key=lambda families: families.known):  # what is known replaces compositions
+                found |= families.of
+            self._by_split[split] = SavedFamilies(found, known)
+        return self._by_split[split]
 
     def _of_results(self, task: str, split: str) -> dict[str, str]:
         """What a task saved beside its results."""
-        for run in self.loaded:
-            rows = run.task_results(task, split) or {}
-            found = {
-                name: str(row["group"]) for name, row in rows.items() if isinstance(row, dict) and row.get("group")
-            }
-            if found:
-                return found
-        return {}
+        return {
+            name: str(row["group"])
+            for run in self.loaded
+            for name, row in (run.task_results(task, split) or {}).items()
+            if isinstance(row, dict) and row.get("group")
+        }
 
 
 def collect(paths: Iterable[Path]) -> list[RunFiles]:

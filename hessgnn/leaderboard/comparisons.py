@@ -24,6 +24,8 @@ BUDGETS: dict[Budget, str] = {"steps": "equal steps", "seconds": "equal device-s
 """What may be equal for both sides of a comparison."""
 COMPARED: tuple[Regime, ...] = ("E", "E-F", "E-F+", "E-F+H", "E-H", "E-F-H")
 """Regimes that ranks are given within."""
+UNTRAINED: tuple[Regime, ...] = ("mean", "external")
+"""Predictors that have one run, and no training that could converge."""
 QUANTITIES = ("energy", "forces", "hessian")
 """Parts of the overall score, and of what ranks are tested by."""
 STATIONARY = 10.0
@@ -82,7 +84,7 @@ class Pair:
 def paired(without: Sequence[RunFiles], having: Sequence[RunFiles]) -> list[tuple[RunFiles, RunFiles]]:
     """Runs of the same seed. A predictor that is not trained, and so has one run, is compared with each."""
     for fixed, others, turned in ((without, having, False), (having, without, True)):
-        if len(fixed) == 1 and fixed[0].record.regime in ("mean", "external"):
+        if len(fixed) == 1 and fixed[0].record.regime in UNTRAINED:
             return [(other, fixed[0]) if turned else (fixed[0], other) for other in others]
     found = {run.record.seed: run for run in having}
     return [(run, found[run.record.seed]) for run in without if run.record.seed in found]
@@ -133,6 +135,11 @@ def scale_of(definition: MetricDefinition | None) -> Scale:
     return (
         "difference" if definition.unit == "%" or (definition.unit, definition.better) == ("1", "higher") else "ratio"
     )
+
+
+def finite(values: Values) -> dict[str, float | None]:
+    """Values of subjects, with ``None`` for what is not a finite number."""
+    return {name: value if value is not None and math.isfinite(value) else None for name, value in values.items()}
 
 
 @dataclass(frozen=True)
@@ -240,8 +247,8 @@ def ranked(
     over the splits of the logarithm of the ratio of their errors of energy, forces and Hessian, weighted as in the
     overall score. The p-values are corrected by Holm's method for the number of these comparisons. An entry starts the
     next rank where it is worse; it also does where more of its seeds failed. With fewer than three trainings or six
-    families, or without saved predictions, nothing is shown, and entries tie. Rows without an overall score come last,
-    without a rank.
+    families, without saved predictions, with runs that are not converged or those of a demonstration, nothing is shown,
+    and entries tie. Rows without an overall score come last, without a rank.
 
     Parameters
     ----------
@@ -292,7 +299,7 @@ def _between(
 ) -> Contrast | None:
     """By how much the errors of an entry are larger than those of the best."""
     trainings = paired(best, other)
-    if families is None or not trainings:
+    if families is None or not trainings or not all(_may_be_ranked(run) for two in trainings for run in two):
         return None
     splits = [split for split in trainings[0][0].files if all(split in run.files for two in trainings for run in two)]
     parts: list[tuple[float, Differences]] = []
@@ -300,7 +307,9 @@ def _between(
         weight = weights.get(quantity, 0.0)
         if not weight or (quantity == "forces" and (zero_force.get(split) or 0.0) < STATIONARY):
             continue
-        values = [tuple(run.values("accuracy", split).get(f"{quantity}_mae", {}) for run in two) for two in trainings]
+        values = [
+            tuple(finite(run.values("accuracy", split).get(f"{quantity}_mae", {})) for run in two) for two in trainings
+        ]
         if all(side for two in values for side in two):
             made = differences([(a, b) for a, b in values], partial(families.of, "accuracy", split))
             parts.append((weight, made))
@@ -312,6 +321,12 @@ def _between(
         total[:, columns] += weight * made.table
         share[columns] += weight
     return contrast(total / share) if names and not np.isnan(total).any() else None
+
+
+def _may_be_ranked(run: RunFiles) -> bool:
+    """Whether a run is what its entry can do: converged, if it was trained, and no demonstration."""
+    record = run.record
+    return not record.demonstration and (record.converged is True or record.regime in UNTRAINED)
 
 
 def regime_ranks(rows: Sequence[Row], rank: Callable[[Iterable[Row]], list[Row]]) -> list[RegimeRanks]:

@@ -167,10 +167,10 @@ def _count(n: int, noun: str) -> str:
     return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
-def plain_page(title: str, summary: str, sections: Iterable[PlainSection], footer: str) -> str:
+def plain_page(title: str, summary: str, sections: Iterable[PlainSection], footer: str, notice: str = "") -> str:
     """Return a self-contained HTML page of plain sections, such as that of a sweep; ``summary`` is above them."""
     parts = [_part(section, section.context()) for section in sections]
-    return _render("page.html.j2", title=title, notice="", summary=summary, parts=parts, footer=footer)
+    return _render("page.html.j2", title=title, notice=notice, summary=summary, parts=parts, footer=footer)
 
 
 def _part(section: Section, context: Mapping[str, Any]) -> Part:

@@ -235,3 +235,19 @@ def test_shipped_studies_can_be_run(name: str) -> None:
     config = load(StudyConfig, find_resource(f"sweeps/{name}.yaml"))
     assert config.name == name
     assert {"train", "validation", "test", "nms"} <= Store.open(config.data.path).splits.keys()
+
+
+def test_a_demonstration_has_no_verdicts_and_says_so(make_study: MakeStudy, tmp_path: Path) -> None:
+    config = make_study(regimes=["E-F", "E-F-H"], fractions=[0.4, 1.0], seeds=[1], demonstration=True)
+    study(config, tmp_path, silent)
+    assert read_points(tmp_path).demonstration
+    for name in ("study.md", "study.html"):
+        assert "demonstration of the tool, not evidence" in (tmp_path / name).read_text()
+    text = (tmp_path / "study.md").read_text()
+    lines = [line for line in text.splitlines() if line.startswith("| Hessian labels:")]
+    assert lines
+    assert all("| not known (runs of a demonstration) |" in line for line in lines)
+    _, _, with_less = text.partition("T4: Hessians on 40 % against none on 100 %")
+    table, _, _ = with_less.partition("##")
+    sources = {line.split(" | ")[1] for line in table.splitlines() if line.startswith("| Hessian labels:")}
+    assert sources == {"–"}  # the study's claims on errors are about equal data

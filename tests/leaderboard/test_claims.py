@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from synthetic_runs import failed_record, make_record
 
-from hessgnn.evaluation.record import Failure, Metric
+from hessgnn.evaluation.predictions import SavedFamilies
+from hessgnn.evaluation.record import Failure, Metric, read_record, write_record
 from hessgnn.evaluation.tasks.base import Claim, MetricDefinition, all_tasks, task_of
 from hessgnn.leaderboard.board import ClaimResult
 from hessgnn.leaderboard.claims import OWN, all_claims, judge_claims
@@ -23,16 +24,20 @@ from hessgnn.leaderboard.report import write_report
 from hessgnn.leaderboard.sections.claims import CLAIMS_NOTE
 
 CLAIMS = {claim.metric: claim for claim in all_claims()}
-BARRIERS, FOUND, HOLDS = (
-    CLAIMS[name] for name in ("barriers_profile_mae", "saddle_success", "md_survival_temperature")
-)
+BARRIERS, FOUND, HOLDS = (CLAIMS[name] for name in ("barriers_profile_mae", "saddle_success", "md_survival_share"))
 STORED = dict(np.load(Path(__file__).parents[1] / "stored" / "null-experiments.npz"))
 Values = Mapping[str, float | None]
 
 
 def run(regime: str, seed: int, values: Values, claim: Claim = BARRIERS, **changes: Any) -> RunFiles:
     record = make_record("ani", regime, seed, **changes)  # type: ignore[arg-type]
-    return RunFiles(Path("record.json"), record, _values={(claim.task, claim.split): {claim.metric: dict(values)}})
+    return RunFiles(
+        Path("record.json"),
+        record,
+        {claim.split: Path("none")},
+        _values={(claim.task, claim.split): {claim.metric: dict(values)}},
+        _families={claim.split: SavedFamilies({name: name for name in values}, known=True)},
+    )
 
 
 def subjects(mean: float, seed: int, n: int = 10) -> dict[str, float | None]:
@@ -103,10 +108,82 @@ def test_frames_of_one_family_count_once() -> None:
     runs = sides(100, 50, n=60)
     families = {f"reaction-{k}": f"family-{k % 5}" for k in range(60)}
     for item in runs:
-        item.results["barriers test"] = Path("none")
-        object.__setattr__(item, "task_results", lambda task, split: {k: {"group": v} for k, v in families.items()})
+        item._families["test"] = SavedFamilies(families, known=True)
     found = judged(*runs)
     assert (found.n_families, found.verdict) == (5, "not known")
+
+
+def test_subjects_of_unknown_family_leave_no_verdict() -> None:
+    runs = sides(100, 50)
+    for item in runs:
+        item._families["test"].of.pop("reaction-3")
+    found = judged(*runs)
+    assert (found.verdict, found.reason) == ("not known", "the families of 1 of 10 subjects are not known")
+    assert found.estimate == pytest.approx(0.5, rel=0.05)
+    for item in runs[1:2]:  # any run may tell
+        item._families["test"].of["reaction-3"] = "reaction-3"
+    assert judged(*runs).verdict == "better"
+
+
+def test_all_or_nothing_is_a_verdict() -> None:
+    names = [f"reaction-{k}" for k in range(21)]
+    runs = [run(r, s, dict.fromkeys(names, v), FOUND) for r, v in (("E-F", 0.0), ("E-F-H", 100.0)) for s in range(3)]
+    found = judged(*runs, claim=FOUND)
+    assert (found.verdict, found.support, found.estimate) == ("better", "supported", 1.0)
+
+
+@pytest.mark.parametrize("level", [0.0, 100.0])
+def test_shares_at_an_end_are_undecided(level: float) -> None:
+    """A search that finds 2 of 120 saddle points with both labels does not show that they are equally good."""
+    one = {f"r{k}": level for k in range(120)}
+    other = one | {f"r{k}": 100.0 - level for k in range(2)}
+    found = judged(*(run(r, s, v, FOUND) for r, v in (("E-F", one), ("E-F-H", other)) for s in range(3)), claim=FOUND)
+    assert found.p_same is not None
+    assert found.p_same < 0.05
+    assert (found.verdict, found.reason) == ("undecided", "both are near 0 or 100 %: too easy or too hard to tell")
+    middle = {f"r{k}": 100.0 * (k % 2) for k in range(60)}
+    same = judged(*(run(r, s, middle, FOUND) for r in ("E-F", "E-F-H") for s in range(3)), claim=FOUND)
+    assert same.verdict == "no difference larger than 10 %"
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_number_that_is_not_finite_has_failed(value: float) -> None:
+    broken = [run("E-F-H", s, subjects(50, s + 9, 40) | {"reaction-3": value}) for s in range(3)]
+    number, share = judge_claims([*(run("E-F", s, subjects(100, s, 40)) for s in range(3)), *broken], [BARRIERS])
+    assert (number.verdict, number.n_families, number.failed) == ("better", 39, (0, 3))
+    assert number.having is not None
+    assert number.having.mean == pytest.approx(50, rel=0.05)
+    assert share.estimate == pytest.approx(-1 / 40)
+
+
+def test_runs_of_a_demonstration_have_numbers_and_no_verdict() -> None:
+    found = judged(*sides(100, 50, demonstration=True))
+    assert (found.verdict, found.reason, found.p, found.support) == ("not known", "runs of a demonstration", None, None)
+    assert found.estimate == pytest.approx(0.5, rel=0.05)
+
+
+def test_runs_for_equal_time_say_nothing_of_the_studys_claim() -> None:
+    slow = [run("E-F", s, subjects(100, s), budget="seconds", entry="ani E-F time") for s in range(3)]
+    (found,) = judge_claims([*slow, *sides(100, 50)[3:]], [BARRIERS])
+    assert (found.budget, found.verdict, found.support) == ("seconds", "better", None)
+
+
+def test_molecules_that_fail_at_once_do_not_outweigh_those_that_last_longer() -> None:
+    """Three of sixty fail at the first of 1005 K; the others outlast the ramp, and without Hessians none does."""
+    rng = np.random.default_rng(0)
+    runs = [
+        run(
+            regime,
+            seed,
+            {f"m{k}": 100.0 if regime == "E-F-H" and k > 2 else float(rng.uniform(60, 90)) for k in range(60)}
+            | ({f"m{k}": 0.5 for k in range(3)} if regime == "E-F-H" else {}),
+            HOLDS,
+        )
+        for regime in ("E-F", "E-F-H")
+        for seed in range(3)
+    ]
+    found = judged(*runs, claim=HOLDS)
+    assert (found.scale, found.verdict, found.support) == ("difference", "better", "supported")
 
 
 def test_a_metric_may_fix_what_a_failure_counts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,7 +305,7 @@ def test_p_values_are_corrected_for_all_tests_of_the_page() -> None:
             f"r{k}": float(factor * np.exp(common[k] * (regime == "E-F-H") + 0.1 * rng.normal())) for k in range(40)
         }
         record = make_record(name, regime, seed)  # type: ignore[arg-type]
-        return RunFiles(Path("x"), record, _values={("barriers", "test"): {"barriers_profile_mae": dict(values)}})
+        return replace(run(regime, seed, values), record=record)
 
     alone = [weak(regime, seed, "ani") for regime in ("E-F", "E-F-H") for seed in range(3)]
     (single,) = judge_claims(alone, [BARRIERS])
@@ -285,7 +362,7 @@ def test_null_experiments_on_successes_and_on_censored_temperatures(kind: str) -
             drawn = ability + rng.normal(size=24)
             if kind == "shares":
                 return {f"r{k}": 100.0 * (value > 0) for k, value in enumerate(drawn)}
-            return {f"r{k}": float(min(1000.0, 600.0 * np.exp(0.5 * value))) for k, value in enumerate(drawn)}
+            return {f"r{k}": float(min(100.0, 60.0 * np.exp(0.5 * value))) for k, value in enumerate(drawn)}
 
         runs = [run(regime, seed, values(), claim) for regime in ("E-F", "E-F-H") for seed in range(3)]
         (found,) = judge_claims(runs, [claim])
@@ -296,7 +373,11 @@ def test_null_experiments_on_successes_and_on_censored_temperatures(kind: str) -
 def test_the_board_and_its_page_show_the_claims(save_run: Callable[..., Path], tmp_path: Path) -> None:
     paths = [save_run(make_record("mean predictor", "mean", None, 1.0))]
     for regime, scale in (("E-F", 0.3), ("E-F-H", 0.1)):
-        paths += [save_run(make_record("ani", regime, seed, scale * (1 + 0.1 * seed)), scale) for seed in range(3)]
+        for seed in range(3):
+            noise = seed if regime == "E-F" else seed + 5
+            paths.append(save_run(make_record("ani", regime, noise, scale * (1 + 0.1 * seed)), scale))
+            record = read_record(paths[-1] / "record.json").model_copy(update={"seed": seed})
+            write_record(record, paths[-1] / "record.json")
     loaded = collect(paths)
     found = {(claim.metric, claim.split): claim for claim in judge_claims(loaded)}
     hessian = found["hessian_mae", "nms"]

@@ -90,6 +90,22 @@ def test_families_come_from_predictions_from_what_tasks_saved_or_from_the_compos
     assert "compositions stand in" in old.notes()[0]
 
 
+def test_families_come_from_all_runs_together(save_run: SaveRun) -> None:
+    """The first run may have predicted fewer structures than the others."""
+    small, whole = (save_run(make_record()) for _ in range(2))
+    groups = np.array([f"family-{k // 2}" for k in range(len(N_ATOMS))])
+    names = np.array([f"test-{k}" for k in range(len(N_ATOMS))])
+    fewer = np.array([f"test-{min(k, 1)}" for k in range(len(N_ATOMS))])
+    for folder, own in ((small, fewer), (whole, names)):
+        saved = {"test": save_predictions(folder, "test", 0.1, 0, group=groups, name=own)}
+        write_record(make_record(predictions=saved), folder / "record.json")
+    found = Families(collect([small, whole]))
+    assert found.of("accuracy", "test", names.tolist()) == dict(zip(names.tolist(), groups.tolist(), strict=True))
+    assert found.notes() == []
+    alone = Families(collect([small]))
+    assert alone.missing("accuracy", "test", names.tolist()) == set(names.tolist()[2:])
+
+
 def test_predictions_keep_the_families_of_their_structures(save_run: SaveRun, tmp_path: Path) -> None:
     (item,) = collect([save_run(make_record(), 0.1)])
     old = item.predictions("test")

@@ -9,7 +9,7 @@ import pytest
 from synthetic_runs import DATA, MEAN_ERRORS, failed_record, make_record
 
 from hessgnn.errors import ConfigError, DataError
-from hessgnn.evaluation.record import Metric, Record
+from hessgnn.evaluation.record import Metric, Record, read_record, write_record
 from hessgnn.leaderboard.board import Leaderboard, Row
 from hessgnn.leaderboard.collect import RunFiles, collect
 from hessgnn.leaderboard.scores import read_weights, score
@@ -134,6 +134,17 @@ def test_entries_tie_unless_one_is_shown_to_be_worse_over_families(save_run: Cal
     paths += noisy_pair(save_run, "c", 0.5)
     rows = {row.entry: row for row in score(collect(paths)).rows}
     assert [rows[f"{name} E-F"].rank for name in "abc"] == [1, 1, 3]
+
+
+@pytest.mark.parametrize("change", [{"converged": False}, {"converged": None}, {"demonstration": True}])
+def test_runs_that_may_not_be_judged_are_never_shown_to_be_worse(
+    save_run: Callable[..., Path], change: dict[str, bool | None]
+) -> None:
+    paths = [save_run(MEAN), *noisy_pair(save_run, "a", 0.10), *noisy_pair(save_run, "c", 0.5)]
+    assert {row.entry: row.rank for row in score(collect(paths)).rows}["c E-F"] == 2
+    record = read_record(paths[-1] / "record.json").model_copy(update=change)
+    write_record(record, paths[-1] / "record.json")
+    assert {row.entry: row.rank for row in score(collect(paths)).rows}["c E-F"] == 1
 
 
 def test_two_seeds_or_no_saved_errors_show_nothing(save_run: Callable[..., Path]) -> None:

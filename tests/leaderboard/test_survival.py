@@ -56,6 +56,16 @@ def test_curves_medians_and_the_test_are_shown(folders: list[Path], tmp_path: Pa
     assert f"| ani E-F-H | 6 | 755 | 17 | ani E-F: p = {p:.2g} |" in text
 
 
+def test_there_is_no_p_of_runs_that_are_not_converged(folders: list[Path]) -> None:
+    record = read_record(folders[-1] / "record.json")
+    for changes in ({"converged": False}, {"demonstration": True}):
+        write_record(record.model_copy(update=changes), folders[-1] / "record.json")
+        loaded = collect(folders)
+        (_, _, table) = SurvivalSection().markdown(PageData(score(loaded), loaded))
+        assert "ani E-F: –" in table
+        assert "p =" not in table
+
+
 def test_curves_fall_where_molecules_fail(folders: list[Path]) -> None:
     loaded = collect(folders)
     context = SurvivalSection().context(PageData(score(loaded), loaded))

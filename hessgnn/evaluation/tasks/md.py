@@ -98,13 +98,16 @@ class MDTask(MoleculeTask[MDSettings]):
     Settings = MDSettings
     definitions = {  # noqa: RUF012
         "md_survival_temperature": MetricDefinition("median survival temperature", "K", "higher", worst=LOWEST),
+        "md_survival_share": MetricDefinition(
+            "survival temperature over the ramp's last, mean", "%", "higher", worst=0.0
+        ),
         "md_survived": MetricDefinition("molecules that survive the ramp", "%", "higher", worst=0.0),
         "md_intact": MetricDefinition("molecules that survive with the right bonds", "%", "higher", worst=0.0),
         "md_start_failed": MetricDefinition("molecules without an own minimum", "%", worst=100.0),
         "md_start_bonds": MetricDefinition("own minima with other bonds", "%", worst=100.0),
         "md_drift": MetricDefinition("drift of the total energy, median", "meV/atom/ps"),
     }
-    claims = (Claim("dynamics last hotter", "md_survival_temperature", source="T9"),)
+    claims = (Claim("dynamics last hotter", "md_survival_share", source="T9"),)
     side_by_side = True
 
     def run(
@@ -230,10 +233,15 @@ class MDTask(MoleculeTask[MDSettings]):
         ]
 
     def values(self, results: Mapping[str, Result]) -> Values:
-        """See :meth:`.SubjectTask.values`; the temperature is a lower bound where a molecule survived."""
+        """See :meth:`.SubjectTask.values`; the temperature is a lower bound where a molecule survived.
+
+        Comparisons are of shares of the last temperature: ratios would hang on molecules that fail at the first.
+        """
+        hottest = self.settings.temperatures()[-1]
         ended = {name: row for name, row in results.items() if "temperature" in row}
         return {
             "md_survival_temperature": {name: float(row["temperature"]) for name, row in ended.items()},
+            "md_survival_share": {name: 100.0 * row["temperature"] / hottest for name, row in ended.items()},
             "md_survived": {name: 100.0 * row["censored"] for name, row in ended.items()},
             "md_intact": {name: 100.0 * (row["censored"] and row["same_bonds"]) for name, row in ended.items()},
         }
@@ -257,6 +265,9 @@ class MDTask(MoleculeTask[MDSettings]):
         title = f"median survival temperature (at most {hottest:g} K)"
         return {
             "md_survival_temperature": self.metric("md_survival_temperature", median, len(ended), title),
+            "md_survival_share": self.mean(
+                "md_survival_share", list(self.values(results)["md_survival_share"].values())
+            ),
             "md_survived": self.share("md_survived", [row["censored"] for row in ended]),
             "md_intact": self.share("md_intact", [row["censored"] and row["same_bonds"] for row in ended]),
             "md_start_failed": self.share("md_start_failed", ["failure" in row for row in rows]),

@@ -14,8 +14,9 @@ from hessgnn.leaderboard.tables import MISSING, TextTable, number, score_cell
 CLAIMS_NOTE = (
     "Verdict, at 5 %: better, worse, no difference larger than 10 % (of the error, or ten of a hundred attempts), or "
     "undecided. Not converged: a run did not stop because its validation error was flat, or that is not known; numbers "
-    "only. Not known: fewer than three trainings or six families. The claim of the source, in the comparison that the "
-    "study made, is supported, contradicted (the opposite is shown), or not decided. Source –: a question of this "
+    "only. Not known: fewer than three trainings or six families, or families that no file tells. The claim of the "
+    "source, in the comparison that the study made (equal steps, equal data), is supported, contradicted (the opposite "
+    "is shown), or not decided. Source –: a question of this "
     "project, not a claim of others. Numbers: mean ± standard deviation over trainings; the geometric mean of the "
     "ratio of errors, or for shares the mean difference, with its 95 % interval over families of molecules or "
     "reactions and over trainings (a seed with its own draw of the training data). Frames of a family are averaged "
@@ -23,6 +24,9 @@ CLAIMS_NOTE = (
     "of 10 % to be seen in four of five experiments. A subject that failed counts with the value that its metric fixes "
     "in advance, or is left out of the ratio; then the share with a result has a line of its own."
 )
+
+EXPLAINED = ("not known", "undecided")
+"""Verdicts whose reason is printed; that of the others is their name."""
 
 
 @section("claims", order=40)
@@ -89,7 +93,7 @@ def _line(result: ClaimResult) -> list[str]:
         result.source if result.control and result.source != OWN else MISSING,
         f"{where}, {result.unit}",
         result.architecture,
-        f"{result.verdict} ({result.reason})" if result.verdict == "not known" and result.reason else result.verdict,
+        f"{result.verdict} ({result.reason})" if result.reason and result.verdict in EXPLAINED else result.verdict,
         result.support or MISSING,
         str(score_cell(result.without)),
         str(score_cell(result.having)),
@@ -111,4 +115,6 @@ def _estimate(result: ClaimResult) -> str:
         middle, low, high = (number(value) for value in values)
     else:
         middle, low, high = (f"{100 * (value or 0.0):+.1f} %" for value in values)
+    if result.low is None:
+        return middle
     return f"{middle} ({low} to {high})"

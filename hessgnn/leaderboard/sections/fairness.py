@@ -24,14 +24,15 @@ DEFINITIONS = {
     "mixed model over families and trainings, of the logarithm of the ratio of their MAE, averaged over splits and "
     "quantities with the weights of the overall score; p-values are corrected for the number of these comparisons "
     "(Holm). Entries share the rank unless one is shown to be worse, at 5 %, or more of its seeds failed. With fewer "
-    "than three trainings or six families nothing is shown, and all share a rank.",
+    "than three trainings or six families nothing is shown, and all share a rank. Neither is anything of an entry with "
+    "runs that are not known to be converged, or of a demonstration.",
     "Failures": "a failed seed counts in the overall score with the worst overall score of any finished run. The other "
     "columns and the ratios show the finished seeds. In claims, a structure that failed counts with a value that its "
     "metric fixes in advance, or is left out and counted; a run that failed leaves the claim without a verdict.",
     "Ratio": "geometric mean over families and trainings, with the 95 % interval of the mixed model; beside it the "
     "ratio of means over all structures, with the 95 % interval of 2,000 bootstrap samples of families, then "
-    "trainings, then frames, the same on both sides. Where errors of single structures are not saved: the ratio of "
-    "means with the standard deviation over seeds, propagated to first order.",
+    "trainings, then frames, the same on both sides; none with fewer than three trainings. Where errors of single structures "
+    "are not saved: the ratio of means with the standard deviation over seeds, propagated to first order.",
     "Not a force field": "the force MAE on a split is above that of predicting no force at all. No ratios and claims "
     "of forces are printed there. On stationary points no force is right, so forces have no ratios there either.",
     "Converged": "training stopped because the validation error was flat, not because its steps were used up. Claims "

@@ -21,7 +21,9 @@ TEXT = (
     "Share of the molecules that hold together up to a temperature in heated dynamics (Kaplan-Meier). A molecule "
     "that survives the last rung is censored there: it lasts at least as long. The log-rank test counts each molecule "
     "once, with the mean of its temperatures over the seeds; it is censored if it survives with every seed. The "
-    "p-value is two-sided and not corrected for the number of tests."
+    "p-value is two-sided. It is no verdict: it counts molecules of one family as independent, and is not corrected "
+    "for the number of tests; the claims are. There is none where a run is not known to be converged, or is a "
+    "demonstration."
 )
 
 Survival = dict[str, tuple[float, bool]]
@@ -112,7 +114,9 @@ def _table(entries: Entries) -> TextTable:
                 if same and others[0].record.regime in WITHOUT:
                     common = survival.keys() & theirs.keys()
                     pair = [_columns({name: side[name] for name in sorted(common)}) for side in (survival, theirs)]
-                    if common:
+                    if any(run.record.demonstration or run.record.converged is not True for run in (*runs, *others)):
+                        tests.append(f"{other}: –")
+                    elif common:
                         tests.append(f"{other}: p = {log_rank(pair[0], pair[1]).p:.2g}")
         shown = f"> {max(values):.0f}" if median is None else f"{median:.0f}"
         rows.append([entry, str(len(values)), shown, f"{100 * sum(censored) / len(values):.0f}", "; ".join(tests)])

@@ -225,7 +225,13 @@ def test_a_molecule_without_a_minimum_fails_at_once() -> None:
     results = dict(task.run(PotentialSurface(potential), [shifted], {}))
     assert (results["water"]["temperature"], results["water"]["censored"]) == (5.0, False)
     found = {name: values["water"] for name, values in task.values(results).items()}
-    assert found == {"md_survival_temperature": 5.0, "md_survived": 0.0, "md_intact": 0.0}
+    hottest = task.settings.temperatures()[-1]
+    assert found == {
+        "md_survival_temperature": 5.0,
+        "md_survival_share": 500.0 / hottest,
+        "md_survived": 0.0,
+        "md_intact": 0.0,
+    }
     assert task.metrics(results)["md_start_failed"].value == 100
     assert task.definitions["md_survival_temperature"].worst == 5.0
 
