@@ -31,8 +31,8 @@ DEFINITIONS = {
     "metric fixes in advance, or is left out and counted; a run that failed leaves the claim without a verdict.",
     "Ratio": "geometric mean over families and trainings, with the 95 % interval of the mixed model; beside it the "
     "ratio of means over all structures, with the 95 % interval of 2,000 bootstrap samples of families, then "
-    "trainings, then frames, the same on both sides; none with fewer than three trainings. Where errors of single structures "
-    "are not saved: the ratio of means with the standard deviation over seeds, propagated to first order.",
+    "trainings, then frames, the same on both sides; none with fewer than three trainings. Where errors of single "
+    "structures are not saved: the ratio of means with the standard deviation over seeds, propagated to first order.",
     "Not a force field": "the force MAE on a split is above that of predicting no force at all. No ratios and claims "
     "of forces are printed there. On stationary points no force is right, so forces have no ratios there either.",
     "Converged": "training stopped because the validation error was flat, not because its steps were used up. Claims "
