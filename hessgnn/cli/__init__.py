@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
@@ -154,11 +155,12 @@ def leaderboard(
     from hessgnn.leaderboard.report import compare
     from hessgnn.leaderboard.scores import read_weights
 
-    mean = mean_predictor_of(runs, output)
     chosen_tasks(tasks or [])  # imports them, so that their results are known
     curves = [] if study is None else sections(read_points(study))
     shown = [*curves, *(section or ())]
-    compare([*mean, *runs], output, title, Console(), trials=trials, sections=shown, weights=read_weights(weights))
+    with TemporaryDirectory() as folder:
+        compared = [*mean_predictor_of(runs, Path(folder)), *runs]
+        compare(compared, output, title, Console(), trials=trials, sections=shown, weights=read_weights(weights))
 
 
 def main(application: typer.Typer = app, arguments: Sequence[str] | None = None) -> None:

@@ -203,8 +203,8 @@ def _text(value: float | None) -> str:
     return "null" if value is None else f"{value:.4g}"
 
 
-def mean_predictor_of(runs: Sequence[Path], output: Path) -> list[Path]:
-    """Record the mean predictor in ``output`` where none of the runs is one; nothing where their data are not at hand.
+def mean_predictor_of(runs: Sequence[Path], folder: Path) -> list[Path]:
+    """Record the mean predictor in ``folder`` where none of the runs is one; nothing where their data are not at hand.
 
     The overall score and ranks of a leaderboard need it.
     """
@@ -220,7 +220,6 @@ def mean_predictor_of(runs: Sequence[Path], output: Path) -> list[Path]:
                 same = (found.content_hash, found.split_hash) == (record.data.content_hash, record.data.split_hash)
                 counts = [metric.n for metrics in record.metrics.values() for metric in metrics.values()]
                 if same and counts:
-                    folder = output / "mean-predictor"
                     record_mean_predictor(folder, data, list(record.metrics), sample=max(counts))
                     return [folder]
     return []

@@ -28,7 +28,7 @@ EXAMPLES = 3
 
 NO_REFERENCE = (
     "There is no overall score and no rank: they need a record of the mean predictor with the RMSE of everything that "
-    "counts in the score, on every split. hessgnn leaderboard makes one where a run folder with its data set is at "
+    "counts in the score, on every split. hessgnn leaderboard makes one where the data set of the runs is at "
     "hand; hessgnn.evaluation.evaluate.record_mean_predictor writes one."
 )
 

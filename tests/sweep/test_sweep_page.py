@@ -185,7 +185,7 @@ def test_the_plan_says_what_is_tuned(make_sweep: MakeSweep, monkeypatch: pytest.
     def shown(table: Table) -> str:
         console = Console(width=300, record=True, file=io.StringIO())
         console.print(table)
-        return console.export_text()
+        return " ".join(console.export_text().split())
 
     config = make_sweep(check_ranking={"trials": 1})
     plan = shown(_plan_table(config, Path("x")))
