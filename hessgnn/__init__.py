@@ -7,6 +7,7 @@ the command line start quickly.
 from __future__ import annotations
 
 import importlib
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from hessgnn.runtime.machine import wait_briefly
@@ -54,6 +55,8 @@ wait_briefly()  # before torch is imported
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return metadata.version("hessgnn")
     if name not in _HOME:
         raise AttributeError(f"module 'hessgnn' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOME[name]), name)

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
 
+import hessgnn
 from hessgnn.cli import authors, bench, data
 from hessgnn.runtime import terminal
 from hessgnn.sweep.__main__ import sweep
 
 app = typer.Typer(
     name="hessgnn",
-    help="What do Hessian labels buy, for which interatomic potential, at what cost?",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -28,6 +29,22 @@ app.command()(authors.check)
 app.command()(authors.models)
 app.command()(authors.schema)
 app.command()(sweep)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"hessgnn {hessgnn.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Measure what Hessian labels buy, for which interatomic potential, at what cost."""
+
 
 Overrides = Annotated[list[str] | None, typer.Argument(help="Overrides such as loss.hessian=0.1 training.seed=3.")]
 
@@ -132,6 +149,7 @@ def leaderboard(
     """Rank finished runs and write index.html, leaderboard.md, .csv, .json and .tex."""
     from rich.console import Console
 
+    from hessgnn.cli.train import mean_predictor_of
     from hessgnn.evaluation.run import chosen_tasks
     from hessgnn.experiments.study_report import read_points, sections
     from hessgnn.leaderboard.report import compare
@@ -140,7 +158,9 @@ def leaderboard(
     chosen_tasks(tasks or [])  # imports them, so that their results are known
     curves = [] if study is None else sections(read_points(study))
     shown = [*curves, *(section or ())]
-    compare(runs, output, title, Console(), trials=trials, sections=shown, weights=read_weights(weights))
+    with TemporaryDirectory() as folder:
+        compared = [*mean_predictor_of(runs, Path(folder)), *runs]
+        compare(compared, output, title, Console(), trials=trials, sections=shown, weights=read_weights(weights))
 
 
 def main(application: typer.Typer = app, arguments: Sequence[str] | None = None) -> None:

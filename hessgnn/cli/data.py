@@ -155,7 +155,7 @@ def info(
 @app.command()
 def split(
     data: DataSet,
-    output: Annotated[Path, typer.Option("-o", "--output", help="HDF5 file to write")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="HDF5 file to write; must not exist")],
     by: Annotated[
         Relation,
         typer.Option(
@@ -174,7 +174,10 @@ def split(
     """
     from hessgnn.data.store.families import resplit
 
-    made = resplit(Store.open(data), output, by=by, fractions=_fractions(fractions), seed=seed)
+    shares = _fractions(fractions)
+    if output.exists():
+        raise DataError("exists already", where=output, hint="give another name, or remove it first")
+    made = resplit(Store.open(data), output, by=by, fractions=shares, seed=seed)
     counts = ", ".join(f"{name} {count}" for name, count in made.splits.items())
     say(Console(), f"{output}: {counts}; splits {made.attributes.split_hash[:16]}")
 
@@ -247,6 +250,8 @@ def _print_check(console: Console, report: Report, known: Mapping[str, tuple[int
         rows.append((split, *map(str, labels), shared))
     headings = ("split", "number", "groups", "energy", "forces", "Hessian", f"formulas in {TRAIN}")
     console.print(_table("counts and labels", headings, rows))
+    if TRAIN in report.counts:
+        say(console, f"formulas in {TRAIN}: isomers share a formula, so a molecule may still be new")
     if report.noise:
         console.print(_noise_table(report.noise))
     if known and TRAIN in report.counts:

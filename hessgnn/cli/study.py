@@ -8,8 +8,10 @@ from rich.console import Console
 from rich.progress import TaskID
 from rich.table import Table
 
+from hessgnn.data.store.store import Store
 from hessgnn.experiments.config import StudyConfig
-from hessgnn.experiments.job import Event, JobFinished, JobLog, JobProgress
+from hessgnn.experiments.job import Event, JobFinished, JobLog, JobProgress, Note
+from hessgnn.experiments.labels import label_gradients, part_of
 from hessgnn.experiments.study import cells_of
 from hessgnn.experiments.study import study as run_study
 from hessgnn.leaderboard.report import compare
@@ -17,6 +19,7 @@ from hessgnn.runtime.config import load
 from hessgnn.runtime.files import find_resource
 from hessgnn.runtime.terminal import ProgressLog, say
 from hessgnn.training import bar
+from hessgnn.training.regimes import WITH_FRAMES
 
 
 def study(config: Path, overrides: list[str], *, output: Path | None, dry_run: bool) -> None:
@@ -27,7 +30,8 @@ def study(config: Path, overrides: list[str], *, output: Path | None, dry_run: b
     console.print(_plan_table(settings, folder))
     if dry_run:
         return
-    console.print(bar.LEGEND, style="dim")
+    validations = [settings.run_config(name, {}, steps=1, seed=0).validation for name in settings.architectures]
+    console.print(bar.legend(hessian=any(one.compares_hessians for one in validations)), style="dim")
     log = ProgressLog(console, folder / "study.log")
     jobs, cells = JobLog(log), cells_of(settings)
     with bar.progress_bar(console) as progress:
@@ -37,6 +41,8 @@ def study(config: Path, overrides: list[str], *, output: Path | None, dry_run: b
 
         def observer(event: Event) -> None:
             jobs.observe(event)
+            if isinstance(event, Note) and console.is_terminal:
+                say(console, f"{event.about}: {event.text}")
             if isinstance(event, JobFinished) and event.title.folder in runs:
                 progress.advance(whole)
             if isinstance(event, JobFinished) and event.title.folder in lines:
@@ -64,9 +70,24 @@ def _plan_table(settings: StudyConfig, folder: Path) -> Table:
     table.add_row("labels", ", ".join(settings.regimes))
     table.add_row("data", ", ".join(f"{100 * fraction:g} %" for fraction in settings.fractions))
     table.add_row("seeds", ", ".join(map(str, settings.seeds)))
-    budget = f"{settings.steps} steps" + (", and the device-seconds of E-F-H" if settings.equal_seconds else "")
+    budget = f"at most {settings.steps:,} steps"
+    budget += ", and the other labels again for the device-seconds of E-F-H" if settings.equal_seconds else ""
     table.add_row("each for", budget)
     table.add_row("evaluated by", ", ".join(settings.tasks))
-    table.add_row("in all", f"{len(cells_of(settings))} trainings")
+    equal = [cell for cell in cells_of(settings) if cell.budget == "steps"]
+    others = len(cells_of(settings)) - len(equal)
+    text = f"{len(equal)} trainings, at most {len(equal) * settings.steps:,} steps"
+    table.add_row("in all", text + (f"; and {others} trainings for equal time" if others else ""))
+    labels = settings.labels
+    if set(WITH_FRAMES) & set(settings.regimes):
+        table.add_row("displaced frames", f"by up to {labels.displacement:g} Å (standard deviation of a coordinate)")
+    if labels.hessian_gradients == "measured":
+        table.add_row("cost of the labels", "known when the cost of a Hessian has been measured")
+    else:
+        store, data = Store.open(settings.data.path), settings.data
+        part = part_of(store, data.train, settings.fractions[-1], (labels.seed, settings.seeds[0]))
+        costs = {regime: label_gradients(store, part, regime, labels.hessian_gradients) for regime in settings.regimes}
+        text = ", ".join(f"{regime} {cost:,}" for regime, cost in costs.items())
+        table.add_row("cost of the labels", f"{text} gradients, for {100 * settings.fractions[-1]:g} % of the data")
     table.add_row("workers", f"{settings.workers} processes")
     return table

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +13,20 @@ from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from hessgnn.data.store.store import Store
-from hessgnn.errors import ConfigError
+from hessgnn.errors import ConfigError, UserError
 from hessgnn.evaluation.evaluate import evaluate as evaluate_run
-from hessgnn.evaluation.evaluate import evaluate_calculator
+from hessgnn.evaluation.evaluate import evaluate_calculator, record_mean_predictor, source
 from hessgnn.evaluation.record import Record
 from hessgnn.evaluation.run import DEFAULT_TASKS, TaskSettings, chosen_tasks
 from hessgnn.evaluation.tasks.accuracy import METRICS
+from hessgnn.leaderboard.collect import collect
 from hessgnn.runtime.config import dump, load, override, parse
 from hessgnn.runtime.files import find_resource
 from hessgnn.runtime.machine import keep_freed_memory
 from hessgnn.runtime.terminal import ProgressLog
 from hessgnn.training import bar
 from hessgnn.training.build import build_potential
-from hessgnn.training.config import RunConfig
+from hessgnn.training.config import DataConfig, RunConfig
 from hessgnn.training.distributed import ranks_of_torchrun
 from hessgnn.training.run import Run, ValidationPoint
 from hessgnn.training.trainer import Observer, TrainingResult
@@ -42,7 +44,7 @@ def train(
         if dry_run:
             _print_plan(console, settings, folder)
             return
-        console.print(bar.LEGEND, style="dim")
+        console.print(bar.legend(hessian=settings.validation.compares_hessians), style="dim")
         with bar.progress_bar(console) as progress:
             task = progress.add_task(settings.entry, total=settings.training.steps, errors="")
             log = ProgressLog(console, None if console.quiet else folder / "train.log")
@@ -199,3 +201,25 @@ def _metric_tables(record: Record) -> Iterator[Table]:
 
 def _text(value: float | None) -> str:
     return "null" if value is None else f"{value:.4g}"
+
+
+def mean_predictor_of(runs: Sequence[Path], folder: Path) -> list[Path]:
+    """Record the mean predictor in ``folder`` where none of the runs is one; nothing where their data are not at hand.
+
+    The overall score and ranks of a leaderboard need it.
+    """
+    loaded = collect(runs)
+    if any(item.record.regime == "mean" for item in loaded):
+        return []
+    for item in loaded:
+        record, run = item.record, Run(item.path.parent)
+        own = [run.config().data] if run.config_path.is_file() else []
+        for data in (*own, DataConfig(path=record.data.name)):
+            with suppress(UserError):
+                found = source(Store.open(data.path))
+                same = (found.content_hash, found.split_hash) == (record.data.content_hash, record.data.split_hash)
+                counts = [metric.n for metrics in record.metrics.values() for metric in metrics.values()]
+                if same and counts:
+                    record_mean_predictor(folder, data, list(record.metrics), sample=max(counts))
+                    return [folder]
+    return []

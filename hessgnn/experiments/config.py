@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
@@ -13,7 +14,7 @@ from hessgnn.runtime.config import Settings, get_dotted, merge, parse, set_dotte
 from hessgnn.surface.engines.base import EngineChoice
 from hessgnn.surface.engines.tblite import TBLiteSettings
 from hessgnn.training.config import DataConfig, RunConfig
-from hessgnn.training.regimes import ZERO_WEIGHTS, StudyRegime
+from hessgnn.training.regimes import WITH_FRAMES, ZERO_WEIGHTS, StudyRegime
 
 HALF = 0.5
 """Share of the structures of an epoch of ``E-F+H`` that have a Hessian: half of the cost, half of the steps."""
@@ -90,6 +91,32 @@ class ExperimentConfig(Settings):
     @classmethod
     def _tasks_are_known(cls, tasks: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(chosen_tasks(tasks))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keys_are_where_they_belong(cls, content: Any) -> Any:
+        """Say where a key belongs that is a training configuration's, or not one's."""
+        base = content.get("base") if isinstance(content, Mapping) else None
+        for given, prefix, known, other in (
+            (content, "base.", RunConfig.model_fields, cls.model_fields),
+            (base, "", cls.model_fields, RunConfig.model_fields),
+        ):
+            for key, value in given.items() if isinstance(given, Mapping) else ():
+                if key in known and key not in other and key != "potential":
+                    while isinstance(value, Mapping) and len(value) == 1:
+                        ((part, value),) = value.items()
+                        key = f"{key}.{part}"
+                    raise ValueError(f"{'' if prefix else 'base.'}{key} is no key here; did you mean {prefix}{key}?")
+        return content
+
+    @model_validator(mode="after")
+    def _frames_are_used(self) -> Self:
+        # The default stands in the settings that every experiment keeps.
+        if self.labels.displacement != LabelSettings().displacement and not set(WITH_FRAMES) & set(self.regimes):
+            raise ValueError(
+                f"labels.displacement: no kind of labels in {', '.join(self.regimes)} has displaced frames"
+            )
+        return self
 
     @model_validator(mode="after")
     def _architectures_are_distinct(self) -> Self:

@@ -320,7 +320,7 @@ class TrainingSets:
 
     def _labelled(self, path: Path, done: int, total: int) -> None:
         title = JobTitle("labels", "", path.stem, str(path))
-        self._observer(JobProgress(title, done, total, task="labelling frames"))
+        self._observer(JobProgress(title, done, total, task="labelling frames of structure"))
 
     def _measured(self) -> float:
         """Measured once, so that an experiment that goes on later counts alike."""

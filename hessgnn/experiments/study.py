@@ -125,6 +125,8 @@ def study(config: StudyConfig, folder: Path, observer: Observer) -> list[Path]:
         require_same(config, path, finished=finished)
         if has_other_rules(config, path):  # finished by an earlier version: there to be read
             return _board(config, folder)
+        if done := sum(Run(cell.folder(folder)).record.is_file() for cell in cells_of(config)):
+            observer(Note("resumed", f"{done} of {len(cells_of(config))} runs were finished"))
         store = Store.open(config.data.path)
         sets = TrainingSets(config, store, folder / "data", observer)
         observer(Note("labels", sets.hessian_cost()))

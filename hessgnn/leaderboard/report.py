@@ -19,7 +19,7 @@ from hessgnn.leaderboard import tables
 from hessgnn.leaderboard.board import Leaderboard
 from hessgnn.leaderboard.collect import RunFiles, collect
 from hessgnn.leaderboard.latex import latex_table
-from hessgnn.leaderboard.scores import score
+from hessgnn.leaderboard.scores import NO_REFERENCE, score
 from hessgnn.leaderboard.sections.base import PageData, PlainSection, Section, all_sections
 from hessgnn.leaderboard.tables import markdown_text, terminal_table
 from hessgnn.leaderboard.trials import read_trials
@@ -47,7 +47,9 @@ def compare(
     page = write_board(board, loaded, folder, trials=trials, sections=sections)
     if board.demonstration:
         say(console, tables.DEMONSTRATION)
-    console.print(terminal_table(board.rows))
+    console.print(terminal_table(board, console.width))
+    if NO_REFERENCE in board.notes:
+        say(console, NO_REFERENCE)
     say(console, f"leaderboard: {page}")
 
 
@@ -154,12 +156,11 @@ def summary(board: Leaderboard) -> str:
     regimes = sorted({row.regime for row in board.rows if row.regime != "mean"})
     seeds = {len(row.seeds) for row in board.rows if row.regime != "mean"}
     per_entry = f"{min(seeds)} to {max(seeds)} seeds" if len(seeds) > 1 else _count(max(seeds, default=0), "seed")
-    judged = " and ".join(
-        split if n is None else f"{split} ({_count(n, 'structure')})" for split, n in board.structures.items()
-    )
+    judged = [split if n is None else f"{split} ({_count(n, 'structure')})" for split, n in board.structures.items()]
     return (
-        f"{_count(len(architectures), 'architecture')} trained on {' and '.join(regimes) or 'nothing'} labels with "
-        f"{per_entry} per entry, on {board.data.name} ({board.data.level_of_theory}), judged on {judged or 'no split'}."
+        f"{_count(len(architectures), 'architecture')} trained on {', '.join(regimes) or 'no'} labels with "
+        f"{per_entry} per entry, on {board.data.name} ({board.data.level_of_theory}), "
+        f"judged on {', '.join(judged) or 'no split'}."
     )
 
 

@@ -26,6 +26,12 @@ SAME_DATA = ("content_hash", "split_hash", "level_of_theory")
 EXAMPLES = 3
 """Structures that are named for each reason why a task failed."""
 
+NO_REFERENCE = (
+    "There is no overall score and no rank: they need a record of the mean predictor with the RMSE of everything that "
+    "counts in the score, on every split. hessgnn leaderboard makes one where the data set of the runs is at "
+    "hand; hessgnn.evaluation.evaluate.record_mean_predictor writes one."
+)
+
 References = dict[str, dict[str, float]]
 """Quantity -> split -> the mean predictor's RMSE."""
 
@@ -354,10 +360,7 @@ def _notes(
     """Tell the reader what makes the comparison less than fair."""
     notes = []
     if references is None:
-        notes.append(
-            "There is no overall score and no rank: they need a record of the mean predictor with the RMSE of "
-            "everything that counts in the score, on every split."
-        )
+        notes.append(NO_REFERENCE)
     notes += [
         f"{row.entry}: not a force field on {split}. Its force MAE, {score.mean:,.0f} meV/Å, is above that of "
         f"predicting no force at all, {no_force[split]:,.0f} meV/Å. Ratios and claims of its forces there are not "

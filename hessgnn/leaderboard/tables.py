@@ -15,12 +15,14 @@ from itertools import groupby
 from math import floor, log, log10
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from hessgnn.evaluation.record import Better
 from hessgnn.evaluation.tasks.accuracy import METRICS
 from hessgnn.leaderboard.board import Leaderboard, MetricInfo, Ratio, Row, Score
+from hessgnn.leaderboard.comparisons import STATIONARY
 
 MAIN_METRICS = ("energy_mae", "forces_mae", "hessian_mae", "hessian_rmse")
 """The metrics that are printed; CSV and JSON hold all."""
@@ -318,29 +320,40 @@ def _moments(score: Score | None) -> list[float | int | None]:
     return [None, None, 0] if score is None else [score.mean, score.std, score.n]
 
 
-def terminal_table(rows: Sequence[Row]) -> Table:
+def terminal_table(board: Leaderboard, width: int = 80) -> Table:
     """Return the rows as a table for the terminal: fewer columns than the page's, spreads below their means.
 
-    It fits 80 characters for two splits. Names are plain text, never markup.
+    Of each split the errors of energies, forces (but where no force is right) and Hessians are shown; without those of
+    forces, and without the training time, where ``width`` characters do not hold them. Names are plain text, never
+    markup.
     """
-    splits = list(rows[0].scores) if rows else []
-    shown = [
-        column
-        for column in columns(splits)
-        if column.key in ("rank", "entry", "overall", "device_seconds", "seeds")
-        or column.key.endswith(("forces_mae", "hessian_rmse"))
-    ]
+    kinds = ["energy_mae", "forces_mae", "hessian_rmse"]
+    for left_out in ((), ("device_seconds",), ("device_seconds", "forces_mae")):
+        table = _terminal_table(board, ["device_seconds", *kinds], left_out)
+        if Console(width=10_000).measure(table).minimum <= width:
+            break
+    return table
+
+
+def _terminal_table(board: Leaderboard, kinds: Sequence[str], left_out: Sequence[str]) -> Table:
+    zero = {split for split, force in board.zero_force_mae.items() if force is not None and force < STATIONARY}
+    keys = {"rank", "entry", "overall", "seeds", *kinds, *(f"{s} {kind}" for s in board.splits for kind in kinds)}
+    keys -= {*left_out, *(f"{split} {kind}" for split in board.splits for kind in left_out)}
+    keys -= {f"{split} forces_mae" for split in zero}
+    shown = [column for column in columns(board.splits) if column.key in keys]
     table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False)
     for column in shown:
         unit = column.unit if column.key != "overall" else ""
-        heading = Text("\n".join(part for part in (column.split, column.title, unit) if part))
+        title = column.title.replace(" ", "\n") if column.split else column.title
+        heading = Text("\n".join(part for part in (column.split, title, unit.replace("/atom", "\n/atom")) if part))
         if column.key == "entry":
-            table.add_column(heading, overflow="fold")
+            table.add_column(heading, overflow="fold", min_width=12)
         else:
             table.add_column(heading, justify="right", no_wrap=True)
-    for row in rows:
+    for row in board.rows:
         cells = [column.cell(row) for column in shown]
-        lines = [Text(f"{cell.text}\n{cell.detail}".rstrip()) for cell in cells]
+        # How many seeds there are is said once, in the last column.
+        lines = [Text(f"{cell.text}\n{'' if cell.detail == 'n=1' else cell.detail}".rstrip()) for cell in cells]
         if row.n_failed:
             lines[-1].append(f"\n{row.n_failed} failed")
         table.add_row(*lines)

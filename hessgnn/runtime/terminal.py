@@ -57,7 +57,9 @@ def main(application: typer.Typer, arguments: Sequence[str] | None = None) -> No
         status = 1
     # Some versions of typer return the status, others raise. Of torchrun's processes, rank 0 reports it for all.
     if status == INTERRUPTED and os.environ.get("RANK", "0") == "0":
-        errors.print("stopped; the same command goes on (`train`: with --resume and the run folder)", highlight=False)
+        errors.print(
+            "stopped; to resume, run the same command again (for `train`: `train --resume RUN`)", highlight=False
+        )
     sys.exit(status)
 
 

@@ -324,6 +324,12 @@ class SweepConfig(ExperimentConfig):
                 f"the sampler {self.sampler.kind!r} knows no conditions, and {conditional[0]} has one: "
                 "choose tpe or random"
             )
+        checked = self.check_ranking.trials
+        if checked and self.budget.trials <= checked:
+            raise ValueError(
+                f"check_ranking.trials = {checked} compares with a worse trial, and budget.trials is "
+                f"{self.budget.trials}: give it more than {checked}, or leave the check out"
+            )
         if not sum(self.objective.weights.values()) > 0:
             raise ValueError("objective.weights: at least one must be positive")
         return self
@@ -412,6 +418,11 @@ class RunCounts:
     finals: int
     final_steps: int
     equal_seconds: int
+
+    @property
+    def runs(self) -> int:
+        """All of them."""
+        return self.trials + self.transfers + self.checks + self.finals + self.equal_seconds
 
     @property
     def steps(self) -> int:

@@ -7,6 +7,7 @@ import statistics
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,7 +25,7 @@ from hessgnn.sweep.config import DISPLACEMENT, Choice, Subject, SweepConfig
 from hessgnn.training.build import build
 from hessgnn.training.config import RunConfig
 from hessgnn.training.loss import Weights
-from hessgnn.training.regimes import WITH_FRAMES
+from hessgnn.training.regimes import WITH_FRAMES, StudyRegime
 from hessgnn.training.validation import validate
 
 BATCHES, MOST_BATCHES = 4, 64
@@ -137,48 +138,46 @@ def estimates(config: SweepConfig) -> list[Estimate]:
 
 
 def _estimate(config: SweepConfig, workers: Workers, architecture: str, folder: Path) -> Estimate:
-    found: dict[str, dict[str, float]] = {}
-    for regime in ("E-F", "E-F-H"):
-        run = config.run_config(architecture, {}, steps=_STEPS + _WARMUP, seed=config.seed, regime=regime)
-        job = Job(run, folder / f"{len(list(folder.iterdir()))}", architecture, regime)
-        try:
-            outcome = workers.submit(job, work=measure_steps).result()
-        except UserError as error:
-            return Estimate(architecture, reason=str(error))
-        if outcome.reason is not None:
-            return Estimate(architecture, reason=outcome.reason)
-        found[regime] = outcome.measured
-    plain, curved = found["E-F"], found["E-F-H"]
-    return Estimate(
-        architecture,
-        plain_step=plain["step"],
-        hessian_step=curved["step"],
-        validation=curved["validation"],
-        every=int(curved["every"]),
-        memory=max(plain["memory"], curved["memory"]),
-    )
+    def run(regime: StudyRegime) -> RunConfig:
+        return config.run_config(architecture, {}, steps=_STEPS + _WARMUP, seed=config.seed, regime=regime)
+
+    try:
+        job = Job(run("E-F-H"), folder / architecture, architecture, "")
+        outcome = workers.submit(job, work=partial(measure_steps, plain=run("E-F"))).result()
+    except UserError as error:
+        return Estimate(architecture, reason=str(error))
+    if outcome.reason is not None:
+        return Estimate(architecture, reason=outcome.reason)
+    found = outcome.measured
+    seconds = found["plain_step"], found["hessian_step"], found["validation"]
+    return Estimate(architecture, *seconds, int(found["every"]), found["memory"])
 
 
-def measure_steps(job: Job, link: Link) -> JobResult:  # noqa: ARG001
-    """Time a few steps and a validation; nothing is written.
+def measure_steps(job: Job, link: Link, *, plain: RunConfig) -> JobResult:  # noqa: ARG001
+    """Time a few steps with and without Hessians, which take turns, and a validation; nothing is written.
 
-    It measures ``step``, the median, and ``validation``, both in seconds, peak ``memory`` in bytes, and ``every``, the
-    steps between two validations.
+    Of each the fastest counts, which is slowed least by what else the machine does. ``measured`` holds the numbers of
+    an :class:`Estimate`.
     """
-    setup = build(job.config)
-    times = []
+    setups = {"plain_step": build(plain), "hessian_step": build(job.config)}
+    times: dict[str, list[float]] = {name: [] for name in setups}
     for step in range(_WARMUP + _STEPS):
+        for name, setup in setups.items():
+            start = time.perf_counter()
+            setup.step(step)
+            times[name].append(time.perf_counter() - start)
+    validations = []
+    for _ in range(2):
         start = time.perf_counter()
-        setup.step(step)
-        times.append(time.perf_counter() - start)
-    start = time.perf_counter()
-    validate(setup.average.potential, setup.validation, job.config.validation)
-    validation = time.perf_counter() - start
-    setup.loader.close()
-    peak = peak_resident()
-    typical, every = statistics.median(times[_WARMUP:]), job.config.validation.every
-    steps = len(setup.loader) if every == "epoch" else every
-    return JobResult(None, measured={"step": typical, "validation": validation, "memory": peak, "every": steps})
+        validate(setup.average.potential, setup.validation, job.config.validation)
+        validations.append(time.perf_counter() - start)
+    every = job.config.validation.every
+    measured = {name: min(found[_WARMUP:]) for name, found in times.items()}
+    measured |= {"validation": min(validations), "memory": peak_resident()}
+    measured["every"] = len(setup.loader) if every == "epoch" else every
+    for setup in setups.values():
+        setup.loader.close()
+    return JobResult(None, measured=measured)
 
 
 def measure_balance(job: Job, link: Link) -> JobResult:  # noqa: ARG001

@@ -78,6 +78,7 @@ _RECORD = "record"
 """User attribute of a retraining: its record, so that every machine has it."""
 _MEASURED = "measured"
 """User attribute of a job that trains nothing: what it found."""
+_RUNS = ("ranking ", "transfer ", "final ")  # what keys of fixed work begin with where it is a run
 _PAUSE = 1.0  # seconds between two looks at what others do
 
 
@@ -136,6 +137,9 @@ class _Sweep:
     def run(self) -> list[Path]:
         """Everything; the folders of the retrained."""
         chains = [partial(self._subject, subject) for subject in self.config.subjects]
+        done = sum(key.startswith(_RUNS) and not is_open(entry) for key, entry in self.fixed.entries().items())
+        if done := done + sum(len(self._tuning(subject).trials()) for subject in self.config.subjects):
+            self.observer(Note("resumed", f"{done} of {self.config.count_runs().runs} runs were finished"))
         try:
             self.scheduler.run([self._label], self.observer)
             found = self.scheduler.run(chains, self.observer)
@@ -211,8 +215,7 @@ class _Sweep:
                 self.scheduler.pause(self.pause)
                 continue
             path = self.folder / "trials" / subject.folder / f"{request.number:03d}"
-            label = f"{request.number + 1}/{self.config.budget.trials}"
-            job = Job(self._trial_run(subject, request.values), path, str(subject), label, stage="trial")
+            job = Job(self._trial_run(subject, request.values), path, str(subject), f"{request.number}", stage="trial")
             result = self._attempt(tuning.queue, request.trial, job, partial(tuning.prune, request))
             if result is not None:
                 tuning.tell(request, result)

@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from hessgnn.sweep.heartbeat import Heartbeat
 
-KEY, ATTEMPT, LOST, REASON, AGAIN = "key", "attempt", "lost", "reason", "again"
+KEY, ATTEMPT, LOST, REASON, AGAIN, KIND = "key", "attempt", "lost", "reason", "again", "kind"
 """User attributes of a trial. ``lost``: attempts before it whose process died; ``again``: there is another after it."""
 
 DIED = "the process exited without reporting an error (killed, or the machine went down)"
@@ -121,7 +121,8 @@ class TrialQueue:
     def _enqueue_again(self, entry: FrozenTrial) -> None:
         fixed = {**entry.system_attrs.get("fixed_params", {}), **entry.params}
         attributes = {KEY: entry.user_attrs[KEY], ATTEMPT: attempts_of(entry) + 1, LOST: entry.user_attrs[AGAIN]}
-        self.study.enqueue_trial(fixed, user_attrs=attributes)
+        kind = {KIND: entry.user_attrs[KIND]} if KIND in entry.user_attrs else {}
+        self.study.enqueue_trial(fixed, user_attrs={**attributes, **kind})
 
     def _close(self, trial_id: int, number: int, reason: str) -> None:
         with suppress(ValueError, UpdateFinishedTrialError):  # another was faster

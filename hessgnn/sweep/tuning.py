@@ -36,13 +36,13 @@ from hessgnn.runtime.config import get_dotted
 from hessgnn.runtime.imports import require
 from hessgnn.sweep.config import DISPLACEMENT, PAPER_WEIGHTS, Choice, Range, Subject, SweepConfig, Values, several
 from hessgnn.sweep.heartbeat import Heartbeat
-from hessgnn.sweep.trial_queue import TrialQueue, attempts_of, is_open, reason_of
+from hessgnn.sweep.trial_queue import KIND, TrialQueue, attempts_of, is_open, reason_of
 from hessgnn.training.run import ValidationPoint
 
 TrialKind = Literal["paper", "balance", "sampled"]
 """Where the values of a trial come from: the paper's weights, the balance of the losses, the sampler."""
 
-KIND, SECONDS, PRODUCTS = "kind", "device_seconds", "products"
+SECONDS, PRODUCTS = "device_seconds", "products"
 """User attributes of a trial."""
 
 PAPER, BALANCE = 0, 1
@@ -150,9 +150,8 @@ class Tuning:
         return seconds >= (budget.device_seconds or float("inf")) or hours >= (budget.hours or float("inf"))
 
     def _claim(self, number: int, entry: FrozenTrial, known: Mapping[str, float]) -> TrialRequest | None:
-        kind: TrialKind = {PAPER: "paper", BALANCE: "balance"}.get(number, "sampled")  # type: ignore[assignment]
-        if kind == "balance" and not set(known) & set(self.space):
-            kind = "sampled"
+        begun: TrialKind | None = entry.user_attrs.get(KIND)  # which a trial that is tried again stays
+        kind = begun or self._kind(number, known)
         fixed = {} if kind == "sampled" else self.starting_values(known if kind == "balance" else {})
         self.study.sampler = self._sampler(number, fixed)
         trial = self.queue.claim(entry)
@@ -161,6 +160,11 @@ class Tuning:
         values = draw(trial, self.space)
         self.queue.annotate(trial, {KIND: kind})
         return TrialRequest(number, kind, values, trial)
+
+    def _kind(self, number: int, known: Mapping[str, float]) -> TrialKind:
+        """What a trial is; one with measured values only if these lie inside the space."""
+        inside = [key for key in set(known) & set(self.space) if self.space[key].nearest(known[key]) == known[key]]
+        return "paper" if number == PAPER else "balance" if number == BALANCE and inside else "sampled"
 
     def starting_values(self, known: Mapping[str, float]) -> dict[str, Any]:
         """The paper's weights and the base's other values, or what is allowed nearest to them.

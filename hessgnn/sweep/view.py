@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -12,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 from rich.text import Text
 
-from hessgnn.experiments.job import Event, JobFinished, JobLog, JobProgress
+from hessgnn.experiments.job import Event, JobFinished, JobLog, JobProgress, Note
 from hessgnn.leaderboard.report import compare
 from hessgnn.leaderboard.trials import TrialResult, read_trials
 from hessgnn.runtime.config import load
@@ -36,7 +37,7 @@ def run(config: Path, overrides: list[str], *, output: Path | None, dry_run: boo
             measured, frames = estimates(settings), labelling(settings)
         console.print(_estimate_table(settings, measured, frames))
         return
-    console.print(bar.LEGEND, style="dim")
+    console.print(bar.legend(hessian=settings.objective.weights.get("hessian", 0.0) > 0), style="dim")
     log = ProgressLog(console, folder / "sweep.log")
     view = _View(settings, console, log)
     live = Live(get_renderable=view.render, console=console, refresh_per_second=4)
@@ -58,7 +59,7 @@ class _View:
 
     def __init__(self, settings: SweepConfig, console: Console, log: ProgressLog) -> None:
         self._settings, self._steps = settings, settings.count_runs().steps
-        self._log = log
+        self._console, self._log = console, log
         self._jobs = JobLog(log)
         self._running: dict[str, JobProgress] = {}
         self._errors: dict[str, str] = {}
@@ -81,6 +82,8 @@ class _View:
             self._rows[event.row.subject][event.row.trial] = event.row
             self._log.line(event.title, _outcome(event.row))
             return
+        if isinstance(event, Note) and self._console.is_terminal:
+            say(self._console, f"{event.about}: {event.text}")
         closed = isinstance(event, JobFinished) and event.title.stage == "trial" and event.result is not None
         if not closed:  # the line of its TrialFinished, which follows, says more
             self._jobs.observe(event)
@@ -153,8 +156,10 @@ def _plan_table(settings: SweepConfig, folder: Path) -> Table:
     counted, budget = settings.count_runs(), settings.budget
     table = Table(title=f"sweep {settings.name} into {folder}", show_header=False)
     table.add_row("architectures", ", ".join(settings.architectures))
-    for regime in settings.regimes:
-        table.add_row(f"tuned for {regime}", ", ".join(settings.space_of(regime)) or "nothing")
+    if budget.trials == 1:
+        table.add_row("tuned", "nothing: the only trial of each has the paper's weights")
+    for regime in settings.regimes if budget.trials > 1 else ():
+        table.add_row(f"tuned for {regime}", ", ".join(settings.space_of(regime)))
     cost = f"; and {settings.objective.cost}" if settings.objective.cost else ""
     table.add_row("objective", settings.objective.describe() + cost)
     limits = [
@@ -176,7 +181,8 @@ def _plan_table(settings: SweepConfig, folder: Path) -> Table:
     if counted.transfers:
         table.add_row("transfer", f"{counted.transfers} trials with the weights of another architecture")
     if counted.checks:
-        text = f"the {settings.check_ranking.trials} best and the worst trial of each"
+        number = settings.check_ranking.trials
+        text = f"the {'best' if number == 1 else f'{number} best'} and the worst trial of each"
         table.add_row("ranking check", f"{counted.checks} runs of {settings.final_steps} steps: {text}")
     table.add_row(
         "retraining",
@@ -185,8 +191,7 @@ def _plan_table(settings: SweepConfig, folder: Path) -> Table:
         f"at most {settings.final_steps} steps each" + (", and for equal time" if settings.equal_seconds else ""),
     )
     table.add_row("evaluated by", ", ".join(settings.tasks))
-    runs = counted.trials + counted.transfers + counted.checks + counted.finals + counted.equal_seconds
-    table.add_row("in all", f"{runs} runs, {counted.steps:,} steps, {len(settings.subjects)} studies")
+    table.add_row("in all", f"{counted.runs} runs, {counted.steps:,} steps, {len(settings.subjects)} studies")
     kept_in = without_password(settings.storage) or "a journal file"
     table.add_row("workers", f"{settings.workers} processes; trials are kept in {kept_in}")
     return table
@@ -211,14 +216,23 @@ def _estimate_table(settings: SweepConfig, measured: Sequence[Estimate], frames:
             f"{item.seconds(settings) / 60:.1f}",
         )
     workers = max(1, settings.workers)
-    total = sum(item.seconds(settings) for item in measured if item.reason is None) / workers / 60
+    total = sum(item.seconds(settings) for item in measured if item.reason is None) / workers
     memory = workers * max((item.memory for item in measured if item.reason is None), default=0) / 2**30
     table.caption = (
-        f"about {total:.0f} min of training and validation with {settings.workers} workers that do not slow each "
+        f"{_minutes(total)} of training and validation with {settings.workers} workers that do not slow each "
         f"other down, and {memory:.1f} GiB at once, if no run stops early; "
         f"evaluation ({', '.join(settings.tasks)}) comes on top"
     )
     if frames is not None:
-        minutes = frames.seconds / workers / 60
-        table.caption += f"; labelling {frames.gradients:,} displaced frames takes about {minutes:.0f} min before it"
+        table.caption += (
+            f"; labelling {frames.gradients:,} displaced frames takes {_minutes(frames.seconds / workers)} before it"
+        )
+    if (load := os.getloadavg()[0]) > (cores := os.cpu_count() or 1):
+        table.caption += (
+            f". The machine is busy (load {load:.1f} on {cores} cores): times would be shorter on an idle one"
+        )
     return table
+
+
+def _minutes(seconds: float) -> str:
+    return f"about {seconds / 60:.0f} min" if seconds >= 60 else "less than a minute"

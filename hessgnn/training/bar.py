@@ -54,12 +54,14 @@ def observe(progress: Progress, task: TaskID, also: Callable[[int], None] | None
     return observer
 
 
-LEGEND = "errors are root mean squares on the validation split: E in meV/atom, F in meV/Å, H in eV/Å²"
-"""Explains the numbers of :func:`describe`."""
+def legend(*, hessian: bool) -> str:
+    """Explain the numbers of :func:`describe`; those of Hessians where a validation has them."""
+    units = "E in meV/atom, F in meV/Å" + (", H in eV/Å²" if hessian else "")
+    return f"errors are root mean squares on the validation split: {units}"
 
 
 def describe(point: ValidationPoint) -> str:
-    """Validation errors on one short line, in the units of :data:`LEGEND`."""
+    """Validation errors on one short line, in the units of :func:`legend`."""
     errors = (("E", point.energy_rmse, 1e3), ("F", point.forces_rmse, 1e3), ("H", point.hessian_rmse, 1.0))
     return "  ".join(f"{title} {_short(value * factor)}" for title, value, factor in errors if value is not None)
 

@@ -87,6 +87,7 @@ def test_check(run, tmp_path):
     output = run("check", "rtp-mini")
     assert "3003 structures, no error, 2 warnings" in output
     assert "known molecules*: test 0 of 124, irc 0 of 168, nms 0 of 395" in output
+    assert "isomers share a formula" in output
     random = run("check", "rtp-mini-random")
     assert "known molecules*: test 28 of 51, irc 776 of 776, nms 1665 of 1711" in random
     assert "warning [leakage]: split over structures, as intended" in random
@@ -117,6 +118,10 @@ def test_split_moves_groups_and_keeps_content(run, tmp_path):
     assert new.attributes.content_hash == old.attributes.content_hash
     assert new.attributes.split_hash[:16] in output
     assert new.attributes.provenance.startswith(old.attributes.provenance)
+    before = (tmp_path / "new.h5").read_bytes()
+    with pytest.raises(DataError, match="exists already"):
+        run("split", "rtp-mini", "-o", tmp_path / "new.h5")
+    assert (tmp_path / "new.h5").read_bytes() == before
     with pytest.raises(ConfigError, match="not three numbers"):
         run("split", "rtp-mini", "-o", tmp_path / "new.h5", "--fractions", "0.5")
 

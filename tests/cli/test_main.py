@@ -16,6 +16,7 @@ import pytest
 import yaml
 from tiny_store import TINY, write_tiny_store
 
+import hessgnn
 from hessgnn import cli
 from hessgnn.data.store.store import Store, write_store
 from hessgnn.evaluation.record import read_record
@@ -212,6 +213,11 @@ def test_no_verb_shows_the_help(invoke: Invoke, home: Path, arguments: list[str]
     assert not (home / "error.log").exists()
 
 
+def test_the_version(invoke: Invoke) -> None:
+    shown = invoke("--version")
+    assert (shown.status, shown.output.strip()) == (0, f"hessgnn {hessgnn.__version__}")
+
+
 def test_a_wrong_sweep_writes_nothing(refused: Callable[..., str], home: Path) -> None:
     assert "did you mean 'trials'" in refused("sweep", "budget.trails=3")
     assert "no such file" in refused("sweep", "sweeps/quick.yaml")
@@ -267,7 +273,7 @@ def test_ctrl_c_says_how_to_go_on(invoke: Invoke, home: Path, monkeypatch: pytes
         patch.setattr(train_verb.bar, "observe", interrupted)
         ended = invoke("train", "my.yaml", "-o", "run")
     assert ended.status == 130
-    assert ended.errors.strip() == "stopped; the same command goes on (`train`: with --resume and the run folder)"
+    assert ended.errors.strip() == "stopped; to resume, run the same command again (for `train`: `train --resume RUN`)"
     assert invoke("train", "--resume", "run").status == 0
     assert [p.score for p in Run(home / "run").curve()] == [p.score for p in Run(home / "whole").curve()]
 
@@ -298,6 +304,9 @@ def test_from_config_to_leaderboard(invoke: Invoke, home: Path) -> None:
     board = invoke("leaderboard", run, twin, "-o", "board")
     assert board.status == 0, board
     assert "schnet E-F-H" in board.output
+    # Both runs are of a store that is at hand, so the mean predictor that ranks need could be recorded.
+    assert "mean predictor" in (home / "board" / "leaderboard.csv").read_text()
+    assert "no overall score" not in board.output
     assert {"index.html", "leaderboard.md", "leaderboard.csv", "leaderboard.json"} <= set(files(home / "board"))
 
 
@@ -336,7 +345,11 @@ def test_a_dry_run_writes_nothing(
     assert plan["potential"]["elements"] == [1, 6, 7, 8]
     studied = invoke("study", "sweeps/efficiency.yaml", "--dry-run", "seeds=[1]")
     assert studied.status == 0
-    assert "63 trainings" in studied.output  # 3 architectures, 3 parts, 4 kinds of labels, and 3 for equal time
+    plan = " ".join(re.sub("[│\n]", " ", studied.output).split())
+    assert "at most 20,000 steps" in plan
+    assert "36 trainings, at most 720,000 steps; and 27 trainings for equal time" in plan  # 3 architectures, 3 parts
+    assert "by up to 0.1 Å" in plan
+    assert re.search(r"E-F \d+, E-F\+ ([\d,]+), E-F\+H \1, E-F-H \1 gradients, for 80 % of the data", plan)
     # Steps are measured in this process: six others would each import torch and learn what warms up.
     monkeypatch.setattr("hessgnn.sweep.measure.Workers", lambda number, threads: Workers(0, threads))
     small = (f"base.data.path={tiny_store}", "base.training.batch_size=2", "threads=1")

@@ -16,7 +16,7 @@ from hessgnn.errors import ConfigError, NothingTrained
 from hessgnn.evaluation.evaluate import evaluate
 from hessgnn.evaluation.record import read_record
 from hessgnn.experiments.config import StudyConfig
-from hessgnn.experiments.job import Event, JobProgress
+from hessgnn.experiments.job import Event, JobProgress, Note
 from hessgnn.experiments.study import Cell, cells_of, study
 from hessgnn.experiments.study_report import StudyRuns, read_points, summary
 from hessgnn.leaderboard.collect import collect
@@ -98,7 +98,7 @@ def test_a_redirected_study_prints_a_line_for_each_finished_unit(
     save(config, tmp_path / "study.yaml")
     study_command(tmp_path / "study.yaml", [], output=tmp_path / "out", dry_run=False)
     printed, log = capsys.readouterr().out, (tmp_path / "out" / "study.log").read_text()
-    units = [r"labels train-1-frames-0\.1\] labelling frames 6/6$", r"report\] .*leaderboard written$"]
+    units = [r"labels train-1-frames-0\.1\] labelling frames of structure 6/6$", r"report\] .*leaderboard written$"]
     for regime in (r"E-F\+", "E-F-H"):
         run = rf"run schnet {regime}, 100 %, seed 1\]"
         units += [rf"{run} 6/6 steps  E \d", rf"{run} finished: score .* device-seconds$"]
@@ -118,8 +118,11 @@ def test_a_study_goes_on_and_another_is_refused(
     trained = []
     # Nothing is trained again.
     monkeypatch.setattr("hessgnn.training.step.TrainingStep.__call__", lambda self, step: trained.append(step))
-    assert study(config, tmp_path, silent) == first
+    events: list[Event] = []
+    assert study(config, tmp_path, events.append) == first
     assert trained == []
+    number = len(cells_of(config))
+    assert Note("resumed", f"{number - 1} of {number} runs were finished") in events
     points, again = json.loads(before)["points"], json.loads((tmp_path / "points.json").read_text())["points"]
     assert [p["errors"] for p in again] == [p["errors"] for p in points]
     with pytest.raises(ConfigError, match=r"steps: 6 became 7"):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+from rich.console import Console
 from synthetic_runs import EVIL, failed_record, make_record
 from typer import Typer
 from typer.testing import CliRunner
@@ -18,7 +19,8 @@ from hessgnn.errors import DataError
 from hessgnn.evaluation.record import Metric, Regime
 from hessgnn.leaderboard.board import Leaderboard
 from hessgnn.leaderboard.collect import collect
-from hessgnn.leaderboard.report import write_report
+from hessgnn.leaderboard.report import compare, write_report
+from hessgnn.leaderboard.scores import score
 from hessgnn.leaderboard.tables import columns, integer, markdown_text, number, terminal_table
 
 SaveRun = Callable[..., Path]
@@ -246,9 +248,39 @@ def test_the_terminal_table_takes_names_as_plain_text(save_run: SaveRun, tmp_pat
     records = [make_record(entry="[red]x[/red]"), make_record("mean predictor", "mean", None, 1.0)]
     write_report(collect([save_run(record) for record in records]), tmp_path)
     board = Leaderboard.model_validate_json((tmp_path / "leaderboard.json").read_text())
-    table = terminal_table(board.rows)
+    table = terminal_table(board)
     assert str(next(iter(table.columns[1].cells))) == "[red]x[/red]"
-    assert terminal_table([]).row_count == 0
+    assert terminal_table(board.model_copy(update={"rows": []})).row_count == 0
+
+
+def test_the_terminal_table_has_energies_and_no_forces_of_stationary_points(runs: Sequence[Path]) -> None:
+    board = score(collect(runs)).model_copy(update={"zero_force_mae": {"test": 0.0, "nms": 500.0}})
+    titles = {str(column.header).replace("\n", " ") for column in terminal_table(board, 200).columns}
+    assert {"test E MAE meV /atom", "test H RMSE eV/Å²", "nms F MAE meV/Å", "nms E MAE meV /atom"} <= titles
+    assert not any(title.startswith("test F") for title in titles)
+    narrow = {str(column.header).replace("\n", " ") for column in terminal_table(board, 40).columns}
+    assert narrow < titles
+    assert "nms E MAE meV /atom" in narrow
+    wide = [cell for column in terminal_table(board, 200).columns[:-1] for cell in column.cells]
+    assert not any("n=1" in str(cell) for cell in wide)
+
+
+def test_without_a_mean_predictor_the_terminal_says_why_there_is_no_rank(
+    runs: Sequence[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compare(runs[1:], tmp_path, "x", Console(width=100))
+    assert "There is no overall score and no rank" in capsys.readouterr().out
+
+
+def test_a_page_without_claims_refers_to_none(save_run: SaveRun, tmp_path: Path) -> None:
+    records = [make_record(regime=regime, seed=1, demonstration=True) for regime in ("E-F", "E-F-H")]
+    write_report(collect([save_run(record) for record in records]), tmp_path)
+    text = (tmp_path / "leaderboard.md").read_text()
+    assert "Ratios" in text
+    assert "table of claims" not in text
+    assert "judged on test (" in text
+    assert " and irc" not in text.splitlines()[4]
+    assert "`--weights`" not in (tmp_path / "index.html").read_text()
 
 
 def test_the_command_prints_the_table_and_the_page(runs: Sequence[Path], tmp_path: Path) -> None:

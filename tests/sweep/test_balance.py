@@ -50,8 +50,9 @@ def test_losses_that_cannot_be_balanced_are_an_error(config: RunConfig, monkeypa
 @pytest.mark.parametrize("every", [7, "epoch"])
 def test_measuring_a_run_writes_nothing(config: RunConfig, tmp_path: Path, every: int | str) -> None:
     config = config.model_copy(update={"validation": config.validation.model_copy(update={"every": every})})
-    outcome = measure_steps(Job(config, tmp_path / "run", "schnet", "E-F-H"), None)  # type: ignore[arg-type]
-    assert outcome.measured.keys() == {"step", "validation", "memory", "every"}
+    job = Job(config, tmp_path / "run", "schnet", "E-F-H")
+    outcome = measure_steps(job, None, plain=config)  # type: ignore[arg-type]
+    assert outcome.measured.keys() == {"plain_step", "hessian_step", "validation", "memory", "every"}
     assert outcome.measured["every"] == (len(build(config).loader) if every == "epoch" else every)
     assert min(outcome.measured.values()) > 0
     assert list(tmp_path.iterdir()) == []

@@ -20,7 +20,7 @@ from hessgnn.evaluation.evaluate import evaluate
 from hessgnn.evaluation.record import Record, read_record
 from hessgnn.experiments import job as job_module
 from hessgnn.experiments.folder import locked
-from hessgnn.experiments.job import Event, JobProgress
+from hessgnn.experiments.job import Event, JobProgress, Note
 from hessgnn.leaderboard.trials import check_rankings, read_trials
 from hessgnn.runtime.config import load
 from hessgnn.sweep.config import SweepConfig
@@ -162,7 +162,8 @@ def test_a_finished_sweep_does_nothing_new(
     reports: list[Event] = []
     run(make_sweep(workers=1), folder, reports)
     after = snapshot(folder)
-    assert reports == []  # not a step was taken
+    runs = make_sweep().count_runs().runs
+    assert reports == [Note("resumed", f"{runs} of {runs} runs were finished")]  # not a step was taken
     # The journal notes that studies were opened again; the number of workers is no result.
     expected = {path for path in before if path not in ("sweep.yaml", "study.journal")}
     assert {path for path in expected if after[path] != before[path]} == set()

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import optuna
 import pytest
 from rich.console import Console
+from rich.table import Table
 
 from hessgnn.data.store.store import Store
 from hessgnn.experiments.job import JobProgress, JobTitle
@@ -22,7 +23,7 @@ from hessgnn.sweep.config import SweepConfig
 from hessgnn.sweep.measure import Estimate, estimates, labelling
 from hessgnn.sweep.report import Transferred, compared, importances, sections, write_report
 from hessgnn.sweep.sweep import TrialFinished
-from hessgnn.sweep.view import _View
+from hessgnn.sweep.view import _estimate_table, _plan_table, _View
 
 MakeSweep = Callable[..., SweepConfig]
 
@@ -180,6 +181,27 @@ def test_an_estimate_adds_up(make_sweep: MakeSweep) -> None:
     assert item.seconds(config) == pytest.approx(plain + curved + 10 * 2.0 + 3 * 0.5)
 
 
+def test_the_plan_says_what_is_tuned(make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    def shown(table: Table) -> str:
+        console = Console(width=300, record=True, file=io.StringIO())
+        console.print(table)
+        return " ".join(console.export_text().split())
+
+    config = make_sweep(check_ranking={"trials": 1})
+    plan = shown(_plan_table(config, Path("x")))
+    assert "tuned for E-F-H" in plan
+    assert "the best and the worst trial of each" in plan
+    plan = shown(_plan_table(make_sweep(budget={"trials": 1}), Path("x")))
+    assert "nothing: the only trial of each has the paper's weights" in plan
+    assert "tuned for" not in plan
+    monkeypatch.setattr("os.getloadavg", lambda: (99.5, 0.0, 0.0))
+    cost = shown(_estimate_table(config, [Estimate("schnet", 1e-3, 1e-3, 1e-3, 4)], None))
+    assert "less than a minute of training" in cost
+    assert "The machine is busy (load 99.5" in cost
+    monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0.0, 0.0))
+    assert "busy" not in shown(_estimate_table(config, [], None))
+
+
 def test_frames_to_be_labelled_are_counted(make_sweep: MakeSweep) -> None:
     assert labelling(make_sweep()) is None
     config = make_sweep(regimes=["E-F+", "E-F-H"], space={"labels.displacement": {"choices": [0.02, 0.05, 0.1]}})
@@ -216,13 +238,13 @@ def test_the_live_table_has_a_row_for_each_study_and_one_while_frames_are_labell
     console = Console(width=160, record=True, file=io.StringIO())
     view = _View(make_sweep(), console, ProgressLog(console, tmp_path / "log"))
     title = JobTitle("labels", "", "train-1-frames-0.1", "data/train-1-frames-0.1.h5")
-    view.observe(JobProgress(title, 3, 6, task="labelling frames"))
-    view.observe(TrialFinished(ROWS[3], "trial schnet E-F-H 4/8"))
+    view.observe(JobProgress(title, 3, 6, task="labelling frames of structure"))
+    view.observe(TrialFinished(ROWS[3], "trial schnet E-F-H 3"))
     console.print(view.render())
     shown = console.export_text()
-    assert "labels train-1-frames-0.1: labelling frames 3/6" in shown
+    assert "labels train-1-frames-0.1: labelling frames of structure 3/6" in shown
     assert re.search(r"schnet E-F-H +1/3 +0.7 \(trial 3\)", shown)
     assert re.search(r"schnet E-F +0/3", shown)
     assert "sampled complete: score 0.7 (forces 0.3, hessian 0.02), 1.5 device-seconds" in shown
-    view.observe(JobProgress(title, 6, 6, task="labelling frames"))
+    view.observe(JobProgress(title, 6, 6, task="labelling frames of structure"))
     assert view._running == {}

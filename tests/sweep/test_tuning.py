@@ -95,6 +95,27 @@ def test_known_values_outside_the_ranges_are_moved_to_the_nearest_bound(make_swe
     assert 0.5 <= first.values["training.ema"] <= 0.9
 
 
+def test_a_balance_outside_the_range_is_not_tried(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    space = {"loss.hessian": {"low": 0.01, "high": 0.1}, "training.schedule.lr": {"low": 1e-4, "high": 1e-2}}
+    _, second, _ = run_all(make_sweep(space=space), tmp_path)  # 0.007 was measured
+    assert second.kind == "sampled"
+    assert 0.01 < second.values["loss.hessian"] < 0.1
+    assert second.values["training.schedule.lr"] != 2e-3
+
+
+def test_a_trial_that_is_tried_again_stays_what_it_was(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    tuning = opened(make_sweep(), tmp_path)
+    first = tuning.ask(KNOWN)
+    assert isinstance(first, TrialRequest)
+    tell(tuning, first)
+    balance = tuning.ask(KNOWN)
+    assert isinstance(balance, TrialRequest)
+    tuning.queue.retry(balance.trial, "its process died", died=True)
+    again = tuning.ask({"loss.hessian": 1e9})
+    assert isinstance(again, TrialRequest)
+    assert (again.number, again.kind, again.values) == (1, "balance", balance.values)
+
+
 def test_the_budget_is_a_total(make_sweep: MakeSweep, tmp_path: Path) -> None:
     assert len(run_all(make_sweep(), tmp_path)) == 3
     assert run_all(make_sweep(), tmp_path) == []

@@ -16,7 +16,7 @@ DEFINITIONS = {
     "± and n": "mean and sample standard deviation over seeds. n=1 marks a single seed, which has no spread.",
     "Overall": "weighted geometric mean of the parts for energy, forces and Hessian, each the geometric mean over "
     "splits of the RMSE divided by the mean predictor's. 1 is as good as knowing the composition only; it is left out "
-    "where a part that counts is missing. The weights are a choice (`--weights`); the parts stand beside it.",
+    "where a part that counts is missing. The weights are a choice (option --weights); the parts stand beside it.",
     "Family": "molecules or reactions that the split of the data keeps together; complexes belong to the family of "
     "their parts. Frames of a family are not independent, so they are averaged before anything is tested.",
     "Training": "a seed together with its draw of the training data.",

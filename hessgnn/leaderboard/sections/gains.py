@@ -43,8 +43,8 @@ RATIOS_NOTE = (
     "reactions and over trainings, with its 95 % interval (mixed model); it weighs every family alike. Behind it, as "
     "means, the ratio of mean errors with its 95 % interval (bootstrap over families, then trainings, then frames); "
     "a few families with large errors may carry it. Where errors of single structures are not saved there is only the "
-    "latter, ± over seeds. Below 1 the error fell. Intervals are of each number by itself: what is shown is said in "
-    "the table of claims. Failed seeds (*) are left out. Not a force field: predicting no force at all has a smaller "
+    "latter, ± over seeds. Below 1 the error fell. Intervals are of each number by itself and test nothing{tests}. "
+    "Failed seeds (*) are left out. Not a force field: predicting no force at all has a smaller "
     "force MAE there than one of the two sides."
 )
 TASK_RATIOS_NOTE = (
@@ -79,7 +79,7 @@ class Gains(Section):
             "gain_cell": gain_cell,
             "gain_label": gain_label,
             "number": number,
-            "ratios_note": RATIOS_NOTE,
+            "ratios_note": _ratios_note(board),
             "task_ratios_note": TASK_RATIOS_NOTE,
         }
 
@@ -104,7 +104,11 @@ class Gains(Section):
                     [False, False] + [True] * len(gains),
                 )
                 parts += [f"#### Task by task: {title}", TASK_RATIOS_NOTE, table.markdown()]
-        return [f"## {self.heading}", markdown_text(RATIOS_NOTE), *parts] if parts else []
+        return [f"## {self.heading}", markdown_text(_ratios_note(board)), *parts] if parts else []
+
+
+def _ratios_note(board: Leaderboard) -> str:
+    return RATIOS_NOTE.format(tests="; the table of claims has the tests" if board.claims else "")
 
 
 def _parts(board: Leaderboard) -> list[tuple[str, str, Comparison, list[Gain]]]:
