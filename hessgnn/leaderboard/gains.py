@@ -273,7 +273,7 @@ def _widening(trainings: int) -> float:
     """Of deviations of few trainings: their variance is that of a sample, and Student's t has longer tails.
 
     Deviations hold the scatter of single structures as well, so half of the latter, on a logarithmic scale: in
-    simulations with three trainings intervals then hold the truth in 94 to 98 %, in 78 to 95 % without.
+    simulations with three trainings intervals then hold the truth in 94 to 99 %.
     """
     reach = special.stdtrit(trainings - 1, (1 + CONFIDENCE) / 2) / special.ndtri((1 + CONFIDENCE) / 2)
     return float(math.sqrt(trainings / (trainings - 1) * reach))
