@@ -348,11 +348,7 @@ def _cost(run: Run, sweep: Cost | None) -> Cost:
 def _spent_before(run: Run) -> Cost:
     """What an earlier record says that was spent before the run."""
     earlier = _earlier(run)
-    if earlier is None:
-        return Cost()
-    cost = earlier.cost
-    names = ("sweep_trials", "sweep_device_seconds", "label_gradients", "validation_gradients")
-    return Cost(**{name: getattr(cost, name) for name in names})
+    return Cost() if earlier is None else Cost.model_validate(earlier.cost.before())
 
 
 def _demonstrates(run: Run, given: bool | None) -> bool:

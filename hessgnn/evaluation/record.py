@@ -59,6 +59,9 @@ class DataSource(Settings):
     level_of_theory: str
 
 
+_GRADIENTS = ("label_gradients", "validation_gradients", "tuning_gradients")
+
+
 class Cost(Settings):
     """What a result cost. Device-seconds are seconds of training steps, without validation and checkpoints."""
 
@@ -77,6 +80,14 @@ class Cost(Settings):
     validation_gradients: NonNegativeInt | None = Field(
         default=None, description="the same of the labels that the checkpoint was chosen by"
     )
+    tuning_gradients: NonNegativeInt | None = Field(
+        default=None,
+        description="the same of what the trials of the entry were trained on and this run was not; null: unknown",
+    )
+
+    def before(self) -> dict[str, float | None]:
+        """What was spent before the run: on tuning, and on labels."""
+        return self.model_dump(include={"sweep_trials", "sweep_device_seconds", *_GRADIENTS})
 
 
 class CurvePoint(Settings):

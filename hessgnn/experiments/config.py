@@ -7,15 +7,18 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
+from hessgnn.data.store.splits import is_for_tests
 from hessgnn.evaluation.record import Budget
 from hessgnn.evaluation.run import DEFAULT_TASKS, TaskSettings, chosen_tasks
 from hessgnn.evaluation.tasks.base import TASKS
-from hessgnn.runtime.config import Settings, get_dotted, merge, parse, set_dotted
+from hessgnn.runtime.config import Seed, Settings, get_dotted, merge, parse, set_dotted
 from hessgnn.surface.engines.base import EngineChoice
 from hessgnn.surface.engines.tblite import TBLiteSettings
 from hessgnn.training.config import DataConfig, RunConfig
 from hessgnn.training.regimes import WITH_FRAMES, ZERO_WEIGHTS, StudyRegime
 
+OWN_DATA = {"energy_scale"}
+"""Settings of the data that may differ between architectures, and be tuned."""
 HALF = 0.5
 """Share of the structures of an epoch of ``E-F+H`` that have a Hessian: half of the cost, half of the steps."""
 
@@ -37,7 +40,7 @@ class LabelSettings(Settings):
         default=0.1, description="largest standard deviation of a coordinate's displacement in a frame, Å"
     )
     attempts: PositiveInt = Field(default=20, description="draws for a frame before the structure counts as failed")
-    seed: NonNegativeInt = Field(
+    seed: Seed = Field(
         default=0, description="of the displacements; of the parts of the data, with the seed of the run"
     )
 
@@ -74,7 +77,7 @@ class ExperimentConfig(Settings):
         description="architecture -> regime -> cost of a training step, in any unit: what equal_seconds counts with; "
         "measured once and kept in the folder if absent",
     )
-    seeds: tuple[NonNegativeInt, ...] = Field(default=(1,), min_length=1)
+    seeds: tuple[Seed, ...] = Field(default=(1,), min_length=1)
     tasks: tuple[str, ...] = Field(default=DEFAULT_TASKS, min_length=1, description="of the evaluation")
     evaluate: TaskSettings = TaskSettings()
     demonstration: bool = Field(
@@ -116,6 +119,26 @@ class ExperimentConfig(Settings):
             raise ValueError(
                 f"labels.displacement: no kind of labels in {', '.join(self.regimes)} has displaced frames"
             )
+        return self
+
+    @field_validator("regimes", "seeds", "fractions", check_fields=False)
+    @classmethod
+    def _none_is_twice(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        if twice := [value for value in values if values.count(value) > 1]:
+            raise ValueError(f"{twice[0]} is there twice: its runs would count twice")
+        return values
+
+    @model_validator(mode="after")
+    def _data_are_the_same(self) -> Self:
+        for label, settings in self.architectures.items():
+            own = get_dotted(settings, "data")
+            if isinstance(own, dict) and (other := set(own) - OWN_DATA):
+                raise ValueError(f"{label}: data.{min(other)} is the same for all architectures: it stands in base")
+        data = get_dotted(self.base, "data")
+        for key in ("train", "validation"):
+            split = data.get(key) if isinstance(data, dict) else None
+            if isinstance(split, str) and is_for_tests(split):
+                raise ValueError(f"data.{key}: split {split!r} is for tests, so nothing is learnt or chosen by it")
         return self
 
     @model_validator(mode="after")
@@ -215,7 +238,7 @@ class StudyConfig(ExperimentConfig):
         description="of the training molecules and reactions, drawn anew for each seed, each part inside the next",
     )
     steps: PositiveInt = 800
-    seeds: tuple[NonNegativeInt, ...] = Field(default=(1, 2, 3), min_length=1)
+    seeds: tuple[Seed, ...] = Field(default=(1, 2, 3), min_length=1)
     tasks: tuple[str, ...] = Field(default=DEFAULT_TASKS, min_length=1, description="of the runs on all of the data")
     workers: NonNegativeInt = Field(
         default=2, description="processes, one thread each; 0: none, jobs run in this one (for debugging)"
@@ -229,8 +252,8 @@ class StudyConfig(ExperimentConfig):
     @field_validator("fractions")
     @classmethod
     def _fractions_are_shares(cls, fractions: tuple[float, ...]) -> tuple[float, ...]:
-        if not all(0 < fraction <= 1 for fraction in fractions) or len(set(fractions)) < len(fractions):
-            raise ValueError("fractions are different numbers above 0 and up to 1")
+        if not all(0 < fraction <= 1 for fraction in fractions):
+            raise ValueError("fractions are numbers above 0 and up to 1")
         return tuple(sorted(fractions))
 
     @model_validator(mode="after")

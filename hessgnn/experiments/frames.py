@@ -26,12 +26,14 @@ CLOSEST = 0.6
 """Å: frames with atoms nearer than this are drawn again."""
 
 
-def displaced_frames(structure: Structure, number: int, engine: Engine, settings: LabelSettings) -> list[Structure]:
+def displaced_frames(
+    structure: Structure, number: int, engine: Engine, settings: LabelSettings, draw: int = 0
+) -> list[Structure]:
     """Label frames around a structure, each atom moved at random.
 
     No Hessian guides the displacements: a user without Hessians has none. The standard deviation of a frame's
-    displacements is drawn between 0 and the settings' largest, so that small and large ones occur. Frames are in the
-    split of the structure, with it as their parent.
+    displacements is drawn between 0 and the settings' largest, so that small and large ones occur. Each ``draw``, the
+    seed of a run, has frames of its own. They are in the split of the structure, with it as their parent.
 
     Raises
     ------
@@ -39,7 +41,7 @@ def displaced_frames(structure: Structure, number: int, engine: Engine, settings
         When a frame cannot be labelled in so many attempts.
     """
     frames: list[Structure] = []
-    rng = molecule_rng(settings.seed, structure.name)
+    rng = molecule_rng((settings.seed, draw), structure.name)
     for k in range(number):
         for _ in range(settings.attempts):
             spread = settings.displacement * rng.uniform()
@@ -82,13 +84,14 @@ class FrameJob:
     structure: Structure
     number: int
     settings: LabelSettings
+    draw: int
 
     @property
     def path(self) -> Path:
         """Named after all that they depend on."""
         positions = self.structure.positions.tobytes().hex()
         labels = self.settings.model_dump_json(exclude={"hessian_gradients"})
-        key = f"{self.structure.name} {self.number} {labels} {positions}"
+        key = f"{self.structure.name} {self.number} {labels} {self.draw} {positions}"
         return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.npz"
 
     def kept(self) -> list[Structure] | None:
@@ -125,7 +128,7 @@ def label_frames(jobs: Sequence[FrameJob], processes: int, observer: Callable[[i
 
 def _label_one(job: FrameJob) -> None:
     """With an engine of its own, as it takes the density of the last geometry for a guess of the next one."""
-    frames = displaced_frames(job.structure, job.number, make_engine(job.settings.engine), job.settings)
+    frames = displaced_frames(job.structure, job.number, make_engine(job.settings.engine), job.settings, job.draw)
     with atomic_path(job.path) as temporary, temporary.open("wb") as file:
         np.savez(
             file,

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from pydantic import Field, PositiveFloat
 
-from hessgnn.errors import ConfigError, TrainingError
+from hessgnn.errors import ConfigError, DataError, TrainingError
 from hessgnn.evaluation.evaluate import evaluate, record_failure
 from hessgnn.evaluation.record import Budget, Cost, Record, read_record, write_record
 from hessgnn.evaluation.run import DEFAULT_TASKS, TaskSettings
@@ -21,7 +21,7 @@ from hessgnn.runtime.files import lock_file, write_text
 from hessgnn.runtime.terminal import ProgressLog
 from hessgnn.runtime.worker import Link, Stopped
 from hessgnn.training.bar import describe
-from hessgnn.training.build import build
+from hessgnn.training.build import Setup, build
 from hessgnn.training.config import RunConfig
 from hessgnn.training.regimes import Regime, StudyRegime
 from hessgnn.training.run import Run, ValidationPoint
@@ -159,7 +159,7 @@ def run_job(job: Job, link: Link) -> JobResult:
         result = train(job.config, job.folder, resume=True, observer=observer)
         if not math.isfinite(result.score):
             raise TrainingError("no validation had finite errors", where=job.folder)
-    except TrainingError as error:
+    except (TrainingError, DataError) as error:  # the whole data are sound: it is those of this run that are not
         record_job_failure(job, str(error))
         return JobResult(None, reason=str(error))
     reason = None if job.evaluation is None else _evaluate(job, job.evaluation, link).reason
@@ -209,8 +209,7 @@ def _evaluate(job: Job, how: EvaluationRequest, link: Link) -> Record:
 def update_tuning_cost(path: Path, spent: Cost) -> Record:
     """Write into a record what was spent before its run: tuning, as far as it has come by now, and labels."""
     before = read_record(path)
-    names = ("sweep_trials", "sweep_device_seconds", "label_gradients", "validation_gradients")
-    tuning = {name: value for name in names if (value := getattr(spent, name)) is not None}
+    tuning = {name: value for name, value in spent.before().items() if value is not None}
     record = before.model_copy(update={"cost": before.cost.model_copy(update=tuning)})
     if record != before:
         write_record(record, path)
@@ -277,9 +276,11 @@ def measure_step_costs(job: Job, link: Link, *, runs: Mapping[StudyRegime, RunCo
     Steps of the kinds take turns, so that what else the machine does slows them alike. ``measured`` holds the medians
     relative to E-F, or to the first kind where there is no E-F.
     """
-    setups = {regime: build(run) for regime, run in runs.items()}
+    setups: dict[StudyRegime, Setup] = {}
     times: dict[str, list[float]] = {regime: [] for regime in runs}
     try:
+        for regime, run in runs.items():
+            setups[regime] = build(run)
         for step in range(WARMUP + TIMED):
             for regime, setup in setups.items():
                 if link.stopping:
@@ -289,7 +290,7 @@ def measure_step_costs(job: Job, link: Link, *, runs: Mapping[StudyRegime, RunCo
                 if setup.device.type == "cuda":
                     torch.cuda.synchronize(setup.device)
                 times[regime].append(time.perf_counter() - start)
-    except TrainingError as error:
+    except (TrainingError, DataError) as error:
         return JobResult(None, reason=str(error))
     finally:
         for setup in setups.values():

@@ -17,7 +17,7 @@ import math
 import statistics
 import time
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hessgnn.data.checks import require_sound
 from hessgnn.data.store.families import families
 from hessgnn.data.store.store import Store, write_store
 from hessgnn.data.structure import IRC, Structure
@@ -46,6 +47,8 @@ MEASURED = 5
 """Structures that the cost of a Hessian is measured on."""
 Seed = int | tuple[int, ...]
 """What parts are drawn with; a tuple for those of a run: ``labels.seed`` and its own seed."""
+Drawn = tuple[int, float | None]
+"""A training set of a kind of labels: its draw, and the displacement of its frames in Å; the settings' if absent."""
 
 
 def part_of(store: Store, split: str, fraction: float, seed: Seed) -> list[int]:
@@ -146,8 +149,8 @@ class TrainingSets:
     """Training sets of an experiment, made when they are asked for and kept in its folder.
 
     For each kind of labels, fraction of the training split and draw there is one. Draws are the seeds of the runs: each
-    has its own part of the data. The validation split stands beside each set. Several threads and processes may ask for
-    the same set at once: one makes it, the others wait.
+    has its own part of the data, and its own displaced frames. The validation split stands beside each set. Several
+    threads and processes may ask for the same set at once: one makes it, the others wait.
 
     Parameters
     ----------
@@ -165,11 +168,14 @@ class TrainingSets:
     ------
     ConfigError
         When a kind of labels needs an engine, and it does not fit the level of theory of the data.
+    DataError
+        When the whole data have faults. A part that has one fails with the runs that are trained on it.
     """
 
     def __init__(self, config: ExperimentConfig, store: Store, folder: Path, observer: Observer) -> None:
         self.config, self.store, self.folder, self._observer = config, store, folder, observer
         self.labels, self._data = config.labels, config.data
+        require_sound(store, [*store.indices(self._data.train), *store.indices(self._data.validation)])
         measured = self.labels.hessian_gradients == "measured"
         if measured or set(config.regimes) & set(WITH_FRAMES):  # said before anything else is done
             require_same_level(store, make_engine(self.labels.engine))
@@ -206,7 +212,7 @@ class TrainingSets:
         if kind not in WITH_FRAMES and fraction == 1:
             return self.store.path
         labels = self.labels if displacement is None else self.labels.model_copy(update={"displacement": displacement})
-        drawn = f"-draw{draw}" if fraction < 1 or kind == "E-F+H" else ""
+        drawn = f"-draw{draw}" if fraction < 1 or kind in WITH_FRAMES else ""
         frames = {"E-F+": "-frames", "E-F+H": "-half"}.get(kind, "")
         spread = f"-{labels.displacement:g}" if frames else ""
         path = self.folder / f"train-{fraction:g}{drawn}{frames}{spread}.h5"
@@ -221,29 +227,57 @@ class TrainingSets:
 
         Energies that reference energies are fitted to beyond the part itself are counted for all kinds.
         """
-        part = self.indices(fraction=fraction, draw=draw)
-        beyond = sorted(set(self._reference_part(fraction, draw)) - set(part))
-        return sum(
-            label_gradients(self.store, chosen, labels, self.hessian_gradients)
-            for chosen, labels in ((part, kind), (beyond, "E"))
-        )
+        return sum(self._labels(kind, fraction, (draw, None)).values())
 
-    def validation_gradients(self) -> int:
+    def tuning_gradients(self, kind: StudyRegime, seen: Iterable[Drawn], own: Drawn, *, fraction: float) -> int:
+        """Count what the labels of the sets that trials have seen cost beyond those of a run's own set.
+
+        A set is given by its draw and its displacement. A label that several sets have is paid for once.
+        """
+        paid: dict[tuple[object, ...], int] = {}
+        for drawn in set(seen):
+            paid |= self._labels(kind, fraction, drawn)
+        return sum(paid[label] for label in paid.keys() - self._labels(kind, fraction, own).keys())
+
+    def _labels(self, kind: StudyRegime, fraction: float, drawn: Drawn) -> dict[tuple[object, ...], int]:
+        """Each label of a training set, and what it costs."""
+        (draw, displacement), store = drawn, self.store
+        part = self.indices(fraction=fraction, draw=draw)
+        found: dict[tuple[object, ...], int] = {
+            ("energy", i): int(store.kinds[i] not in FREE) for i in {*part, *self._reference_part(fraction, draw)}
+        }
+        if kind not in ("E", "E-F"):
+            moved = self._moved(kind, fraction, draw)
+            for i in part:
+                if store.has_hessian[i]:
+                    label = (
+                        ("frames", i, draw, displacement or self.labels.displacement) if i in moved else ("hessian", i)
+                    )
+                    found[label] = n_frames(store.n_atoms[i], self.hessian_gradients)
+        return found
+
+    def _moved(self, kind: StudyRegime, fraction: float, draw: int) -> set[int]:
+        """The structures that have displaced frames in place of a Hessian."""
+        if kind == "E-F+":
+            return set(self.indices(fraction=fraction, draw=draw))
+        return half_of(self.store, self._data.train, fraction, (self.labels.seed, draw)) if kind == "E-F+H" else set()
+
+    def validation_gradients(self, architecture: str) -> int:
         """Count what the labels of the validation split cost, in gradients of the engine.
 
-        Hessians count where the checkpoint rule weighs them.
+        Hessians count where the checkpoint rule of the architecture weighs them.
         """
-        run = self.config.run_config(next(iter(self.config.architectures)), {}, steps=1, seed=0)
+        run = self.config.run_config(architecture, {}, steps=1, seed=0)
         indices = self.store.indices(self._data.validation)
         hessians = label_gradients(self.store, indices, "E-F-H", self.hessian_gradients)
         hessians -= label_gradients(self.store, indices, "E-F", self.hessian_gradients)
         return len(indices) + (hessians if run.validation.weights.get("hessian", 0.0) else 0)
 
-    def cost(self, kind: StudyRegime, *, fraction: float, draw: int) -> Cost:
+    def cost(self, architecture: str, kind: StudyRegime, *, fraction: float, draw: int) -> Cost:
         """What the labels of a run cost, as its record holds it."""
         return Cost(
             label_gradients=self.label_gradients(kind, fraction=fraction, draw=draw),
-            validation_gradients=self.validation_gradients(),
+            validation_gradients=self.validation_gradients(architecture),
         )
 
     def changes(self, *, fraction: float, draw: int) -> dict[str, Any]:
@@ -296,10 +330,10 @@ class TrainingSets:
     def _write(self, path: Path, kind: StudyRegime, fraction: float, draw: int, labels: LabelSettings) -> None:
         store, data = self.store, self._data
         part = self.indices(fraction=fraction, draw=draw)
-        moved = {"E-F+": set(part), "E-F+H": half_of(store, data.train, fraction, (labels.seed, draw))}.get(kind, set())
+        moved = self._moved(kind, fraction, draw)
         structures = [store[i] for i in part]
         jobs = [
-            FrameJob(self.folder / "frames", s, n_frames(len(s), self.hessian_gradients), labels)
+            FrameJob(self.folder / "frames", s, n_frames(len(s), self.hessian_gradients), labels, draw)
             for i, s in zip(part, structures, strict=True)
             if i in moved and s.hessian is not None
         ]

@@ -206,7 +206,7 @@ def _train(
     # Simulations are for the comparison on all of the data; curves are drawn of errors alone.
     whole = cell.fraction == config.fractions[-1] and cell.budget == "steps"
     evaluation = EvaluationRequest(
-        sets.cost(cell.regime, fraction=cell.fraction, draw=cell.seed),
+        sets.cost(cell.architecture, cell.regime, fraction=cell.fraction, draw=cell.seed),
         tasks=config.tasks if whole else DEFAULT_TASKS,
         settings=config.evaluate,
         data=str(sets.store.path),
@@ -262,7 +262,7 @@ def _points(config: StudyConfig, sets: TrainingSets, folder: Path) -> StudyRuns:
                 seed=cell.seed,
                 structures=len(sets.indices(**part)),
                 label_gradients=sets.label_gradients(cell.regime, **part),
-                validation_gradients=sets.validation_gradients(),
+                validation_gradients=sets.validation_gradients(cell.architecture),
                 steps=record.cost.steps,
                 device_seconds=record.cost.device_seconds,
                 converged=record.converged,

@@ -14,7 +14,7 @@ from pydantic import Field, PositiveInt, field_validator
 
 from hessgnn.errors import ConfigError, did_you_mean
 from hessgnn.factory.smiles import conformers
-from hessgnn.runtime.config import Settings, read_yaml
+from hessgnn.runtime.config import Seed, Settings, read_yaml
 from hessgnn.runtime.files import find_resource
 
 BUNDLED = Path(__file__).with_name("molecules.yaml")
@@ -57,7 +57,7 @@ class SmilesSettings(SourceSettings):
     bundled: bool = Field(default=False, description="take the molecules that ship with hessgnn")
     conformers: PositiveInt = Field(default=1, description="of each molecule at most, the lowest first")
     embeddings: PositiveInt = Field(default=20, description="tried for each molecule")
-    seed: int = Field(default=0, ge=0, description="of the embedding")
+    seed: Seed = Field(default=0, description="of the embedding")
 
 
 class FileSettings(SourceSettings):

@@ -11,7 +11,7 @@ from hessgnn.data.structure import KINDS
 from hessgnn.factory.geometries import SOURCES, SourceSettings
 from hessgnn.factory.reactions import ReactionSettings
 from hessgnn.factory.targets import PairSettings
-from hessgnn.runtime.config import Settings, parse_named
+from hessgnn.runtime.config import Seed, Settings, parse_named
 from hessgnn.surface.engines.base import EngineChoice
 from hessgnn.surface.engines.tblite import TBLiteSettings
 
@@ -87,7 +87,7 @@ class SplitSettings(Settings):
     fractions: dict[str, float] = Field(
         default={"train": 0.7, "validation": 0.1, "test": 0.2}, description="shares of the stationary points"
     )
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
 
 
 class Recipe(Settings):
@@ -95,7 +95,7 @@ class Recipe(Settings):
 
     name: str
     description: str = ""
-    seed: NonNegativeInt = Field(default=0, description="of all that is drawn; each molecule has a stream of its own")
+    seed: Seed = Field(default=0, description="of all that is drawn; each molecule has a stream of its own")
     engine: EngineChoice = TBLiteSettings()
     geometries: list[SerializeAsAny[SourceSettings]] = Field(default=[], description="starting points of minima")
     reactions: ReactionSettings | None = None

@@ -89,6 +89,9 @@ class Row(Settings):
     validation_gradients: NonNegativeFloat | None = Field(
         default=None, description="the same of the labels that the checkpoint was chosen by"
     )
+    tuning_gradients: NonNegativeFloat | None = Field(
+        default=None, description="the same of what trials of the entry were trained on and its runs were not"
+    )
 
 
 class Gain(Settings):

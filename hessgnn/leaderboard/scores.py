@@ -330,6 +330,7 @@ def _row(
         sweep_device_seconds=mean("sweep_device_seconds"),
         label_gradients=mean("label_gradients"),
         validation_gradients=mean("validation_gradients"),
+        tuning_gradients=mean("tuning_gradients"),
     )
 
 

@@ -300,8 +300,8 @@ def csv_text(board: Leaderboard) -> str:
         unit = board.metrics[name].unit
         heading += [f"{split} {name} [{unit}]", f"{split} {name} std [{unit}]", f"{split} {name} n"]
     heading += ["parameters", "steps", "seconds per step [s]", "device seconds [s]", "products", "sweep trials"]
-    heading += ["sweep device seconds [s]", "label gradients", "validation gradients", "seeds", "failed", "status"]
-    heading += ["converged", "not a force field on", "demonstration"]
+    heading += ["sweep device seconds [s]", "label gradients", "validation gradients", "tuning gradients"]
+    heading += ["seeds", "failed", "status", "converged", "not a force field on", "demonstration"]
     writer.writerow(heading)
     for row in board.rows:
         fields: list[object] = [row.rank, row.entry, row.architecture, row.regime, *_moments(row.overall)[:2]]
@@ -310,6 +310,7 @@ def csv_text(board: Leaderboard) -> str:
             fields += _moments(row.scores[split][name])
         fields += [row.parameters, row.steps, row.seconds_per_step, row.device_seconds, row.products, row.sweep_trials]
         fields += [row.sweep_device_seconds, row.label_gradients, row.validation_gradients]
+        fields += [row.tuning_gradients]
         fields += [len(row.seeds), row.n_failed, row.status]
         fields += [converged(row), " ".join(row.not_force_field), "yes" if board.demonstration else "no"]
         writer.writerow(fields)

@@ -225,6 +225,7 @@ def invariants(numbers: NDArray[np.int64], positions: Array) -> Array:
     return np.array([charges @ potential, charges @ potential**2, charges @ potential**3, spread])
 
 
-def molecule_rng(seed: int, name: str) -> np.random.Generator:
+def molecule_rng(seed: int | tuple[int, ...], name: str) -> np.random.Generator:
     """Make the random stream of one molecule, which does not depend on the other molecules or on their order."""
-    return np.random.default_rng([seed, int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")])
+    seeds = (seed,) if isinstance(seed, int) else seed
+    return np.random.default_rng([*seeds, int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")])

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hessgnn.errors import ConfigError, DataError, did_you_mean
 from hessgnn.runtime.files import write_text
@@ -25,15 +25,20 @@ class Settings(BaseModel):
 
 S = TypeVar("S", bound=Settings)
 
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""A seed of random numbers, in the range that all libraries take."""
+
+_DEEPEST = 100  # levels of a file: no settings have more, and far more would end in Python's own limit
+
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file that holds one mapping.
 
     Only plain YAML is accepted (``yaml.safe_load``): no tag can run code. Raises :class:`ConfigError` when the file
-    is missing, is not YAML, or is not a mapping.
+    is missing, is not YAML, is not a mapping, or has sections within sections without end.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = _load_yaml(Path(path).read_text(encoding="utf-8"), where=path)
     except FileNotFoundError:
         raise ConfigError("no such file", where=path, hint="check the path") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -61,11 +66,30 @@ def override(content: Mapping[str, Any], assignments: Sequence[str]) -> dict[str
         if not separator or not key:
             raise ConfigError("not an assignment", where=assignment, hint="write it as section.key=value")
         try:
-            value = yaml.safe_load(text)
+            value = _load_yaml(text, where=assignment)
         except yaml.YAMLError as error:
             raise ConfigError("the value is not valid YAML", where=assignment) from error
         set_dotted(result, key, value)
     return result
+
+
+def _load_yaml(text: str, *, where: object) -> Any:
+    deep = ConfigError("nested too deeply", where=where, hint="no alias may lie within what it stands for")
+    try:
+        content = yaml.safe_load(text)
+    except RecursionError:
+        raise deep from None
+    level = [content]
+    for _ in range(_DEEPEST):
+        inside = [value for one in level if isinstance(one, dict | list) for value in _values(one)]
+        level = list({id(value): value for value in inside}.values())  # what aliases repeat is looked at once
+        if not level:
+            return content
+    raise deep
+
+
+def _values(content: dict[Any, Any] | list[Any]) -> list[Any]:
+    return list(content.values()) if isinstance(content, dict) else content
 
 
 def merge(*contents: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,8 +19,8 @@ from pydantic import (
 )
 
 from hessgnn.evaluation.run import DEFAULT_TASKS, chosen_tasks
-from hessgnn.experiments.config import ExperimentConfig, LabelSettings, folder_name
-from hessgnn.runtime.config import Settings, get_dotted, parse
+from hessgnn.experiments.config import OWN_DATA, ExperimentConfig, LabelSettings, folder_name
+from hessgnn.runtime.config import Seed, Settings, get_dotted, parse
 from hessgnn.training.config import RunConfig
 from hessgnn.training.regimes import WITH_FRAMES, WITH_HESSIANS, ZERO_WEIGHTS, StudyRegime
 
@@ -104,6 +104,8 @@ Space = dict[str, Either]
 DISPLACEMENT = "labels.displacement"
 """The key of a space that chooses the displaced frames, which are no part of a training configuration."""
 
+_SCHEDULE = "training.schedule."  # whose settings limit each other
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -162,6 +164,17 @@ def check_conditions(space: Mapping[str, Values]) -> None:
             if missing:
                 raise ValueError(f"{key} depends on {other} = {missing[0]!r}, which is not among its choices {allowed}")
         above[key] = values
+
+
+def corners(space: Mapping[str, Values], prefix: str) -> list[dict[str, Any]]:
+    """All combinations of the extremes of those keys that begin so."""
+    found: list[dict[str, Any]] = [{}]
+    for key, values in space.items():
+        if key.startswith(prefix):
+            unmet = [one for one in found if any(k in one and one[k] not in several(w) for k, w in values.when.items())]
+            met = [one for one in found if one not in unmet]
+            found = [*unmet, *({**one, key: value} for one in met for value in values.extremes())]
+    return found
 
 
 def several(wanted: Any) -> tuple[Any, ...]:
@@ -245,7 +258,7 @@ class SweepConfig(ExperimentConfig):
         "storage": True,
     }
 
-    seeds: tuple[NonNegativeInt, ...] = Field(default=(1,), min_length=1, description="of the retraining")
+    seeds: tuple[Seed, ...] = Field(default=(1,), min_length=1, description="of the retraining")
     space: Space = Field(
         default={
             "training.schedule.lr": Range(low=5e-4, high=1e-2, log=True),
@@ -284,7 +297,7 @@ class SweepConfig(ExperimentConfig):
     heartbeat: PositiveFloat = Field(
         default=15.0, description="seconds between heartbeats; a trial that misses three counts as dead"
     )
-    seed: NonNegativeInt = Field(default=0, description="of the sampler and of the trials")
+    seed: Seed = Field(default=0, description="of the sampler and of the trials")
 
     @field_validator("sampler", "pruner", mode="before")
     @classmethod
@@ -305,6 +318,8 @@ class SweepConfig(ExperimentConfig):
         tuned = [key for key in space if key.startswith(("validation.", "objective."))]
         if tuned:
             raise ValueError(f"cannot tune {tuned[0]}: the objective must be the same for every trial")
+        if fixed := [key for key in space if key.partition(".")[0] == "data" and key[5:] not in OWN_DATA]:
+            raise ValueError(f"cannot tune {fixed[0]}: the data must be the same for every trial")
         check_conditions(space)
         return space
 
@@ -343,9 +358,11 @@ class SweepConfig(ExperimentConfig):
         if unused:
             raise ValueError(f"no kind of labels in regimes uses {unused[0]}: leave it out of the space")
         for subject in self.subjects:
-            self.trial_config(subject, {})
-            for key, values in self.space_of(subject.regime).items():  # also refuses an unknown key
-                for value in values.extremes():
+            space = self.space_of(subject.regime)
+            for together in corners(space, _SCHEDULE):
+                self.trial_config(subject, together)
+            for key, values in space.items():  # also refuses an unknown key
+                for value in () if key.startswith(_SCHEDULE) else values.extremes():
                     self.trial_config(subject, {key: value})
                     if key == DISPLACEMENT:
                         labels = {**self.labels.model_dump(), "displacement": value}

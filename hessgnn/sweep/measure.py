@@ -91,8 +91,8 @@ class LabellingEstimate:
 def labelling(config: SweepConfig) -> LabellingEstimate | None:
     """Count the displaced frames that a sweep labels, and time a few of them; ``None`` where it needs none.
 
-    Frames of a structure are shared by all runs with the same displacement. Trials see those of the sweep's own draw of
-    the data with every displacement, retrainings those of all draws with the displacements that were chosen.
+    Frames of a structure are shared by all runs with the same draw and displacement. Trials see those of the sweep's
+    own draw with every displacement, retrainings those of their own draws with the displacements that were chosen.
 
     Raises
     ------
@@ -104,12 +104,13 @@ def labelling(config: SweepConfig) -> LabellingEstimate | None:
         return None
     store, labels, engine = Store.open(config.data.path), config.labels, make_engine(config.labels.engine)
     require_same_level(store, engine)
-    drawn = [
-        set(part_of(store, config.data.train, config.fraction, (labels.seed, draw)))
+    drawn = {
+        draw: [
+            i for i in part_of(store, config.data.train, config.fraction, (labels.seed, draw)) if store.has_hessian[i]
+        ]
         for draw in (config.seed, *config.seeds)
-    ]
-    chosen = [int(i) for i in sorted(set().union(*drawn)) if store.has_hessian[i]]
-    first = [store[i] for i in chosen[:MEASURED]]
+    }
+    first = [store[i] for i in drawn[config.seed][:MEASURED]]
     per_atom = labels.hessian_gradients
     if per_atom == "measured":
         per_atom = measured_hessian_gradients(engine, first)
@@ -117,7 +118,9 @@ def labelling(config: SweepConfig) -> LabellingEstimate | None:
     values = len(space.choices) if isinstance(space, Choice) else len(subjects) * config.budget.trials if space else 1
     finals = min(values, len(subjects))
     frames = sum(
-        n_frames(int(store.n_atoms[i]), float(per_atom)) * (values if i in drawn[0] else finals) for i in chosen
+        n_frames(int(store.n_atoms[i]), float(per_atom)) * (values if draw == config.seed else finals)
+        for draw, part in drawn.items()
+        for i in part
     )
     if "E-F+" not in config.regimes:  # half of the structures keep their Hessian
         frames //= 2

@@ -316,7 +316,7 @@ class _Sweep:
         name = f"{folder_name(subject.architecture)}-{regime}{equal}-{chosen}-seed{seed}"
         tasks = config.tasks if budget == "steps" else config.equal_seconds_tasks
         how = EvaluationRequest(
-            self._spent(subject, seed),
+            self._spent(subject, values, seed),
             tasks=tasks,
             settings=config.evaluate,
             data=str(self.sets.store.path),
@@ -327,12 +327,14 @@ class _Sweep:
         label = f"{'equal time ' if equal else ''}seed {seed}"
         return Job(run, self.folder / "final" / name, str(subject), label, how, stage="final")
 
-    def _spent(self, subject: Subject, seed: int) -> Cost:
+    def _spent(self, subject: Subject, values: Mapping[str, Any], seed: int) -> Cost:
         """What its own tuning and its labels cost before a retraining."""
-        rows = trial_rows(self._tuning(subject), self.fixed)
-        labels = self.sets.cost(subject.regime, fraction=self.config.fraction, draw=seed)
+        config, rows = self.config, trial_rows(self._tuning(subject), self.fixed)
+        labels = self.sets.cost(subject.architecture, subject.regime, fraction=config.fraction, draw=seed)
+        seen, own = [(config.seed, row.values.get(DISPLACEMENT)) for row in rows], (seed, values.get(DISPLACEMENT))
+        beyond = self.sets.tuning_gradients(subject.regime, seen, own, fraction=config.fraction)
         spent = {"sweep_trials": len(rows), "sweep_device_seconds": sum(row.device_seconds for row in rows)}
-        return labels.model_copy(update=spent)
+        return labels.model_copy(update={**spent, "tuning_gradients": beyond})
 
     def _equal_runs(self) -> list[tuple[Subject, int]]:
         """What is trained again for the device-seconds of E-F-H, when all have been retrained."""

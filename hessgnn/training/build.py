@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from hessgnn.data.checks import require_sound
 from hessgnn.data.loader import Loader
 from hessgnn.data.padding import Buckets
+from hessgnn.data.store.splits import is_for_tests
 from hessgnn.data.store.store import Store
 from hessgnn.data.structure import Structure
 from hessgnn.errors import ConfigError, DataError, TrainingError
@@ -79,6 +80,7 @@ def build(config: RunConfig, ranks: Ranks | None = None) -> Setup:
     _require_labels(config, store, train)
     require_sound(store, np.concatenate([train, store.indices(config.data.validation)]))
     if ranks.first:
+        _warn_of_tests(config)
         _warn_of_flat_validation(config, store)
 
     torch.manual_seed(config.training.seed)
@@ -271,6 +273,16 @@ def _require_labels(config: RunConfig, store: Store, train: NDArray[np.int64]) -
                 f"the loss weighs {name} but no structure of split {config.data.train!r} has that label",
                 where=store.path,
                 hint="add the labels" if name == "energy" else f"set loss.{name}=0, or add the labels",
+            )
+
+
+def _warn_of_tests(config: RunConfig) -> None:
+    for key, split in (("train", config.data.train), ("validation", config.data.validation)):
+        if is_for_tests(split):
+            warnings.warn(
+                f"data.{key}: split {split!r} is for tests, so its errors, and those on other splits with the same "
+                "molecules, say nothing about new ones",
+                stacklevel=3,
             )
 
 

@@ -24,7 +24,7 @@ from hessgnn.curvature.probes import PROBES
 from hessgnn.data.labels import Preparation
 from hessgnn.errors import ConfigError, did_you_mean
 from hessgnn.potentials.base import Potential, PotentialConfig, resolve
-from hessgnn.runtime.config import Settings, parse
+from hessgnn.runtime.config import Seed, Settings, parse
 from hessgnn.training.optimizer import AverageConfig, OptimizerConfig, ParameterGroupConfig, ScheduleConfig
 from hessgnn.training.regimes import LossRegime, regime_of
 
@@ -144,8 +144,8 @@ class ValidationConfig(Settings):
     )
     patience: PositiveInt | None = Field(
         default=None,
-        description="end the run, converged, after so many without improvement; not needed with schedule.kind plateau, "
-        "which ends it, too",
+        description="end the run after so many without improvement, not counting the warm-up; it has converged only "
+        "with schedule.kind constant. Not needed with plateau, which ends the run, too",
     )
     min_improvement: NonNegativeFloat = Field(
         default=0.0, lt=1.0, description="relative decrease of the score that patience takes for an improvement"
@@ -250,13 +250,23 @@ class TrainingConfig(Settings):
     dtype: Literal["float32", "float64"] = "float32"
     device: str = Field(default="auto", description="auto takes CUDA where there is one")
     threads: PositiveInt | None = Field(default=None, description="CPU threads; torch's choice if absent")
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _weight_decay_is_used(self) -> TrainingConfig:
         if self.weight_decay not in (0, _WEIGHT_DECAY) and not any(g.takes_weight_decay for g in self.parameter_groups):
             names = ", ".join(group.name for group in self.parameter_groups)
             raise ValueError(f"weight_decay has no effect: {names} sets its own or has none. Leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _ends_below_its_rate(self) -> TrainingConfig:
+        schedule = self.schedule
+        if schedule.kind == "plateau" and schedule.stop_below is not None and schedule.stop_below >= schedule.lr:
+            raise ValueError(
+                f"schedule.stop_below {schedule.stop_below:g} is not below schedule.lr {schedule.lr:g}: the run would "
+                "end before the rate was ever lowered"
+            )
         return self
 
     @model_validator(mode="after")

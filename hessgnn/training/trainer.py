@@ -38,7 +38,8 @@ class Progress:
     """What a run has done so far, on what: counters, costs and the curve.
 
     ``waited`` counts validations since ``flat_since``, the step of the last improvement that ``validation.patience``
-    counts, to ``flat_score``. ``converged`` is true when the validation was flat before the steps were used up.
+    counts, to ``flat_score``. ``ended`` is true when a rule has ended the run before its steps were used up, and
+    ``converged`` when it was flat by then and its rate was not to be lowered any more.
     """
 
     device: str = ""
@@ -51,6 +52,7 @@ class Progress:
     waited: int = 0
     flat_score: float = math.inf
     flat_since: int = 0
+    ended: bool = False
     converged: bool = False
     seconds_per_step: list[float] = field(default_factory=list)
     curve: list[ValidationPoint] = field(default_factory=list)
@@ -60,6 +62,10 @@ class Progress:
         """How the run ended, as a line for people."""
         if self.converged:
             return f"converged: validation flat since step {self.flat_since}"
+        if self.ended and not math.isfinite(self.curve[-1].score):
+            return "not converged: its last validation errors are not finite"
+        if self.ended:
+            return "not converged: validation.patience ended it before the schedule had lowered the rate"
         return "not converged: its steps were used up"
 
 
@@ -192,7 +198,7 @@ class Trainer:
         settings, progress = self.setup.config.training, self.progress
         since_validation: list[LossValue] = []
         started = time.perf_counter()
-        while progress.step < settings.steps and not progress.converged:
+        while progress.step < settings.steps and not progress.ended:
             since_validation.append(self._step())
             point = None
             if self._validation_is_due():
@@ -247,13 +253,14 @@ class Trainer:
         )
         progress.curve.append(point)
         schedule.observe(score, progress.step)
-        progress.waited += 1
-        if score < progress.flat_score * (1 - config.min_improvement):
-            progress.flat_score, progress.flat_since, progress.waited = score, progress.step, 0
+        if progress.step >= schedule.config.warmup:
+            progress.waited += 1
+            if score < progress.flat_score * (1 - config.min_improvement):
+                progress.flat_score, progress.flat_since, progress.waited = score, progress.step, 0
         if score < progress.best_score or not self._has_best():
             progress.best_score, progress.best_step = score, progress.step
             self._keep(potential)
-        progress.converged = self._is_flat()
+        self._judge_end()
         if schedule.flat:
             progress.flat_since = schedule.best_step
         return point
@@ -274,9 +281,14 @@ class Trainer:
         potential.load_state_dict(self._best)
         return potential.cpu().eval()
 
-    def _is_flat(self) -> bool:
+    def _judge_end(self) -> None:
+        """See whether the run ends here, and whether it has converged."""
+        progress, schedule = self.progress, self.setup.step.schedule
         patience = self.setup.config.validation.patience
-        return self.setup.step.schedule.flat or (patience is not None and self.progress.waited >= patience)
+        progress.ended = schedule.flat or (patience is not None and progress.waited >= patience)
+        # Where the rate was still to fall, a lower one might have improved more.
+        lowest = schedule.flat or schedule.config.kind == "constant"
+        progress.converged = progress.ended and lowest and math.isfinite(progress.curve[-1].score)
 
     def _account(self, seconds: float, n_steps: int) -> None:
         device = self.setup.device
@@ -319,7 +331,7 @@ class Trainer:
         curve = [ValidationPoint(**point) for point in state["curve"]]
         self.progress = Progress(**{**best, **state, "curve": curve})
         setup.step.schedule.load_state_dict({"best_step": state["best_step"], **content["schedule"]})
-        self.progress.converged = self._is_flat()
+        self._judge_end()
 
 
 def _mean(values: Iterable[float]) -> float | None:

@@ -122,16 +122,19 @@ def test_half_of_each_has_the_frames_of_all_frames(make_sets: MakeSets) -> None:
         store, indices = train(sets.path(kind, fraction=1.0, draw=2))
         frames[kind] = {store.names[i]: store[i].positions.tobytes() for i in indices if store.kinds[i] == "displaced"}
     assert frames["E-F+H"].items() < frames["E-F+"].items()
-    before = len(told)
-    sets.path("E-F+H", fraction=1.0, draw=3)
-    assert len(told) == before  # nothing was labelled again
+    labelled = [event for event in told if isinstance(event, JobProgress)]
+    assert {Path(event.title.folder).stem for event in labelled} == {"train-1-draw2-frames-0.1"}  # none was again
+    store, indices = train(sets.path("E-F+", fraction=1.0, draw=3))
+    other = {store.names[i]: store[i].positions.tobytes() for i in indices if store.kinds[i] == "displaced"}
+    assert other.keys() == frames["E-F+"].keys()
+    assert not other.items() & frames["E-F+"].items()  # each draw has its own
 
 
 def test_what_needs_no_frames_and_no_part_is_the_data_itself(make_sets: MakeSets, tmp_path: Path) -> None:
     sets, _ = make_sets()
     assert {sets.path(kind, fraction=1.0, draw=1) for kind in ("E", "E-F", "E-F-H")} == {sets.store.path}
     assert not list((tmp_path / "data").glob("*.h5"))
-    assert sets.path("E-F+", fraction=1.0, draw=1) == sets.path("E-F+", fraction=1.0, draw=2)
+    assert sets.path("E-F+", fraction=1.0, draw=1) != sets.path("E-F+", fraction=1.0, draw=2)
     assert sets.path("E-F", fraction=0.4, draw=1) == sets.path("E-F-H", fraction=0.4, draw=1)
     other = sets.path("E-F+", fraction=1.0, draw=1, displacement=0.03)
     assert other != sets.path("E-F+", fraction=1.0, draw=1)
@@ -159,11 +162,37 @@ def test_gradients_are_counted(make_sets: MakeSets, tmp_path: Path) -> None:
 
 def test_labels_of_validation_are_counted(make_sets: MakeSets) -> None:
     for weights, hessians in (({"energy": 1, "forces": 1, "hessian": 0}, 0), ({"energy": 1, "hessian": 0.5}, 1)):
-        sets, _ = make_sets(base={"validation": {"weights": weights}})
+        other = {"ani": {"validation": {"weights": weights}}}
+        sets, _ = make_sets(architectures=other)
         indices = sets.store.indices("validation")
         atoms = int(sets.store.n_atoms[indices].sum())
-        assert sets.validation_gradients() == len(indices) + hessians * atoms
-        assert sets.cost("E-F", fraction=1.0, draw=1).validation_gradients == sets.validation_gradients()
+        assert sets.validation_gradients("schnet") == len(indices)  # each by its own rule
+        assert sets.validation_gradients("ani") == len(indices) + hessians * atoms
+        for name in ("schnet", "ani"):
+            cost = sets.cost(name, "E-F", fraction=1.0, draw=1)
+            assert cost.validation_gradients == sets.validation_gradients(name)
+
+
+def test_labels_of_tuning_are_those_beyond_the_runs_own(make_sets: MakeSets) -> None:
+    sets, _ = make_sets(base={"data": {"reference_energies": dict.fromkeys(range(1, 10), -1.0)}})
+    store, indices = train(sets.store.path)
+    atoms = int(store.n_atoms[indices].sum())
+
+    def count(kind: Any, seen: list[tuple[int, float]], own: tuple[int, float], fraction: float = 1.0) -> int:
+        return sets.tuning_gradients(kind, seen, own, fraction=fraction)
+
+    for kind in ("E", "E-F", "E-F-H"):
+        assert count(kind, [(0, 0.1)] * 3, (1, 0.1)) == 0  # the same structures, with the same labels
+    assert count("E-F+", [(1, 0.1)], (1, 0.1)) == 0
+    assert count("E-F+", [(0, 0.1), (0, 0.1), (0, 0.05)], (1, 0.1)) == 2 * atoms
+    assert count("E-F+", [(1, 0.1), (1, 0.05)], (1, 0.1)) == atoms
+    parts = [set(sets.indices(fraction=0.5, draw=draw)) for draw in (0, 1)]
+    beyond = sorted(parts[0] - parts[1])
+    assert beyond
+    assert count("E-F-H", [(0, 0.1)], (1, 0.1), 0.5) == label_gradients(store, beyond, "E-F-H", 1.0)
+    moved = [half_of(store, "train", 1.0, (0, draw)) for draw in (0, 1)]
+    paid = moved[0] | (moved[1] - moved[0])  # frames of their own, and Hessians that the run has frames instead of
+    assert count("E-F+H", [(0, 0.1)], (1, 0.1)) == store.n_atoms[sorted(paid)].sum()
 
 
 def test_reference_energies_are_those_of_the_part(make_sets: MakeSets) -> None:
@@ -205,7 +234,7 @@ def test_frames_are_labelled_and_lie_around_their_structure(tiny_store: Path, en
     assert {frame.split for frame in frames} == {structure.split}
     assert len({frame.name for frame in frames}) == 12
     spreads = [np.std(frame.positions - structure.positions) for frame in frames]
-    assert 0.005 < min(spreads) < max(spreads) < 0.16
+    assert 0.001 < min(spreads) < max(spreads) < 0.16
     energy, forces = engine.energy_forces(frames[3].to_atoms())
     assert frames[3].energy == pytest.approx(energy, abs=1e-8)
     np.testing.assert_allclose(frames[3].forces, forces, atol=1e-7)

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from hessgnn.cli.study import study as study_command
-from hessgnn.data.store.store import Store
-from hessgnn.errors import ConfigError, NothingTrained
+from hessgnn.data.store.store import Store, write_store
+from hessgnn.errors import ConfigError, DataError, NothingTrained
 from hessgnn.evaluation.evaluate import evaluate
 from hessgnn.evaluation.record import read_record
 from hessgnn.experiments.config import StudyConfig
@@ -72,7 +72,7 @@ def test_a_study_compares_labels_on_parts_of_the_data(make_study: MakeStudy, tmp
     # Judged on the whole data, and with its own name for what it saw.
     plus = read_record(tmp_path / by_kind["E-F+", 1.0, "steps"].run / "record.json")
     assert (plus.regime, plus.data.name) == ("E-F+", "tiny")
-    assert plus.config["data"]["path"].endswith("train-1-frames-0.1.h5")
+    assert plus.config["data"]["path"].endswith("train-1-draw1-frames-0.1.h5")
     assert "vibrations_failed" in plus.metrics["test"]
     assert "vibrations_failed" not in read_record(tmp_path / by_kind["E", 0.4, "steps"].run / "record.json").metrics
 
@@ -98,7 +98,10 @@ def test_a_redirected_study_prints_a_line_for_each_finished_unit(
     save(config, tmp_path / "study.yaml")
     study_command(tmp_path / "study.yaml", [], output=tmp_path / "out", dry_run=False)
     printed, log = capsys.readouterr().out, (tmp_path / "out" / "study.log").read_text()
-    units = [r"labels train-1-frames-0\.1\] labelling frames of structure 6/6$", r"report\] .*leaderboard written$"]
+    units = [
+        r"labels train-1-draw1-frames-0\.1\] labelling frames of structure 6/6$",
+        r"report\] .*leaderboard written$",
+    ]
     for regime in (r"E-F\+", "E-F-H"):
         run = rf"run schnet {regime}, 100 %, seed 1\]"
         units += [rf"{run} 6/6 steps  E \d", rf"{run} finished: score .* device-seconds$"]
@@ -161,7 +164,8 @@ def test_equal_steps_can_be_looked_at_while_equal_seconds_run(make_study: MakeSt
     ("changes", "message"),
     [
         ({"fractions": [0.0, 1.0]}, "above 0 and up to 1"),
-        ({"fractions": [1.0, 1.0]}, "different numbers"),
+        ({"fractions": [1.0, 1.0]}, r"1\.0 is there twice"),
+        ({"seeds": [3, 3]}, "3 is there twice"),
         ({"tasks": ["vibration"]}, "did you mean 'vibrations'"),
         ({"regimes": ["E-F"], "equal_seconds": True}, "needs the regime E-F-H"),
         ({"base": {"loss": {"hessian": 0.0}}}, "there is no regime E-F-H"),
@@ -190,6 +194,21 @@ def test_the_steps_of_equal_time_are_kept_when_a_study_goes_on(make_study: MakeS
     study(config, tmp_path, silent)
     assert Run(folder).config().training.steps == steps == read_record(folder / "record.json").cost.steps
     assert steps == max(1, round(6 * costs["E-F-H"]))
+
+
+def test_a_part_that_is_no_good_fails_its_run_and_such_data_end_the_study(
+    make_study: MakeStudy, tiny_store: Path, tmp_path: Path
+) -> None:
+    config = make_study(regimes=["E-F"], fractions=[0.2, 1.0], seeds=[1])
+    study(config, tmp_path / "out", silent)
+    points = StudyRuns.model_validate_json((tmp_path / "out" / "points.json").read_text()).points
+    assert {p.fraction: p.status for p in points} == {0.2: "failed", 1.0: "ok"}
+    assert "nothing is learnt of it" in (points[0].reason or "")
+
+    write_store(tmp_path / "bad.h5", [s for s in Store.open(tiny_store) if s.name != "HCN"], level_of_theory="GFN2-xTB")
+    with pytest.raises(DataError, match="N in validation, but not in train"):
+        study(make_study(base={"data": {"path": str(tmp_path / "bad.h5")}}), tmp_path / "bad", silent)
+    assert not list((tmp_path / "bad").glob("runs/*"))
 
 
 def test_seeds_draw_parts_of_their_own(make_study: MakeStudy, tmp_path: Path) -> None:

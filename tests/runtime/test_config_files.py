@@ -91,6 +91,10 @@ def test_an_empty_file_holds_no_settings(tmp_path: Path) -> None:
         (b"- a\n", "holds no mapping"),
         (b"a: \xff\n", "cannot be read"),
         (b"a: \x00\n", "not valid YAML"),
+        (b"a: &a {x: *a}\n", "nested too deeply"),
+        (b"a: &a [*a]\n", "nested too deeply"),
+        (b"{a: " * 3000 + b"1" + b"}" * 3000, "nested too deeply"),
+        (b"{a: " * 200 + b"1" + b"}" * 200, "nested too deeply"),
     ],
 )
 def test_a_file_that_is_no_mapping(tmp_path: Path, content: bytes, message: str) -> None:
@@ -134,6 +138,8 @@ def test_a_power_of_ten_is_a_number_without_a_point_too() -> None:
         ("a.b", "not an assignment"),
         ("=3", "not an assignment"),
         ("a.b=[1", "not valid YAML"),
+        ("a.b=&a [*a]", "nested too deeply"),
+        ("a.b=" + "[" * 3000 + "]" * 3000, "nested too deeply"),
         ("a.b.c=1", "'b' holds a plain value"),
     ],
 )

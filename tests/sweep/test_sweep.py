@@ -119,6 +119,7 @@ def test_a_sweep_tunes_retrains_judges_and_compares(make_sweep: MakeSweep, done:
         assert record.config["training"]["schedule"]["lr"] == float(best["training.schedule.lr"])
         assert record.cost.sweep_device_seconds == pytest.approx(sum(float(row["device_seconds"]) for row in tuned))
         assert record.cost.label_gradients is not None
+        assert record.cost.tuning_gradients == 0  # the same labels
         assert not record.demonstration
 
     assert {report.title.architecture for report in reports} == {str(subject) for subject in config.subjects}
@@ -378,6 +379,7 @@ def test_frames_of_the_tuned_displacement_are_trained_on_and_each_seed_draws_its
         assert (record.weights["hessian"] > 0) == (record.regime == "E-F+H")
         trained[record.seed] = {s.name for s in structures if s.kind != "displaced"}
         assert record.cost.label_gradients > len(trained[record.seed])
+        assert record.cost.tuning_gradients > 0  # trials had a part and frames of draw 7
     assert trained[1] != trained[5]  # seed and part of the data vary together
     first = next(k for k, event in enumerate(events) if isinstance(event, JobProgress) and event.task is None)
     labelled = {event.title.folder for event in events[:first] if isinstance(event, JobProgress)}

@@ -93,6 +93,28 @@ WHEN_COLUMNS = {"low": 0.1, "high": 1.0, "when": {"loss.probes.kind": "columns"}
             r"depends on loss\.probes\.kind = 'columns', which is not among its choices",
         ),
         ({"space": {"loss.hessian": HESSIAN, **CONDITIONAL}, "sampler": "gp"}, "'gp' knows no conditions"),
+        # What is compared must not differ in its data, nor be chosen on splits for tests.
+        ({"space": {**LR, "data.validation": {"choices": ["validation", "test"]}}}, r"cannot tune data\.validation"),
+        ({"space": {**LR, "data.train": {"choices": ["train"]}}}, r"cannot tune data\.train"),
+        ({"space": {**LR, "data.path": {"choices": ["other.h5"]}}}, r"cannot tune data\.path"),
+        ({"architectures": {"ani": {"data": {"validation": "test"}}}}, r"ani: data\.validation is the same for all"),
+        ({"base": {"data": {"validation": "test"}}}, r"data\.validation: split 'test' is for tests"),
+        ({"base": {"data": {"train": "nms"}}}, r"data\.train: split 'nms' is for tests"),
+        ({"seeds": [1, 2, 1]}, "seeds.*1 is there twice"),
+        ({"regimes": ["E-F", "E-F"]}, "regimes.*E-F is there twice"),
+        ({"seeds": [2**32]}, "seeds.*less than 4294967296"),
+        ({"seed": -1}, "seed.*greater than or equal to 0"),
+        (
+            {"space": LR, "base": {"training": {"schedule": {"kind": "plateau", "stop_below": 6e-4}}}},
+            "is not below schedule.lr",
+        ),
+        (
+            {
+                "space": {**LR, "training.schedule.stop_below": {"low": 1e-5, "high": 6e-4}},
+                "base": {"training": {"schedule": {"kind": "plateau"}}},
+            },
+            r"stop_below 0\.0006 is not below schedule\.lr 0\.0001",
+        ),
     ],
 )
 def test_a_wrong_sweep_is_told_in_one_line(

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import csv
+import math
 import multiprocessing
 import signal
 import time
 from collections.abc import Callable
+from itertools import chain, repeat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +26,7 @@ from hessgnn.training.config import RunConfig
 from hessgnn.training.run import Run
 from hessgnn.training.step import TrainingStep
 from hessgnn.training.trainer import Trainer, train
-from hessgnn.training.validation import validate
+from hessgnn.training.validation import Errors, validate
 
 MakeConfig = Callable[..., RunConfig]
 
@@ -222,12 +225,43 @@ def test_another_seed_gives_another_run(make_config: MakeConfig, tmp_path: Path)
 
 
 def test_early_stopping_waits_for_its_patience(make_config: MakeConfig, tmp_path: Path) -> None:
-    config = make_config(training={"steps": 100, "schedule": {"lr": 1e-12}}, validation={"every": 2, "patience": 3})
+    schedule = {"lr": 1e-12, "kind": "constant", "warmup": 0}
+    config = make_config(training={"steps": 100, "schedule": schedule}, validation={"every": 2, "patience": 3})
     result = train(config, tmp_path / "run")
     assert result.progress.step < 100
     assert result.progress.step == result.progress.best_step + 6
     assert result.converged
     assert result.progress.ending == f"converged: validation flat since step {result.progress.best_step}"
+
+
+@pytest.mark.parametrize(
+    ("scores", "schedule", "ends", "ending"),
+    [
+        ([1.0], {"kind": "constant"}, 6, "converged: validation flat since step 2"),
+        ([1.0], {"kind": "cosine"}, 6, "not converged: validation.patience ended it before the schedule had"),
+        ([1.0], {"kind": "plateau", "patience": 9}, 6, "not converged: validation.patience ended it before"),
+        ([1.0], {"kind": "plateau", "patience": 1, "final": 0.4}, 6, "converged: validation flat since step 2"),
+        ([1.0], {"kind": "constant", "warmup": 9}, 14, "converged: validation flat since step 10"),
+        ([1.0, math.nan], {"kind": "constant"}, 6, "not converged: its last validation errors"),
+        ([1.0, math.nan], {"kind": "plateau", "patience": 1, "final": 0.4}, 6, "not converged: its last validation"),
+        ([math.nan, 2.0], {"kind": "constant"}, 8, "converged: validation flat since step 4"),
+    ],
+)
+def test_a_run_has_converged_where_no_lower_rate_and_no_error_is_in_the_way(
+    make_config: MakeConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    scores: list[float],
+    schedule: dict[str, Any],
+    ends: int,
+    ending: str,
+) -> None:
+    told = chain(scores, repeat(scores[-1]))
+    monkeypatch.setattr("hessgnn.training.trainer.validate", lambda *_: Errors(next(told), 0.01, None))
+    training = {"steps": 20, "schedule": {"warmup": 0, **schedule}}
+    result = train(make_config(training=training, validation={"every": 2, "patience": 2}))
+    assert result.progress.step == ends
+    assert result.progress.ending.startswith(ending)
+    assert result.converged == ending.startswith("converged")
 
 
 def test_small_decreases_do_not_count_where_a_least_improvement_is_set(make_config: MakeConfig) -> None:
@@ -278,7 +312,7 @@ def test_a_resumed_run_ends_at_the_same_step(make_config: MakeConfig, tmp_path: 
     config = make_config(**PLATEAU)
     if rule == "patience":
         validation = {"every": 4, "patience": 3, "min_improvement": 0.1}
-        config = make_config(training={"steps": 400}, validation=validation)
+        config = make_config(training={"steps": 400, "schedule": {"kind": "constant"}}, validation=validation)
     whole = train(config, tmp_path / "whole")
     assert whole.converged
     last = whole.progress.step

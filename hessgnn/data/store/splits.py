@@ -115,6 +115,11 @@ def is_held_out(split: str) -> bool:
     return split not in (TRAIN, VALIDATION, VALIDATION_STATIONARY) and not split.endswith(KNOWN)
 
 
+def is_for_tests(split: str) -> bool:
+    """Whether it is one of the splits that :func:`split_of` makes for tests; of others only their user knows."""
+    return is_drawn(split) and is_held_out(split)
+
+
 def leaking_groups(groups: Sequence[str], splits: Sequence[str]) -> dict[str, set[str]]:
     """Find the groups that stand in two of the splits that must be disjoint, and which of these (:data:`DISJOINT`).
 

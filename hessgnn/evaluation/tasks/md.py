@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from ase import Atoms, units
 from numpy.typing import NDArray
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 from scipy import stats
 
 from hessgnn.data.structure import Array, Structure
@@ -22,7 +22,7 @@ from hessgnn.evaluation.tasks.base import Claim, MetricDefinition, task
 from hessgnn.evaluation.tasks.subjects import MoleculeTask
 from hessgnn.molecules.geometry import INTACT_BOND, bonds, molecule_rng, same_bonds
 from hessgnn.molecules.vibrations import masses_of
-from hessgnn.runtime.config import Settings
+from hessgnn.runtime.config import Seed, Settings
 from hessgnn.surface.base import Surface, SurfaceError
 from hessgnn.surface.dynamics import Dynamics
 from hessgnn.surface.stationary import Optimised, quasi_newton
@@ -44,7 +44,7 @@ class MDSettings(Settings):
 
     preset: Literal["short", "full"] = "short"
     seeds: PositiveInt = Field(default=1, description="trajectories of each molecule")
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     timestep: PositiveFloat = Field(default=0.5, description="fs")
     friction: PositiveFloat = Field(default=0.01, description="of the Langevin bath, 1/fs")
     lowest: PositiveFloat = Field(default=LOWEST, description="K, of the first rung")

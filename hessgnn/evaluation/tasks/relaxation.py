@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from ase import Atoms
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from hessgnn.data.structure import Structure
 from hessgnn.evaluation.record import Metric, Result, Values
 from hessgnn.evaluation.tasks.base import Claim, MetricDefinition, SplitContext, task
 from hessgnn.evaluation.tasks.subjects import MoleculeTask
 from hessgnn.molecules.geometry import molecule_rng, rmsd
-from hessgnn.runtime.config import Settings
+from hessgnn.runtime.config import Seed, Settings
 from hessgnn.surface.base import Surface, SurfaceError
 from hessgnn.surface.stationary import Optimised, newton, quasi_newton
 
@@ -27,7 +27,7 @@ class RelaxationSettings(Settings):
     """Where relaxations start and when they have ended."""
 
     noise: PositiveFloat = Field(default=0.1, description="standard deviation of each coordinate's displacement, Å")
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     fmax: PositiveFloat = Field(default=1e-3, description="largest force at the end, eV/Å")
     max_steps: PositiveInt = 300
     tolerance: PositiveFloat = Field(default=0.1, description="RMSD from the reference minimum that counts as it, Å")

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from ase import Atoms
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from hessgnn.data.store.store import Store
 from hessgnn.data.structure import Array, Structure
@@ -15,7 +15,7 @@ from hessgnn.evaluation.tasks.base import Claim, MetricDefinition, task
 from hessgnn.evaluation.tasks.subjects import StoredReaction, SubjectTask, reactions
 from hessgnn.molecules.geometry import INTACT_BOND, molecule_rng, rmsd, same_bonds
 from hessgnn.molecules.vibrations import Vibrations, masses_of, vibrations
-from hessgnn.runtime.config import Settings
+from hessgnn.runtime.config import Seed, Settings
 from hessgnn.surface.base import Surface, SurfaceError
 from hessgnn.surface.stationary import quasi_newton, require_sella, search_saddle, stationary
 
@@ -34,7 +34,7 @@ class SaddleSettings(Settings):
 
     noise: PositiveFloat = Field(default=0.05, description="standard deviation of each coordinate's displacement, Å")
     guesses: PositiveInt = Field(default=1, description="searches for each saddle point")
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     fmax: PositiveFloat = Field(default=1e-3, description="largest force at the end, eV/Å")
     max_steps: PositiveInt = 150
     threshold: PositiveFloat = Field(default=10.0, description="imaginary frequencies below this do not count, cm⁻¹")

@@ -59,7 +59,8 @@ class Training(Section):
 
 def training_table(board: Leaderboard) -> TextTable:
     """Lay out how the training of each entry ended, and its cost."""
-    headings = ["Entry", "Labels", "Converged", "Steps", "Label gradients", "Validation gradients", "Training / s"]
+    headings = ["Entry", "Labels", "Converged", "Steps", "Label gradients", "Validation gradients"]
+    headings += ["Tuning gradients", "Training / s"]
     lines = [
         [
             row.entry,
@@ -68,12 +69,13 @@ def training_table(board: Leaderboard) -> TextTable:
             ", ".join(f"{steps:,}" for steps in dict.fromkeys(row.run_steps)),
             integer(row.label_gradients),
             integer(row.validation_gradients),
+            integer(row.tuning_gradients),
             number(row.device_seconds),
         ]
         for row in board.rows
         if row.regime not in ("mean", "external")
     ]
-    return TextTable(headings, lines, [False] * 3 + [True] * 4, TRAINING_NOTE)
+    return TextTable(headings, lines, [False] * 3 + [True] * 5, TRAINING_NOTE)
 
 
 @section("cost", order=50)
