@@ -60,9 +60,12 @@ def _what_and_where(
 ) -> tuple[RunConfig, Path]:
     """Settings of a run and its folder."""
     if resume is not None:
+        if config is not None and "=" in str(config):  # the first word may be an override
+            config, overrides = None, [str(config), *overrides]
         if config is not None or output is not None:
             raise ConfigError("takes neither a config nor an output folder", where="--resume", hint="leave them out")
-        return Run(resume).config(), resume
+        Run(resume).config()  # says what is wrong with a folder that holds no run
+        return load(RunConfig, Run(resume).config_path, overrides), resume
     if config is None:
         raise ConfigError("no config is given", hint="name a YAML file, for example configs/schnet.yaml")
     settings = load(RunConfig, find_resource(config), overrides)

@@ -338,6 +338,10 @@ class RunConfig(Settings):
         settings = {key: value for key, value in self.potential.items() if key != "name"}
         return parse(self.potential_class().Config, settings, where=f"potential {self.potential['name']!r}")
 
+    def with_steps(self, steps: int) -> RunConfig:
+        """The same with another length."""
+        return self.model_copy(update={"training": self.training.model_copy(update={"steps": steps})})
+
     def with_resolved_potential(self, elements: list[int]) -> RunConfig:
         """Fill in the architecture's defaults, and the elements of the data where none are given."""
         settings = {"elements": elements, **self.potential}

@@ -19,6 +19,7 @@ from hessgnn.potentials.base import Potential
 from hessgnn.potentials.saved import load, load_checkpoint, load_weights, save_checkpoint
 from hessgnn.runtime.config import load as load_config
 from hessgnn.runtime.config import parse
+from hessgnn.runtime.config import save as save_config
 from hessgnn.runtime.files import find_resource
 from hessgnn.runtime.machine import warn_of_busy_waiting
 from hessgnn.training.build import Setup, build
@@ -316,13 +317,18 @@ class Trainer:
     def _restore(self, run: Run) -> None:
         setup = self.setup
         saved = self.ranks.from_first(run.config)
-        if saved.model_dump(mode="json") != setup.config.model_dump(mode="json"):  # lists and tuples are alike there
+        more = saved.training.schedule.kind != "cosine" and setup.config.training.steps > saved.training.steps
+        begun_as = saved.with_steps(setup.config.training.steps) if more else saved
+        if begun_as.model_dump(mode="json") != setup.config.model_dump(mode="json"):  # lists and tuples are alike there
             raise ConfigError(
                 "the configuration differs from the one that the run was begun with",
                 where=run.config_path,
-                hint="resume with the same settings, or name another folder",
+                hint="resume with the same settings (without a cosine, training.steps may be raised), or name another "
+                "folder",
             )
         content = self.ranks.from_first(lambda: load_checkpoint(run.last))
+        if more and self.ranks.first:
+            save_config(setup.config, run.config_path)
         load_weights(setup.potential, content["potential"], where=run.last)
         setup.average.load_state_dict(content["averaged"])
         setup.step.update.load_state_dict(content["optimizer"])

@@ -354,6 +354,23 @@ def test_the_best_checkpoint_by_the_error_of_whole_molecules(make_config: MakeCo
     assert result.score == pytest.approx(result.errors.energy_molecule / 1e-2)
 
 
+@pytest.mark.parametrize("kind", ["plateau", "constant"])
+def test_a_run_that_used_up_its_steps_goes_on_with_more(make_config: MakeConfig, tmp_path: Path, kind: str) -> None:
+    def config(steps: int, kind: str = kind) -> RunConfig:
+        schedule = {"kind": kind, "warmup": 2, "patience": 9}
+        return make_config(training={"steps": steps, "schedule": schedule}, validation={"every": 4})
+
+    train(config(16), tmp_path / "whole")
+    first = train(config(8), tmp_path / "parts")
+    assert first.converged is False
+    train(config(16), tmp_path / "parts", resume=True)
+    assert Run(tmp_path / "parts").config().training.steps == 16
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    for other in (config(8), config(16, "cosine")):  # fewer steps, or another path
+        with pytest.raises(ConfigError, match="differs from the one that the run was begun with"):
+            train(other, tmp_path / "parts", resume=True)
+
+
 def test_a_run_is_not_overwritten(make_config: MakeConfig, tmp_path: Path) -> None:
     train(make_config(), tmp_path / "run")
     before = weights(tmp_path / "run")
