@@ -54,7 +54,9 @@ def train(
     config: Annotated[Path | None, typer.Argument(help="YAML file; not needed with --resume.")] = None,
     overrides: Overrides = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Run folder.")] = None,
-    resume: Annotated[Path | None, typer.Option(help="Run folder whose training is resumed; training.steps=N goes on to more steps.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Run folder whose training is resumed; training.steps=N goes on to more steps.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done.")] = False,
 ) -> None:
     """Train one potential."""
