@@ -243,8 +243,7 @@ class _Sweep:
     def _train_longer(self, subject: Subject, number: int, trial: FrozenTrial) -> None:
         run = self._trial_run(subject, trial.params, steps=self.config.final_steps)
         path = self.folder / "ranking" / subject.folder / f"{number:03d}"
-        job = Job(run, path, str(subject), f"trial {number}", stage="ranking")
-        self._once(ranking_key(subject, number), job)
+        self._once(ranking_key(subject, number), Job(run, path, str(subject), f"trial {number}", stage="ranking"))
 
     def _transfer(self, subject: Subject) -> list[Transferred]:
         """The architecture with the loss weights of each other on the same labels, as long as a trial."""
@@ -340,8 +339,7 @@ class _Sweep:
         """What is trained again for the device-seconds of E-F-H, when all have been retrained."""
         if not self.config.equal_seconds:
             return []
-        others = [subject for subject in self.config.subjects if subject.regime != "E-F-H"]
-        return [(subject, seed) for subject in others for seed in self.config.seeds]
+        return [(s, seed) for s in self.config.subjects if s.regime != "E-F-H" for seed in self.config.seeds]
 
     def _equal(self, subject: Subject, seed: int) -> Path | None:
         """A retraining for the device-seconds of E-F-H, by frozen costs of a step; none where one of the two failed."""
