@@ -226,11 +226,12 @@ def ratio_interval(
         means = weights @ errors.T / weights.sum(axis=1, keepdims=True)
         means = np.sqrt(means) if square else means
         parts = [means[:, :n], means[:, n:]]
-        top, below = (
-            part.mean(axis=1) + (0.0 if chosen is None else (part * share).sum(axis=1))
-            for part, share in zip(parts, chosen or (0.0, 0.0), strict=True)
-        )
-        return np.asarray(top / below)
+        top, below = (part.mean(axis=1) for part in parts)
+        if chosen is None:
+            return np.asarray(top / below)
+        # Relative deviations are added to the logarithm, as widened ones could make a mean negative.
+        first, second = ((part * share).sum(axis=1) for part, share in zip(parts, chosen, strict=True))
+        return np.asarray(top / below * np.exp(first / top - second / below))
 
     with np.errstate(divide="ignore", invalid="ignore"):
         if not np.isclose(ratios(np.ones((1, len(names))))[0], ratio, rtol=1e-3):
