@@ -152,9 +152,13 @@ class Experiment:
                 parts.append(f"{statistics.median(needed):,.0f} families for {title}")
         if not parts:
             return "No main comparison could be tested, so it is not known how many families a 10 % change needs."
+        every = [claim for one in self.comparisons for claim in self.claims(one) if claim.verdict in TESTED]
+        alone = sum(_excludes_no_change(claim) for claim in every if claim.verdict == "undecided")
         return (
-            f"To see a change of 10 % in four of five experiments takes {joined(parts)} (medians); the tests have "
-            f"{_range([claim.n_families for claim in tested], 'family', 'families')}."
+            f"To see a change of 10 % in four of five experiments takes {joined(parts)} (medians), if trainings do "
+            f"not differ; the tests have {_range([claim.n_families for claim in tested], 'family', 'families')}. "
+            f"{alone} of {len(every)} tests are undecided although their own 95 % interval excludes no change: verdicts "
+            "are corrected for all tests, and with few trainings an interval has to be far from 1."
         )
 
     def support(self) -> str:
@@ -255,3 +259,9 @@ def _counts(claims: Sequence[ClaimResult]) -> str:
 def _range(values: Sequence[int], one: str, many: str) -> str:
     low, high = min(values), max(values)
     return f"{word(low)}{f' to {word(high)}' if high > low else ''} {one if high == 1 else many}"
+
+
+def _excludes_no_change(claim: ClaimResult) -> bool:
+    """Whether the interval of a test by itself, which is not corrected, lies on one side."""
+    neutral = 1.0 if claim.scale == "ratio" else 0.0
+    return claim.low is not None and claim.high is not None and not claim.low <= neutral <= claim.high

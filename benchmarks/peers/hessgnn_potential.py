@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from ase.data import atomic_numbers
@@ -17,6 +17,9 @@ from hessgnn.data.batch import Batch
 from hessgnn.data.structure import Structure
 from hessgnn.training.config import LossConfig, ProbeConfig
 from hessgnn.training.optimizer import Update
+
+PER_ATOM: Literal["per_atom"] = "per_atom"
+"""Form of the energy term that all peers have."""
 
 
 class Driver(Peer):
@@ -51,9 +54,11 @@ class Driver(Peer):
         super().start()
         weight, rows = self.settings["forces"], ProbeConfig(kind="rows", number=1)
         self.steps = {
-            0.0: TrainingStep(self.model, self.batch, LossConfig(forces=weight, hessian=0.0)),
+            0.0: TrainingStep(self.model, self.batch, LossConfig(forces=weight, hessian=0.0, energy_form=PER_ATOM)),
             1.0: TrainingStep(
-                self.model, self.batch, LossConfig(forces=weight, hessian=self.settings["hessian"], probes=rows)
+                self.model,
+                self.batch,
+                LossConfig(forces=weight, hessian=self.settings["hessian"], probes=rows, energy_form=PER_ATOM),
             ),
         }
         for step in self.steps.values():
