@@ -100,6 +100,6 @@ class _Graph:
     def loss(self, weights: Weights, hessian: Tensor) -> Tensor:
         """Energy, force and Hessian terms; ``hessian`` stands for ``‖ΔH‖²_F`` of each structure."""
         n = self.batch.n_atoms.double()
-        energy = ((self.energy - self.labels.energy) / n).square()
+        energy = (self.energy - self.labels.energy).square() / n.sqrt()
         forces = self.batch.sum_per_structure((self.gradient + self.labels.forces).double().square().sum(-1)) / (3 * n)
         return (energy + weights.forces * forces + weights.hessian * hessian / (9 * n.square())).mean()

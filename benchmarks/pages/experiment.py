@@ -157,8 +157,8 @@ class Experiment:
         return (
             f"To see a change of 10 % in four of five experiments takes {joined(parts)} (medians), if trainings do "
             f"not differ; the tests have {_range([claim.n_families for claim in tested], 'family', 'families')}. "
-            f"{alone} of {len(every)} tests are undecided although their own 95 % interval excludes no change: verdicts "
-            "are corrected for all tests, and with few trainings an interval has to be far from 1."
+            f"{alone} of {len(every)} tests are undecided although their own 95 % interval excludes no change: "
+            "verdicts are corrected for all tests, and with few trainings an interval has to be far from 1."
         )
 
     def support(self) -> str:

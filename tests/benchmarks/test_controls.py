@@ -13,6 +13,7 @@ import pytest
 from tiny_store import TINY, write_tiny_store
 
 from hessgnn.errors import ConfigError, DataError
+from hessgnn.evaluation.predictions import SavedFamilies
 from hessgnn.evaluation.record import read_record, write_record
 from hessgnn.leaderboard.collect import RunFiles, collect
 from hessgnn.leaderboard.comparisons import COMPARISONS
@@ -196,12 +197,21 @@ def planted(final: RunFiles, change: float) -> list[RunFiles]:
     runs = []
     for kind, factor in zip(KINDS, (1.0, change), strict=True):
         for seed in (1, 2, 3):
-            update = {"regime": kind, "entry": f"schnet {kind}", "seed": seed, "converged": True, "metrics": {}}
+            update = {
+                "regime": kind,
+                "entry": f"schnet {kind}",
+                "seed": seed,
+                "converged": True,
+                "metrics": {},
+                "demonstration": False,
+            }
             errors: dict[str, float | None] = {f"m{k}": factor * (1 + 0.01 * k * seed) for k in range(9)}
             if kind == "E-F-H":  # families differ a little in what the labels do
                 errors = {f"m{k}": factor * (1 + 0.01 * k * seed) * (1 + 0.02 * (k % 3)) for k in range(9)}
             values = {("accuracy", "test"): {"hessian_mae": errors}}
-            runs.append(RunFiles(final.path, final.record.model_copy(update=update), _values=values))
+            families = {"test": SavedFamilies({name: name for name in errors}, known=True)}
+            record = final.record.model_copy(update=update)
+            runs.append(RunFiles(final.path, record, files={"test": final.path}, _values=values, _families=families))
     return runs
 
 

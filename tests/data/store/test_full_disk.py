@@ -11,7 +11,7 @@ from hessgnn.cli import main
 from hessgnn.data.formats import registry
 from hessgnn.data.store.hdf5 import HDF5Output
 from hessgnn.data.store.store import Store, write_store
-from hessgnn.errors import DataError
+from hessgnn.errors import UserError
 
 VERBS = {
     "split": ("split", "rtp-mini", "-o", "TARGET"),
@@ -82,7 +82,7 @@ def test_what_is_there_is_kept(tmp_path):
     few = [Store.open("rtp-mini")[i] for i in range(30)]
     write_store(tmp_path / "a.h5", few, level_of_theory="x")
     before = (tmp_path / "a.h5").read_bytes()
-    with largest_file(20_000), pytest.raises(DataError, match="writing failed"):
+    with largest_file(20_000), pytest.raises(UserError, match="writing failed"):
         write_store(tmp_path / "a.h5", [Store.open("rtp-mini")[i] for i in range(300)], level_of_theory="x")
     assert (tmp_path / "a.h5").read_bytes() == before
 
