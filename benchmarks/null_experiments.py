@@ -1,6 +1,7 @@
 """How often tests find a difference where there is none, and what the mixed model says of real runs.
 
     python benchmarks/null_experiments.py runs/quickstart/final/* -o null.json
+    python benchmarks/null_experiments.py runs/reference/final/*-seed* --flips benchmarks/results/null-reference.json
 
 In a null experiment the differences between two kinds of labels are centred and the sign of every family is drawn at
 random, so that no direction is right. A test at a nominal 5 % should find a difference in 5 % of them. Counting frames
@@ -22,6 +23,7 @@ import numpy as np
 from scipy import special, stats
 
 from hessgnn.leaderboard.collect import Families, RunFiles, collect
+from hessgnn.leaderboard.comparisons import COMPARISONS
 from hessgnn.leaderboard.inference import (
     LEVEL,
     by_family,
@@ -31,6 +33,7 @@ from hessgnn.leaderboard.inference import (
     log_ratios,
     share_of_verdicts,
 )
+from hessgnn.runtime.files import write_text
 
 METRICS = ("energy_mae", "forces_mae", "hessian_mae")
 DRAWS = 2000
@@ -98,6 +101,39 @@ def measure(runs: list[RunFiles], without: str, having: str) -> list[dict[str, A
             )
     for row, decision in zip(rows, decide([row["contrast"] for row in rows], ["lower"] * len(rows)), strict=True):
         row["decision"] = decision
+    return rows
+
+
+def flips(runs: list[RunFiles]) -> list[dict[str, Any]]:
+    """False verdicts of the mixed model in every comparison, without and with drawn effects of trainings."""
+    known, rng, rows = Families(runs), np.random.default_rng(0), []
+    for comparison, architecture in product(COMPARISONS, sorted({run.record.architecture for run in runs})):
+        old, new = (seeds_of(runs, architecture, regime) for regime in comparison[:2])
+        seeds = sorted(seed for seed in old if seed in new and seed is not None)
+        for split, metric in product(sorted(old[seeds[0]].files) if seeds else [], METRICS):
+            names = list(old[seeds[0]].values("accuracy", split)[metric])
+            of = known.of("accuracy", split, names)
+            families = sorted({of[name] for name in names})
+            sides = [
+                np.array([[run[seed].values("accuracy", split)[metric][name] for name in names] for seed in seeds])
+                for run in (new, old)
+            ]
+            pairs = [dict(zip(names, row, strict=True)) for row in log_ratios(*sides).tolist()]
+            table = np.array([by_family(pair, of, families) for pair in pairs])
+            signs = rng.choice([-1.0, 1.0], size=(DRAWS, 1, len(families)))
+            rows.append(
+                {
+                    "without": comparison.without,
+                    "having": comparison.having,
+                    "architecture": architecture,
+                    "split": split,
+                    "metric": metric,
+                    "families": len(families),
+                    "trainings": len(seeds),
+                    "false over families": share_of_verdicts((table - table.mean()) * signs),
+                    "false over families and trainings": false_verdicts(table, DRAWS),
+                }
+            )
     return rows
 
 
@@ -173,7 +209,15 @@ def main() -> None:
     parser.add_argument("--without", default="E-F", help="labels that are compared with")
     parser.add_argument("--having", default="E-F-H", help="labels that are compared")
     parser.add_argument("-o", "--output", type=Path, help="JSON file with all numbers")
+    parser.add_argument("--flips", type=Path, help="JSON file with the mixed model in every comparison, nothing else")
     options = parser.parse_args()
+    if options.flips is not None:
+        found = flips(collect(options.runs))
+        write_text(options.flips, json.dumps(found, indent=1) + "\n")
+        for kind in ("families", "families and trainings"):
+            shares = [row[f"false over {kind}"] for row in found]
+            print(f"{len(shares)} comparisons, {kind}: mean {np.mean(shares):.3f}, largest {max(shares):.3f}")
+        return
     rows = measure(collect(options.runs), options.without, options.having)
     print("| number | families | false: frames | seeds | mixed model | ratio (95 %) | p corrected | verdict |")
     print("|---|---|---|---|---|---|---|---|")
