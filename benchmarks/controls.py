@@ -70,12 +70,11 @@ from hessgnn.evaluation.record import read_record
 from hessgnn.evaluation.tasks.accuracy import AccuracyTask
 from hessgnn.experiments.config import folder_name
 from hessgnn.experiments.folder import differences, locked
-from hessgnn.experiments.job import EvaluationRequest, Job, JobLog, Observer, record_job_failure
+from hessgnn.experiments.job import EvaluationRequest, Job, JobLog, Observer
 from hessgnn.experiments.workers import JobScheduler, Workers
 from hessgnn.leaderboard.collect import collect
 from hessgnn.leaderboard.comparisons import COMPARISONS, Comparison
 from hessgnn.runtime.files import write_text
-from hessgnn.runtime.processes import WorkerDied
 from hessgnn.runtime.terminal import ProgressLog, main, say
 from hessgnn.sweep.config import Subject, SweepConfig
 from hessgnn.training.config import RunConfig
@@ -188,7 +187,7 @@ def train_all(finished: Finished, controls: Sequence[Control], workers: int, obs
         return
     pool = Workers(workers, finished.threads)
     scheduler = JobScheduler(pool)
-    scheduler.run([partial(_train, job, scheduler) for job in jobs], observer)
+    scheduler.run([partial(scheduler.submit_recorded, job) for job in jobs], observer)
     pool.close()
 
 
@@ -212,16 +211,6 @@ def _job(finished: Finished, control: Control) -> Job:
     )
     label, stage = f"seed {control.config.training.seed}", f"{control.kind} {control.variant}"
     return Job(control.config, control.folder, str(final.subject), label, evaluation, stage=stage)
-
-
-def _train(job: Job, scheduler: JobScheduler) -> None:
-    try:
-        result = scheduler.submit(job)
-    except WorkerDied as error:
-        record_job_failure(job, error.what)
-    else:
-        if result.score is None and not Run(job.folder).record.exists():
-            record_job_failure(job, result.reason or "no score")
 
 
 def columns(controls: Sequence[Control]) -> Sets:

@@ -37,7 +37,6 @@ from hessgnn.experiments.job import (
     equal_steps,
     frozen_step_costs,
     measure_step_costs,
-    record_job_failure,
 )
 from hessgnn.experiments.labels import TrainingSets
 from hessgnn.experiments.study_report import StudyRun, StudyRuns, write_study
@@ -215,14 +214,7 @@ def _train(
         demonstration=config.demonstration,
     )
     run = _settings(config, sets, cell, steps)
-    job = Job(run, cell.folder(folder), cell.architecture, cell.label, evaluation)
-    try:
-        result = jobs.submit(job)
-    except WorkerDied as error:
-        record_job_failure(job, error.what)
-    else:
-        if result.score is None and not Run(job.folder).record.exists():
-            record_job_failure(job, result.reason or "no score")
+    jobs.submit_recorded(Job(run, cell.folder(folder), cell.architecture, cell.label, evaluation))
 
 
 def _equal_steps(costs: Mapping[StudyRegime, float] | None, cell: Cell, folder: Path) -> int | None:

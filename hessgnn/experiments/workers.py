@@ -11,12 +11,22 @@ from functools import partial
 from typing import TypeVar
 
 from hessgnn.errors import UserError
-from hessgnn.experiments.job import Event, Job, JobFinished, JobProgress, JobResult, Observer, Work, run_job
+from hessgnn.experiments.job import (
+    Event,
+    Job,
+    JobFinished,
+    JobProgress,
+    JobResult,
+    Observer,
+    Work,
+    record_job_failure,
+    run_job,
+)
 from hessgnn.runtime.files import write_text
 from hessgnn.runtime.machine import visible_gpus
-from hessgnn.runtime.processes import Pool, block_interrupts
+from hessgnn.runtime.processes import Pool, WorkerDied, block_interrupts
 from hessgnn.runtime.worker import Link, Stopped
-from hessgnn.training.run import ValidationPoint
+from hessgnn.training.run import Run, ValidationPoint
 
 T = TypeVar("T")
 
@@ -105,6 +115,16 @@ class JobScheduler:
             return self.workers.submit(job, watch, work=work).result()
         except CancelledError:  # it had not begun
             raise Stopped from None
+
+    def submit_recorded(self, job: Job) -> None:
+        """Do a job that is evaluated, and wait for it; where it gave nothing, its record says why."""
+        try:
+            result = self.submit(job)
+        except WorkerDied as error:
+            record_job_failure(job, error.what)
+        else:
+            if result.score is None and not Run(job.folder).record.exists():
+                record_job_failure(job, result.reason or "no score")
 
     def pause(self, seconds: float) -> None:
         """Wait for others, at most so many seconds.
