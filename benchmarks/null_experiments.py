@@ -15,9 +15,10 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import special, stats
@@ -63,52 +64,31 @@ def flipped(differences: np.ndarray, family: np.ndarray, seed: int = 0) -> tuple
     return frames / SUBJECT_DRAWS, seeds / SUBJECT_DRAWS
 
 
-def measure(runs: list[RunFiles], without: str, having: str) -> list[dict[str, Any]]:
-    """A row for each architecture, split and metric."""
-    rows: list[dict[str, Any]] = []
+class Compared(NamedTuple):
+    """A metric of one architecture on one split, for two kinds of labels."""
+
+    architecture: str
+    split: str
+    metric: str
+    differences: np.ndarray
+    """``(trainings, frames)``: logarithms of ratios."""
+    family: np.ndarray
+    """Of each frame, as a column of the table."""
+    table: np.ndarray
+    """``(trainings, families)``."""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a row says of it."""
+        names = {"architecture": self.architecture, "split": self.split, "metric": self.metric}
+        return names | {"families": self.table.shape[1], "trainings": len(self.table)}
+
+
+def compared(runs: list[RunFiles], without: str, having: str) -> Iterator[Compared]:
+    """Every architecture that has both, on every split, in every metric."""
     known = Families(runs)
     for architecture in sorted({run.record.architecture for run in runs}):
         old, new = (seeds_of(runs, architecture, regime) for regime in (without, having))
-        seeds = sorted(seed for seed in old if seed in new and seed is not None)
-        if not seeds:
-            continue
-        for split, metric in product(sorted(old[seeds[0]].files), METRICS):
-            names = list(old[seeds[0]].values("accuracy", split)[metric])
-            of = known.of("accuracy", split, names)
-            family = {name: of[name] for name in names}
-            families = sorted(set(family.values()))
-            sides = [
-                np.array([[run[seed].values("accuracy", split)[metric][name] for name in names] for seed in seeds])
-                for run in (new, old)
-            ]
-            differences = log_ratios(*sides)
-            frames, by_seeds = flipped(differences, np.array([families.index(family[name]) for name in names]))
-            pairs = [dict(zip(names, row, strict=True)) for row in differences.tolist()]
-            table = np.array([by_family(pair, family, families) for pair in pairs])
-            rows.append(
-                {
-                    "architecture": architecture,
-                    "split": split,
-                    "metric": metric,
-                    "frames": len(names),
-                    "families": len(families),
-                    "trainings": len(seeds),
-                    "false over frames": frames,
-                    "false over seeds": by_seeds,
-                    "false over families and trainings": false_verdicts(table, DRAWS),
-                    "contrast": contrast(table),
-                }
-            )
-    for row, decision in zip(rows, decide([row["contrast"] for row in rows], ["lower"] * len(rows)), strict=True):
-        row["decision"] = decision
-    return rows
-
-
-def flips(runs: list[RunFiles]) -> list[dict[str, Any]]:
-    """False verdicts of the mixed model in every comparison, without and with drawn effects of trainings."""
-    known, rng, rows = Families(runs), np.random.default_rng(0), []
-    for comparison, architecture in product(COMPARISONS, sorted({run.record.architecture for run in runs})):
-        old, new = (seeds_of(runs, architecture, regime) for regime in comparison[:2])
         seeds = sorted(seed for seed in old if seed in new and seed is not None)
         for split, metric in product(sorted(old[seeds[0]].files) if seeds else [], METRICS):
             names = list(old[seeds[0]].values("accuracy", split)[metric])
@@ -118,20 +98,45 @@ def flips(runs: list[RunFiles]) -> list[dict[str, Any]]:
                 np.array([[run[seed].values("accuracy", split)[metric][name] for name in names] for seed in seeds])
                 for run in (new, old)
             ]
-            pairs = [dict(zip(names, row, strict=True)) for row in log_ratios(*sides).tolist()]
+            differences = log_ratios(*sides)
+            pairs = [dict(zip(names, row, strict=True)) for row in differences.tolist()]
             table = np.array([by_family(pair, of, families) for pair in pairs])
-            signs = rng.choice([-1.0, 1.0], size=(DRAWS, 1, len(families)))
+            family = np.array([families.index(of[name]) for name in names])
+            yield Compared(architecture, split, metric, differences, family, table)
+
+
+def measure(runs: list[RunFiles], without: str, having: str) -> list[dict[str, Any]]:
+    """A row for each architecture, split and metric."""
+    rows: list[dict[str, Any]] = []
+    for one in compared(runs, without, having):
+        frames, by_seeds = flipped(one.differences, one.family)
+        rows.append(
+            one.facts
+            | {
+                "frames": one.differences.shape[1],
+                "false over frames": frames,
+                "false over seeds": by_seeds,
+                "false over families and trainings": false_verdicts(one.table, DRAWS),
+                "contrast": contrast(one.table),
+            }
+        )
+    for row, decision in zip(rows, decide([row["contrast"] for row in rows], ["lower"] * len(rows)), strict=True):
+        row["decision"] = decision
+    return rows
+
+
+def flips(runs: list[RunFiles]) -> list[dict[str, Any]]:
+    """False verdicts of the mixed model in every comparison, without and with drawn effects of trainings."""
+    rng, rows = np.random.default_rng(0), []
+    for comparison in COMPARISONS:
+        for one in compared(runs, comparison.without, comparison.having):
+            signs = rng.choice([-1.0, 1.0], size=(DRAWS, 1, one.table.shape[1]))
             rows.append(
-                {
-                    "without": comparison.without,
-                    "having": comparison.having,
-                    "architecture": architecture,
-                    "split": split,
-                    "metric": metric,
-                    "families": len(families),
-                    "trainings": len(seeds),
-                    "false over families": share_of_verdicts((table - table.mean()) * signs),
-                    "false over families and trainings": false_verdicts(table, DRAWS),
+                {"without": comparison.without, "having": comparison.having}
+                | one.facts
+                | {
+                    "false over families": share_of_verdicts((one.table - one.table.mean()) * signs),
+                    "false over families and trainings": false_verdicts(one.table, DRAWS),
                 }
             )
     return rows
