@@ -29,7 +29,8 @@ from hessgnn.errors import TrainingError
 from hessgnn.training.config import LossConfig
 from hessgnn.training.loss import Loss, Weights
 from hessgnn.training.part import Part
-from hessgnn.training.step import EagerStep, RecordedStep
+from hessgnn.training.recorded import RecordedStep
+from hessgnn.training.step import EagerStep
 
 BASELINE = "E-F, eager"
 

@@ -50,7 +50,8 @@ from hessgnn.runtime.files import find_resource, write_text
 from hessgnn.training.build import build_potential, fit_reference_energies
 from hessgnn.training.config import LossConfig, ProbeConfig, RunConfig, ValidationConfig
 from hessgnn.training.loss import Loss, Weights
-from hessgnn.training.step import PROOFS, EagerStep, RecordedStep
+from hessgnn.training.recorded import PROOFS, RecordedStep
+from hessgnn.training.step import EagerStep
 from hessgnn.training.validation import validate
 
 ARCHITECTURES = ("ani", "schnet", "nequip")

@@ -16,7 +16,8 @@ from hessgnn.potentials.base import POTENTIALS
 from hessgnn.testing import check_potential
 from hessgnn.training.config import LossConfig
 from hessgnn.training.loss import Loss, Weights
-from hessgnn.training.step import EagerStep, RecordedStep
+from hessgnn.training.recorded import RecordedStep
+from hessgnn.training.step import EagerStep
 from hessgnn.training.trainer import train
 
 pytestmark = [

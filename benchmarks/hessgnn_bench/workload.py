@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +15,13 @@ from hessgnn.data.loader import Loader
 from hessgnn.data.store.store import Store
 from hessgnn.errors import DataError
 from hessgnn.potentials.base import Potential, create
+
+REAL: dict[str, dict[str, Any]] = {
+    "ani": {},
+    "schnet": {"width": 128, "n_interactions": 6},
+    "nequip": {"channels": 32, "l_max": 2, "n_layers": 3, "radial_width": 64},
+}
+"""Settings of potentials of the size that people train; the defaults are smaller but for ANI's."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +38,15 @@ class Workload:
         Structures; drawn at random, always the same ones.
     device
         Where both are put.
+    settings
+        Of the potential, where they are not its defaults.
     """
 
     architecture: str
     data: str = "rtp-mini"
     batch_size: int = 32
     device: str = "cpu"
+    settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def build(self) -> Potential:
         """Make the potential, with the same weights at each call.
@@ -51,7 +63,7 @@ class Workload:
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return create(self.architecture, elements=self._store.elements()).to(self.device)
+            return create(self.architecture, elements=self._store.elements(), **self.settings).to(self.device)
 
     @cached_property
     def batch(self) -> Batch:
@@ -75,9 +87,9 @@ class Workload:
         dtype, triplet_cutoff = torch.float32, potential.triplet_cutoff
         return Loader(store, chosen, potential.cutoff, len(chosen), dtype, self.device, triplet_cutoff).batch(0)
 
-    def __reduce__(self) -> tuple[type[Workload], tuple[str | int, ...]]:
+    def __reduce__(self) -> tuple[type[Workload], tuple[Any, ...]]:
         """Another process makes its own batch: tensors sent to it would not count as its memory."""
-        return Workload, astuple(self)
+        return Workload, (self.architecture, self.data, self.batch_size, self.device, dict(self.settings))
 
     def facts(self) -> dict[str, int]:
         """Sizes of potential and batch, for the reader of a table."""

@@ -19,8 +19,16 @@ from hessgnn.runtime.terminal import say
 if TYPE_CHECKING:  # torch and its company take seconds to import
     from hessgnn_bench.conditions import Conditions
     from hessgnn_bench.experiment import Experiment
+    from hessgnn_bench.workload import Workload
 
 app = typer.Typer(help="Measure what training steps, Hessians and loading cost on this machine.", no_args_is_help=True)
+
+
+class Size(StrEnum):
+    """Which hyper-parameters the potentials have."""
+
+    small = "small"
+    real = "real"
 
 
 class Device(StrEnum):
@@ -47,6 +55,9 @@ Memory = Annotated[
     bool, typer.Option("--memory", help="Also measure peak memory; on a CPU in a process for each piece, ~5 s.")
 ]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="JSON file with every repeat.")]
+SizeOption = Annotated[
+    Size, typer.Option("--size", help="small: each architecture's defaults; real: what people train.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be measured.")]
 
 
@@ -57,6 +68,7 @@ def steps(
     repeats: Repeats = 21,
     batch_size: BatchSize = 32,
     data: Data = "rtp-mini",
+    size: SizeOption = Size.small,
     threads: Threads = None,
     device: DeviceOption = Device.auto,
     keep_memory: KeepMemory = False,
@@ -66,16 +78,16 @@ def steps(
 ) -> None:
     """Time training steps: E-F, E-F-H by every backend, full Hessians, and what others do instead."""
     from hessgnn_bench.steps import experiments
-    from hessgnn_bench.workload import Workload
 
     conditions = _prepare(device, threads, keep_memory)
     numbers = _numbers(probes)
     planned = [
         experiment
         for name in _names(architectures)
-        for experiment in experiments(Workload(name, data, batch_size, conditions.device), numbers, repeats)
+        for experiment in experiments(_workload(name, data, batch_size, conditions, size), numbers, repeats)
     ]
     settings = {"architectures": _names(architectures), "probes": numbers, "repeats": repeats, "data": data}
+    settings["size"] = size.value
     _run("steps", settings | {"batch_size": batch_size}, planned, conditions, memory, output, dry_run)
 
 
@@ -85,6 +97,7 @@ def hessian(
     repeats: Repeats = 5,
     batch_size: BatchSize = 32,
     data: Data = "rtp-mini",
+    size: SizeOption = Size.small,
     threads: Threads = None,
     device: DeviceOption = Device.auto,
     keep_memory: KeepMemory = False,
@@ -94,12 +107,12 @@ def hessian(
 ) -> None:
     """Time the full Hessians of a batch, against torch.func, rows by autograd.grad and torchani."""
     from hessgnn_bench.hessians import experiment
-    from hessgnn_bench.workload import Workload
 
     conditions = _prepare(device, threads, keep_memory)
     names = _names(architectures)
-    planned = [experiment(Workload(name, data, batch_size, conditions.device), repeats) for name in names]
+    planned = [experiment(_workload(name, data, batch_size, conditions, size), repeats) for name in names]
     settings = {"architectures": names, "repeats": repeats, "data": data, "batch_size": batch_size}
+    settings["size"] = size.value
     _run("hessian", settings, planned, conditions, memory, output, dry_run)
 
 
@@ -217,6 +230,14 @@ def _console(conditions: Conditions, output: Path | None) -> Console:
 
 def _advance(progress: Progress, task: TaskID, done: int, total: int) -> None:
     progress.update(task, completed=done, total=total)
+
+
+def _workload(name: str, data: str, batch_size: int, conditions: Conditions, size: Size) -> Workload:
+    """An architecture of the wanted size; those that have only one keep it."""
+    from hessgnn_bench.workload import REAL, Workload
+
+    settings = REAL.get(name, {}) if size is Size.real else {}
+    return Workload(name, data, batch_size, conditions.device, settings)
 
 
 def _prepare(device: Device, threads: int | None, keep_memory: bool) -> Conditions:

@@ -25,7 +25,8 @@ from hessgnn.training.config import RunConfig
 from hessgnn.training.distributed import Ranks
 from hessgnn.training.loss import Loss
 from hessgnn.training.optimizer import Average, Schedule, Update, build_optimizers
-from hessgnn.training.step import EagerStep, RecordedStep, TrainingStep
+from hessgnn.training.recorded import RecordedStep
+from hessgnn.training.step import EagerStep, TrainingStep
 
 
 @dataclass(frozen=True)

@@ -1,66 +1,22 @@
-"""A training step, and how its loss and gradient are computed: eager, or recorded once for each shape and replayed.
-
-A loss of Hessian products differentiates an energy three times. Autograd builds that graph anew in every step, from
-thousands of small operations, and its bookkeeping and their launches cost more than the arithmetic of small molecules.
-But the whole step, gradient included, is one function of (weights, batch, targets) without control flow. Recorded for a
-fixed shape, there is no autograd left in it:
-
-============  =======================================================================================================
-``traced``    its operations in order (``make_fx``), dead ones removed
-``compiled``  the same, fused by Inductor: what ``torch.compile`` of a potential cannot do, since it differentiates once
-``captured``  the eager step as a CUDA graph
-============  =======================================================================================================
-
-``traced`` alone gains nothing once batches are filled up to recorded shapes; it is what ``compiled`` starts from.
-
-Records are verified: the first batches of each shape are also computed by the eager step. A potential that cannot be
-recorded, or whose record gives something else, is an error. On one CPU thread a compiled step repeats every digit, also
-in another process; on more, Inductor's sums over neighbours take the order in which the threads come (1e-8 in float32).
-"""
+"""A training step: batch, probes, loss and gradient, update of the parameters, and their average."""
 
 from __future__ import annotations
 
-import logging
 import math
-import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from hessgnn.data.loader import Loader
-from hessgnn.data.padding import Buckets, Size
 from hessgnn.data.store.store import Store
-from hessgnn.errors import ConfigError, TrainingError, UserError
+from hessgnn.errors import TrainingError
 from hessgnn.potentials.base import Potential
 from hessgnn.training.config import RunConfig
 from hessgnn.training.distributed import Ranks
 from hessgnn.training.loss import Loss, LossValue, Weights
 from hessgnn.training.optimizer import Average, NonFiniteGradient, Schedule, Update
 from hessgnn.training.part import Part
-
-logger = logging.getLogger(__name__)
-
-Outputs = list[Tensor | None]
-"""The errors of each term, then the gradient of each trained parameter, ``None`` for one that is not used."""
-
-Function = Callable[..., Outputs]
-"""Of weights and buffers followed by a part's tensors."""
-
-Record = Callable[[Sequence[Tensor]], Outputs]
-"""The same, of all tensors as one argument and for one shape."""
-
-PROOFS = 2
-"""Batches of each shape that are computed both ways."""
-
-TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
-"""Largest relative error of loss and gradient."""
-
-_WARM_UP = 3  # eager steps before a capture, as torch asks for
 
 
 class NonFiniteLoss(TrainingError):
@@ -153,110 +109,6 @@ class EagerStep:
         return {name: error.detach() for name, error in errors.items()}
 
 
-class RecordedStep(EagerStep):
-    """The gradient from a record of the step, for batches that are filled up to a few sizes (``buckets``).
-
-    The potential has the type and device that it stays in. For ``how`` see the module. :class:`ConfigError` when the
-    device cannot record so.
-    """
-
-    def __init__(
-        self, loss: Loss, potential: Potential, buckets: Buckets, how: Literal["traced", "compiled", "captured"]
-    ) -> None:
-        super().__init__(loss, potential)
-        self.buckets, self.how = buckets, how
-        self.state = dict(potential.named_parameters()) | dict(potential.named_buffers())
-        if how == "captured" and not next(iter(self.trained.values())).is_cuda:
-            raise ConfigError(
-                "a step can be captured on a CUDA device only",
-                where="key 'training.step'",
-                hint="use training.step=compiled or eager",
-            )
-        self._records: dict[tuple[object, ...], Record] = {}
-        self._proofs: dict[tuple[object, ...], int] = {}
-
-    def __call__(self, part: Part) -> dict[str, Tensor]:
-        """See :meth:`EagerStep.__call__`.
-
-        Raises
-        ------
-        TrainingError
-            When the potential cannot be recorded, or the record does not give what the eager step gives.
-        """
-        self.potential.species(part.batch)  # refuses unknown elements, which a record cannot
-        padded = part.pad_to(self.buckets.for_size(Size.of(part.batch)), self.potential.cutoff)
-        tensors = padded.tensors()
-        shape = tuple((name, tuple(value.shape)) for name, value in tensors.items())
-        inputs = [*self.state.values(), *tensors.values()]
-        if shape not in self._records:
-            self._records[shape] = self._record(padded, inputs)
-        out = self._records[shape](inputs)
-        terms, n_structures = list(part.weights), part.batch.n_structures
-        errors = {name: cast(Tensor, out[i])[:n_structures] for i, name in enumerate(terms)}
-        gradients = out[len(terms) :]
-        if self._proofs.setdefault(shape, 0) < PROOFS:
-            self._prove(part, errors, gradients)
-            self._proofs[shape] += 1
-        for parameter, gradient in zip(self.trained.values(), gradients, strict=True):
-            if gradient is not None:
-                # A copy: two gradients of a record may be one tensor, and the optimiser works in place.
-                parameter.grad = gradient.clone() if parameter.grad is None else parameter.grad + gradient
-        return errors
-
-    def _record(self, part: Part, inputs: Sequence[Tensor]) -> Record:
-        name, size, start = type(self.potential).__name__, Size.of(part.batch), time.perf_counter()
-        try:
-            record = _RECORDERS[self.how](self._function(part), inputs)
-        except (torch.OutOfMemoryError, MemoryError, UserError):
-            raise
-        except Exception as error:  # whatever a tracer, a compiler or a driver cannot do
-            reason = str(error).strip().split("\n")[0]
-            raise self._refusal(f"{type(error).__name__}: {reason}") from error
-        seconds = time.perf_counter() - start
-        logger.info("%s, %s, %d products: %s in %.1f s", name, size, part.n_products, self.how, seconds)
-        return record
-
-    def _function(self, part: Part) -> Function:
-        """The step as a function of tensors alone."""
-        names, fields = list(self.state), list(part.tensors())
-
-        def function(*inputs: Tensor) -> Outputs:
-            state = dict(zip(names, inputs[: len(names)], strict=True))
-            trained = {name: state[name].detach().requires_grad_(True) for name in self.trained}
-            given = part.with_tensors(dict(zip(fields, inputs[len(names) :], strict=True)))
-            with torch.enable_grad():
-                errors = self.loss.errors(
-                    lambda *args, **options: functional_call(self.potential, state | trained, args, options), given
-                )
-                gradients = torch.autograd.grad(given.total(errors), list(trained.values()), allow_unused=True)
-            return [*(errors[name].detach() for name in given.weights), *gradients]
-
-        return function
-
-    def _prove(self, part: Part, errors: dict[str, Tensor], gradients: Outputs) -> None:
-        """Compare with the eager step on the same batch, before it was filled up."""
-        parameters = list(self.trained.values())
-        expected_errors = self.loss.errors(self.potential, part)
-        expected = torch.autograd.grad(part.total(expected_errors), parameters, allow_unused=True)
-        pairs = {
-            "loss": (part.total(errors), part.total(expected_errors).detach()),
-            "gradient": (_joined(gradients, parameters), _joined(expected, parameters)),
-        }
-        tolerance = TOLERANCE[parameters[0].dtype]
-        for name, (found, wanted) in pairs.items():
-            error, size = float((found - wanted).norm()), float(wanted.norm())
-            # A reference that is not finite is for the trainer to report.
-            if math.isfinite(size) and not error <= tolerance * size:
-                raise self._refusal(f"its {name} is off by {error / size:.1e} of the eager one, {tolerance:g} allowed")
-
-    def _refusal(self, reason: str) -> TrainingError:
-        return TrainingError(
-            f"{type(self.potential).__name__} cannot be {self.how}: {reason}",
-            where="key 'training.step'",
-            hint="set training.step=eager",
-        )
-
-
 def _not_finite_structures(value: LossValue) -> list[int]:
     return [
         index
@@ -268,86 +120,3 @@ def _not_finite_structures(value: LossValue) -> list[int]:
 def _mix(seed: int, step: int) -> int:
     """One seed for each step of each run, well apart (SplitMix64's increment)."""
     return (seed * 1_000_003 + step * 0x9E3779B97F4A7C15) % 2**63
-
-
-def _trace(function: Function, inputs: Sequence[Tensor]) -> torch.fx.GraphModule:
-    """Write down the operations, on tensors without values."""
-    # Constants that a potential holds outside its parameters and buffers have values; they stay as they are.
-    graph = make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs)
-    graph.graph.eliminate_dead_code()
-    graph.recompile()
-    return graph
-
-
-def _traced(function: Function, inputs: Sequence[Tensor]) -> Record:
-    graph = _trace(function, inputs)
-
-    @torch.no_grad()
-    def record(inputs: Sequence[Tensor]) -> Outputs:
-        return graph(*inputs)
-
-    return record
-
-
-def _compiled(function: Function, inputs: Sequence[Tensor]) -> Record:
-    from torch._inductor import standalone_compile  # takes a second to import
-
-    detached: list[Any] = [value.detach() for value in inputs]
-    graph = _zeroed(_trace(function, inputs))
-    with torch.no_grad():  # kept in Inductor's cache on disk, so other seeds and resumed runs do not wait again
-        code = standalone_compile(graph, detached, dynamic_shapes="from_example_inputs")
-
-    @torch.no_grad()
-    def record(inputs: Sequence[Tensor]) -> Outputs:
-        return code(*(value.detach() for value in inputs))
-
-    return record
-
-
-def _zeroed(graph: torch.fx.GraphModule) -> torch.fx.GraphModule:
-    """Set memory that is allocated and written later to zero: Inductor has read it before, NequIP with two probes.
-
-    In torch 2.13, on CPU; the result was not a number. Any value is a right one there, so the graph means the same.
-    """
-    for node in list(graph.graph.nodes):
-        if getattr(node.target, "overloadpacket", None) in _UNWRITTEN:
-            with graph.graph.inserting_after(node):
-                zero = graph.graph.call_function(torch.ops.aten.zero.default, (node,))
-            zero.meta = dict(node.meta)
-            node.replace_all_uses_with(zero, delete_user_cb=lambda user, zero=zero: user is not zero)
-    graph.recompile()
-    return graph
-
-
-def _captured(function: Function, inputs: Sequence[Tensor]) -> Record:
-    # Weights and buffers are read where they lie; batches are copied to where the graph reads them.
-    static = [value if value.requires_grad else value.clone() for value in inputs]
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(_WARM_UP):
-            function(*static)
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        out = function(*static)
-
-    def record(inputs: Sequence[Tensor]) -> Outputs:
-        for own, value in zip(static, inputs, strict=True):
-            if own is not value:
-                own.copy_(value)
-        graph.replay()
-        return [None if value is None else value.clone() for value in out]  # the next replay writes over them
-
-    return record
-
-
-_aten = torch.ops.aten
-_UNWRITTEN = {_aten.empty, _aten.empty_like, _aten.empty_strided, _aten.new_empty, _aten.new_empty_strided}
-
-_RECORDERS = {"traced": _traced, "compiled": _compiled, "captured": _captured}
-
-
-def _joined(gradients: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> Tensor:
-    both = zip(gradients, parameters, strict=True)
-    return torch.cat([(p.new_zeros(p.shape) if g is None else g).detach().flatten().double() for g, p in both])

@@ -3,7 +3,7 @@ import pickle
 import pytest
 import torch
 from hessgnn_bench.steps import BASELINE, experiments, full_steps, probe_steps
-from hessgnn_bench.workload import Workload
+from hessgnn_bench.workload import REAL, Workload
 from tiny_store import write_tiny_store
 
 from hessgnn.errors import ConfigError, DataError
@@ -26,7 +26,7 @@ def test_no_tensor_is_sent_to_another_process():
     assert len(workload.batch.n_atoms) == 4
     sent = pickle.loads(pickle.dumps(workload))
     assert sent == workload
-    assert set(vars(sent)) == {"architecture", "data", "batch_size", "device"}
+    assert set(vars(sent)) == {"architecture", "data", "batch_size", "device", "settings"}
 
 
 def test_the_elements_are_those_of_the_data(tmp_path):
@@ -54,3 +54,8 @@ def test_every_step_is_planned_and_runs():
     assert losses["E-F, reference"] == pytest.approx(losses[BASELINE], rel=1e-5)
     assert losses["E-F-H, full, loop of autograd.grad"] == pytest.approx(losses["E-F-H, full, vmap"], rel=1e-4)
     assert losses["E-F-H, full, vmap"] > losses[BASELINE]
+
+
+def test_settings_reach_the_potential():
+    sizes = [Workload(name, settings=settings).facts()["parameters"] for name, settings in REAL.items()]
+    assert sizes == [298_692, 429_697, 107_201]

@@ -17,12 +17,13 @@ from hessgnn.data.batch import Batch
 from hessgnn.data.padding import Buckets, Size
 from hessgnn.errors import ConfigError, DataError, TrainingError
 from hessgnn.potentials.base import Potential
-from hessgnn.training import step as module
+from hessgnn.training import recorded as module
 from hessgnn.training.build import build
 from hessgnn.training.config import LossConfig, RunConfig
 from hessgnn.training.loss import Loss, LossValue, Weights
 from hessgnn.training.part import Part
-from hessgnn.training.step import EagerStep, RecordedStep
+from hessgnn.training.recorded import RecordedStep
+from hessgnn.training.step import EagerStep
 from hessgnn.training.trainer import train
 
 MakeConfig = Callable[..., RunConfig]
@@ -130,7 +131,7 @@ def test_the_traced_step_gives_the_eager_gradient(
     loss, parts = parts_of(make_batch(), **settings)
     value, expected = gradient(potential, EagerStep(loss, potential), parts)
     step = RecordedStep(loss, potential, Buckets(Size(4, 20, 120)), "traced")
-    with caplog.at_level(logging.INFO, "hessgnn.training.step"):
+    with caplog.at_level(logging.INFO, "hessgnn.training.recorded"):
         for _ in range(4):  # proven, then trusted
             again, found = gradient(potential, step, parts)
             assert float(again.total) == pytest.approx(float(value.total), rel=1e-12)
