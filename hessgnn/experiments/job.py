@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 import statistics
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from pydantic import Field, PositiveFloat
 
 from hessgnn.errors import ConfigError, DataError, TrainingError
@@ -281,15 +279,11 @@ def measure_step_costs(job: Job, link: Link, *, runs: Mapping[StudyRegime, RunCo
     try:
         for regime, run in runs.items():
             setups[regime] = build(run)
-        for step in range(WARMUP + TIMED):
+        for number in range(WARMUP + TIMED):
             for regime, setup in setups.items():
                 if link.stopping:
                     raise Stopped
-                start = time.perf_counter()
-                setup.step(step)
-                if setup.device.type == "cuda":
-                    torch.cuda.synchronize(setup.device)
-                times[regime].append(time.perf_counter() - start)
+                times[regime].append(setup.step.timed(number))
     except (TrainingError, DataError) as error:
         return JobResult(None, reason=str(error))
     finally:

@@ -164,11 +164,9 @@ def measure_steps(job: Job, link: Link, *, plain: RunConfig) -> JobResult:  # no
     """
     setups = {"plain_step": build(plain), "hessian_step": build(job.config)}
     times: dict[str, list[float]] = {name: [] for name in setups}
-    for step in range(_WARMUP + _STEPS):
+    for number in range(_WARMUP + _STEPS):
         for name, setup in setups.items():
-            start = time.perf_counter()
-            setup.step(step)
-            times[name].append(time.perf_counter() - start)
+            times[name].append(setup.step.timed(number))
     validations = []
     for _ in range(2):
         start = time.perf_counter()

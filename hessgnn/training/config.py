@@ -74,6 +74,11 @@ class ProbeConfig(Settings):
     )
     number: PositiveInt = Field(default=1, description="rows, atoms, random vectors or parts of the modes, a step")
     fraction: PositiveFloat = Field(default=1.0, le=1.0, description="share of the batch that is probed in a step")
+    every: PositiveInt = Field(
+        default=1,
+        description="steps from one with Hessian products to the next; the term then counts as many times as much, so "
+        "that the sum over the steps has the same mean. Which step is the first follows from the seed",
+    )
     backend: Literal["vmap", "loop", "replicate"] = Field(
         default="vmap", description="how products are formed; fixed, so that a resumed run repeats every digit"
     )

@@ -41,10 +41,14 @@ class Weights:
     hessian: float
 
     @classmethod
-    def at(cls, step: int, config: LossConfig) -> Weights:
-        """Weights at a step, counted from 0."""
-        share = _ramped(step, config.ramp)
-        return cls(config.forces * share, config.hessian * share)
+    def at(cls, step: int, config: LossConfig, seed: int = 0) -> Weights:
+        """Weights at a step, counted from 0, of a run with a seed.
+
+        With ``probes.every`` above 1 the Hessian's is 0 in most steps, and so many times as large in the others.
+        """
+        share, every = _ramped(step, config.ramp), config.probes.every
+        probed = step % every == first_probed(seed, every)
+        return cls(config.forces * share, config.hessian * share * every if probed else 0.0)
 
 
 @dataclass(frozen=True)
@@ -128,10 +132,10 @@ class Loss:
         """
         labels = _labels(batch)
         shares = {"energy": _shares(labels.has_energy), "forces": weights.forces * _shares(labels.has_forces)}
-        probed = torch.zeros_like(labels.has_hessian)
+        shares["hessian"] = torch.zeros_like(shares["energy"])
         if weights.hessian:
-            probed = _choose(labels.has_hessian, self.config.probes.fraction, generator)
-        shares["hessian"] = weights.hessian * _shares(probed)
+            shares["hessian"] = weights.hessian * self.hessian_shares(batch, generator)
+        probed = shares["hessian"] > 0
         parts = []
         for chosen, with_probes in ((probed, True), (~probed, False)):
             if not bool(chosen.any()):
@@ -142,6 +146,10 @@ class Loss:
             probes = draw(self.config.probes.kind, self.config.probes.number, part, generator) if with_probes else None
             parts.append(_part(part, {name: share for name, share in own.items() if bool(share.any())}, probes))
         return [piece for part in parts if part.weights for piece in part.split(number)]
+
+    def hessian_shares(self, batch: Batch, generator: Generator | None) -> Tensor:
+        """Weights ``(n_structures,)`` of the structures that are probed, whose sum of errors estimates the mean."""
+        return _shares(_choose(_labels(batch).has_hessian, self.config.probes.fraction, generator))
 
     def errors(self, potential: Callable[..., Prediction], part: Part) -> dict[str, Tensor]:
         """Errors of the structures with their graph: nothing here looks at a value, so it can be traced.
@@ -183,6 +191,14 @@ class Loss:
             zero = torch.zeros_like(residual)
             return functional.huber_loss(residual, zero, reduction="none", delta=self.config.huber_delta)
         return residual.square()
+
+
+def first_probed(seed: int, every: int) -> int:
+    """First of the steps with Hessian products, between 0 and ``every`` - 1: uniformly distributed over the seeds.
+
+    A fixed phase would always meet the same place in cycles of the data or of the learning rate.
+    """
+    return int(torch.randint(every, (), generator=torch.Generator().manual_seed(seed)))
 
 
 def energy_error(energy: Tensor, reference: Tensor, batch: Batch, form: str = "per_atom") -> Tensor:

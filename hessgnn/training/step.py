@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass, replace
 
 import torch
@@ -59,7 +60,7 @@ class TrainingStep:
         generator = torch.Generator().manual_seed(_mix(settings.seed, number))
         self.update.set_lr(self.schedule.lr(number))
         batch = self.loader.batch(number)
-        weights = Weights.at(number, self.config.loss)
+        weights = Weights.at(number, self.config.loss, settings.seed)
         parts = self.loss.parts(batch, weights, generator, settings.parts * ranks.number)
         own, trained = ranks.own(parts), list(self.gradient.trained.values())
         values: list[LossValue] = []
@@ -79,6 +80,20 @@ class TrainingStep:
         self.average.update(number + 1)
         # Products of different devices are formed at the same time, each for its part of the batch.
         return replace(values[0], n_products=len(values) * sum(part.n_products for part in own))
+
+    def timed(self, number: int) -> float:
+        """Take a round of steps that forms products as often as the run does, and return mean seconds of a step.
+
+        Rounds are numbered from 0.
+        """
+        loss, device = self.config.loss, next(iter(self.gradient.trained.values())).device
+        every = loss.probes.every if loss.hessian else 1
+        start = time.perf_counter()
+        for step in range(number * every, (number + 1) * every):
+            self(step)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return (time.perf_counter() - start) / every
 
     def _not_finite(self, what: str, number: int, structures: list[int]) -> NonFiniteLoss:
         names = ", ".join(dict.fromkeys(self.store.names[index] for index in structures))

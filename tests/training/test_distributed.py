@@ -110,18 +110,23 @@ class Stopped(Exception):
     pass
 
 
+def resumable(folder: Path) -> RunConfig:
+    """Every second step has products."""
+    return configuration(folder, training={"batch_size": 3}, loss={"probes": {"every": 2}})
+
+
 def train_half(folder: Path) -> None:
     def stop(step: int, point: object) -> None:
         if step == 5:  # a step behind the checkpoint
             raise Stopped
 
     with pytest.raises(Stopped):
-        train(configuration(folder, training={"batch_size": 3}), folder / "half", observer=stop)
+        train(resumable(folder), folder / "half", observer=stop)
 
 
 def be_refused(folder: Path) -> None:
     with pytest.raises(TrainingError, match="holds a run already"):
-        train(configuration(folder, training={"batch_size": 3}), folder / "half")
+        train(resumable(folder), folder / "half")
 
 
 def be_poisoned(folder: Path) -> None:
@@ -147,7 +152,7 @@ def die(folder: Path) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     with pytest.raises(TrainingError, match="another process of this run has ended or cannot"):
-        train(configuration(folder, training={"batch_size": 3}), folder / "killed", observer=kill)
+        train(resumable(folder), folder / "killed", observer=kill)
     # Taken down with a process missing, gloo now and then ends this one with SIGABRT; a run does not take it down.
     os._exit(0)
 
@@ -190,7 +195,7 @@ def curve(folder: Path) -> np.ndarray:
 
 
 def test_a_run_is_that_of_one_process_and_goes_on_with_any_number(pair: Path, tmp_path: Path) -> None:
-    config = configuration(pair, training={"batch_size": 3})
+    config = resumable(pair)
     assert load_checkpoint(pair / "half" / "last.pt")["progress"]["step"] == 4
     train(config, tmp_path / "alone")
     train(config, pair / "half", resume=True)
