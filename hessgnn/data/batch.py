@@ -194,7 +194,7 @@ class Batch:
         edges: Sequence[tuple[np.ndarray, np.ndarray]] | None = None,
         index: Sequence[int] | None = None,
         prepared: Prepared | None = None,
-        triplets: Sequence[Tensor] | None = None,
+        triplets: Sequence[np.ndarray] | None = None,
     ) -> Batch:
         """Join structures and their labels, on the CPU.
 
@@ -326,9 +326,9 @@ def _repeated(groups: Tensor, copies: int, n_edges: int) -> Tensor:
     return torch.cat([groups + k * n_edges for k in range(copies)], -1)
 
 
-def _join_triplets(triplets: Sequence[Tensor], edges: Sequence[tuple[np.ndarray, np.ndarray]]) -> Tensor:
+def _join_triplets(triplets: Sequence[np.ndarray], edges: Sequence[tuple[np.ndarray, np.ndarray]]) -> Tensor:
     starts = np.cumsum([0, *(len(shift) for _, shift in edges[:-1])])
-    return torch.cat([t + int(start) for t, start in zip(triplets, starts, strict=True)], dim=1)
+    return torch.from_numpy(np.concatenate([t + start for t, start in zip(triplets, starts, strict=True)], axis=1))
 
 
 def _join_labels(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from hessgnn.data.batch import Batch
 from hessgnn.data.labels import Hessians, Labels, Preparation, Prepared, StructureArrays
 from hessgnn.data.neighbors import neighbors, neighbors_of_molecules, triplets
+from hessgnn.data.plan import share_of
 from hessgnn.data.store.columns import ragged
 from hessgnn.data.store.store import Store
 
@@ -38,9 +39,10 @@ class Collator:
         dtype: torch.dtype,
         triplet_cutoff: float | None = None,
         preparation: Preparation | None = None,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         self.store, self.cutoff, self.dtype = store, cutoff, dtype
-        self.triplet_cutoff, self.preparation = triplet_cutoff, preparation
+        self.triplet_cutoff, self.preparation, self.share = triplet_cutoff, preparation, share
         self._by_all_pairs = (store.n_atoms <= ALL_PAIRS) & ~store.columns.rows("pbc", 0, len(store)).any(axis=1)
         self._edges: _Kept[Edges] = _Kept(self._edges_of, lambda edges: edges[0].nbytes + edges[1].nbytes)
         self._prepared: _Kept[StructureArrays] = _Kept(
@@ -48,7 +50,7 @@ class Collator:
         )
 
     def __reduce__(self) -> tuple[type[Collator], tuple[object, ...]]:
-        return Collator, (self.store, self.cutoff, self.dtype, self.triplet_cutoff, self.preparation)
+        return Collator, (self.store, self.cutoff, self.dtype, self.triplet_cutoff, self.preparation, self.share)
 
     def arrays(self, chosen: NDArray[np.int64]) -> Arrays:
         """Everything of a batch but the Hessians, as arrays that travel between processes and that :meth:`batch` takes.
@@ -60,14 +62,14 @@ class Collator:
         sizes = store.n_atoms[chosen]
         atoms = ragged(store.first_atom[chosen], sizes)
         positions = columns.array("positions").take(atoms, axis=0)
-        edge_index, edge_shift = self.edges(chosen, positions)
+        edges, found = self._graph(chosen, positions)
         arrays: Arrays = {
             "numbers": columns.array("numbers").take(atoms).astype(np.int64),
             "positions": positions.astype(real, copy=False),
             "batch": np.repeat(np.arange(len(chosen)), sizes),
             "n_atoms": sizes,
-            "edge_index": edge_index,
-            "edge_shift": edge_shift.astype(real, copy=False),
+            "edge_index": edges[0],
+            "edge_shift": edges[1].astype(real, copy=False),
             "index": chosen,
             "energy": store.energies[chosen],
             "forces": columns.array("forces").take(atoms, axis=0).astype(real, copy=False),
@@ -75,8 +77,8 @@ class Collator:
             "has_forces": store.has_forces[chosen],
             "has_hessian": store.has_hessian[chosen],
         }
-        if self.triplet_cutoff is not None:
-            arrays["triplets"] = triplets(positions, (edge_index, edge_shift), self.triplet_cutoff).numpy()
+        if found is not None:
+            arrays["triplets"] = found
         if self.preparation is not None:
             arrays["prepared"] = [self._prepared[i] for i in chosen.tolist()]
         return arrays
@@ -109,6 +111,26 @@ class Collator:
             return batch.replace(pairs=batch.pair_edges())
         i, j = batch.edge_index  # no atom is a neighbour of its own image, so the order decides
         return batch.replace(pairs=(i < j).nonzero().squeeze(-1))
+
+    def _graph(
+        self, chosen: NDArray[np.int64], positions: NDArray[np.float64]
+    ) -> tuple[Edges, NDArray[np.int64] | None]:
+        """Edges, and triplets where they are asked for, of those structures of a batch that this rank computes."""
+        rank, number = self.share
+        own: NDArray[np.int64] | None = None
+        if number > 1:
+            sizes = self.store.n_atoms[chosen]
+            mine = share_of(rank, number, sizes, self.store.has_hessian[chosen])
+            own = np.flatnonzero(np.repeat(mine, sizes))
+            chosen, positions = chosen[mine], positions[own]
+        if not len(chosen):
+            nothing = np.zeros((2, 0), dtype=np.int64)
+            return (nothing, np.zeros((0, 3))), None if self.triplet_cutoff is None else nothing
+        edge_index, edge_shift = self.edges(chosen, positions)
+        found = None
+        if self.triplet_cutoff is not None:
+            found = triplets(positions, (edge_index, edge_shift), self.triplet_cutoff)
+        return (edge_index if own is None else own[edge_index], edge_shift), found
 
     def edges(self, chosen: NDArray[np.int64], positions: NDArray[np.float64]) -> Edges:
         """Neighbours of every atom of a batch, in the order that one structure after the other would give.

@@ -45,6 +45,9 @@ class Loader:
         Most atoms and edges in a batch.
     workers
         Processes that make the next batches ahead; they do not change what a batch is.
+    share
+        Rank of this process, and how many share each batch. Batches are the joint ones, with the edges and triplets of
+        those structures only that :func:`~hessgnn.data.plan.share_of` gives to this rank.
     """
 
     def __init__(
@@ -62,10 +65,11 @@ class Loader:
         max_atoms: int | None = None,
         max_edges: int | None = None,
         workers: int = 0,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         self.indices = np.asarray(indices, dtype=np.int64)
         self.device, self.workers = torch.device(device), workers
-        self.collator = Collator(store, cutoff, dtype, triplet_cutoff, preparation)
+        self.collator = Collator(store, cutoff, dtype, triplet_cutoff, preparation, share)
         limits = {}
         if max_atoms is not None:
             limits["atoms"] = self.n_atoms, max_atoms

@@ -151,12 +151,23 @@ def pairs_of_edges(centre: Tensor, n_atoms: int) -> Tensor:
     return torch.stack([order[(start + a)[there]], order[(start + b)[there]]])
 
 
-def triplets(positions: np.ndarray, edges: tuple[np.ndarray, np.ndarray], cutoff: float) -> Tensor:
+def triplets(positions: np.ndarray, edges: tuple[np.ndarray, np.ndarray], cutoff: float) -> np.ndarray:
     """Find each pair of edges with a common centre, both within a cutoff in Å, once: ``(2, n_triplets)`` int64.
 
     ``positions`` are ``(n_atoms, 3)`` in Å, ``edges`` those of :func:`neighbors`.
     """
     (i, j), shift = edges
-    lengths = np.linalg.norm(positions[j] + shift - positions[i], axis=1)
-    near = torch.from_numpy(np.flatnonzero(lengths < cutoff))
-    return near[pairs_of_edges(torch.from_numpy(i)[near], len(positions))]
+    squares = np.zeros(len(i))
+    for axis in range(3):  # one after the other is three times as fast as rows of three
+        column = positions[:, axis]
+        squares += (column[j] + shift[:, axis] - column[i]) ** 2
+    near = np.flatnonzero(np.sqrt(squares) < cutoff)
+    # The pairs of pairs_of_edges in their order: each edge with those before it around the same centre. This is a good
+    # part of what a loader does for ANI, and numpy repeats four times as fast as torch.
+    centre = i[near]
+    counts = np.bincount(centre, minlength=len(positions))
+    order = centre.argsort(kind="stable")
+    before = np.arange(len(near)) - (np.cumsum(counts) - counts)[centre[order]]
+    later = np.repeat(np.arange(len(near)), before)
+    earlier = np.arange(len(later)) + np.repeat(np.arange(len(near)) - np.cumsum(before), before)
+    return near[order[np.stack([later, earlier])]]

@@ -91,7 +91,7 @@ def build(config: RunConfig, ranks: Ranks | None = None) -> Setup:
             f"the Hessian of {config.potential['name']!r} jumps ({potential.not_c2}), so training on it is noisy",
             stacklevel=2,
         )
-    loader, validation = build_loaders(config, store, potential, device)
+    loader, validation = build_loaders(config, store, potential, device, ranks)
     scale_to_data(potential, config, store, ranks)
     potential.to(device)
     average = Average(potential, config.training.averaging)
@@ -118,9 +118,11 @@ def build_potential(config: RunConfig) -> Potential:
     return create_from(config.potential, config.training.dtype)
 
 
-def build_loaders(config: RunConfig, store: Store, potential: Potential, device: torch.device) -> tuple[Loader, Loader]:
-    """Batches of the training split in random order, and of the validation split."""
-    settings = config.training
+def build_loaders(
+    config: RunConfig, store: Store, potential: Potential, device: torch.device, ranks: Ranks | None = None
+) -> tuple[Loader, Loader]:
+    """Batches of the training split in random order, which ``ranks`` share, and of the validation split."""
+    settings, ranks = config.training, ranks or Ranks()
     shared = (getattr(torch, settings.dtype), device, potential.triplet_cutoff)
     loader = Loader(
         store,
@@ -133,6 +135,7 @@ def build_loaders(config: RunConfig, store: Store, potential: Potential, device:
         max_atoms=settings.max_atoms,
         max_edges=settings.max_edges,
         workers=settings.workers,
+        share=(ranks.rank, ranks.number),
     )
     validation = Loader(
         store,

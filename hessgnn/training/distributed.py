@@ -26,6 +26,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
+from hessgnn.data.batch import Batch
+from hessgnn.data.plan import share_of
 from hessgnn.errors import TrainingError, UserError
 from hessgnn.training.part import Part
 
@@ -70,9 +72,14 @@ class Ranks:
         """Whether this is rank 0, which writes files and prints."""
         return self.rank == 0
 
-    def own(self, items: Sequence[T]) -> list[T]:
-        """The items of this rank; each item belongs to exactly one rank."""
-        return list(items[self.rank :: self.number])
+    def share(self, batch: Batch) -> Tensor | None:
+        """Structures of a batch with labels that this rank computes, ``(n_structures,)`` bool; ``None`` for all."""
+        if self.number == 1:
+            return None
+        assert batch.labels is not None
+        n_atoms, has_hessian = batch.labels.hessians.n_atoms, batch.labels.hessians.known
+        own = share_of(self.rank, self.number, n_atoms, has_hessian)
+        return torch.from_numpy(own).to(batch.n_atoms.device)
 
     def total(self, values: Tensor) -> Tensor:
         """Sum of ``values`` over all ranks, bit for bit the same on each. They are overwritten."""
@@ -82,49 +89,50 @@ class Ranks:
         return values
 
     def joined(
-        self, parts: Sequence[Part], errors: Sequence[dict[str, Tensor]], parameters: Sequence[Tensor]
-    ) -> list[dict[str, Tensor]]:
+        self,
+        joint: Part,
+        parts: Sequence[Part],
+        errors: Sequence[dict[str, Tensor]],
+        parameters: Sequence[Tensor],
+    ) -> tuple[list[Part], list[dict[str, Tensor]]]:
         """Sum the gradients of all ranks and exchange the errors of the structures.
 
         Parameters
         ----------
-        parts
-            All parts of the joint batch.
+        joint, parts
+            The batch that the ranks share, and the parts of this one, see :meth:`hessgnn.training.loss.Loss.divide`.
         errors
-            Of the :meth:`own` parts: term -> ``(n_structures,)``. Every rank sees values that are not finite.
+            Of the parts: term -> ``(n_structures,)``. Every rank sees values that are not finite.
         parameters
             With the gradients of these parts, which are replaced by those of the joint batch. A parameter without a
             gradient on any rank gets none, as in one process: the optimiser skips it then.
 
         Returns
         -------
-        list of dict
-            Errors of all parts.
+        parts
+            Parts of which the joint batch consists: those of one process, or ``joint`` itself.
+        errors
+            Of these, bit for bit the same on each rank.
         """
         if self.number == 1:
-            return list(errors)
+            return list(parts), list(errors)
         device = parameters[0].device
         # One message a step. float64, so that the sum has the digits of the parts; 8 MB at 10⁶ weights.
-        places = [(part, name) for part in parts for name in part.weights]
-        found = {id(part): error for part, error in zip(self.own(parts), errors, strict=True)}
-        pieces = [
-            found[id(part)][name].double()
-            if id(part) in found
-            else torch.zeros(part.batch.n_structures, dtype=torch.float64, device=device)
-            for part, name in places
-        ]
+        terms = {name: torch.zeros_like(weight) for name, weight in joint.weights.items()}
+        for part, found in zip(parts, errors, strict=True):
+            assert part.place is not None
+            for name, values in found.items():
+                terms[name][part.place] = values.double()
+        pieces = list(terms.values())
         known = [p.grad is not None for p in parameters]
         pieces.append(torch.tensor(known, dtype=torch.float64, device=device))
         pieces += [torch.zeros_like(p, dtype=torch.float64) if p.grad is None else p.grad.double() for p in parameters]
         sizes = [piece.numel() for piece in pieces]
         summed = list(self.total(torch.cat([piece.detach().flatten() for piece in pieces])).split(sizes))
-        gradients, known = summed[len(places) + 1 :], summed[len(places)].bool().tolist()
+        gradients, known = summed[len(terms) + 1 :], summed[len(terms)].bool().tolist()
         for parameter, there, gradient in zip(parameters, known, gradients, strict=True):
             parameter.grad = gradient.view_as(parameter).to(parameter.dtype) if there else None
-        everywhere: dict[int, dict[str, Tensor]] = {id(part): {} for part in parts}
-        for (part, name), values in zip(places, summed, strict=False):
-            everywhere[id(part)][name] = values
-        return list(everywhere.values())
+        return ([joint], [dict(zip(terms, summed, strict=False))]) if terms else ([], [])
 
     def from_first(self, function: Callable[[], T]) -> T:
         """Call a function, which reads or writes files, on rank 0 and broadcast its result (pickled).

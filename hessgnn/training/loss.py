@@ -111,6 +111,17 @@ class Loss:
         return LossValue.of(parts, [self.errors(potential, part) for part in parts])
 
     def parts(self, batch: Batch, weights: Weights, generator: Generator | None = None, number: int = 1) -> list[Part]:
+        """Draw the probes and find the targets of a batch: all of a loss but the potential; see :meth:`divide`."""
+        return self.divide(batch, weights, generator, number)[1]
+
+    def divide(
+        self,
+        batch: Batch,
+        weights: Weights,
+        generator: Generator | None = None,
+        number: int = 1,
+        own: Tensor | None = None,
+    ) -> tuple[Part, list[Part]]:
         """Draw the probes and find the targets: all of a loss but the potential.
 
         Parameters
@@ -124,11 +135,16 @@ class Loss:
         number
             Parts that the batch is divided in; probes and weights are those of the whole, whatever the number. With
             ``probes.fraction`` below 1, what is probed and what is not are divided each.
+        own
+            ``(n_structures,)`` bool: structures that this rank computes, all by default. Only their reference Hessians
+            are read; probes and weights are those of the batch, whatever they are.
 
         Returns
         -------
-        list
-            Parts whose losses add up to that of the batch.
+        joint
+            The batch with its weights and without targets, the same on every rank.
+        parts
+            Of the own structures. Where these are all, their losses add up to that of the batch.
         """
         labels = _labels(batch)
         shares = {"energy": _shares(labels.has_energy), "forces": weights.forces * _shares(labels.has_forces)}
@@ -142,10 +158,20 @@ class Loss:
                 continue
             whole = bool(chosen.all())
             part = batch if whole else batch.select(chosen)
-            own = shares if whole else {name: share[chosen] for name, share in shares.items()}
+            kept = shares if whole else {name: share[chosen] for name, share in shares.items()}
             probes = draw(self.config.probes.kind, self.config.probes.number, part, generator) if with_probes else None
-            parts.append(_part(part, {name: share for name, share in own.items() if bool(share.any())}, probes))
-        return [piece for part in parts if part.weights for piece in part.split(number)]
+            place = None
+            if own is not None:
+                mine, place = own[chosen], (chosen & own).nonzero().squeeze(-1)
+                if not len(place):
+                    continue
+                kept = {name: share[mine] for name, share in kept.items()}
+                probes = None if probes is None else probes.select(mine, mine[part.batch])
+                part = part.select(mine)
+            parts.append(_part(part, _weighed(kept), probes, place))
+        weighed = {f"{name}_weight": share for name, share in _weighed(shares).items()}
+        joint = Part(batch.replace(labels=None), **weighed)
+        return joint, [piece for part in parts if part.weights for piece in part.split(number)]
 
     def hessian_shares(self, batch: Batch, generator: Generator | None) -> Tensor:
         """Weights ``(n_structures,)`` of the structures that are probed, whose sum of errors estimates the mean."""
@@ -266,7 +292,12 @@ def products_error(
     return (weights.T * values).sum(1) / (9 * batch.n_atoms.double().square())
 
 
-def _part(batch: Batch, weights: dict[str, Tensor], probes: Probes | None) -> Part:
+def _weighed(shares: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Those terms that weigh something."""
+    return {name: share for name, share in shares.items() if bool(share.any())}
+
+
+def _part(batch: Batch, weights: dict[str, Tensor], probes: Probes | None, place: Tensor | None) -> Part:
     """Targets of the terms that have a weight."""
     labels = _labels(batch)
     targets = {f"{name}_weight": weight for name, weight in weights.items()}
@@ -277,7 +308,7 @@ def _part(batch: Batch, weights: dict[str, Tensor], probes: Probes | None) -> Pa
     if probes is not None:
         products = reference_products(batch, labels, probes)
         targets |= {"vectors": probes.vectors, "products": products, "probe_weights": probes.weights}
-    return Part(batch.replace(labels=None), **targets)
+    return Part(batch.replace(labels=None), place=place, **targets)
 
 
 def _shares(labelled: Tensor) -> Tensor:

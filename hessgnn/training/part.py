@@ -37,6 +37,8 @@ class Part:
         ``(K, n_structures)``: see :class:`hessgnn.curvature.probes.Probes`.
     energy_weight, forces_weight, hessian_weight
         ``(n_structures,)`` float64: weight of each structure's error, zero where it has no label.
+    place
+        ``(n_structures,)`` int64: place of each structure in the batch that several ranks share, else ``None``.
     """
 
     batch: Batch
@@ -48,6 +50,7 @@ class Part:
     energy_weight: Tensor | None = None
     forces_weight: Tensor | None = None
     hessian_weight: Tensor | None = None
+    place: Tensor | None = None
 
     @property
     def weights(self) -> dict[str, Tensor]:
@@ -81,7 +84,8 @@ class Part:
         atoms = structures[self.batch.batch]
         kept = {name: value[..., structures] for name, value in self._given(_PER_STRUCTURE).items()}
         kept |= {name: value[..., atoms, :] for name, value in self._given(_PER_ATOM).items()}
-        return Part(self.batch.select(structures), **kept)
+        place = None if self.place is None else self.place[structures]
+        return Part(self.batch.select(structures), place=place, **kept)
 
     def pad_to(self, size: Size, cutoff: float) -> Part:
         """Fill up to a size with structures of weight 0; ``cutoff`` (Å) is that of the neighbour list."""
@@ -110,4 +114,4 @@ class Part:
 
 
 _PER_ATOM = ("forces", "vectors", "products")
-_PER_STRUCTURE = tuple(field.name for field in fields(Part) if field.name not in ("batch", *_PER_ATOM))
+_PER_STRUCTURE = tuple(field.name for field in fields(Part) if field.name not in ("batch", "place", *_PER_ATOM))

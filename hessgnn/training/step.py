@@ -61,12 +61,13 @@ class TrainingStep:
         self.update.set_lr(self.schedule.lr(number))
         batch = self.loader.batch(number)
         weights = Weights.at(number, self.config.loss, settings.seed)
-        parts = self.loss.parts(batch, weights, generator, settings.parts * ranks.number)
-        own, trained = ranks.own(parts), list(self.gradient.trained.values())
+        joint, parts = self.loss.divide(batch, weights, generator, settings.parts, ranks.share(batch))
+        trained = list(self.gradient.trained.values())
         values: list[LossValue] = []
 
         def evaluate() -> Tensor:
-            values.append(LossValue.of(parts, ranks.joined(parts, [self.gradient(part) for part in own], trained)))
+            errors = [self.gradient(part) for part in parts]
+            values.append(LossValue.of(*ranks.joined(joint, parts, errors, trained)))
             if not math.isfinite(float(values[-1].total)):
                 raise self._not_finite("loss", number, _not_finite_structures(values[-1]))
             return values[-1].total
@@ -79,7 +80,7 @@ class TrainingStep:
             raise self._not_finite("gradient", number, found) from None
         self.average.update(number + 1)
         # Products of different devices are formed at the same time, each for its part of the batch.
-        return replace(values[0], n_products=len(values) * sum(part.n_products for part in own))
+        return replace(values[0], n_products=len(values) * sum(part.n_products for part in parts))
 
     def timed(self, number: int) -> float:
         """Take a round of steps that forms products as often as the run does, and return mean seconds of a step.

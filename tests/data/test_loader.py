@@ -22,6 +22,7 @@ from hessgnn.data.store.store import Store, write_store
 from hessgnn.data.structure import Structure
 from hessgnn.errors import ConfigError, DataError
 from hessgnn.potentials.base import Potential, create
+from hessgnn.training.distributed import Ranks
 
 TRIPLET_CUTOFF = 2.5
 
@@ -57,6 +58,8 @@ def assert_same(one: Batch, other: Batch) -> None:
     pairs = [(name, getattr(one, name), getattr(other, name)) for name in names]
     pairs += [(name, getattr(one.labels, name), getattr(other.labels, name)) for name in label_names]
     for name, a, b in pairs:
+        if a is None and b is None:
+            continue
         assert a.dtype == b.dtype, name
         assert torch.equal(a, b), name
 
@@ -194,3 +197,25 @@ def test_triplets_follow_a_batch_that_is_cut_repeated_or_moved(potential: Potent
 def test_nobody_asks_for_triplets(potential: Potential) -> None:
     store = Store.open("rtp-mini")
     assert Loader(store, np.arange(3), potential.cutoff, 3, torch.float64).batch(0).triplets is None
+
+
+@pytest.mark.parametrize("number", [2, 3, 9])
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_rank_finds_the_edges_of_its_share_only(mixed: Store, number: int, workers: int) -> None:
+    """Everything else is that of the joint batch; nine ranks are more than there are structures."""
+    settings = (mixed, range(len(mixed)), 4.0, 6, torch.float32, "cpu", TRIPLET_CUTOFF)
+    whole = Loader(*settings, seed=0).batch(1)
+    assert whole.labels is not None
+    for rank in range(number) if not workers else [1]:
+        loader = Loader(*settings, seed=0, share=(rank, number), workers=workers)
+        batch = loader.batch(1)
+        loader.close()
+        own = Ranks(rank, number).share(batch)
+        assert own is not None
+        assert_same(batch.select(own), whole.select(own))
+        assert_same(
+            batch.replace(edge_index=whole.edge_index, edge_shift=whole.edge_shift, pairs=None, triplets=None),
+            whole.replace(pairs=None, triplets=None),
+        )
+        assert not len(batch.select(~own).edge_shift)

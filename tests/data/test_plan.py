@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from hessgnn.data.plan import LimitedPlan, Plan
+from hessgnn.data.plan import LimitedPlan, Plan, share_of
 from hessgnn.errors import ConfigError
 
 SIZES = np.random.default_rng(0).integers(3, 30, 100)
@@ -74,3 +74,14 @@ def test_epochs_that_are_done(plan: Plan) -> None:
 def test_a_structure_beyond_a_limit_is_told() -> None:
     with pytest.raises(ConfigError, match=r"max_atoms: a batch may hold 20 atoms, and the largest .* has 29.*raise it"):
         limited(atoms=20)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 8, 150])
+def test_ranks_share_a_batch_evenly(number: int) -> None:
+    labelled = np.random.default_rng(1).random(100) < 0.4
+    shares = np.stack([share_of(rank, number, SIZES, labelled) for rank in range(number)])
+    assert (shares.sum(axis=0) == 1).all()
+    assert np.ptp(shares.sum(axis=1)) <= 1
+    for kind in (labelled, ~labelled):
+        assert np.ptp((shares & kind) @ SIZES) <= 2 * SIZES.max()
+        assert np.ptp((shares & kind).sum(axis=1)) <= 2

@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from springs import TINY, write_springs
+from springs import TINY, spring_structure, write_springs
 
+from hessgnn.data.batch import Batch
 from hessgnn.errors import TrainingError
 from hessgnn.potentials.saved import load_checkpoint
 from hessgnn.runtime.config import load, merge, save
@@ -217,8 +218,7 @@ def test_nothing_is_lost_where_a_process_dies(pair: Path) -> None:
 def test_one_process_is_no_group() -> None:
     ranks = Ranks.here()
     assert (ranks, ranks.first) == (Ranks(0, 1, 0), True)
-    assert ranks.own([1, 2, 3]) == [1, 2, 3]
-    assert Ranks(1, 2).own([1, 2, 3]) == [2]
+    assert ranks.share(Batch.from_structures([spring_structure("H2O", "train")], 5.0)) is None
     with ranks_of_torchrun() as joined:
         assert joined == ranks
 

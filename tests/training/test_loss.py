@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations, product
 from typing import Any
 
@@ -203,3 +204,42 @@ def test_what_mixes_the_entries_of_a_row_suits_the_square_only(kind: str) -> Non
         LossConfig(hessian_function="l1", probes={"kind": kind})
     for rows in ("rows", "atoms", "full"):
         LossConfig(hessian_function="huber", probes={"kind": rows})
+
+
+@pytest.mark.parametrize("kind", ["rademacher", "rows", "modes"])
+@pytest.mark.parametrize("fraction", [1.0, 0.5])
+def test_ranks_draw_the_same_probes_and_read_their_own_hessians_only(kind: str, fraction: float) -> None:
+    batch = make_batch("H2O", "CH4", "HCN", "NH3", "CO2")
+    assert batch.labels is not None
+    batch.labels.has_forces[2] = False
+    config = LossConfig.model_validate({"probes": {"kind": kind, "number": 2, "fraction": fraction}})
+    prepared = config.preparation()
+    if prepared is not None:  # as a loader does
+        batch = batch.replace(labels=replace(batch.labels, prepared=batch.labels.prepare(prepared)))
+    arguments = (batch, Weights(0.3, 0.09))
+    joint, parts = Loss(config).divide(*arguments, torch.Generator().manual_seed(1))
+    seen = torch.zeros(5, dtype=torch.int64)
+    for rank in range(3):
+        assert batch.labels is not None
+        own = torch.arange(5) % 3 == rank
+        hessians = batch.labels.hessians
+        numbers = hessians.numbers.copy()
+        for first, n_atoms, mine in zip(hessians.first, hessians.n_atoms, own.tolist(), strict=True):
+            if not mine:
+                numbers[first : first + 3 * n_atoms * (3 * n_atoms + 1) // 2] = torch.nan
+        spoiled = batch.replace(labels=replace(batch.labels, hessians=replace(hessians, numbers=numbers)))
+        again, found = Loss(config).divide(spoiled, arguments[1], torch.Generator().manual_seed(1), 1, own)
+        for name, weight in joint.weights.items():
+            assert torch.equal(again.weights[name], weight)
+        for part in found:
+            assert part.place is not None
+            seen[part.place] += 1
+            (whole,) = [one for one in parts if (one.vectors is None) == (part.vectors is None)]
+            assert whole.batch.index is not None
+            expected = whole.select(torch.isin(whole.batch.index, part.place))
+            for name, tensor in part.tensors().items():
+                if name == "products":
+                    torch.testing.assert_close(tensor, expected.tensors()[name], rtol=1e-12, atol=1e-12)
+                else:
+                    assert torch.equal(tensor, expected.tensors()[name]), name
+    assert (seen == 1).all()

@@ -51,6 +51,11 @@ class Probes:
         """How many products are formed."""
         return self.vectors.shape[0]
 
+    def select(self, structures: Tensor, atoms: Tensor) -> Probes:
+        """Keep some structures, ``(n_structures,)`` bool, and their atoms, ``(n_atoms,)`` bool."""
+        rows = None if self.rows is None else self.rows[:, structures]
+        return Probes(self.vectors[:, atoms], self.weights[:, structures], rows)
+
 
 class ProbeKind(ABC):
     """A kind of probes. It is made without arguments and keeps nothing between calls."""
