@@ -1,8 +1,10 @@
-"""Flat arrays of a store for reading at random: in memory while they are small, else mapped from a scratch file.
+"""Flat arrays of a store for reading at random: mapped from its file, or unpacked where they are compressed.
 
-A compressed HDF5 file is read in chunks, and a shuffled batch touches as many chunks as it has structures. So what is
-too large for the memory is unpacked once, and any share of it is then a slice of a mapped file, whose pages the system
-keeps or drops as it likes. All processes of a user share the scratch file.
+The writer leaves large datasets contiguous, so any share of one is a slice of the mapped file. The system keeps or
+drops its pages as it likes, and all processes of a machine share them. Small datasets are compressed and kept in
+memory. Files of earlier releases are compressed throughout: they are read in chunks, and a shuffled batch touches as
+many chunks as it has structures. What is too large for the memory is unpacked there into a scratch file, once for all
+processes of a user.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from hessgnn.errors import DataError
 from hessgnn.runtime.files import atomic_path
 
 IN_MEMORY = 64 * 1024**2
-"""Bytes up to which an array is kept in memory."""
+"""Bytes up to which a compressed array is kept in memory."""
 SCRATCH = "HESSGNN_CACHE"
 """Environment variable that names the folder for scratch files; ``~/.cache/hessgnn`` by default."""
 KEPT_DAYS = 30
@@ -42,8 +44,8 @@ def ragged(first: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.int
 class Columns:
     """Datasets of a store as numpy arrays, each read when it is asked for.
 
-    A copy that is sent to another process opens the file, or maps the scratch file, for itself. ``content_hash`` is
-    that of the store: scratch files of another content are not used.
+    A copy that is sent to another process opens or maps the files for itself. ``content_hash`` is that of the store:
+    a file of another content, which has taken its place, is not read.
     """
 
     def __init__(self, path: Path, content_hash: str) -> None:
@@ -61,12 +63,15 @@ class Columns:
         Raises :class:`~hessgnn.errors.UserError` when it cannot be read, or the scratch file cannot be written.
         """
         if key not in self._arrays:
-            self._arrays[key] = self._read(key) if self._is_small(key) else self._map(key)
+            found = self._mapped(key)
+            if found is None:
+                found = self._read(key) if self._is_small(key) else self._unpacked(key)
+            self._arrays[key] = found
         return self._arrays[key]
 
     def rows(self, key: str, start: int, stop: int) -> NDArray:
         """Some rows of a dataset; makes no scratch file."""
-        if key in self._arrays or self._is_small(key):
+        if key in self._arrays or self._is_small(key) or self._file[key].chunks is None:
             return self.array(key)[start:stop]
         return self._read(key, slice(start, stop))
 
@@ -84,9 +89,31 @@ class Columns:
     def _file(self) -> h5py.File:
         # HDF5 handles do not survive a fork: each process opens its own.
         if self._handle is None or self._handle_pid != os.getpid():
-            self._handle = h5py.File(self.path, "r", rdcc_nbytes=_CHUNK_CACHE)
-            self._handle_pid = os.getpid()
+            self._handle, self._handle_pid = self._opened(), os.getpid()
         return self._handle
+
+    def _opened(self) -> h5py.File:
+        hint = "start again; a store is not to be replaced while it is read"
+        try:
+            file = h5py.File(self.path, "r", rdcc_nbytes=_CHUNK_CACHE)
+        except OSError as error:
+            raise DataError("can no longer be opened", where=self.path, hint=hint) from error
+        if file.attrs.get("content_hash") != self.content_hash:
+            file.close()
+            raise DataError("was replaced by other data", where=self.path, hint=hint)
+        return file
+
+    def _mapped(self, key: str) -> NDArray | None:
+        """A contiguous dataset, mapped from the file that is open, whatever its path leads to by now."""
+        dataset, file = self._file[key], self._file
+        offset = dataset.id.get_offset()
+        if offset is None or file.userblock_size or file.driver != "sec2":
+            return None
+        start = offset // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
+        size = offset + dataset.nbytes - start
+        mapped = mmap.mmap(file.id.get_vfd_handle(), size, access=mmap.ACCESS_READ, offset=start)
+        _read_ahead(mapped, size)
+        return np.frombuffer(mapped, dataset.dtype, dataset.size, offset - start).reshape(dataset.shape)
 
     def _read(self, key: str, rows: slice = slice(None)) -> NDArray:
         try:
@@ -96,15 +123,14 @@ class Columns:
                 f"is damaged: {key} cannot be read", where=self.path, hint="fetch or build it again"
             ) from error
 
-    def _map(self, key: str) -> NDArray:
+    def _unpacked(self, key: str) -> NDArray:
         target = self._folder() / f"{key}.npy"
         if not target.exists():
             self._unpack(key, target)
         with suppress(OSError):
             os.utime(target.parent)  # says that it is in use
         mapped = np.load(target, mmap_mode="r")
-        if mapped.nbytes < os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2:
-            mapped.base.madvise(mmap.MADV_WILLNEED)  # from the disk in one go rather than page by page at random
+        _read_ahead(mapped.base, mapped.nbytes)
         return np.asarray(mapped)  # a plain array: slices of a memmap cost a microsecond more
 
     def _unpack(self, key: str, target: Path) -> None:
@@ -137,6 +163,12 @@ class Columns:
 def scratch(kind: str) -> Path:
     """Folder of a kind of scratch files, see :data:`SCRATCH`; it need not exist."""
     return Path(os.environ.get(SCRATCH) or Path.home() / ".cache" / "hessgnn") / kind
+
+
+def _read_ahead(mapped: mmap.mmap, size: int) -> None:
+    """Have a file that fits into memory read in one go rather than page by page at random."""
+    if size < os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2:
+        mapped.madvise(mmap.MADV_WILLNEED)
 
 
 def _remove_unused(folder: Path) -> None:

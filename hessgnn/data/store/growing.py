@@ -1,8 +1,8 @@
 """Stores that grow: a writer that may be killed, and merging of whole files.
 
 HDF5 cannot be written in place without losing everything to a kill at the wrong moment. So what is appended goes to a
-copy, which takes the file's name when it is complete. Copying is cheap, as compressed chunks are copied as they are,
-and the writer commits when the file has doubled, so that all copies together cost no more than the last one twice.
+copy, which takes the file's name when it is complete. The writer commits when the file has doubled, so that all copies
+together cost no more than the last one twice.
 """
 
 from __future__ import annotations

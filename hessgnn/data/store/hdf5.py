@@ -14,6 +14,8 @@ from typing import Any
 
 import h5py
 
+_LARGE, _PAGE = 1024**2, 4096
+
 
 class HDF5Output(h5py.File):
     """A new HDF5 file, for use in a ``with`` block; what it held is lost.
@@ -27,7 +29,8 @@ class HDF5Output(h5py.File):
     def __init__(self, path: Path) -> None:
         self._disk = _Disk(path)
         try:
-            super().__init__(self._disk, "w")
+            # Large datasets begin at pages, where they can be mapped into memory.
+            super().__init__(self._disk, "w", alignment_threshold=_LARGE, alignment_interval=_PAGE)
         except BaseException:
             self._disk.close()
             raise

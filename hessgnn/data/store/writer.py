@@ -1,12 +1,19 @@
-"""Writing a store: labels are checked first, rows are added at the end of every dataset, then the file is sealed."""
+"""Writing a store: labels are checked first, rows of every dataset are gathered, then the file is sealed.
+
+What is gathered lies in memory, then in files without a name, which vanish with the process. So every dataset is
+written once and with its final length: large ones contiguous, for readers to map into memory, and others compressed.
+"""
 
 from __future__ import annotations
 
+import io
 import json
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -22,8 +29,13 @@ from hessgnn.runtime.files import atomic_path
 ASYMMETRY_TOLERANCE = 5e-3
 """Largest ``max|H − Hᵀ| / max|H|`` that can be the noise of a label rather than a wrong index order."""
 
+CONTIGUOUS = 8 * 1024**2
+"""Bytes beyond which a dataset is written contiguous and uncompressed. Compression saves 10 to 30 % of floating-point
+numbers, and a compressed dataset has to be unpacked before it is read at random."""
+
 _CHUNK = 16_384  # numbers; one chunk holds the Hessians of a few dozen small molecules
-_WAITING = 8 * 1024**2  # numbers that are kept until they are written together
+_WAITING = 8 * 1024**2  # numbers that are kept in memory
+_BLOCK = 8 * 1024**2  # bytes that are copied at a time
 _SHAPES = {"positions": (3,), "forces": (3,), "cell": (3, 3), "pbc": (3,)}
 _FILTERS = {"compression": "gzip", "compression_opts": 6, "shuffle": True}
 
@@ -148,18 +160,10 @@ class Draft:
     """
 
     def __init__(self, path: Path, hessian_dtype: layout.HessianDtype) -> None:
-        self._file = HDF5Output(path)
-        self._dtypes = {**layout.DTYPES, "hessian": hessian_dtype}
-        self._datasets: dict[str, h5py.Dataset] = {}
-        for key, dtype in self._dtypes.items():
-            shape = _SHAPES.get(key, ())
-            chunk = (max(1, _CHUNK // int(np.prod(shape, dtype=int))), *shape)
-            self._datasets[key] = self._file.create_dataset(
-                key, (0, *shape), dtype, maxshape=(None, *shape), chunks=chunk, **_FILTERS
-            )
+        self._path = path
+        dtypes = {**layout.DTYPES, "hessian": hessian_dtype}
+        self._rows = {key: _Rows(path.parent, dtype, _SHAPES.get(key, ())) for key, dtype in dtypes.items()}
         self.strings: dict[str, list[bytes]] = {key: [] for key in STRINGS}
-        self._waiting: dict[str, list[NDArray]] = {key: [] for key in self._dtypes}
-        self._n_waiting = 0
 
     def __len__(self) -> int:
         return len(self.strings["name"])
@@ -183,78 +187,114 @@ class Draft:
         }
         row |= {f"has_{label}": [getattr(structure, label) is not None] for label in layout.LABELS}
         for key, value in row.items():
-            values = np.asarray(value, dtype=self._dtypes[key])
-            self._waiting[key].append(values)
-            self._n_waiting += values.size
+            self._rows[key].add(np.asarray(value))
         for key, texts in self.strings.items():
             texts.append(getattr(structure, key).encode())
-        if self._n_waiting > _WAITING:
-            self._flush()
+        self._spill()
 
     def extend(self, other: h5py.File) -> None:
         """Add all structures of another store, given as an open file."""
-        self._flush()
         n = len(other["n_atoms"])
-        for key in self._waiting:
-            _extend(self._datasets[key], other[key])
-            self._file.require_written()
+        for key, rows in self._rows.items():
+            dataset = other[key]
+            step = max(1, _BLOCK // (dataset.dtype.itemsize * int(np.prod(dataset.shape[1:], dtype=int))))
+            for start in range(0, len(dataset), step):
+                rows.add(dataset[start : start + step])
+                self._spill()
         for key, texts in self.strings.items():
             texts += other[key][()].tolist() if key in other else [b""] * n
 
     def seal(self, level_of_theory: str, provenance: str, versions: Mapping[str, str], split_by: str = "") -> None:
-        """Write strings, attributes and fingerprints, and close the file."""
-        self._flush()
-        file = self._file
-        for key, texts in self.strings.items():
-            array = np.array(texts, dtype=np.bytes_)
-            file.create_dataset(key, data=array, chunks=(min(len(array), _CHUNK),), **_FILTERS)
-        file.flush()
-        self._file.require_written()
-        names, splits = ([text.decode() for text in self.strings[key]] for key in ("name", "split"))
-        file.attrs.update(
-            {
-                "format": layout.FORMAT,
-                "format_version": layout.FORMAT_VERSION,
-                "level_of_theory": level_of_theory,
-                "units": json.dumps(layout.UNITS),
-                "sign_convention": layout.SIGN_CONVENTION,
-                "versions": json.dumps(dict(versions), sort_keys=True),
-                "provenance": provenance,
-                "content_hash": layout.content_hash(file),
-                "split_hash": split_hash(names, splits),
-                "split_by": split_by,
-            }
-        )
+        """Write everything with attributes and fingerprints."""
+        with HDF5Output(self._path) as file:
+            for key, rows in self._rows.items():
+                rows.write(file, key)
+            for key, texts in self.strings.items():
+                array = np.array(texts, dtype=np.bytes_)
+                file.create_dataset(key, data=array, chunks=(min(len(array), _CHUNK),), **_FILTERS)
+            file.flush()
+            file.require_written()
+            names, splits = ([text.decode() for text in self.strings[key]] for key in ("name", "split"))
+            file.attrs.update(
+                {
+                    "format": layout.FORMAT,
+                    "format_version": layout.FORMAT_VERSION,
+                    "level_of_theory": level_of_theory,
+                    "units": json.dumps(layout.UNITS),
+                    "sign_convention": layout.SIGN_CONVENTION,
+                    "versions": json.dumps(dict(versions), sort_keys=True),
+                    "provenance": provenance,
+                    "content_hash": layout.content_hash(file),
+                    "split_hash": split_hash(names, splits),
+                    "split_by": split_by,
+                }
+            )
         self.close()
-        file.require_written()
 
     def close(self) -> None:
-        """Close the file, sealed or not."""
-        self._file.close()
+        """Forget what was gathered."""
+        for rows in self._rows.values():
+            rows.close()
 
-    def _flush(self) -> None:
-        for key, arrays in self._waiting.items():
-            if arrays:
-                values, dataset = np.concatenate(arrays), self._datasets[key]
-                start = len(dataset)
-                dataset.resize(start + len(values), axis=0)
-                dataset[start:] = values
-                arrays.clear()
-        self._n_waiting = 0
-        self._file.require_written()
+    def _spill(self) -> None:
+        if sum(rows.waiting for rows in self._rows.values()) > _WAITING:
+            for rows in self._rows.values():
+                rows.spill()
 
 
-def _extend(target: h5py.Dataset, source: h5py.Dataset) -> None:
-    """Add the rows of one dataset to another; whole chunks that are stored alike are copied as they are."""
-    start, step = len(target), target.chunks[0]
-    target.resize(start + len(source), axis=0)
-    alike = ("chunks", "dtype", "compression", "shuffle", "fletcher32", "scaleoffset")
-    same = all(getattr(target, name) == getattr(source, name) for name in alike)
-    whole = len(source) // step * step if same and start % step == 0 else 0
-    rest = (0,) * (len(target.shape) - 1)
-    for row in range(0, whole, step):
-        filters, chunk = source.id.read_direct_chunk((row, *rest))
-        target.id.write_direct_chunk((start + row, *rest), chunk, filters)
-    for row in range(whole, len(source), 64 * step):
-        values = source[row : row + 64 * step]
-        target[start + row : start + row + len(values)] = values
+class _Rows:
+    """Rows of a dataset to be, the first of them in a file without a name."""
+
+    def __init__(self, folder: Path, dtype: str, shape: tuple[int, ...]) -> None:
+        self._folder, self._dtype, self._shape = folder, np.dtype(dtype), shape
+        self._file: io.FileIO | None = None
+        self._arrays: list[NDArray] = []
+        self._spilled = 0
+        self.waiting = 0
+        """Numbers in memory."""
+
+    def add(self, values: NDArray) -> None:
+        self._arrays.append(np.asarray(values, dtype=self._dtype).reshape(-1, *self._shape))
+        self.waiting += values.size
+
+    def spill(self) -> None:
+        """Move to the file what is in memory."""
+        if self._file is None:
+            # Unbuffered: a buffer that a full disk does not take would be written again when the file is closed.
+            self._file = tempfile.TemporaryFile(dir=self._folder, buffering=0)  # noqa: SIM115 (see close)
+        for values in self._arrays:
+            rest = values.reshape(-1).view(np.uint8).data
+            while len(rest):
+                rest = rest[self._file.write(rest) :]
+            self._spilled += len(values)
+        self._arrays, self.waiting = [], 0
+
+    def write(self, file: HDF5Output, key: str) -> None:
+        """Make the dataset."""
+        shape = (self._spilled + sum(map(len, self._arrays)), *self._shape)
+        form: dict[str, Any] = {}
+        if np.prod(shape, dtype=int) * self._dtype.itemsize <= CONTIGUOUS:
+            chunk = max(1, _CHUNK // int(np.prod(self._shape, dtype=int)))
+            form = {"maxshape": (None, *self._shape), "chunks": (chunk, *self._shape), **_FILTERS}
+        dataset, start = file.create_dataset(key, shape, self._dtype, **form), 0
+        for values in self._blocks():
+            dataset[start : start + len(values)] = values
+            start += len(values)
+            file.require_written()
+
+    def close(self) -> None:
+        self._arrays = []
+        if self._file is not None:
+            self._file.close()
+
+    def _blocks(self) -> Iterator[NDArray]:
+        if self._file is not None:
+            width = self._dtype.itemsize * int(np.prod(self._shape, dtype=int))
+            step = max(1, _BLOCK // width)
+            self._file.seek(0)
+            with open(self._file.fileno(), "rb", closefd=False) as file:
+                for start in range(0, self._spilled, step):
+                    content = file.read(width * min(step, self._spilled - start))
+                    yield np.frombuffer(content, self._dtype).reshape(-1, *self._shape)
+        if self._arrays:
+            yield np.concatenate(self._arrays)

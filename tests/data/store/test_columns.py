@@ -1,4 +1,4 @@
-"""Flat arrays of a store: small ones in memory, large ones mapped from a scratch file."""
+"""Flat arrays of a store: small ones in memory, large ones mapped from the file or, unpacked, from a scratch file."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import os
 import pickle
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from hessgnn.data.store import columns
+from hessgnn.data.store import columns, writer
 from hessgnn.data.store.columns import Columns, ragged
 from hessgnn.data.store.store import Store, write_store
 from hessgnn.errors import DataError
@@ -110,3 +111,59 @@ def test_a_damaged_dataset_is_told(scratch: Path, tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"set\.h5: is damaged: .* cannot be read"):
             ask()
     assert files(scratch) == []
+
+
+@pytest.fixture
+def contiguous(scratch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A store all of whose numbers are written contiguous, in several blocks that do not fit into memory."""
+    monkeypatch.setattr(writer, "CONTIGUOUS", -1)
+    monkeypatch.setattr(writer, "_WAITING", 5000)
+    monkeypatch.setattr(writer, "_BLOCK", 1000)
+    bundled = Store.open("rtp-mini")
+    chosen = [replace(bundled[i], forces=None if i % 3 else bundled[i].forces) for i in range(60)]
+    write_store(tmp_path / "set.h5", chosen, level_of_theory="none")
+    assert [path.name for path in tmp_path.iterdir()] == ["set.h5"]
+    return tmp_path / "set.h5"
+
+
+def test_contiguous_arrays_are_those_of_a_compressed_file(
+    contiguous: Path, scratch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store.open(contiguous)
+    store.verify()
+    monkeypatch.setattr(writer, "CONTIGUOUS", 10**9)
+    write_store(tmp_path / "compressed.h5", store, level_of_theory="none")
+    compressed = Store.open(tmp_path / "compressed.h5")
+    assert compressed.attributes.content_hash == store.attributes.content_hash
+    assert compressed.path.stat().st_size < store.path.stat().st_size
+    for key in KEYS:
+        found = store.columns.array(key)
+        assert not found.flags.writeable
+        np.testing.assert_array_equal(found, compressed.columns._read(key))
+        np.testing.assert_array_equal(store.columns.rows(key, 3, 11), found[3:11])
+    store.close()
+    np.testing.assert_array_equal(store[7].positions, compressed[7].positions)
+    assert {path.stem for path in files(scratch)} <= {"name"}
+
+
+def test_a_contiguous_file_is_shared_and_stays_readable_when_it_is_replaced(contiguous: Path) -> None:
+    store = Store.open(contiguous)
+    positions, before = store.columns.array("positions"), Store.open("rtp-mini")[5].positions
+    region = [line for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith("set.h5")]
+    assert any(" r--s " in line for line in region)  # shared with other processes, and read only
+    write_store(contiguous, [Store.open("rtp-mini")[70]], level_of_theory="none")
+    np.testing.assert_array_equal(store.per_atom("positions", 5), before)
+    assert len(positions) == store.n_atoms.sum()
+    sent = pickle.loads(pickle.dumps(store.columns))
+    for columns_ in (sent, Columns(contiguous, "another")):
+        with pytest.raises(DataError, match=r"set\.h5: was replaced by other data\. Hint: start again"):
+            columns_.array("positions")
+    contiguous.unlink()
+    with pytest.raises(DataError, match=r"set\.h5: can no longer be opened"):
+        sent.array("positions")
+
+
+def test_a_truncated_contiguous_file_is_refused(contiguous: Path) -> None:
+    contiguous.write_bytes(contiguous.read_bytes()[:-2000])
+    with pytest.raises(DataError, match=r"set\.h5: is truncated"):
+        Store.open(contiguous)

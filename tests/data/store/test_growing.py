@@ -20,6 +20,7 @@ import yaml
 from endless_writer import LEVEL, structure
 
 import hessgnn
+from hessgnn.data.store import writer as writer_module
 from hessgnn.data.store.growing import StoreWriter, merge_stores
 from hessgnn.data.store.store import Store, write_store
 from hessgnn.errors import DataError, UserError
@@ -90,14 +91,17 @@ def test_a_writer_commits_by_itself_when_the_file_has_doubled(tmp_path: Path, mo
     assert content(tmp_path / "set.h5") == content(written(tmp_path / "whole.h5", range(20)))
 
 
-def test_whole_chunks_are_copied_as_they_are(tmp_path: Path) -> None:
+@pytest.mark.parametrize("contiguous", [-1, 1 << 30])
+def test_commits_give_what_is_written_at_once(tmp_path: Path, contiguous: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Enough Hessians for several chunks, in three commits."""
+    monkeypatch.setattr(writer_module, "CONTIGUOUS", contiguous)
     for stop in (150, 151, 400):
         with StoreWriter(tmp_path / "set.h5", level_of_theory=LEVEL, provenance="first") as writer:
             for number in range(len(writer), stop):
                 writer.append(structure(number))
     with h5py.File(tmp_path / "set.h5") as file:
-        assert len(file["hessian"]) > 3 * file["hessian"].chunks[0]
+        assert contiguous < 0 or len(file["hessian"]) > 3 * file["hessian"].chunks[0]
+        assert (file["hessian"].chunks is None) == (contiguous < 0)
     assert content(tmp_path / "set.h5") == content(written(tmp_path / "whole.h5", range(400)))
     assert Store.open(tmp_path / "set.h5").attributes.provenance == "first"
 
@@ -230,6 +234,7 @@ def test_bad_sources_are_told_and_nothing_is_touched(tmp_path: Path, spoil, mess
 FULL_DISK = """
 import resource, sys
 from endless_writer import LEVEL, structure
+from hessgnn.data.store import writer as writer_module
 from hessgnn.data.store.growing import StoreWriter
 from hessgnn.errors import UserError
 
