@@ -199,3 +199,28 @@ def waiting_threads(record: Mapping[str, Any]) -> str:
 
 def _range(values: Sequence[float]) -> str:
     return f"{statistics.median(values):.0f} ({min(values):.0f}-{max(values):.0f})"
+
+
+def scaling(record: Mapping[str, Any]) -> str:
+    """Steps of one and several threads and processes, from ``benchmarks/scaling.py``."""
+    rows = []
+    for piece in record["results"]:
+        layouts = piece["layouts"]
+        base, *others = (name for name in layouts if "worker" not in name)
+        cells = [
+            f"{piece['architecture']}, {piece['batch_size']}, {piece['kind']}",
+            f"{1e3 * _middle(layouts, base):.1f}",
+        ]
+        for name in others:
+            speedup = [one["step"] / other["step"] for one, other in zip(layouts[base], layouts[name], strict=True)]
+            cells.append(f"{statistics.median(speedup):.2f}")
+        shares = [(base, "loader"), (base, "targets"), (others[-1], "exchange"), (others[-1], "waiting")]
+        shares += [(name, "loader") for name in layouts if "worker" in name]
+        rows.append([*cells, *(f"{_middle(layouts, *share, over='step'):.1%}" for share in shares)])
+    first, *others = (name for name in record["results"][0]["layouts"] if "worker" not in name)
+    titles = ["potential, batch, labels", f"{first}, ms", *(f"{name}, speed-up" for name in others)]
+    return table([*titles, "loader", "targets", "exchange", "waiting", "loader, 1 worker"], rows)
+
+
+def _middle(layouts: Mapping[str, Any], name: str, what: str = "step", over: str | None = None) -> float:
+    return statistics.median(one[what] / (1.0 if over is None else one[over]) for one in layouts[name])
