@@ -111,7 +111,7 @@ class Trained:
         config: dict[str, Any] = {
             "potential": {"name": piece.architecture, **REAL[piece.architecture]},
             "data": {"path": data},
-            "loss": {"hessian": KINDS[piece.kind]},
+            "loss": {"hessian": KINDS[piece.kind], "probes": {"kind": "rademacher", "number": 1, "every": 1}},
             "training": {
                 "batch_size": piece.batch_size,
                 "device": "cpu",
