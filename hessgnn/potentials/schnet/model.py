@@ -14,9 +14,11 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from hessgnn.data.batch import Batch
-from hessgnn.potentials.base import Potential, PotentialConfig, register
+from hessgnn.potentials.base import PotentialConfig, register
 from hessgnn.potentials.blocks.layers import Activation, GaussianBasis, PolynomialCutoff, mlp
 from hessgnn.potentials.blocks.radial import radial_functions
+from hessgnn.potentials.closed_form import ClosedFormPotential
+from hessgnn.potentials.schnet.derivatives import SchNetEvaluation
 
 
 class Interaction(nn.Module):
@@ -37,7 +39,7 @@ class Interaction(nn.Module):
 
 
 @register("schnet")
-class SchNet(Potential):
+class SchNet(ClosedFormPotential):
     """SchNet with a C² cutoff and smooth activations."""
 
     class Config(PotentialConfig):
@@ -71,3 +73,14 @@ class SchNet(Potential):
         for interaction in self.interactions:
             x = x + interaction(x, at_distances, pairs)
         return self.readout(x).squeeze(-1)
+
+    def evaluate(self, batch: Batch, vectors: Tensor) -> SchNetEvaluation:
+        """Energies, gradient and products by the formulas."""
+        return SchNetEvaluation(self, batch, vectors)
+
+    def product_bytes(self, batch: Batch) -> int:
+        """See :meth:`ClosedFormPotential.product_bytes`."""
+        n_atoms, n_edges, n_layers = len(batch.numbers), batch.edge_index.shape[1], len(self.interactions)
+        # Of a layer about a dozen arrays of the atoms are kept and one of the pairs; in passing, three of the edges.
+        numbers = n_layers * (12 * n_atoms + n_edges // 2) + 3 * n_edges
+        return numbers * self.embedding.embedding_dim * batch.positions.itemsize
