@@ -107,7 +107,8 @@ class ANI(ClosedFormPotential):
 
     def evaluate(self, batch: Batch, vectors: Tensor) -> ANIEvaluation:
         """Energies, gradient and products by the formulas."""
-        return ANIEvaluation(self, batch, vectors)
+        with torch.no_grad():
+            return ANIEvaluation(self, batch, vectors)
 
     def edge_hessians(self, batch: Batch, atoms: Tensor) -> EdgeHessians:
         """Second derivatives of the energies of some atoms ``(n_centres,)``, which come back in another order.
