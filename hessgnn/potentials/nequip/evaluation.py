@@ -117,7 +117,7 @@ class LayerPass:
         if self.constant:
             wanted = [] if functions is not None else [size - 1]
         answered, self.radial_gradient = self.edges.reverse(
-            edges, self._features(edges), self.asked.unbind(), wanted, functions
+            edges, self._features(edges), self.asked, wanted, functions
         )
         self.answered |= answered
         if not wanted:
