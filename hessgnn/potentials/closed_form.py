@@ -52,6 +52,10 @@ class ClosedFormPotential(Potential):
     def evaluate(self, batch: Batch, vectors: Tensor) -> Evaluation:
         """Compute all for vectors ``(K, n_atoms, 3)``, K may be 0, without a graph behind ``parameters``."""
 
+    @abstractmethod
+    def product_bytes(self, batch: Batch) -> int:
+        """Memory that one of many products takes, roughly."""
+
     def derivatives(self, batch: Batch, vectors: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Energies, gradient and products, with their graph in the parameters if gradients are enabled.
 

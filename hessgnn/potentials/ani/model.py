@@ -110,6 +110,10 @@ class ANI(ClosedFormPotential):
         with torch.no_grad():
             return ANIEvaluation(self, batch, vectors)
 
+    def product_bytes(self, batch: Batch) -> int:
+        """See :meth:`ClosedFormPotential.product_bytes`: tangents of features and layers, forward and back."""
+        return 4 * len(batch.numbers) * (self.aev.out_dim + sum(self.hidden)) * batch.positions.element_size()
+
     def edge_hessians(self, batch: Batch, atoms: Tensor) -> EdgeHessians:
         """Second derivatives of the energies of some atoms ``(n_centres,)``, which come back in another order.
 

@@ -7,8 +7,8 @@ parameters as
     ``e E + u·∂E/∂R + Σ_k h_k·H v_k``,
 
 the τ part of ``(1 + e τ) E(R + Σ_k v_k ε_k + Σ_k h_k η_k + u τ)`` where ``ε_k η_k = τ`` and all other products of
-infinitesimals vanish. These numbers form a commutative algebra (a Frobenius algebra, since the τ part of a product pairs
-each part with its dual). So one forward and one reverse sweep, each written once, serve values, products and the
+infinitesimals vanish. These numbers form a commutative algebra, where the τ part of a product pairs each part with its
+dual (a Frobenius algebra). So one forward and one reverse sweep, each written once, serve values, products and the
 gradient of the loss alike; parts 1 and ε of both sweeps are known from the evaluation when τ and η are added. (Higher
 order chain rules: Griewank and Walther, *Evaluating Derivatives*, 2nd ed., ch. 13.)
 
@@ -24,6 +24,9 @@ from torch import Tensor
 
 Parts = Sequence[Tensor | None]
 """Parts of a number, each an array of its own; ``None`` is zero."""
+
+Adder = Callable[["Tensor | None", Tensor, Tensor], Tensor]
+"""Adds a bilinear operation of two arrays to a total, in place if there is one."""
 
 
 def dual(size: int) -> list[int]:
@@ -47,7 +50,7 @@ def product(
     b: Parts,
     number: int,
     wanted: Iterable[int],
-    add: Callable[[Tensor | None, Tensor, Tensor], Tensor],
+    add: Adder,
 ) -> list[Tensor | None]:
     """Some parts of a product, for any bilinear operation that ``add`` adds to a total."""
     out = []
@@ -89,6 +92,6 @@ def add_mul(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
     return a * b if total is None else total.addcmul_(a, b)
 
 
-def extended(old: Tensor | None, new: Tensor) -> Tensor:
-    """Stacked numbers with further parts."""
-    return new if old is None else torch.cat([old, new])
+def extended(known: Tensor, new: Tensor) -> Tensor:
+    """Stacked numbers with further parts; nothing is copied if none were known."""
+    return torch.cat([known, new]) if len(known) else new

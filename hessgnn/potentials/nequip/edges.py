@@ -10,20 +10,20 @@ odd degrees only. Arrays on edges are ``(2, n_pairs, ...)``: each pair both ways
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from hessgnn.potentials.nequip.algebra import Parts, add_mul, product, second
+from hessgnn.potentials.nequip.algebra import Adder, Parts, add_mul, product, second
 from hessgnn.potentials.nequip.tensor_product import TensorProduct
 
 CACHED = 2**19
 """Numbers of the largest intermediate array in a portion of the edges, on a CPU."""
 
-SMALLEST = 16
+SMALLEST = 64
 """Pairs in a portion at least."""
 
 KEPT = 2**27
@@ -271,9 +271,6 @@ class _Portion:
         """Sum over the rows of each path."""
         out = rows.new_zeros(len(rows), self.whole.product.n_paths, rows.shape[2])
         return out.index_add_(1, self.whole.path_of_row, rows)
-
-
-Adder = Callable[["Tensor | None", Tensor, Tensor], Tensor]
 
 
 def _add_matmul(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:

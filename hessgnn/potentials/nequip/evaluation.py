@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from hessgnn.data.batch import Batch
-from hessgnn.potentials.blocks.layers import FORMS, Form
+from hessgnn.potentials.blocks.layers import FORMS
 from hessgnn.potentials.closed_form import Evaluation
 from hessgnn.potentials.nequip.algebra import dual, extended, function, times
 from hessgnn.potentials.nequip.edges import EdgePass, Edges
@@ -69,11 +69,11 @@ class LayerPass:
     def __init__(self, weights: LayerWeights, sizes: Sequence[int], elements: Tensor, constant: bool) -> None:
         self.weights, self.sizes, self.elements, self.constant = weights, sizes, elements, constant
         self.edges = EdgePass(weights.product, weights.radial)
-        self.mixed: Tensor | None = None
-        self.messages: Tensor | None = None
-        self.parts: list[Tensor | None] = [None] * len(weights.after)
-        self.adjoints: list[Tensor | None] = [None] * len(weights.after)
-        self.asked: Tensor | None = None
+        nothing = elements.new_empty(0)
+        self.parts = [nothing] * len(weights.after)
+        self.adjoints = [nothing] * len(weights.after)
+        self.x = self.mixed = self.messages = self.asked = nothing
+        self.gates: list[Tensor] = []
         self.answered: dict[int, Tensor] = {}
 
     def forward(self, edges: Edges, x: Tensor, start: int) -> Tensor:
@@ -95,15 +95,14 @@ class LayerPass:
             self.parts[k] = extended(self.parts[k], part)
         return self._gate(edges.number, start)
 
-    def reverse(self, edges: Edges, adjoint: Tensor, start: int, functions: Tensor | None) -> Tensor | None:
-        """Adjoint of the features, from that of the next layer's (all parts).
+    def reverse(self, edges: Edges, adjoint: Tensor, start: int, functions: Tensor | None) -> Tensor:
+        """Adjoint of the features from part ``start`` on, from all parts of that of the next layer's.
 
-        Parts from ``start`` on are new. ``functions`` is as of :meth:`EdgePass.reverse`. Nobody needs parts of the
-        features' adjoint that multiply zeros.
+        ``functions`` is as of :meth:`EdgePass.reverse`. Parts that multiply zeros are left out, so that of the first
+        layer there is none or τ alone.
         """
-        behind = [extended(*pair) for pair in zip(self.adjoints, self._gate_reverse(edges.number, adjoint, start), strict=True)]
-        self.adjoints = list(behind)
-        new = [part[start:] for part in behind]
+        new = self._gate_reverse(edges.number, adjoint, start)
+        self.adjoints = behind = [extended(old, part) for old, part in zip(self.adjoints, new, strict=True)]
         asked = torch.cat(
             [
                 (part @ after.T).unflatten(3, (block.n_paths, -1)).flatten(2, 3)
@@ -116,12 +115,10 @@ class LayerPass:
         wanted = list(range(start, size))
         if self.constant:
             wanted = [] if functions is not None else [size - 1]
-        answered, self.radial_gradient = self.edges.reverse(
-            edges, self._features(edges), self.asked, wanted, functions
-        )
+        answered, self.radial_gradient = self.edges.reverse(edges, self._features(edges), self.asked, wanted, functions)
         self.answered |= answered
         if not wanted:
-            return None
+            return adjoint[:0]
         back = torch.stack([answered[part] for part in wanted])
         out = [part @ w.T for part, w in zip(back.split(self.sizes, 2), self.weights.before, strict=True)]
         for part, connection, place in zip(behind, self.weights.connections, self.weights.kept, strict=True):
@@ -148,7 +145,6 @@ class LayerPass:
         return [*out, *self.radial_gradient]
 
     def _features(self, edges: Edges) -> list[Tensor | None]:
-        assert self.mixed is not None
         return [*self.mixed, *[None] * (len(edges.functions) - len(self.mixed))]
 
     def _by_element(self, x: Tensor) -> Tensor:
@@ -159,10 +155,12 @@ class LayerPass:
         gate = self.weights.gate
         if start == 0:
             self.forms = {
-                k: FORMS["tanh" if k else "silu"](self.parts[k][0]) for k, l in enumerate(gate.degrees) if l == 0
+                k: FORMS["tanh" if k else "silu"](part[0])
+                for k, (part, degree) in enumerate(zip(self.parts, gate.degrees, strict=True))
+                if degree == 0
             }
         scalars, *gates = self._activated(0, gate.even_scale, number, start).split(gate.channels, 3)
-        self.gates = [extended(old, new) for old, new in zip(self.gates if start else [None] * len(gates), gates, strict=True)]
+        self.gates = [extended(*pair) for pair in zip(self.gates, gates, strict=True)] if start else gates
         remaining = iter(self.gates)
         out = [scalars]
         for k, degree in enumerate(gate.degrees[1:], start=1):
@@ -216,18 +214,21 @@ class NequIPEvaluation(Evaluation):
         self.moves = self._along(vectors)
         changes = torch.einsum("nma,kna->knm", self.slope, self.moves)
         self.edges = Edges(
-            torch.stack([i, j]), torch.stack([j, i]), functions.sign, self.number, torch.cat([values.unsqueeze(0), changes])
+            torch.stack([i, j]),
+            torch.stack([j, i]),
+            functions.sign,
+            self.number,
+            torch.cat([values.unsqueeze(0), changes]),
         )
         self.embedding, self.elements = embedding, elements
         self.parameters = [embedding, *(t for layer in layers for t in layer.tensors()), *readout]
         degrees = [[0], *([0] if n == len(layers) - 1 else layer.gate.degrees for n, layer in enumerate(layers))]
         self.layers = [
-            LayerPass(layer, [2 * l + 1 for l in inside], elements, constant=n == 0)
+            LayerPass(layer, [2 * degree + 1 for degree in inside], elements, constant=n == 0)
             for n, (layer, inside) in enumerate(zip(layers, degrees, strict=False))
         ]
         self.adjoint_of: dict[int, Tensor] = {}
-        self.top: Tensor | None = None
-        self.hidden: Tensor | None = None
+        self.top = self.hidden = values.new_empty(0)
         self.energies = self._forward(0)[0]
         adjoint = torch.zeros_like(self.edges.functions)
         self._reverse(self._seed(None), 0, adjoint)
@@ -250,7 +251,6 @@ class NequIPEvaluation(Evaluation):
         start = 1 + number
         self._forward(start)
         back = self._reverse(self._seed(energies), start, None)
-        assert back is not None
         gradients = [self.elements.T @ back[-1].squeeze(1)]
         for layer in self.layers:
             gradients += layer.gradients()
@@ -261,27 +261,24 @@ class NequIPEvaluation(Evaluation):
         return moves.index_select(1, self.j) - moves.index_select(1, self.i)
 
     def _forward(self, start: int) -> Tensor:
-        size = len(self.edges.functions)
+        """Energies of the atoms from part ``start`` on, ``(C, n_atoms)``."""
         x = (self.elements @ self.embedding)[None, :, None, :]
         for n, layer in enumerate(self.layers):
+            known = self.top if n == len(self.layers) - 1 else self.layers[n + 1].x
             new = layer.forward(self.edges, x, start)
-            x = extended(self._inputs(n + 1) if start else None, new)
+            x = extended(known, new)
         self.top = x
         w1, b1, w2, b2 = self.readout
         hidden = x[start:].squeeze(2) @ w1.T
         if start == 0:
             hidden[0] += b1
-            self.form: Form = FORMS["silu"](hidden[0])
-        self.hidden = extended(self.hidden if start else None, hidden)
+            self.form = FORMS["silu"](hidden[0])
+        self.hidden = extended(self.hidden, hidden)
         self.active = function([self.form.derivative(n) for n in range(3)], self.hidden, self.number)
-        assert len(self.active) == size
-        return (self.active[start:] @ w2.T).squeeze(2) + b2
-
-    def _inputs(self, n: int) -> Tensor:
-        """Parts of the features that layer n takes, which are known."""
-        found = self.top if n == len(self.layers) else self.layers[n].x
-        assert found is not None
-        return found
+        energies = (self.active[start:] @ w2.T).squeeze(2)
+        if start == 0:
+            energies[0] += b2
+        return energies
 
     def _seed(self, energies: Tensor | None) -> Tensor:
         """Adjoint of the energies of the atoms, ``(C, n_atoms)``: ``1``, or ``1 + e τ``."""
@@ -292,10 +289,10 @@ class NequIPEvaluation(Evaluation):
             seed[-1] = energies
         return seed
 
-    def _reverse(self, seed: Tensor, start: int, functions: Tensor | None) -> Tensor | None:
+    def _reverse(self, seed: Tensor, start: int, functions: Tensor | None) -> Tensor:
+        """Adjoint of the first layer's features, of those parts that are needed; see :meth:`LayerPass.reverse`."""
         w1, _, w2, _ = self.readout
         number = self.number
-        assert self.hidden is not None and self.top is not None
         slopes = function([self.form.derivative(n) for n in range(1, 4)], self.hidden, number)
         adjoint = times(seed.unsqueeze(2) * w2, slopes, number)
         if start:
@@ -306,16 +303,12 @@ class NequIPEvaluation(Evaluation):
                 _paired(seed[order][..., None, None], self.active.unsqueeze(2)),
                 seed[-1].sum().unsqueeze(0),
             ]
-        back: Tensor | None = (adjoint @ w1).unsqueeze(2)
+        back = (adjoint @ w1).unsqueeze(2)
         for n in range(len(self.layers) - 1, -1, -1):
-            layer = self.layers[n]
-            assert back is not None
-            new = layer.reverse(self.edges, back, start, functions)
+            new = self.layers[n].reverse(self.edges, back, start, functions)
             if n:
-                self.adjoint_of[n] = back = extended(self.adjoint_of.get(n), new)
-            else:
-                back = new
-        return back
+                back = self.adjoint_of[n] = extended(self.adjoint_of.get(n, new[:0]), new)
+        return new
 
 
 def _paired(a: Tensor, b: Tensor) -> Tensor:

@@ -78,18 +78,13 @@ class EdgeFunctions(nn.Module):
 
     def _polynomials(self, u: Tensor) -> Tensor:
         """Value, gradient and upper triangle of the second derivative of the polynomials, ``(10, n, n_harmonics)``."""
-        one = torch.ones_like(u)
-        powers = [one]
+        powers = [torch.ones_like(u)]
         for _ in range(self.l_max):
             powers.append(powers[-1] * u)
-        zero = torch.zeros_like(u)
-        table = torch.stack(
-            [
-                torch.stack(powers),
-                torch.stack([zero, *(k * powers[k - 1] for k in range(1, self.l_max + 1))]),
-                torch.stack([zero, *(k * (k - 1) * powers[k - 2] if k > 1 else zero for k in range(1, self.l_max + 1))]),
-            ]
-        )
+        zero, degrees = torch.zeros_like(u), range(self.l_max + 1)
+        slopes = [k * powers[k - 1] if k else zero for k in degrees]
+        curvatures = [k * (k - 1) * powers[k - 2] if k > 1 else zero for k in degrees]
+        table = torch.stack([torch.stack(group) for group in (powers, slopes, curvatures)])
         table = table.flatten(0, 1).movedim(2, 0).contiguous()  # (3, order and power, n)
         place = self.orders.unsqueeze(1) * (self.l_max + 1) + self.powers  # (10, n_monomials, 3)
         monomials = [table[axis].index_select(0, place[..., axis].flatten()) for axis in range(3)]

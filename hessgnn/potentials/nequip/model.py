@@ -201,6 +201,11 @@ class NequIP(ClosedFormPotential):
                 batch, vectors, self.edge_functions, embedding, self._one_hot(batch), layers, readout
             )
 
+    def product_bytes(self, batch: Batch) -> int:
+        """See :meth:`ClosedFormPotential.product_bytes`: messages and features of all layers, forward and back."""
+        rows = sum(layer.product.n_rows + 4 * layer.product.dim_in for layer in self.layers)
+        return 2 * len(batch.numbers) * rows * self.config.channels * batch.positions.element_size()
+
     def _one_hot(self, batch: Batch) -> Tensor:
         return nn.functional.one_hot(self.species(batch), len(self.elements)).to(batch.positions.dtype)
 
