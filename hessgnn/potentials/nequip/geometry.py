@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import product
 
 import torch
 from e3nn import o3
@@ -36,7 +35,8 @@ class EdgeFunctions(nn.Module):
     def __init__(self, l_max: int) -> None:
         super().__init__()
         self.l_max = l_max
-        powers = [e for e in product(range(l_max + 1), repeat=3) if sum(e) <= l_max]
+        each = range(l_max + 1)
+        powers = [(a, b, c) for a in each for b in each for c in each if a + b + c <= l_max]
         self.exact = _coefficients(l_max, powers)
         degree = torch.tensor([degree for degree in range(l_max + 1) for _ in range(2 * degree + 1)])
         self.register_buffer("coefficients", self.exact.to(torch.get_default_dtype()), persistent=False)

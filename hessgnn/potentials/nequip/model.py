@@ -192,8 +192,8 @@ class NequIP(ClosedFormPotential):
         with torch.no_grad():
             distances = batch.edge_vectors(batch.pair_edges()).norm(dim=-1)
         radial = radial_derivatives(distances, self.basis, self.envelope, 2 if len(vectors) else 1)
-        layers = [layer.weights(radial(layer.radial)) for layer in self.layers]
-        first, _, last = self.readout
+        layers = [layer.weights(radial(layer.radial)) for layer in self._convolutions()]
+        first, last = (layer for layer in self.readout if isinstance(layer, nn.Linear))
         readout = [first.weight, first.bias, last.weight, last.bias]
         embedding = self._embedding()
         with torch.no_grad():
@@ -203,8 +203,12 @@ class NequIP(ClosedFormPotential):
 
     def product_bytes(self, batch: Batch) -> int:
         """See :meth:`ClosedFormPotential.product_bytes`: messages and features of all layers, forward and back."""
-        rows = sum(layer.product.n_rows + 4 * layer.product.dim_in for layer in self.layers)
-        return 2 * len(batch.numbers) * rows * self.config.channels * batch.positions.element_size()
+        rows = sum(layer.product.n_rows + 4 * layer.product.dim_in for layer in self._convolutions())
+        channels = self.embedding.shape[1]
+        return 2 * len(batch.numbers) * rows * channels * batch.positions.element_size()
+
+    def _convolutions(self) -> list[Convolution]:
+        return [layer for layer in self.layers if isinstance(layer, Convolution)]
 
     def _one_hot(self, batch: Batch) -> Tensor:
         return nn.functional.one_hot(self.species(batch), len(self.elements)).to(batch.positions.dtype)

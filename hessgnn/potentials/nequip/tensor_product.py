@@ -69,12 +69,15 @@ class TensorProduct(nn.Module):
         ``(n_rows,)``.
     path_of_column
         ``(dim_in,)``, where all rows are scalars.
+    reversal
+        ``(dim_in, n_rows)``, signs that entries of an edge's matrix, transposed, take when the edge is reversed.
     """
 
     coupling: Tensor
     coupling_transposed: Tensor
     path_of_row: Tensor
     path_of_column: Tensor
+    reversal: Tensor
 
     def __init__(self, irreps_in: Sequence[o3.Irrep], l_max: int, irreps_out: Sequence[o3.Irrep]) -> None:
         super().__init__()
