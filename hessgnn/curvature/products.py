@@ -243,6 +243,7 @@ class Chunks:
         self, potential: ClosedFormModel, batch: Batch, number: int, vectors: Callable[[Tensor], Tensor]
     ) -> Iterator[tuple[Tensor, Tensor]]:
         size = self.size or max(1, min(MOST_BY_FORMULAS, self.memory // max(1, potential.product_bytes(batch))))
+        require_sound_modules(potential, batch)
         for part in torch.arange(number).split(size):
             yield part, potential.derivatives(batch, vectors(part))[2]
 

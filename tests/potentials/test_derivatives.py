@@ -19,6 +19,8 @@ SETTINGS = {
     "schnet softplus": {"width": 8, "activation": "softplus"},
     "nequip": {"channels": 3, "radial_width": 6},
     "nequip deep": {"channels": 2, "radial_width": 6, "l_max": 2, "n_layers": 4},
+    "nequip distances": {"channels": 3, "radial_width": 6, "l_max": 0, "n_layers": 1},
+    "nequip high": {"channels": 2, "radial_width": 6, "l_max": 3, "n_layers": 3, "elements": (1, 6, 7, 8, 9)},
     "nequip without parity": {"channels": 3, "radial_width": 6, "parity": False, "l_max": 2},
 }
 

@@ -1,11 +1,14 @@
 import e3nn
 import pytest
 import torch
+from ase import Atoms
 from ase.build import molecule
 from e3nn_nequip import reference_with_weights_of
 
+from hessgnn.curvature.hessian import hessians
 from hessgnn.data.batch import Batch
 from hessgnn.potentials.base import create
+from hessgnn.potentials.nequip import edges
 from hessgnn.potentials.nequip.model import NequIP
 from hessgnn.testing import ITEMS, Subject, try_item
 
@@ -72,6 +75,36 @@ def test_l_max_0_cannot_tell_angles_and_l_max_1_can():
     without, with_vectors = energies(0), energies(1)
     assert float((without[0] - without[1]).abs()) < 1e-12
     assert float((with_vectors[0] - with_vectors[1]).abs()) > 1e-6
+
+
+@pytest.mark.parametrize("kept", [0, edges.KEPT])
+@pytest.mark.parametrize("structures", [[Atoms("O")], [Atoms("CO", [[0, 0, 0], [0, 0, 1.1]])], [molecule("CH3OH")]])
+def test_portions_do_not_matter(structures, kept, monkeypatch):
+    def gradient(closed_form):
+        potential = make(l_max=2, n_layers=3)
+        potential.closed_form = closed_form
+        batch = Batch.from_atoms(structures, potential.cutoff)
+        v = torch.randn(2, *batch.positions.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        out = potential(batch, vectors=v, create_graph=True)
+        loss = out.energy.square().sum() + out.forces.square().sum() + out.products.square().sum()
+        found = torch.autograd.grad(loss, list(potential.parameters()), allow_unused=True)
+        zero = [torch.zeros_like(p) if g is None else g for p, g in zip(potential.parameters(), found, strict=True)]
+        return torch.cat([g.flatten() for g in [out.energy, out.forces, out.products, *zero]])
+
+    monkeypatch.setattr(edges, "CACHED", 1)
+    monkeypatch.setattr(edges, "SMALLEST", 4)
+    monkeypatch.setattr(edges, "KEPT", kept)
+    ours, theirs = gradient(True), gradient(False)
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11 * float(theirs.detach().abs().max()))
+
+
+def test_hessians_by_chunks_are_those_of_autograd():
+    potential = make(l_max=2)
+    batch = Batch.from_atoms([molecule("CH3OH"), molecule("H2O")], potential.cutoff)
+    ours = hessians(potential, batch, chunk=5)
+    potential.closed_form = False
+    for got, wanted in zip(ours, hessians(potential, batch), strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-9, atol=1e-10 * float(wanted.abs().max()))
 
 
 def test_building_leaves_the_settings_of_e3nn_alone():

@@ -50,20 +50,17 @@ def radial_functions(
 
 
 def radial_derivatives(
-    distances: Tensor, basis: BesselBasis | GaussianBasis, envelope: PolynomialCutoff, order: int | None
-) -> Callable[[nn.Sequential], tuple[Tensor, ...]] | None:
-    """Values and derivatives of networks of the distances, for those who differentiate what they make of them.
+    distances: Tensor, basis: BesselBasis | GaussianBasis, envelope: PolynomialCutoff, order: int
+) -> Callable[[nn.Sequential], tuple[Tensor, ...]]:
+    """Values and derivatives of networks of the distances ``(n,)``, for those who differentiate what they make of them.
 
-    The networks see the product of basis and envelope. ``order`` is the number of derivatives that will be taken at
-    most.
+    The networks see the product of basis and envelope; ``order`` derivatives are computed, 2 at most.
 
     Returns
     -------
     Callable
-        From a network to its value, slope, …, each ``(n_edges, n_out)``; ``None`` if they are not known.
+        From a network to its value, slope, …, each ``(n, n_out)``, with their graph in its parameters.
     """
-    if order is None or order > HIGHEST_ORDER or not distances.requires_grad:
-        return None
     known = distances.detach()
     jets = _leibniz(basis.derivatives(known, order), envelope.derivatives(known, order).unsqueeze(-1))
     return lambda network: _forward(network, jets).unbind()

@@ -6,9 +6,10 @@ Nat. Commun. 13, 2453 (2022).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
+from typing import NamedTuple
 
 import e3nn
 import torch
@@ -18,9 +19,12 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from hessgnn.data.batch import Batch
-from hessgnn.potentials.base import Potential, PotentialConfig, register
+from hessgnn.potentials.base import PotentialConfig, register
 from hessgnn.potentials.blocks.layers import Activation, BesselBasis, PolynomialCutoff, mlp
-from hessgnn.potentials.nequip.convolution import Convolve, convolution
+from hessgnn.potentials.blocks.radial import radial_derivatives
+from hessgnn.potentials.closed_form import ClosedFormPotential
+from hessgnn.potentials.nequip.evaluation import GateShape, LayerWeights, NequIPEvaluation
+from hessgnn.potentials.nequip.geometry import EdgeFunctions
 from hessgnn.potentials.nequip.tensor_product import TensorProduct
 
 Irreps = list[o3.Irrep]
@@ -35,6 +39,17 @@ def eager_e3nn() -> Iterator[None]:
         yield
     finally:
         e3nn.set_optimization_defaults(jit_mode=before)
+
+
+class EdgeInputs(NamedTuple):
+    """What messages depend on besides features.
+
+    Harmonics ``(n_edges, n_harmonics)``, basis times envelope ``(n_edges, n_basis)``, and ``(2, n_edges)`` atoms.
+    """
+
+    harmonics: Tensor
+    basis: Tensor
+    edge_index: Tensor
 
 
 class Convolution(nn.Module):
@@ -64,20 +79,33 @@ class Convolution(nn.Module):
         self.sizes = [ir.dim for ir in irreps_in]
         self.normalisation = config.average_neighbors**-0.5
 
-    def forward(self, x: Tensor, elements: Tensor, convolve: Convolve) -> Tensor:
-        """Features of the next layer, from those of this one and the one-hot elements ``(n_atoms, n_elements)``."""
-        parts = x.split(self.sizes, 1)
-        mixed = [part @ (weight * len(weight) ** -0.5) for part, weight in zip(parts, self.before, strict=True)]
-        message = convolve(self.product, torch.cat(mixed, 1), self.radial)
+    def weights(self, radial: Sequence[Tensor]) -> LayerWeights:
+        """Matrices as they multiply, with their normalisation, and radial functions that are known."""
         connections = iter(self.self_connection)
+        return LayerWeights(
+            product=self.product,
+            gate=self.gate.shape,
+            before=[weight * len(weight) ** -0.5 for weight in self.before],
+            after=[weight * (self.normalisation * len(weight) ** -0.5) for weight in self.after],
+            connections=[
+                None if place is None else (own := next(connections)) * len(own) ** -0.5 for place in self.kept
+            ],
+            kept=self.kept,
+            radial=radial,
+        )
+
+    def forward(self, x: Tensor, elements: Tensor, edges: EdgeInputs) -> Tensor:
+        """Features of the next layer, from those of this one and the one-hot elements ``(n_atoms, n_elements)``."""
+        weights = self.weights(())
+        parts = x.split(self.sizes, 1)
+        mixed = torch.cat([part @ weight for part, weight in zip(parts, weights.before, strict=True)], 1)
+        message = self.product(mixed, edges.harmonics, self.radial(edges.basis), edges.edge_index)
         out = []
-        for block, weight, place in zip(self.product.blocks, self.after, self.kept, strict=True):
-            scaled = weight * (self.normalisation * len(weight) ** -0.5)
-            new = block.of_rows(message).flatten(2) @ scaled
-            if place is not None:
-                by_element = (parts[place].unsqueeze(3) * elements[:, None, None, :]).flatten(2)
-                connection = next(connections)
-                new = new + by_element @ (connection * len(connection) ** -0.5)
+        blocks = zip(self.product.blocks, weights.after, weights.connections, self.kept, strict=True)
+        for block, after, connection, place in blocks:
+            new = block.of_rows(message).flatten(2) @ after
+            if connection is not None and place is not None:
+                new = new + (parts[place].unsqueeze(3) * elements[:, None, None, :]).flatten(2) @ connection
             out.append(new)
         return self.gate(out)
 
@@ -98,6 +126,11 @@ class Gate(nn.Module):
         # e3nn's convention: an activation of normal numbers has a second moment of 1.
         self.even_scale, self.odd_scale = (normalize2mom(act).cst for act in (self.even, self.odd))
 
+    @property
+    def shape(self) -> GateShape:
+        """What its derivatives depend on."""
+        return GateShape([ir.l for ir in self.irreps], self.channels, self.even_scale, self.odd_scale)
+
     def forward(self, parts: list[Tensor]) -> Tensor:
         """Features ``(n_atoms, components, channels)`` from each irrep's ``(n_atoms, 2 l + 1, width)``."""
         scalars, *gates = (self.even(parts[0]) * self.even_scale).split(self.channels, 2)
@@ -109,7 +142,7 @@ class Gate(nn.Module):
 
 
 @register("nequip")
-class NequIP(Potential):
+class NequIP(ClosedFormPotential):
     """Equivariant message passing with spherical harmonics up to ``l_max``."""
 
     class Config(PotentialConfig):
@@ -132,6 +165,7 @@ class NequIP(Potential):
             self.harmonics = o3.SphericalHarmonics(
                 o3.Irreps.spherical_harmonics(config.l_max), normalize=False, normalization="component"
             )
+        self.edge_functions = EdgeFunctions(config.l_max)
         self.embedding = _normal(len(config.elements), config.channels)
         irreps = _irreps(config.l_max, config.parity, config.n_layers)
         self.layers = nn.ModuleList(
@@ -145,12 +179,42 @@ class NequIP(Potential):
         distances = vectors.norm(dim=-1)
         # e3nn's harmonics are polynomials of the unit vector, so an edge along an axis is nothing special.
         harmonics = self.harmonics(vectors / distances.unsqueeze(-1))
-        convolve = convolution(harmonics, distances, self.basis, self.envelope, batch)
-        elements = nn.functional.one_hot(self.species(batch), len(self.elements)).to(vectors.dtype)
-        x = (elements @ (self.embedding * len(self.embedding) ** -0.5)).unsqueeze(1)
+        basis = self.basis(distances) * self.envelope(distances).unsqueeze(-1)
+        edges = EdgeInputs(harmonics, basis, batch.edge_index)
+        elements = self._one_hot(batch)
+        x = (elements @ self._embedding()).unsqueeze(1)
         for layer in self.layers:
-            x = layer(x, elements, convolve)
+            x = layer(x, elements, edges)
         return self.readout(x.squeeze(1)).squeeze(-1)
+
+    def evaluate(self, batch: Batch, vectors: Tensor) -> NequIPEvaluation:
+        """See :meth:`ClosedFormPotential.evaluate`; the radial networks are left to autograd."""
+        with torch.no_grad():
+            distances = batch.edge_vectors(batch.pair_edges()).norm(dim=-1)
+        radial = radial_derivatives(distances, self.basis, self.envelope, 2 if len(vectors) else 1)
+        layers = [layer.weights(radial(layer.radial)) for layer in self._convolutions()]
+        first, last = (layer for layer in self.readout if isinstance(layer, nn.Linear))
+        readout = [first.weight, first.bias, last.weight, last.bias]
+        embedding = self._embedding()
+        with torch.no_grad():
+            return NequIPEvaluation(
+                batch, vectors, self.edge_functions, embedding, self._one_hot(batch), layers, readout
+            )
+
+    def product_bytes(self, batch: Batch) -> int:
+        """See :meth:`ClosedFormPotential.product_bytes`: messages and features of all layers, forward and back."""
+        rows = sum(layer.product.n_rows + 4 * layer.product.dim_in for layer in self._convolutions())
+        channels = self.embedding.shape[1]
+        return 2 * len(batch.numbers) * rows * channels * batch.positions.element_size()
+
+    def _convolutions(self) -> list[Convolution]:
+        return [layer for layer in self.layers if isinstance(layer, Convolution)]
+
+    def _one_hot(self, batch: Batch) -> Tensor:
+        return nn.functional.one_hot(self.species(batch), len(self.elements)).to(batch.positions.dtype)
+
+    def _embedding(self) -> Tensor:
+        return self.embedding * len(self.embedding) ** -0.5
 
 
 def _normal(*shape: int) -> nn.Parameter:

@@ -69,12 +69,15 @@ class TensorProduct(nn.Module):
         ``(n_rows,)``.
     path_of_column
         ``(dim_in,)``, where all rows are scalars.
+    reversal
+        ``(dim_in, n_rows)``, signs that entries of an edge's matrix, transposed, take when the edge is reversed.
     """
 
     coupling: Tensor
     coupling_transposed: Tensor
     path_of_row: Tensor
     path_of_column: Tensor
+    reversal: Tensor
 
     def __init__(self, irreps_in: Sequence[o3.Irrep], l_max: int, irreps_out: Sequence[o3.Irrep]) -> None:
         super().__init__()
@@ -102,6 +105,7 @@ class TensorProduct(nn.Module):
         self.register_buffer("coupling_transposed", self._exchanged(coupling).to(dtype), persistent=False)
         self.register_buffer("path_of_row", torch.tensor(path_of_row), persistent=False)
         self.register_buffer("path_of_column", path_of_column, persistent=False)
+        self.register_buffer("reversal", self._reversal(irreps_in).to(dtype), persistent=False)
 
     def _coupling(self, irreps_in: Sequence[o3.Irrep], l_max: int) -> Tensor:
         coupling = torch.zeros((l_max + 1) ** 2, self.n_rows, self.dim_in, dtype=torch.float64)
@@ -113,6 +117,12 @@ class TensorProduct(nn.Module):
                 columns = slice(starts[a], starts[a] + irreps_in[a].dim)
                 coupling[degree**2 : (degree + 1) ** 2, rows, columns] = symbols.permute(1, 2, 0)
         return coupling.flatten(1)
+
+    def _reversal(self, irreps_in: Sequence[o3.Irrep]) -> Tensor:
+        """Signs that entries of the matrix, transposed, take when an edge is reversed, ``(dim_in, n_rows)``."""
+        inside = torch.tensor([ir.p for ir in irreps_in for _ in range(ir.dim)])
+        outside = torch.tensor([b.irrep.p for b in self.blocks for _ in range(b.irrep.dim * b.n_paths)])
+        return inside.unsqueeze(1) * outside
 
     def _exchanged(self, coupling: Tensor) -> Tensor:
         """Transpose, and exchange rows and columns: so slopes in the harmonics come out."""
