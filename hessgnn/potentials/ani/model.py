@@ -109,6 +109,12 @@ class ANI(ClosedFormPotential):
         """Energies, gradient and products by the formulas."""
         return ANIEvaluation(self, batch, vectors)
 
+    def splits(self, batch: Batch, species: Tensor) -> list[int]:
+        """Atoms of each element, given the ``(n_atoms,)`` species."""
+        if batch.composition is not None:
+            return [batch.composition.get(z, 0) for z in self.elements]
+        return torch.bincount(species, minlength=len(self.elements)).tolist()
+
     def edge_hessians(self, batch: Batch, atoms: Tensor) -> EdgeHessians:
         """Second derivatives of the energies of some atoms ``(n_centres,)``, which come back in another order.
 
@@ -202,7 +208,7 @@ class ANIEvaluation(Evaluation):
         species = potential.species(batch)
         order = species.argsort(stable=True)
         self.row = torch.empty_like(order).index_copy_(0, order, torch.arange(len(order), device=order.device))
-        splits = torch.bincount(species, minlength=len(potential.elements)).tolist()
+        splits = potential.splits(batch, species)
         i, j = batch.edge_index
         derivatives = 2 if len(vectors) else 1
         edges = batch.edge_vectors()
