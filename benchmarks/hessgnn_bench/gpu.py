@@ -12,7 +12,7 @@ import subprocess
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
@@ -390,7 +390,12 @@ def training(context: Context, most: float = 60.0) -> None:
                         "device": str(context.device),
                         "schedule": {"kind": "constant", "warmup": 50},
                     },
-                    "validation": {"every": every, "hessian": "probes", "patience": None},
+                    "validation": {
+                        "every": every,
+                        "hessian": "probes",
+                        "patience": None,
+                        "weights": {"energy": 1, "forces": 1, "hessian": 1},
+                    },
                 }
             )
             context.results.append({"architecture": name, "size": size, **_curve(config, seconds)})
@@ -412,10 +417,8 @@ def _curve(config: RunConfig, seconds: float) -> dict[str, Any]:
         if passed > seconds:
             raise _Enough
 
-    try:
+    with suppress(_Enough):
         train(config, observer=observe)
-    except _Enough:
-        pass
     return {"seconds": time.monotonic() - begun[0], "steps": steps, "curve": points}
 
 
