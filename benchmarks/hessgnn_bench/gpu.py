@@ -70,6 +70,8 @@ class Context:
         When the piece ends, by ``time.monotonic()``.
     keep
         Called with the results so far, whenever there is more.
+    workers
+        Numbers of processes that make batches ahead, to measure.
     results
         Of this piece.
     errors
@@ -83,6 +85,7 @@ class Context:
     probes: Sequence[int]
     deadline: float
     keep: Callable[[list[Any]], None]
+    workers: Sequence[int] = (0, 2)
     results: list[Any] = field(default_factory=list)
     errors: dict[str, list[str]] = field(default_factory=dict)
 
@@ -198,7 +201,7 @@ def _steps(context: Context, problem: Problem) -> None:
         for name, build in others.items():
             for label, rows in (("E-F", 0), ("E-F-H, 2 rows in a loop", 2)):
                 work[f"{name}: {label}"] = partial(_plain, problem, build, rows)
-        if problem.batch_size <= 32 and problem.size != "real":
+        if problem.batch_size <= 32 and problem.size == "small":
             work["plain: E-F-H, all rows in a loop"] = partial(_plain, problem, problem.plain, None)
         context.results.append({**problem.facts(), "rows": measured(work, context.device, context.deadline, most=0.5)})
 
@@ -269,7 +272,7 @@ def _deviation(work: dict[str, Callable[[], list[Tensor]]]) -> dict[str, float]:
 def loader(context: Context) -> None:
     """How long batches take on the host, over the step that they are for, and steps that are fed by the loader."""
     for batch, size in product(context.batches, reversed(context.sizes)):
-        for name, workers in product(context.architectures, (0, 2)):
+        for name, workers in product(context.architectures, context.workers):
             if workers and (batch != context.batches[-1] or size != context.sizes[-1]):
                 continue  # processes take seconds to start
             with context.part(f"{name}, {size}, {batch}, {workers} workers") as there_is_time:

@@ -225,8 +225,12 @@ def _captured(function: Function, inputs: Sequence[Tensor]) -> Record:
     graph = torch.cuda.CUDAGraph()
     # All shapes share the memory of their intermediate results: graphs run one after the other, and what one gives is
     # copied before the next one runs. Another thread pins memory for the next batch meanwhile, hence thread_local.
-    with torch.cuda.graph(graph, pool=_pool(), capture_error_mode="thread_local"):
-        out = function(*static)
+    try:
+        with torch.cuda.graph(graph, pool=_pool(), capture_error_mode="thread_local"):
+            out = function(*static)
+    except Exception:
+        _pool.cache_clear()  # the allocator may think that a capture goes on in it
+        raise
 
     def record(inputs: Sequence[Tensor]) -> Outputs:
         torch._foreach_copy_([static[k] for k in copied], [inputs[k] for k in copied])
