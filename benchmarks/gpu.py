@@ -191,7 +191,8 @@ class Run:
                 process.wait()
             output.seek(0)
             lines = output.read().splitlines()
-        outcomes = dict(found.groups() for line in lines if (found := OUTCOME.match(line)))
+        matches = [found for line in lines if (found := OUTCOME.match(line))]
+        outcomes = {found.group(1): found.group(2) for found in matches}
         record = self.file.read()
         record["results"][piece] = outcomes
         self.file.write(record)

@@ -18,6 +18,7 @@ GIVEN = {"torch"}
 """Must be there: it belongs to the driver. So do the packages that come with it."""
 OF_TORCH = ("nvidia-", "cuda-", "triton")
 UNUSED = {"tblite", "plotly", "optuna", "matplotlib", "jinja2", "psutil", "aiohttp", "pyparsing", "requests"}
+UNUSED |= {"pyarrow", "pandas", "zarr", "ninja", "hf-xet"}
 """Dependencies, of ours or of one of ours, that no measurement imports."""
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 

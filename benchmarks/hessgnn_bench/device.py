@@ -96,7 +96,7 @@ class Problem:
         """
         torch.manual_seed(0)
         settings = SETTINGS[self.size].get(self.architecture, {})
-        config = ByE3nn.Config(elements=self.store.elements(), **settings)
+        config = ByE3nn.Config(elements=tuple(self.store.elements()), **settings)
         return left_to_autograd(ByE3nn(config).to(self.device))
 
     @cached_property

@@ -271,13 +271,17 @@ def _deviation(work: dict[str, Callable[[], list[Tensor]]]) -> dict[str, float]:
 
 def loader(context: Context) -> None:
     """How long batches take on the host, over the step that they are for, and steps that are fed by the loader."""
-    for batch, size in product(context.batches, reversed(context.sizes)):
-        for name, workers in product(context.architectures, context.workers):
-            if workers and (batch != context.batches[-1] or size != context.sizes[-1]):
-                continue  # processes take seconds to start
-            with context.part(f"{name}, {size}, {batch}, {workers} workers") as there_is_time:
-                if there_is_time:
-                    _loader(context, context.problem(name, size, batch), workers)
+    every = [
+        (name, size, batch, context.workers[0])
+        for batch, size, name in product(context.batches, reversed(context.sizes), context.architectures)
+    ]
+    # Processes take seconds to start, so they come last and once.
+    last = (context.architectures[-1], context.sizes[-1], context.batches[-1])
+    every += [(*last, workers) for workers in context.workers[1:]]
+    for name, size, batch, workers in every:
+        with context.part(f"{name}, {size}, {batch}, {workers} workers") as there_is_time:
+            if there_is_time:
+                _loader(context, context.problem(name, size, batch), workers)
 
 
 def _loader(context: Context, problem: Problem, workers: int) -> None:
