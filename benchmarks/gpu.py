@@ -49,7 +49,7 @@ ORDER = (
     "training",
     "tests of compiled steps",
 )
-TEST_SHARE = 60.0
+TEST_SHARE = 80.0
 """Seconds of a budget of 420 for each of the two pieces that run tests."""
 GRACE = 15.0
 """Seconds beyond its share after which a piece is taken to hang."""

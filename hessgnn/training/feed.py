@@ -74,7 +74,7 @@ class Feed:
         made.shipment.send(self._stream)
         given = Given(made.index, made.parts, made.shipment.arrived())
         if self.ahead:
-            self._thread = self._thread or ThreadPoolExecutor(1, "hessgnn-feed")
+            self._thread = self._thread or ThreadPoolExecutor(1, "hessgnn-feed", self._enter)
             for later in range(number + 1, number + 1 + self.ahead):
                 if later not in self._next:
                     self._next[later] = self._thread.submit(self._made, later)
@@ -91,6 +91,11 @@ class Feed:
         if self._thread is not None:
             self._thread.shutdown()
             self._thread = None
+
+    def _enter(self) -> None:
+        """Begin the thread: page-locked memory belongs to the current device, which each thread has for itself."""
+        if self._stream is not None:
+            torch.cuda.set_device(self._stream.device)
 
     def _made(self, number: int) -> _Made:
         index, parts, own = self._make(number)
