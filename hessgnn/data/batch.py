@@ -53,7 +53,7 @@ class Batch:
     pairs
         ``(n_edges / 2,)`` int64: one edge of each two that are opposite; ``None`` where nobody has looked for them, see
         :meth:`pair_edges`.
-    composition
+    element_counts
         Atomic number -> how many atoms of it, kept on the host: asking a GPU for it would wait for all that the GPU
         has to do. ``None`` where nobody has counted.
     """
@@ -69,7 +69,7 @@ class Batch:
     derivatives: int | None = None
     triplets: Tensor | None = None
     pairs: Tensor | None = None
-    composition: Mapping[int, int] | None = None
+    element_counts: Mapping[int, int] | None = None
 
     @property
     def n_structures(self) -> int:
@@ -143,21 +143,21 @@ class Batch:
     def replace(self, **changes: Any) -> Batch:
         """Make a copy with some fields exchanged. Other edges take triplets and pairs away, unless these come too.
 
-        So do other numbers with the composition.
+        So do other numbers with the element counts.
         """
         if "edge_index" in changes:
             changes = {"triplets": None, "pairs": None} | changes
         if "numbers" in changes:
-            changes = {"composition": None} | changes
+            changes = {"element_counts": None} | changes
         return dataclasses.replace(self, **changes)
 
     def to(self, device: torch.device | str) -> Batch:
         """Move every tensor to a device."""
-        names = {field.name for field in dataclasses.fields(self)} - {"derivatives", "composition"}
+        names = {field.name for field in dataclasses.fields(self)} - {"derivatives", "element_counts"}
         moved: dict[str, Any] = {
             name: None if (own := getattr(self, name)) is None else own.to(device) for name in names
         }
-        return Batch(**moved, composition=self.composition)
+        return Batch(**moved, element_counts=self.element_counts)
 
     def select(self, structures: Tensor) -> Batch:
         """Keep some structures, ``(n_structures,)`` bool, in their own order and with their labels."""
@@ -326,8 +326,8 @@ class Batch:
         )
 
 
-def composition_of(numbers: np.ndarray) -> dict[int, int]:
-    """Atomic number -> how many of the ``(n_atoms,)`` it has, for :attr:`Batch.composition`."""
+def element_counts_of(numbers: np.ndarray) -> dict[int, int]:
+    """Atomic number -> how many of the ``(n_atoms,)`` it has, for :attr:`Batch.element_counts`."""
     counts = np.bincount(numbers)
     return {int(z): int(counts[z]) for z in np.flatnonzero(counts)}
 

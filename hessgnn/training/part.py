@@ -103,7 +103,8 @@ class Part:
 
     def with_tensors(self, tensors: dict[str, Tensor]) -> Part:
         """The same part with other tensors, as of :meth:`tensors`."""
-        batch = self.batch.replace(**{name: tensors[name] for name in _BATCH})
+        counts = self.batch.element_counts  # belong to the shape, where a padded batch has them
+        batch = self.batch.replace(**{name: tensors[name] for name in _BATCH}, element_counts=counts)
         return replace(self, batch=batch, **{name: value for name, value in tensors.items() if name not in _BATCH})
 
     def _given(self, names: tuple[str, ...]) -> dict[str, Tensor]:

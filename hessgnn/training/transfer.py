@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hessgnn.data.batch import Batch, composition_of
+from hessgnn.data.batch import Batch, element_counts_of
 from hessgnn.training.part import Part
 
 _ALIGNMENT = 64  # bytes; kernels that load several numbers at a time want 16
@@ -67,7 +67,7 @@ class Shipment:
             return
         tensors = {f"{k} {name}": value for k, part in enumerate(parts) for name, value in _tensors(part).items()}
         self._parcel = Parcel(tensors, pinned=device.type == "cuda")
-        self._compositions = [composition_of(part.batch.numbers.numpy()) for part in parts]
+        self._counts = [element_counts_of(part.batch.numbers.numpy()) for part in parts]
 
     def send(self, stream: torch.cuda.Stream | None = None) -> None:
         """Start the copy, on a CUDA device in a stream of its own; nothing if it was started already."""
@@ -91,8 +91,8 @@ class Shipment:
         for key, value in self._parcel.unpacked(self._sent).items():
             k, name = key.split(" ")
             tensors[int(k)][name] = value
-        each = zip(self.parts, tensors, self._compositions, strict=True)
-        return [_with_tensors(part, own, composition) for part, own, composition in each]
+        each = zip(self.parts, tensors, self._counts, strict=True)
+        return [_with_tensors(part, own, counts) for part, own, counts in each]
 
 
 class Reading:
@@ -123,7 +123,7 @@ def _tensors(part: Part) -> dict[str, Tensor]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _with_tensors(part: Part, tensors: Mapping[str, Tensor], composition: Mapping[int, int]) -> Part:
+def _with_tensors(part: Part, tensors: Mapping[str, Tensor], counts: Mapping[int, int]) -> Part:
     fields: dict[str, Any] = {name: tensors[name] for name in _OF_BATCH if name in tensors}
-    batch = Batch(**fields, derivatives=part.batch.derivatives, composition=composition)
+    batch = Batch(**fields, derivatives=part.batch.derivatives, element_counts=counts)
     return Part(batch, **{name: value for name, value in tensors.items() if name not in _OF_BATCH})

@@ -15,8 +15,7 @@ A list of two tensors belongs to the first and the second edge of each triple.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
@@ -86,7 +85,7 @@ class Environment:
         mean = (distances[first] + distances[second]) / 2
         envelopes = zip(*(self._of_triples(f) for f in _cutoff(angular, distances, order)), strict=True)
         self.shells = _products(_gaussians(mean, angular.eta, angular.shifts, order), *envelopes)
-        self.angles = _powers(self.cosine, _exponent(angular), angular.sections, order)
+        self.angles = _powers(self.cosine, cast(float, computer.exponent), angular.sections, order)
 
     def jet(self, displaced: Displacement | None = None) -> Tensor:
         """G and, behind it, ``∂G·v`` for each displacement, ``(n_rows, 1 + K, n_features)``."""
@@ -315,16 +314,6 @@ def _gaussians(x: Tensor, eta: Tensor, shifts: Tensor, order: int) -> list[Tenso
     if order > 1:
         values.append(values[1] * slope - 2 * eta * values[0])
     return values
-
-
-_exponents: WeakKeyDictionary[ANIAngular, float] = WeakKeyDictionary()
-
-
-def _exponent(angular: ANIAngular) -> float:
-    """ζ, which is fixed, as a number: reading it from a GPU in each step would wait for all that the GPU has to do."""
-    if angular not in _exponents:
-        _exponents[angular] = float(angular.zeta)
-    return _exponents[angular]
 
 
 def _powers(cosine: Tensor, exponent: float, sections: Tensor, order: int) -> list[Tensor]:

@@ -79,6 +79,7 @@ class ANI(ClosedFormPotential):
             cutoff_fn=config.cutoff_function,
             strategy="pyaev",  # the cuAEV extension drops second derivatives and gives silently wrong Hessians
         )
+        self.aev.exponent = float(config.angular_zeta)  # torchani's is a tensor, whose value a traced step cannot see
         act = config.activation if config.activation == "celu" else Activation(config.activation)
         self.act: str = config.activation
         self.hidden = config.hidden
@@ -109,10 +110,10 @@ class ANI(ClosedFormPotential):
         """Energies, gradient and products by the formulas."""
         return ANIEvaluation(self, batch, vectors)
 
-    def splits(self, batch: Batch, species: Tensor) -> list[int]:
-        """Atoms of each element, given the ``(n_atoms,)`` species."""
-        if batch.composition is not None:
-            return [batch.composition.get(z, 0) for z in self.elements]
+    def count_elements(self, batch: Batch, species: Tensor) -> list[int]:
+        """Atoms of each element, in the order of ``elements``; known without a look at a padded batch."""
+        if batch.element_counts is not None:
+            return [batch.element_counts.get(z, 0) for z in self.elements]
         return torch.bincount(species, minlength=len(self.elements)).tolist()
 
     def edge_hessians(self, batch: Batch, atoms: Tensor) -> EdgeHessians:
@@ -208,7 +209,7 @@ class ANIEvaluation(Evaluation):
         species = potential.species(batch)
         order = species.argsort(stable=True)
         self.row = torch.empty_like(order).index_copy_(0, order, torch.arange(len(order), device=order.device))
-        splits = potential.splits(batch, species)
+        splits = potential.count_elements(batch, species)
         i, j = batch.edge_index
         derivatives = 2 if len(vectors) else 1
         edges = batch.edge_vectors()
