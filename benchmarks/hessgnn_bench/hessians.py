@@ -70,14 +70,37 @@ def candidates(workload: Workload) -> Pieces:
     Pieces
         One :data:`Candidate` each.
     """
+    build, batch = workload.build, workload.batch
+    found = candidates_of(workload.architecture, build, batch)
+    return {OURS: found.pop(OURS), FUNC: partial(_one_by_one, build, batch, _func), **found}
+
+
+def candidates_of(
+    architecture: str, build: Callable[[], Potential], batch: Batch
+) -> dict[str, Callable[[], Candidate]]:
+    """Ways to the Hessians of any batch; all but ours as users have them.
+
+    Parameters
+    ----------
+    architecture
+        Its name.
+    build
+        Makes the potential.
+    batch
+        On the device of the potential.
+
+    Returns
+    -------
+    dict
+        Name -> what prepares a :data:`Candidate`; ours first.
+    """
     found: dict[str, Callable[[], Candidate]] = {
-        OURS: partial(_ours, workload),
-        FUNC: partial(_one_by_one, workload, _func),
-        ROWS: partial(_one_by_one, workload, _rows),
+        OURS: partial(_ours, build, batch),
+        ROWS: partial(_one_by_one, build, batch, _rows),
     }
-    periodic = bool(workload.batch.edge_shift.any())  # torchani finds its own neighbours, in a molecule
-    if issubclass(resolve(workload.architecture), ANI) and not periodic:
-        found[TORCHANI] = partial(_torchani, workload)
+    periodic = bool(batch.edge_shift.any())  # torchani finds its own neighbours, in a molecule
+    if issubclass(resolve(architecture), ANI) and not periodic:
+        found[TORCHANI] = partial(_torchani, build, batch)
     return found
 
 
@@ -116,13 +139,15 @@ def require_agreement(architecture: str, work: Mapping[str, Callable[[], Any]]) 
             )
 
 
-def _ours(workload: Workload) -> Candidate:
-    potential, batch = workload.build(), workload.batch
+def _ours(build: Callable[[], Potential], batch: Batch) -> Candidate:
+    potential = build()
     return lambda: hessians(potential, batch)
 
 
-def _one_by_one(workload: Workload, hessian: Callable[[Potential, Batch], Tensor]) -> Candidate:
-    potential, batch = left_to_autograd(workload.build()), workload.batch
+def _one_by_one(
+    build: Callable[[], Potential], batch: Batch, hessian: Callable[[Potential, Batch], Tensor]
+) -> Candidate:
+    potential = left_to_autograd(build())
     singles = [
         batch.select(chosen) for chosen in torch.eye(batch.n_structures, dtype=torch.bool, device=batch.n_atoms.device)
     ]
@@ -148,12 +173,11 @@ def _func(potential: Potential, one: Batch) -> Tensor:
     return torch.func.hessian(energy)(one.positions).reshape(size, size).detach()
 
 
-def _torchani(workload: Workload) -> Candidate:
+def _torchani(build: Callable[[], Potential], batch: Batch) -> Candidate:
     """Torchani's own Hessians of the padded batch, with the same weights and its own neighbour list."""
     from torchani.grad import hessians as torchanis
 
-    batch = workload.batch
-    potential = ByTorchani.of(cast(ANI, workload.build()))
+    potential = ByTorchani.of(cast(ANI, build()))
     places = batch.batch * batch.max_atoms + batch.slot
     species = torch.full((batch.n_structures * batch.max_atoms,), -1, device=places.device)
     species = species.index_copy(0, places, potential.species(batch)).view(batch.n_structures, -1)

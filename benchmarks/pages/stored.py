@@ -38,6 +38,10 @@ class Stored:
         self.used.add(f"{name}.json")
         return self._once(self.results / f"{name}.json", json.loads)
 
+    def names(self, prefix: str) -> list[str]:
+        """Names of stored results that begin so."""
+        return sorted(path.stem for path in self.results.glob(f"{prefix}*.json"))
+
     def has(self, name: str) -> bool:
         """Whether there is a ``NAME.json``."""
         return (self.results / f"{name}.json").exists()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -53,6 +53,9 @@ class Batch:
     pairs
         ``(n_edges / 2,)`` int64: one edge of each two that are opposite; ``None`` where nobody has looked for them, see
         :meth:`pair_edges`.
+    element_counts
+        Atomic number -> how many atoms of it, kept on the host: asking a GPU for it would wait for all that the GPU
+        has to do. ``None`` where nobody has counted.
     """
 
     numbers: Tensor
@@ -66,6 +69,7 @@ class Batch:
     derivatives: int | None = None
     triplets: Tensor | None = None
     pairs: Tensor | None = None
+    element_counts: Mapping[int, int] | None = None
 
     @property
     def n_structures(self) -> int:
@@ -137,18 +141,23 @@ class Batch:
         return per_atom.new_zeros(self.n_structures, *per_atom.shape[1:]).index_add(0, self.batch, per_atom)
 
     def replace(self, **changes: Any) -> Batch:
-        """Make a copy with some fields exchanged. Other edges take triplets and pairs away, unless these come too."""
+        """Make a copy with some fields exchanged. Other edges take triplets and pairs away, unless these come too.
+
+        So do other numbers with the element counts.
+        """
         if "edge_index" in changes:
             changes = {"triplets": None, "pairs": None} | changes
+        if "numbers" in changes:
+            changes = {"element_counts": None} | changes
         return dataclasses.replace(self, **changes)
 
     def to(self, device: torch.device | str) -> Batch:
         """Move every tensor to a device."""
-        names = {field.name for field in dataclasses.fields(self)} - {"derivatives"}
+        names = {field.name for field in dataclasses.fields(self)} - {"derivatives", "element_counts"}
         moved: dict[str, Any] = {
             name: None if (own := getattr(self, name)) is None else own.to(device) for name in names
         }
-        return Batch(**moved)
+        return Batch(**moved, element_counts=self.element_counts)
 
     def select(self, structures: Tensor) -> Batch:
         """Keep some structures, ``(n_structures,)`` bool, in their own order and with their labels."""
@@ -315,6 +324,12 @@ class Batch:
             edge_index=self.edge_index.flip(0),
             edge_shift=self.edge_shift,
         )
+
+
+def element_counts_of(numbers: np.ndarray) -> dict[int, int]:
+    """Atomic number -> how many of the ``(n_atoms,)`` it has, for :attr:`Batch.element_counts`."""
+    counts = np.bincount(numbers)
+    return {int(z): int(counts[z]) for z in np.flatnonzero(counts)}
 
 
 def _keep(groups: Tensor, edges: Tensor) -> Tensor:

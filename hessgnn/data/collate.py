@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hessgnn.data.batch import Batch
+from hessgnn.data.batch import Batch, element_counts_of
 from hessgnn.data.labels import Hessians, Labels, Preparation, Prepared, StructureArrays
 from hessgnn.data.neighbors import neighbors, neighbors_of_molecules, triplets
 from hessgnn.data.plan import share_of
@@ -106,6 +106,7 @@ class Collator:
             labels=labels,
             index=t["index"],
             triplets=t.get("triplets"),
+            element_counts=element_counts_of(arrays["numbers"]),
         )
         if not self._by_all_pairs[arrays["index"]].all():
             return batch.replace(pairs=batch.pair_edges())

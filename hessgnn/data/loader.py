@@ -93,8 +93,10 @@ class Loader:
         """Batches in the first epoch."""
         return len(self.plan)
 
-    def batch(self, step: int) -> Batch:
+    def batch(self, step: int, device: torch.device | None = None) -> Batch:
         """The batch of a training step, counted from the first step of the first epoch and without end; with labels.
+
+        It lies on the loader's device unless another is named.
 
         Raises
         ------
@@ -102,7 +104,7 @@ class Loader:
             When atoms of a structure coincide, something cannot be read, or a worker died.
         """
         arrays = self._from_worker(step) if self.workers else self.collator.arrays(self.indices[self.plan.batch(step)])
-        return self.collator.batch(arrays, self.device)
+        return self.collator.batch(arrays, self.device if device is None else device)
 
     def __iter__(self) -> Iterator[Batch]:
         """The batches of the first epoch."""

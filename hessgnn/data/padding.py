@@ -93,33 +93,34 @@ def pad_to(batch: Batch, size: Size, cutoff: float) -> Batch:
         raise ValueError(f"{own} cannot be filled up to {size}")
     device, dtype = batch.positions.device, batch.positions.dtype
     structures, atoms = size.n_structures - own.n_structures, size.n_atoms - own.n_atoms
-    n_atoms = torch.ones(structures, dtype=torch.int64)
+    # All is made where the batch lies: copies to a device would wait for it.
+    n_atoms = torch.ones(structures, dtype=torch.int64, device=device)
     n_atoms[-1] += atoms - structures
-    pairs = torch.arange((size.n_edges - own.n_edges) // 2)
+    pairs = torch.arange((size.n_edges - own.n_edges) // 2, device=device)
     centre = own.n_atoms + (pairs % atoms)
-    shift = cutoff * _DISTANCE * _half_sphere(len(pairs)).to(dtype)
+    shift = cutoff * _DISTANCE * _half_sphere(len(pairs), device).to(dtype)
     # Apart from each other, so that what looks at pairs beyond the neighbour list finds no atoms on top of each other.
-    positions = torch.zeros(atoms, 3, dtype=dtype)
-    positions[:, 0] = 2 * cutoff * torch.arange(atoms)
+    positions = torch.zeros(atoms, 3, dtype=dtype, device=device)
+    positions[:, 0] = 2 * cutoff * torch.arange(atoms, device=device)
 
     def join(own_values: Tensor, filler: Tensor, axis: int = 0) -> Tensor:
-        return torch.cat([own_values, filler.to(device)], axis)
+        return torch.cat([own_values, filler], axis)
 
     return Batch(
         numbers=torch.cat([batch.numbers, batch.numbers[:1].expand(atoms)]),
         positions=join(batch.positions, positions),
-        batch=join(batch.batch, own.n_structures + torch.repeat_interleave(n_atoms)),
+        batch=join(batch.batch, own.n_structures + torch.repeat_interleave(n_atoms, output_size=atoms)),
         n_atoms=join(batch.n_atoms, n_atoms),
         edge_index=join(batch.edge_index, torch.cat([centre, centre]).expand(2, -1), 1),
         edge_shift=join(batch.edge_shift, torch.cat([shift, -shift])),
-        index=None if batch.index is None else join(batch.index, torch.full((structures,), -1)),
+        index=None if batch.index is None else join(batch.index, torch.full((structures,), -1, device=device)),
         pairs=join(batch.pair_edges(), own.n_edges + pairs),
     )
 
 
-def _half_sphere(n: int) -> Tensor:
+def _half_sphere(n: int, device: torch.device) -> Tensor:
     """Unit vectors of which no two are equal or opposite, ``(n, 3)``: a Fibonacci spiral."""
-    k = torch.arange(n, dtype=torch.float64)
+    k = torch.arange(n, dtype=torch.float64, device=device)
     z = (k + 0.5) / max(n, 1)
     r, angle = (1 - z.square()).sqrt(), _GOLDEN_ANGLE * k
     return torch.stack([r * angle.cos(), r * angle.sin(), z], -1)

@@ -49,8 +49,7 @@ class Plan:
 
     def __init__(self, number: int, batch_size: int, seed: int | None = None) -> None:
         self.number, self.batch_size, self.seed = number, batch_size, seed
-        self._epoch = -1
-        self._batches: tuple[Indices, Indices] = (np.zeros(0, np.int64),) * 2
+        self._kept: tuple[int, tuple[Indices, Indices]] = (-1, (np.zeros(0, np.int64),) * 2)
 
     def __len__(self) -> int:
         """Batches in the first epoch."""
@@ -73,12 +72,13 @@ class Plan:
 
     def _batches_of(self, epoch: int) -> tuple[Indices, Indices]:
         """Order of the structures in an epoch, and where each batch begins and the last one ends."""
-        if epoch != self._epoch:  # the last one asked for is kept
+        kept = self._kept  # the last one asked for; another thread may ask for another
+        if epoch != kept[0]:
             order = np.arange(self.number)
             if self.seed is not None:
                 order = np.random.default_rng([self.seed, epoch]).permutation(self.number)
-            self._epoch, self._batches = epoch, (order, self._bounds(order))
-        return self._batches
+            kept = self._kept = epoch, (order, self._bounds(order))
+        return kept[1]
 
     def _bounds(self, order: Indices) -> Indices:
         size, larger = divmod(len(order), len(self))
@@ -112,11 +112,13 @@ class LimitedPlan(Plan):
 
     def locate(self, step: int) -> tuple[int, int]:
         """Epoch of a step, and its place therein."""
-        while self._first_steps[-1] <= step:
-            batches = len(self._batches_of(len(self._first_steps) - 1)[1]) - 1
-            self._first_steps.append(self._first_steps[-1] + batches)
-        epoch = int(np.searchsorted(self._first_steps, step, side="right")) - 1
-        return epoch, step - self._first_steps[epoch]
+        first_steps = self._first_steps
+        while first_steps[-1] <= step:
+            batches = len(self._batches_of(len(first_steps) - 1)[1]) - 1
+            first_steps = [*first_steps, first_steps[-1] + batches]  # another thread may be doing the same
+        self._first_steps = first_steps
+        epoch = int(np.searchsorted(first_steps, step, side="right")) - 1
+        return epoch, step - first_steps[epoch]
 
     def _bounds(self, order: Indices) -> Indices:
         ends = [(np.cumsum(sizes[order]), most) for sizes, most in self.limits.values()]

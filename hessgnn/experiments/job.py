@@ -288,7 +288,7 @@ def measure_step_costs(job: Job, link: Link, *, runs: Mapping[StudyRegime, RunCo
         return JobResult(None, reason=str(error))
     finally:
         for setup in setups.values():
-            setup.loader.close()
+            setup.step.close()
     medians = {regime: statistics.median(found[WARMUP:]) for regime, found in times.items()}
     unit = medians.get("E-F") or next(iter(medians.values()))
     return JobResult(unit, measured={regime: seconds / unit for regime, seconds in medians.items()})

@@ -115,8 +115,13 @@ class Potential(nn.Module, ABC):
         """
         species = self.element_index[batch.numbers]
         # An index of -1 would silently mean the last element.
-        if not _is_recorded() and bool((species < 0).any()):
+        if batch.element_counts is not None:  # looking at the species themselves would wait for a GPU
+            unknown = sorted(batch.element_counts.keys() - set(self.elements))
+        elif not _is_recorded() and bool((species < 0).any()):
             unknown = sorted(set(batch.numbers[species < 0].tolist()))
+        else:
+            unknown = []
+        if unknown:
             raise DataError(
                 f"the potential knows {_symbols(self.elements)} only, the batch holds {_symbols(unknown)}",
                 hint="train it with these elements, or leave the structures out",

@@ -21,10 +21,11 @@ from hessgnn.data.structure import Structure
 from hessgnn.errors import ConfigError, DataError, TrainingError
 from hessgnn.potentials.base import Potential
 from hessgnn.potentials.saved import create_from
+from hessgnn.training.average import Average
 from hessgnn.training.config import RunConfig
 from hessgnn.training.distributed import Ranks
 from hessgnn.training.loss import Loss
-from hessgnn.training.optimizer import Average, Schedule, Update, build_optimizers
+from hessgnn.training.optimizer import Schedule, Update, build_optimizers
 from hessgnn.training.recorded import RecordedStep
 from hessgnn.training.step import EagerStep, TrainingStep
 

@@ -25,7 +25,8 @@ from hessgnn.data.labels import Preparation
 from hessgnn.errors import ConfigError, did_you_mean
 from hessgnn.potentials.base import Potential, PotentialConfig, resolve
 from hessgnn.runtime.config import Seed, Settings, parse
-from hessgnn.training.optimizer import AverageConfig, OptimizerConfig, ParameterGroupConfig, ScheduleConfig
+from hessgnn.training.average import AverageConfig
+from hessgnn.training.optimizer import OptimizerConfig, ParameterGroupConfig, ScheduleConfig
 from hessgnn.training.regimes import LossRegime, regime_of
 
 

@@ -118,7 +118,7 @@ class Ranks:
             return list(parts), list(errors)
         device = parameters[0].device
         # One message a step. float64, so that the sum has the digits of the parts; 8 MB at 10⁶ weights.
-        terms = {name: torch.zeros_like(weight) for name, weight in joint.weights.items()}
+        terms = {name: torch.zeros_like(weight, device=device) for name, weight in joint.weights.items()}
         for part, found in zip(parts, errors, strict=True):
             assert part.place is not None
             for name, values in found.items():

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Generator, Tensor
@@ -30,7 +31,8 @@ from hessgnn.data.batch import Batch
 from hessgnn.data.labels import Labels
 from hessgnn.potentials.base import Potential
 from hessgnn.training.config import LossConfig, WeightRamp
-from hessgnn.training.part import Part
+from hessgnn.training.part import Part, weighted_sum
+from hessgnn.training.transfer import Reading
 
 
 @dataclass(frozen=True)
@@ -51,47 +53,63 @@ class Weights:
         return cls(config.forces * share, config.hessian * share * every if probed else 0.0)
 
 
-@dataclass(frozen=True)
 class LossValue:
-    """A loss with its parts.
+    """A loss with its parts. Errors of a device come to where the parts lie; who reads the value waits for them.
 
     Attributes
     ----------
-    total
-        Scalar, with its graph if the errors had theirs.
-    terms
-        Name -> unweighted mean over the structures labelled with it. Terms of weight 0 are absent.
-    per_structure
-        Name -> (positions in the data set, values) of the labelled structures, to find the one that is not finite.
     n_products
         Hessian products that were formed, each for a whole batch.
     """
 
-    total: Tensor
-    terms: dict[str, float]
-    per_structure: dict[str, tuple[Tensor, Tensor]]
-    n_products: int
+    def __init__(
+        self,
+        index: Sequence[Tensor],
+        weights: Sequence[dict[str, Tensor]],
+        errors: Sequence[dict[str, Tensor]],
+        n_products: int,
+    ) -> None:
+        self._index, self._weights, self.n_products = index, weights, n_products
+        self._errors = [Reading(found, to.device) for found, to in zip(errors, index, strict=True)]
 
     @classmethod
-    def of(cls, parts: Sequence[Part], errors: Sequence[dict[str, Tensor]]) -> LossValue:
-        """Put the parts of a batch together, from the errors of each: term -> ``(n_structures,)``."""
-        labelled: dict[str, list[tuple[Tensor, Tensor]]] = {}
-        for part, found in zip(parts, errors, strict=True):
+    def of(cls, parts: Sequence[Part], errors: Sequence[dict[str, Tensor]], n_products: int | None = None) -> LossValue:
+        """Put the parts of a batch together, from the errors of each: term -> ``(n_structures,)``.
+
+        ``n_products`` are those of the parts unless they are given.
+        """
+        index = []
+        for part in parts:
             assert part.batch.index is not None
-            for name, weight in part.weights.items():
+            index.append(part.batch.index)
+        if n_products is None:
+            n_products = sum(part.n_products for part in parts)
+        return cls(index, [part.weights for part in parts], errors, n_products)
+
+    @cached_property
+    def total(self) -> Tensor:
+        """Scalar, with its graph if the errors had theirs."""
+        each = zip(self._weights, self._errors, strict=True)
+        totals = [weighted_sum(weights, errors.tensors()) for weights, errors in each]
+        return torch.stack(totals).sum() if totals else torch.zeros((), dtype=torch.float64)
+
+    @cached_property
+    def per_structure(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Name -> (positions in the data set, errors) of the labelled structures."""
+        labelled: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        for index, weights, errors in zip(self._index, self._weights, self._errors, strict=True):
+            for name, weight in weights.items():
                 counts = weight > 0
-                labelled.setdefault(name, []).append((part.batch.index[counts], found[name][counts].detach()))
-        joined = {
+                labelled.setdefault(name, []).append((index[counts], errors.tensors()[name][counts].detach()))
+        return {
             name: (torch.cat([i for i, _ in pairs]), torch.cat([v for _, v in pairs]))
             for name, pairs in labelled.items()
         }
-        totals = [part.total(found) for part, found in zip(parts, errors, strict=True)]
-        return cls(
-            torch.stack(totals).sum() if totals else torch.zeros((), dtype=torch.float64),
-            {name: float(values.mean()) for name, (_, values) in joined.items()},
-            joined,
-            sum(part.n_products for part in parts),
-        )
+
+    @cached_property
+    def terms(self) -> dict[str, float]:
+        """Name -> unweighted mean over the structures labelled with it. Terms of weight 0 are absent."""
+        return {name: float(values.mean()) for name, (_, values) in self.per_structure.items()}
 
 
 class Loss:

@@ -1,4 +1,4 @@
-"""How the weights change: optimisers, the learning rate of each step, and averages of the weights.
+"""How the weights change: optimisers, and the learning rate of each step.
 
 An optimiser is any class of ``torch.optim``, with its arguments checked against its signature. Every optimiser of a
 configuration takes one step on a dummy parameter when the configuration is read. So a wrong value, an optimiser that
@@ -13,7 +13,7 @@ import math
 import typing
 from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from pydantic import (
@@ -28,7 +28,6 @@ from pydantic import (
 )
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel
 
 from hessgnn.errors import ConfigError, did_you_mean
 from hessgnn.potentials.base import Potential
@@ -93,39 +92,63 @@ class Update:
         What is trained, and how. An optimiser that needs a closure stands alone.
     clip
         Largest norm of the gradient; no limit if ``None``.
+
+    Attributes
+    ----------
+    reads
+        Whether a step looks at loss and gradient before the parameters are changed. On a CUDA device that would wait
+        for all that the device has to do, so there it does not, unless the optimiser itself must: the caller looks
+        later. Fused optimisers skip an update whose gradient is not finite on the device itself.
     """
 
     def __init__(self, parameters: Iterable[Tensor], optimizers: Sequence[Optimizer], clip: float | None) -> None:
         self.parameters, self.optimizers, self.clip = list(parameters), list(optimizers), clip
         self._with_closure = needs_closure(type(self.optimizers[0]))
+        self.reads = self._with_closure or not any(p.is_cuda for p in self.parameters)
 
-    def __call__(self, evaluate: Callable[[], Tensor]) -> None:
+    def __call__(self, evaluate: Callable[[], Tensor | None]) -> Tensor:
         """Update the parameters once.
 
-        ``evaluate`` adds the gradient of the loss to that of the parameters and returns the loss. Optimisers such as
-        LBFGS call it several times in a step.
+        ``evaluate`` adds the gradient of the loss to that of the parameters and returns the loss, which only optimisers
+        such as LBFGS want; these call it several times in a step.
+
+        Returns
+        -------
+        Tensor
+            The norm of the gradient, scalar, where it lies.
 
         Raises
         ------
         NonFiniteGradient
-            When the norm of the gradient is not finite.
+            When the norm of the gradient is not finite and :attr:`reads` is true.
         """
+        norms: list[Tensor] = []
 
-        def gradient() -> Tensor:
+        def gradient() -> Tensor | None:
             for optimizer in self.optimizers:
                 optimizer.zero_grad(set_to_none=True)
             loss = evaluate()
-            norm = nn.utils.clip_grad_norm_(self.parameters, self.clip or math.inf)
-            if not math.isfinite(float(norm)):
+            norms.append(nn.utils.clip_grad_norm_(self.parameters, self.clip or math.inf))
+            if self.reads and not math.isfinite(float(norms[-1])):
                 raise NonFiniteGradient
             return loss
 
         if self._with_closure:
             self.optimizers[0].step(gradient)  # type: ignore[arg-type]
-            return
+            return norms[-1]
         gradient()
+        if not self.reads:
+            self._skip_unless_finite(norms[-1])
         for optimizer in self.optimizers:
             optimizer.step()
+        return norms[-1]
+
+    def _skip_unless_finite(self, norm: Tensor) -> None:
+        """Let fused optimisers leave the parameters alone where the norm is not finite, as torch's GradScaler does."""
+        found = (~torch.isfinite(norm)).float()
+        for optimizer in self.optimizers:
+            if getattr(optimizer, "_step_supports_amp_scaling", False):
+                optimizer.grad_scale, optimizer.found_inf = None, found  # type: ignore[attr-defined]
 
     def set_lr(self, lr: float) -> None:
         """Set the learning rate; groups with a rate of their own keep its ratio to that of the schedule."""
@@ -382,67 +405,3 @@ class Schedule:
         """Restore :meth:`state_dict`."""
         self.reduction, self.best, self.waited = state["reduction"], state["best"], int(state["waited"])
         self.best_step = int(state.get("best_step", 0))
-
-
-class AverageConfig(Settings):
-    """How the weights are averaged over the steps."""
-
-    kind: Literal["ema", "swa", "none"] = Field(
-        default="ema", description="exponential moving average, or equal weights from a step on (stochastic averaging)"
-    )
-    decay: float = Field(default=0.99, ge=0, lt=1, description="ema: smaller in the first steps, (1 + n) / (10 + n)")
-    start: NonNegativeInt | None = Field(default=None, description="swa: steps before the average begins")
-    every: PositiveInt = Field(default=1, description="swa: steps between two contributions")
-
-    @model_validator(mode="after")
-    def _swa_has_a_start(self) -> AverageConfig:
-        if self.kind == "swa" and self.start is None:
-            raise ValueError("kind swa needs the number of steps before the average begins: add start")
-        return self
-
-
-class Average:
-    """The average of a potential's weights over the steps, which is validated and saved."""
-
-    def __init__(self, potential: Potential, config: AverageConfig) -> None:
-        self.config, self.trained = config, potential
-        self._model = None
-        if config.kind != "none":
-            self._model = AveragedModel(potential, multi_avg_fn=_ema(config.decay) if config.kind == "ema" else None)
-
-    @property
-    def potential(self) -> Potential:
-        """The potential with averaged weights; the trained one where nothing has been averaged."""
-        if self._model is None or (self.config.kind == "swa" and not int(self._model.n_averaged)):
-            return self.trained
-        return cast(Potential, self._model.module)
-
-    def update(self, step: int) -> None:
-        """Let the present weights contribute, after so many steps."""
-        if self._model is None:
-            return
-        if self.config.kind == "swa":
-            since = step - (self.config.start or 0)
-            if since <= 0 or since % self.config.every:
-                return
-        self._model.update_parameters(self.trained)
-
-    def state_dict(self) -> dict[str, Any] | None:
-        """What changes during a run; ``None`` where nothing is averaged."""
-        return None if self._model is None else self._model.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any] | None) -> None:
-        """Restore :meth:`state_dict`."""
-        if self._model is not None:
-            assert state is not None, "the checkpoint belongs to a run without averages"
-            self._model.load_state_dict(state)
-
-
-def _ema(decay: float) -> Any:
-    """Exponential moving average whose decay grows with the number of steps, so that the start is forgotten."""
-
-    def update(averages: Sequence[Tensor], current: Sequence[Tensor], n_averaged: Tensor | int) -> None:
-        n = float(n_averaged)
-        torch._foreach_lerp_(list(averages), list(current), 1 - min(decay, (1 + n) / (10 + n)))
-
-    return update

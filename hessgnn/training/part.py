@@ -6,6 +6,7 @@ the parts that a batch is divided in add up to the loss of the whole, and a stru
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -65,7 +66,7 @@ class Part:
 
     def total(self, errors: dict[str, Tensor]) -> Tensor:
         """Sum of the weighted errors, scalar, of errors ``(n_structures,)`` for each of :attr:`weights`."""
-        return torch.stack([(weight * errors[name]).sum() for name, weight in self.weights.items()]).sum()
+        return weighted_sum(self.weights, errors)
 
     def split(self, number: int) -> list[Part]:
         """Divide into so many parts of about as many atoms each; fewer if there are fewer structures.
@@ -106,11 +107,17 @@ class Part:
 
     def with_tensors(self, tensors: dict[str, Tensor]) -> Part:
         """The same part with other tensors, as of :meth:`tensors`."""
-        batch = self.batch.replace(**{name: tensors[name] for name in _BATCH})
+        counts = self.batch.element_counts  # belong to the shape, where a padded batch has them
+        batch = self.batch.replace(**{name: tensors[name] for name in _BATCH}, element_counts=counts)
         return replace(self, batch=batch, **{name: value for name, value in tensors.items() if name not in _BATCH})
 
     def _given(self, names: tuple[str, ...]) -> dict[str, Tensor]:
         return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+
+def weighted_sum(weights: Mapping[str, Tensor], errors: Mapping[str, Tensor]) -> Tensor:
+    """Sum of weighted errors, scalar: of each term ``(n_structures,)``."""
+    return torch.stack([(weight * errors[name]).sum() for name, weight in weights.items()]).sum()
 
 
 _PER_ATOM = ("forces", "vectors", "products")

@@ -24,6 +24,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, Literal, cast
 
 import torch
@@ -212,8 +213,9 @@ def _zeroed(graph: torch.fx.GraphModule) -> torch.fx.GraphModule:
 
 
 def _captured(function: Function, inputs: Sequence[Tensor]) -> Record:
-    # Weights and buffers are read where they lie; batches are copied to where the graph reads them.
+    # Weights are read where they lie; the rest is copied to where the graph reads it.
     static = [value if value.requires_grad else value.clone() for value in inputs]
+    copied = [k for k, (own, value) in enumerate(zip(static, inputs, strict=True)) if own is not value]
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -221,17 +223,26 @@ def _captured(function: Function, inputs: Sequence[Tensor]) -> Record:
             function(*static)
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        out = function(*static)
+    # All shapes share the memory of their intermediate results: graphs run one after the other, and what one gives is
+    # copied before the next one runs. Another thread pins memory for the next batch meanwhile, hence thread_local.
+    try:
+        with torch.cuda.graph(graph, pool=_pool(), capture_error_mode="thread_local"):
+            out = function(*static)
+    except Exception:
+        _pool.cache_clear()  # the allocator may think that a capture goes on in it
+        raise
 
     def record(inputs: Sequence[Tensor]) -> Outputs:
-        for own, value in zip(static, inputs, strict=True):
-            if own is not value:
-                own.copy_(value)
+        torch._foreach_copy_([static[k] for k in copied], [inputs[k] for k in copied])
         graph.replay()
         return [None if value is None else value.clone() for value in out]  # the next replay writes over them
 
     return record
+
+
+@cache
+def _pool() -> Any:
+    return torch.cuda.graph_pool_handle()
 
 
 _aten = torch.ops.aten

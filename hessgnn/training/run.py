@@ -17,8 +17,9 @@ import csv
 import io
 import json
 import platform
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from hessgnn.errors import TrainingError
@@ -118,7 +119,11 @@ class Run:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide numbers."""
-    return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        with suppress(PackageNotFoundError):  # a run needs no Optuna
+            found[name] = version(name)
+    return found
 
 
 def _point(row: dict[str, str]) -> ValidationPoint:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, replace
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,11 +15,14 @@ from hessgnn.data.loader import Loader
 from hessgnn.data.store.store import Store
 from hessgnn.errors import TrainingError
 from hessgnn.potentials.base import Potential
+from hessgnn.training.average import Average
 from hessgnn.training.config import RunConfig
 from hessgnn.training.distributed import Ranks
+from hessgnn.training.feed import Feed, Given
 from hessgnn.training.loss import Loss, LossValue, Weights
-from hessgnn.training.optimizer import Average, NonFiniteGradient, Schedule, Update
+from hessgnn.training.optimizer import NonFiniteGradient, Schedule, Update
 from hessgnn.training.part import Part
+from hessgnn.training.transfer import Reading
 
 
 class NonFiniteLoss(TrainingError):
@@ -28,7 +33,8 @@ class NonFiniteLoss(TrainingError):
 class TrainingStep:
     """One step of a run: batch, probes, loss and gradient, update of the parameters, and their average.
 
-    The store names the structures whose loss is not finite.
+    The store names the structures whose loss is not finite. A GPU is given one step after the other: the host makes
+    batches ahead (:mod:`hessgnn.training.feed`) and looks at a loss when the next step has been launched.
     """
 
     config: RunConfig
@@ -41,6 +47,10 @@ class TrainingStep:
     schedule: Schedule
     store: Store
 
+    def __post_init__(self) -> None:
+        self.feed = Feed(self._make, next(iter(self.gradient.trained.values())).device)
+        self._unread: deque[_Unread] = deque()
+
     def __call__(self, number: int) -> LossValue:
         """Take step ``number``, counted from 0.
 
@@ -50,37 +60,81 @@ class TrainingStep:
         -------
         LossValue
             The loss before the update. Its ``n_products`` are those that this process formed, in all evaluations.
+            Reading the loss waits for a GPU.
 
         Raises
         ------
         NonFiniteLoss
-            Naming the structures.
+            Naming the step and the structures. Where the update does not look at loss and gradient itself (on a GPU,
+            see :attr:`Update.reads`), this is raised by the next step or by :meth:`finish`.
         """
-        settings, ranks = self.config.training, self.ranks
-        generator = torch.Generator().manual_seed(_mix(settings.seed, number))
-        self.update.set_lr(self.schedule.lr(number))
-        batch = self.loader.batch(number)
-        weights = Weights.at(number, self.config.loss, settings.seed)
-        joint, parts = self.loss.divide(batch, weights, generator, settings.parts, ranks.share(batch))
-        trained = list(self.gradient.trained.values())
-        values: list[LossValue] = []
+        value = self.launch(number, self.feed(number))
+        while len(self._unread) > _BEHIND:
+            self._read(self._unread.popleft())
+        return value
 
-        def evaluate() -> Tensor:
-            errors = [self.gradient(part) for part in parts]
-            values.append(LossValue.of(*ranks.joined(joint, parts, errors, trained)))
+    def finish(self) -> None:
+        """Look at the steps that nobody has looked at yet, before something is made of the weights.
+
+        Raises
+        ------
+        NonFiniteLoss
+            See :meth:`__call__`.
+        """
+        while self._unread:
+            self._read(self._unread.popleft())
+
+    def close(self) -> None:
+        """End the threads and processes that make batches."""
+        self.feed.close()
+        self.loader.close()
+
+    def launch(self, number: int, given: Given) -> LossValue:
+        """Compute a step from what it is given. On a GPU nothing here waits until it is done."""
+        ranks, trained = self.ranks, list(self.gradient.trained.values())
+        values: list[LossValue] = []
+        self.update.set_lr(self.schedule.lr(number))
+
+        def evaluate() -> Tensor | None:
+            errors = [self.gradient(part) for part in given.own]
+            values.append(LossValue.of(*ranks.joined(given.joint, given.parts, errors, trained)))
+            if not self.update.reads:
+                return None
             if not math.isfinite(float(values[-1].total)):
                 raise self._not_finite("loss", number, _not_finite_structures(values[-1]))
             return values[-1].total
 
         try:
-            self.update(evaluate)
+            norm = self.update(evaluate)
         except NonFiniteGradient:
-            assert batch.index is not None
-            found = _not_finite_structures(values[-1]) or batch.index.tolist()
-            raise self._not_finite("gradient", number, found) from None
+            raise self._not_finite_gradient(number, values[-1], given.index) from None
+        if not self.update.reads:
+            self._unread.append(_Unread(number, values[-1], Reading({"norm": norm}, torch.device("cpu")), given.index))
         self.average.update(number + 1)
         # Products of different devices are formed at the same time, each for its part of the batch.
-        return replace(values[0], n_products=len(values) * sum(part.n_products for part in parts))
+        values[0].n_products = len(values) * sum(part.n_products for part in given.parts)
+        return values[0]
+
+    def _make(self, number: int) -> tuple[Tensor, Part, Sequence[Part]]:
+        """Batch, probes and targets of a step, on the host: a function of nothing but the step and the seed."""
+        settings, ranks = self.config.training, self.ranks
+        generator = torch.Generator().manual_seed(_mix(settings.seed, number))
+        batch = self.loader.batch(number, torch.device("cpu"))
+        weights = Weights.at(number, self.config.loss, settings.seed)
+        joint, parts = self.loss.divide(batch, weights, generator, settings.parts, ranks.share(batch))
+        assert batch.index is not None
+        return batch.index, joint, parts
+
+    def _read(self, unread: _Unread) -> None:
+        """Raise for a step whose loss or gradient was not finite."""
+        number, value = unread.number, unread.value
+        if not math.isfinite(float(value.total)):
+            raise self._not_finite("loss", number, _not_finite_structures(value))
+        if not math.isfinite(float(unread.norm.tensors()["norm"])):
+            raise self._not_finite_gradient(number, value, unread.index)
+
+    def _not_finite_gradient(self, number: int, value: LossValue, index: Tensor) -> NonFiniteLoss:
+        return self._not_finite("gradient", number, _not_finite_structures(value) or index.tolist())
 
     def timed(self, number: int) -> float:
         """Take a round of steps that forms products as often as the run does, and return mean seconds of a step.
@@ -102,6 +156,20 @@ class TrainingStep:
             f"the {what} of step {number} is not finite for {names}",
             hint="lower training.schedule.lr or the loss weights, or check these structures",
         )
+
+
+@dataclass(frozen=True)
+class _Unread:
+    """A step whose loss and gradient nobody has looked at yet."""
+
+    number: int
+    value: LossValue
+    norm: Reading
+    index: Tensor
+
+
+_BEHIND = 1
+"""Steps that a GPU may still have to do when the next one is launched."""
 
 
 class EagerStep:

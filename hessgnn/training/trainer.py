@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -29,6 +29,8 @@ from hessgnn.training.loss import LossValue
 from hessgnn.training.run import Run, ValidationPoint
 from hessgnn.training.step import NonFiniteLoss
 from hessgnn.training.validation import Errors, validate
+
+T = TypeVar("T")
 
 Observer = Callable[[int, ValidationPoint | None], None]
 """Callback invoked after every step with the number of steps done, and with the validation where there was one."""
@@ -154,7 +156,7 @@ def train(
         try:
             return Trainer(setup, run, resume=resume).fit(observer)
         finally:
-            setup.loader.close()
+            setup.step.close()
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise _out_of_memory(folder) from error
     except RuntimeError as error:
@@ -203,6 +205,7 @@ class Trainer:
             since_validation.append(self._step())
             point = None
             if self._validation_is_due():
+                self._checked(self.setup.step.finish)
                 self._account(time.perf_counter() - started, len(since_validation))
                 point = self._validate(since_validation)
                 since_validation = []
@@ -222,15 +225,20 @@ class Trainer:
 
     def _step(self) -> LossValue:
         progress = self.progress
-        try:
-            value = self.setup.step(progress.step)
-        except NonFiniteLoss as error:
-            kept = f"; the last good checkpoint is of step {progress.best_step}" if progress.curve else ""
-            where = None if self.run is None else self.run.folder
-            raise TrainingError(f"{error.what}{kept}", where=where, hint=error.hint) from error
+        value = self._checked(lambda: self.setup.step(progress.step))
         progress.products += value.n_products
         progress.step += 1
         return value
+
+    def _checked(self, function: Callable[[], T]) -> T:
+        """Call what raises where a loss is not finite, and name the checkpoint that is left."""
+        try:
+            return function()
+        except NonFiniteLoss as error:
+            progress = self.progress
+            kept = f"; the last good checkpoint is of step {progress.best_step}" if progress.curve else ""
+            where = None if self.run is None else self.run.folder
+            raise TrainingError(f"{error.what}{kept}", where=where, hint=error.hint) from error
 
     def _validate(self, losses: list[LossValue]) -> ValidationPoint:
         """Validate the averaged weights, and keep them if they are the best."""

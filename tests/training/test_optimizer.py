@@ -14,10 +14,10 @@ import yaml
 from hessgnn.errors import ConfigError
 from hessgnn.potentials.saved import load_checkpoint
 from hessgnn.runtime.config import dump, load, parse
+from hessgnn.training.average import Average, AverageConfig
 from hessgnn.training.build import build, build_potential
 from hessgnn.training.config import RunConfig, TrainingConfig
 from hessgnn.training.loss import LossValue, Weights
-from hessgnn.training.optimizer import Average, AverageConfig
 from hessgnn.training.step import EagerStep, TrainingStep
 from hessgnn.training.trainer import train
 

@@ -79,6 +79,7 @@ class ANI(ClosedFormPotential):
             cutoff_fn=config.cutoff_function,
             strategy="pyaev",  # the cuAEV extension drops second derivatives and gives silently wrong Hessians
         )
+        self.aev.exponent = float(config.angular_zeta)  # torchani's is a tensor, whose value a traced step cannot see
         act = config.activation if config.activation == "celu" else Activation(config.activation)
         self.act: str = config.activation
         self.hidden = config.hidden
@@ -117,6 +118,12 @@ class ANI(ClosedFormPotential):
         return int(
             (4 * n_triples * self.aev.angular.num_feats + features * len(batch.numbers)) * batch.positions.itemsize
         )
+
+    def count_elements(self, batch: Batch, species: Tensor) -> list[int]:
+        """Atoms of each element, in the order of ``elements``; known without a look at a padded batch."""
+        if batch.element_counts is not None:
+            return [batch.element_counts.get(z, 0) for z in self.elements]
+        return torch.bincount(species, minlength=len(self.elements)).tolist()
 
     def edge_hessians(self, batch: Batch, atoms: Tensor) -> EdgeHessians:
         """Second derivatives of the energies of some atoms ``(n_centres,)``, which come back in another order.
@@ -215,7 +222,7 @@ class ANIEvaluation(Evaluation):
         species = potential.species(batch)
         order = species.argsort(stable=True)
         self.row = torch.empty_like(order).index_copy_(0, order, torch.arange(len(order), device=order.device))
-        splits = torch.bincount(species, minlength=len(potential.elements)).tolist()
+        splits = potential.count_elements(batch, species)
         i, j = batch.edge_index
         derivatives = 2 if len(vectors) else 1
         edges = batch.edge_vectors()
