@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -53,6 +53,9 @@ class Batch:
     pairs
         ``(n_edges / 2,)`` int64: one edge of each two that are opposite; ``None`` where nobody has looked for them, see
         :meth:`pair_edges`.
+    element_counts
+        Atoms of each atomic number, where they are the same for all batches of this shape, see
+        :mod:`hessgnn.data.padding`; ``None`` if nobody has counted them.
     """
 
     numbers: Tensor
@@ -66,6 +69,7 @@ class Batch:
     derivatives: int | None = None
     triplets: Tensor | None = None
     pairs: Tensor | None = None
+    element_counts: Mapping[int, int] | None = None
 
     @property
     def n_structures(self) -> int:
@@ -144,11 +148,11 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """Move every tensor to a device."""
-        names = {field.name for field in dataclasses.fields(self)} - {"derivatives"}
+        names = {field.name for field in dataclasses.fields(self)} - {"derivatives", "element_counts"}
         moved: dict[str, Any] = {
             name: None if (own := getattr(self, name)) is None else own.to(device) for name in names
         }
-        return Batch(**moved)
+        return Batch(**moved, element_counts=self.element_counts)
 
     def select(self, structures: Tensor) -> Batch:
         """Keep some structures, ``(n_structures,)`` bool, in their own order and with their labels."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -122,6 +123,22 @@ class EagerStep:
         # The graph reaches back to the positions too; nobody wants that gradient, so it is not computed.
         part.total(errors).backward(inputs=list(self.trained.values()))
         return {name: error.detach() for name, error in errors.items()}
+
+    def settle(self, step: int) -> dict[str, int]:  # noqa: ARG002
+        """Decide at a checkpoint, after ``step`` steps, how the next ones are computed.
+
+        Returns
+        -------
+        dict
+            What :meth:`restore` needs to go on in the same way: shape of a batch -> step from which it is compiled.
+        """
+        return {}
+
+    def restore(self, compiled: Mapping[str, int]) -> None:
+        """Compute the steps after a checkpoint as the run did that wrote it."""
+
+    def close(self) -> None:
+        """End what works in the background."""
 
 
 def _not_finite_structures(value: LossValue) -> list[int]:

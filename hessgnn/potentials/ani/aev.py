@@ -15,7 +15,7 @@ A list of two tensors belongs to the first and the second edge of each triple.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
@@ -85,7 +85,7 @@ class Environment:
         mean = (distances[first] + distances[second]) / 2
         envelopes = zip(*(self._of_triples(f) for f in _cutoff(angular, distances, order)), strict=True)
         self.shells = _products(_gaussians(mean, angular.eta, angular.shifts, order), *envelopes)
-        self.angles = _powers(self.cosine, angular.zeta, angular.sections, order)
+        self.angles = _powers(self.cosine, cast(float, computer.exponent), angular.sections, order)
 
     def jet(self, displaced: Displacement | None = None) -> Tensor:
         """G and, behind it, ``∂G·v`` for each displacement, ``(n_rows, 1 + K, n_features)``."""
@@ -316,9 +316,8 @@ def _gaussians(x: Tensor, eta: Tensor, shifts: Tensor, order: int) -> list[Tenso
     return values
 
 
-def _powers(cosine: Tensor, zeta: Tensor, sections: Tensor, order: int) -> list[Tensor]:
+def _powers(cosine: Tensor, exponent: float, sections: Tensor, order: int) -> list[Tensor]:
     """``2 ((1 + cos(θ - φ)) / 2)^ζ`` and its derivatives in cos θ, ``(n_sections, n)``."""
-    exponent = float(zeta)
     c = 0.95 * cosine
     s = (1 - c.square()).sqrt()  # never small: |c| < 0.95
     cos, sin = sections.cos().unsqueeze(-1) / 2, sections.sin().unsqueeze(-1) / 2

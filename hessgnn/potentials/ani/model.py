@@ -79,10 +79,12 @@ class ANI(ClosedFormPotential):
             cutoff_fn=config.cutoff_function,
             strategy="pyaev",  # the cuAEV extension drops second derivatives and gives silently wrong Hessians
         )
+        self.aev.exponent = float(config.angular_zeta)  # torchani's is a tensor, whose value a traced step cannot see
         act = config.activation if config.activation == "celu" else Activation(config.activation)
         self.act: str = config.activation
         self.hidden = config.hidden
         self.triplet_cutoff = config.angular_cutoff
+        self.sorts_elements = True
         symbols = [chemical_symbols[z] for z in config.elements]
         self.networks = ANINetworks.build(
             symbols, self.aev.out_dim, {}, default_dims=config.hidden, activation=act, bias=config.bias
@@ -176,6 +178,12 @@ class ANI(ClosedFormPotential):
         shared = len(species) * radial + self.aev.triu_index.unsqueeze(2) * angular + features[:angular]
         return torch.cat([own, shared.flatten(1)], dim=1)
 
+    def count_elements(self, batch: Batch, species: Tensor) -> list[int]:
+        """Atoms of each element, in the order of ``elements``; known without a look at a padded batch."""
+        if batch.element_counts is not None:
+            return [batch.element_counts.get(z, 0) for z in self.elements]
+        return torch.bincount(species, minlength=len(self.elements)).tolist()
+
     def layers(self) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
         """Weights and biases of each layer, then of each element."""
         networks = [[*network.layers, network.final_layer] for network in self.networks.atomics.values()]
@@ -202,7 +210,7 @@ class ANIEvaluation(Evaluation):
         species = potential.species(batch)
         order = species.argsort(stable=True)
         self.row = torch.empty_like(order).index_copy_(0, order, torch.arange(len(order), device=order.device))
-        splits = torch.bincount(species, minlength=len(potential.elements)).tolist()
+        splits = potential.count_elements(batch, species)
         i, j = batch.edge_index
         derivatives = 2 if len(vectors) else 1
         edges = batch.edge_vectors()
