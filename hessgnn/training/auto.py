@@ -9,7 +9,7 @@
 The process fills the cache on disk (:mod:`hessgnn.training.compiled`); it does not hold the threads of the training. A
 shape of batch changes from eager to compiled at a checkpoint only, and the checkpoint says which ones have. So a run
 that is resumed goes on as the run did that wrote the checkpoint, whatever the clock says: what was compiled there and
-is not in the cache any more is compiled before the run goes on. Before the first checkpoint, shapes that are in the cache
+is not in the cache any more is compiled before the run goes on. Before the first checkpoint, shapes in the cache
 are compiled from their first batch.
 
 Nothing that goes wrong here ends a run: a step that cannot be compiled, or gives something else than the eager step, is

@@ -51,6 +51,9 @@ _PACKAGE = Path(__file__).parents[1]
 _OWN = ("potentials", "curvature", "data/batch.py", "data/padding.py", *(f"training/{n}.py" for n in ("loss", "part")))
 _SCRATCH = ("aotautograd", "fxgraph", "locks")  # of Inductor: what an artifact does not need
 
+_TENSORS = {"forces": True, "hessian": True, "ramp": True, "probes": {"kind", "number", "fraction", "every"}}
+"""Settings of a loss that decide tensors, not what is done with them."""
+
 Program = Callable[[Sequence[Tensor]], list[Tensor | None]]
 """Of all tensors as one argument."""
 
@@ -102,7 +105,7 @@ class Identity:
                 "class": f"{type(potential).__module__}:{type(potential).__qualname__}",
                 "potential": potential.config.model_dump(mode="json"),
                 "attributes": _digest(plain),
-                "loss": loss.model_dump(mode="json"),
+                "loss": loss.model_dump(mode="json", exclude=_TENSORS),
                 "trained": [name for name, p in potential.named_parameters() if p.requires_grad],
                 "tensors": [[name, list(t.shape), list(t.stride()), str(t.dtype)] for name, t in tensors.items()],
                 **more,
