@@ -210,15 +210,19 @@ def build_gradient(config: RunConfig, loss: Loss, potential: Potential, loader: 
         logger.info("training.step=auto: eager, on CUDA devices and with several processes")
         return EagerStep(loss, potential)
     typical = math.ceil(len(loader.indices) / len(loader))
+    buckets = build_buckets(potential, loader, math.ceil(typical / (settings.parts * ranks.number)))
+    if settings.step == "auto":
+        return AutoStep(loss, potential, buckets, settings.steps)
+    return RecordedStep(loss, potential, buckets, settings.step)
+
+
+def build_buckets(potential: Potential, loader: Loader, batch_size: int) -> Buckets:
+    """Sizes of recorded steps, for batches of so many of the loader's structures."""
     elements = None
     if potential.sorts_elements:
         composition = loader.collator.store.composition(potential.elements, loader.indices)
         elements = dict(zip(potential.elements, composition.T, strict=True))
-    pieces = settings.parts * ranks.number
-    buckets = Buckets.of(loader.n_atoms, loader.n_edges, math.ceil(typical / pieces), loader.n_triplets, elements)
-    if settings.step == "auto":
-        return AutoStep(loss, potential, buckets, settings.steps)
-    return RecordedStep(loss, potential, buckets, settings.step)
+    return Buckets.of(loader.n_atoms, loader.n_edges, batch_size, loader.n_triplets, elements)
 
 
 def build_update(config: RunConfig, potential: Potential) -> Update:

@@ -51,7 +51,7 @@ _PACKAGE = Path(__file__).parents[1]
 _OWN = ("potentials", "curvature", "data/batch.py", "data/padding.py", *(f"training/{n}.py" for n in ("loss", "part")))
 _SCRATCH = ("aotautograd", "fxgraph", "locks")  # of Inductor: what an artifact does not need
 
-_TENSORS = {"forces": True, "hessian": True, "ramp": True, "probes": {"kind", "number", "fraction", "every"}}
+_TENSORS: Any = {"forces": True, "hessian": True, "ramp": True, "probes": {"kind", "number", "fraction", "every"}}
 """Settings of a loss that decide tensors, not what is done with them."""
 
 Program = Callable[[Sequence[Tensor]], list[Tensor | None]]
@@ -141,7 +141,7 @@ class Programs:
             _require_own(self.folder, entry, *entry.rglob("*"))
             with _inductor_folder() as here:
                 _copy_verified(entry, here, identity)
-                from torch._inductor import CompiledArtifact
+                from torch._inductor.standalone_compile import CompiledArtifact
 
                 artifact = CompiledArtifact.load(path=str(here / _PROGRAM))
         except Refused as error:

@@ -74,8 +74,13 @@ class Memory(Programs):
     def compile(self, identity: Identity | None, graph: torch.fx.GraphModule, inputs: Sequence[Tensor]) -> Program:
         self.compiled += 1
         assert identity is not None
-        self.kept[identity.key] = torch.no_grad()(lambda inputs: graph(*inputs))
-        return self.kept[identity.key]
+
+        @torch.no_grad()
+        def program(inputs: Sequence[Tensor]) -> list[Tensor | None]:
+            return graph(*inputs)
+
+        self.kept[identity.key] = program
+        return program
 
     def spoil(self, factor: float = 1.001) -> None:
         """Make every program a little wrong."""
@@ -135,7 +140,11 @@ def test_a_wrong_program_from_the_disk_is_compiled_again(memory: Memory, caplog:
     loss, potential = Loss(LossConfig()), make_potential()
     part = make_part(loss)
     expected = gradient(RecordedStep(loss, potential, BUCKETS, "compiled", memory), part)
-    for spoil in (memory.spoil, lambda: memory.kept.update(dict.fromkeys(memory.kept, lambda inputs: inputs[:1]))):
+
+    def foreign(inputs: Sequence[Tensor]) -> list[Tensor | None]:
+        return [*inputs[:1]]
+
+    for spoil in (memory.spoil, lambda: memory.kept.update(dict.fromkeys(memory.kept, foreign))):
         spoil()
         again = gradient(RecordedStep(loss, potential, BUCKETS, "compiled", memory), part)
         torch.testing.assert_close(again, expected, rtol=1e-12, atol=0)
@@ -170,7 +179,7 @@ def test_what_decides_a_program_is_in_its_key(monkeypatch: pytest.MonkeyPatch) -
     frozen.a.requires_grad_(False)
     others.append(key(frozen, loss, part))
     changed = make_potential()
-    changed.closed_form = False
+    vars(changed)["closed_form"] = False
     others.append(key(changed, loss, part))
     monkeypatch.setattr(compiled, "_source", lambda package: f"{package} was edited")
     others.append(key(make_potential(), loss, part))
