@@ -3,8 +3,10 @@
     python benchmarks/recorded_step.py recorded_step.json --architectures schnet --probes 1 2
 
 Loss and gradient of a batch, by autograd (eager) and recorded, over the eager E-F step; recorded batches are filled up
-to the size that a training on the same data would use. Recording takes minutes and is printed. Then peak memory and
-time of one large batch for each number of parts. ``hessgnn bench show`` prints the tables again.
+to the size that a training on the same data would use. ``--size real`` measures potentials of the size that people
+train. Recording takes minutes the first time, and how long is printed: run it again for the second start, and with an
+empty ``HESSGNN_CACHE`` for the first. Then peak memory and time of one large batch for each number of parts. ``hessgnn
+bench show`` prints the tables again.
 """
 
 from __future__ import annotations
@@ -19,13 +21,14 @@ import torch
 from hessgnn_bench.conditions import Conditions
 from hessgnn_bench.experiment import Experiment, Pieces, Work
 from hessgnn_bench.report import Comparison, Report
-from hessgnn_bench.workload import Workload
+from hessgnn_bench.workload import REAL, Workload
 from rich.console import Console
 
 from hessgnn.data.loader import Loader
-from hessgnn.data.padding import Buckets, Size
+from hessgnn.data.padding import Size
 from hessgnn.data.store.store import Store
 from hessgnn.errors import TrainingError
+from hessgnn.training.build import build_buckets
 from hessgnn.training.config import LossConfig
 from hessgnn.training.loss import Loss, Weights
 from hessgnn.training.part import Part
@@ -53,9 +56,10 @@ def recorded(workload: Workload, n_probes: int, how: str, console: Console) -> W
     """The same from a record, or nothing where the potential refuses itself."""
     potential, store = workload.build(), Store.open(workload.data)
     loss, part = problem(workload, n_probes)
-    loader = Loader(store, store.indices("train"), potential.cutoff, 1, torch.float32)
-    buckets = Buckets.of(loader.n_atoms, loader.n_edges, workload.batch_size)
-    own = Size.of(part.batch)
+    triplets = potential.triplet_cutoff
+    loader = Loader(store, store.indices("train"), potential.cutoff, 1, torch.float32, triplet_cutoff=triplets)
+    buckets = build_buckets(potential, loader, workload.batch_size)
+    own = Size.of(part.batch, by_element=potential.sorts_elements)
     filled, start = buckets.for_size(own).n_edges / own.n_edges - 1, time.perf_counter()
     step = RecordedStep(loss, potential, buckets, how)  # type: ignore[arg-type]
     try:
@@ -115,6 +119,7 @@ def main() -> None:
     parser.add_argument("--architectures", nargs="+", default=["schnet", "nequip", "ani"])
     parser.add_argument("--probes", type=int, nargs="*", default=[1, 2])
     parser.add_argument("--how", nargs="*", default=["compiled"], choices=["traced", "compiled", "captured"])
+    parser.add_argument("--size", choices=["small", "real"], default="small", help="of the potentials")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--parts", type=int, nargs="*", default=[1, 2, 4])
     parser.add_argument("--parts-batch-size", type=int, default=128)
@@ -122,7 +127,9 @@ def main() -> None:
     options = parser.parse_args()
     console, conditions = Console(), Conditions.prepare()
     comparisons: list[Comparison] = []
-    report = Report(verb="recorded_step", settings={"repeats": options.repeats}, conditions=conditions)
+    report = Report(
+        verb="recorded_step", settings={"repeats": options.repeats, "size": options.size}, conditions=conditions
+    )
 
     def keep(experiment: Experiment, *, memory: bool) -> None:
         comparisons.append(experiment.measure(conditions, memory=memory))
@@ -130,11 +137,12 @@ def main() -> None:
         report.model_copy(update={"comparisons": comparisons}).write(options.output)
 
     for name in options.architectures:
+        settings = REAL[name] if options.size == "real" else {}
         if options.how:
-            workload = Workload(name, batch_size=options.batch_size, device=conditions.device)
+            workload = Workload(name, batch_size=options.batch_size, device=conditions.device, settings=settings)
             keep(gains(workload, options.probes, options.how, options.repeats, console), memory=False)
         if options.parts:
-            large = Workload(name, batch_size=options.parts_batch_size, device=conditions.device)
+            large = Workload(name, batch_size=options.parts_batch_size, device=conditions.device, settings=settings)
             pieces, numbers = divisions, tuple(options.parts)
             title = f"{name}: one batch in parts, K=2"
             experiment = Experiment(title, partial(pieces, large, numbers), _parts(numbers[0]), large.batch_size, 5)

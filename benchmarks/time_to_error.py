@@ -41,13 +41,12 @@ from rich.console import Console
 from rich.table import Table
 
 from hessgnn.data.loader import Loader
-from hessgnn.data.padding import Buckets
 from hessgnn.data.store.store import Store
 from hessgnn.errors import TrainingError
 from hessgnn.potentials.base import Potential
 from hessgnn.runtime.config import load as load_config
 from hessgnn.runtime.files import find_resource, write_text
-from hessgnn.training.build import build_potential, fit_reference_energies
+from hessgnn.training.build import build_buckets, build_potential, fit_reference_energies
 from hessgnn.training.config import LossConfig, ProbeConfig, RunConfig, ValidationConfig
 from hessgnn.training.loss import Loss, Weights
 from hessgnn.training.recorded import PROOFS, RecordedStep
@@ -122,7 +121,7 @@ class Training:
         self.loss, self.weights = Loss(config), Weights(config.forces, config.hessian)
         self.gradient = EagerStep(self.loss, self.potential)
         if recipe.compiled:
-            buckets = Buckets.of(self.loader.n_atoms, self.loader.n_edges, BATCH)
+            buckets = build_buckets(self.potential, self.loader, BATCH)
             self.gradient = RecordedStep(self.loss, self.potential, buckets, "compiled")
         self.parameters = [p for p in self.potential.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=rate, weight_decay=1e-6)

@@ -16,7 +16,7 @@ from hessgnn.data.store.store import Store
 from hessgnn.errors import TrainingError
 from hessgnn.potentials.base import POTENTIALS
 from hessgnn.testing import check_potential
-from hessgnn.training.build import Setup, build
+from hessgnn.training.build import Setup, build, build_buckets
 from hessgnn.training.config import LossConfig
 from hessgnn.training.loss import Loss, Weights
 from hessgnn.training.part import Part
@@ -41,17 +41,19 @@ def test_cuda_and_cpu_agree_in_float64(name: str) -> None:
         torch.testing.assert_close(one, other.cpu(), rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["schnet", "nequip"])
+@pytest.mark.parametrize("name", ["schnet", "nequip", "ani"])
 @pytest.mark.parametrize("how", ["traced", "compiled", "captured"])
 def test_recorded_steps_give_the_eager_gradient_on_cuda(
     name: str, how: Literal["traced", "compiled", "captured"]
 ) -> None:
     torch.manual_seed(0)
     potential, store = hessgnn.create(name).to("cuda"), Store.open("rtp-mini")
-    loader = Loader(store, store.indices("train"), potential.cutoff, 8, torch.float32, "cuda", seed=0)
+    loader = Loader(
+        store, store.indices("train"), potential.cutoff, 8, torch.float32, "cuda", potential.triplet_cutoff, seed=0
+    )
     loss = Loss(LossConfig.model_validate({"probes": {"number": 2}}))
     eager = EagerStep(loss, potential)
-    recorded = RecordedStep(loss, potential, Buckets(Size(8, 120, 1200)), how)
+    recorded = RecordedStep(loss, potential, build_buckets(potential, loader, 8), how)
     for step in range(4):  # the last ones are not proven by the step itself
         (part,) = loss.parts(loader.batch(step), Weights(0.3, 0.09), torch.Generator().manual_seed(step))
         gradients = []

@@ -171,6 +171,9 @@ def _print_result(console: Console, result: TrainingResult, folder: Path) -> Non
     console.print(f"best validation at step {best.step}: {bar.describe(best)}  (score {best.score:.3g})", markup=False)
     ending = f"{progress.ending}  (curve: {folder / 'metrics.csv'})"
     console.print(ending, markup=False, highlight=False, soft_wrap=True)
+    for shape, step in progress.compiled.items():
+        how = "stays eager" if step < 0 else f"compiled from step {step}"
+        console.print(f"{how}: {shape}", markup=False, highlight=False, soft_wrap=True)
     console.print(
         f"{progress.device_seconds:.1f} device-seconds, {progress.products} Hessian products, {folder}",
         markup=False,

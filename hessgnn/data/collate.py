@@ -172,14 +172,28 @@ class Collator:
 
     def count_edges(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """Edges of each structure, given by its index in the store."""
+        return self._counted(indices, lambda edges, _: edges[0][0])
+
+    def count_triplets(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Triplets of each structure, given by its index in the store; there must be a ``triplet_cutoff``."""
+        cutoff = self.triplet_cutoff
+        assert cutoff is not None
+        return self._counted(indices, lambda edges, x: edges[0][0][triplets(x, edges, cutoff)[0].numpy()])
+
+    def _counted(
+        self,
+        indices: NDArray[np.int64],
+        centres: Callable[[Edges, NDArray[np.float64]], NDArray[np.int64]],
+    ) -> NDArray[np.int64]:
+        """Count what is found in each structure from its edges and positions, given by the atoms in the middle."""
         store, counts = self.store, np.zeros(len(indices), dtype=np.int64)
         for start in range(0, len(indices), _COUNTED):
             chosen = indices[start : start + _COUNTED]
             sizes = store.n_atoms[chosen]
             positions = store.columns.array("positions")[ragged(store.first_atom[chosen], sizes)]
             structure = np.repeat(np.arange(len(chosen)), sizes)
-            (i, _), _ = self.edges(chosen, positions)
-            counts[start : start + _COUNTED] = np.bincount(structure[i], minlength=len(chosen))
+            found = centres(self.edges(chosen, positions), positions)
+            counts[start : start + _COUNTED] = np.bincount(structure[found], minlength=len(chosen))
         return counts
 
     def _hessians(self, arrays: Arrays, device: torch.device) -> Hessians:

@@ -89,6 +89,11 @@ class Loader:
         """Edges of each structure; all neighbours are found to count them."""
         return self.collator.count_edges(self.indices)
 
+    @cached_property
+    def n_triplets(self) -> NDArray[np.int64] | None:
+        """Triplets of each structure, if they are asked for; all are found to count them."""
+        return None if self.collator.triplet_cutoff is None else self.collator.count_triplets(self.indices)
+
     def __len__(self) -> int:
         """Batches in the first epoch."""
         return len(self.plan)

@@ -75,6 +75,10 @@ class Potential(nn.Module, ABC):
     triplet_cutoff: float | None = None
     """Å: pairs of edges up to this length with a common centre are wanted in :attr:`Batch.triplets`."""
 
+    sorts_elements: bool = False
+    """Whether shapes depend on the number of atoms of each element, which recorded steps then fix as well, see
+    :attr:`Batch.element_counts`."""
+
     reference_energies: Tensor
     scale: Tensor
     element_index: Tensor

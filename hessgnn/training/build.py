@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import warnings
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from hessgnn.data.structure import Structure
 from hessgnn.errors import ConfigError, DataError, TrainingError
 from hessgnn.potentials.base import Potential
 from hessgnn.potentials.saved import create_from
+from hessgnn.training.auto import AutoStep
 from hessgnn.training.average import Average
 from hessgnn.training.config import RunConfig
 from hessgnn.training.distributed import Ranks
@@ -28,6 +30,8 @@ from hessgnn.training.loss import Loss
 from hessgnn.training.optimizer import Schedule, Update, build_optimizers
 from hessgnn.training.recorded import RecordedStep
 from hessgnn.training.step import EagerStep, TrainingStep
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -206,10 +210,23 @@ def build_gradient(config: RunConfig, loss: Loss, potential: Potential, loader: 
             where="key 'training.step'",
             hint="use training.step=eager or compiled, or one process",
         )
+    if settings.step == "auto" and (ranks.number > 1 or potential.scale.is_cuda):
+        logger.info("training.step=auto: eager, on CUDA devices and with several processes")
+        return EagerStep(loss, potential)
     typical = math.ceil(len(loader.indices) / len(loader))
-    pieces = settings.parts * ranks.number
-    buckets = Buckets.of(loader.n_atoms, loader.n_edges, math.ceil(typical / pieces))
+    buckets = build_buckets(potential, loader, math.ceil(typical / (settings.parts * ranks.number)))
+    if settings.step == "auto":
+        return AutoStep(loss, potential, buckets, settings.steps)
     return RecordedStep(loss, potential, buckets, settings.step)
+
+
+def build_buckets(potential: Potential, loader: Loader, batch_size: int) -> Buckets:
+    """Sizes of recorded steps, for batches of so many of the loader's structures."""
+    elements = None
+    if potential.sorts_elements:
+        composition = loader.collator.store.composition(potential.elements, loader.indices)
+        elements = dict(zip(potential.elements, composition.T, strict=True))
+    return Buckets.of(loader.n_atoms, loader.n_edges, batch_size, loader.n_triplets, elements)
 
 
 def build_update(config: RunConfig, potential: Potential) -> Update:

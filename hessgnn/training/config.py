@@ -231,10 +231,11 @@ class TrainingConfig(Settings):
     parts: PositiveInt = Field(
         default=1, description="pieces that a batch is computed in, one after the other: less memory, same gradient"
     )
-    step: Literal["eager", "compiled", "captured"] = Field(
+    step: Literal["eager", "auto", "compiled", "captured"] = Field(
         default="eager",
-        description="how loss and gradient are computed: by autograd, or recorded once for each shape of batch and "
-        "fused (minutes for each, for long runs) or replayed as a CUDA graph",
+        description="how loss and gradient are computed: by autograd (eager), or recorded once for each shape of "
+        "batch and fused (compiled: takes minutes, kept on disk) or replayed as a CUDA graph (captured); auto is eager "
+        "until another process has compiled",
     )
     optimizer: Optimizers = Field(
         default=OptimizerConfig(),

@@ -15,7 +15,7 @@ from torch import Tensor
 from hessgnn.data.batch import Batch
 from hessgnn.data.padding import Size, pad_to
 
-_BATCH = ("numbers", "positions", "batch", "n_atoms", "edge_index", "edge_shift", "pairs")
+_BATCH = ("numbers", "positions", "batch", "n_atoms", "edge_index", "edge_shift", "triplets", "pairs")
 
 
 @dataclass(frozen=True)
@@ -103,12 +103,14 @@ class Part:
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors that a loss is computed from, by name."""
-        return {name: getattr(self.batch, name) for name in _BATCH} | self._given(_PER_STRUCTURE + _PER_ATOM)
+        batch = {name: value for name in _BATCH if (value := getattr(self.batch, name)) is not None}
+        return batch | self._given(_PER_STRUCTURE + _PER_ATOM)
 
     def with_tensors(self, tensors: dict[str, Tensor]) -> Part:
         """The same part with other tensors, as of :meth:`tensors`."""
-        counts = self.batch.element_counts  # belong to the shape, where a padded batch has them
-        batch = self.batch.replace(**{name: tensors[name] for name in _BATCH}, element_counts=counts)
+        given = {name: value for name, value in tensors.items() if name in _BATCH}
+        # Counts belong to the shape, where a padded batch has them.
+        batch = self.batch.replace(**given, element_counts=self.batch.element_counts)
         return replace(self, batch=batch, **{name: value for name, value in tensors.items() if name not in _BATCH})
 
     def _given(self, names: tuple[str, ...]) -> dict[str, Tensor]:

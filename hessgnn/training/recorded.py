@@ -14,8 +14,10 @@ fixed shape, there is no autograd left in it:
 ``traced`` alone gains nothing once batches are filled up to recorded shapes; it is what ``compiled`` starts from.
 
 Records are verified: the first batches of each shape are also computed by the eager step. A potential that cannot be
-recorded, or whose record gives something else, is an error. On one CPU thread a compiled step repeats every digit, also
-in another process; on more, Inductor's sums over neighbours take the order in which the threads come (1e-8 in float32).
+recorded, or whose record gives something else, is an error. What was compiled is kept on disk
+(:mod:`hessgnn.training.compiled`), and verified in the same way when it comes from there. On one CPU thread a compiled
+step repeats every digit, also in another process; on more, Inductor's sums over neighbours take the order in which the
+threads come (1e-8 in float32).
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Literal, cast
 
@@ -35,6 +38,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from hessgnn.data.padding import Buckets, Size
 from hessgnn.errors import ConfigError, TrainingError, UserError
 from hessgnn.potentials.base import Potential
+from hessgnn.training.compiled import Identity, Program, Programs
 from hessgnn.training.loss import Loss
 from hessgnn.training.part import Part
 from hessgnn.training.step import EagerStep
@@ -47,9 +51,6 @@ Outputs = list[Tensor | None]
 Function = Callable[..., Outputs]
 """Of weights and buffers followed by a part's tensors."""
 
-Record = Callable[[Sequence[Tensor]], Outputs]
-"""The same, of all tensors as one argument and for one shape."""
-
 PROOFS = 2
 """Batches of each shape that are computed both ways."""
 
@@ -59,18 +60,41 @@ TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
 _WARM_UP = 3  # eager steps before a capture, as torch asks for
 
 
+Shape = tuple[Size, tuple[tuple[str, tuple[int, ...]], ...]]
+"""Of a batch that was filled up, with names and shapes of its tensors."""
+
+
+@dataclass
+class Record:
+    """A recorded step for one shape."""
+
+    program: Program
+    identity: Identity | None = None
+    stored: bool = False
+    """Whether it comes from the disk."""
+    proofs: int = 0
+
+
 class RecordedStep(EagerStep):
     """The gradient from a record of the step, for batches that are filled up to a few sizes (``buckets``).
 
-    The potential has the type and device that it stays in. For ``how`` see the module. :class:`ConfigError` when the
-    device cannot record so.
+    The potential has the type and device that it stays in. For ``how`` see the module. Compiled ones are kept in
+    ``programs``. :class:`ConfigError` when the device cannot record so.
     """
 
+    recompiles = True
+    """Whether a step that is wrong on disk is compiled again at once."""
+
     def __init__(
-        self, loss: Loss, potential: Potential, buckets: Buckets, how: Literal["traced", "compiled", "captured"]
+        self,
+        loss: Loss,
+        potential: Potential,
+        buckets: Buckets,
+        how: Literal["traced", "compiled", "captured"],
+        programs: Programs | None = None,
     ) -> None:
         super().__init__(loss, potential)
-        self.buckets, self.how = buckets, how
+        self.buckets, self.how, self.programs = buckets, how, programs or Programs()
         self.state = dict(potential.named_parameters()) | dict(potential.named_buffers())
         if how == "captured" and not next(iter(self.trained.values())).is_cuda:
             raise ConfigError(
@@ -78,8 +102,7 @@ class RecordedStep(EagerStep):
                 where="key 'training.step'",
                 hint="use training.step=compiled or eager",
             )
-        self._records: dict[tuple[object, ...], Record] = {}
-        self._proofs: dict[tuple[object, ...], int] = {}
+        self._records: dict[Shape, Record] = {}
 
     def __call__(self, part: Part) -> dict[str, Tensor]:
         """See :meth:`EagerStep.__call__`.
@@ -90,37 +113,89 @@ class RecordedStep(EagerStep):
             When the potential cannot be recorded, or the record does not give what the eager step gives.
         """
         self.potential.species(part.batch)  # refuses unknown elements, which a record cannot
-        padded = part.pad_to(self.buckets.for_size(Size.of(part.batch)), self.potential.cutoff)
-        tensors = padded.tensors()
-        shape = tuple((name, tuple(value.shape)) for name, value in tensors.items())
-        inputs = [*self.state.values(), *tensors.values()]
+        return self.replay(part, self.padded(part))
+
+    def replay(self, part: Part, padded: Part) -> dict[str, Tensor]:
+        """As the call, of a part that is filled up already."""
+        inputs, shape = [*self.state.values(), *padded.tensors().values()], shape_of(padded)
         if shape not in self._records:
             self._records[shape] = self._record(padded, inputs)
-        out = self._records[shape](inputs)
-        terms, n_structures = list(part.weights), part.batch.n_structures
-        errors = {name: cast(Tensor, out[i])[:n_structures] for i, name in enumerate(terms)}
-        gradients = out[len(terms) :]
-        if self._proofs.setdefault(shape, 0) < PROOFS:
-            self._prove(part, errors, gradients)
-            self._proofs[shape] += 1
+        errors, gradients = self._run(shape, part, padded, inputs)
         for parameter, gradient in zip(self.trained.values(), gradients, strict=True):
             if gradient is not None:
                 # A copy: two gradients of a record may be one tensor, and the optimiser works in place.
                 parameter.grad = gradient.clone() if parameter.grad is None else parameter.grad + gradient
         return errors
 
+    def prepare(self, padded: Part) -> None:
+        """Record the step for the shape of a part that is filled up, without computing it."""
+        self._records[shape_of(padded)] = self._record(padded, [*self.state.values(), *padded.tensors().values()])
+
+    def padded(self, part: Part) -> Part:
+        """Fill a part up to its size."""
+        own = Size.of(part.batch, by_element=self.potential.sorts_elements)
+        return part.pad_to(self.buckets.for_size(own), self.potential.cutoff)
+
+    def identity(self, padded: Part) -> Identity | None:
+        """What decides the compiled step of a part that is filled up."""
+        elements = padded.batch.element_counts
+        counts = None if elements is None else {str(z): n for z, n in elements.items()}
+        tensors = {**self.state, **padded.tensors()}
+        return Identity.of(self.potential, self.loss.config, tensors, elements=counts, terms=list(padded.weights))
+
+    def _run(
+        self, shape: Shape, part: Part, padded: Part, inputs: Sequence[Tensor]
+    ) -> tuple[dict[str, Tensor], Outputs]:
+        """Errors and gradient, proven as long as the record is new."""
+        record, terms, n_structures = self._records[shape], list(part.weights), part.batch.n_structures
+        try:
+            out = record.program(inputs)
+            errors = {name: cast(Tensor, out[i])[:n_structures] for i, name in enumerate(terms)}
+            gradients = out[len(terms) :]
+            if record.proofs < PROOFS:
+                self._prove(part, errors, gradients)
+                record.proofs += 1
+        except (torch.OutOfMemoryError, MemoryError):
+            raise
+        except Exception as error:
+            if not record.stored or record.identity is None:
+                raise
+            self.programs.remove(record.identity)
+            if not self.recompiles:
+                raise self._refusal(f"what was kept on disk is wrong ({error})") from error
+            logger.warning("a compiled step from the disk is wrong and is compiled again: %s", error)
+            self._records[shape] = self._record(padded, inputs)
+            return self._run(shape, part, padded, inputs)
+        return errors, gradients
+
     def _record(self, part: Part, inputs: Sequence[Tensor]) -> Record:
         name, size, start = type(self.potential).__name__, Size.of(part.batch), time.perf_counter()
         try:
-            record = _RECORDERS[self.how](self._function(part), inputs)
+            if self.how == "compiled":
+                record = self._compiled(part, inputs)
+            else:
+                record = Record(_RECORDERS[self.how](self._function(part), inputs))
         except (torch.OutOfMemoryError, MemoryError, UserError):
             raise
         except Exception as error:  # whatever a tracer, a compiler or a driver cannot do
             reason = str(error).strip().split("\n")[0]
             raise self._refusal(f"{type(error).__name__}: {reason}") from error
-        seconds = time.perf_counter() - start
-        logger.info("%s, %s, %d products: %s in %.1f s", name, size, part.n_products, self.how, seconds)
+        seconds, how = time.perf_counter() - start, "loaded" if record.stored else self.how
+        logger.info("%s, %s, %d products: %s in %.1f s", name, size, part.n_products, how, seconds)
         return record
+
+    def _compiled(self, part: Part, inputs: Sequence[Tensor]) -> Record:
+        """From the disk, or compiled and kept there."""
+        identity = self.identity(part)
+        if identity is None:
+            return Record(self.programs.compile(None, _zeroed(_trace(self._function(part), inputs)), inputs))
+        if (program := self.programs.load(identity)) is not None:
+            return Record(program, identity, stored=True)
+        with self.programs.compiling(identity):
+            if (program := self.programs.load(identity)) is not None:  # another process has compiled it meanwhile
+                return Record(program, identity, stored=True)
+            graph = _zeroed(_trace(self._function(part), inputs))
+            return Record(self.programs.compile(identity, graph, inputs), identity)
 
     def _function(self, part: Part) -> Function:
         """The step as a function of tensors alone."""
@@ -172,27 +247,12 @@ def _trace(function: Function, inputs: Sequence[Tensor]) -> torch.fx.GraphModule
     return graph
 
 
-def _traced(function: Function, inputs: Sequence[Tensor]) -> Record:
+def _traced(function: Function, inputs: Sequence[Tensor]) -> Program:
     graph = _trace(function, inputs)
 
     @torch.no_grad()
     def record(inputs: Sequence[Tensor]) -> Outputs:
         return graph(*inputs)
-
-    return record
-
-
-def _compiled(function: Function, inputs: Sequence[Tensor]) -> Record:
-    from torch._inductor import standalone_compile  # takes a second to import
-
-    detached: list[Any] = [value.detach() for value in inputs]
-    graph = _zeroed(_trace(function, inputs))
-    with torch.no_grad():  # kept in Inductor's cache on disk, so other seeds and resumed runs do not wait again
-        code = standalone_compile(graph, detached, dynamic_shapes="from_example_inputs")
-
-    @torch.no_grad()
-    def record(inputs: Sequence[Tensor]) -> Outputs:
-        return code(*(value.detach() for value in inputs))
 
     return record
 
@@ -212,7 +272,7 @@ def _zeroed(graph: torch.fx.GraphModule) -> torch.fx.GraphModule:
     return graph
 
 
-def _captured(function: Function, inputs: Sequence[Tensor]) -> Record:
+def _captured(function: Function, inputs: Sequence[Tensor]) -> Program:
     # Weights are read where they lie; the rest is copied to where the graph reads it.
     static = [value if value.requires_grad else value.clone() for value in inputs]
     copied = [k for k, (own, value) in enumerate(zip(static, inputs, strict=True)) if own is not value]
@@ -248,7 +308,15 @@ def _pool() -> Any:
 _aten = torch.ops.aten
 _UNWRITTEN = {_aten.empty, _aten.empty_like, _aten.empty_strided, _aten.new_empty, _aten.new_empty_strided}
 
-_RECORDERS = {"traced": _traced, "compiled": _compiled, "captured": _captured}
+_RECORDERS = {"traced": _traced, "captured": _captured}
+
+
+def shape_of(padded: Part) -> Shape:
+    """Shape of a part that was filled up: parts of one shape share a record."""
+    size = Size.of(padded.batch)
+    if padded.batch.element_counts is not None:
+        size = replace(size, elements=tuple(padded.batch.element_counts.items()))
+    return size, tuple((name, tuple(value.shape)) for name, value in padded.tensors().items())
 
 
 def _joined(gradients: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> Tensor:

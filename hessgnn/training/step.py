@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -85,7 +85,8 @@ class TrainingStep:
             self._read(self._unread.popleft())
 
     def close(self) -> None:
-        """End the threads and processes that make batches."""
+        """End the threads and processes that make batches or compile."""
+        self.gradient.close()
         self.feed.close()
         self.loader.close()
 
@@ -191,6 +192,22 @@ class EagerStep:
         # The graph reaches back to the positions too; nobody wants that gradient, so it is not computed.
         part.total(errors).backward(inputs=list(self.trained.values()))
         return {name: error.detach() for name, error in errors.items()}
+
+    def settle(self, step: int) -> dict[str, int]:  # noqa: ARG002
+        """Decide at a checkpoint, after ``step`` steps, how the next ones are computed.
+
+        Returns
+        -------
+        dict
+            What :meth:`restore` needs to go on in the same way: shape of a batch -> step from which it is compiled.
+        """
+        return {}
+
+    def restore(self, compiled: Mapping[str, int]) -> None:
+        """Compute the steps after a checkpoint as the run did that wrote it."""
+
+    def close(self) -> None:
+        """End what works in the background."""
 
 
 def _not_finite_structures(value: LossValue) -> list[int]:

@@ -42,7 +42,8 @@ class Progress:
 
     ``waited`` counts validations since ``flat_since``, the step of the last improvement that ``validation.patience``
     counts, to ``flat_score``. ``ended`` is true when a rule has ended the run before its steps were used up, and
-    ``converged`` when it was flat by then and its rate was not to be lowered any more.
+    ``converged`` when it was flat by then and its rate was not to be lowered any more. ``compiled`` says for each shape
+    of batch from which step on it was compiled under ``training.step: auto``, -1 for one that stays eager.
     """
 
     device: str = ""
@@ -57,6 +58,7 @@ class Progress:
     flat_since: int = 0
     ended: bool = False
     converged: bool = False
+    compiled: dict[str, int] = field(default_factory=dict)
     seconds_per_step: list[float] = field(default_factory=list)
     curve: list[ValidationPoint] = field(default_factory=list)
 
@@ -309,6 +311,7 @@ class Trainer:
         self.progress.seconds_per_step.append(seconds / n_steps)
 
     def _save(self) -> None:
+        self.progress.compiled = self.setup.step.gradient.settle(self.progress.step)
         if self.run is None or not self.ranks.first:
             return
         setup = self.setup
@@ -344,6 +347,7 @@ class Trainer:
         best = {"flat_score": state["best_score"], "flat_since": state["best_step"]}  # version 0.1.0 has no others
         curve = [ValidationPoint(**point) for point in state["curve"]]
         self.progress = Progress(**{**best, **state, "curve": curve})
+        setup.step.gradient.restore(self.progress.compiled)
         setup.step.schedule.load_state_dict({"best_step": state["best_step"], **content["schedule"]})
         self._judge_end()
 

@@ -7,6 +7,7 @@ from ase.build import bulk, molecule
 
 import hessgnn
 from hessgnn.data.batch import Batch
+from hessgnn.data.neighbors import pairs_of_edges
 from hessgnn.data.padding import Buckets, Size, pad_to
 from hessgnn.potentials.base import POTENTIALS
 
@@ -51,6 +52,50 @@ def test_fillers_are_structures_like_any_other() -> None:
     for atom in centres.unique():  # no neighbour of an atom sits on another one
         own = vectors[centres == atom]
         assert torch.pdist(own).min() > 0.1
+
+
+def test_triplets_and_elements_are_filled_up_without_a_change() -> None:
+    torch.manual_seed(0)
+    potential, batch = hessgnn.create("ani", cutoff=5.2).double(), make_batch()
+    near = (batch.edge_vectors().norm(dim=-1) < 3.5).nonzero().squeeze(-1)
+    batch = batch.replace(triplets=near[pairs_of_edges(batch.edge_index[0][near], len(batch.numbers))])
+    own = Size.of(batch, by_element=True)
+    assert own.elements == ((1, 5), (6, 4), (7, 1), (8, 1))
+    elements = ((1, 8), (6, 4), (7, 2), (8, 3))
+    size = Size(own.n_structures + 2, 17, own.n_edges + 6, own.n_triplets + 50, elements)
+    padded = pad_to(batch, size, potential.cutoff)
+    assert Size.of(padded, by_element=True) == size
+    assert padded.element_counts == dict(elements)
+    assert padded.triplets is not None
+    i, _ = padded.edge_index
+    assert torch.equal(i[padded.triplets[0]], i[padded.triplets[1]])
+    assert (padded.triplets[0] != padded.triplets[1]).all()
+    vectors = torch.randn(2, own.n_atoms, 3, dtype=torch.float64)
+    plain = potential(batch, vectors=vectors)
+    wide = potential(padded, vectors=torch.cat([vectors, vectors.new_ones(2, 6, 3)], 1))
+    torch.testing.assert_close(wide.energy[: own.n_structures], plain.energy, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(wide.forces[: own.n_atoms], plain.forces, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(wide.products[:, : own.n_atoms], plain.products, rtol=1e-12, atol=1e-12)
+    assert wide.forces[own.n_atoms :].abs().max() < 1e-15
+    for wrong in (
+        Size(own.n_structures + 2, 17, own.n_edges, own.n_triplets + 50, elements),  # no edges to make triplets of
+        Size(own.n_structures + 2, 17, own.n_edges + 6, own.n_triplets - 1, elements),
+        Size(own.n_structures + 2, 17, own.n_edges + 6, own.n_triplets, ((1, 4), *elements[1:])),
+    ):
+        with pytest.raises(ValueError, match="cannot be filled up"):
+            pad_to(batch, wrong, potential.cutoff)
+
+
+def test_an_element_that_is_absent_stays_absent() -> None:
+    elements: dict[int, list[int]] = {1: [4, 2, 4], 6: [1, 0, 1], 8: [0, 1, 0]}
+    buckets = Buckets.of([5, 3, 5], [20, 6, 20], 2, [10, 3, 10], elements)
+    assert [z for z, _ in buckets.size.elements] == [1, 6, 8]
+    size = Size(2, 10, 40, 20, ((1, 8), (6, 2)))
+    rung = buckets.for_size(size)
+    assert rung.holds(size)
+    assert [z for z, _ in rung.elements] == [1, 6]
+    assert rung.n_atoms == sum(n for _, n in rung.elements)
+    assert buckets.for_size(Size(2, 2, 0, 0, ((1, 2),))).n_triplets == 0
 
 
 def test_a_size_that_does_not_hold_the_batch_is_refused() -> None:

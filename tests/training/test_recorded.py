@@ -14,11 +14,13 @@ from torch import Tensor, nn
 
 import hessgnn
 from hessgnn.data.batch import Batch
+from hessgnn.data.neighbors import pairs_of_edges
 from hessgnn.data.padding import Buckets, Size
 from hessgnn.errors import ConfigError, DataError, TrainingError
 from hessgnn.potentials.base import Potential
 from hessgnn.training import recorded as module
 from hessgnn.training.build import build
+from hessgnn.training.compiled import Programs
 from hessgnn.training.config import LossConfig, RunConfig
 from hessgnn.training.loss import Loss, LossValue, Weights
 from hessgnn.training.part import Part
@@ -41,11 +43,20 @@ def make_potential(name: str, **settings: Any) -> Potential:
     return hessgnn.create(name, **SMALL[name], **settings).double()
 
 
-def make_batch(cutoff: float = 5.0) -> Batch:
+BUCKETS = Buckets(Size(4, 20, 120, 60, ((1, 12), (6, 4), (7, 3), (8, 3))))
+
+
+def make_batch(cutoff: float = 5.0, triplet_cutoff: float | None = None) -> Batch:
     """Every pattern of missing labels."""
     missing: list[dict[str, None]] = [{}, {"hessian": None}, {"forces": None}, {"energy": None}, {}]
     structures = [spring_structure(name, "train", **one) for name, one in zip(NAMES, missing, strict=True)]
-    return Batch.from_structures(structures, cutoff, index=range(len(NAMES)))
+    batch = Batch.from_structures(structures, cutoff, index=range(len(NAMES)))
+    return batch if triplet_cutoff is None else with_triplets(batch, triplet_cutoff)
+
+
+def with_triplets(batch: Batch, cutoff: float) -> Batch:
+    near = (batch.edge_vectors().norm(dim=-1) < cutoff).nonzero().squeeze(-1)
+    return batch.replace(triplets=near[pairs_of_edges(batch.edge_index[0][near], len(batch.numbers))])
 
 
 def parts_of(batch: Batch, number: int = 1, **settings: Any) -> tuple[Loss, list[Part]]:
@@ -120,6 +131,7 @@ def test_structures_of_weight_zero_change_nothing(name: str) -> None:
     [
         ("schnet", PROBES["two random"]),
         ("nequip", PROBES["one random"]),
+        ("ani", PROBES["two random"]),
         pytest.param("schnet", PROBES["rows of a share"], marks=pytest.mark.slow),
         pytest.param("nequip", PROBES["two random"], marks=pytest.mark.slow),
     ],
@@ -128,9 +140,9 @@ def test_the_traced_step_gives_the_eager_gradient(
     name: str, settings: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     potential = make_potential(name)
-    loss, parts = parts_of(make_batch(), **settings)
+    loss, parts = parts_of(make_batch(potential.cutoff, potential.triplet_cutoff), **settings)
     value, expected = gradient(potential, EagerStep(loss, potential), parts)
-    step = RecordedStep(loss, potential, Buckets(Size(4, 20, 120)), "traced")
+    step = RecordedStep(loss, potential, BUCKETS, "traced")
     with caplog.at_level(logging.INFO, "hessgnn.training.recorded"):
         for _ in range(4):  # proven, then trusted
             again, found = gradient(potential, step, parts)
@@ -138,6 +150,19 @@ def test_the_traced_step_gives_the_eager_gradient(
             assert again.terms == pytest.approx(value.terms, rel=1e-12)
             assert_same(expected, found, 1e-11)
     assert caplog.text.count("traced in") == len(parts)  # one record for each shape
+
+
+@pytest.mark.parametrize("names", [("H2O",), ("CO2", "CH4")])
+def test_elements_that_are_absent_have_no_gradient(names: tuple[str, ...]) -> None:
+    potential = make_potential("ani")
+    structures = [spring_structure(name, "train") for name in names]
+    batch = Batch.from_structures(structures, potential.cutoff, index=range(len(names)))
+    loss, parts = parts_of(with_triplets(batch, 3.5))
+    value, expected = gradient(potential, EagerStep(loss, potential), parts)
+    assert None in expected.values()
+    again, found = gradient(potential, RecordedStep(loss, potential, BUCKETS, "traced"), parts)
+    assert float(again.total) == pytest.approx(float(value.total), rel=1e-12)
+    assert_same(expected, found, 1e-11)
 
 
 def test_a_record_sees_new_weights_and_new_batches() -> None:
@@ -213,7 +238,9 @@ def test_capturing_is_refused_without_cuda(make_config: MakeConfig, tmp_path: Pa
 def test_a_recorded_run_in_parts_equals_the_eager_run(
     make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(module._RECORDERS, "compiled", module._RECORDERS["traced"])  # all but the minutes of compiling
+    monkeypatch.setenv("HESSGNN_CACHE", str(tmp_path / "cache"))
+    # All but the minutes of compiling.
+    monkeypatch.setattr(Programs, "compile", lambda self, identity, graph, inputs: lambda inputs: graph(*inputs))
     training = {"dtype": "float64", "batch_size": 5}
     plain = train(make_config(training=training), tmp_path / "eager")
     other = train(make_config(training={**training, "step": "compiled", "parts": 2}), tmp_path / "recorded")

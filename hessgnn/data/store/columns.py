@@ -27,7 +27,7 @@ from hessgnn.runtime.files import atomic_path
 IN_MEMORY = 64 * 1024**2
 """Bytes up to which a compressed array is kept in memory."""
 SCRATCH = "HESSGNN_CACHE"
-"""Environment variable that names the folder for scratch files; ``~/.cache/hessgnn`` by default."""
+"""Environment variable that names the folder for scratch files; ``hessgnn`` in the user's cache folder by default."""
 KEPT_DAYS = 30
 """Scratch files that have not been used for so long are removed when others are made."""
 
@@ -162,7 +162,8 @@ class Columns:
 
 def scratch(kind: str) -> Path:
     """Folder of a kind of scratch files, see :data:`SCRATCH`; it need not exist."""
-    return Path(os.environ.get(SCRATCH) or Path.home() / ".cache" / "hessgnn") / kind
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get(SCRATCH) or caches / "hessgnn") / kind
 
 
 def _read_ahead(mapped: mmap.mmap, size: int) -> None:

@@ -84,6 +84,7 @@ class ANI(ClosedFormPotential):
         self.act: str = config.activation
         self.hidden = config.hidden
         self.triplet_cutoff = config.angular_cutoff
+        self.sorts_elements = True
         symbols = [chemical_symbols[z] for z in config.elements]
         self.networks = ANINetworks.build(
             symbols, self.aev.out_dim, {}, default_dims=config.hidden, activation=act, bias=config.bias
@@ -118,12 +119,6 @@ class ANI(ClosedFormPotential):
         return int(
             (4 * n_triples * self.aev.angular.num_feats + features * len(batch.numbers)) * batch.positions.itemsize
         )
-
-    def count_elements(self, batch: Batch, species: Tensor) -> list[int]:
-        """Atoms of each element, in the order of ``elements``; known without a look at a padded batch."""
-        if batch.element_counts is not None:
-            return [batch.element_counts.get(z, 0) for z in self.elements]
-        return torch.bincount(species, minlength=len(self.elements)).tolist()
 
     def edge_hessians(self, batch: Batch, atoms: Tensor) -> EdgeHessians:
         """Second derivatives of the energies of some atoms ``(n_centres,)``, which come back in another order.
@@ -195,6 +190,12 @@ class ANI(ClosedFormPotential):
         own = species.unsqueeze(1) * radial + features[:radial]
         shared = len(species) * radial + self.aev.triu_index.unsqueeze(2) * angular + features[:angular]
         return torch.cat([own, shared.flatten(1)], dim=1)
+
+    def count_elements(self, batch: Batch, species: Tensor) -> list[int]:
+        """Atoms of each element, in the order of ``elements``; known without a look at a padded batch."""
+        if batch.element_counts is not None:
+            return [batch.element_counts.get(z, 0) for z in self.elements]
+        return torch.bincount(species, minlength=len(self.elements)).tolist()
 
     def layers(self) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
         """Weights and biases of each layer, then of each element."""
