@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from ase.data import atomic_numbers
 from hessgnn_bench.workload import REAL
 from rich.console import Console
 
@@ -44,7 +45,8 @@ class Match:
     def settings(self, size: Size) -> dict[str, Any]:
         """All settings of our potential but its elements."""
         given = self.real if size == "real" else self.small
-        config = hessgnn.create(self.architecture, elements=ELEMENTS, **given).config.model_dump(mode="json")
+        numbers = [atomic_numbers[symbol] for symbol in ELEMENTS]
+        config = hessgnn.create(self.architecture, elements=numbers, **given).config.model_dump(mode="json")
         return {name: value for name, value in config.items() if name != "elements"}
 
 

@@ -337,7 +337,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "machine": {"platform": platform.platform(), "threads": options.threads, "clock": options.clock},
         "size": options.size,
         "sizes": {match: MATCHES[match].settings(options.size) for match in MATCHES},
-        "left_out": left_out,
+        "left_out": dict.fromkeys(left_out, "no environment"),
         "results": {},
     }
     if options.resume and known:
