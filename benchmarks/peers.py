@@ -376,7 +376,7 @@ def announce(console: Console, known: Mapping[str, Any], plan: Plan, works: Sequ
         words = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in each.items())
         console.print(f"{match}, {batch}: {words}", soft_wrap=True, markup=False)
     console.print(
-        f"expected: {total / 60:.0f} minutes (peers never measured in this file count {START:.0f} s to start)"
+        f"expected: {total / 60:.0f} minutes, counting {START:.0f} s to start and the whole budget for new models"
     )
 
 
