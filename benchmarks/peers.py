@@ -7,8 +7,11 @@ set PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu to spare the CUDA p
     python benchmarks/peers.py --install ~/peers
     python benchmarks/peers.py --envs ~/peers -o peers.json
 
-A peer without environment is left out, with the line that makes it. The drivers in ``benchmarks/peers/`` say what each
-peer runs: its own neighbour list (found once), its own model and forces, and the plainest form of the loss.
+``--dry-run`` prints how long that will take, from the times in FILE of an earlier run. ``--only`` and ``--matches``
+select; ``--resume`` keeps what the output file holds already. A peer without environment is left out, with the line
+that makes it. The drivers in ``benchmarks/peers/`` say what each peer runs: its own neighbour list (found once), its
+own model and forces, and the plainest form of the loss. Ours runs eagerly and compiled, so that compiled peers meet
+compiled steps. On a busy machine use ``--threads 1 --clock processor``.
 """
 
 from __future__ import annotations
@@ -18,20 +21,20 @@ import json
 import math
 import os
 import platform
-import shlex
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import torch
 from ase.data import atomic_numbers
 from hessgnn_bench.timing import Times
+from peer_candidates import CANDIDATES, ELEMENTS, HERE, MATCHES, Candidate, available, install, ours
 from rich.console import Console
 from rich.table import Table
 
@@ -42,111 +45,36 @@ from hessgnn.runtime.files import write_text
 from hessgnn.training.build import composition_energy, fit_reference_energies
 from hessgnn.training.config import LossConfig
 
-HERE = Path(__file__).resolve().parent / "peers"
-ELEMENTS = ["H", "C", "N", "O"]
 SIZE = 32
 """Molecules in a batch."""
-LARGE = 12
-"""Atoms from which on a molecule of rtp-mini, whose largest have 14, counts as large."""
-SIZES: dict[str, dict[str, Any]] = {
-    "ani": {
-        "cutoff": 5.2,
-        "angular_cutoff": 3.5,
-        "radial_eta": 16.0,
-        "radial_shifts": 16,
-        "angular_eta": 8.0,
-        "angular_zeta": 32.0,
-        "angular_shifts": 4,
-        "angular_sections": 8,
-        "hidden": [128, 112, 96],
-        "cutoff_function": "smooth",
-        "activation": "gelu",
-    },
-    "schnet": {"cutoff": 5.0, "width": 128, "n_interactions": 3, "n_basis": 20},
-    "nequip": {
-        "cutoff": 5.0,
-        "channels": 32,
-        "l_max": 2,
-        "parity": True,
-        "n_layers": 3,
-        "n_basis": 8,
-        "radial_width": 64,
-        "average_neighbors": 10.0,
-    },
-}
-"""Settings of our potentials; the drivers translate them."""
-FEW = 3
-"""Repeats of full Hessians."""
-WARMUP = {"E-F": 3, "E-F-H": 3, "Hessians": 1}
-ANSWERS = ("seconds", "cpu_seconds", "loss")
+LARGE = 13
+"""Atoms from which on a molecule of rtp-mini, whose largest have 17, counts as large."""
+FEWEST = 3
+"""Repeats of what takes longest."""
+WARMUP = {"E-F": 3, "E-F-H": 2, "E-F-H, 2 rows": 2, "Hessians": 1}
+CLOCKS = {"wall": "seconds", "processor": "cpu_seconds"}
+ANSWERS = (*CLOCKS.values(), "loss")
 """What a worker reports of each step. With one thread, processor time tells what a busy machine would hide."""
 LEARNING_RATE = 1e-4
 """Small enough that the loss falls in every step."""
 TOLERANCE = 0.02
-"""Relative error of float32 forces against a difference of energies that still counts as agreement."""
+"""Relative error of float32 forces and Hessian rows against differences that still counts as agreement."""
+START = 60.0
+"""Seconds until a peer never measured before is ready, for the estimate."""
 ALIKE = 0.2
 """Relative difference in parameters up to which two models are of one size."""
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A model to be measured.
+class Effort:
+    """How often steps are repeated: ``most`` times, less often where that would take longer than ``budget`` seconds."""
 
-    Attributes
-    ----------
-    name, architecture
-        Its name in the tables, and ours of the same kind.
-    driver
-        Its file, in ``benchmarks/peers/`` unless a whole path is given.
-    environment
-        Folder of its virtual environment; ``None`` where our own serves.
-    pip
-        Arguments of each call of ``pip install`` that makes it.
-    settings
-        What its driver is told besides the common settings.
-    """
+    most: int
+    budget: float
 
-    name: str
-    architecture: str
-    driver: str
-    environment: str | None = None
-    pip: tuple[tuple[str, ...], ...] = ()
-    settings: Mapping[str, Any] = field(default_factory=dict)
-
-    def python(self, folder: Path | None) -> Path | None:
-        """Python of the environment, if it is there."""
-        if self.environment is None:
-            return Path(sys.executable)
-        path = None if folder is None else folder / self.environment / "bin" / "python"
-        return path if path is not None and path.exists() else None
-
-
-TORCH = f"torch=={torch.__version__.partition('+')[0]}"
-SCHNETPACK = (
-    # What it needs, as it asks for a sympy older than torch does.
-    (TORCH, "numpy", "ase", "h5py", "pyyaml", "hydra-core", "hydra-colorlog", "pytorch-lightning", "torchmetrics"),
-    ("rich", "fasteners", "dirsync", "torch-ema", "matscipy", "tensorboard", "tensorboardX", "tqdm"),
-    ("--no-deps", "schnetpack==2.1.1"),
-)
-GRAPH_PES = ((TORCH, "graph-pes==1.0.2"),)
-NEQUIP = ((TORCH, "nequip==0.19.1"),)
-ORIGINAL_ANI = {"activation": "celu", "cutoff_function": "cosine"}
-SMALL = {"type_embed_num_features": len(ELEMENTS)}
-COMPILED = {"compile_mode": "compile"}
-CANDIDATES = (
-    Candidate("torchani", "ani", "torchani_ani.py"),
-    Candidate("torchani, as ANI-1x", "ani", "torchani_ani.py", settings=ORIGINAL_ANI),
-    Candidate("schnetpack", "schnet", "schnetpack_schnet.py", "schnetpack", SCHNETPACK),
-    Candidate("graph-pes", "schnet", "graph_pes_schnet.py", "graph-pes", GRAPH_PES),
-    Candidate("nequip", "nequip", "nequip_nequip.py", "nequip", NEQUIP, SMALL),
-    Candidate("nequip, compiled", "nequip", "nequip_nequip.py", "nequip", NEQUIP, {**SMALL, **COMPILED}),
-    Candidate("nequip, default embedding", "nequip", "nequip_nequip.py", "nequip", NEQUIP),
-)
-
-
-def ours(architecture: str) -> Candidate:
-    """Our potential, as one more candidate."""
-    return Candidate("hessgnn", architecture, "hessgnn_potential.py")
+    def repeats(self, seconds: float) -> int:
+        """Repeats of a step that takes so long."""
+        return min(self.most, max(FEWEST, int(self.budget / max(seconds, 1e-6))))
 
 
 class Worker:
@@ -180,8 +108,9 @@ class Worker:
             text=True,
             env={**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
         )
-        settings = {"architecture": candidate.architecture, **request["settings"], **candidate.settings}
+        settings, start = {**request["settings"], **candidate.settings}, time.perf_counter()
         self.facts = self.ask({**request, "driver": str(HERE / candidate.driver), "settings": settings})
+        self.facts["start_seconds"] = time.perf_counter() - start
 
     def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Send a request and wait for the answer."""
@@ -260,8 +189,8 @@ def save(structures: Sequence[Structure], path: Path) -> None:
     )
 
 
-def measure(running: Sequence[Worker], repeats: int) -> dict[str, dict[str, Any]]:
-    """Let all take each step in turn; ours comes first.
+def measure(running: Sequence[Worker], effort: Effort) -> dict[str, dict[str, Any]]:
+    """Let all take each step in turn; ours comes first and takes part in every round.
 
     Returns
     -------
@@ -271,18 +200,28 @@ def measure(running: Sequence[Worker], repeats: int) -> dict[str, dict[str, Any]
     Raises
     ------
     UserError
-        When a model's forces are not the gradient of its energy, its edges are not ours, or its loss does not fall.
+        When forces or Hessian rows of a model are not derivatives of its energy, its edges are not ours, its loss does
+        not fall, or ours cannot do a piece of work.
     """
+    if refused := running[0].facts["refused"]:
+        raise UserError("; ".join(f"{work}: {reason}" for work, reason in refused.items()), where=running[0].name)
     for worker in running:
-        if worker.facts["forces_error"] > TOLERANCE:
-            raise UserError(f"forces and energies disagree by {worker.facts['forces_error']:.1e}", where=worker.name)
+        errors = {"forces and energies": worker.facts["forces_error"]}
+        errors |= {f"Hessian rows ({work}) and forces": error for work, error in worker.facts["rows_error"].items()}
+        for what, error in errors.items():
+            if not error <= TOLERANCE:
+                raise UserError(f"{what} disagree by {error:.1e}", where=worker.name)
         if worker.facts["edges"] not in (None, running[0].facts["edges"]):
             raise UserError(f"{worker.facts['edges']} edges, ours are {running[0].facts['edges']}", where=worker.name)
     result: dict[str, dict[str, Any]] = {w.name: {**w.facts, **{key: {} for key in ANSWERS}} for w in running}
     for work in running[0].facts["works"]:
         able = [worker for worker in running if work in worker.facts["works"]]
-        for _ in range(FEW if work == "Hessians" else repeats):
+        repeats = {worker.name: effort.repeats(worker.facts["expected_seconds"][work]) for worker in able}
+        repeats[running[0].name] = max(repeats.values())
+        for turn in range(max(repeats.values())):
             for worker in able:
+                if turn >= repeats[worker.name]:
+                    continue
                 reply = worker.ask({"work": work})
                 for key in ANSWERS:
                     result[worker.name][key].setdefault(work, []).append(reply[key])
@@ -293,72 +232,64 @@ def measure(running: Sequence[Worker], repeats: int) -> dict[str, dict[str, Any]
     return result
 
 
-def compare(result: dict[str, dict[str, Any]]) -> None:
-    """Add the quartiles of our time over each peer's to its entry."""
-    mine = {work: Times(tuple(seconds)) for work, seconds in result["hessgnn"]["seconds"].items()}
-    for name, entry in result.items():
-        if name != "hessgnn":
-            entry["ours_over_it"] = {
-                work: mine[work].quartiles_over(Times(tuple(seconds))) for work, seconds in entry["seconds"].items()
+def compare(result: dict[str, dict[str, Any]], clock: str = "wall") -> None:
+    """Add the quartiles of our time over each peer's to its entry: of the eager and of the compiled step, in turn."""
+    key = CLOCKS[clock]
+    for label, own in (("ours_over_it", "hessgnn"), ("compiled_over_it", "hessgnn, compiled")):
+        for name, entry in result.items():
+            if own not in result or name.partition(",")[0] == "hessgnn":
+                continue
+            entry[label] = {
+                work: _paired(result[own][key][work], seconds)
+                for work, seconds in entry[key].items()
+                if work in result[own][key]
             }
 
 
-def show(console: Console, title: str, result: dict[str, dict[str, Any]]) -> None:
+def _paired(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float, float]:
+    """Of the rounds that both took part in: the first ones."""
+    number = min(len(ours), len(theirs))
+    return Times(tuple(ours[:number])).quartiles_over(Times(tuple(theirs[:number])))
+
+
+def expected(
+    record: Mapping[str, Any], match: str, batch: str, name: str, works: Sequence[str], effort: Effort
+) -> float:
+    """Seconds that a candidate will take, from an earlier run, or else by its budget."""
+    models = record.get("results", {}).get(match, {}).get(batch, {}).get("models", {})
+    known = models.get(name)
+    if known is None:
+        return START + effort.budget * len(works)
+    total = known.get("start_seconds", START)
+    for work in works:
+        if seconds := known["seconds"].get(work):
+            each = Times(tuple(seconds)).median
+            total += each * effort.repeats(each)
+    return float(total)
+
+
+def show(console: Console, title: str, result: dict[str, dict[str, Any]], clock: str) -> None:
     """Print one table."""
     works = result["hessgnn"]["works"]
     table = Table("model", "version", "parameters", *(f"{work} / ms" for work in works), title=title)
     for name, entry in result.items():
         cells = []
         for work in works:
-            if work not in entry["seconds"]:
+            if work not in entry[CLOCKS[clock]]:
                 cells.append("-")
                 continue
-            cell = f"{1e3 * Times(tuple(entry['seconds'][work])).median:.1f}"
-            if "ours_over_it" in entry:
-                lower, median, upper = entry["ours_over_it"][work]
-                cell += f"  ours/its {median:.2f} ({lower:.2f}-{upper:.2f})"
+            cell = f"{1e3 * Times(tuple(entry[CLOCKS[clock]][work])).median:.1f}"
+            for label, short in (("ours_over_it", "ours/its"), ("compiled_over_it", "compiled/its")):
+                if work in entry.get(label, {}):
+                    lower, median, upper = entry[label][work]
+                    cell += f"\n{short} {median:.2f} ({lower:.2f}-{upper:.2f})"
             cells.append(cell)
         unlike = abs(entry["parameters"] / result["hessgnn"]["parameters"] - 1) > ALIKE
         table.add_row(name, entry["version"], f"{entry['parameters']:,}{' (!)' if unlike else ''}", *cells)
     console.print(table)
-
-
-def pip_lines(candidate: Candidate, folder: Path) -> list[list[str]]:
-    """The commands that make an environment."""
-    target = folder / str(candidate.environment)
-    install = [str(target / "bin" / "python"), "-m", "pip", "install"]
-    return [[sys.executable, "-m", "venv", str(target)], *([*install, *line] for line in candidate.pip)]
-
-
-def install(candidates: Sequence[Candidate], folder: Path, console: Console) -> None:
-    """Make the environments that are not there."""
-    for candidate in candidates:
-        if candidate.python(folder) is not None:
-            continue
-        for command in pip_lines(candidate, folder):
-            console.print(shlex.join(command), soft_wrap=True)
-            if subprocess.run(command).returncode:
-                raise UserError(
-                    "its environment could not be made",
-                    where=candidate.name,
-                    hint=f"see above, remove {folder / str(candidate.environment)} and try again",
-                )
-
-
-def available(
-    candidates: Sequence[Candidate], folder: Path | None, given: Mapping[str, Path]
-) -> tuple[list[tuple[Candidate, Path]], dict[str, str]]:
-    """Candidates whose Python is there; and for the others one line that says how to get it."""
-    found, missing = [], {}
-    for candidate in candidates:
-        python = given.get(str(candidate.environment)) or candidate.python(folder)
-        if python is not None and python.exists():
-            found.append((candidate, python))
-            continue
-        where = folder or Path("ENVIRONMENTS")
-        lines = " && ".join(shlex.join(command) for command in pip_lines(candidate, where))
-        missing[candidate.name] = f"no environment {python or where / str(candidate.environment)}. Hint: {lines}"
-    return found, missing
+    for name, entry in result.items():
+        for work, reason in entry["refused"].items():
+            console.print(f"{name} cannot do {work}: {reason}", soft_wrap=True, markup=False)
 
 
 def environment(text: str) -> tuple[str, Path]:
@@ -372,19 +303,26 @@ def environment(text: str) -> tuple[str, Path]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-o", "--output", type=Path, default=Path("peers.json"), help="JSON file")
+    parser.add_argument("-o", "--output", type=Path, default=Path("peers.json"), metavar="FILE", help="JSON file")
     parser.add_argument("--install", type=Path, metavar="DIR", help="make the environments there and end")
     parser.add_argument("--envs", type=Path, metavar="DIR", help="where --install made them")
     parser.add_argument("--env", type=environment, action="append", default=[], metavar="NAME=PYTHON")
-    parser.add_argument("--architectures", nargs="+", choices=SIZES, default=list(SIZES))
-    parser.add_argument("--batches", nargs="+", choices=("mini", "large"), default=["mini", "large"])
-    parser.add_argument("--works", nargs="+", choices=WARMUP, default=list(WARMUP))
-    parser.add_argument("--leave-out", nargs="+", default=[], metavar="PEER", choices=[c.name for c in CANDIDATES])
-    parser.add_argument("--repeats", type=int, default=21)
+    parser.add_argument("--size", choices=("small", "real"), default="real", help="of all models")
+    parser.add_argument("--matches", nargs="+", choices=MATCHES, default=list(MATCHES), help="what is compared")
+    parser.add_argument("--batches", nargs="+", choices=("mini", "large"), default=["large"])
+    parser.add_argument("--works", nargs="+", choices=WARMUP, default=["E-F", "E-F-H", "E-F-H, 2 rows"])
+    names = [c.name for c in CANDIDATES]
+    parser.add_argument("--only", nargs="+", metavar="PEER", choices=names, default=names)
+    parser.add_argument("--no-compiled", action="store_true", help="leave out our compiled step")
+    parser.add_argument("--resume", action="store_true", help="skip the comparisons that FILE holds already")
+    parser.add_argument("--dry-run", action="store_true", help="print how long it will take and end")
+    parser.add_argument("--repeats", type=int, default=11, help="most repeats of a step")
+    parser.add_argument("--budget", type=float, default=15.0, help="seconds for the repeats of a step of one peer")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="what the ratios are made of")
     options = parser.parse_args(arguments)
     console = Console(width=160)
-    chosen = [c for c in CANDIDATES if c.architecture in options.architectures and c.name not in options.leave_out]
+    chosen = [c for c in CANDIDATES if c.match in options.matches and c.name in options.only]
     if options.install:
         install(chosen, options.install.expanduser().resolve(), console)
         return
@@ -394,48 +332,89 @@ def main(arguments: Sequence[str] | None = None) -> None:
         console.print(f"{name}: {reason}", soft_wrap=True, markup=False)
     if not found:
         raise UserError("no peer can be measured", where=folder, hint="python benchmarks/peers.py --install DIR")
-    weights = LossConfig()
-    request = {
-        "threads": options.threads,
-        "warmup": {work: WARMUP[work] for work in options.works},
-        "settings": {
-            "elements": ELEMENTS,
-            "forces": weights.forces,
-            "hessian": weights.hessian,
-            "learning_rate": LEARNING_RATE,
-        },
-    }
+    known = json.loads(options.output.read_text()) if options.output.exists() else {}
     report: dict[str, Any] = {
-        "machine": {"platform": platform.platform(), "threads": options.threads},
-        "sizes": SIZES,
-        "left_out": left_out,
+        "machine": {"platform": platform.platform(), "threads": options.threads, "clock": options.clock},
+        "size": options.size,
+        "sizes": {match: MATCHES[match].settings(options.size) for match in MATCHES},
+        "left_out": dict.fromkeys(left_out, "no environment"),
         "results": {},
     }
+    if options.resume and known:
+        if any(known.get(key) != json.loads(json.dumps(report[key])) for key in ("machine", "size", "sizes")):
+            raise UserError("it was measured with other settings", where=options.output, hint="leave out --resume")
+        report["results"] = known["results"]
+    plan = []
+    for match in options.matches:
+        theirs = [one for one in found if one[0].match == match]
+        own = [c for c in ours(match) if not (options.no_compiled and c.settings["step"] == "compiled")]
+        for batch in options.batches if theirs else ():
+            if batch in report["results"].get(match, {}):
+                continue
+            plan.append((match, batch, [*((candidate, Path(sys.executable)) for candidate in own), *theirs]))
+    effort = Effort(options.repeats, options.budget)
+    if options.dry_run or known:
+        announce(console, known, plan, options.works, effort)
+    if options.dry_run:
+        return
     molecules = batches()
-    for architecture in options.architectures:
-        candidates = [
-            (ours(architecture), Path(sys.executable)),
-            *(c for c in found if c[0].architecture == architecture),
-        ]
-        if len(candidates) == 1:
-            continue
-        for batch in options.batches:
-            with tempfile.TemporaryDirectory() as scratch:
-                path = Path(scratch) / "molecules.npz"
-                save(molecules[batch], path)
-                asked = {**request, "molecules": str(path)}
-                asked["settings"] = {**request["settings"], "size": SIZES[architecture]}
-                failed: dict[str, str] = {}
-                with workers(candidates, asked, failed) as running:
-                    result = measure(running, options.repeats)
-            compare(result)
-            atoms = sum(len(s) for s in molecules[batch])
-            title = f"{architecture}, {SIZE} molecules ({atoms} atoms, {result['hessgnn']['edges']} edges)"
-            show(console, title, result)
-            for name, reason in failed.items():
-                console.print(f"{name} could not run. {reason}", soft_wrap=True, markup=False)
-            report["results"].setdefault(architecture, {})[batch] = {"atoms": atoms, "models": result, "failed": failed}
-            write_text(options.output, json.dumps(report, indent=1) + "\n")
+    for match, batch, candidates in plan:
+        entry = run(match, candidates, molecules[batch], options, effort, console)
+        report["results"].setdefault(match, {})[batch] = entry
+        write_text(options.output, json.dumps(report, indent=1) + "\n")
+
+
+Plan = list[tuple[str, str, list[tuple[Candidate, Path]]]]
+
+
+def announce(console: Console, known: Mapping[str, Any], plan: Plan, works: Sequence[str], effort: Effort) -> None:
+    """Print how long it will take."""
+    total = 0.0
+    for match, batch, candidates in plan:
+        each = {c.name: expected(known, match, batch, c.name, works, effort) for c, _ in candidates}
+        total += sum(each.values())
+        words = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in each.items())
+        console.print(f"{match}, {batch}: {words}", soft_wrap=True, markup=False)
+    console.print(
+        f"expected: {total / 60:.0f} minutes, counting {START:.0f} s to start and the whole budget for new models"
+    )
+
+
+def run(
+    match: str,
+    candidates: Sequence[tuple[Candidate, Path]],
+    molecules: Sequence[Structure],
+    options: argparse.Namespace,
+    effort: Effort,
+    console: Console,
+) -> dict[str, Any]:
+    """Measure one comparison on one batch."""
+    weights = LossConfig()
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "molecules.npz"
+        save(molecules, path)
+        request = {
+            "threads": options.threads,
+            "warmup": {work: WARMUP[work] for work in options.works},
+            "molecules": str(path),
+            "settings": {
+                "elements": ELEMENTS,
+                "forces": weights.forces,
+                "hessian": weights.hessian,
+                "learning_rate": LEARNING_RATE,
+                "size": MATCHES[match].settings(options.size),
+            },
+        }
+        failed: dict[str, str] = {}
+        with workers(candidates, request, failed) as running:
+            result = measure(running, effort)
+    compare(result, options.clock)
+    atoms = sum(len(s) for s in molecules)
+    title = f"{match}, {SIZE} molecules ({atoms} atoms, {result['hessgnn']['edges']} edges)"
+    show(console, title, result, options.clock)
+    for name, reason in failed.items():
+        console.print(f"{name} could not run. {reason}", soft_wrap=True, markup=False)
+    return {"atoms": atoms, "models": result, "failed": failed}
 
 
 if __name__ == "__main__":

@@ -49,21 +49,42 @@ def ratio(record: Mapping[str, Any], title: str, work: str) -> float:
 
 
 def peers(record: Mapping[str, Any]) -> str:
-    """Steps of other packages, from ``benchmarks/peers.py``."""
+    """Steps of other packages, from ``benchmarks/peers.py``: ours over each, eager and, where measured, compiled."""
+    models = [
+        (match, batch, name, model)
+        for match, batches in record["results"].items()
+        for batch in batches.values()
+        for name, model in batch["models"].items()
+        if not name.startswith("hessgnn")
+    ]
+    titles = {"E-F": "E-F step", "E-F-H": "E-F-H step, 1 row", "E-F-H, 2 rows": "2 rows"}
+    columns = [
+        (label, work, f"{titles[work]}{', compiled' * (label == 'compiled_over_it')}")
+        for label in ("ours_over_it", "compiled_over_it")
+        for work in titles
+        if any(work in model.get(label, {}) for *_, model in models)
+    ]
     rows = []
-    for architecture, batches in record["results"].items():
+    for match, batch, name, model in models:
+        own = batch["models"]["hessgnn"]
+        cells = [f"{match}: {name} {model['version']}", str(batch["atoms"]), f"{own['parameters']:,}"]
+        cells.append(f"{model['parameters']:,}")
+        for label, work, _ in columns:
+            known = model.get(label, {}).get(work)
+            cells.append("" if known is None else "{1:.2f} ({0:.2f}-{2:.2f})".format(*known))
+        rows.append(cells)
+    return table(["package", "atoms", "our parameters", "its", *(title for *_, title in columns)], rows)
+
+
+def peers_left_out(record: Mapping[str, Any]) -> list[str]:
+    """What could not be measured, with the reason: one sentence each."""
+    found = [f"{name}: {reason}." for name, reason in record["left_out"].items()]
+    for match, batches in record["results"].items():
         for batch in batches.values():
-            own = batch["models"]["hessgnn"]
+            found += [f"{match}: {reason}." for reason in batch["failed"].values()]
             for name, model in batch["models"].items():
-                if name == "hessgnn":
-                    continue
-                cells = [f"{architecture}: {name} {model['version']}", str(batch["atoms"]), f"{own['parameters']:,}"]
-                cells.append(f"{model['parameters']:,}")
-                for work in ("E-F", "E-F-H"):
-                    known = model["ours_over_it"].get(work)
-                    cells.append("" if known is None else "{1:.2f} ({0:.2f}-{2:.2f})".format(*known))
-                rows.append(cells)
-    return table(["package", "atoms", "our parameters", "its", "E-F step", "E-F-H step, 1 row"], rows)
+                found += [f"{match}: {name}, {work}: {why}." for work, why in model.get("refused", {}).items()]
+    return list(dict.fromkeys(found))
 
 
 def time_to_error(record: Mapping[str, Any]) -> str:

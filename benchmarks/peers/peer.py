@@ -6,8 +6,9 @@ Imported by ``worker.py`` and the drivers in every environment, so it needs torc
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -142,23 +143,47 @@ class Peer(ABC):
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=self.settings["learning_rate"])
 
     @property
+    def n_parameters(self) -> int:
+        """Numbers that are trained."""
+        return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+
+    @property
     def works(self) -> dict[str, Callable[[], object]]:
-        """Name of each piece of work -> what is timed."""
-        return {"E-F": self.step, "E-F-H": self.hessian_step, "Hessians": self.hessians}
+        """Name of each piece of work -> what is timed. E-F-H alone means one Hessian row of each molecule."""
+        return {
+            "E-F": self.step,
+            "E-F-H": partial(self.hessian_step, 1),
+            "E-F-H, 2 rows": partial(self.hessian_step, 2),
+            "Hessians": self.hessians,
+        }
 
     def step(self) -> float:
         """One E-F training step; returns the loss."""
         return self._optimize(self._loss(*self.energy_and_forces(self._leaf())))
 
-    def hessian_step(self) -> float:
-        """One E-F-H training step on a random Hessian row of each molecule; returns the loss."""
-        positions = self._leaf()
+    def hessian_step(self, number: int) -> float:
+        """One E-F-H training step on ``number`` random Hessian rows of each molecule; returns the loss."""
+        indices = [self._draw() for _ in range(number)]
+        energy, forces, rows = self.rows(self._leaf(), indices)
+        errors = [
+            self.labels.mean_square(row - self.labels.rows(index)) for row, index in zip(rows, indices, strict=True)
+        ]
+        loss = self._loss(energy, forces) + self.settings["hessian"] * torch.stack(errors).mean()
+        return self._optimize(loss)
+
+    def rows(self, positions: Tensor, indices: Sequence[Tensor]) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
+        """Energies, forces and Hessian rows with their graph.
+
+        Row ``indices[k][m]`` of molecule m lies in rows k, ``(n_atoms, 3)``: one backward pass serves all molecules.
+        """
         energy, forces = self.energy_and_forces(positions)
-        index = (torch.rand(len(self.labels.sizes), generator=self.generator) * 3 * self.labels.sizes).long()
-        chosen = index[self.labels.molecule].unsqueeze(-1) == 3 * self.labels.slot.unsqueeze(-1) + torch.arange(3)
-        (rows,) = torch.autograd.grad(forces, positions, -chosen.float(), create_graph=True)
-        loss = self._loss(energy, forces)
-        return self._optimize(loss + self.settings["hessian"] * self.labels.mean_square(rows - self.labels.rows(index)))
+        rows = [torch.autograd.grad(forces, positions, -self.one_hot(index), create_graph=True)[0] for index in indices]
+        return energy, forces, rows
+
+    def one_hot(self, index: Tensor) -> Tensor:
+        """1 at component ``index[m]`` of molecule m, else 0, ``(n_atoms, 3)``."""
+        component = 3 * self.labels.slot.unsqueeze(-1) + torch.arange(3)
+        return (index[self.labels.molecule].unsqueeze(-1) == component).float()
 
     def hessians(self) -> Tensor:
         """Full Hessians, padded: one backward pass serves one row of every molecule, the best one can do by hand."""
@@ -184,6 +209,24 @@ class Peer(ABC):
             for sign in (1, -1)
         )
         return float(abs((lower - upper) / (2 * 0.05) - norm) / norm)
+
+    def rows_error(self, number: int) -> float:
+        """Relative error of Hessian rows against central differences of the forces, one component of each molecule."""
+        indices, length = [self._draw() for _ in range(number)], 0.005  # Å
+        _, _, rows = self.rows(self._leaf(), indices)
+        error, size = 0.0, 0.0
+        for row, index in zip(rows, indices, strict=True):
+            upper, lower = (
+                self.energy_and_forces((self.positions + shift * self.one_hot(index)).requires_grad_(True))[1].detach()
+                for shift in (length, -length)
+            )
+            difference = (lower.double() - upper.double()) / (2 * length)
+            error += float((row.detach() - difference).square().sum())
+            size += float(difference.square().sum())
+        return float((error / size) ** 0.5)
+
+    def _draw(self) -> Tensor:
+        return (torch.rand(len(self.labels.sizes), generator=self.generator) * 3 * self.labels.sizes).long()
 
     def _leaf(self) -> Tensor:
         return self.positions.clone().requires_grad_(True)

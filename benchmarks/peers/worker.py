@@ -13,14 +13,20 @@ import json
 import os
 import sys
 import time
+import traceback
 from typing import Any
 
 import torch
 from peer import Molecules, Peer
 
+ENOUGH = 60.0
+"""Seconds of warming up after which each piece of work runs twice at most: the second run tells how long it takes."""
+ROWS = {"E-F-H": 1, "E-F-H, 2 rows": 2}
+"""Hessian rows of each molecule, in the works whose rows are checked."""
+
 
 def start(request: dict[str, Any]) -> tuple[Peer, dict[str, Any]]:
-    """Build the peer, check it, warm it up, and describe it."""
+    """Build the peer, check it, warm it up, and describe it, with the reason for what it cannot do."""
     torch.set_num_threads(request["threads"])
     torch.manual_seed(0)
     spec = importlib.util.spec_from_file_location("driver", request["driver"])
@@ -33,18 +39,35 @@ def start(request: dict[str, Any]) -> tuple[Peer, dict[str, Any]]:
     error = peer.forces_error()
     begin = time.perf_counter()
     first_loss = peer.step()
-    works = {name: runs for name, runs in request["warmup"].items() if name in peer.works}
-    for name, runs in works.items():
-        for _ in range(runs):
-            peer.works[name]()
+    seconds, refused, rows_error = {}, {}, {}
+    for name, runs in request["warmup"].items():
+        if name not in peer.works:
+            continue
+        try:
+            for run in range(runs):
+                start = time.perf_counter()
+                peer.works[name]()
+                seconds[name] = time.perf_counter() - start
+                if run and time.perf_counter() - begin > ENOUGH:  # the first run may have compiled
+                    break
+            if name in ROWS:
+                rows_error[name] = peer.rows_error(ROWS[name])
+        except Exception as failure:  # whatever a peer cannot do is a result, not a reason to leave it out
+            traceback.print_exc()
+            seconds.pop(name, None)
+            lines = str(failure).strip().splitlines() or [""]
+            refused[name] = f"{type(failure).__name__}: {lines[0]}"
     return peer, {
         "version": peer.version,
         "torch": torch.__version__,
-        "parameters": sum(p.numel() for p in peer.model.parameters() if p.requires_grad),
+        "parameters": peer.n_parameters,
         "edges": peer.n_edges,
         "forces_error": error,
         "first_loss": first_loss,
-        "works": list(works),
+        "rows_error": rows_error,
+        "works": list(seconds),
+        "expected_seconds": seconds,
+        "refused": refused,
         "warmup_seconds": time.perf_counter() - begin,
     }
 
