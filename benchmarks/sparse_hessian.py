@@ -28,7 +28,7 @@ from scipy.sparse import csr_array
 import hessgnn
 from hessgnn.curvature.coloring import _greedy, _overlap, smallest_last
 from hessgnn.curvature.hessian import sparse_hessians
-from hessgnn.curvature.model import has_closed_form
+from hessgnn.curvature.model import has_edge_hessians
 from hessgnn.curvature.probes import all_rows
 from hessgnn.curvature.products import Chunks
 from hessgnn.curvature.sparse import WORTHWHILE, Columns, Environments, interacting_atoms
@@ -109,7 +109,7 @@ def star(pattern: csr_array) -> int:
 def seconds_row_by_row(potential: hessgnn.Potential, batch: hessgnn.Batch, sample: int) -> float:
     """Estimate from a few products, without the force pass."""
     rows, times = all_rows(batch).vectors, [time.perf_counter()]
-    if has_closed_form(potential):
+    if has_edge_hessians(potential):
         chunks = (potential.hvp(batch, rows[:sample]) for _ in range(3))
     else:
         chunks = (part for _, part in Chunks(size=sample).products(potential, batch, 3 * sample, lambda k: rows[k]))
@@ -127,7 +127,7 @@ def measure(name: str, kind: str, atoms: Atoms, options: argparse.Namespace) -> 
     assert hops is not None
     pattern = interacting_atoms(batch, 2 * hops)
     compressed = Environments(batch).n_products if hops == 1 else 3 * Columns(batch, hops).coloring.number
-    way = FORMULAS if has_closed_form(potential) else EDGES if hops == 1 else COLORS
+    way = FORMULAS if has_edge_hessians(potential) else EDGES if hops == 1 else COLORS
     products = compressed if compressed <= WORTHWHILE * 3 * n else 3 * n
     row = {
         "potential": name,

@@ -10,7 +10,7 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from hessgnn.curvature.model import ClosedFormModel, EnergyModel, has_closed_form
+from hessgnn.curvature.model import EdgeHessianModel, EnergyModel, has_edge_hessians
 from hessgnn.curvature.probes import all_rows
 from hessgnn.curvature.products import MEMORY, Backend, Chunks
 from hessgnn.curvature.sparse import compressed_hessian
@@ -34,7 +34,7 @@ def padded_hessians(
     Tensor
         ``(n_structures, D, D)`` with ``D = 3 max(N)``, eV/Å², not symmetrised; zeros behind each ``3N``.
     """
-    if has_closed_form(potential):
+    if has_edge_hessians(potential):
         return local_hessians(potential, batch, memory)
     chunks = Chunks(chunk, memory, backend)
     compressed = compressed_hessian(potential, batch, chunks)
@@ -88,7 +88,7 @@ def sparse_hessians(
     """
     chunks = Chunks(chunk, memory, backend)
     whole: csr_array | None
-    if has_closed_form(potential):
+    if has_edge_hessians(potential):
         whole = sparse_local_hessian(potential, batch, memory)
     else:
         whole = compressed_hessian(potential, batch, chunks)
@@ -119,7 +119,7 @@ class Blocks:
 
 
 @torch.no_grad()
-def hessian_blocks(potential: ClosedFormModel, batch: Batch, memory: int) -> Iterator[Blocks]:
+def hessian_blocks(potential: EdgeHessianModel, batch: Batch, memory: int) -> Iterator[Blocks]:
     """Contributions of some atoms after others, for potentials that write down the Hessians of their atoms' energies.
 
     The energy of an atom depends on the vectors ``R_j - R_i`` to its neighbours alone. Its second derivatives ``B_jk``
@@ -144,7 +144,7 @@ def hessian_blocks(potential: ClosedFormModel, batch: Batch, memory: int) -> Ite
         )
 
 
-def local_hessians(potential: ClosedFormModel, batch: Batch, memory: int) -> Tensor:
+def local_hessians(potential: EdgeHessianModel, batch: Batch, memory: int) -> Tensor:
     """Sum the blocks: ``(n_structures, D, D)`` with ``D = 3 max(N)``, eV/Å²; zeros behind each ``3N``."""
     n = batch.max_atoms
     flat = batch.positions.new_zeros(batch.n_structures * n * n, 9)
@@ -154,7 +154,7 @@ def local_hessians(potential: ClosedFormModel, batch: Batch, memory: int) -> Ten
     return flat.view(-1, n, n, 3, 3).permute(0, 1, 3, 2, 4).reshape(-1, 3 * n, 3 * n)
 
 
-def sparse_local_hessian(potential: ClosedFormModel, batch: Batch, memory: int) -> csr_array:
+def sparse_local_hessian(potential: EdgeHessianModel, batch: Batch, memory: int) -> csr_array:
     """Sum the blocks to the Hessian of the batch: ``(3 n_atoms, 3 n_atoms)``, eV/Å², block diagonal."""
     size = 3 * len(batch.numbers)
     xyz = torch.arange(3, device=batch.numbers.device)

@@ -104,6 +104,10 @@ class ClosedFormModel(EnergyModel, Protocol):
     def derivatives(self, batch: Batch, vectors: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Energy ``(n_structures,)``, gradient ``(n_atoms, 3)`` and products ``(K, n_atoms, 3)``."""
 
+
+class EdgeHessianModel(EnergyModel, Protocol):
+    """A model without message passing that writes down the Hessian of each atom's energy."""
+
     def edge_hessians(self, batch: Batch, atoms: Tensor) -> EdgeHessians:
         """Second derivatives of the energies of some atoms ``(n_centres,)``; called without a graph."""
 
@@ -114,3 +118,8 @@ class ClosedFormModel(EnergyModel, Protocol):
 def has_closed_form(model: EnergyModel) -> TypeGuard[ClosedFormModel]:
     """Whether a model's own formulas are used."""
     return bool(getattr(model, "closed_form", False))
+
+
+def has_edge_hessians(model: EnergyModel) -> TypeGuard[EdgeHessianModel]:
+    """Whether a model's own formulas are used, and give the Hessian of each atom's energy."""
+    return has_closed_form(model) and hasattr(model, "edge_hessians")

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hessgnn.curvature.model import EdgeHessians
 from hessgnn.data.batch import Batch
 from hessgnn.potentials.base import Potential
 
@@ -51,15 +50,11 @@ class ClosedFormPotential(Potential):
 
     @abstractmethod
     def evaluate(self, batch: Batch, vectors: Tensor) -> Evaluation:
-        """Compute all for vectors ``(K, n_atoms, 3)``, K may be 0; called without a graph."""
+        """Compute all for vectors ``(K, n_atoms, 3)``, K may be 0.
 
-    @abstractmethod
-    def edge_hessians(self, batch: Batch, atoms: Tensor) -> EdgeHessians:
-        """Second derivatives of the energies of some atoms ``(n_centres,)``; called without a graph."""
-
-    @abstractmethod
-    def edge_hessian_bytes(self, batch: Batch) -> int:
-        """Memory that :meth:`edge_hessians` takes for one atom, roughly."""
+        If gradients are enabled, :meth:`Evaluation.backward` may follow. What is returned needs no graph, only
+        parameters may have one.
+        """
 
     def derivatives(self, batch: Batch, vectors: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Energies, gradient and products, with their graph in the parameters if gradients are enabled.
@@ -75,8 +70,7 @@ class ClosedFormPotential(Potential):
         """
         if vectors is None:
             vectors = batch.positions.new_zeros(0, *batch.positions.shape)
-        with torch.no_grad():
-            evaluation = self.evaluate(batch, vectors)
+        evaluation = self.evaluate(batch, vectors)
         learned, gradient, products = _Node.apply(evaluation, *evaluation.parameters)
         energy = self.energy_of(batch, learned)
         scale = self.scale.to(gradient)

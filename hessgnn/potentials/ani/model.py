@@ -105,6 +105,7 @@ class ANI(ClosedFormPotential):
         # torchani sees the whole batch as one molecule
         return self.networks(species.unsqueeze(0), aev.unsqueeze(0), atomic=True).squeeze(0)
 
+    @torch.no_grad()
     def evaluate(self, batch: Batch, vectors: Tensor) -> ANIEvaluation:
         """Energies, gradient and products by the formulas."""
         return ANIEvaluation(self, batch, vectors)

@@ -45,10 +45,8 @@ def radial_functions(
     if order is None or order > HIGHEST_ORDER or not distances.requires_grad:
         x, e = basis(distances), envelope(distances).unsqueeze(-1)
         return lambda network: network(x) * e
-    known = distances.detach()
-    jets = basis.derivatives(known, order)
-    envelopes = envelope.derivatives(known, order).unsqueeze(-1)
-    return lambda network: known_function(distances, _Product.apply(_forward(network, jets), envelopes))
+    derivatives = radial_jets(distances, basis, envelope, order)
+    return lambda network: known_function(distances, derivatives(network))
 
 
 def radial_derivatives(
@@ -69,6 +67,22 @@ def radial_derivatives(
     known = distances.detach()
     jets = _leibniz(basis.derivatives(known, order), envelope.derivatives(known, order).unsqueeze(-1))
     return lambda network: _forward(network, jets).unbind()
+
+
+def radial_jets(
+    distances: Tensor, basis: BesselBasis | GaussianBasis, envelope: PolynomialCutoff, order: int
+) -> Callable[[nn.Sequential], tuple[Tensor, ...]]:
+    """Values and derivatives, at most two, of what :func:`radial_functions` returns: functions of the parameters.
+
+    Returns
+    -------
+    Callable
+        From a network to its value, slope, …, each ``(n_edges, n_out)``.
+    """
+    known = distances.detach()
+    jets = basis.derivatives(known, order)
+    envelopes = envelope.derivatives(known, order).unsqueeze(-1)
+    return lambda network: _Product.apply(_forward(network, jets), envelopes)
 
 
 def known_function(x: Tensor, derivatives: Sequence[Tensor]) -> Tensor:

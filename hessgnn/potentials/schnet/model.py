@@ -14,9 +14,11 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from hessgnn.data.batch import Batch
-from hessgnn.potentials.base import Potential, PotentialConfig, register
+from hessgnn.potentials.base import PotentialConfig, register
 from hessgnn.potentials.blocks.layers import Activation, GaussianBasis, PolynomialCutoff, mlp
 from hessgnn.potentials.blocks.radial import radial_functions
+from hessgnn.potentials.closed_form import ClosedFormPotential
+from hessgnn.potentials.schnet.derivatives import SchNetEvaluation
 
 
 class Interaction(nn.Module):
@@ -37,7 +39,7 @@ class Interaction(nn.Module):
 
 
 @register("schnet")
-class SchNet(Potential):
+class SchNet(ClosedFormPotential):
     """SchNet with a C² cutoff and smooth activations."""
 
     class Config(PotentialConfig):
@@ -71,3 +73,7 @@ class SchNet(Potential):
         for interaction in self.interactions:
             x = x + interaction(x, at_distances, pairs)
         return self.readout(x).squeeze(-1)
+
+    def evaluate(self, batch: Batch, vectors: Tensor) -> SchNetEvaluation:
+        """Energies, gradient and products by the formulas."""
+        return SchNetEvaluation(self, batch, vectors)
