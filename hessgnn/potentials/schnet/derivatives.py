@@ -49,131 +49,124 @@ class Pairs:
         self.inverse = (1 / self.distances).unsqueeze(-1)
         self.units = edges * self.inverse
         moved = self._differences(vectors)
-        self.changes = (moved * self.units.unsqueeze(1)).sum(-1)
-        """``ṙ_k``, ``(n_pairs, K)``."""
-        self.unit_changes = (moved - self.changes.unsqueeze(-1) * self.units.unsqueeze(1)) * self.inverse.unsqueeze(-1)
-        """Changes of the unit vectors, ``(n_pairs, K, 3)``."""
+        self.changes = (moved * self.units).sum(-1, keepdim=True)
+        """``ṙ_k``, ``(K, n_pairs, 1)``."""
+        self.unit_changes = (moved - self.changes * self.units) * self.inverse
+        """Changes of the unit vectors, ``(K, n_pairs, 3)``."""
 
     def forces(self, slopes: Tensor) -> Tensor:
-        """Gradient and products ``(1 + K, n_atoms, 3)`` from ``∂E/∂r`` and its tangents, ``(n_pairs, 1 + K)``."""
-        fields = slopes.unsqueeze(-1) * self.units.unsqueeze(1)
-        fields[:, 1:].addcmul_(slopes[:, :1, None], self.unit_changes)
-        out = slopes.new_zeros(self.n_atoms, slopes.shape[1], 3)
+        """Gradient and products ``(1 + K, n_atoms, 3)`` from ``∂E/∂r`` and its tangents, ``(1 + K, n_pairs)``."""
+        slopes = slopes.unsqueeze(-1)
+        fields = slopes * self.units
+        fields[1:].addcmul_(slopes[:1], self.unit_changes)
+        out = slopes.new_zeros(len(slopes), self.n_atoms, 3)
         i, j = self.ends
-        return out.index_add_(0, j, fields).index_add_(0, i, fields, alpha=-1).transpose(0, 1).contiguous()
+        return out.index_add_(1, j, fields).index_add_(1, i, fields, alpha=-1)
 
     def displace(self, gradient: Tensor, products: Tensor) -> None:
         """Transpose of :meth:`forces`: from the gradients of a loss to changes of the distances.
 
-        Sets ``others``, the changes ``ρ_k`` along the gradients in the products, preceded by that along the gradient in
-        the forces plus the mixed one of the ``(v_k, b_k)``; and ``both``, ``Σ_k ρ_k ṙ_k``, ``(n_pairs, 1)``.
+        Sets ``others`` ``(1 + K, n_pairs, 1)``, the changes ``ρ_k`` along the gradients in the products behind that
+        along the gradient in the forces plus the mixed one of each ``v_k`` and its ``b_k``; and ``both``, ``Σ_k ρ_k ṙ_k``,
+        ``(n_pairs, 1)``.
         """
         moved = self._differences(torch.cat([gradient.unsqueeze(0), products]))
-        self.others = (moved * self.units.unsqueeze(1)).sum(-1)
-        self.others[:, 0] += (moved[:, 1:] * self.unit_changes).sum((1, 2))
-        self.both = (self.others[:, 1:] * self.changes).sum(1, keepdim=True)
+        self.others = (moved * self.units).sum(-1, keepdim=True)
+        self.others[0] += (moved[1:] * self.unit_changes).sum((0, 2)).unsqueeze(-1)
+        self.both = (self.others[1:] * self.changes).sum(0)
+
+    def send(self, x: Tensor) -> Tensor:
+        """Features of the senders, ``(1 + K, 2, n_pairs, width)``, of ``(1 + K, n_atoms, width)``.
+
+        Both directions of each pair: those of the receivers are the same, the other way round.
+        """
+        return x.index_select(1, self.sender).unflatten(1, (2, -1))
 
     def convolve(self, x: Tensor, filters: Sequence[Tensor]) -> Tensor:
-        """``Σ_j x_j W`` and its tangents, ``(n_atoms, 1 + K, width)``; x has tangents or is ``(n_atoms, 1, width)``."""
-        g, w = self.send(x), filters[0]
-        k = self.changes.shape[1]
+        """``Σ_j x_j W`` and its tangents, ``(1 + K, n_atoms, width)``.
+
+        Of what is sent, which is written over. In the first layer it has no tangents, ``(1, 2, n_pairs, width)``.
+        """
+        w, k = filters[0], len(self.changes)
         if not k:
-            return self._receive(g.mul_(w.unsqueeze(1)))
-        change = filters[1].unsqueeze(1) * self.changes.unsqueeze(2)
-        if x.shape[1] > 1:
-            g[:, :, 1:].mul_(w.unsqueeze(1)).addcmul_(g[:, :, :1], change)
-            g[:, :, 0].mul_(w)
-            return self._receive(g)
-        out = g.new_empty(*g.shape[:2], 1 + k, g.shape[3])
-        torch.mul(g, change, out=out[:, :, 1:])
-        torch.mul(g[:, :, 0], w, out=out[:, :, 0])
+            return self._receive(x.mul_(w))
+        change = (filters[1] * self.changes).unsqueeze(1)
+        if len(x) > 1:
+            x[1:].mul_(w).addcmul_(x[:1], change)
+            x[0].mul_(w)
+            return self._receive(x)
+        out = x.new_empty(1 + k, *x.shape[1:])
+        torch.mul(x, change, out=out[1:])
+        torch.mul(x[0], w, out=out[0])
         return self._receive(out)
 
     def convolve_mixed(self, z: Tensor | None, x: Tensor, filters: Sequence[Tensor]) -> Tensor:
-        """Change of :meth:`convolve`'s result, tangents included, from a change z of x and those of the distances.
+        """Change of :meth:`convolve`'s result, tangents included, from changes z of x and those of the distances.
 
         ``Σ_j z_k W + x W' ρ_k`` for k > 0, and ``Σ_j z_0 W + x_0 (W' ρ_0 + W'' Σ ρ ṙ) + W' Σ_k (z_k ṙ_k + x_k ρ_k)``.
-        It is its own transpose, with the adjoints of z and of x exchanged: :meth:`convolve` is linear in x.
+        z is written over. With the adjoints of z and x in their places it is its own transpose.
         """
-        x = self.send(x)
         w, slope, *curvature = filters
-        k = self.changes.shape[1]
-        along = slope.unsqueeze(1) * self.others.unsqueeze(2)
-        if k:
-            along[:, 0].addcmul_(curvature[0], self.both)
+        along = slope * self.others
+        if curvature:
+            along[0].addcmul_(curvature[0], self.both)
         if z is None:
-            return self._receive(along * x[:, :, :1])
-        out = self.send(z)
-        if k:
-            mixed = _along(x, self.others[:, 1:], _along(out, self.changes))
-        out.mul_(w.unsqueeze(1)).addcmul_(x[:, :, :1], along)
-        if k:
-            out[:, :, 0].addcmul_(mixed, slope)
-        return self._receive(out)
+            return self._receive(along.unsqueeze(1) * x[:1])
+        mixed = _along(x[1:], self.others[1:], _along(z[1:], self.changes)) if curvature else None
+        z.mul_(w).addcmul_(x[:1], along.unsqueeze(1))
+        if mixed is not None:
+            z[0].addcmul_(mixed, slope)
+        return self._receive(z)
 
     def slopes(self, x: Tensor, m: Tensor, filters: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Derivatives in the distances from senders x and adjoints m of what they send.
+        """Derivatives in the distances from what is sent and the adjoints m of what is received, as sent.
 
         Returns
         -------
         products
-            Adjoint of W, without those of W's derivatives, and its tangents, ``(n_pairs, 1 + K, width)``.
+            Adjoint of W, without those of W's derivatives, and its tangents, ``(1 + K, n_pairs, width)``.
         slopes
-            ``∂E/∂r`` and its tangents, ``(n_pairs, 1 + K)``.
+            ``∂E/∂r`` and its tangents, ``(1 + K, n_pairs)``.
         """
-        x, m = self.send(x), self.take(m)
-        products = m[0] * x[0, :, :1]
-        products.addcmul_(m[1], x[1, :, :1])
-        if x.shape[2] > 1:
-            for one, other in zip(x, m, strict=True):
-                products[:, 1:].addcmul_(one[:, 1:], other[:, :1])
-        slopes = (products * filters[1].unsqueeze(1)).sum(-1)
-        if m.shape[2] > 1:
-            slopes[:, 1:].addcmul_((products[:, 0] * filters[2]).sum(-1, keepdim=True), self.changes)
+        products = (x[:1, 0] * m[:, 1]).addcmul_(x[:1, 1], m[:, 0])
+        if len(x) > 1:
+            products[1:].addcmul_(x[1:, 0], m[:1, 1]).addcmul_(x[1:, 1], m[:1, 0])
+        slopes = (products * filters[1]).sum(-1)
+        if len(m) > 1:
+            slopes[1:].addcmul_((products[0] * filters[2]).sum(-1), self.changes.squeeze(-1))
         return products, slopes
 
     def filter_gradients(self, z: Tensor | None, x: Tensor, q: Tensor, m: Tensor, products: Tensor) -> list[Tensor]:
-        """Gradients in W, W', …: of x, z and their adjoints q, m, with the products of :meth:`slopes`."""
-        x, q = self.send(x), self.take(q)
-        k = self.changes.shape[1]
-        slope = (products * self.others.unsqueeze(2)).sum(1)
-        z, m = (None, None) if z is None else (self.send(z), self.take(m))
-        if k:
-            terms = _along(q, self.changes).mul_(x[:, :, 0])
+        """Gradients in W, W', …: of x, z and their adjoints q, m, all as sent, with the products of :meth:`slopes`."""
+        slope = _along(products, self.others)
+        if len(self.changes):
+            changed = _along(q[1:], self.changes)
+            slope.addcmul_(x[0, 0], changed[1]).addcmul_(x[0, 1], changed[0])
             if z is not None:
-                terms.addcmul_(_along(z, self.changes), m[:, :, 0])
-            slope += terms[0].add_(terms[1])
-        both = q.mul_(x) if x.shape[2] == q.shape[2] else q[:, :, :1] * x
-        if z is not None:
-            both.addcmul_(z, m)
-        value = both[0].add_(both[1]).sum(1)
-        return [value, slope, *([products[:, 0] * self.both] if k else [])]
-
-    def send(self, x: Tensor) -> Tensor:
-        """Features of the senders, ``(2, n_pairs, n, width)``, both directions of each pair."""
-        return x.index_select(0, self.sender).unflatten(0, (2, -1))
-
-    def take(self, x: Tensor) -> Tensor:
-        """Those of the receivers."""
-        return x.index_select(0, self.receiver).unflatten(0, (2, -1))
+                changed = _along(z[1:], self.changes)
+                slope.addcmul_(m[0, 1], changed[0]).addcmul_(m[0, 0], changed[1])
+        value = torch.zeros_like(slope)
+        for a, b in [(x, q), *([] if z is None else [(z, m)])]:
+            for one, other in zip(a, b, strict=False):
+                value.addcmul_(one[0], other[1]).addcmul_(one[1], other[0])
+        return [value, slope, *([products[0] * self.both] if len(self.changes) else [])]
 
     def _receive(self, messages: Tensor) -> Tensor:
-        shape = messages.shape[2:]
-        out = messages.new_zeros(self.n_atoms, shape.numel())
-        return out.index_add_(0, self.receiver, messages.view(len(self.receiver), -1)).view(-1, *shape)
+        out = messages.new_zeros(len(messages), self.n_atoms, messages.shape[-1])
+        for target, values in zip(out, messages.flatten(1, 2), strict=True):
+            target.index_add_(0, self.receiver, values)  # along the first axis torch has a faster kernel
+        return out
 
     def _differences(self, vectors: Tensor) -> Tensor:
-        """Of a field ``(K, n_atoms, 3)``, ``(n_pairs, K, 3)``."""
+        """Of a field ``(K, n_atoms, 3)``, ``(K, n_pairs, 3)``."""
         i, j = self.ends
-        by_atom = vectors.transpose(0, 1).contiguous()
-        return by_atom.index_select(0, j) - by_atom.index_select(0, i)
+        return vectors.index_select(1, j) - vectors.index_select(1, i)
 
 
 def _along(x: Tensor, rates: Tensor, out: Tensor | None = None) -> Tensor:
-    """``Σ_k x_k rates_k`` of tangents: ``(2, n_pairs, 1 + K, width)`` with ``(n_pairs, K)``, added to ``out``."""
-    for k in range(rates.shape[1]):
-        rate = rates[:, k : k + 1]
-        out = x[:, :, 1 + k] * rate if out is None else out.addcmul_(x[:, :, 1 + k], rate)
+    """``Σ_k x_k rates_k``, added to ``out``: one after the other, so that the sum stays in the cache."""
+    for one, rate in zip(x, rates, strict=True):
+        out = one * rate if out is None else out.addcmul_(one, rate)
     assert out is not None
     return out
 
@@ -188,30 +181,30 @@ class _Layer:
         self.before, self.first, self.last = interaction.before.weight, first, last
 
     def forward(self, x: Tensor | None, sent: Tensor) -> Tensor:
-        """Update of the features from what the atoms send, ``(n_atoms, 1 + K, width)``; x is kept for the gradient."""
+        """Update of the features from what the atoms send, ``(1 + K, n_atoms, width)``; x is kept for the gradient."""
         self.x, self.sent = x, sent
-        self.messages = self.pairs.convolve(sent, self.filters)
+        self.messages = self.pairs.convolve(self.pairs.send(sent), self.filters)
         self.act = TangentActivation(self.form, dense(self.messages, self.first.weight, self.first.bias), self.order)
         return dense(self.act.values, self.last.weight, self.last.bias)
 
-    def reverse(self, g: Tensor) -> Tensor:
-        """Keep the adjoint of the update, return ``∂E/∂r`` with its tangents; see :meth:`send_back`."""
+    def reverse(self, g: Tensor) -> tuple[Tensor, Tensor | None]:
+        """From the adjoint of the update to ``∂E/∂r`` and, but in the first layer, the adjoint of the features."""
         self.g = g
         s = self.act.reverse(dense_transposed(g, self.last.weight))
         self.m = dense_transposed(s, self.first.weight)
-        self.products, slopes = self.pairs.slopes(self.sent, self.m, self.filters)
-        return slopes
-
-    def send_back(self) -> Tensor:
-        """Adjoint of what the atoms send, taken to the features."""
-        self.sent_adjoint = self.pairs.convolve(self.m, self.filters)
-        return dense_transposed(self.sent_adjoint, self.before)
+        m = self.pairs.send(self.m)
+        self.products, slopes = self.pairs.slopes(self.pairs.send(self.sent), m, self.filters)
+        if self.x is None:
+            return slopes, None
+        self.sent_adjoint = self.pairs.convolve(m, self.filters)
+        return slopes, dense_transposed(self.sent_adjoint, self.before)
 
     def push(self, z: Tensor | None) -> Tensor:
         """Change of the update from that of the features."""
         self.z = z
         self.z_sent = None if z is None else dense(z, self.before)
-        self.z_messages = self.pairs.convolve_mixed(self.z_sent, self.sent, self.filters)
+        sent = None if self.z_sent is None else self.pairs.send(self.z_sent)
+        self.z_messages = self.pairs.convolve_mixed(sent, self.pairs.send(self.sent), self.filters)
         self.z_values = self.act.push(dense(self.z_messages, self.first.weight))
         return dense(self.z_values, self.last.weight)
 
@@ -222,12 +215,14 @@ class _Layer:
         assert self.act.before is not None
         gradients = [
             weight_gradient((r, self.messages), (self.act.before, self.z_messages)),
-            r[:, 0].sum(0),
+            r[0].sum(0),
             weight_gradient((p, self.act.values), (self.g, self.z_values)),
-            p[:, 0].sum(0),
+            p[0].sum(0),
         ]
-        filters = self.pairs.filter_gradients(self.z_sent, self.sent, q, self.m, self.products)
-        return self.pairs.convolve_mixed(q, self.m, self.filters), gradients, filters
+        z = None if self.z_sent is None else self.pairs.send(self.z_sent)
+        q, m = self.pairs.send(q), self.pairs.send(self.m)
+        filters = self.pairs.filter_gradients(z, self.pairs.send(self.sent), q, m, self.products)
+        return self.pairs.convolve_mixed(q, m, self.filters), gradients, filters
 
 
 class SchNetEvaluation(Evaluation):
@@ -263,23 +258,23 @@ class SchNetEvaluation(Evaluation):
             sent = self._of_atoms(self.embedding @ layer.before.T) if x is None else dense(x, layer.before)
             update = layer.forward(x, sent)
             if x is None:
-                update[:, 0] += self.embedding[self.species]
+                update[0] += self.embedding[self.species]
                 x = update
             else:
                 x = update.add_(x)
         assert x is not None
         self.x = x
         self.act = TangentActivation(form, dense(x, self.hidden.weight, self.hidden.bias), order)
-        self.energies = torch.mv(self.act.values[:, 0], self.output.weight[0]) + self.output.bias
+        self.energies = torch.mv(self.act.values[0], self.output.weight[0]) + self.output.bias
         g = torch.zeros_like(self.act.values)
-        g[:, 0] = self.output.weight[0]
+        g[0] = self.output.weight[0]
         g = dense_transposed(self.act.reverse(g), self.hidden.weight)
         slopes: Tensor | None = None
         for layer in self.layers[::-1]:
-            slope = layer.reverse(g)
+            slope, behind = layer.reverse(g)
             slopes = slope if slopes is None else slopes.add_(slope)
-            if layer is not self.layers[0]:
-                g = layer.send_back().add_(g)
+            if behind is not None:
+                g = behind.add_(g)
         assert slopes is not None
         fields = self.pairs.forces(slopes)
         self.gradient, self.products = fields[0], fields[1:]
@@ -294,12 +289,12 @@ class SchNetEvaluation(Evaluation):
         assert z is not None and self.act.before is not None
         pushed = self.act.push(dense(z, self.hidden.weight))
         p = torch.zeros_like(self.act.values)
-        torch.outer(energies, self.output.weight[0], out=p[:, 0])
+        torch.outer(energies, self.output.weight[0], out=p[0])
         r = self.act.pull(p)
         gradients = [
             weight_gradient((r, self.x), (self.act.before, z)),
-            r[:, 0].sum(0),
-            (torch.mv(self.act.values[:, 0].T, energies) + pushed[:, 0].sum(0)).unsqueeze(0),
+            r[0].sum(0),
+            (torch.mv(self.act.values[0].T, energies) + pushed[0].sum(0)).unsqueeze(0),
             energies.sum(0, keepdim=True),
         ]
         p = dense_transposed(r, self.hidden.weight)
@@ -317,8 +312,8 @@ class SchNetEvaluation(Evaluation):
         return [embedding, *gradients]
 
     def _of_atoms(self, by_element: Tensor) -> Tensor:
-        return by_element.index_select(0, self.species).unsqueeze(1)
+        return by_element.index_select(0, self.species).unsqueeze(0)
 
     def _of_elements(self, by_atom: Tensor) -> Tensor:
         """Sum values over the atoms of each element."""
-        return torch.zeros_like(self.embedding).index_add_(0, self.species, by_atom[:, 0])
+        return torch.zeros_like(self.embedding).index_add_(0, self.species, by_atom[0])
