@@ -74,7 +74,9 @@ class Environment:
             near = (distances < angular.cutoff).nonzero().squeeze(-1)
             triplets = near[pairs_of_edges(row[near], n_rows)]
         self.edges = first, second = triplets.unbind()
-        self.angular_place = row[first] * self.n_pairs + computer.triu_index[neighbor[first], neighbor[second]]
+        elements = neighbor.index_select(0, first) * self.n_species + neighbor.index_select(0, second)
+        pair = computer.triu_index.flatten().index_select(0, elements)
+        self.angular_place = row.index_select(0, first) * self.n_pairs + pair
         self.unit = self._of_triples(self.units)
         self.inverses = self._of_triples(self.inverse)
         self.cosine = (self.unit[0] * self.unit[1]).sum(0)
@@ -82,7 +84,7 @@ class Environment:
             (self.unit[other] - self.cosine * self.unit[one]) * self.inverses[one] for one, other in ONE_AND_OTHER
         ]
         """Derivatives of the cosine in the vectors of its edges, ``(3, n_triples)``."""
-        mean = (distances[first] + distances[second]) / 2
+        mean = (distances.index_select(0, first) + distances.index_select(0, second)) / 2
         envelopes = zip(*(self._of_triples(f) for f in _cutoff(angular, distances, order)), strict=True)
         self.shells = _products(_gaussians(mean, angular.eta, angular.shifts, order), *envelopes)
         self.angles = _powers(self.cosine, angular.zeta, angular.sections, order)
@@ -216,7 +218,7 @@ class Environment:
         return self.shells[1] * d1 + self.shells[2] * d2
 
     def _of_triples(self, per_edge: Tensor) -> list[Tensor]:
-        return [per_edge.index_select(-1, edge) for edge in self.edges]
+        return [columns(per_edge, edge) for edge in self.edges]
 
     def _sum(self, radial: Tensor, angular: Tensor) -> Tensor:
         """Sum ``(K, shifts, n_edges)`` and ``(K, shells, angles, n_triples)`` over the neighbours of each atom."""
@@ -235,7 +237,7 @@ class Environment:
         n_radial, n_angular = len(self.radial[0]), self.shells[0].shape[0] * self.angles[0].shape[0]
         radial, angular = u.split([n_radial * self.n_species, n_angular * self.n_pairs], dim=-1)
         out = [
-            part.unflatten(-1, (-1, n)).permute(1, 3, 0, 2).flatten(2).index_select(-1, place)
+            columns(part.unflatten(-1, (-1, n)).permute(1, 3, 0, 2).flatten(2), place)
             for part, n, place in ((radial, n_radial, self.radial_place), (angular, n_angular, self.angular_place))
         ]
         return out[0], out[1].unflatten(1, (len(self.shells[0]), -1))
@@ -276,6 +278,13 @@ class Displacement:
             mine[0] += part
         for vector, slope in zip(self.triples, other.slopes, strict=True):
             self.cosine[0] += (vector[1:] * slope).sum((0, 1))
+
+
+def columns(x: Tensor, index: Tensor) -> Tensor:
+    """``x[..., index]`` of ``(..., n)``: ``gather`` takes 0.1 to 0.4 of the time of ``index_select`` along a last axis."""
+    if x.ndim == 1:
+        return x.index_select(0, index)
+    return x.gather(-1, index.expand(*x.shape[:-1], -1))
 
 
 def _outer(shells: Tensor, angles: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from hessgnn.curvature.model import EdgeHessians
 from hessgnn.curvature.sparse import edge_slots
 from hessgnn.data.batch import Batch
-from hessgnn.potentials.ani.aev import Displacement, Environment
+from hessgnn.potentials.ani.aev import Displacement, Environment, columns
 from hessgnn.potentials.ani.element_networks import NetworkPass, multiply
 from hessgnn.potentials.base import PotentialConfig, register
 from hessgnn.potentials.blocks.layers import Activation
@@ -208,13 +208,19 @@ class ANIEvaluation(Evaluation):
         derivatives = 2 if len(vectors) else 1
         edges = batch.edge_vectors()
         self.environment = Environment(
-            potential.aev, len(species), self.row[i], species[j], edges, derivatives, batch.triplets
+            potential.aev,
+            len(species),
+            self.row.index_select(0, i),
+            species.index_select(0, j),
+            edges,
+            derivatives,
+            batch.triplets,
         )
         self.displaced = Displacement(self.environment, self._to_edges(vectors)) if len(vectors) else None
         self.network_pass = NetworkPass(weights, biases, splits, potential.act)
         energies = self.network_pass.forward(self.environment.jet(self.displaced), derivatives + 1)
         pulled = self._to_atoms(self.environment.pull(self.network_pass.reverse(), self.displaced))
-        self.energies, self.gradient, self.products = energies[self.row], pulled[0], pulled[1:]
+        self.energies, self.gradient, self.products = energies.index_select(0, self.row), pulled[0], pulled[1:]
 
     def backward(self, energies: Tensor, gradient: Tensor, products: Tensor) -> Sequence[Tensor | None]:
         """Gradients in the parameters."""
@@ -231,7 +237,7 @@ class ANIEvaluation(Evaluation):
         """Differences ``(K, 3, n_edges)`` of a field ``(K, n_atoms, 3)``."""
         i, j = self.batch.edge_index
         by_axis = vectors.transpose(1, 2).contiguous()
-        return by_axis.index_select(-1, j) - by_axis.index_select(-1, i)
+        return columns(by_axis, j) - columns(by_axis, i)
 
     def _to_atoms(self, cotangents: Tensor) -> Tensor:
         """Transpose of :meth:`_to_edges`."""
