@@ -104,6 +104,9 @@ class ClosedFormModel(EnergyModel, Protocol):
     def derivatives(self, batch: Batch, vectors: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Energy ``(n_structures,)``, gradient ``(n_atoms, 3)`` and products ``(K, n_atoms, 3)``."""
 
+    def product_bytes(self, batch: Batch) -> int:
+        """Memory that one product takes, roughly."""
+
 
 class EdgeHessianModel(EnergyModel, Protocol):
     """A model without message passing that writes down the Hessian of each atom's energy."""

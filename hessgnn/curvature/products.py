@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hessgnn.curvature.graph import ForceGraph
-from hessgnn.curvature.model import EnergyModel, Prediction, has_closed_form
+from hessgnn.curvature.model import ClosedFormModel, EnergyModel, Prediction, has_closed_form
 from hessgnn.curvature.refusals import require_sound_modules
 from hessgnn.data.batch import Batch
 from hessgnn.errors import UserError
@@ -162,6 +162,9 @@ def _with_products(
 MEMORY = 2**30
 """Bytes that the products of one chunk may take, roughly."""
 
+MOST_BY_FORMULAS = 8
+"""Products of a chunk by a model's own formulas: more do not fit the cache, fewer repeat the force pass too often."""
+
 
 @dataclass(frozen=True)
 class Chunks:
@@ -176,7 +179,7 @@ class Chunks:
         Bytes for the products of a chunk. A product touches what the force pass saved, so that is what it is taken to
         need; a chunk is never smaller than one product.
     backend
-        How the products of a chunk are formed.
+        How the products of a chunk are formed; a model's own formulas know one way only.
     """
 
     size: int | None = None
@@ -209,6 +212,9 @@ class Chunks:
         tuple of Tensor
             Indices of a chunk, and its products without a graph.
         """
+        if has_closed_form(potential) and graph_of == ForceGraph.of:
+            yield from self._by_formulas(potential, batch, number, vectors)
+            return
         size, backend, shared = self.size, self.backend, None
         if backend != "replicate" or size in (None, 1):
             saved = _Bytes()
@@ -231,6 +237,14 @@ class Chunks:
                 flat = given.flatten(0, 1).unsqueeze(0)
                 products = copies.products(flat, create_graph=False, vectorised=False).view_as(given)
             yield part, products
+
+    @torch.no_grad()
+    def _by_formulas(
+        self, potential: ClosedFormModel, batch: Batch, number: int, vectors: Callable[[Tensor], Tensor]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        size = self.size or max(1, min(MOST_BY_FORMULAS, self.memory // max(1, potential.product_bytes(batch))))
+        for part in torch.arange(number).split(size):
+            yield part, potential.derivatives(batch, vectors(part))[2]
 
 
 class _Bytes:

@@ -56,6 +56,10 @@ class ClosedFormPotential(Potential):
         parameters may have one.
         """
 
+    @abstractmethod
+    def product_bytes(self, batch: Batch) -> int:
+        """Memory that one product with the Hessian takes, roughly."""
+
     def derivatives(self, batch: Batch, vectors: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Energies, gradient and products, with their graph in the parameters if gradients are enabled.
 

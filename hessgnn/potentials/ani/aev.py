@@ -218,7 +218,7 @@ class Environment:
         return self.shells[1] * d1 + self.shells[2] * d2
 
     def _of_triples(self, per_edge: Tensor) -> list[Tensor]:
-        return [columns(per_edge, edge) for edge in self.edges]
+        return [gather_columns(per_edge, edge) for edge in self.edges]
 
     def _sum(self, radial: Tensor, angular: Tensor) -> Tensor:
         """Sum ``(K, shifts, n_edges)`` and ``(K, shells, angles, n_triples)`` over the neighbours of each atom."""
@@ -237,7 +237,7 @@ class Environment:
         n_radial, n_angular = len(self.radial[0]), self.shells[0].shape[0] * self.angles[0].shape[0]
         radial, angular = u.split([n_radial * self.n_species, n_angular * self.n_pairs], dim=-1)
         out = [
-            columns(part.unflatten(-1, (-1, n)).permute(1, 3, 0, 2).flatten(2), place)
+            gather_columns(part.unflatten(-1, (-1, n)).permute(1, 3, 0, 2).flatten(2), place)
             for part, n, place in ((radial, n_radial, self.radial_place), (angular, n_angular, self.angular_place))
         ]
         return out[0], out[1].unflatten(1, (len(self.shells[0]), -1))
@@ -280,8 +280,8 @@ class Displacement:
             self.cosine[0] += (vector[1:] * slope).sum((0, 1))
 
 
-def columns(x: Tensor, index: Tensor) -> Tensor:
-    """``x[..., index]`` of ``(..., n)``: ``gather`` takes 0.1 to 0.4 of the time of ``index_select`` along a last axis."""
+def gather_columns(x: Tensor, index: Tensor) -> Tensor:
+    """``x[..., index]`` of ``(..., n)``: there torch's gather is several times as fast as its index_select."""
     if x.ndim == 1:
         return x.index_select(0, index)
     return x.gather(-1, index.expand(*x.shape[:-1], -1))

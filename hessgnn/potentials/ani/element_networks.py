@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from hessgnn.potentials.blocks.layers import FORMS, Form
+from hessgnn.potentials.blocks.tangents import TangentActivation
 
 
 class CELU(Form):
@@ -39,18 +40,10 @@ ACTIVATIONS: dict[str, type[Form]] = {**FORMS, "celu": CELU}
 
 @dataclass
 class Layer:
-    """What is kept of one hidden layer: ``(n_atoms, 1 + K, width)``, values and their changes along the K tangents."""
+    """What is kept of one hidden layer: its ``inputs`` ``(n_atoms, 1 + K, width)`` and its activation."""
 
     inputs: Tensor
-    """x of the layer below."""
-    sums: Tensor
-    """h."""
-    derivatives: list[Tensor]
-    """φ', φ'', … at the value of h, ``(n_atoms, width)``."""
-    behind: Tensor | None = None
-    """Adjoint of the activation's value, ``(n_atoms, 1 + K, width)``."""
-    before: Tensor | None = None
-    """Adjoint of h."""
+    act: TangentActivation
 
 
 class NetworkPass:
@@ -75,13 +68,9 @@ class NetworkPass:
             h = multiply(x, self.splits, [w.T for w in weights])
             for part, b in zip(h[:, 0].split(self.splits), biases, strict=False):
                 part += b
-            form = self.form(h[:, 0])
-            layer = Layer(x, h, [form.derivative(n) for n in range(1, order + 1)])
-            x = torch.empty_like(h)
-            x[:, 0] = form.derivative(0)
-            if h.shape[1] > 1:
-                torch.mul(h[:, 1:], layer.derivatives[0].unsqueeze(1), out=x[:, 1:])
-            self.layers.append(layer)
+            # It has the tangents first, in a view: its arrays keep the order in memory, that of the matrix products.
+            self.layers.append(Layer(x, act := TangentActivation(self.form, h.transpose(0, 1), order)))
+            x = act.values.transpose(0, 1)
         self.top = x
         energy = torch.cat([part @ w[0] for part, w in zip(x[:, 0].split(self.splits), self.weights[-1], strict=True)])
         for part, b in zip(energy.split(self.splits), self.biases[-1], strict=False):
@@ -94,26 +83,16 @@ class NetworkPass:
         for part, w in zip(g[:, 0].split(self.splits), self.weights[-1], strict=True):
             part += w
         for layer, weights in zip(self.layers[::-1], self.weights[-2::-1], strict=True):
-            layer.behind = g
-            layer.before = s = g * layer.derivatives[0].unsqueeze(1)
-            if g.shape[1] > 1:
-                s[:, 1:].addcmul_((g[:, 0] * layer.derivatives[1]).unsqueeze(1), layer.sums[:, 1:])
-            g = multiply(s, self.splits, weights)
+            g = multiply(layer.act.reverse(g.transpose(0, 1)).transpose(0, 1), self.splits, weights)
         return g
 
     def backward(self, energy: Tensor, z: Tensor) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
         """Gradients of weights and biases from those of the energies ``(n_atoms,)`` and of :meth:`reverse`'s result."""
-        many = z.shape[1] > 1
         outputs: list[Tensor] = []
-        mixed: list[Tensor] = []
         for layer, weights in zip(self.layers, self.weights, strict=False):
             m = multiply(z, self.splits, [w.T for w in weights])
             outputs.append(z)
-            mixed.append(m)
-            f1, f2 = layer.derivatives[:2]
-            z = m * f1.unsqueeze(1)
-            if many:
-                z[:, 0].addcmul_((layer.sums[:, 1:] * m[:, 1:]).sum(1), f2)
+            z = layer.act.push(m.transpose(0, 1)).transpose(0, 1)
         weighted = self.top[:, 0] * energy.unsqueeze(1) + z[:, 0]
         w_grad = [[part.sum(0, keepdim=True) for part in weighted.split(self.splits)]]
         b_grad = [[part.sum(0, keepdim=True) for part in energy.split(self.splits)]]
@@ -121,32 +100,18 @@ class NetworkPass:
         for part, e, w in zip(p[:, 0].split(self.splits), energy.split(self.splits), self.weights[-1], strict=True):
             torch.outer(e, w[0], out=part)
         for n in range(len(self.layers) - 1, -1, -1):
-            layer, z, m = self.layers[n], outputs[n], mixed[n]
-            r = self._before(layer, m, p)
-            w_grad.append(self._outer(r, layer, z))
+            layer = self.layers[n]
+            r = layer.act.pull(p.transpose(0, 1)).transpose(0, 1)
+            w_grad.append(self._outer(r, layer, outputs[n]))
             b_grad.append([part.sum(0) for part in r[:, 0].split(self.splits)])
             if n:
                 p = multiply(r, self.splits, self.weights[n])
         return w_grad[::-1], b_grad[::-1]
 
-    def _before(self, layer: Layer, m: Tensor, p: Tensor) -> Tensor:
-        """Adjoint of h and of its tangents, of what :meth:`backward` differentiates."""
-        f1, f2, *f3 = layer.derivatives
-        g, h = layer.behind, layer.sums
-        assert g is not None
-        r = p * f1.unsqueeze(1)
-        value = g[:, 0] * f2
-        r[:, 0].addcmul_(value, m[:, 0])
-        if h.shape[1] > 1:
-            tangents, changes = h[:, 1:], m[:, 1:]
-            r[:, 0].addcmul_(g[:, 0] * f3[0], (tangents * changes).sum(1))
-            r[:, 0].addcmul_(f2, (p[:, 1:] * tangents).addcmul_(g[:, 1:], changes).sum(1))
-            r[:, 1:].addcmul_(value.unsqueeze(1), changes)
-        return r
-
     def _outer(self, r: Tensor, layer: Layer, z: Tensor) -> list[Tensor]:
-        assert layer.before is not None
-        parts = zip(*(x.split(self.splits) for x in (r, layer.inputs, layer.before, z)), strict=True)
+        assert layer.act.before is not None
+        arrays = (r, layer.inputs, layer.act.before.transpose(0, 1), z)
+        parts = zip(*(x.split(self.splits) for x in arrays), strict=True)
         return [
             torch.mm(a.flatten(0, 1).T, b.flatten(0, 1)).addmm_(c.flatten(0, 1).T, d.flatten(0, 1))
             for a, b, c, d in parts

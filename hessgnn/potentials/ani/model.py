@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from hessgnn.curvature.model import EdgeHessians
 from hessgnn.curvature.sparse import edge_slots
 from hessgnn.data.batch import Batch
-from hessgnn.potentials.ani.aev import Displacement, Environment, columns
+from hessgnn.potentials.ani.aev import Displacement, Environment, gather_columns
 from hessgnn.potentials.ani.element_networks import NetworkPass, multiply
 from hessgnn.potentials.base import PotentialConfig, register
 from hessgnn.potentials.blocks.layers import Activation
@@ -110,6 +110,14 @@ class ANI(ClosedFormPotential):
         """Energies, gradient and products by the formulas."""
         return ANIEvaluation(self, batch, vectors)
 
+    def product_bytes(self, batch: Batch) -> int:
+        """See :meth:`ClosedFormPotential.product_bytes`."""
+        n_triples = self._triples_of_atom(batch) * len(batch.numbers)
+        features = 2 * self.aev.out_dim + 8 * sum(self.hidden)
+        return int(
+            (4 * n_triples * self.aev.angular.num_feats + features * len(batch.numbers)) * batch.positions.itemsize
+        )
+
     def edge_hessians(self, batch: Batch, atoms: Tensor) -> EdgeHessians:
         """Second derivatives of the energies of some atoms ``(n_centres,)``, which come back in another order.
 
@@ -150,13 +158,13 @@ class ANI(ClosedFormPotential):
         place = row * most + slot
         for n, layer in enumerate(network_pass.layers):
             if n:
-                slopes = network_pass.layers[n - 1].derivatives[0]
+                slopes = network_pass.layers[n - 1].act.derivatives[0]
                 changes = multiply(changes * slopes[row].unsqueeze(1), per_element, [w.T for w in weights[n]])
-            curvatures = layer.derivatives[1]
+            behind, curvatures = layer.act.behind, layer.act.derivatives[1]
             padded = changes.new_zeros(len(atoms) * most, *changes.shape[1:]).index_copy_(0, place, changes)
             padded = padded.view(len(atoms), 3 * most, changes.shape[-1])
-            assert layer.behind is not None
-            blocks.baddbmm_(padded * (layer.behind[:, 0] * curvatures).unsqueeze(1), padded.transpose(1, 2))
+            assert behind is not None
+            blocks.baddbmm_(padded * (behind[0] * curvatures).unsqueeze(1), padded.transpose(1, 2))
         neighbor = atoms.new_zeros(len(atoms) * most).index_copy_(0, place, j)
         return EdgeHessians(blocks.view(len(atoms), most, 3, most, 3), atoms, neighbor.view(len(atoms), most))
 
@@ -165,8 +173,12 @@ class ANI(ClosedFormPotential):
         edges = batch.edge_index.shape[1] / len(batch.numbers)
         columns, widths = self.feature_columns().shape[1], self.hidden
         tangents = 3 * edges * (2 * columns + 4 * max(widths)) + 3 * (3 * edges) ** 2
-        triples = edges**2 / 2 * 8 * self.aev.angular.num_feats
+        triples = self._triples_of_atom(batch) * 8 * self.aev.angular.num_feats
         return int((tangents + triples) * batch.positions.element_size())
+
+    def _triples_of_atom(self, batch: Batch) -> float:
+        """Number of triples around an atom, at most."""
+        return (batch.edge_index.shape[1] / len(batch.numbers)) ** 2 / 2
 
     def feature_columns(self) -> Tensor:
         """Features that a neighbour of each element has a part in, ``(n_elements, n_columns)``."""
@@ -237,7 +249,7 @@ class ANIEvaluation(Evaluation):
         """Differences ``(K, 3, n_edges)`` of a field ``(K, n_atoms, 3)``."""
         i, j = self.batch.edge_index
         by_axis = vectors.transpose(1, 2).contiguous()
-        return columns(by_axis, j) - columns(by_axis, i)
+        return gather_columns(by_axis, j) - gather_columns(by_axis, i)
 
     def _to_atoms(self, cotangents: Tensor) -> Tensor:
         """Transpose of :meth:`_to_edges`."""

@@ -67,7 +67,8 @@ class TangentActivation:
         """Adjoint of h, of all that came out of the other passes, from that ``p`` of φ(h)."""
         f1, f2, *f3 = self.derivatives
         g, h, m = self.behind, self.sums, self.pushed
-        assert g is not None and m is not None
+        assert g is not None
+        assert m is not None
         r = p * f1
         value = g[0] * f2
         r[0].addcmul_(value, m[0])

@@ -13,13 +13,13 @@ the parameters another (:meth:`Pairs.convolve_mixed`), both for all K at once.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hessgnn.data.batch import Batch
-from hessgnn.potentials.blocks.layers import FORMS, Form
+from hessgnn.potentials.blocks.layers import FORMS, Activation, Form
 from hessgnn.potentials.blocks.radial import radial_jets
 from hessgnn.potentials.blocks.tangents import TangentActivation, dense, dense_transposed, weight_gradient
 from hessgnn.potentials.closed_form import Evaluation
@@ -66,9 +66,9 @@ class Pairs:
     def displace(self, gradient: Tensor, products: Tensor) -> None:
         """Transpose of :meth:`forces`: from the gradients of a loss to changes of the distances.
 
-        Sets ``others`` ``(1 + K, n_pairs, 1)``, the changes ``ρ_k`` along the gradients in the products behind that
-        along the gradient in the forces plus the mixed one of each ``v_k`` and its ``b_k``; and ``both``, ``Σ_k ρ_k ṙ_k``,
-        ``(n_pairs, 1)``.
+        Sets ``others`` ``(1 + K, n_pairs, 1)``: the change along the gradient in the forces plus the mixed ones of each
+        ``v_k`` and the gradient ``b_k`` in its product, then the changes ``ρ_k`` along the ``b_k``; and ``both``,
+        ``Σ_k ρ_k ṙ_k``, ``(n_pairs, 1)``.
         """
         moved = self._differences(torch.cat([gradient.unsqueeze(0), products]))
         self.others = (moved * self.units).sum(-1, keepdim=True)
@@ -171,11 +171,17 @@ def _along(x: Tensor, rates: Tensor, out: Tensor | None = None) -> Tensor:
     return out
 
 
+def _parts(network: nn.Sequential) -> tuple[nn.Linear, Activation, nn.Linear]:
+    """Layers of a network with one hidden layer."""
+    first, act, last = network
+    return cast(nn.Linear, first), cast(Activation, act), cast(nn.Linear, last)
+
+
 class _Layer:
     """One interaction in the four passes; see the module for their order."""
 
     def __init__(self, interaction: Interaction, pairs: Pairs, filters: Sequence[Tensor], order: int) -> None:
-        first, act, last = interaction.after
+        first, act, last = _parts(interaction.after)
         self.pairs, self.filters, self.order = pairs, filters, order
         self.form = FORMS[act.name]
         self.before, self.first, self.last = interaction.before.weight, first, last
@@ -234,14 +240,15 @@ class SchNetEvaluation(Evaluation):
             self.pairs = Pairs(batch, vectors)
             self.species = potential.species(batch)
         at_distances = radial_jets(self.pairs.distances, potential.basis, potential.envelope, derivatives)
-        filters = [at_distances(interaction.filter) for interaction in potential.interactions]
+        interactions = [cast("Interaction", interaction) for interaction in potential.interactions]
+        filters = [at_distances(interaction.filter) for interaction in interactions]
         order = derivatives + torch.is_grad_enabled()
         self.layers = [
             _Layer(interaction, self.pairs, [f.detach() for f in jets], order)
-            for interaction, jets in zip(potential.interactions, filters, strict=True)
+            for interaction, jets in zip(interactions, filters, strict=True)
         ]
         self.embedding = potential.embedding.weight
-        hidden, act, self.output = potential.readout
+        hidden, act, self.output = _parts(potential.readout)
         self.hidden = hidden
         self.parameters = [self.embedding]
         for layer, jets in zip(self.layers, filters, strict=True):
@@ -286,7 +293,8 @@ class SchNetEvaluation(Evaluation):
         for layer in self.layers:
             change = layer.push(z)
             z = change if z is None else change.add_(z)
-        assert z is not None and self.act.before is not None
+        assert z is not None
+        assert self.act.before is not None
         pushed = self.act.push(dense(z, self.hidden.weight))
         p = torch.zeros_like(self.act.values)
         torch.outer(energies, self.output.weight[0], out=p[0])

@@ -77,3 +77,10 @@ class SchNet(ClosedFormPotential):
     def evaluate(self, batch: Batch, vectors: Tensor) -> SchNetEvaluation:
         """Energies, gradient and products by the formulas."""
         return SchNetEvaluation(self, batch, vectors)
+
+    def product_bytes(self, batch: Batch) -> int:
+        """See :meth:`ClosedFormPotential.product_bytes`."""
+        n_atoms, n_edges, n_layers = len(batch.numbers), batch.edge_index.shape[1], len(self.interactions)
+        # Of a layer about a dozen arrays of the atoms are kept and one of the pairs; in passing, three of the edges.
+        numbers = n_layers * (12 * n_atoms + n_edges // 2) + 3 * n_edges
+        return numbers * self.embedding.embedding_dim * batch.positions.itemsize
