@@ -78,7 +78,9 @@ def test_what_is_no_potential_is_refused(name, message):
 
 
 def test_a_name_belongs_to_one_class():
-    with pytest.raises(ConfigError, match=r"schnet: the name belongs to hessgnn\.potentials\.schnet\.model:SchNet already"):
+    with pytest.raises(
+        ConfigError, match=r"schnet: the name belongs to hessgnn\.potentials\.schnet\.model:SchNet already"
+    ):
         register("schnet")(Plugin)
     assert resolve("schnet") is SchNet
 
