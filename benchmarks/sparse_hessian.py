@@ -109,11 +109,7 @@ def star(pattern: csr_array) -> int:
 def seconds_row_by_row(potential: hessgnn.Potential, batch: hessgnn.Batch, sample: int) -> float:
     """Estimate from a few products, without the force pass."""
     rows, times = all_rows(batch).vectors, [time.perf_counter()]
-    if has_edge_hessians(potential):
-        chunks = (potential.hvp(batch, rows[:sample]) for _ in range(3))
-    else:
-        chunks = (part for _, part in Chunks(size=sample).products(potential, batch, 3 * sample, lambda k: rows[k]))
-    for _ in chunks:
+    for _ in Chunks(size=sample).products(potential, batch, 3 * sample, lambda k: rows[k]):
         times.append(time.perf_counter())  # noqa: PERF401 (the clock is read when a chunk is there)
     return float(np.median(np.diff(times)[1:])) / sample * len(rows)
 

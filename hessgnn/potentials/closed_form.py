@@ -48,6 +48,11 @@ class ClosedFormPotential(Potential):
     closed_form: bool = True
     """Whether the formulas are used; ``False`` leaves everything to autograd."""
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "evaluate" not in vars(cls) and {"atomic_energies", "total_energy"} & vars(cls).keys():
+            cls.closed_form = False  # another energy, of which the inherited formulas know nothing
+
     @abstractmethod
     def evaluate(self, batch: Batch, vectors: Tensor) -> Evaluation:
         """Compute all for vectors ``(K, n_atoms, 3)``, K may be 0.

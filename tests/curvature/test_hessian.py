@@ -11,8 +11,11 @@ from hessgnn.potentials.base import create
 
 @pytest.fixture(scope="module")
 def potential():
+    """Left to autograd, as most are."""
     torch.manual_seed(0)
-    return create("schnet", width=8, n_interactions=2).double()
+    potential = create("schnet", width=8, n_interactions=2).double()
+    potential.closed_form = False
+    return potential
 
 
 @pytest.fixture(scope="module")
@@ -83,3 +86,17 @@ def test_the_force_pass_is_run_once_for_all_chunks(potential, batch, monkeypatch
     monkeypatch.setattr(type(potential), "atomic_energies", lambda self, b: calls.append(1) or original(self, b))
     padded_hessians(potential, batch, chunk=2)
     assert len(calls) == 1
+
+
+def test_formulas_give_the_same_in_chunks_that_follow_from_the_memory(potential, batch, monkeypatch):
+    expected = padded_hessians(potential, batch)
+    monkeypatch.setattr(potential, "closed_form", True)
+    seen = []
+    original = potential.derivatives
+    monkeypatch.setattr(potential, "derivatives", lambda b, v: seen.append(len(v)) or original(b, v))
+    for options, sizes in (({}, [8, 8, 2]), ({"memory": 1}, [1] * 18), ({"chunk": 7}, [7, 7, 4])):
+        seen.clear()
+        found = padded_hessians(potential, batch, **options)
+        assert seen == sizes
+        assert not found.requires_grad
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-13)

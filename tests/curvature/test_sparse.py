@@ -24,8 +24,8 @@ SETTINGS = {
 def make(name, dtype=torch.float64, **settings):
     torch.manual_seed(0)
     potential = create(name, **SETTINGS[name] | settings).to(dtype)
-    if name == "ani":
-        potential.closed_form = False  # its own formulas need no products
+    if name in ("ani", "schnet"):
+        potential.closed_form = False  # ANI's formulas need no products, SchNet's no graph
     return potential
 
 

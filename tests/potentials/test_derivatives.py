@@ -8,6 +8,7 @@ from ase.build import molecule
 from hessgnn.data.batch import Batch
 from hessgnn.potentials.base import create
 from hessgnn.potentials.blocks.layers import BesselBasis, GaussianBasis, PolynomialCutoff
+from hessgnn.potentials.schnet import SchNet
 
 SETTINGS = {
     "ani": {"hidden": (8, 8)},
@@ -70,6 +71,39 @@ def test_predictions_and_gradients_are_those_of_autograd(setting, number):
     for ours, theirs in zip(values[0] + gradients[0], values[1] + gradients[1], strict=True):
         scale = float(theirs.detach().abs().max())
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-10 * scale)
+
+
+@pytest.mark.parametrize("number", [0, 2])
+@pytest.mark.parametrize("setting", ["ani", "schnet"])
+def test_formulas_hold_without_any_neighbour(setting, number):
+    torch.manual_seed(0)
+    potential = create(setting, **SETTINGS[setting]).double()
+    batch = Batch.from_atoms([Atoms("O"), Atoms("H")], potential.cutoff)
+    v = torch.ones(number, 2, 3, dtype=torch.float64) if number else None
+    out = potential(batch, vectors=v, create_graph=True)
+    torch.testing.assert_close(out.energy, potential.total_energy(batch))
+    assert not out.forces.any()
+    assert number == 0 or not out.products.any()
+    (out.energy.sum() + out.forces.square().sum()).backward()
+    gradients = {name: p.grad for name, p in potential.named_parameters()}
+    potential.zero_grad()
+    potential.total_energy(batch).sum().backward()
+    for name, p in potential.named_parameters():
+        ours, theirs = (torch.zeros_like(p) if g is None else g for g in (gradients[name], p.grad))
+        torch.testing.assert_close(ours, theirs, msg=name)
+
+
+def test_another_energy_is_left_to_autograd():
+    class Doubled(SchNet):
+        def atomic_energies(self, batch):
+            return 2 * super().atomic_energies(batch)
+
+    torch.manual_seed(0)
+    doubled = Doubled(Doubled.Config(width=8)).double()
+    single = SchNet(doubled.config).double()
+    single.load_state_dict(doubled.state_dict())
+    batch = Batch.from_atoms(structures(), 5.0)
+    torch.testing.assert_close(doubled.forces(batch), 2 * single.forces(batch))
 
 
 @pytest.mark.parametrize("function", [PolynomialCutoff(3.0), BesselBasis(3.0, 4), GaussianBasis(3.0, 4)])
