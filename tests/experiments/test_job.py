@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from hessgnn.errors import DataError
-from hessgnn.experiments import job as job_module
 from hessgnn.experiments.config import StudyConfig
 from hessgnn.experiments.job import TIMED, WARMUP, Job, equal_steps, frozen_step_costs, measure_step_costs
 from hessgnn.runtime.worker import LocalLink
@@ -35,7 +34,7 @@ def test_step_costs_are_measured_in_turns_relative_to_energies_and_forces(
         clock[0] += (5.0 if with_hessian else 2.0) + (100.0 if number in (0, WARMUP + 1) else 0.0)  # a busy machine
 
     monkeypatch.setattr(TrainingStep, "__call__", step)
-    monkeypatch.setattr(job_module.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr("hessgnn.training.step.time.perf_counter", lambda: clock[0])
     config = make_study()
     runs = {regime: config.run_config("schnet", {}, steps=6, seed=1, regime=regime) for regime in config.regimes}
     job = Job(runs["E-F"], tmp_path, "schnet", "", stage="step costs")

@@ -40,7 +40,9 @@ def test_both_terms_are_as_large_on_the_first_batches(config: RunConfig) -> None
 
 def test_losses_that_cannot_be_balanced_are_an_error(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     def of(parts: list[Part], errors: list[dict[str, torch.Tensor]]) -> LossValue:
-        return LossValue(torch.zeros(()), {"forces": float("nan"), "hessian": 1.0}, {}, 0)
+        value = LossValue([], [], [], 0)
+        value.__dict__["terms"] = {"forces": float("nan"), "hessian": 1.0}
+        return value
 
     monkeypatch.setattr(LossValue, "of", of)
     with pytest.raises(TrainingError, match="cannot be balanced"):

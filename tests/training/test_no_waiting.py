@@ -50,7 +50,7 @@ def shipped(given: Given) -> Given:
         shipment.device = torch.device("cpu")
         shipment.send()
         own += shipment.arrived()
-    return Given(given.index, given.parts, own)
+    return Given(given.index, given.joint, given.parts, own)
 
 
 @pytest.mark.parametrize(
@@ -154,18 +154,20 @@ def test_what_is_not_finite_is_found_later_and_changes_no_weight(
 
 
 def test_an_error_of_the_thread_is_raised_by_its_step() -> None:
-    def make(number: int) -> tuple[Tensor, list[Any], list[Any]]:
+    def make(number: int) -> tuple[Tensor, Any, list[Any]]:
         if number == 2:
             raise NonFiniteLoss("broken")
-        return torch.tensor([number]), [], []
+        return torch.tensor([number]), None, []
 
+    before = set(threading.enumerate())
     feed = Feed(make, torch.device("cpu"), ahead=2)
     assert [feed(number).index.tolist() for number in (0, 1)] == [[0], [1]]
     with pytest.raises(NonFiniteLoss, match="broken"):
         feed(2)
     assert feed(7).index.tolist() == [7]  # a run that is resumed elsewhere
     feed.close()
-    assert not any(thread.name.startswith("hessgnn-feed") for thread in threading.enumerate())
+    assert feed._thread is None
+    assert not set(threading.enumerate()) - before
 
 
 def test_one_copy_takes_all_tensors_whatever_their_types_and_shapes() -> None:

@@ -35,6 +35,12 @@ def dual(size: int) -> list[int]:
     return [size - 1, *range(1 + number, size - 1), *range(1, 1 + number), 0]
 
 
+def in_dual_order(x: Tensor) -> Tensor:
+    """Parts ``(C, ...)`` in the order of :func:`dual`, from slices: a list of indices would wait for a GPU."""
+    number = len(x) // 2 - 1
+    return torch.cat([x[-1:], x[1 + number : -1], x[1 : 1 + number], x[:1]])
+
+
 def terms(part: int, size: int, number: int) -> list[tuple[int, int]]:
     """Which parts of two factors make this part of their product, out of ``size`` with K = ``number``."""
     if part == 0:

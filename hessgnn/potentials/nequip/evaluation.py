@@ -11,7 +11,7 @@ from torch import Tensor
 from hessgnn.data.batch import Batch
 from hessgnn.potentials.blocks.layers import FORMS
 from hessgnn.potentials.closed_form import Evaluation
-from hessgnn.potentials.nequip.algebra import dual, extended, function, times
+from hessgnn.potentials.nequip.algebra import dual, extended, function, in_dual_order, times
 from hessgnn.potentials.nequip.edges import EdgePass, Edges
 from hessgnn.potentials.nequip.geometry import EdgeFunctions
 from hessgnn.potentials.nequip.tensor_product import TensorProduct
@@ -136,7 +136,7 @@ class LayerPass:
         inside = x.split(self.sizes, 2)
         back = torch.stack([self.answered[part] for part in there]).split(self.sizes, 2)
         out = [_paired(a, b) for a, b in zip(inside, back, strict=True)]
-        behind = [part[order] for part in self.adjoints]
+        behind = [in_dual_order(part) for part in self.adjoints]
         for block, part in zip(self.weights.product.blocks, behind, strict=True):
             out.append(_paired(block.of_rows(self.messages).flatten(3), part))
         for part, connection, place in zip(behind, self.weights.connections, self.weights.kept, strict=True):
@@ -284,7 +284,7 @@ class NequIPEvaluation(Evaluation):
         """Adjoint of the energies of the atoms, ``(C, n_atoms)``: ``1``, or ``1 + e τ``."""
         n_atoms = len(self.elements)
         seed = self.slope.new_zeros(len(self.edges.functions), n_atoms)
-        seed[0] = 1
+        seed[0].fill_(1)
         if energies is not None:
             seed[-1] = energies
         return seed
@@ -296,11 +296,10 @@ class NequIPEvaluation(Evaluation):
         slopes = function([self.form.derivative(n) for n in range(1, 4)], self.hidden, number)
         adjoint = times(seed.unsqueeze(2) * w2, slopes, number)
         if start:
-            order = dual(len(seed))
             self.readout_gradient = [
-                _paired(adjoint[order].unsqueeze(2), self.top),
+                _paired(in_dual_order(adjoint).unsqueeze(2), self.top),
                 adjoint[-1].sum(0),
-                _paired(seed[order][..., None, None], self.active.unsqueeze(2)),
+                _paired(in_dual_order(seed)[..., None, None], self.active.unsqueeze(2)),
                 seed[-1].sum().unsqueeze(0),
             ]
         back = (adjoint @ w1).unsqueeze(2)

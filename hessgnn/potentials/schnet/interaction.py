@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import NamedTuple, cast
 
 from torch import Tensor, nn
 
@@ -83,7 +83,20 @@ class InteractionPass:
         return self.pairs.convolve_mixed(q, m, self.filters), gradients, filters
 
 
-def one_hidden(network: nn.Sequential) -> tuple[nn.Linear, Activation, nn.Linear]:
+class Affine(NamedTuple):
+    """Parameters of a linear layer.
+
+    They are read when an evaluation is made, since a step that is recorded puts its own in the modules' place, and only
+    until the energies are there.
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+
+def one_hidden(network: nn.Sequential) -> tuple[Affine, Activation, Affine]:
     """Layers of a network with one hidden layer."""
     first, act, last = network
-    return cast(nn.Linear, first), cast(Activation, act), cast(nn.Linear, last)
+    linear = [cast(nn.Linear, layer) for layer in (first, last)]
+    hidden, output = (Affine(layer.weight, layer.bias) for layer in linear)
+    return hidden, cast(Activation, act), output
