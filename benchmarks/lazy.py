@@ -3,6 +3,8 @@
 Variants, all with the same data, loss weights, seeds and schedule (a cosine over the whole training):
 
 - ``every m``: products in every m-th step, their term m times as large (``loss.probes.every``);
+- ``modes k, every m``, ``rademacher k, every m``: k products, along the modes of the reference Hessians, or random
+  (one random product where nothing is said);
 - ``fraction f``: products of a share of each batch (``loss.probes.fraction``);
 - ``growing``, ``shrinking``: ``every`` from 8 to 1, or from 1 to 8, in quarters of the training;
 - ``hardest f``: the structures that are probed are drawn with probabilities that grow with their last error, and
@@ -63,8 +65,8 @@ POINTS = 6
 FLOOR = 0.2
 """Share of the draws of the hardest structures that are even over all, so that no weight gets large."""
 VARIANTS = (
-    "every 1", "every 2", "every 4", "every 8", "fraction 0.25", "every 4 x1.5", "every 8 x1.5",
-    "growing", "shrinking", "hardest 0.25", "batch 32, fraction 0.25",
+    "every 1", "modes 1, every 4", "modes 2, every 4", "every 4", "every 1 x0.67", "every 2", "every 8",
+    "fraction 0.25", "hardest 0.25", "growing", "shrinking", "batch 32, fraction 0.25",
 )  # fmt: skip
 
 
@@ -92,8 +94,12 @@ class Variant:
     def settings(self) -> dict[str, Any]:
         """Changes of a run's configuration."""
         return {
-            "every": int(self._number("every") or 1),
-            "fraction": self._number("fraction") or 1.0,
+            "probes": {
+                "every": int(self._number("every") or 1),
+                "fraction": self._number("fraction") or 1.0,
+                "number": int(self._number("rademacher") or self._number("modes") or 1),
+                "kind": "modes" if "modes" in self.name else "rademacher",
+            },
             "batch_size": int(self._number("batch") or BATCH),
             "hessian": 0.0 if self.name == "E-F" else None,
         }
@@ -152,7 +158,7 @@ def make_setup(architecture: str, size: str, variant: Variant, seed: int, steps:
         content["potential"] |= REAL[architecture]
     if settings["hessian"] is not None:
         content["loss"]["hessian"] = settings["hessian"]
-    content["loss"]["probes"] |= {"every": settings["every"], "fraction": settings["fraction"]}
+    content["loss"]["probes"] |= settings["probes"]
     lr = content["training"]["schedule"]["lr"]
     content["training"] |= {
         "batch_size": settings["batch_size"],
@@ -278,7 +284,7 @@ def cost_of(variant: Variant, seconds: dict[str, list[float]]) -> float:
     if variant.every(0.0) is not None:
         shares = [1 / (variant.every(k / 4) or 1) for k in range(4)]
     else:
-        shares = [1 / variant.settings()["every"]]
+        shares = [1 / variant.settings()["probes"]["every"]]
     return statistics.fmean(1 + share * (probed / plain - 1) for share in shares)
 
 
@@ -350,7 +356,7 @@ def main() -> None:
     parser.add_argument("--architectures", nargs="+", default=ARCHITECTURES)
     parser.add_argument("--variants", nargs="+", default=VARIANTS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--time", action="store_true", help="time the steps instead")
     parser.add_argument("--threads", type=int, default=2, help="of what is timed; trainings take one")
     parser.add_argument("--repeats", type=int, default=15)

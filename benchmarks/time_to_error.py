@@ -2,7 +2,7 @@
 
 Recipes, all with the same loss weights, batches, seeds and constant learning rate after a warm-up:
 
-- ``hessgnn``: the probes that are the package's default, or ``--kind`` and ``--number``;
+- ``hessgnn``: the probes that are the package's default, or ``--kind``, ``--number`` and ``--every``;
 - ``2 rows``: HORM's recipe, two random rows a step by one `autograd.grad` each, every derivative left to autograd;
 - ``full``: all rows likewise, as a user would write it;
 - ``full, ours``: all rows in one vectorised pass. It takes the same steps as ``full``, so one run is made, with the
@@ -37,6 +37,7 @@ import numpy as np
 import torch
 from hessgnn_bench.plain import left_to_autograd
 from hessgnn_bench.timing import Times, interleaved
+from hessgnn_bench.workload import REAL
 from rich.console import Console
 from rich.table import Table
 
@@ -74,9 +75,11 @@ class Recipe:
 class Data:
     """Batches and the potential's scaling of one architecture."""
 
-    def __init__(self, name: str, probes: ProbeConfig) -> None:
+    def __init__(self, name: str, size: str, probes: ProbeConfig) -> None:
         store = Store.open("rtp-mini")
         config = load_config(RunConfig, find_resource(f"configs/{name}.yaml"))
+        if size == "real":
+            config = config.model_copy(update={"potential": config.potential | REAL[name]})
         self.config = config.with_resolved_potential(store.elements())
         self.rate = self.config.training.schedule.lr
         potential = build_potential(self.config)
@@ -84,7 +87,7 @@ class Data:
         self.preparation = LossConfig(probes=probes).preparation()
         self.shared = (torch.float32, "cpu", potential.triplet_cutoff)
         validation = store.indices("validation")
-        self.held_out = list(Loader(store, validation, self.cutoff, len(validation), *self.shared))
+        self.held_out = list(Loader(store, validation, self.cutoff, 64, *self.shared))
 
     def loader(self, seed: int) -> Loader:
         """Batches in the order of a seed."""
@@ -117,8 +120,7 @@ class Training:
         if recipe.plain:
             self.potential = left_to_autograd(self.potential)
         self.judged = data.potential(seed, self.loader)
-        config = loss.model_copy(update={"probes": recipe.probes})
-        self.loss, self.weights = Loss(config), Weights(config.forces, config.hessian)
+        self.loss = Loss(loss.model_copy(update={"probes": recipe.probes}))
         self.gradient = EagerStep(self.loss, self.potential)
         if recipe.compiled:
             buckets = build_buckets(self.potential, self.loader, BATCH)
@@ -134,7 +136,8 @@ class Training:
             group["lr"] = self.rate * min(1.0, (self.step + 1) / WARMUP)
         started = time.perf_counter()
         self.optimizer.zero_grad(set_to_none=True)
-        for part in self.loss.parts(batch, self.weights, generator):
+        weights = Weights.at(self.step, self.loss.config, self.seed)
+        for part in self.loss.parts(batch, weights, generator):
             self.gradient(part)
         torch.nn.utils.clip_grad_norm_(self.parameters, 10.0)
         self.optimizer.step()
@@ -144,6 +147,11 @@ class Training:
             torch._foreach_lerp_(averages, self.parameters, 1 - decay)
         self.step += 1
         return time.perf_counter() - started
+
+    def round(self) -> None:
+        """Take the steps from one with products to the next."""
+        for _ in range(self.loss.config.probes.every):
+            self()
 
     def curve(self, steps: int, every: int) -> Iterator[tuple[int, float, float]]:
         """Steps, seconds and error at each validation."""
@@ -168,14 +176,19 @@ def until(curve: Iterator[tuple[int, float, float]], target: float) -> dict[str,
     return {"steps": None, "seconds": None, "curve": points}
 
 
-def recipes(kind: str | None, number: int | None, fraction: float) -> dict[str, Recipe]:
+def recipes(arguments: argparse.Namespace) -> dict[str, Recipe]:
     default = ProbeConfig()
-    ours = ProbeConfig(kind=kind or default.kind, number=number or default.number, fraction=fraction)
+    ours = ProbeConfig(
+        kind=arguments.kind or default.kind,
+        number=arguments.number or default.number,
+        fraction=arguments.fraction,
+        every=arguments.every_steps or default.every,
+    )
     return {
         "hessgnn": Recipe(ours),
-        "2 rows": Recipe(ProbeConfig(kind="rows", number=2, backend="loop"), plain=True),
-        "full": Recipe(ProbeConfig(kind="full", backend="loop"), plain=True),
-        "full, ours": Recipe(ProbeConfig(kind="full")),
+        "2 rows": Recipe(ProbeConfig(kind="rows", number=2, backend="loop", every=1), plain=True),
+        "full": Recipe(ProbeConfig(kind="full", backend="loop", every=1), plain=True),
+        "full, ours": Recipe(ProbeConfig(kind="full", every=1)),
         COMPILED: Recipe(ours, compiled=True),
     }
 
@@ -210,22 +223,24 @@ def seconds_per_step(
             for _ in range(PROOFS + 1):
                 work[COMPILED].step = 0
                 for _ in range(WARM_UP + repeats):
-                    work[COMPILED]()
+                    work[COMPILED].round()
             work[COMPILED].step, compiling = 0, time.perf_counter() - start
         except TrainingError as error:
             console.print(str(error), markup=False)
             del work[COMPILED]
-    return interleaved(work, repeats, WARM_UP), compiling
+    rounds = interleaved({name: training.round for name, training in work.items()}, repeats, WARM_UP)
+    every = {name: recipe.probes.every for name, recipe in names.items()}
+    return {key: Times(tuple(s / every[key] for s in times.seconds)) for key, times in rounds.items()}, compiling
 
 
 def study(name: str, arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
     """All recipes of one architecture."""
-    all_recipes = recipes(arguments.kind, arguments.number, arguments.fraction)
+    all_recipes = recipes(arguments)
     left_out = ["full", "full, ours"] * arguments.skip_full + [COMPILED] * arguments.skip_compiled
     names = {key: recipe for key, recipe in all_recipes.items() if key not in left_out}
     loss = LossConfig()
     ours = names["hessgnn"].probes
-    data = Data(name, ours)
+    data = Data(name, arguments.size, ours)
     trained = {key: recipe for key, recipe in names.items() if key not in TRAINED_AS}
     rates = tuned(data, trained, loss, arguments.rates, arguments.tuning_steps)
 
@@ -242,7 +257,7 @@ def study(name: str, arguments: argparse.Namespace, console: Console) -> dict[st
     rows: dict[str, Any] = {}
     table = Table(
         "recipe", "rate", "steps to target", "s/step", "device-s to target", "summed s", *(f"over {b}" for b in BASES),
-        title=f"{name}: validation Hessian RMSE {target:.3f} eV/Å², {ours.kind} x {ours.number}",
+        title=f"{name}: validation Hessian RMSE {target:.3f} eV/Å², {ours.kind} x {ours.number}, every {ours.every}",
     )  # fmt: skip
     for key in times:
         source = TRAINED_AS.get(key, key)
@@ -295,6 +310,8 @@ def main() -> None:
     parser.add_argument("--kind", help="probes of the recipe `hessgnn`")
     parser.add_argument("--number", type=int)
     parser.add_argument("--fraction", type=float, default=1.0)
+    parser.add_argument("--every-steps", type=int, help="from one with products to the next")
+    parser.add_argument("--size", choices=("small", "real"), default="real", help="of the networks")
     parser.add_argument("--rates", type=float, nargs="*", default=[], help="learning rates; that of configs/ if absent")
     parser.add_argument("--tuning-steps", type=int, default=100)
     parser.add_argument("--repeats", type=int, default=REPEATS)

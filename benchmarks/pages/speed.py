@@ -107,6 +107,32 @@ def _several(values: Sequence[float | None], form: str) -> str:
     return f"{np.mean(known):{form}} ({each})" if len(known) == len(values) else each
 
 
+def lazy(record: Mapping[str, Any], architecture: str, size: str) -> str:
+    """Whole trainings with fewer Hessian products, from ``benchmarks/lazy.py``."""
+    rows = []
+    for row in record["rows"]:
+        if (row["architecture"], row["size"]) != (architecture, size):
+            continue
+        costs = ["" if row[key] is None else f"{row[key]:.2f}" for key in ("step_cost", "seconds_over_base")]
+        ratios = [row[key]["ratio"] for key in ("hessian test", "hessian nms", "forces test", "forces nms")]
+        cells = [
+            "{:.3f} ({:.3f}-{:.3f})".format(*ratio) if ratio[1] == ratio[1] else f"{ratio[0]:.3f}" for ratio in ratios
+        ]
+        rows.append([row["variant"], str(row["steps"]), *costs, *cells, f"{100 * row['clipped']:.0f} %"])
+    titles = ["variant", "steps", "step / E-F", "device-s", "H test", "H nms", "F test", "F nms", "clipped"]
+    return table(titles, rows)
+
+
+def lazy_row(record: Mapping[str, Any], architecture: str, variant: str, size: str = "real") -> Mapping[str, Any]:
+    """One variant of one architecture."""
+    [row] = [
+        row
+        for row in record["rows"]
+        if (row["architecture"], row["size"], row["variant"]) == (architecture, size, variant)
+    ]
+    return row
+
+
 class Probe(NamedTuple):
     """Geometric means over architectures, states and structures of one estimator with K products."""
 
