@@ -86,8 +86,8 @@ class ExperimentConfig(Settings):
     workers: NonNegativeInt = Field(
         default=2, description="processes, each with one run at a time; 0: none, jobs run in this one (for debugging)"
     )
-    rules: Literal[2] = Field(
-        default=2, description="version of the rules of comparison, kept with the settings; not to be set"
+    rules: Literal[2, 3] = Field(
+        default=3, description="version of the rules of comparison, kept with the settings; not to be set"
     )
 
     @field_validator("tasks")

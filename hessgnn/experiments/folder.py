@@ -103,6 +103,7 @@ def require_same(config: Identified, path: Path, *, finished: bool = False) -> N
             "`hessgnn leaderboard`",
         )
     before, now = load(type(config), path).identity(), config.identity()  # type: ignore[type-var]
+    before = {**before, "rules": now.get("rules")}
     if changed := differences(before, now):
         raise ConfigError(
             f"holds other settings ({'; '.join(changed)})",

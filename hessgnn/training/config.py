@@ -76,7 +76,7 @@ class ProbeConfig(Settings):
     number: PositiveInt = Field(default=1, description="rows, atoms, random vectors or parts of the modes, a step")
     fraction: PositiveFloat = Field(default=1.0, le=1.0, description="share of the batch that is probed in a step")
     every: PositiveInt = Field(
-        default=1,
+        default=4,
         description="steps from one with Hessian products to the next; the term then counts as many times as much, so "
         "that the sum over the steps has the same mean. Which step is the first follows from the seed",
     )
@@ -88,6 +88,14 @@ class ProbeConfig(Settings):
     @classmethod
     def _kind_is_known(cls, kind: str) -> str:
         return _require_probes(kind, "loss.probes.kind")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_older_versions(cls, content: Any) -> Any:
+        """Take products in every step where all other keys are given, as the files of runs before 0.3.0 do."""
+        if isinstance(content, dict) and content.keys() == cls.model_fields.keys() - {"every"}:
+            return content | {"every": 1}
+        return content
 
 
 class WeightRamp(Settings):

@@ -35,7 +35,7 @@ def test_step_costs_are_measured_in_turns_relative_to_energies_and_forces(
 
     monkeypatch.setattr(TrainingStep, "__call__", step)
     monkeypatch.setattr("hessgnn.training.step.time.perf_counter", lambda: clock[0])
-    config = make_study()
+    config = make_study(base={"loss": {"probes": {"every": 1}}})
     runs = {regime: config.run_config("schnet", {}, steps=6, seed=1, regime=regime) for regime in config.regimes}
     job = Job(runs["E-F"], tmp_path, "schnet", "", stage="step costs")
     link = LocalLink(lambda report: None, threading.Event())

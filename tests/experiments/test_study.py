@@ -225,8 +225,8 @@ def test_an_unfinished_study_of_older_rules_is_refused(make_study: MakeStudy, tm
     config = make_study(seeds=[1])
     save(config, tmp_path / "study.yaml")
     written = (tmp_path / "study.yaml").read_text()
-    assert "rules: 2\n" in written
-    (tmp_path / "study.yaml").write_text(written.replace("rules: 2\n", "of_old: 1\n"))
+    assert "rules: 3\n" in written
+    (tmp_path / "study.yaml").write_text(written.replace("rules: 3\n", "of_old: 1\n"))
     with pytest.raises(ConfigError, match=r"begun under other rules of comparison.*can still be compared"):
         study(config, tmp_path, silent)
     assert not list(tmp_path.glob("runs/*"))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hessgnn.data.padding import Buckets
 from hessgnn.training.build import Setup, build
-from hessgnn.training.config import LossConfig, RunConfig
+from hessgnn.training.config import LossConfig, ProbeConfig, RunConfig
 from hessgnn.training.loss import Loss, Weights, first_probed
 from hessgnn.training.recorded import RecordedStep
 from hessgnn.training.step import EagerStep
@@ -140,3 +140,11 @@ def test_seconds_of_a_step_are_means_over_rounds(make_config: MakeConfig, monkey
 def test_none_is_refused(make_config: MakeConfig) -> None:
     with pytest.raises(ValueError, match=r"probes.every\n.*greater than 0"):
         make_config(loss=lazy(0))
+
+
+def test_files_of_older_versions_have_products_in_every_step() -> None:
+    resolved = LossConfig().model_dump(mode="json")["probes"]
+    assert resolved["every"] == ProbeConfig().every > 1
+    older = {key: value for key, value in resolved.items() if key != "every"}
+    assert LossConfig.model_validate({"probes": older}).probes.every == 1
+    assert LossConfig.model_validate({"probes": {"kind": "rademacher"}}).probes == ProbeConfig()

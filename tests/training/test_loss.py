@@ -169,10 +169,10 @@ def test_a_term_of_weight_zero_computes_nothing(potential: Potential, monkeypatc
 
 
 def test_weights_grow_along_the_ramp() -> None:
-    config = LossConfig(forces=2.0, hessian=1.0, ramp={"start": 10, "stop": 20})
+    config = LossConfig(forces=2.0, hessian=1.0, ramp={"start": 10, "stop": 20}, probes={"every": 1})
     assert [Weights.at(step, config).hessian for step in (0, 10, 15, 20, 99)] == [0, 0, 0.5, 1, 1]
     assert Weights.at(15, config).forces == 1.0
-    assert Weights.at(0, LossConfig()) == Weights(0.30, 0.09)
+    assert Weights.at(0, LossConfig(probes={"every": 1})) == Weights(0.30, 0.09)
 
 
 @pytest.mark.parametrize("number", [1, 2])

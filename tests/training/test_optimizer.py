@@ -172,7 +172,7 @@ def test_lbfgs_recomputes_loss_and_gradient_with_the_same_probes(
         return original(self, part)
 
     monkeypatch.setattr(EagerStep, "__call__", record)
-    probes = {"kind": "rademacher", "number": 2}
+    probes = {"kind": "rademacher", "number": 2, "every": 1}
     setup = build(make_config(training={"optimizer": LBFGS, "clip": 0.05}, loss={"probes": probes}))
     before = [p.detach().clone() for p in setup.potential.parameters()]
     value = setup.step(0)
@@ -341,7 +341,7 @@ def test_averages_are_what_their_names_say(make_config: MakeConfig) -> None:
 
 
 def test_the_step_returns_the_loss_of_the_batch_before_the_update(make_config: MakeConfig) -> None:
-    setup = build(make_config(training={"parts": 2, "dtype": "float64"}))
+    setup = build(make_config(training={"parts": 2, "dtype": "float64"}, loss={"probes": {"every": 1}}))
     assert isinstance(setup.step, TrainingStep)
     generator = torch.Generator().manual_seed(0)  # the seed of step 0 of a run with seed 0
     weights = Weights(setup.config.loss.forces, setup.config.loss.hessian)

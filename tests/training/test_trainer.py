@@ -54,7 +54,7 @@ def test_training_on_the_bundled_data_learns_the_hessian(make_config: MakeConfig
     config = make_config(
         potential={"width": 32, "n_interactions": 2},
         data={"path": "rtp-mini"},
-        loss={"forces": 8.0, "hessian": 2.6},
+        loss={"forces": 8.0, "hessian": 2.6, "probes": {"every": 1}},
         training={"steps": 120, "batch_size": 20, "schedule": {"lr": 5e-3, "warmup": 10}},
         validation={"every": 30, "hessian": "probes", "weights": {"energy": 1, "forces": 1, "hessian": 1}},
     )
@@ -468,7 +468,7 @@ def test_training_on_hessians_that_jump_warns(make_config: MakeConfig) -> None:
 def test_modes_are_computed_once_for_the_run(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, fraction: float
 ) -> None:
-    config = make_config(loss={"probes": {"kind": "modes", "number": 2, "fraction": fraction}})
+    config = make_config(loss={"probes": {"kind": "modes", "number": 2, "fraction": fraction, "every": 1}})
     setup = build(config)
     for step in range(len(setup.loader)):
         setup.loader.batch(step)
