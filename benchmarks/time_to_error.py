@@ -2,13 +2,16 @@
 
 Recipes, all with the same loss weights, batches, seeds and constant learning rate after a warm-up:
 
-- ``hessgnn``: the probes that are the package's default, or ``--kind``, ``--number`` and ``--every``;
+- ``hessgnn``: the probes that are the package's default, or ``--kind`` and ``--number``, in every step or ``--every-steps``;
 - ``2 rows``: HORM's recipe, two random rows a step by one `autograd.grad` each, every derivative left to autograd;
 - ``full``: all rows likewise, as a user would write it;
 - ``full, ours``: all rows in one vectorised pass. It takes the same steps as ``full``, so one run is made, with the
   faster, and each has its own seconds per step;
 - ``hessgnn, compiled``: the steps of ``hessgnn``, compiled. Compiling is not in its seconds but beside them: only long
   runs pay it back. Left out where the potential refuses to be compiled.
+
+Runs of a few hundred steps, as by default, are limited by the number of Hessian products, so ours form them in every
+step unless ``--every-steps`` is given.
 
 The target is what ``2 rows`` reaches within ``--steps`` for every seed, times 1.05, unless ``--target`` is given. A run
 ends at the target; its crossing is interpolated between validations, which are not counted. Seconds per step are
@@ -182,7 +185,7 @@ def recipes(arguments: argparse.Namespace) -> dict[str, Recipe]:
         kind=arguments.kind or default.kind,
         number=arguments.number or default.number,
         fraction=arguments.fraction,
-        every=arguments.every_steps or default.every,
+        every=arguments.every_steps,
     )
     return {
         "hessgnn": Recipe(ours),
@@ -310,7 +313,7 @@ def main() -> None:
     parser.add_argument("--kind", help="probes of the recipe `hessgnn`")
     parser.add_argument("--number", type=int)
     parser.add_argument("--fraction", type=float, default=1.0)
-    parser.add_argument("--every-steps", type=int, help="from one with products to the next")
+    parser.add_argument("--every-steps", type=int, default=1, help="from one with products to the next")
     parser.add_argument("--size", choices=("small", "real"), default="real", help="of the networks")
     parser.add_argument("--rates", type=float, nargs="*", default=[], help="learning rates; that of configs/ if absent")
     parser.add_argument("--tuning-steps", type=int, default=100)
