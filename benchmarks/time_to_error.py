@@ -2,7 +2,7 @@
 
 Recipes, all with the same loss weights, batches, seeds and constant learning rate after a warm-up:
 
-- ``hessgnn``: the probes that are the package's default, or ``--kind`` and ``--number``, in every step or ``--every-steps``;
+- ``hessgnn``: the probes that are the package's default, or ``--kind`` and ``--number``;
 - ``2 rows``: HORM's recipe, two random rows a step by one `autograd.grad` each, every derivative left to autograd;
 - ``full``: all rows likewise, as a user would write it;
 - ``full, ours``: all rows in one vectorised pass. It takes the same steps as ``full``, so one run is made, with the
