@@ -123,6 +123,12 @@ def lazy(record: Mapping[str, Any], architecture: str, size: str) -> str:
     return table(titles, rows)
 
 
+def spread(ratio: Sequence[float]) -> str:
+    """A ratio with its interval, where there is one."""
+    mean, low, high = ratio
+    return f"{mean:.2f} ({low:.2f} to {high:.2f})" if low == low else f"{mean:.2f}"
+
+
 def lazy_row(record: Mapping[str, Any], architecture: str, variant: str, size: str = "real") -> Mapping[str, Any]:
     """One variant of one architecture."""
     [row] = [
