@@ -4,9 +4,9 @@
 
 Loss and gradient of a batch, by autograd (eager) and recorded, over the eager E-F step; recorded batches are filled up
 to the size that a training on the same data would use. ``--size real`` measures potentials of the size that people
-train. Recording takes minutes the first time, and how long is printed: run it again for the second start, and with an
-empty ``HESSGNN_CACHE`` for the first. Then peak memory and time of one large batch for each number of parts. ``hessgnn
-bench show`` prints the tables again.
+train. Recording takes minutes the first time. Then peak memory and time of one large batch for each number of parts.
+With ``--starts`` also the first steps of a training in fresh processes: eager, compiled with an empty cache, and
+compiled with the cache that this has filled. ``hessgnn bench show`` prints the tables again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from pathlib import Path
 import torch
 from hessgnn_bench.conditions import Conditions
 from hessgnn_bench.experiment import Experiment, Pieces, Work
-from hessgnn_bench.report import Comparison, Report
+from hessgnn_bench.report import Comparison, Report, Starts
+from hessgnn_bench.starts import measure_starts
 from hessgnn_bench.workload import REAL, Workload
 from rich.console import Console
 
@@ -124,18 +125,29 @@ def main() -> None:
     parser.add_argument("--parts", type=int, nargs="*", default=[1, 2, 4])
     parser.add_argument("--parts-batch-size", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--starts", nargs="*", default=[], help="architectures whose starts are measured, K=1")
+    parser.add_argument("--start-repeats", type=int, default=3, help="of the eager and the second start")
     options = parser.parse_args()
     console, conditions = Console(), Conditions.prepare()
     comparisons: list[Comparison] = []
-    report = Report(
-        verb="recorded_step", settings={"repeats": options.repeats, "size": options.size}, conditions=conditions
-    )
+    starts: list[Starts] = []
+    settings = {name: getattr(options, name) for name in ("repeats", "size", "start_repeats")}
+    report = Report(verb="recorded_step", settings=settings, conditions=conditions)
+
+    def write() -> None:
+        report.model_copy(update={"comparisons": comparisons, "starts": starts}).write(options.output)
 
     def keep(experiment: Experiment, *, memory: bool) -> None:
         comparisons.append(experiment.measure(conditions, memory=memory))
         console.print(comparisons[-1].table())
-        report.model_copy(update={"comparisons": comparisons}).write(options.output)
+        write()
 
+    for name in options.starts:
+        settings = REAL[name] if options.size == "real" else {}
+        workload = Workload(name, batch_size=options.batch_size, device=conditions.device, settings=settings)
+        starts.append(measure_starts(workload, 1, options.start_repeats))
+        console.print(starts[-1].table())
+        write()
     for name in options.architectures:
         settings = REAL[name] if options.size == "real" else {}
         if options.how:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from statistics import median
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from rich.markup import escape
@@ -56,6 +57,51 @@ class Comparison(Settings):
         return table
 
 
+class Start(Settings):
+    """The same first steps, in one process after the other."""
+
+    seconds: tuple[PositiveFloat, ...] = Field(description="from the begin of the first step, every process in order")
+    processor: tuple[PositiveFloat, ...] = Field(
+        description="user and system s of the whole process and those that it started, imports included"
+    )
+
+
+class Starts(Settings):
+    """How long trainings of one potential take to begin, see :mod:`hessgnn_bench.starts`."""
+
+    architecture: str
+    products: PositiveInt = Field(description="Hessian products of a step")
+    steps: PositiveInt = Field(description="until a training counts as begun")
+    shapes: PositiveInt = Field(description="steps that were compiled, one for each shape of batch")
+    facts: dict[str, int] = Field(default_factory=dict)
+    first_start: Start = Field(description="with an empty cache")
+    second_start: Start = Field(description="with the cache that the first one filled")
+    eager_start: Start
+
+    TITLES: ClassVar = ("first steps of a training", "s", "s beyond eager", "processor s", "beyond eager")
+
+    def cells(self) -> list[list[str]]:
+        """Rows of a table with :attr:`TITLES`: medians, and medians less those of the eager start."""
+        rows = []
+        eager = self.eager_start
+        for name, start in (("eager", eager), ("compiled, first", self.first_start), ("second", self.second_start)):
+            row = [f"{self.architecture}, K={self.products}: {name}"]
+            for found, base in ((start.seconds, eager.seconds), (start.processor, eager.processor)):
+                beyond = "" if start is eager else f"{median(found) - median(base):.1f}"
+                row += [f"{median(found):.1f}", beyond]
+            rows.append(row)
+        return rows
+
+    def table(self) -> Table:
+        """For the terminal."""
+        table = Table(title=f"{self.architecture}: {self.steps} steps in a fresh process, {self.shapes} shapes")
+        for number, title in enumerate(self.TITLES):
+            table.add_column(title, justify="right" if number else "left")
+        for row in self.cells():
+            table.add_row(*map(escape, row))
+        return table
+
+
 class Report(Settings):
     """All comparisons of one call of ``hessgnn bench``."""
 
@@ -65,6 +111,7 @@ class Report(Settings):
     settings: dict[str, Any] = Field(description="what the command was called with")
     conditions: Conditions
     comparisons: list[Comparison] = Field(default_factory=list)
+    starts: list[Starts] = Field(default_factory=list)
 
     def write(self, path: Path) -> None:
         """Write the file, atomically.

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from hessgnn_bench.conditions import Conditions
-from hessgnn_bench.report import Comparison, Report
+from hessgnn_bench.report import Comparison, Report, Starts
 
 
 def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -39,6 +39,12 @@ def _comparison(one: Comparison) -> str:
         cells.append(f"{row.molecules_per_second:.0f}")
         rows.append([*cells, f"{row.peak_memory:.0f}"] if row.peak_memory is not None else cells)
     return table(["work", "ms", "ratio", "quartiles", "molecules/s", *["peak / MiB"] * memory], rows)
+
+
+def starts(record: Mapping[str, Any]) -> str:
+    """The first steps of trainings, from ``benchmarks/recorded_step.py``; nothing where they were not measured."""
+    found = Report.model_validate(record).starts
+    return table(Starts.TITLES, [row for one in found for row in one.cells()]) if found else ""
 
 
 def ratio(record: Mapping[str, Any], title: str, work: str) -> float:

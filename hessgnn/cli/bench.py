@@ -183,6 +183,8 @@ def show(report: Annotated[Path, typer.Argument(help="JSON file of another verb.
     console.print(f"hessgnn bench {found.verb}, {found.date}, {_described(found.conditions)}", highlight=False)
     for comparison in found.comparisons:
         console.print(comparison.table())
+    for starts in found.starts:
+        console.print(starts.table())
 
 
 def _run(

@@ -104,6 +104,11 @@ class RecordedStep(EagerStep):
             )
         self._records: dict[Shape, Record] = {}
 
+    @property
+    def n_recorded(self) -> int:
+        """Shapes of batches that have a record."""
+        return len(self._records)
+
     def __call__(self, part: Part) -> dict[str, Tensor]:
         """See :meth:`EagerStep.__call__`.
 

@@ -487,6 +487,15 @@ def test_a_second_process_starts_from_the_cache(tmp_path: Path) -> None:
     assert run(1) == "0 False"
 
 
+def test_a_process_that_waits_for_its_parent_ends_in_order() -> None:
+    script = "import threading, time\nfrom hessgnn.training.auto import _end_with_parent\n"
+    script += "threading.Thread(target=_end_with_parent, daemon=True).start()\ntime.sleep(0.3)"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    command = [sys.executable, "-W", "ignore", "-c", script]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, env=environment) as process:
+        assert process.wait() == 0  # its standard input is open meanwhile
+
+
 @pytest.mark.slow
 def test_auto_compiles_in_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auto, "WORTH", -1.0)
