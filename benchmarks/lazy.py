@@ -254,7 +254,7 @@ def time_steps(folder: Path, arguments: argparse.Namespace, console: Console) ->
     rows = {}
     for size in arguments.sizes:
         for architecture in (name for name in arguments.architectures if size == "real" or REAL[name]):
-            names = ["E-F", "every 1", *(v for v in arguments.variants if not v.startswith("every"))]
+            names = ["E-F", *(re.sub(r"every \d+", "every 1", Variant(name).kind) for name in arguments.variants)]
             kinds = {v.kind: v for v in map(Variant, names) if v.every(0.0) is None}
             setups = {kind: make_setup(architecture, size, v, 0, 10_000) for kind, v in kinds.items()}
             for setup in setups.values():
@@ -278,7 +278,8 @@ def time_steps(folder: Path, arguments: argparse.Namespace, console: Console) ->
 def cost_of(variant: Variant, seconds: dict[str, list[float]]) -> float:
     """Mean cost of a step of a variant over that of an E-F step, from the steps that it is made of."""
     medians = {kind: statistics.median(values) for kind, values in seconds.items()}
-    plain, probed = medians["E-F"], medians["every 1"]
+    plain = medians["E-F"]
+    probed = medians.get(re.sub(r"every \d+", "every 1", variant.kind), medians["every 1"])
     if variant.kind in medians:
         return medians[variant.kind] / plain
     if variant.every(0.0) is not None:
