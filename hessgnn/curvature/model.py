@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol, TypeGuard
+from typing import Protocol, TypeGuard, cast
 
 from torch import Tensor, nn
 
@@ -101,6 +101,9 @@ class ClosedFormModel(EnergyModel, Protocol):
     closed_form: bool
     """Whether the formulas are used; ``False`` leaves everything to autograd."""
 
+    def formulas_hold(self) -> bool:
+        """Whether nobody has changed the model in a way that its formulas do not know."""
+
     def derivatives(self, batch: Batch, vectors: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Energy ``(n_structures,)``, gradient ``(n_atoms, 3)`` and products ``(K, n_atoms, 3)``."""
 
@@ -120,7 +123,7 @@ class EdgeHessianModel(EnergyModel, Protocol):
 
 def has_closed_form(model: EnergyModel) -> TypeGuard[ClosedFormModel]:
     """Whether a model's own formulas are used."""
-    return bool(getattr(model, "closed_form", False))
+    return bool(getattr(model, "closed_form", False)) and cast(ClosedFormModel, model).formulas_hold()
 
 
 def has_edge_hessians(model: EnergyModel) -> TypeGuard[EdgeHessianModel]:

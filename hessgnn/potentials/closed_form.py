@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Any
 
 import torch
@@ -11,6 +14,10 @@ from torch import Tensor
 
 from hessgnn.data.batch import Batch
 from hessgnn.potentials.base import Potential
+from hessgnn.potentials.structure import Structure
+
+ENERGIES = ("atomic_energies", "total_energy", "energy_of")
+"""Methods that the formulas stand for."""
 
 
 class Evaluation(ABC):
@@ -35,7 +42,14 @@ class Evaluation(ABC):
 
     @abstractmethod
     def backward(self, energies: Tensor, gradient: Tensor, products: Tensor) -> Sequence[Tensor | None]:
-        """Gradients in the parameters, from those in energies, gradient and products."""
+        """Gradients in the parameters, from those in energies, gradient and products.
+
+        It may use the evaluation up: where the graph is retained, it is called on a copy (:func:`copy.copy`).
+        """
+
+
+class ChangedPotentialWarning(UserWarning):
+    """The modules of a potential are not those that its formulas were written for."""
 
 
 class ClosedFormPotential(Potential):
@@ -46,12 +60,59 @@ class ClosedFormPotential(Potential):
     """
 
     closed_form: bool = True
-    """Whether the formulas are used; ``False`` leaves everything to autograd."""
+    """Whether the formulas are used; ``False`` leaves everything to autograd.
+
+    Subclasses that override the energy but not :meth:`evaluate` start with ``False``.
+    """
+
+    _structure: Structure | None = None
+    """Modules at the end of the ``__init__`` that belongs to :meth:`evaluate`."""
+
+    _change_reported: bool = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if "evaluate" not in vars(cls) and {"atomic_energies", "total_energy"} & vars(cls).keys():
-            cls.closed_form = False  # another energy, of which the inherited formulas know nothing
+        if "evaluate" in vars(cls) and "__init__" in vars(cls):
+            cls.__init__ = _recorded(cls.__init__)  # type: ignore[method-assign]
+        if "closed_form" not in vars(cls):
+            written = _place(cls, "evaluate")
+            inherited = cls.evaluate is not ClosedFormPotential.evaluate
+            if inherited and any(_place(cls, name) < written for name in ENERGIES):
+                cls.closed_form = False  # another energy, of which the inherited formulas know nothing
+            elif "evaluate" in vars(cls):
+                cls.closed_form = True
+
+    def formulas_hold(self) -> bool:
+        """Whether the modules are still those that the formulas were written for; warns once if not.
+
+        The formulas read weights and do not call the modules. Replaced modules or activations, inserted layers and
+        hooks would be ignored, so such a potential is left to autograd. Parametrizations of weights are fine.
+
+        Warns
+        -----
+        ChangedPotentialWarning
+            With the name of the first module that differs.
+        """
+        change = self.change()
+        if change is not None and not self._change_reported:
+            self._change_reported = True
+            warnings.warn(
+                f"the closed-form derivatives of {type(self).__qualname__} are not used, because {change}: autograd "
+                "computes forces and Hessian products instead, which is slower. Hint: set closed_form = False on the "
+                "potential to silence this warning",
+                ChangedPotentialWarning,
+                stacklevel=3,
+            )
+        return change is None
+
+    def change(self) -> str | None:
+        """What differs from the potential that the formulas were written for, or ``None``."""
+        for name in ENERGIES:
+            if name in vars(self):
+                return f"its method {name} was replaced"
+        if self._structure is None:
+            self._structure = Structure(self)
+        return self._structure.change(self)
 
     @abstractmethod
     def evaluate(self, batch: Batch, vectors: Tensor) -> Evaluation:
@@ -99,5 +160,26 @@ class _Node(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        _ = ctx.saved_tensors  # raises if a parameter was changed in the meantime
-        return None, *ctx.evaluation.backward(*gradients)
+        _ = ctx.saved_tensors  # raises if a parameter was changed in the meantime, or the graph was freed
+        evaluation = ctx.evaluation
+        if torch._C._autograd._get_current_graph_task_keep_graph():
+            evaluation = copy(evaluation)
+        else:
+            del ctx.evaluation  # as saved tensors, which are freed too
+        return None, *evaluation.backward(*gradients)
+
+
+def _place(cls: type, name: str) -> int:
+    """Place of the class that defines a method, in the method resolution order."""
+    return next(n for n, base in enumerate(cls.__mro__) if name in vars(base))
+
+
+def _recorded(init: Callable[..., None]) -> Callable[..., None]:
+    """Let an ``__init__`` record the structure that it has made."""
+
+    @functools.wraps(init)
+    def wrapped(self: ClosedFormPotential, *args: Any, **kwargs: Any) -> None:
+        init(self, *args, **kwargs)
+        self._structure = Structure(self)
+
+    return wrapped

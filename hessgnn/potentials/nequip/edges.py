@@ -11,6 +11,7 @@ odd degrees only. Arrays on edges are ``(2, n_pairs, ...)``: each pair both ways
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -132,6 +133,12 @@ class EdgePass:
             part.forget(everything=adjoint is None)
         return out, [w.flatten(1) for w in radial]
 
+    def __copy__(self) -> EdgePass:
+        """One whose portions are its own."""
+        new = object.__new__(type(self))
+        vars(new).update(vars(self), portions=self.portions and [copy(portion) for portion in self.portions])
+        return new
+
     def _portions(self, edges: Edges, x: Parts) -> Iterator[_Portion]:
         n_pairs = edges.centres.shape[1]
         parts = 2 * edges.number + 2
@@ -166,6 +173,12 @@ class _Portion:
         self.g: list[Tensor | None] = []
         self.b: list[Tensor | None] = []
         self.folds: list[Tensor] = []
+
+    def __copy__(self) -> _Portion:
+        """One whose lists of parts are its own."""
+        new = object.__new__(type(self))
+        vars(new).update({name: x.copy() if isinstance(x, list) else x for name, x in vars(self).items()})
+        return new
 
     def update(self, edges: Edges, x: Parts) -> None:
         """Compute the parts that are not known yet: matrices, their products with the features, weights of the rows."""

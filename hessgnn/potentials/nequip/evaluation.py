@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import torch
@@ -144,6 +145,12 @@ class LayerPass:
                 out.append(_paired(self._by_element(inside[place]), part[: len(x)]))
         return [*out, *self.radial_gradient]
 
+    def __copy__(self) -> LayerPass:
+        """One whose further parts are its own."""
+        new = object.__new__(type(self))
+        vars(new).update(vars(self), edges=copy(self.edges), parts=self.parts.copy(), answered=self.answered.copy())
+        return new
+
     def _features(self, edges: Edges) -> list[Tensor | None]:
         return [*self.mixed, *[None] * (len(edges.functions) - len(self.mixed))]
 
@@ -240,7 +247,7 @@ class NequIPEvaluation(Evaluation):
         self.gradient, self.products = total[0], total[1:]
 
     def backward(self, energies: Tensor, gradient: Tensor, products: Tensor) -> Sequence[Tensor | None]:
-        """See :meth:`Evaluation.backward`; may be called once."""
+        """See :meth:`Evaluation.backward`; uses the evaluation up."""
         edges, number = self.edges, self.number
         moves = self._along(torch.cat([products, gradient.unsqueeze(0)]))
         changes = torch.einsum("nma,kna->knm", self.slope, moves)
@@ -255,6 +262,13 @@ class NequIPEvaluation(Evaluation):
         for layer in self.layers:
             gradients += layer.gradients()
         return [*gradients, *self.readout_gradient]
+
+    def __copy__(self) -> NequIPEvaluation:
+        """One that :meth:`backward` may use up; they share all tensors."""
+        new = object.__new__(type(self))
+        vars(new).update(vars(self), edges=copy(self.edges), layers=[copy(layer) for layer in self.layers])
+        new.adjoint_of = self.adjoint_of.copy()
+        return new
 
     def _along(self, moves: Tensor) -> Tensor:
         """Changes of the vectors of the pairs."""

@@ -54,7 +54,9 @@ class SchNet(ClosedFormPotential):
         once = batch.pair_edges()
         distances = batch.edge_vectors(once).norm(dim=-1)
         pairs = batch.edge_index.index_select(1, once)
-        at_distances = radial_functions(distances, self.basis, self.envelope, batch.derivatives)
+        # What carries derivatives forward does not call the filters either.
+        order = None if batch.derivatives is None or self.change() else batch.derivatives
+        at_distances = radial_functions(distances, self.basis, self.envelope, order)
         x = self.embedding(self.species(batch))
         for interaction in self.interactions:
             x = x + interaction(x, at_distances, pairs)
