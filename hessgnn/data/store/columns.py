@@ -107,6 +107,7 @@ class Columns:
         if self._handle is None or self._handle_pid != os.getpid():
             self._handle, self._handle_pid = self._opened(), os.getpid()
             self._state = _state(self._handle)
+        self.require_unchanged()  # before anything is mapped or read
         return self._handle
 
     def _opened(self) -> h5py.File:
@@ -128,7 +129,6 @@ class Columns:
     def _mapped(self, key: str) -> NDArray | None:
         """A contiguous dataset, mapped from the file that is open, whatever its path leads to by now."""
         dataset, file = self._file[key], self._file
-        self.require_unchanged()
         offset = dataset.id.get_offset()
         if offset is None or file.userblock_size or file.driver != "sec2":
             return None
