@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import offline
+from hessgnn_bench.output import output_file
 
 ROOT = offline.ROOT
 SCRIPT = Path(__file__)
@@ -261,7 +262,7 @@ def _commit() -> str | None:
 def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("output", type=Path, nargs="?", help="JSON file")
+    parser.add_argument("output", type=output_file, nargs="?", help="JSON file")
     parser.add_argument("--download", type=Path, metavar="DIR", help="fetch wheels into a folder, and nothing else")
     parser.add_argument("--python", default="3.12", help="with --download: version of Python there")
     parser.add_argument("--have", nargs="*", default=[], metavar="PACKAGE", help="with --download: left out")

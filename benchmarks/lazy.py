@@ -39,6 +39,7 @@ from typing import Any
 import numpy as np
 import torch
 from hessgnn_bench.conditions import Conditions
+from hessgnn_bench.output import output_file
 from hessgnn_bench.workload import REAL
 from rich.console import Console
 from rich.table import Table
@@ -361,7 +362,7 @@ def main() -> None:
     parser.add_argument("--time", action="store_true", help="time the steps instead")
     parser.add_argument("--threads", type=int, default=2, help="of what is timed; trainings take one")
     parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--summary", type=Path, help="write errors and costs of the runs that are there")
+    parser.add_argument("--summary", type=output_file, help="write errors and costs of the runs that are there")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore", DeprecationWarning)
     console, folder = Console(width=150), arguments.folder

@@ -33,6 +33,7 @@ from typing import IO, Any
 
 import numpy as np
 from ase.data import atomic_numbers
+from hessgnn_bench.output import output_file
 from hessgnn_bench.timing import Times
 from peer_candidates import CANDIDATES, ELEMENTS, HERE, MATCHES, Candidate, available, install, ours
 from rich.console import Console
@@ -303,7 +304,7 @@ def environment(text: str) -> tuple[str, Path]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-o", "--output", type=Path, default=Path("peers.json"), metavar="FILE", help="JSON file")
+    parser.add_argument("-o", "--output", type=output_file, default="peers.json", metavar="FILE", help="JSON file")
     parser.add_argument("--install", type=Path, metavar="DIR", help="make the environments there and end")
     parser.add_argument("--envs", type=Path, metavar="DIR", help="where --install made them")
     parser.add_argument("--env", type=environment, action="append", default=[], metavar="NAME=PYTHON")

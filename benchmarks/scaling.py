@@ -21,12 +21,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from hessgnn_bench.conditions import Conditions
+from hessgnn_bench.output import output_file
 from hessgnn_bench.workload import REAL
 
 from hessgnn.errors import UserError
@@ -205,7 +205,7 @@ def measure(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("output", type=Path, help="JSON file")
+    parser.add_argument("output", type=output_file, help="JSON file")
     parser.add_argument("--architectures", nargs="+", default=list(REAL), choices=list(REAL))
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[32, 128])
     parser.add_argument("--repeats", type=int, default=9)

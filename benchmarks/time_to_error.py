@@ -33,11 +33,11 @@ import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from hessgnn_bench.output import output_file
 from hessgnn_bench.plain import left_to_autograd
 from hessgnn_bench.timing import Times, interleaved
 from hessgnn_bench.workload import REAL
@@ -304,7 +304,7 @@ def _several(values: list[float | None], form: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("output", type=Path, help="JSON file")
+    parser.add_argument("output", type=output_file, help="JSON file")
     parser.add_argument("--architectures", nargs="+", default=ARCHITECTURES)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--steps", type=int, default=400, help="longest run")

@@ -56,8 +56,9 @@ class Collator:
         """Everything of a batch but the Hessians, as arrays that travel between processes and that :meth:`batch` takes.
 
         ``chosen`` ``(n_structures,)`` are indices in the store. Raises :class:`DataError` when atoms of a structure
-        coincide.
+        coincide, or the store was changed since it was opened.
         """
+        self.store.columns.require_unchanged()
         store, columns, real = self.store, self.store.columns, _NUMPY[self.dtype]
         sizes = store.n_atoms[chosen]
         atoms = ragged(store.first_atom[chosen], sizes)

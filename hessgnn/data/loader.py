@@ -106,8 +106,10 @@ class Loader:
         Raises
         ------
         DataError
-            When atoms of a structure coincide, something cannot be read, or a worker died.
+            When atoms of a structure coincide, something cannot be read, the store was changed since it was opened, or
+            a worker died.
         """
+        self.collator.store.columns.require_unchanged()  # here, too, where a worker makes the rest: Hessians are mapped
         arrays = self._from_worker(step) if self.workers else self.collator.arrays(self.indices[self.plan.batch(step)])
         return self.collator.batch(arrays, self.device if device is None else device)
 

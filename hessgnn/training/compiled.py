@@ -48,7 +48,10 @@ WAIT = 1800.0
 _FORMAT = 1
 _PROGRAM, _MANIFEST = "program.bin", "manifest.json"
 _PACKAGE = Path(__file__).parents[1]
-_OWN = ("potentials", "curvature", "data/batch.py", "data/padding.py", *(f"training/{n}.py" for n in ("loss", "part")))
+_OWN = (
+    *("potentials", "curvature", "data/batch.py", "data/padding.py"),
+    *(f"training/{name}.py" for name in ("loss", "part", "recorded")),
+)
 _SCRATCH = ("aotautograd", "fxgraph", "locks")  # of Inductor: what an artifact does not need
 
 _TENSORS: Any = {"forces": True, "hessian": True, "ramp": True, "probes": {"kind", "number", "fraction", "every"}}
@@ -253,9 +256,12 @@ def _copy_verified(entry: Path, target: Path, identity: Identity) -> None:
     manifest = json.loads((entry / _MANIFEST).read_bytes())
     if manifest["about"] != json.loads(json.dumps(identity.about)):
         raise ValueError("it is the program of another step")
+    for name in manifest["files"]:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ValueError(f"{name} does not lie in its folder")
     for name, digest in manifest["files"].items():
         data = (entry / name).read_bytes()
-        if ".." in Path(name).parts or hashlib.sha256(data).hexdigest() != digest:
+        if hashlib.sha256(data).hexdigest() != digest:
             raise ValueError(f"{name} is damaged")
         _write(target / name, data)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
+import torch
 from pydantic import (
     Discriminator,
     Field,
@@ -78,11 +79,19 @@ class ProbeConfig(Settings):
     every: PositiveInt = Field(
         default=4,
         description="steps from one with Hessian products to the next; the term then counts as many times as much, so "
-        "that the sum over the steps has the same mean. Which step is the first follows from the seed",
+        "that the sum over the steps has the same mean. Which step is the first follows from the seed. Validations "
+        "that follow each other in fewer steps may have no loss_hessian between them",
     )
     backend: Literal["vmap", "loop", "replicate"] = Field(
         default="vmap", description="how products are formed; fixed, so that a resumed run repeats every digit"
     )
+
+    def first(self, seed: int) -> int:
+        """First of the steps with Hessian products, from 0 to ``every`` - 1: uniformly distributed over the seeds.
+
+        A fixed phase would always meet the same place in cycles of the data or of the learning rate.
+        """
+        return int(torch.randint(self.every, (), generator=torch.Generator().manual_seed(seed)))
 
     @field_validator("kind")
     @classmethod
@@ -134,6 +143,12 @@ class LossConfig(Settings):
                 f"Use one of probes.kind {', '.join(name for name, kind in PROBES.items() if kind.whole_rows)}"
             )
         return self
+
+    def ramped(self, step: int) -> float:
+        """Share of the force and Hessian weights in a step, counted from 0: 1 without a ramp."""
+        if self.ramp is None:
+            return 1.0
+        return min(1.0, max(0.0, (step - self.ramp.start) / (self.ramp.stop - self.ramp.start)))
 
     @property
     def regime(self) -> LossRegime:
@@ -335,6 +350,24 @@ class RunConfig(Settings):
     @model_validator(mode="after")
     def _potential_is_known(self) -> RunConfig:
         self.potential_config()
+        return self
+
+    @model_validator(mode="after")
+    def _hessians_are_seen(self) -> RunConfig:
+        """Refuse a run whose regime is E-F-H in name only."""
+        probes, steps = self.loss.probes, self.training.steps
+        first = probes.first(self.training.seed)
+        last = steps - 1 - (steps - 1 - first) % probes.every  # of the steps with products; a ramp only grows
+        if self.loss.hessian and (last < 0 or not self.loss.ramped(last)):
+            late = not self.loss.ramped(steps - 1)
+            raise ConfigError(
+                f"none of the {steps} steps has Hessian products with a weight, though loss.hessian is "
+                f"{self.loss.hessian:g}",
+                where="key 'loss.ramp.start'" if late else "key 'loss.probes.every'",
+                hint="let the ramp start earlier, or raise training.steps"
+                if late
+                else "set loss.probes.every=1, or raise training.steps",
+            )
         return self
 
     @property

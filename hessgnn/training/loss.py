@@ -30,7 +30,7 @@ from hessgnn.curvature.probes import Probes, draw
 from hessgnn.data.batch import Batch
 from hessgnn.data.labels import Labels
 from hessgnn.potentials.base import Potential
-from hessgnn.training.config import LossConfig, WeightRamp
+from hessgnn.training.config import LossConfig
 from hessgnn.training.part import Part, weighted_sum
 from hessgnn.training.transfer import Reading
 
@@ -48,8 +48,8 @@ class Weights:
 
         With ``probes.every`` above 1 the Hessian's is 0 in most steps, and so many times as large in the others.
         """
-        share, every = _ramped(step, config.ramp), config.probes.every
-        probed = step % every == first_probed(seed, every)
+        share, every = config.ramped(step), config.probes.every
+        probed = step % every == config.probes.first(seed)
         return cls(config.forces * share, config.hessian * share * every if probed else 0.0)
 
 
@@ -237,14 +237,6 @@ class Loss:
         return residual.square()
 
 
-def first_probed(seed: int, every: int) -> int:
-    """First of the steps with Hessian products, between 0 and ``every`` - 1: uniformly distributed over the seeds.
-
-    A fixed phase would always meet the same place in cycles of the data or of the learning rate.
-    """
-    return int(torch.randint(every, (), generator=torch.Generator().manual_seed(seed)))
-
-
 def energy_error(energy: Tensor, reference: Tensor, batch: Batch, form: str = "per_atom") -> Tensor:
     """Squared energy error of each structure, ``(n_structures,)`` float64, eV².
 
@@ -344,12 +336,6 @@ def _choose(labelled: Tensor, fraction: float, generator: Generator | None) -> T
     chosen = torch.zeros_like(labelled)
     chosen[candidates[order[:number]]] = True
     return chosen
-
-
-def _ramped(step: int, ramp: WeightRamp | None) -> float:
-    if ramp is None:
-        return 1.0
-    return min(1.0, max(0.0, (step - ramp.start) / (ramp.stop - ramp.start)))
 
 
 def _labels(batch: Batch) -> Labels:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -387,6 +388,42 @@ def test_a_damaged_program_is_removed(copy: Copy, fault: str, caplog: pytest.Log
     assert programs.load(identity) is None
     assert "cannot be loaded and is compiled again" in caplog.text
     assert not entry.exists()
+
+
+@pytest.mark.parametrize("way", ["absolute", "up"])
+def test_a_manifest_names_no_file_outside_of_its_folder(
+    copy: Copy, way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    programs, identity, entry = copy
+    foreign = tmp_path / "foreign"
+    foreign.write_bytes(b"secret")
+    content = json.loads((entry / "manifest.json").read_bytes())
+    name = str(foreign) if way == "absolute" else "../../foreign"
+    content["files"][name] = hashlib.sha256(b"secret").hexdigest()
+    (entry / "manifest.json").write_text(json.dumps(content))
+    monkeypatch.setattr(compiled, "_write", None)  # must not be asked
+    assert programs.load(identity) is None
+    assert "does not lie in its folder" in caplog.text
+    assert foreign.read_bytes() == b"secret"
+
+
+def test_the_key_knows_the_sources_of_a_recorded_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import shutil
+
+    package = tmp_path / "hessgnn"
+    shutil.copytree(Path(compiled.__file__).parents[1], package, ignore=shutil.ignore_patterns("bundled", "*.pyc"))
+    monkeypatch.setattr(compiled, "_PACKAGE", package)
+    compiled._source.cache_clear()
+    try:
+        found = {compiled._source("hessgnn")}
+        for name in ("recorded", "part", "loss"):
+            with (package / "training" / f"{name}.py").open("a") as file:
+                file.write("# edited\n")
+            compiled._source.cache_clear()
+            found.add(compiled._source("hessgnn"))
+    finally:
+        compiled._source.cache_clear()
+    assert len(found) == 4
 
 
 @pytest.mark.parametrize("where", ["folder", "file"])

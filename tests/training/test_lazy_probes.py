@@ -12,9 +12,11 @@ from springs import TINY
 from torch import Tensor
 
 from hessgnn.data.padding import Buckets
+from hessgnn.errors import ConfigError
+from hessgnn.runtime.config import parse
 from hessgnn.training.build import Setup, build
 from hessgnn.training.config import LossConfig, ProbeConfig, RunConfig
-from hessgnn.training.loss import Loss, Weights, first_probed
+from hessgnn.training.loss import Loss, Weights
 from hessgnn.training.recorded import RecordedStep
 from hessgnn.training.step import EagerStep
 from hessgnn.training.trainer import train
@@ -39,8 +41,9 @@ def test_each_round_of_steps_has_one_with_products_and_their_whole_weight(every:
 
 
 def test_the_first_step_with_products_is_drawn_by_the_seed() -> None:
-    first = [first_probed(seed, 4) for seed in range(400)]
-    assert first == [first_probed(seed, 4) for seed in range(400)]
+    probes = ProbeConfig(every=4)
+    first = [probes.first(seed) for seed in range(400)]
+    assert first == [probes.first(seed) for seed in range(400)]
     assert all(70 < first.count(phase) < 130 for phase in range(4))
 
 
@@ -50,6 +53,29 @@ def test_the_weight_of_a_ramp_is_multiplied() -> None:
     assert probed == {step: pytest.approx(5 * min(1.0, (step - 10) / 10)) for step in probed}
     assert sorted(probed) == list(range(min(probed), 40, 5))
     assert 10 < min(probed) <= 15
+
+
+@pytest.mark.parametrize("ramp", [None, {"start": 3, "stop": 5}])
+def test_a_run_without_any_product_is_refused(ramp: dict[str, int] | None) -> None:
+    """Exactly those whose weights are 0 in all steps."""
+    told = set()
+    for seed in range(4):
+        for every in (1, 4, 7):
+            for steps in range(1, 12):
+                loss = {"ramp": ramp, **lazy(every)}
+                training = {"steps": steps, "seed": seed}
+                config = LossConfig.model_validate(loss)
+                seen = any(Weights.at(step, config, seed).hessian for step in range(steps))
+                content = {"potential": {"name": "ani"}, "loss": loss, "training": training}
+                if seen:
+                    parse(RunConfig, content, where="x")
+                    continue
+                with pytest.raises(ConfigError, match="Hessian products") as caught:
+                    parse(RunConfig, content, where="x")
+                assert "\n" not in str(caught.value)
+                told.add(str(caught.value).partition("key '")[2].partition("'")[0])
+                parse(RunConfig, {**content, "loss": {**loss, "hessian": 0.0}}, where="x")
+    assert told == ({"loss.probes.every"} if ramp is None else {"loss.probes.every", "loss.ramp.start"})
 
 
 def gradients(setup: Setup, steps: range) -> list[Tensor]:

@@ -21,7 +21,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from hessgnn.errors import DataError
+from hessgnn.data.store.layout import require_own_data
+from hessgnn.errors import DataError, UserError
 from hessgnn.runtime.files import atomic_path
 
 IN_MEMORY = 64 * 1024**2
@@ -53,6 +54,7 @@ class Columns:
         self._arrays: dict[str, NDArray] = {}
         self._handle: h5py.File | None = None
         self._handle_pid = -1
+        self._state: tuple[int, int] | None = None  # size and date of the file when it was opened
 
     def __reduce__(self) -> tuple[type[Columns], tuple[Path, str]]:
         return Columns, (self.path, self.content_hash)
@@ -75,6 +77,20 @@ class Columns:
             return self.array(key)[start:stop]
         return self._read(key, slice(start, stop))
 
+    def require_unchanged(self) -> None:
+        """Raise :class:`~hessgnn.errors.DataError` when the file that is open was written to since it was opened.
+
+        What is mapped from it is then other data, or the end of the process where the file has become shorter. It takes
+        two microseconds, and says nothing of what happens after it. A file that took the place of this one does no
+        harm: the one that is open stays as it is.
+        """
+        if self._handle is not None and _state(self._handle) != self._state:
+            raise DataError(
+                "was changed while it was read",
+                where=self.path,
+                hint="start again; replace a store by moving another to its place (mv), never by copying onto it (cp)",
+            )
+
     def close(self) -> None:
         """Close the file and forget what was read. Both come back when something is asked for."""
         self._arrays.clear()
@@ -90,6 +106,8 @@ class Columns:
         # HDF5 handles do not survive a fork: each process opens its own.
         if self._handle is None or self._handle_pid != os.getpid():
             self._handle, self._handle_pid = self._opened(), os.getpid()
+            self._state = _state(self._handle)
+        self.require_unchanged()  # before anything is mapped or read
         return self._handle
 
     def _opened(self) -> h5py.File:
@@ -101,6 +119,11 @@ class Columns:
         if file.attrs.get("content_hash") != self.content_hash:
             file.close()
             raise DataError("was replaced by other data", where=self.path, hint=hint)
+        try:
+            require_own_data(file, self.path)
+        except DataError:
+            file.close()
+            raise
         return file
 
     def _mapped(self, key: str) -> NDArray | None:
@@ -160,10 +183,24 @@ class Columns:
         return scratch("stores") / hashlib.sha256(what.encode()).hexdigest()[:24]
 
 
+def _state(file: h5py.File) -> tuple[int, int] | None:
+    """Size and date of a file that is open, whatever its path leads to by now; ``None`` where it is no plain file."""
+    if file.driver != "sec2":
+        return None
+    found = os.fstat(file.id.get_vfd_handle())
+    return found.st_size, found.st_mtime_ns
+
+
 def scratch(kind: str) -> Path:
     """Folder of a kind of scratch files, see :data:`SCRATCH`; it need not exist."""
+    if named := os.environ.get(SCRATCH):
+        try:
+            return Path(named).expanduser() / kind
+        except RuntimeError as error:
+            hint = "write the whole path"
+            raise UserError(f"{named} names no user's home", where=SCRATCH, hint=hint) from error
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.environ.get(SCRATCH) or caches / "hessgnn") / kind
+    return caches / "hessgnn" / kind
 
 
 def _read_ahead(mapped: mmap.mmap, size: int) -> None:

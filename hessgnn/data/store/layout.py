@@ -100,11 +100,29 @@ def open_checked(path: Path) -> Iterator[h5py.File]:
                 where=path,
                 hint="build the file again, or install the release of hessgnn that wrote it",
             )
+        require_own_data(file, path)
         required = [key for key in _REQUIRED if version > 1 or key != "parent"]
         missing = [key for key in required if key not in file] + [key for key in _ATTRIBUTES if key not in file.attrs]
         if missing:
             raise DataError(f"lacks {', '.join(missing)}", where=path, hint="build the file again")
         yield file
+
+
+def require_own_data(file: h5py.File, path: Path) -> None:
+    """Raise :class:`DataError` when a dataset lies in another file: reading it would read whatever that is.
+
+    HDF5 follows links, virtual datasets and external storage to any path; what opens a store shall read the store.
+    """
+    for key in file:
+        if isinstance(file.get(key, getlink=True), h5py.HardLink):
+            item = file[key]
+            if not isinstance(item, h5py.Dataset) or not (item.external or item.is_virtual):
+                continue
+        raise DataError(
+            f"keeps {key} outside of itself, by a link, external storage or a virtual dataset",
+            where=path,
+            hint="read it with h5py and write it with hessgnn.data.store.write_store",
+        )
 
 
 def read_per_structure(file: h5py.File, path: Path) -> dict[str, NDArray]:

@@ -6,16 +6,20 @@ import os
 import pickle
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
+import torch
 
+from hessgnn.data.loader import Loader
 from hessgnn.data.store import columns, writer
 from hessgnn.data.store.columns import Columns, ragged
 from hessgnn.data.store.store import Store, write_store
-from hessgnn.errors import DataError
+from hessgnn.errors import DataError, UserError
 
 KEYS = ("numbers", "positions", "forces", "hessian", "cell", "name")
 
@@ -167,3 +171,87 @@ def test_a_truncated_contiguous_file_is_refused(contiguous: Path) -> None:
     contiguous.write_bytes(contiguous.read_bytes()[:-2000])
     with pytest.raises(DataError, match=r"set\.h5: is truncated"):
         Store.open(contiguous)
+
+
+def test_the_folder_of_scratch_files_may_be_in_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv(columns.SCRATCH, "~/c")
+    assert columns.scratch("stores") == tmp_path / "c" / "stores"
+    monkeypatch.setenv(columns.SCRATCH, "~nobody-of-this-name/c")
+    with pytest.raises(UserError, match=columns.SCRATCH):
+        columns.scratch("stores")
+
+
+def overwrite(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        file.write(b"A" * 1000)
+    os.utime(path)  # clocks of file systems are coarse
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, 4096)
+
+
+@pytest.mark.parametrize("change", [overwrite, truncate])
+def test_a_store_that_is_changed_while_it_is_read(
+    contiguous: Path, change: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loader = Loader(Store.open(contiguous), range(8), 4.0, 4, torch.float64)
+    arrays = loader.collator.arrays(loader.indices[:4])
+    assert loader.batch(0).labels is not None
+    change(contiguous)
+    for function in (loader.batch, lambda _: loader.collator.arrays(loader.indices[:4])):
+        with pytest.raises(DataError, match=r"was changed while it was read\. Hint: .*mv"):
+            function(1)
+    monkeypatch.setattr(loader.collator, "arrays", lambda _: arrays)  # made by a worker
+    with pytest.raises(DataError, match="was changed"):
+        loader.batch(0)
+
+
+def test_a_dataset_of_a_changed_store_is_not_mapped(contiguous: Path) -> None:
+    store = Store.open(contiguous)
+    assert store[0].name
+    truncate(contiguous)
+    store.columns._arrays.clear()  # as another dataset that has not been asked for
+    with pytest.raises(DataError, match="was changed"):
+        store.hessian(0)
+
+
+def test_a_store_that_is_replaced_or_removed_stays_readable(contiguous: Path, tmp_path: Path) -> None:
+    loader = Loader(Store.open(contiguous), range(8), 4.0, 4, torch.float64)
+    before = loader.batch(1).positions
+    other = tmp_path / "other.h5"
+    other.write_bytes(b"other")
+    other.replace(contiguous)
+    assert torch.equal(loader.batch(1).positions, before)
+    contiguous.unlink()
+    assert torch.equal(loader.batch(1).positions, before)
+
+
+@pytest.mark.parametrize("way", ["external storage", "virtual", "external link", "soft link", "external group"])
+def test_a_store_that_reads_other_files_is_refused(contiguous: Path, tmp_path: Path, way: str) -> None:
+    foreign = tmp_path / "foreign"
+    foreign.write_bytes(b"secret" * 10**6)
+    with h5py.File(contiguous, "r+") as file:
+        data = file["hessian"][:]
+        del file["hessian"]
+        if way == "external storage":
+            file.create_dataset("hessian", shape=data.shape, dtype="f4", external=[(str(foreign), 0, data.nbytes)])
+        elif way == "virtual":
+            layout = h5py.VirtualLayout(shape=data.shape, dtype="f4")
+            layout[:] = h5py.VirtualSource(str(tmp_path / "other.h5"), "hessian", shape=data.shape)
+            file.create_virtual_dataset("hessian", layout)
+        elif way == "external link":
+            file["hessian"] = h5py.ExternalLink(str(tmp_path / "other.h5"), "hessian")
+        else:
+            file["hessian"] = h5py.SoftLink("/other/hessian" if way == "external group" else "/positions")
+            if way == "external group":
+                file["other"] = h5py.ExternalLink(str(tmp_path / "other.h5"), "/")
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["hessian"] = data
+    with pytest.raises(DataError, match="outside of itself"):
+        Store.open(contiguous)
+    columns_ = Columns(contiguous, Store.open("rtp-mini").attributes.content_hash)
+    with pytest.raises(DataError, match=r"outside of itself|other data"):
+        columns_.array("hessian")
