@@ -84,7 +84,7 @@ def test_the_contract_sees_a_bias() -> None:
 def test_a_potential_is_trained_and_validated_with_it(tmp_path: Path, kind: str, workers: int, function: str) -> None:
     config = RunConfig(
         potential={"name": "schnet", "width": 8, "n_interactions": 1, "n_basis": 8, "cutoff": 4.0},
-        loss={"probes": {"kind": kind, "number": 2}, "hessian_function": function},
+        loss={"probes": {"kind": kind, "number": 2, "every": 1}, "hessian_function": function},
         training={"steps": 3, "batch_size": 4, "workers": workers, "device": "cpu"},
         validation={"every": 3, "hessian": kind, "n_probes": 1},
     )
