@@ -179,7 +179,7 @@ class Collator:
         """Triplets of each structure, given by its index in the store; there must be a ``triplet_cutoff``."""
         cutoff = self.triplet_cutoff
         assert cutoff is not None
-        return self._counted(indices, lambda edges, x: edges[0][0][triplets(x, edges, cutoff)[0].numpy()])
+        return self._counted(indices, lambda edges, x: edges[0][0][triplets(x, edges, cutoff)[0]])
 
     def _counted(
         self,
