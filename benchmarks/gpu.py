@@ -29,9 +29,10 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import offline
+from hessgnn_bench.options import Help
 from hessgnn_bench.output import output_file
 
 ROOT = offline.ROOT
@@ -84,6 +85,9 @@ class File:
         record = self.read()
         record["pieces"][piece] = {**record["pieces"].get(piece, {}), "state": state, **more}
         self.write(record)
+        if state != "running":
+            seconds = f" in {more['seconds']:.0f} s" if "seconds" in more else ""
+            print(f"{piece}: {state}{seconds}" + (f" ({more['reason']})" if "reason" in more else ""), flush=True)
 
 
 class Run:
@@ -109,6 +113,7 @@ class Run:
         date = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
         commit = self.options.commit or _commit()
         record = {"script": "gpu", "format": 1, "date": date, "commit": commit, "settings": settings}
+        print(f"{len(self.options.pieces)} pieces in at most {self.options.budget:.0f} s", flush=True)
         self.file.write({**record, "seconds": 0.0, "pieces": {}, "results": {}})
         waiting = list(self.options.pieces)
         while waiting:
@@ -202,6 +207,8 @@ class Run:
         if bad or process.returncode not in (0, 5, -9):
             reason = f"{len(bad)} tests failed" if bad else f"pytest ended with status {process.returncode}"
             self.file.note(piece, "failed", reason=reason, seconds=seconds, errors=lines[-80:])
+        elif outcomes and set(outcomes.values()) == {"SKIPPED"}:
+            self.file.note(piece, "skipped", reason="every test was skipped", seconds=seconds)
         elif process.returncode == -9:
             self.file.note(piece, "done", reason="the time was used up before all tests had run", seconds=seconds)
         else:
@@ -259,9 +266,15 @@ def _commit() -> str | None:
     return None
 
 
+def _refuse(text: str) -> NoReturn:
+    """End with one line."""
+    print(f"error: {text}", file=sys.stderr)
+    sys.exit(2)
+
+
 def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
     parser.add_argument("output", type=output_file, nargs="?", help="JSON file")
     parser.add_argument("--download", type=Path, metavar="DIR", help="fetch wheels into a folder, and nothing else")
     parser.add_argument("--python", default="3.12", help="with --download: version of Python there")
@@ -270,17 +283,28 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", default="cuda", help="cuda or cpu")
     parser.add_argument("--budget", type=float, default=BUDGET, help="seconds for everything")
     parser.add_argument("--train-seconds", type=float, default=60.0, help="at most, for each architecture")
-    parser.add_argument("--architectures", nargs="+", default=["ani", "schnet", "nequip"])
-    parser.add_argument("--sizes", nargs="+", default=["small", "real"], choices=["tiny", "small", "real"])
-    parser.add_argument("--batches", nargs="+", type=int, default=[32, 256, 2048])
-    parser.add_argument("--probes", nargs="+", type=int, default=[1, 2, 4])
-    parser.add_argument("--pieces", nargs="+", default=list(ORDER), choices=ORDER)
+    parser.add_argument("--architectures", nargs="+", default=["ani", "schnet", "nequip"], help="names")
+    parser.add_argument(
+        "--sizes", nargs="+", default=["small", "real"], choices=["tiny", "small", "real"], help="of networks"
+    )
+    parser.add_argument("--batches", nargs="+", type=int, default=[32, 256, 2048], help="molecules")
+    parser.add_argument("--probes", nargs="+", type=int, default=[1, 2, 4], help="products a step")
+    parser.add_argument("--pieces", nargs="+", default=list(ORDER), choices=ORDER, help="to run")
     parser.add_argument("--commit", help="of this working copy; asked of git if absent")
     parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--end", type=float, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.output is None and options.download is None:
         parser.error("name the JSON file, or a folder for --download")
+    if options.wheels is not None and not options.wheels.is_dir():
+        _refuse(f"--wheels {options.wheels}: no such folder (--download makes one)")
+    if options.download is None and not options.work and options.device != "cpu":
+        try:
+            import torch
+        except ImportError:
+            _refuse("torch is not installed: it belongs to the driver, so --wheels does not hold it")
+        if not torch.cuda.is_available():
+            _refuse(f"--device {options.device}: torch finds no CUDA device here (--device cpu tries the script)")
     return options
 
 

@@ -39,6 +39,7 @@ from typing import Any
 import numpy as np
 import torch
 from hessgnn_bench.conditions import Conditions
+from hessgnn_bench.options import Help
 from hessgnn_bench.output import output_file
 from hessgnn_bench.workload import REAL
 from rich.console import Console
@@ -352,23 +353,29 @@ def _ratio(ratio: Sequence[float]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
     parser.add_argument("folder", type=Path, help="of the runs")
-    parser.add_argument("--sizes", nargs="+", default=SIZES, choices=SIZES)
-    parser.add_argument("--architectures", nargs="+", default=ARCHITECTURES)
-    parser.add_argument("--variants", nargs="+", default=VARIANTS)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--sizes", nargs="+", default=SIZES, choices=SIZES, help="of networks")
+    parser.add_argument("--architectures", nargs="+", default=ARCHITECTURES, help="names")
+    parser.add_argument("--variants", nargs="+", default=VARIANTS, metavar="NAME", help="or others of the kinds above")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="a training each")
+    parser.add_argument("--steps", type=int, default=2500, help="of a training")
     parser.add_argument("--time", action="store_true", help="time the steps instead")
     parser.add_argument("--threads", type=int, default=2, help="of what is timed; trainings take one")
-    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--repeats", type=int, default=15, help="of what is timed")
     parser.add_argument("--summary", type=output_file, help="write errors and costs of the runs that are there")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore", DeprecationWarning)
     console, folder = Console(width=150), arguments.folder
-    folder.mkdir(parents=True, exist_ok=True)
+    if not arguments.summary:
+        folder.mkdir(parents=True, exist_ok=True)
     if arguments.summary:
-        write_text(arguments.summary, json.dumps(summary(folder, console), indent=1) + "\n")
+        found = summary(folder, console)
+        if not found["rows"]:
+            parser.exit(
+                2, f"error: {folder} holds no runs to compare with {VARIANTS[0]!r} (hint: run without --summary)\n"
+            )
+        write_text(arguments.summary, json.dumps(found, indent=1) + "\n")
         return
     if arguments.time:
         time_steps(folder, arguments, console)

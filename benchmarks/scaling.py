@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 from hessgnn_bench.conditions import Conditions
+from hessgnn_bench.options import Help
 from hessgnn_bench.output import output_file
 from hessgnn_bench.workload import REAL
 
@@ -204,11 +205,11 @@ def measure(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
     parser.add_argument("output", type=output_file, help="JSON file")
-    parser.add_argument("--architectures", nargs="+", default=list(REAL), choices=list(REAL))
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[32, 128])
-    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--architectures", nargs="+", default=list(REAL), choices=list(REAL), help="names")
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[32, 128], help="of the joint batch")
+    parser.add_argument("--repeats", type=int, default=9, help="turns")
     parser.add_argument("--seconds", type=float, default=1.0, help="of steps of one process in each turn, at least")
     parser.add_argument("--data", default="rtp-mini", help="a store, or the name of a bundled one")
     options = parser.parse_args()

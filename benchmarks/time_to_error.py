@@ -37,6 +37,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from hessgnn_bench.options import Help
 from hessgnn_bench.output import output_file
 from hessgnn_bench.plain import left_to_autograd
 from hessgnn_bench.timing import Times, interleaved
@@ -303,24 +304,24 @@ def _several(values: list[float | None], form: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
     parser.add_argument("output", type=output_file, help="JSON file")
-    parser.add_argument("--architectures", nargs="+", default=ARCHITECTURES)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--architectures", nargs="+", default=ARCHITECTURES, help="names")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="a training each")
     parser.add_argument("--steps", type=int, default=400, help="longest run")
     parser.add_argument("--every", type=int, default=25, help="steps between validations")
-    parser.add_argument("--target", type=float, help="eV/Å²")
+    parser.add_argument("--target", type=float, help="Hessian RMSE, eV/Å²; if absent, one that all reach")
     parser.add_argument("--kind", help="probes of the recipe `hessgnn`")
-    parser.add_argument("--number", type=int)
-    parser.add_argument("--fraction", type=float, default=1.0)
+    parser.add_argument("--number", type=int, help="of its products; that of the package if absent")
+    parser.add_argument("--fraction", type=float, default=1.0, help="of the batch that its products are formed of")
     parser.add_argument("--every-steps", type=int, default=1, help="from one with products to the next")
     parser.add_argument("--size", choices=("small", "real"), default="real", help="of the networks")
     parser.add_argument("--rates", type=float, nargs="*", default=[], help="learning rates; that of configs/ if absent")
-    parser.add_argument("--tuning-steps", type=int, default=100)
-    parser.add_argument("--repeats", type=int, default=REPEATS)
-    parser.add_argument("--skip-full", action="store_true")
-    parser.add_argument("--skip-compiled", action="store_true")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--tuning-steps", type=int, default=100, help="of the runs that choose a rate")
+    parser.add_argument("--repeats", type=int, default=REPEATS, help="of timed steps")
+    parser.add_argument("--skip-full", action="store_true", help="leave out full Hessians")
+    parser.add_argument("--skip-compiled", action="store_true", help="leave out compiled steps")
+    parser.add_argument("--threads", type=int, default=2, help="of steps")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore", DeprecationWarning)
     torch.set_num_threads(arguments.threads)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from hessgnn.data.batch import Batch
 from hessgnn.potentials.base import Potential, PotentialConfig
 from hessgnn.potentials.blocks.layers import BesselBasis, PolynomialCutoff, mlp
+from hessgnn.potentials.closed_form import ClosedFormPotential, Evaluation
 
 
 class Sound(Potential):
@@ -307,3 +308,31 @@ class WithReLU(_Rough):
 
 class OwnsUp(WithCELU):
     not_c2 = "CELU has a jump in its second derivative at 0"
+
+
+class WrongFormulas(ClosedFormPotential):
+    """A harmonic trap whose formulas give another stiffness, and no gradient in it."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.stiffness = nn.Parameter(torch.ones(()))
+
+    def atomic_energies(self, batch):
+        return 0.5 * self.stiffness * batch.positions.square().sum(1)
+
+    def evaluate(self, batch, vectors):
+        return _WrongEvaluation(self, batch, vectors)
+
+    def product_bytes(self, batch):
+        return batch.positions.numel()
+
+
+class _WrongEvaluation(Evaluation):
+    def __init__(self, potential, batch, vectors):
+        self.parameters = [potential.stiffness]
+        stiffness = 2 * potential.stiffness.detach()
+        self.energies = 0.5 * stiffness * batch.positions.square().sum(1)
+        self.gradient, self.products = stiffness * batch.positions, stiffness * vectors
+
+    def backward(self, energies, gradient, products):
+        return [torch.zeros_like(self.parameters[0])]

@@ -113,6 +113,17 @@ def test_inherited_tests_fail_with_the_hint_and_skip_with_the_reason():
         Excused().test_activations()
 
 
+@pytest.mark.parametrize(("item", "method"), [("forces", "evaluate"), ("parameter_gradient", "Evaluation.backward")])
+def test_hints_for_closed_forms_name_the_formulas(item, method):
+    class Contract(PotentialContract):
+        potential_class = broken.WrongFormulas
+
+    with pytest.raises(
+        AssertionError, match=rf"Hint: let `{method}` give .*closed_form = False, too: {BY_NAME[item].hint[:9]}"
+    ):
+        Contract().try_item(BY_NAME[item])
+
+
 def test_fresh_weights_do_not_disturb_the_global_generator_and_hide_no_zeros():
     class Zeros(broken.Sound):
         def __init__(self, config):

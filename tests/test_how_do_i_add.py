@@ -72,6 +72,12 @@ def a_potential(folder: Path, output: list[str]) -> None:
     assert type(hessgnn.load(folder / "runs" / "pairs")).__name__ == "PairPotential"
 
 
+def closed_form(folder: Path, output: list[str]) -> None:
+    assert "0 failed, 0 skipped" in output[0]
+    potential = hessgnn.load(folder / "runs" / "closed")
+    assert getattr(potential, "closed_form", False)
+
+
 def probes(folder: Path, output: list[str]) -> None:
     assert "my_probes:SparseSigns" in (folder / "runs" / "sparse" / "config.yaml").read_text()
     assert "my_probes:SparseSigns" in (folder / "bench.json").read_text()
@@ -117,6 +123,7 @@ def a_format(folder: Path, output: list[str]) -> None:
 
 CHECKS: dict[str, Callable[[Path, list[str]], None]] = {
     "A potential": a_potential,
+    "Closed-form derivatives": closed_form,
     "A kind of probes": probes,
     "An optimiser": an_optimiser,
     "An evaluation task": a_task,

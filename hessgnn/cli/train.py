@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import re
+import shlex
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from hessgnn.leaderboard.collect import collect
 from hessgnn.runtime.config import dump, load, override, parse
 from hessgnn.runtime.files import find_resource
 from hessgnn.runtime.machine import keep_freed_memory
-from hessgnn.runtime.terminal import ProgressLog
+from hessgnn.runtime.terminal import Interrupted, ProgressLog, say
 from hessgnn.training import bar
 from hessgnn.training.build import build_potential
 from hessgnn.training.config import DataConfig, RunConfig
@@ -49,10 +51,47 @@ def train(
             task = progress.add_task(settings.entry, total=settings.training.steps, errors="")
             log = ProgressLog(console, None if console.quiet else folder / "train.log")
             observer = _logged(log, settings, bar.observe(progress, task))
-            result = run_training(settings, folder, resume=resume is not None, observer=observer)
+            with _shown(progress.console), _told_how_to_resume(folder):
+                result = run_training(settings, folder, resume=resume is not None, observer=observer)
             progress.update(task, total=result.progress.step, errors=result.progress.ending)
         log.line(_title(settings), f"{result.progress.ending}, at step {result.progress.step}")
         _print_result(console, result, folder)
+
+
+@contextmanager
+def _shown(console: Console) -> Iterator[None]:
+    """Print what is logged about a training: that a step is being compiled takes minutes, for example."""
+    logger, handler = logging.getLogger("hessgnn.training"), _Lines(console)
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
+
+
+class _Lines(logging.Handler):
+    """Lines above the bar of a console."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(logging.INFO)
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(self._console, record.getMessage())
+
+
+@contextmanager
+def _told_how_to_resume(folder: Path) -> Iterator[None]:
+    """Give Ctrl-C the command that resumes the run, once there is one."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if Run(folder).config_path.is_file():
+            raise Interrupted(f"hessgnn train --resume {shlex.quote(str(folder))}") from error
+        raise
 
 
 def _what_and_where(

@@ -30,12 +30,17 @@ INTERRUPTED = 130
 _UsageError: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "UsageError")
 
 
+class Interrupted(Exception):
+    """Ctrl-C, with the command that resumes. Versions of typer differ in what they make of a KeyboardInterrupt."""
+
+
 def main(application: typer.Typer, arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit: status 2 and one line for wrong input, 1 for a bug, with its traceback in a file.
 
     A sweep or a study of which no run could be trained has status 1, too.
     """
     wait_briefly()
+    how = ", run the same command again"
     errors = Console(stderr=True, soft_wrap=True, emoji=False)
     try:
         status = application(args=arguments, standalone_mode=False)
@@ -48,6 +53,8 @@ def main(application: typer.Typer, arguments: Sequence[str] | None = None) -> No
             wrong = UserError(message.rstrip("."), hint=f"see `{verb} --help`")
             errors.print(f"[red]error:[/red] {_plain(str(wrong))}", highlight=False)
         status = WRONG_INPUT
+    except Interrupted as error:
+        how, status = f": {error}", INTERRUPTED
     except (typer.Abort, KeyboardInterrupt):
         status = INTERRUPTED
     except Exception as error:
@@ -57,9 +64,7 @@ def main(application: typer.Typer, arguments: Sequence[str] | None = None) -> No
         status = 1
     # Some versions of typer return the status, others raise. Of torchrun's processes, rank 0 reports it for all.
     if status == INTERRUPTED and os.environ.get("RANK", "0") == "0":
-        errors.print(
-            "stopped; to resume, run the same command again (for `train`: `train --resume RUN`)", highlight=False
-        )
+        say(errors, f"stopped; to resume{how}")
     sys.exit(status)
 
 

@@ -114,7 +114,11 @@ class AutoStep(RecordedStep):
         self._begun, self.compiled = True, dict(compiled)
 
     def close(self) -> None:
-        """End the process that compiles."""
+        """End the process that compiles, and log what ran where no step was compiled."""
+        if self._seconds and not self.compiled:
+            waits = self._compiler is not None or self._ready
+            why = "compiled steps came after the last checkpoint" if waits else "compiling would not have paid"
+            logger.info("step auto: eager, %s", why)
         if self._compiler is not None:
             self._compiler.close()
             self._compiler = None

@@ -211,7 +211,7 @@ def build_gradient(config: RunConfig, loss: Loss, potential: Potential, loader: 
             hint="use training.step=eager or compiled, or one process",
         )
     if settings.step == "auto" and (ranks.number > 1 or potential.scale.is_cuda):
-        logger.info("training.step=auto: eager, on CUDA devices and with several processes")
+        logger.info("step auto: eager, as on all CUDA devices and with several processes")
         return EagerStep(loss, potential)
     typical = math.ceil(len(loader.indices) / len(loader))
     buckets = build_buckets(potential, loader, math.ceil(typical / (settings.parts * ranks.number)))

@@ -192,15 +192,22 @@ class RecordedStep(EagerStep):
     def _compiled(self, part: Part, inputs: Sequence[Tensor]) -> Record:
         """From the disk, or compiled and kept there."""
         identity = self.identity(part)
-        if identity is None:
+        if identity is None:  # a class without a source file
+            self._announce(part, "minutes, not kept on disk")
             return Record(self.programs.compile(None, _zeroed(_trace(self._function(part), inputs)), inputs))
         if (program := self.programs.load(identity)) is not None:
             return Record(program, identity, stored=True)
         with self.programs.compiling(identity):
             if (program := self.programs.load(identity)) is not None:  # another process has compiled it meanwhile
                 return Record(program, identity, stored=True)
+            self._announce(part, f"minutes the first time, kept in {self.programs.folder}")
             graph = _zeroed(_trace(self._function(part), inputs))
             return Record(self.programs.compile(identity, graph, inputs), identity)
+
+    @staticmethod
+    def _announce(part: Part, cost: str) -> None:
+        size = Size.of(part.batch)
+        logger.info("compiling the step for %d atoms, %d edges: %s", size.n_atoms, size.n_edges, cost)
 
     def _function(self, part: Part) -> Function:
         """The step as a function of tensors alone."""

@@ -155,6 +155,35 @@ def test_what_is_past_the_budget_is_left_out(modules: dict[str, ModuleType], tmp
     assert set(record["pieces"]) == set(modules["gpu"].ORDER)
 
 
+def test_without_a_device_or_wheels_it_says_so_at_once(
+    modules: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    output = tmp_path / "gpu.json"
+    for words, message in (
+        ([], "--device cuda: torch finds no CUDA"),
+        (["--wheels", "none"], "--wheels none: no such"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            modules["gpu"].main([str(output), *words])
+        [line] = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"error: {message}")
+    assert not output.exists()
+
+
+def test_tests_that_are_all_skipped_are_not_done(
+    modules: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "tests").mkdir()
+    text = "import pytest\n\n\n@pytest.mark.gpu\ndef test_one():\n    pytest.skip('no device')\n"
+    (tmp_path / "tests" / "test_gpu.py").write_text(text, encoding="utf-8")
+    monkeypatch.setattr(modules["gpu"], "ROOT", tmp_path)
+    output = tmp_path / "gpu.json"
+    assert modules["gpu"].main([str(output), "--device", "cpu", "--pieces", "tests"]) == 0
+    assert json.loads(output.read_text(encoding="utf-8"))["pieces"]["tests"]["state"] == "skipped"
+    assert "(every test was skipped)" in capsys.readouterr().out
+
+
 def test_each_piece_is_known_and_the_shares_fit(modules: dict[str, ModuleType]) -> None:
     gpu = modules["gpu"]
     assert {name for name in gpu.ORDER if not name.startswith("tests")} == set(pieces.PIECES)

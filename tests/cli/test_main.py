@@ -273,7 +273,7 @@ def test_ctrl_c_says_how_to_go_on(invoke: Invoke, home: Path, monkeypatch: pytes
         patch.setattr(train_verb.bar, "observe", interrupted)
         ended = invoke("train", "my.yaml", "-o", "run")
     assert ended.status == 130
-    assert ended.errors.strip() == "stopped; to resume, run the same command again (for `train`: `train --resume RUN`)"
+    assert ended.errors.strip() == "stopped; to resume: hessgnn train --resume run"
     assert invoke("train", "--resume", "run").status == 0
     assert [p.score for p in Run(home / "run").curve()] == [p.score for p in Run(home / "whole").curve()]
 

@@ -217,7 +217,7 @@ def test_ctrl_c_ends_promptly_in_one_line_and_can_be_resumed(
         _, errors = process.communicate(timeout=PATIENCE)
         assert process.returncode == 130, errors
         assert time.monotonic() - pressed < 8
-        assert errors.strip() == "stopped; to resume, run the same command again (for `train`: `train --resume RUN`)"
+        assert errors.strip() == "stopped; to resume, run the same command again"
         wait_for(lambda: not group(process.pid))  # a process takes a moment to go
     done = finish(config, folder)
     assert done.returncode == 0, done.stderr

@@ -213,7 +213,9 @@ def test_auto_changes_at_a_checkpoint_and_keeps_the_numbers(memory: Memory, capl
     for _ in range(8):
         assert torch.equal(gradient(step, part), expected)  # eager, to the digit
     assert memory.compiled == 1
-    with caplog.at_level(logging.INFO, "hessgnn.training.auto"):
+    with caplog.at_level(logging.INFO, "hessgnn.training"):
+        step.close()
+        assert "step auto: eager, compiled steps came after the last checkpoint" in caplog.text
         assert list(step.settle(8).values()) == [8]
     assert "compiled from step 8" in caplog.text
     for _ in range(3):
@@ -230,6 +232,14 @@ def test_auto_changes_at_a_checkpoint_and_keeps_the_numbers(memory: Memory, capl
     assert torch.equal(gradient(other, part), compiled_gradient)
 
 
+def test_auto_says_that_it_stayed_eager(memory: Memory, caplog: pytest.LogCaptureFixture) -> None:
+    step, _, part = make_auto(memory)
+    gradient(step, part)
+    with caplog.at_level(logging.INFO, "hessgnn.training"):
+        step.close()
+    assert caplog.messages == ["step auto: eager, compiling would not have paid"]
+
+
 @pytest.mark.usefixtures("background")
 def test_auto_compiles_what_a_checkpoint_names_and_the_cache_has_lost(memory: Memory) -> None:
     step, _, part = make_auto(memory)
@@ -244,9 +254,12 @@ def test_auto_compiles_what_a_checkpoint_names_and_the_cache_has_lost(memory: Me
     assert memory.compiled == 2
 
 
-def test_auto_starts_from_the_cache(memory: Memory) -> None:
+def test_auto_starts_from_the_cache(memory: Memory, caplog: pytest.LogCaptureFixture) -> None:
     step, eager, part = make_auto(memory)
-    RecordedStep(step.loss, step.potential, BUCKETS, "compiled", memory).prepare(step.padded(part))
+    with caplog.at_level(logging.INFO, "hessgnn.training"):
+        RecordedStep(step.loss, step.potential, BUCKETS, "compiled", memory).prepare(step.padded(part))
+    assert "compiling the step for" in caplog.messages[0]
+    assert caplog.messages[0].endswith(f"edges: minutes the first time, kept in {memory.folder}")
     torch.testing.assert_close(gradient(step, part), gradient(eager, part), rtol=1e-10, atol=0)
     assert list(step.compiled.values()) == [0]
     assert memory.compiled == 1
