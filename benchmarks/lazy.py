@@ -261,7 +261,8 @@ def time_steps(folder: Path, arguments: argparse.Namespace, console: Console) ->
             setups = {kind: make_setup(architecture, size, v, 0, 10_000) for kind, v in kinds.items()}
             for setup in setups.values():
                 torch.set_num_threads(arguments.threads)
-                setup.step.update.set_lr(0.0)
+                for number in range(len(setup.loader)):  # what is computed once per structure, such as modes
+                    setup.loader.batch(number)
             seconds: dict[str, list[float]] = {kind: [] for kind in setups}
             for number in range(arguments.repeats + 2):
                 for kind, setup in setups.items():
