@@ -113,6 +113,11 @@ def _several(values: Sequence[float | None], form: str) -> str:
     return f"{np.mean(known):{form}} ({each})" if len(known) == len(values) else each
 
 
+def lazy_studies(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Architectures and sizes that were trained."""
+    return list(dict.fromkeys((row["architecture"], row["size"]) for row in record["rows"]))
+
+
 def lazy(record: Mapping[str, Any], architecture: str, size: str) -> str:
     """Whole trainings with fewer Hessian products, from ``benchmarks/lazy.py``."""
     rows = []
