@@ -259,8 +259,8 @@ def time_steps(folder: Path, arguments: argparse.Namespace, console: Console) ->
             names = ["E-F", *(re.sub(r"every \d+", "every 1", Variant(name).kind) for name in arguments.variants)]
             kinds = {v.kind: v for v in map(Variant, names) if v.every(0.0) is None}
             setups = {kind: make_setup(architecture, size, v, 0, 10_000) for kind, v in kinds.items()}
+            torch.set_num_threads(arguments.threads)  # the configuration of the trainings says one
             for setup in setups.values():
-                torch.set_num_threads(arguments.threads)
                 for number in range(len(setup.loader)):  # what is computed once per structure, such as modes
                     setup.loader.batch(number)
             seconds: dict[str, list[float]] = {kind: [] for kind in setups}
@@ -292,12 +292,12 @@ def cost_of(variant: Variant, seconds: dict[str, list[float]]) -> float:
     return statistics.fmean(1 + share * (probed / plain - 1) for share in shares)
 
 
-def interval(ratios: Sequence[float]) -> tuple[float, float, float]:
-    """Geometric mean and its 95 % interval over seeds, by Student's t of the logarithms."""
+def interval(ratios: Sequence[float]) -> tuple[float, float | None, float | None]:
+    """Geometric mean and its 95 % interval over seeds, by Student's t of the logarithms; none of a single seed."""
     logs = np.log(ratios)
     mean = float(logs.mean())
     if len(logs) < 2:
-        return math.exp(mean), math.nan, math.nan
+        return math.exp(mean), None, None
     half = float(stats.t.ppf(0.975, len(logs) - 1) * logs.std(ddof=1) / math.sqrt(len(logs)))
     return math.exp(mean), math.exp(mean - half), math.exp(mean + half)
 
@@ -348,9 +348,9 @@ def summary(folder: Path, console: Console) -> dict[str, Any]:
     return {"conditions": times.get("conditions"), "batch_size": BATCH, "rows": rows}
 
 
-def _ratio(ratio: Sequence[float]) -> str:
+def _ratio(ratio: tuple[float, float | None, float | None]) -> str:
     mean, low, high = ratio
-    return f"{mean:.3f} ({low:.3f}-{high:.3f})"
+    return f"{mean:.3f}" if low is None else f"{mean:.3f} ({low:.3f}-{high:.3f})"
 
 
 def main() -> None:

@@ -126,18 +126,16 @@ def lazy(record: Mapping[str, Any], architecture: str, size: str) -> str:
             continue
         costs = ["" if row[key] is None else f"{row[key]:.2f}" for key in ("step_cost", "seconds_over_base")]
         ratios = [row[key]["ratio"] for key in ("hessian test", "hessian nms", "forces test", "forces nms")]
-        cells = [
-            "{:.3f} ({:.3f}-{:.3f})".format(*ratio) if ratio[1] == ratio[1] else f"{ratio[0]:.3f}" for ratio in ratios
-        ]
+        cells = [spread(ratio, 3) for ratio in ratios]
         rows.append([row["variant"], str(row["steps"]), *costs, *cells, f"{100 * row['clipped']:.0f} %"])
     titles = ["variant", "steps", "step / E-F", "device-s", "H test", "H nms", "F test", "F nms", "clipped"]
     return table(titles, rows)
 
 
-def spread(ratio: Sequence[float]) -> str:
+def spread(ratio: Sequence[float | None], digits: int = 2) -> str:
     """A ratio with its interval, where there is one."""
-    mean, low, high = ratio
-    return f"{mean:.2f} ({low:.2f} to {high:.2f})" if low == low else f"{mean:.2f}"
+    mean, *bounds = (None if value is None else f"{value:.{digits}f}" for value in ratio)
+    return str(mean) if None in bounds else f"{mean} ({bounds[0]} to {bounds[1]})"
 
 
 def lazy_row(record: Mapping[str, Any], architecture: str, variant: str, size: str = "real") -> Mapping[str, Any]:
