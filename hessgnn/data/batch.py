@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from hessgnn.data.labels import Hessians, Labels, Prepared
+from hessgnn.data.labels import Hessians, Labels, Prepared, StoredProducts
 from hessgnn.data.neighbors import neighbors
 from hessgnn.data.store.layout import pack
 from hessgnn.data.structure import Structure
@@ -359,8 +360,26 @@ def _join_labels(
         energy=torch.tensor([0.0 if s.energy is None else s.energy for s in structures], dtype=torch.float64),
         forces=torch.from_numpy(np.concatenate(forces)).to(dtype),
         hessians=Hessians(numbers, first, np.array(sizes), known, dtype, torch.device("cpu")),
+        directions=_join_directions(structures, np.array(sizes), dtype),
         has_energy=torch.tensor([s.energy is not None for s in structures]),
         has_forces=torch.tensor([s.forces is not None for s in structures]),
         has_hessian=torch.from_numpy(known),
         prepared=prepared,
+    )
+
+
+def _join_directions(structures: Sequence[Structure], sizes: NDArray[np.int64], dtype: torch.dtype) -> StoredProducts:
+    given = [one.directions for one in structures if one.directions is not None]
+    number = np.array([0 if one.directions is None else len(one.directions) for one in structures], dtype=np.int64)
+    nothing = np.zeros((0, 3))
+    return StoredProducts(
+        np.concatenate([nothing, *(one.vectors.reshape(-1, 3) for one in given)]),
+        np.concatenate([nothing, *(one.products.reshape(-1, 3) for one in given)]),
+        np.concatenate([np.zeros(0), *(one.weights for one in given)]),
+        np.cumsum(number * sizes) - number * sizes,
+        np.cumsum(number) - number,
+        number,
+        sizes,
+        dtype,
+        torch.device("cpu"),
     )

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from hessgnn.data.batch import Batch, element_counts_of
-from hessgnn.data.labels import Hessians, Labels, Preparation, Prepared, StructureArrays
+from hessgnn.data.labels import Hessians, Labels, Preparation, Prepared, StoredProducts, StructureArrays
 from hessgnn.data.neighbors import neighbors, neighbors_of_molecules, triplets
 from hessgnn.data.plan import share_of
 from hessgnn.data.store.columns import ragged
@@ -92,6 +92,7 @@ class Collator:
             energy=t["energy"],
             forces=t["forces"],
             hessians=self._hessians(arrays, device),
+            directions=self._directions(arrays, device),
             has_energy=t["has_energy"],
             has_forces=t["has_forces"],
             has_hessian=t["has_hessian"],
@@ -122,7 +123,7 @@ class Collator:
         own: NDArray[np.int64] | None = None
         if number > 1:
             sizes = self.store.n_atoms[chosen]
-            mine = share_of(rank, number, sizes, self.store.has_hessian[chosen])
+            mine = share_of(rank, number, sizes, self.store.has_curvature[chosen])
             own = np.flatnonzero(np.repeat(mine, sizes))
             chosen, positions = chosen[mine], positions[own]
         if not len(chosen):
@@ -202,6 +203,19 @@ class Collator:
         first, sizes = self.store.first_hessian[index], arrays["n_atoms"]
         return Hessians(numbers, first, sizes, arrays["has_hessian"], self.dtype, device)
 
+    def _directions(self, arrays: Arrays, device: torch.device) -> StoredProducts:
+        store, index = self.store, arrays["index"]
+        number = store.n_directions[index]
+        vectors = products = _NOTHING
+        weights = _NOTHING[:, 0]
+        if number.any():
+            keys = ("direction_vectors", "direction_products", "direction_weight")
+            vectors, products, weights = (store.columns.array(key) for key in keys)
+        first, first_weight = store.first_product[index], store.first_direction[index]
+        return StoredProducts(
+            vectors, products, weights, first, first_weight, number, arrays["n_atoms"], self.dtype, device
+        )
+
     def _edges_of(self, index: int) -> Edges:
         store = self.store
         cell, pbc = (store.columns.rows(key, index, index + 1)[0] for key in ("cell", "pbc"))
@@ -236,4 +250,5 @@ class _Kept(Generic[Value]):
         return value
 
 
+_NOTHING = np.zeros((0, 3))
 _NUMPY = {torch.float32: np.float32, torch.float64: np.float64}

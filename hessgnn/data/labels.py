@@ -1,4 +1,4 @@
-"""Reference values of a batch. Hessians stay packed; only what is asked for of them is read."""
+"""Reference values of a batch. Only what is asked for of Hessians and their products is read."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hessgnn.data.store.columns import ragged
 from hessgnn.data.store.layout import packed_size
 
 _BLOCK = 4 * 1024**2  # entries that are unpacked at a time
@@ -124,6 +125,97 @@ class Hessians:
 
 
 @dataclass(frozen=True)
+class StoredProducts:
+    """Where the directions of a batch's structures lie, with their products (:mod:`hessgnn.data.directions`).
+
+    Attributes
+    ----------
+    vectors, products
+        ``(any length, 3)``, products in eV/Å²: in memory or mapped from a file, and shared by all batches of a loader.
+        Directions of a structure lie one behind the other, each with all atoms.
+    weights
+        ``(any length,)``, of each direction.
+    first
+        ``(n_structures,)`` int64: where the directions of each structure begin in ``vectors`` and ``products``.
+    first_weight
+        ``(n_structures,)`` int64: where they begin in ``weights``.
+    number, n_atoms
+        ``(n_structures,)`` int64: M and N of each structure.
+    dtype, device
+        Of what is read.
+    """
+
+    vectors: NDArray[np.floating]
+    products: NDArray[np.floating]
+    weights: NDArray[np.floating]
+    first: NDArray[np.int64]
+    first_weight: NDArray[np.int64]
+    number: NDArray[np.int64]
+    n_atoms: NDArray[np.int64]
+    dtype: torch.dtype
+    device: torch.device
+
+    def read_vectors(self, chosen: Tensor) -> Tensor:
+        """Read directions.
+
+        Parameters
+        ----------
+        chosen
+            ``(K, n_structures)`` int64: which direction of each structure; one below 0, or at or past M, is zero.
+
+        Returns
+        -------
+        Tensor
+            ``(K, n_atoms, 3)``.
+        """
+        return self._read(self.vectors, chosen)
+
+    def read_products(self, chosen: Tensor) -> Tensor:
+        """Read products, in the manner of :meth:`read_vectors`; eV/Å²."""
+        return self._read(self.products, chosen)
+
+    def read_weights(self, chosen: Tensor) -> Tensor:
+        """Read the weights of directions: ``(K, n_structures)``, zero where there is none."""
+        places, there = self._chosen(chosen)
+        weights = np.zeros(places.shape)
+        weights[there] = self.weights[(self.first_weight + places)[there]]
+        return torch.from_numpy(weights).to(self.device, self.dtype)
+
+    def select(self, structures: Tensor) -> StoredProducts:
+        """Keep some structures, ``(n_structures,)`` bool."""
+        kept = structures.cpu().numpy()
+        fields = ("first", "first_weight", "number", "n_atoms")
+        return replace(self, **{name: getattr(self, name)[kept] for name in fields})
+
+    def to(self, device: torch.device | str) -> StoredProducts:
+        """Read to another device."""
+        return replace(self, device=torch.device(device))
+
+    def __reduce__(self) -> tuple[type[StoredProducts], tuple[object, ...]]:
+        """Another process gets the directions of these structures, not those of the whole data set."""
+        rows = ragged(self.first, self.number * self.n_atoms)
+        own = ragged(self.first_weight, self.number)
+        starts = [np.cumsum(sizes) - sizes for sizes in (self.number * self.n_atoms, self.number)]
+        arrays = (self.vectors[rows], self.products[rows], self.weights[own], *starts, self.number, self.n_atoms)
+        return StoredProducts, (*arrays, self.dtype, self.device)
+
+    def _chosen(self, chosen: Tensor) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        places = chosen.cpu().numpy()
+        return places, (places >= 0) & (places < self.number)
+
+    def _read(self, values: NDArray[np.floating], chosen: Tensor) -> Tensor:
+        places, there = self._chosen(chosen)
+        found = np.zeros((len(places), int(self.n_atoms.sum()), 3), dtype=_NUMPY[self.dtype])
+        known = np.repeat(there, self.n_atoms, axis=1)
+        sizes = np.broadcast_to(self.n_atoms, places.shape)[there]
+        found[known] = values[ragged((self.first + places * self.n_atoms)[there], sizes)]
+        return torch.from_numpy(found).to(self.device)
+
+
+_NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
+
+
+@dataclass(frozen=True)
 class Labels:
     """Reference values of a batch. A structure without a label has zeros there and ``False`` in its mask.
 
@@ -135,6 +227,8 @@ class Labels:
         ``(n_atoms, 3)``, eV/Å.
     hessians
         Of all structures, eV/Å²; read when something is asked of them.
+    directions
+        Stored Hessian-vector products of all structures; read when they are asked for.
     has_energy, has_forces, has_hessian
         ``(n_structures,)`` bool.
     prepared
@@ -144,10 +238,21 @@ class Labels:
     energy: Tensor
     forces: Tensor
     hessians: Hessians
+    directions: StoredProducts
     has_energy: Tensor
     has_forces: Tensor
     has_hessian: Tensor
     prepared: Prepared | None = None
+
+    @cached_property
+    def has_directions(self) -> Tensor:
+        """``(n_structures,)`` bool: which structures have stored products."""
+        return torch.from_numpy(self.directions.number > 0).to(self.has_hessian.device)
+
+    @property
+    def has_curvature(self) -> Tensor:
+        """``(n_structures,)`` bool: which structures have a Hessian or stored products."""
+        return self.has_hessian | self.has_directions
 
     @property
     def hessian(self) -> Tensor:
@@ -158,7 +263,8 @@ class Labels:
         """Move everything to a device."""
         tensors = {name: getattr(self, name).to(device) for name in _TENSORS}
         prepared = None if self.prepared is None else self.prepared.to(device)
-        return Labels(hessians=self.hessians.to(device), prepared=prepared, **tensors)
+        hessians, directions = self.hessians.to(device), self.directions.to(device)
+        return Labels(hessians=hessians, directions=directions, prepared=prepared, **tensors)
 
     def prepare(self, preparation: Preparation) -> Prepared:
         """What a preparation gives: what the labels hold, where it is that, else computed now."""
@@ -178,6 +284,7 @@ class Labels:
             energy=self.energy[structures],
             forces=self.forces[atoms],
             hessians=self.hessians.select(structures),
+            directions=self.directions.select(structures),
             has_energy=self.has_energy[structures],
             has_forces=self.has_forces[structures],
             has_hessian=self.has_hessian[structures],

@@ -12,12 +12,12 @@ from hessgnn.errors import ConfigError
 Indices = NDArray[np.int64]
 
 
-def share_of(rank: int, number: int, n_atoms: Indices, has_hessian: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def share_of(rank: int, number: int, n_atoms: Indices, has_curvature: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Choose the structures of a batch that one of several ranks computes.
 
     A function of the batch alone, so every rank knows the share of each before neighbours are found. Structures are
-    dealt out by falling size, forth and back, those with a Hessian first: shares differ by one structure at most and
-    hold about as many atoms, with and without Hessians.
+    dealt out by falling size, forth and back, those with curvature labels first: shares differ by one structure at most
+    and hold about as many atoms, with and without them.
 
     Parameters
     ----------
@@ -25,15 +25,15 @@ def share_of(rank: int, number: int, n_atoms: Indices, has_hessian: NDArray[np.b
         Which rank, of how many.
     n_atoms
         ``(n_structures,)``.
-    has_hessian
-        ``(n_structures,)``: which structures are labelled with a Hessian.
+    has_curvature
+        ``(n_structures,)``: which structures are labelled with a Hessian or products.
 
     Returns
     -------
     ndarray
         ``(n_structures,)`` bool; each structure belongs to exactly one rank.
     """
-    order = np.lexsort((-n_atoms, ~has_hessian))
+    order = np.lexsort((-n_atoms, ~has_curvature))
     turn, place = np.divmod(np.arange(len(order)), number)
     chosen = np.zeros(len(order), dtype=bool)
     chosen[order[np.where(turn % 2, number - 1 - place, place) == rank]] = True

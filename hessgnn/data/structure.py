@@ -9,6 +9,7 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from numpy.typing import NDArray
 
+from hessgnn.data.directions import Directions
 from hessgnn.errors import DataError
 
 # Kinds of structures: how a geometry came about.
@@ -48,6 +49,7 @@ class Structure:
     forces              (N, 3)      eV/Å     −∂E/∂R
     hessian             (3N, 3N)    eV/Å²    +∂²E/∂R∂R, row index ``3 * atom + xyz``
     hessian_asymmetry   scalar      eV/Å²    largest ``|H − Hᵀ|`` when the label was made, if known
+    directions          M of them            Hessian-vector products; ``None`` where there are none
     name                                     unique within a file
     group                                    molecule or reaction, not to be divided between splits; else the name
     kind                                     how the geometry came about: ``minimum``, ``reactant``, ``product``,
@@ -72,6 +74,7 @@ class Structure:
     forces: Array | None = None
     hessian: Array | None = None
     hessian_asymmetry: float | None = None
+    directions: Directions | None = None
     group: str = ""
     kind: str = "unknown"
     split: str = "train"
@@ -85,6 +88,8 @@ class Structure:
         self._set("cell", self.cell, np.float64, (3, 3))
         self._set("forces", self.forces, np.float64, (n_atoms, 3))
         self._set("hessian", self.hessian, np.float64, (3 * n_atoms, 3 * n_atoms))
+        if self.directions is not None:
+            self._check_directions(self.directions)
         if not self.group:
             object.__setattr__(self, "group", self.name)
         if not n_atoms:
@@ -100,13 +105,20 @@ class Structure:
             raise DataError(f"{key} has shape {array.shape}, expected {shape}", where=self.name)
         object.__setattr__(self, key, array)
 
+    def _check_directions(self, directions: Directions) -> None:
+        if directions.vectors.shape[1] != len(self.numbers):
+            size = directions.vectors.shape[1]
+            raise DataError(f"its directions are of {size} atoms, it has {len(self.numbers)}", where=self.name)
+        if not len(directions):
+            object.__setattr__(self, "directions", None)
+
     def __len__(self) -> int:
         return len(self.numbers)
 
     def to_atoms(self) -> Atoms:
         """Make an ASE object, which :meth:`from_atoms` reads back.
 
-        Energy and forces go into its calculator, the Hessian into ``info["hessian"]``.
+        Energy and forces go into its calculator, the Hessian and the directions into ``info``.
         """
         atoms = Atoms(numbers=self.numbers, positions=self.positions, cell=self.cell, pbc=self.pbc)
         atoms.info.update({key: getattr(self, key) for key in STRINGS if key != "parent" or self.parent})
@@ -114,6 +126,8 @@ class Structure:
             atoms.info["hessian"] = self.hessian
         if self.hessian_asymmetry is not None:
             atoms.info["hessian_asymmetry"] = self.hessian_asymmetry
+        if self.directions is not None:
+            atoms.info["directions"] = self.directions
         if self.energy is not None or self.forces is not None:
             atoms.calc = SinglePointCalculator(atoms, energy=self.energy, forces=self.forces)
         return atoms
@@ -138,4 +152,4 @@ class Structure:
         return cls(**{"numbers": atoms.numbers, "positions": atoms.positions, "pbc": atoms.pbc, **found, **fields})
 
 
-_FROM_INFO = (*STRINGS, "hessian", "hessian_asymmetry")
+_FROM_INFO = (*STRINGS, "hessian", "hessian_asymmetry", "directions")

@@ -77,8 +77,8 @@ class Ranks:
         if self.number == 1:
             return None
         assert batch.labels is not None
-        n_atoms, has_hessian = batch.labels.hessians.n_atoms, batch.labels.hessians.known
-        own = share_of(self.rank, self.number, n_atoms, has_hessian)
+        hessians, directions = batch.labels.hessians, batch.labels.directions
+        own = share_of(self.rank, self.number, hessians.n_atoms, hessians.known | (directions.number > 0))
         return torch.from_numpy(own).to(batch.n_atoms.device)
 
     def total(self, values: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from hessgnn.curvature.model import Prediction
-from hessgnn.curvature.probes import Probes, draw
+from hessgnn.curvature.probes import PROBES, Probes, draw
 from hessgnn.data.batch import Batch
 from hessgnn.data.labels import Labels
 from hessgnn.potentials.base import Potential
@@ -193,7 +193,9 @@ class Loss:
 
     def hessian_shares(self, batch: Batch, generator: Generator | None) -> Tensor:
         """Weights ``(n_structures,)`` of the structures that are probed, whose sum of errors estimates the mean."""
-        return _shares(_choose(_labels(batch).has_hessian, self.config.probes.fraction, generator))
+        probes = self.config.probes
+        labelled = PROBES[probes.kind]().labelled(_labels(batch))
+        return _shares(_choose(labelled, probes.fraction, generator))
 
     def errors(self, potential: Callable[..., Prediction], part: Part) -> dict[str, Tensor]:
         """Errors of the structures with their graph: nothing here looks at a value, so it can be traced.
@@ -284,11 +286,21 @@ def hessian_error(
 def reference_products(batch: Batch, labels: Labels, probes: Probes) -> Tensor:
     """Products of the reference Hessians, ``(K, n_atoms, 3)``; zero where a structure has none.
 
-    Of probes that are unit vectors only these rows of the Hessians are read.
+    Of probes that are unit vectors only these rows of the Hessians are read, of stored directions their products.
     """
     if probes.rows is not None:
         return batch.unpad(labels.hessians.rows(probes.rows))
-    return batch.unpad(labels.hessians.products(batch.pad(probes.vectors)))
+    if probes.stored is None:
+        return batch.unpad(labels.hessians.products(batch.pad(probes.vectors)))
+    products = labels.directions.read_products(probes.stored)
+    fresh = ~labels.has_directions
+    if not bool(fresh.any()):
+        return products
+    atoms = fresh[batch.batch]
+    part = batch.select(fresh)
+    formed = labels.hessians.select(fresh).products(part.pad(probes.vectors[:, atoms]))
+    products[:, atoms] = part.unpad(formed)
+    return products
 
 
 def products_error(

@@ -22,7 +22,7 @@ import torch
 from torch import Generator, Tensor
 
 from hessgnn.data.batch import Batch
-from hessgnn.data.labels import Preparation
+from hessgnn.data.labels import Labels, Preparation
 from hessgnn.errors import ConfigError, UserError
 from hessgnn.runtime.registry import Registry
 
@@ -40,11 +40,15 @@ class Probes:
     rows
         ``(K, n_structures)`` int64: which unit vector of each structure a probe is, ``3N`` or more for a zero vector;
         ``None`` where probes are not unit vectors.
+    stored
+        ``(K, n_structures)`` int64: which stored direction of each structure a probe is, -1 where it is none of them;
+        ``None`` where no probe is one.
     """
 
     vectors: Tensor
     weights: Tensor
     rows: Tensor | None = None
+    stored: Tensor | None = None
 
     @property
     def number(self) -> int:
@@ -54,7 +58,8 @@ class Probes:
     def select(self, structures: Tensor, atoms: Tensor) -> Probes:
         """Keep some structures, ``(n_structures,)`` bool, and their atoms, ``(n_atoms,)`` bool."""
         rows = None if self.rows is None else self.rows[:, structures]
-        return Probes(self.vectors[:, atoms], self.weights[:, structures], rows)
+        stored = None if self.stored is None else self.stored[:, structures]
+        return Probes(self.vectors[:, atoms], self.weights[:, structures], rows, stored)
 
 
 class ProbeKind(ABC):
@@ -66,6 +71,10 @@ class ProbeKind(ABC):
     @abstractmethod
     def draw(self, number: int, batch: Batch, generator: Generator | None) -> Probes:
         """Draw probes for each structure independently, see :func:`draw`."""
+
+    def labelled(self, labels: Labels) -> Tensor:
+        """Structures that have what the products are compared with, ``(n_structures,)`` bool: a Hessian by default."""
+        return labels.has_hessian
 
     def preparation(self, number: int) -> Preparation | None:  # noqa: ARG002 (for kinds that override it)
         """What the loader computes of each structure's reference Hessian for ``number`` probes; nothing by default."""

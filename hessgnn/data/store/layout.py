@@ -18,7 +18,9 @@ from hessgnn.errors import DataError
 
 FORMAT = "hessgnn-store"
 FORMAT_VERSION = 2
-_READABLE = (1, 2)  # version 1 has no "parent"
+WITH_DIRECTIONS = 3
+"""Version of files that hold directions; others stay readable for releases that do not know them."""
+_READABLE = (1, FORMAT_VERSION, WITH_DIRECTIONS)  # version 1 has no "parent"
 SIGN_CONVENTION = "forces = -dE/dR; hessian = +d2E/dR2, row index 3*atom + xyz, lower triangle packed by rows"
 UNITS = {"energy": "eV", "length": "Angstrom", "forces": "eV/Angstrom", "hessian": "eV/Angstrom^2"}
 
@@ -37,7 +39,17 @@ DTYPES: dict[str, str] = {
     "has_forces": "|b1",
     "has_hessian": "|b1",
 }
-"""Every numeric dataset but ``hessian``, whose precision is the writer's choice."""
+"""Every numeric dataset but ``hessian``, whose precision is the writer's choice, and those of directions."""
+DIRECTIONS: dict[str, str] = {
+    "n_directions": "<i4",
+    "direction_vectors": "<f8",
+    "direction_products": "<f8",
+    "direction_weight": "<f8",
+    "direction_error": "<f8",
+}
+"""Datasets of files that hold directions, beside ``direction_kind``: of each structure, atom of a direction, direction.
+Those of one structure lie one behind the other, each with all atoms."""
+DIRECTION_KIND = "direction_kind"
 
 _REQUIRED = (*DTYPES, *STRINGS, "hessian")
 _ATTRIBUTES = ("level_of_theory", "provenance", "versions", "content_hash", "split_hash")
@@ -96,12 +108,14 @@ def open_checked(path: Path) -> Iterator[h5py.File]:
         version = file.attrs.get("format_version")
         if version not in _READABLE:
             raise DataError(
-                f"has format version {version}, this release reads {FORMAT_VERSION}",
+                f"has format version {version}, this release reads {', '.join(map(str, _READABLE))}",
                 where=path,
                 hint="build the file again, or install the release of hessgnn that wrote it",
             )
         require_own_data(file, path)
         required = [key for key in _REQUIRED if version > 1 or key != "parent"]
+        if version >= WITH_DIRECTIONS:
+            required += [*DIRECTIONS, DIRECTION_KIND]
         missing = [key for key in required if key not in file] + [key for key in _ATTRIBUTES if key not in file.attrs]
         if missing:
             raise DataError(f"lacks {', '.join(missing)}", where=path, hint="build the file again")
@@ -133,18 +147,26 @@ def read_per_structure(file: h5py.File, path: Path) -> dict[str, NDArray]:
     keys = ("n_atoms", "energy", "hessian_asymmetry", *(f"has_{label}" for label in LABELS))
     try:
         arrays = {key: file[key][()] for key in keys}
+        n_directions = file["n_directions"][()] if "n_directions" in file else np.zeros(len(arrays["n_atoms"]), int)
     except OSError as error:
         raise DataError("is damaged: a dataset cannot be read", where=path, hint="fetch or build it again") from error
     n = len(arrays["n_atoms"])
     n_atoms = arrays["n_atoms"].astype(np.int64)
     total = int(n_atoms.sum())
-    present = [key for key in (*DTYPES, *STRINGS) if key in file]
+    arrays["n_directions"] = n_directions.astype(np.int64)
+    if n_directions.shape != (n,) or (n_directions < 0).any():
+        raise DataError("has datasets of contradicting length: n_directions", where=path, hint="build it again")
+    number, rows = int(n_directions.sum()), int((n_atoms * n_directions).sum())
+    present = [key for key in (*DTYPES, *STRINGS, *DIRECTIONS, DIRECTION_KIND) if key in file]
     shapes: dict[str, tuple[int, ...]] = dict.fromkeys(present, (n,)) | {
         "numbers": (total,),
         "positions": (total, 3),
         "forces": (total, 3),
         "cell": (n, 3, 3),
         "pbc": (n, 3),
+        "direction_vectors": (rows, 3),
+        "direction_products": (rows, 3),
+        **dict.fromkeys(("direction_weight", "direction_error", DIRECTION_KIND), (number,)),
     }
     wrong = [key for key in present if file[key].shape != shapes[key]]
     if not wrong and file["hessian"].shape != (int((packed_size(n_atoms) * arrays["has_hessian"]).sum()),):
@@ -160,7 +182,8 @@ def content_hash(file: h5py.File) -> str:
     Splits have a fingerprint of their own.
     """
     digest = hashlib.sha256()
-    for key in sorted((*DTYPES, "hessian", "name")):
+    of_directions = (*DIRECTIONS, DIRECTION_KIND) if "n_directions" in file else ()
+    for key in sorted((*DTYPES, *of_directions, "hessian", "name")):
         dataset = file[key]
         digest.update(f"{key} {dataset.dtype.str} {dataset.shape}\n".encode())
         for start in range(0, len(dataset), 1 << 20):

@@ -19,6 +19,7 @@ import yaml
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
+from hessgnn.data.directions import Directions
 from hessgnn.data.store import layout
 from hessgnn.data.store.columns import SCRATCH, Columns, ragged, scratch
 from hessgnn.data.store.splits import DISJOINT, DRAWN, TRAIN
@@ -112,6 +113,15 @@ class Store:
         Which labels are known.
     energies : (n,) float64
         eV; zero where unknown.
+    n_directions : (n,) int64
+        Hessian-vector products of each structure.
+    first_direction : (n,) int64
+        Where the directions of each structure begin in ``direction_weight``, ``direction_error`` and
+        ``direction_kind``.
+    first_product : (n,) int64
+        Where their atoms begin in ``direction_vectors`` and ``direction_products``.
+    has_curvature : (n,) bool
+        Which structures have a Hessian or directions.
     hessian_asymmetry : (n,) float64
         Largest ``|H − Hᵀ|`` before the label was symmetrised, eV/Å²; zero where there is no Hessian.
     """
@@ -128,6 +138,10 @@ class Store:
         self.hessian_asymmetry: Array = arrays["hessian_asymmetry"]
         self.first_atom = _starts(self.n_atoms)
         self.first_hessian = _starts(layout.packed_size(self.n_atoms) * self.has_hessian)
+        self.n_directions: NDArray[np.int64] = arrays["n_directions"]
+        self.first_direction = _starts(self.n_directions)
+        self.first_product = _starts(self.n_directions * self.n_atoms)
+        self.has_curvature = self.has_hessian | (self.n_directions > 0)
 
     @classmethod
     def open(cls, path_or_name: str | Path) -> Store:
@@ -169,6 +183,7 @@ class Store:
             forces=self.per_atom("forces", i) if self.has_forces[i] else None,
             hessian=self.hessian(i),
             hessian_asymmetry=float(self.hessian_asymmetry[i]) if self.has_hessian[i] else None,
+            directions=self.directions(i),
             name=self.names[i],
             group=self.groups[i],
             kind=self.kinds[i],
@@ -296,6 +311,23 @@ class Store:
         n_atoms, start = self.n_atoms[index], int(self.first_hessian[index])
         packed = self.columns.rows("hessian", start, start + int(layout.packed_size(n_atoms)))
         return layout.unpack(packed, int(n_atoms))
+
+    def directions(self, index: int) -> Directions | None:
+        """Hessian-vector products of one structure; ``None`` where it has none.
+
+        Raises :class:`DataError` when a weight is not a positive number.
+        """
+        number, n_atoms = int(self.n_directions[index]), int(self.n_atoms[index])
+        if not number:
+            return None
+        first, start = int(self.first_direction[index]), int(self.first_product[index])
+        return Directions(
+            vectors=self.columns.rows("direction_vectors", start, start + number * n_atoms).reshape(-1, n_atoms, 3),
+            products=self.columns.rows("direction_products", start, start + number * n_atoms).reshape(-1, n_atoms, 3),
+            kinds=tuple(kind.decode() for kind in self.columns.rows("direction_kind", first, first + number).tolist()),
+            weights=self.columns.rows("direction_weight", first, first + number),
+            errors=self.columns.rows("direction_error", first, first + number),
+        )
 
     def verify(self) -> None:
         """Recompute the content's fingerprint.

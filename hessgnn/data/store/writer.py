@@ -36,7 +36,14 @@ numbers, and a compressed dataset has to be unpacked before it is read at random
 _CHUNK = 16_384  # numbers; one chunk holds the Hessians of a few dozen small molecules
 _WAITING = 8 * 1024**2  # numbers that are kept in memory
 _BLOCK = 8 * 1024**2  # bytes that are copied at a time
-_SHAPES = {"positions": (3,), "forces": (3,), "cell": (3, 3), "pbc": (3,)}
+_SHAPES = {
+    "positions": (3,),
+    "forces": (3,),
+    "cell": (3, 3),
+    "pbc": (3,),
+    "direction_vectors": (3,),
+    "direction_products": (3,),
+}
 _FILTERS = {"compression": "gzip", "compression_opts": 6, "shuffle": True}
 
 
@@ -132,6 +139,18 @@ def require_finite(structure: Structure) -> None:
         value = getattr(structure, key)
         if value is not None and not np.isfinite(value).all():
             raise DataError(f"{key} holds NaN or infinity", where=structure.name, hint="leave out what is unknown")
+    directions = structure.directions
+    if directions is None:
+        return
+    for key in ("vectors", "products"):
+        finite = np.isfinite(getattr(directions, key)).all((1, 2))
+        if not finite.all():
+            what = f"direction {int(finite.argmin())}: {key} hold NaN or infinity"
+            raise DataError(what, where=structure.name, hint="leave it out")
+    moved = directions.vectors.any((1, 2))
+    if not moved.all():
+        what = f"direction {int(moved.argmin())} has length zero"
+        raise DataError(what, where=structure.name, hint="leave it out")
 
 
 def symmetrised(hessian: Array, name: str) -> tuple[Array, float]:
@@ -161,9 +180,10 @@ class Draft:
 
     def __init__(self, path: Path, hessian_dtype: layout.HessianDtype) -> None:
         self._path = path
-        dtypes = {**layout.DTYPES, "hessian": hessian_dtype}
+        dtypes = {**layout.DTYPES, **layout.DIRECTIONS, "hessian": hessian_dtype}
         self._rows = {key: _Rows(path.parent, dtype, _SHAPES.get(key, ())) for key, dtype in dtypes.items()}
         self.strings: dict[str, list[bytes]] = {key: [] for key in STRINGS}
+        self._kinds: list[bytes] = []  # of directions
 
     def __len__(self) -> int:
         return len(self.strings["name"])
@@ -186,6 +206,16 @@ class Draft:
             "hessian_asymmetry": [asymmetry],
         }
         row |= {f"has_{label}": [getattr(structure, label) is not None] for label in layout.LABELS}
+        row["n_directions"] = [0]
+        if (directions := structure.directions) is not None:
+            self._kinds += [kind.encode() for kind in directions.kinds]
+            row |= {
+                "n_directions": [len(directions)],
+                "direction_vectors": directions.vectors,
+                "direction_products": directions.products,
+                "direction_weight": directions.weights,
+                "direction_error": directions.errors,
+            }
         for key, value in row.items():
             self._rows[key].add(np.asarray(value))
         for key, texts in self.strings.items():
@@ -195,7 +225,13 @@ class Draft:
     def extend(self, other: h5py.File) -> None:
         """Add all structures of another store, given as an open file."""
         n = len(other["n_atoms"])
+        if layout.DIRECTION_KIND in other:
+            self._kinds += other[layout.DIRECTION_KIND][()].tolist()
+        else:
+            self._rows["n_directions"].add(np.zeros(n))
         for key, rows in self._rows.items():
+            if key in layout.DIRECTIONS and key not in other:
+                continue
             dataset = other[key]
             step = max(1, _BLOCK // (dataset.dtype.itemsize * int(np.prod(dataset.shape[1:], dtype=int))))
             for start in range(0, len(dataset), step):
@@ -206,10 +242,14 @@ class Draft:
 
     def seal(self, level_of_theory: str, provenance: str, versions: Mapping[str, str], split_by: str = "") -> None:
         """Write everything with attributes and fingerprints."""
+        strings = dict(self.strings)
+        if self._kinds:
+            strings[layout.DIRECTION_KIND] = self._kinds
         with HDF5Output(self._path) as file:
             for key, rows in self._rows.items():
-                rows.write(file, key)
-            for key, texts in self.strings.items():
+                if self._kinds or key not in layout.DIRECTIONS:
+                    rows.write(file, key)
+            for key, texts in strings.items():
                 array = np.array(texts, dtype=np.bytes_)
                 file.create_dataset(key, data=array, chunks=(min(len(array), _CHUNK),), **_FILTERS)
             file.flush()
@@ -218,7 +258,7 @@ class Draft:
             file.attrs.update(
                 {
                     "format": layout.FORMAT,
-                    "format_version": layout.FORMAT_VERSION,
+                    "format_version": layout.WITH_DIRECTIONS if self._kinds else layout.FORMAT_VERSION,
                     "level_of_theory": level_of_theory,
                     "units": json.dumps(layout.UNITS),
                     "sign_convention": layout.SIGN_CONVENTION,

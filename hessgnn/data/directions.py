@@ -1,0 +1,133 @@
+"""Hessian-vector products of one structure: curvature labels at the price of a few gradients.
+
+A product ``H·v`` takes two gradients by central differences, a full Hessian 6N. With a weight ``w`` such that
+``E[w v vᵀ] = 1``, the mean of ``w ‖ΔH v‖²`` over the directions of a structure is an unbiased estimate of
+``‖ΔH‖²_F``, so that a loss weight means the same for products and for full Hessians.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hessgnn.errors import DataError
+
+Array = NDArray[np.float64]
+
+UNIT_WEIGHT = ("rademacher", "gaussian")
+"""Kinds whose components are independent with mean 0 and variance 1."""
+UNBIASED = (*UNIT_WEIGHT, "rows", "modes")
+"""Kinds with a known distribution. ``rows`` are unit vectors drawn without replacement, each with weight 3N. ``modes``
+are random signs along orthonormal vectors that are divided into M parts, one part for each direction, with weight M."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Directions:
+    """M directions of a structure of N atoms with their products. Arrays are converted and checked on creation.
+
+    =========== =========== =======  ==============================================================================
+    field       shape       unit     meaning
+    =========== =========== =======  ==============================================================================
+    vectors     (M, N, 3)            v, dimensionless
+    products    (M, N, 3)   eV/Å²    ``H·v`` with ``H = +∂²E/∂R∂R``
+    kinds       M                    how each was drawn: one of :data:`UNBIASED`, or any other word
+    weights     (M,)                 w, with ``E[w v vᵀ] = 1`` for kinds of :data:`UNBIASED`; else see :meth:`make`
+    errors      (M,)        eV/Å²    estimated root mean square error of a component of the product; NaN: unknown
+    =========== =========== =======  ==============================================================================
+
+    Raises
+    ------
+    DataError
+        When a shape is wrong, or a weight is not a positive number.
+    """
+
+    vectors: Array
+    products: Array
+    kinds: tuple[str, ...]
+    weights: Array
+    errors: Array
+
+    def __post_init__(self) -> None:
+        number = len(self.kinds)
+        object.__setattr__(self, "kinds", tuple(str(kind) for kind in self.kinds))
+        shape = np.shape(self.vectors)
+        if len(shape) != 3 or shape[0] != number or shape[2] != 3:
+            raise DataError(f"vectors of directions have shape {shape}, expected ({number}, N, 3)")
+        for key, expected in (("vectors", shape), ("products", shape), ("weights", (number,)), ("errors", (number,))):
+            array = np.array(getattr(self, key), dtype=np.float64)
+            if array.shape != expected:
+                raise DataError(f"{key} of directions have shape {array.shape}, expected {expected}")
+            object.__setattr__(self, key, array)
+        if not (np.isfinite(self.weights).all() and (self.weights > 0).all()):
+            raise DataError("weights of directions must be positive numbers")
+
+    def __len__(self) -> int:
+        return len(self.kinds)
+
+    @classmethod
+    def make(
+        cls,
+        vectors: Array,
+        products: Array,
+        kind: str,
+        *,
+        errors: Array | float | None = None,
+        parts: int | None = None,
+    ) -> Directions:
+        """Choose the weights of directions that were drawn in one way.
+
+        Parameters
+        ----------
+        vectors, products
+            ``(M, N, 3)``.
+        kind
+            Of all of them. One without a known distribution gets ``3N / ‖v‖²``: the directions then stand for all
+            3N, as if the residual along the others were as large.
+        errors
+            ``(M,)`` or one for all, eV/Å²; unknown by default.
+        parts
+            Of kind ``modes``: how many parts the modes were divided in, M by default.
+
+        Raises
+        ------
+        DataError
+            When a direction has length zero or is not finite.
+        """
+        vectors = np.asarray(vectors, dtype=np.float64)
+        number, n_atoms = vectors.shape[:2]
+        squares = np.square(vectors).sum((1, 2))
+        if not (np.isfinite(squares).all() and (squares > 0).all()):
+            raise DataError("a direction has length zero, or holds NaN or infinity")
+        if kind in UNIT_WEIGHT:
+            weights = np.ones(number)
+        elif kind == "modes":
+            weights = np.full(number, float(number if parts is None else parts))
+        else:  # unit vectors among them: 3N
+            weights = 3 * n_atoms / squares
+        known = np.full(number, np.nan) if errors is None else np.broadcast_to(np.asarray(errors, float), number)
+        return cls(vectors=vectors, products=products, kinds=(kind,) * number, weights=weights, errors=known)
+
+    @classmethod
+    def join(cls, several: Sequence[Directions]) -> Directions:
+        """Put those of one structure together; at least one."""
+        return cls(
+            vectors=np.concatenate([one.vectors for one in several]),
+            products=np.concatenate([one.products for one in several]),
+            kinds=tuple(kind for one in several for kind in one.kinds),
+            weights=np.concatenate([one.weights for one in several]),
+            errors=np.concatenate([one.errors for one in several]),
+        )
+
+    def select(self, chosen: Sequence[int] | NDArray[np.intp]) -> Directions:
+        """Keep some, by their places."""
+        places = np.asarray(chosen, dtype=np.intp)
+        return Directions(
+            vectors=self.vectors[places],
+            products=self.products[places],
+            kinds=tuple(self.kinds[k] for k in places.tolist()),
+            weights=self.weights[places],
+            errors=self.errors[places],
+        )
