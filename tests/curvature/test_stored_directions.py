@@ -11,7 +11,6 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import molecule
-from tests.curvature.probe_checks import labelled
 
 from hessgnn.curvature.probes import Probes, draw
 from hessgnn.data.batch import Batch
@@ -19,6 +18,7 @@ from hessgnn.data.directions import Directions
 from hessgnn.data.structure import Structure
 from hessgnn.errors import DataError
 from hessgnn.training.loss import hessian_error
+from tests.curvature.probe_checks import labelled
 
 
 def with_directions(structure: Structure, vectors: np.ndarray, kind: str, *, keep_hessian: bool = False) -> Structure:
