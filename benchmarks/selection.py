@@ -96,13 +96,13 @@ class Training:
 
 
 def planned(arguments: argparse.Namespace) -> Iterator[Training]:
-    """Trainings in order: a seed is complete before the next begins."""
-    for seed in arguments.seeds:
-        for architecture in arguments.architectures:
-            yield Training(architecture, seed, NOTHING, 0.0)
-            for share in arguments.shares:
-                yield from (Training(architecture, seed, rule, share) for rule in arguments.rules)
-            yield Training(architecture, seed, EVERYTHING, 1.0)
+    """Trainings in order: a share is complete for all seeds before the next begins."""
+    own = [(seed, architecture) for seed in arguments.seeds for architecture in arguments.architectures]
+    yield from (Training(architecture, seed, NOTHING, 0.0) for seed, architecture in own)
+    for share in arguments.shares:
+        for seed, architecture in own:
+            yield from (Training(architecture, seed, rule, share) for rule in arguments.rules)
+    yield from (Training(architecture, seed, EVERYTHING, 1.0) for seed, architecture in own)
 
 
 def labelled(structure: Structure, seed: int) -> Structure:
@@ -229,20 +229,17 @@ def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             row["seeds"] = sorted(own)
             row["selected"] = len(next(iter(own.values()))["selected"])
             for what in ("hessian", "forces"):
-                row[f"{what}_rmse"] = [
-                    float(np.sqrt(np.mean([one[what] for one in own[seed]["errors"][split].values()])))
-                    for seed in row["seeds"]
-                ]
+                row[f"{what}_rmse"] = [rmse(own[seed], split, what) for seed in row["seeds"]]
             for key in ("families", "atoms", "seconds_of_selection"):
                 values = [one[key] for one in own.values() if key in one]
                 row[key] = float(np.mean(values)) if values else None
             both = [s for s in row["seeds"] if rule in RULES and (architecture, RANDOM, share, s) in kept]
-            row["contrast"] = None
+            row["contrast"], row["rmse_over_random"] = None, None
             if rule != RANDOM and both:
+                pairs = [(own[s], kept[architecture, RANDOM, share, s]) for s in both]
+                row["rmse_over_random"] = [rmse(one, split) / rmse(other, split) for one, other in pairs]
                 families = sorted({family[name] for name in own[both[0]]["errors"][split]})
-                ratios = [
-                    log_ratio(own[s], kept[architecture, RANDOM, share, s], split, family, families) for s in both
-                ]
+                ratios = [log_ratio(one, other, split, family, families) for one, other in pairs]
                 if (found := contrast(np.array(ratios))) is not None:
                     row["contrast"] = asdict(found)
                     contrasts.append((row, found))
@@ -252,6 +249,11 @@ def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         row["verdict"] = None if decision is None else decision.verdict
         row["p"] = None if decision is None else decision.p
     return {"rows": rows}
+
+
+def rmse(run: Mapping[str, Any], split: str, what: str = "hessian") -> float:
+    """Over all structures of a split, which the largest errors decide."""
+    return float(np.sqrt(np.mean([one[what] for one in run["errors"][split].values()])))
 
 
 def log_ratio(
@@ -297,11 +299,7 @@ def main() -> None:
                 continue
             result = run(folder, training, arguments.steps)
             write_text(path, json.dumps(result, indent=1) + "\n")
-            means = {
-                split: np.sqrt(np.mean([one["hessian"] for one in errors.values()]))
-                for split, errors in result["errors"].items()
-            }
-            text = ", ".join(f"{split} {value:.3f}" for split, value in means.items())
+            text = ", ".join(f"{split} {rmse(result, split):.3f}" for split in SPLITS)
             console.print(f"{training.name}: Hessian RMSE {text} eV/Å²", soft_wrap=True)
 
 

@@ -17,8 +17,8 @@ from hessgnn.surface.potential import batch_of
 
 MOST_ELEMENTS = 10
 """The features of an environment grow with the square of the number of elements; with more, neighbours have none."""
-BLOCK = 2048
-"""Environments that distances are computed to at a time."""
+DISTANCES = 2**22
+"""Computed at a time."""
 
 Features = NDArray[np.float32]
 
@@ -71,10 +71,11 @@ def _from_covered(pool: Pool, features: Features, elements: NDArray[np.int64]) -
 
 def _nearest(features: Features, others: Features) -> Array:
     """Squared distance of each row from the nearest of others, block by block."""
-    own = torch.from_numpy(features)
+    blocks = torch.from_numpy(features).split(max(1, DISTANCES // len(others)))
+    # Not by products of matrices, in which what is left of near environments is rounding.
     found = [
         torch.cdist(block, torch.from_numpy(others), compute_mode="donot_use_mm_for_euclid_dist").amin(1)
-        for block in own.split(BLOCK)
+        for block in blocks
     ]
     return torch.cat(found).double().square().numpy()
 
