@@ -104,7 +104,8 @@ def select(
     cost = PRODUCT_GRADIENTS * len(found.indices)
     say(console, f"{len(found.indices)} of {len(pool.candidates)} structures; a product each costs {cost} gradients")
     if output is not None:
-        say(console, f"names in {output}; label them: hessgnn data label --structures {output}")
+        verb = f"hessgnn data label {data} --structures {output} --directions rademacher -o NEW.h5"
+        say(console, f"names in {output}; label them: {verb}")
 
 
 def _record(pool: Pool, found: Selection) -> dict[str, Any]:
