@@ -108,6 +108,16 @@ def an_engine(folder: Path, output: list[str]) -> None:
     assert store.has_hessian.all()
 
 
+def a_rule(folder: Path, output: list[str]) -> None:
+    names = (folder / "next.txt").read_text(encoding="utf-8").splitlines()
+    assert len(names) == 5
+    store = Store.open("rtp-mini")
+    first = store.names.index(names[0])
+    isomers = store.isomers()
+    lowest = min(energy for energy, isomer in zip(store.energies, isomers, strict=True) if isomer == isomers[first])
+    assert f"{store.energies[first] - lowest:.4g}" in output[0]
+
+
 def an_estimator(folder: Path, output: list[str]) -> None:
     assert "my_estimator:shells" in (folder / "bench.json").read_text()
 
@@ -129,6 +139,7 @@ CHECKS: dict[str, Callable[[Path, list[str]], None]] = {
     "An evaluation task": a_task,
     "A section of the page": a_section,
     "A label engine": an_engine,
+    "A selection rule": a_rule,
     "An estimator": an_estimator,
     "A format": a_format,
 }

@@ -1,4 +1,4 @@
-"""``hessgnn data …``: build, import, export, check, describe, split and merge data sets."""
+"""``hessgnn data …``: build, import, export, check, describe, split, select from and merge data sets."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from hessgnn.cli import data_select
 from hessgnn.data.store.splits import DISJOINT, Relation
 from hessgnn.data.store.store import Store
 from hessgnn.errors import ConfigError, DataError
@@ -202,6 +203,9 @@ def append(
 ) -> None:
     """Append data sets to another, which does not change until everything is written."""
     _merge([str(target), *data], target)
+
+
+app.command("select")(data_select.select)
 
 
 def _merge(data: list[str], output: Path) -> None:
