@@ -13,8 +13,8 @@ midpoint        ``−[F(R+Δ) − F(R)] / ε`` at R+Δ/2  ``ε² Q[v, v, v] / 24
 A pair R ± Δ gives the error of each of its one-sided differences: q = ``|F(R+Δ) + F(R−Δ) − 2 F(R)| / 2ε``. The error of
 the central difference is of the next order, so it is estimated as q²/h, where h is the root mean square of the product.
 Without a pair the error is ``a ε h`` with a rate a, 1/Å, that pairs of the same data give; and where there is none,
-energies: ``E(R+Δ) − E(R) + [F(R) + F(R+Δ)]·Δ/2 = −ε³ T[v, v, v] / 12``. There h is at least its median in the data: soft
-directions stretch bonds in second order. Errors are of anharmonicity alone; noise of the forces is not in them.
+energies: ``E(R+Δ) − E(R) + [F(R) + F(R+Δ)]·Δ/2 = −ε³ T[v, v, v] / 12``. There h is at least its median in the data:
+soft directions stretch bonds in second order. Errors are of anharmonicity alone; noise of forces is not in them.
 """
 
 from __future__ import annotations
@@ -47,6 +47,8 @@ orientation gives a correct product, so that small turns, and turns about the ax
 _FROM_ENERGIES = 2.4
 """Rate of whole vectors over the median of the rates along the displacement. Measured with GFN2-xTB on eleven minima
 and saddle points of rtp-mini: 2.2 for random, 2.6 for thermal displacements of 0.003 to 0.06 Å."""
+_SYMMETRIC = 1e-2
+"""1/Å: pairs with a smaller rate have T[v, v] = 0 by symmetry, as at a centre of inversion; that tells nothing of Q."""
 _ENOUGH = 5  # frames whose energies give a rate
 _SLOPE = 1e-5  # eV: smaller changes of energy have no sign
 _CELL = 1e-6  # Å: rounding of the same cell
@@ -103,8 +105,8 @@ def too_far(frame: Structure, reference: Structure, moved: float, limit: float) 
     reason = f"an atom is {moved:.3g} Å from its reference, above {limit:g}"
     if reference.pbc.any() or moved < _EXCHANGED or len(frame) > _MANY:
         return reason
-    distances = (sorted_distances(one.numbers, one.positions) for one in (frame, reference))
-    if same_shape(*distances, tolerance=limit):
+    first, second = (sorted_distances(one.numbers, one.positions) for one in (frame, reference))
+    if same_shape(first, second, limit):
         reason += ", with the same distances: are its atoms in another order, or is it the mirror image?"
     return reason
 
@@ -138,7 +140,8 @@ class Differences:
     products    (M, N, 3)   eV/Å²   H·v
     steps       (M,)        Å       ε
     sources     M                   places of the one or two displacements that made each
-    quadratic   (M,)        eV/Å²   root mean square error of the one-sided difference; NaN without an opposite one
+    quadratic   (M,)        eV/Å²   root mean square error of the one-sided difference, where an opposite one gives it:
+                                    else, and where it vanishes by symmetry, NaN
     along       (M,)        1/Å     the same along v, over the product along v and ε, from energies; NaN without these
     slopes      (M,)                change of energy over that by the forces; 1 where they belong together, or NaN
     =========== =========== ======= ==================================================================================
@@ -208,7 +211,9 @@ def differences(
         along[~np.isfinite(along)] = np.nan
     sources: list[tuple[int, ...]] = [(k,) for k in range(len(steps))]
     for i, j in opposite(displacements):
-        quadratic[[i, j]] = _rms(change[[i]] + change[[j]])[0] / (steps[i] + steps[j])
+        q, h = _rms(change[[i]] + change[[j]])[0], _rms(change[[i]] - change[[j]])[0]
+        if q > _SYMMETRIC * steps[i] * h:
+            quadratic[[i, j]] = q / (steps[i] + steps[j])
         if at == "reference":
             both = displacements[i] - displacements[j]
             steps[i] = _rms(both[None])[0] / 2
@@ -259,7 +264,7 @@ class Anharmonicity:
             pairs = np.where(made.sizes > 0, made.quadratic**2 / made.sizes, made.quadratic)
         if at == "midpoint":  # a quarter of the error of a central difference with this step
             return np.where(np.isnan(made.quadratic), (self.rate * made.steps) ** 2 * stiff, pairs) / 4
-        return np.where(made.central, pairs, self.rate * made.steps * stiff)
+        return np.where(made.central, pairs, self.rate * made.steps * stiff)  # a pair is NaN where symmetry hides it
 
 
 def anharmonicity(made: Sequence[Differences]) -> Anharmonicity:
