@@ -40,9 +40,10 @@ MIN_DISPLACEMENT = 1e-4
 OPPOSITE = 0.05
 """Two displacements are a ± pair when their sum is less than this of the larger one. Superposing a turned molecule
 leaves a sum of second order."""
-TURNED = 0.99
+TURNED = 0.9
 """A molecule is turned onto its reference when that makes its displacement smaller than this times what it was. Any
-orientation gives a correct product, so that small turns, and turns about the axis of a linear molecule, are left."""
+orientation gives a correct product. Small turns are left, so that ± pairs stay opposite, and so are turns about the
+axis of a linear molecule."""
 
 _FROM_ENERGIES = 2.4
 """Rate of whole vectors over the median of the rates along the displacement. Measured with GFN2-xTB on eleven minima

@@ -31,10 +31,9 @@ def evaluated(positions):
 
 
 def hessian_of(positions, step=1e-4):
-    columns = []
-    for unit in np.eye(positions.size).reshape(-1, *positions.shape):
-        columns.append(-(evaluated(positions + step * unit)[1] - evaluated(positions - step * unit)[1]) / (2 * step))
-    return np.array(columns).reshape(positions.size, -1)
+    units = np.eye(positions.size).reshape(-1, *positions.shape)
+    pairs = [(evaluated(positions - step * one)[1], evaluated(positions + step * one)[1]) for one in units]
+    return np.array([(minus - plus).ravel() for minus, plus in pairs]) / (2 * step)
 
 
 def frame(positions, name="frame", **fields):
