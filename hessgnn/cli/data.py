@@ -1,4 +1,4 @@
-"""``hessgnn data …``: build, import, export, check, describe, split and merge data sets."""
+"""``hessgnn data …``: build, import, export, check, describe, split and merge data sets, make products of frames."""
 
 from __future__ import annotations
 
@@ -100,8 +100,8 @@ def import_(
 @app.command()
 def export(
     data: DataSet,
-    name: Annotated[str, typer.Argument(metavar="FORMAT", help="extxyz, hip, deepmd, ase-db")],
-    target: Annotated[Path, typer.Argument(metavar="DST", help="file, or folder for deepmd; must not exist")],
+    name: Annotated[str, typer.Argument(metavar="FORMAT", help="extxyz, hip, deepmd, ase-db, phonopy")],
+    target: Annotated[Path, typer.Argument(metavar="DST", help="file, or folder (deepmd, phonopy); must not exist")],
     split: Annotated[str | None, typer.Option(help="only this one")] = None,
 ) -> None:
     """Export a data set to another format."""

@@ -109,10 +109,12 @@ def opened(source: str, name: str = "", level: str = "") -> Iterator[tuple[Store
         with Store.open(source) as store:
             yield store, {}
         return
-    known = name or _SUFFIXES.get(path.suffix.lower(), "phonopy" if "phonopy" in path.name else "")
+    known = name or _SUFFIXES.get(path.suffix.lower(), "")
     if not known:
-        formats = ", ".join(registry.READERS.names())
+        formats = ", ".join(name for name in registry.READERS.names() if name != "phonopy")
         raise ConfigError("its format is not known", where=path, hint=f"give it: --format, one of {formats}")
+    if known == "phonopy":
+        raise ConfigError("phonopy's files are products already", where=path, hint="hessgnn data import phonopy SRC")
     with tempfile.TemporaryDirectory(prefix="hessgnn-") as folder:
         options = ImportOptions(level=level, hessian_dtype="float64")
         report = import_data(known, path, Path(folder) / "frames.h5", options)

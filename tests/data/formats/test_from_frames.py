@@ -182,6 +182,8 @@ def test_frames_in_extended_xyz(run, tmp_path):
     (tmp_path / "frames.dat").write_text((tmp_path / "frames.xyz").read_text())
     with pytest.raises(ConfigError, match=r"frames.dat: its format is not known. Hint: give it: --format"):
         run(tmp_path / "frames.dat", "--dry-run", "--level", LEVEL)
+    with pytest.raises(ConfigError, match=r"products already. Hint: hessgnn data import phonopy"):
+        run(tmp_path, "--dry-run", "--format", "phonopy")
 
 
 def test_forces_of_other_splits_do_not_reach_training(run, store):
