@@ -65,7 +65,7 @@ def directions(
         others = None
         if reference not in ("", PARENT, NEAREST) and Path(reference).is_file():
             others, _ = stack.enter_context(opened(reference, level=level))
-        report = make_directions(store, None if dry_run else output, options, others)
+        report = make_directions(store, None if dry_run else output, options, others, source=source)
     console = Console()
     report.left_out |= unreadable
     if as_json:

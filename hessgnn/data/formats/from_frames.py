@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -117,7 +118,8 @@ def opened(source: str, name: str = "", level: str = "") -> Iterator[tuple[Store
         raise ConfigError("phonopy's files are products already", where=path, hint="hessgnn data import phonopy SRC")
     with tempfile.TemporaryDirectory(prefix="hessgnn-") as folder:
         options = ImportOptions(level=level, hessian_dtype="float64")
-        report = import_data(known, path, Path(folder) / "frames.h5", options)
+        with redirect_stdout(sys.stderr):  # progress; the report may be JSON
+            report = import_data(known, path, Path(folder) / "frames.h5", options)
         with Store.open(report.path) as store:
             yield store, report.unreadable
 
@@ -130,7 +132,12 @@ def _is_store(path: Path) -> bool:
 
 
 def make_directions(
-    store: Store, output: Path | None, options: DirectionOptions = DirectionOptions(), others: Store | None = None
+    store: Store,
+    output: Path | None,
+    options: DirectionOptions = DirectionOptions(),
+    others: Store | None = None,
+    *,
+    source: str = "",
 ) -> DirectionReport:
     """Turn the frames of a set into products, and write the set with these.
 
@@ -144,6 +151,8 @@ def make_directions(
         The store to write; nothing is written without.
     others
         References from another file, which are added to the set.
+    source
+        Where the frames come from, for messages; the file of ``store`` by default.
 
     Raises
     ------
@@ -153,11 +162,14 @@ def make_directions(
     """
     if output is not None and output.exists():
         raise DataError("exists already", where=output, hint="remove it or give another name")
-    job = _Job(store, options, others)
+    job = _Job(store, options, others, source or str(store.path))
     made = job.run()
     report = job.report
     if output is not None:
-        record = {"directions": asdict(options) | asdict(report), "source": store.attributes.provenance}
+        record = {
+            "directions": {"file": source or str(store.path)} | asdict(options) | asdict(report),
+            "source": store.attributes.provenance,
+        }
         attributes = store.attributes
         write_store(
             output,
@@ -184,14 +196,16 @@ class _Around(NamedTuple):
 class _Job:
     """Assigns frames to references, makes the products and lists what is left out."""
 
-    def __init__(self, store: Store, options: DirectionOptions, others: Store | None) -> None:
-        self.store, self.options, self.others = store, options, others
+    def __init__(self, store: Store, options: DirectionOptions, others: Store | None, source: str) -> None:
+        self.store, self.options, self.others, self.source = store, options, others, source
         self.report = DirectionReport()
         if others is not None:
             level, own = others.attributes.level_of_theory, store.attributes.level_of_theory
             if level != own:
                 what = f"is at {level}, and the frames at {own}: forces of two levels have no difference"
-                raise DataError(what, where=others.path, hint="give a reference at the same level of theory")
+                raise DataError(
+                    what, where=options.reference or others.path, hint="give a reference at the same level of theory"
+                )
         self._reasons: Counter[str] = Counter()
         self._place = {name: index for index, name in enumerate(store.names)}
 
@@ -208,13 +222,13 @@ class _Job:
         if not made:
             name, reason = next(iter(report.left_out.items()), ("", "no structure has another as its reference"))
             what = f"no frame can be used; the first: {name}: {reason}" if name else reason
-            raise DataError(what, where=self.store.path, hint="see --reference and --max-displacement")
+            raise DataError(what, where=self.source, hint="see --reference and --max-displacement")
         judged = [
             one.made
             for one in made
             if self._structure(one.reference).kind != TRANSITION_STATE or np.isfinite(one.made.slopes).any()
         ]
-        require_signs(judged, self.store.path)
+        require_signs(judged, self.source)
         self._count(made)
         return made
 
@@ -284,7 +298,7 @@ class _Job:
             references = [*stationary, *self._calmest(stationary)]
             return self._nearest(sorted(set(range(len(store))) - set(references)), references)
         if wanted not in self._place:
-            raise DataError(f"has no structure {wanted!r}", where=store.path, hint=did_you_mean(wanted, self._place))
+            raise DataError(f"has no structure {wanted!r}", where=self.source, hint=did_you_mean(wanted, self._place))
         index = self._place[wanted]
         return {index: [i for i in range(len(store)) if i != index]}
 
@@ -359,7 +373,7 @@ class _Job:
         taken = [taken for index in frames if (taken := self._taken(index, reference)) is not None]
         if not taken:
             return None
-        where = f"{self._owner(key)[0].path}, {reference.name}"
+        where = f"{self.source if key >= 0 else self.options.reference}, {reference.name}"
         if reference.forces is None:
             raise DataError(
                 f"is the reference of {len(taken)} frames and has no forces", where=where, hint="label it with forces"
@@ -386,7 +400,7 @@ class _Job:
         if reason and self._stated:
             raise DataError(
                 f"is no displacement of {reference.name}: {reason}",
-                where=f"{self.store.path}, {frame.name}",
+                where=f"{self.source}, {frame.name}",
                 hint=f"try --reference {NEAREST}",
             )
         if not reason and frame.forces is None:

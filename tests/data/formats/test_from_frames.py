@@ -175,6 +175,10 @@ def test_frames_in_extended_xyz(run, tmp_path):
         run(tmp_path / "frames.xyz", "-o", tmp_path / "out.h5", "--reference", "ref")
     printed = run(tmp_path / "frames.xyz", "-o", tmp_path / "out.h5", "--reference", "ref", "--level", LEVEL)
     assert "3 products at 1 references" in printed
+    quick = run(tmp_path / "frames.xyz", "--reference", "ref", "--level", LEVEL, "--dry-run", "--json")
+    assert json.loads(quick[quick.index("{") :])["central"] == 1
+    with pytest.raises(DataError, match=r"frames.xyz: no frame can be used; the first: plus: an atom is"):
+        run(tmp_path / "frames.xyz", "--dry-run", "--reference", "ref", "--level", LEVEL, "--max-displacement", "1e-3")
     made = Store.open(tmp_path / "out.h5")[0].directions
     wrong = errors(made, hessian_at(CORNERS))
     assert np.all(wrong < 6 * made.errors)
