@@ -298,7 +298,9 @@ class _Job:
             references = [*stationary, *self._calmest(stationary)]
             return self._nearest(sorted(set(range(len(store))) - set(references)), references)
         if wanted not in self._place:
-            raise DataError(f"has no structure {wanted!r}", where=self.source, hint=did_you_mean(wanted, self._place))
+            hint = did_you_mean(wanted, self._place)
+            hint = hint if hint.startswith("did") else "give a name of it, a file, parent or nearest"  # not thousands
+            raise DataError(f"has no structure {wanted!r}", where=self.source, hint=hint)
         index = self._place[wanted]
         return {index: [i for i in range(len(store)) if i != index]}
 

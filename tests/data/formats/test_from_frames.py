@@ -237,6 +237,10 @@ def test_more_bad_input(run, store, tmp_path):
         run(source, "--dry-run", "--reference", other)
     with pytest.raises(DataError, match=r"has no structure 'rf'. Hint: did you mean 'ref'"):
         run(source, "--dry-run", "--reference", "rf")
+    with pytest.raises(
+        DataError, match=r"has no structure 'xyzzy'. Hint: give a name of it, a file, parent or nearest"
+    ):
+        run(source, "--dry-run", "--reference", "xyzzy")
     with pytest.raises(DataError, match=r"frames.h5: exists already"):
         run(source, "-o", source)
     run(source, "-o", tmp_path / "out.h5")
