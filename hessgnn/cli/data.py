@@ -1,4 +1,4 @@
-"""``hessgnn data …``: build, import, export, check, describe, split, select from and merge data sets."""
+"""``hessgnn data …``: build, label, import, export, check, describe, split, select from and merge data sets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from hessgnn.cli import data_select
+from hessgnn.cli import data_directions, data_select
 from hessgnn.data.store.splits import DISJOINT, Relation
 from hessgnn.data.store.store import Store
 from hessgnn.errors import ConfigError, DataError
@@ -100,8 +100,8 @@ def import_(
 @app.command()
 def export(
     data: DataSet,
-    name: Annotated[str, typer.Argument(metavar="FORMAT", help="extxyz, hip, deepmd, ase-db")],
-    target: Annotated[Path, typer.Argument(metavar="DST", help="file, or folder for deepmd; must not exist")],
+    name: Annotated[str, typer.Argument(metavar="FORMAT", help="extxyz, hip, deepmd, ase-db, phonopy")],
+    target: Annotated[Path, typer.Argument(metavar="DST", help="file, or folder (deepmd, phonopy); must not exist")],
     split: Annotated[str | None, typer.Option(help="only this one")] = None,
 ) -> None:
     """Export a data set to another format."""
@@ -181,6 +181,9 @@ def split(
     made = resplit(Store.open(data), output, by=by, fractions=shares, seed=seed)
     counts = ", ".join(f"{name} {count}" for name, count in made.splits.items())
     say(Console(), f"{output}: {counts}; splits {made.attributes.split_hash[:16]}")
+
+
+app.command("directions")(data_directions.directions)
 
 
 @app.command()

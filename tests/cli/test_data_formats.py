@@ -43,7 +43,7 @@ def test_import_and_export(run, frames, tmp_path):
     assert f"2 of 3 structures at EMT in {tmp_path / 'x.h5'}; check them: hessgnn data check" in output
     assert Store.open(tmp_path / "x.h5").splits == {"pool": 2}
     assert "EMT" in run("info", tmp_path / "x.h5")
-    for name in registry.WRITERS:
+    for name in set(registry.WRITERS) - {"phonopy"}:  # which is of crystals
         assert "2 structures in" in run("export", tmp_path / "x.h5", name, tmp_path / name, "--split", "pool")
         assert (tmp_path / name).exists()
 

@@ -61,6 +61,6 @@ def test_nothing_is_left_of_a_failed_export(tmp_path):
         raise DataError("the source is damaged")
 
     for name in registry.WRITERS:
-        with pytest.raises(DataError, match="damaged"):
+        with pytest.raises(DataError, match="not a crystal" if name == "phonopy" else "damaged"):
             registry.WRITERS[name](breaks(), tmp_path / "x.h5", "")
         assert not list(tmp_path.iterdir()), name

@@ -16,7 +16,11 @@ from hessgnn.errors import UserError
 VERBS = {
     "split": ("split", "rtp-mini", "-o", "TARGET"),
     "import": ("import", "hip", "SOURCE", "-o", "TARGET", "--level", "x"),
-    **{name: ("export", "rtp-mini", name, "TARGET", "--split", "validation") for name in registry.WRITERS},
+    **{
+        name: ("export", "rtp-mini", name, "TARGET", "--split", "validation")
+        for name in registry.WRITERS
+        if name != "phonopy"  # of crystals only
+    },
 }
 
 
