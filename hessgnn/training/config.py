@@ -220,6 +220,13 @@ class ValidationConfig(Settings):
         return PROBES[self.probes]().preparation(self.n_probes)
 
 
+class CompositionConfig(Settings):
+    """How many structures of two kinds each batch holds. Each kind is shuffled and starts over for itself."""
+
+    curvature: PositiveInt = Field(description="with a Hessian or product that loss.probes.kind can use")
+    other: PositiveInt = Field(description="without one")
+
+
 _WEIGHT_DECAY, _EMA = 1e-6, 0.99
 
 Optimizers = Annotated[
@@ -245,8 +252,11 @@ class TrainingConfig(Settings):
         default=None,
         gt=0,
         lt=1,
-        description="least share of the structures of an epoch that have a Hessian: they are repeated until it is "
-        "reached. As in the data if absent",
+        description="least share of the structures of an epoch that have a Hessian or product that loss.probes.kind "
+        "can use: they are repeated until it is reached. As in the data if absent",
+    )
+    composition: CompositionConfig | None = Field(
+        default=None, description="structures with and without curvature labels in each batch; replaces batch_size"
     )
     workers: NonNegativeInt = Field(
         default=0, description="processes that make the next batches ahead; does not change the batches"
@@ -290,6 +300,21 @@ class TrainingConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def _batches_are_described_once(self) -> TrainingConfig:
+        if self.composition is None:
+            return self
+        others = {
+            "batch_size": "batch_size" in self.model_fields_set,
+            "hessian_share": self.hessian_share is not None,
+            "max_atoms": self.max_atoms is not None,
+            "max_edges": self.max_edges is not None,
+        }
+        if given := [key for key, there in others.items() if there]:
+            hint = "; training.parts saves memory with the same gradient" if given[-1].startswith("max") else ""
+            raise ValueError(f"composition fixes what a batch holds: leave {', '.join(given)} out{hint}")
+        return self
+
+    @model_validator(mode="after")
     def _ends_below_its_rate(self) -> TrainingConfig:
         schedule = self.schedule
         if schedule.kind == "plateau" and schedule.stop_below is not None and schedule.stop_below >= schedule.lr:
@@ -315,6 +340,7 @@ class TrainingConfig(Settings):
     ) -> dict[str, Any]:
         """Leave out of files the defaults of keys that version 0.1.0 did not know, so that it can read them."""
         content: dict[str, Any] = serialize(self)
+        content.pop("composition" if self.composition is None else "batch_size", None)  # they exclude each other
         if info.mode == "json":
             if self.optimizer == OptimizerConfig():
                 del content["optimizer"]
