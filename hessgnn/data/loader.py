@@ -71,9 +71,7 @@ class Loader:
         self.indices = np.asarray(indices, dtype=np.int64)
         self.device, self.workers = torch.device(device), workers
         self.collator = Collator(store, cutoff, dtype, triplet_cutoff, preparation, share)
-        self.plan = (
-            batch_size if isinstance(batch_size, Plan) else self._plan(batch_size, seed, max_atoms, max_edges)
-        )
+        self.plan = batch_size if isinstance(batch_size, Plan) else self._plan(batch_size, seed, max_atoms, max_edges)
         self._ahead: tuple[int, Iterator[Arrays | UserError]] | None = None
 
     @property

@@ -137,7 +137,7 @@ class LossConfig(Settings):
 
     @model_validator(mode="after")
     def _probes_suit_the_function(self) -> LossConfig:
-        if self.hessian_function != "squared" and not PROBES[self.probes.kind].whole_rows:
+        if self.hessian_function != "squared" and PROBES[self.probes.kind].whole_rows is False:
             raise ValueError(
                 f"hessian_function {self.hessian_function!r} needs whole rows: random probes mix the entries of a row. "
                 f"Use one of probes.kind {', '.join(name for name, kind in PROBES.items() if kind.whole_rows)}"

@@ -11,8 +11,9 @@ from springs import TINY, spring_structure
 
 from hessgnn.data.store.store import Store, write_store
 from hessgnn.experiments.config import StudyConfig
-from hessgnn.training.build import build, repeat_hessians
+from hessgnn.training.build import build
 from hessgnn.training.config import RunConfig
+from hessgnn.training.curvature_labels import repeated
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def test_the_share_of_hessians_is_reached_and_all_are_drawn_alike(
 ) -> None:
     store = Store.open(mostly_frames)
     train = store.indices("train")
-    found = repeat_hessians(store, train, share)
+    found = repeated(train, store.has_hessian[train], share)
     assert store.has_hessian[found].mean() == pytest.approx(expected)
     numbers = np.unique(found[store.has_hessian[found]], return_counts=True)[1]
     assert len(numbers) == 2
