@@ -93,7 +93,7 @@ def stored(folder: Path) -> RunConfig:
     return configuration(
         folder,
         data={"path": str(folder / "mixed.h5")},
-        training={"composition": {"curvature": 3, "other": 1}, "parts": 2},
+        training={"composition": {"curvature": 3, "other": 1}},
         loss={"probes": {"kind": "stored", "number": 2, "every": 1}},
         validation={"hessian": "full", "batch_size": 1},
     )
@@ -104,6 +104,9 @@ def save_gradients(folder: Path) -> None:
         found = gradients(uneven(folder, architecture))
         torch.save(found, folder / f"{architecture}-{Ranks.here().rank}.pt")
     torch.save(gradients(stored(folder)), folder / f"stored-{Ranks.here().rank}.pt")
+
+
+def train_stored(folder: Path) -> None:
     train(stored(folder), folder / "stored")
 
 
@@ -177,10 +180,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pair")
     write_springs(folder / "springs.h5")
     write_mixed(folder / "mixed.h5")
-    assert together(folder, save_gradients, train_in_memory, train_half, be_refused, be_poisoned, die) == [
-        0,
-        -signal.SIGKILL,
-    ]
+    members = (save_gradients, train_in_memory, train_stored, train_half, be_refused, be_poisoned, die)
+    assert together(folder, *members) == [0, -signal.SIGKILL]
     return folder
 
 
