@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
@@ -18,12 +19,14 @@ import hessgnn
 from hessgnn.data.batch import Batch
 from hessgnn.data.neighbors import pairs_of_edges
 from hessgnn.data.padding import Buckets, Size
-from hessgnn.data.store.store import write_store
+from hessgnn.data.store.store import Store, write_store
 from hessgnn.data.structure import Structure
 from hessgnn.errors import ConfigError, TrainingError
 from hessgnn.potentials.base import Potential
+from hessgnn.runtime.config import save
 from hessgnn.training.build import build
 from hessgnn.training.config import LossConfig, RunConfig
+from hessgnn.training.curvature_labels import describe
 from hessgnn.training.loss import Loss, LossValue, Weights
 from hessgnn.training.recorded import RecordedStep
 from hessgnn.training.run import Run
@@ -412,3 +415,38 @@ def test_a_function_of_single_entries_needs_rows(make_config: MakeConfig, tmp_pa
     rows = [with_products(one, np.eye(3 * len(one))[:2].reshape(2, -1, 3), "rows") for one in whole]
     setup = build(make_config(loss=loss, data=written(tmp_path, rows)))
     assert np.isfinite(float(setup.step(0).total))
+
+
+def test_what_a_run_is_trained_on_is_said_in_words(make_config: MakeConfig, store: Path) -> None:
+    config = make_config(training=COMPOSED)
+    assert describe(config, Store.open(store)) == [
+        "train: 5 structures, 2 with a Hessian, 3 with products (1 to 3 each: 6 rademacher), 1 with both",
+        "each batch: 2 structures with a curvature label and 1 without; an epoch is 2 steps: "
+        + "1 passes through the former and 2 through the latter",
+        "Hessian error on validation: 1 structures by their Hessians, 1 by all their stored products",
+    ]
+
+
+def test_directions_without_a_distribution_are_explained(make_config: MakeConfig, tmp_path: Path) -> None:
+    known = [random_products(spring_structure(name, "train"), 2, "softest") for name in NAMES]
+    data = written(tmp_path, known)
+    there = Store.open(data["path"])
+    lines = describe(make_config(data=data), there)
+    assert lines[0] == "train: 5 structures, 0 with a Hessian, 5 with products (2 each: 10 softest)"
+    assert "kind softest have no known distribution: they estimate the mean square Hessian error as if" in lines[1]
+    assert "distribution" not in " ".join(describe(make_config(data=data, loss={"hessian": 0}), there))
+
+
+def test_a_dry_run_and_the_first_lines_of_a_run_say_so(
+    make_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    verb = importlib.import_module("hessgnn.cli.train")
+    save(make_config(training=SIZE | {"steps": 2}), tmp_path / "my.yaml")
+    for dry_run in (True, False):
+        verb.train(tmp_path / "my.yaml", [], output=tmp_path / "run", resume=None, dry_run=dry_run)
+        printed = capsys.readouterr().out
+        assert "train: 5 structures, 2 with a Hessian, 3 with products (1 to 3 each: 6 rademacher), 1 with" in printed
+        assert "Hessian error on validation: 1 structures by their Hessians, 1 by all their stored products" in printed
+    bare = written(tmp_path, [spring_structure(name, "train", hessian=None) for name in NAMES])
+    with pytest.raises(TrainingError, match="weighs hessian"):
+        verb.train(tmp_path / "my.yaml", [f"data.path={bare['path']}"], output=None, resume=None, dry_run=True)
