@@ -87,8 +87,9 @@ def build(config: RunConfig, ranks: Ranks | None = None) -> Setup:
     require_labels(config, store)
     require_sound(store, np.concatenate([train, store.indices(config.data.validation)]))
     if ranks.first:
-        for line in describe(config, store):
-            logger.info(line)
+        if logger.isEnabledFor(logging.INFO):
+            for line in describe(config, store):
+                logger.info(line)
         _warn_of_tests(config)
         warn_of_unused(config, store)
         _warn_of_flat_validation(config, store)

@@ -182,8 +182,8 @@ def warn_of_unused(config: RunConfig, store: Store) -> None:
 
 def describe(config: RunConfig, store: Store) -> list[str]:
     """Say in a few lines which curvature labels training and validation split have and what they are used for."""
-    lines = [_counted(store, config.data.train)]
     kinds = direction_kinds(store, store.indices(config.data.train))
+    lines = [_counted(store, config.data.train, kinds)]
     unknown = [kind for kind in kinds if kind not in UNBIASED]
     if unknown and config.loss.hessian and _reads_directions(config.loss.probes.kind):
         lines.append(
@@ -198,8 +198,8 @@ def describe(config: RunConfig, store: Store) -> list[str]:
     return lines
 
 
-def _counted(store: Store, split: str) -> str:
-    """How many structures of a split have which curvature label."""
+def _counted(store: Store, split: str, kinds: Counter[str]) -> str:
+    """How many structures of a split have which curvature label; ``kinds`` are those of its directions."""
     indices = store.indices(split)
     has_hessian, numbers = store.has_hessian[indices], store.n_directions[indices]
     has_directions = numbers > 0
@@ -207,8 +207,8 @@ def _counted(store: Store, split: str) -> str:
     if has_directions.any():
         few, many = int(numbers[has_directions].min()), int(numbers.max())
         each = f"{many} each" if few == many else f"{few} to {many} each"
-        kinds = ", ".join(f"{count} {kind}" for kind, count in direction_kinds(store, indices).items())
-        text += f", {int(has_directions.sum())} with products ({each}: {kinds})"
+        drawn = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+        text += f", {int(has_directions.sum())} with products ({each}: {drawn})"
         if both := int((has_hessian & has_directions).sum()):
             text += f", {both} with both"
     return text
@@ -238,4 +238,8 @@ def _validated(config: RunConfig, store: Store, indices: Indices) -> str:
     return f"Hessian error on {config.data.validation}: {', '.join(parts)}"
 
 
-_COMPARED = {"full": "their Hessians", "probes": "fixed probes of their Hessians", "stored": "their stored products"}
+_COMPARED = {
+    "full": "their Hessians",
+    "probes": "fixed probes of their Hessians",
+    "stored": "their stored products, or by fixed probes where they have none",
+}

@@ -60,3 +60,12 @@ def test_half_of_the_steps_of_half_of_each_see_hessians() -> None:
         for regime in config.regimes
     }
     assert shares == {"E-F+H": 0.5, "E-F-H": None}
+
+
+def test_a_composition_replaces_the_share() -> None:
+    base = {"training": {"composition": {"curvature": 4, "other": 12}}}
+    content = {"name": "s", "architectures": {"schnet": {}}, "regimes": ["E-F+H"], "base": base}
+    config = StudyConfig.model_validate(content)
+    training = config.run_config("schnet", {}, steps=1, seed=0, regime="E-F+H").training
+    assert training.hessian_share is None
+    assert training.composition is not None
