@@ -106,8 +106,9 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32, help="structures")
     parser.add_argument("--repeats", type=int, default=21, help="steps of each kind")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--keep-memory", action="store_true", help="keep freed memory as a run does (glibc)")
     options = parser.parse_args()
-    conditions = Conditions.prepare("cpu", options.threads, keep_memory=True)
+    conditions = Conditions.prepare("cpu", options.threads, options.keep_memory)
     console = Console()
     rows: list[dict[str, Any]] = []
     settings = {name: value for name, value in vars(options).items() if name != "output"}

@@ -256,7 +256,7 @@ class TrainingConfig(Settings):
         "can use: they are repeated until it is reached. As in the data if absent",
     )
     composition: CompositionConfig | None = Field(
-        default=None, description="structures with and without curvature labels in each batch; replaces batch_size"
+        default=None, description="structures with and without curvature labels in each batch, whose size is their sum"
     )
     workers: NonNegativeInt = Field(
         default=0, description="processes that make the next batches ahead; does not change the batches"
@@ -303,15 +303,18 @@ class TrainingConfig(Settings):
     def _batches_are_described_once(self) -> TrainingConfig:
         if self.composition is None:
             return self
-        others = {
-            "batch_size": "batch_size" in self.model_fields_set,
-            "hessian_share": self.hessian_share is not None,
-            "max_atoms": self.max_atoms is not None,
-            "max_edges": self.max_edges is not None,
-        }
-        if given := [key for key, there in others.items() if there]:
+        others = ("hessian_share", "max_atoms", "max_edges")
+        if given := [key for key in others if getattr(self, key) is not None]:
             hint = "; training.parts saves memory with the same gradient" if given[-1].startswith("max") else ""
             raise ValueError(f"composition fixes what a batch holds: leave {', '.join(given)} out{hint}")
+        sizes = self.composition
+        total = sizes.curvature + sizes.other
+        if "batch_size" in self.model_fields_set and self.batch_size != total:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not that of composition, {sizes.curvature} + {sizes.other}: leave it "
+                f"out, or set it to {total}"
+            )
+        object.__setattr__(self, "batch_size", total)  # for all who ask how large a batch is
         return self
 
     @model_validator(mode="after")
@@ -340,8 +343,9 @@ class TrainingConfig(Settings):
     ) -> dict[str, Any]:
         """Leave out of files the defaults of keys that version 0.1.0 did not know, so that it can read them."""
         content: dict[str, Any] = serialize(self)
-        content.pop("composition" if self.composition is None else "batch_size", None)  # they exclude each other
         if info.mode == "json":
+            if self.composition is None:
+                content.pop("composition", None)
             if self.optimizer == OptimizerConfig():
                 del content["optimizer"]
             if self.average is None:

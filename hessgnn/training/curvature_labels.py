@@ -93,7 +93,7 @@ def composed(labelled: NDArray[np.bool_], config: RunConfig) -> ComposedPlan:
                 f"no structure of split {config.data.train!r} {having} a curvature label that loss.probes.kind "
                 f"{config.loss.probes.kind!r} uses",
                 where=f"key 'training.composition.{key}'",
-                hint="give training.batch_size instead of training.composition",
+                hint="leave training.composition out",
             )
     wanted = (sizes.curvature, sizes.other)
     # More than there are would only be computed twice in each batch.
@@ -233,9 +233,10 @@ def _validated(config: RunConfig, store: Store, indices: Indices) -> str:
     """What the Hessian error of the validation is made of."""
     labelled = usable(store, config.validation.probes or "full")[indices]
     products = int((store.has_curvature[indices] & ~labelled).sum())
-    parts = [f"{int(labelled.sum())} structures by {_COMPARED.get(config.validation.hessian, 'probes')}"]
-    parts += [f"{products} by all their stored products"] if products else []
-    return f"Hessian error on {config.data.validation}: {', '.join(parts)}"
+    counted = {_COMPARED.get(config.validation.hessian, "probes"): int(labelled.sum())}
+    counted["all their stored products"] = products
+    parts = [f"{number} by {how}" for how, number in counted.items() if number]
+    return f"{config.data.validation}: Hessian error of structures: {', '.join(parts)}"
 
 
 _COMPARED = {

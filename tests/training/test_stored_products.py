@@ -352,7 +352,10 @@ def test_a_composed_run_holds_so_many_of_each_in_every_batch(make_config: MakeCo
 @pytest.mark.parametrize(
     ("training", "message"),
     [
-        ({**COMPOSED, "batch_size": 4}, "composition fixes what a batch holds: leave batch_size out"),
+        (
+            {**COMPOSED, "batch_size": 4},
+            r"batch_size 4 is not that of composition, 2 \+ 1: leave it out, or set it",
+        ),
         ({**COMPOSED, "hessian_share": 0.5}, "leave hessian_share out"),
         ({**COMPOSED, "max_atoms": 50}, "leave max_atoms out; training.parts saves memory"),
         ({"composition": {"curvature": 4}}, "other"),
@@ -368,7 +371,8 @@ def test_the_resolved_configuration_of_a_composed_run_is_read_again(make_config:
     run = Run(tmp_path / "run")
     run.begin(config)
     assert run.config() == config
-    assert "batch_size" not in config.model_dump(mode="json")["training"]
+    assert config.training.batch_size == 3
+    assert make_config(training={**COMPOSED, "batch_size": 3}) == config
     assert "composition" not in make_config(training=SIZE).model_dump(mode="json")["training"]
 
 
@@ -426,7 +430,7 @@ def test_what_a_run_is_trained_on_is_said_in_words(make_config: MakeConfig, stor
         "each batch: 2 structures with a curvature label and 1 without; an epoch is 2 steps: 1 pas"
     )
     assert batches.endswith("1 passes through the former and 2 through the latter")
-    assert validated == "Hessian error on validation: 1 structures by their Hessians, 1 by all their stored products"
+    assert validated == "validation: Hessian error of structures: 1 by their Hessians, 1 by all their stored products"
 
 
 def test_directions_without_a_distribution_are_explained(make_config: MakeConfig, tmp_path: Path) -> None:
@@ -448,7 +452,7 @@ def test_a_dry_run_and_the_first_lines_of_a_run_say_so(
         verb.train(tmp_path / "my.yaml", [], output=tmp_path / "run", resume=None, dry_run=dry_run)
         printed = capsys.readouterr().out
         assert "train: 5 structures, 2 with a Hessian, 3 with products (1 to 3 each: 6 rademacher), 1 with" in printed
-        assert "Hessian error on validation: 1 structures by their Hessians, 1 by all their stored products" in printed
+        assert "validation: Hessian error of structures: 1 by their Hessians, 1 by all their stored products" in printed
     bare = written(tmp_path, [spring_structure(name, "train", hessian=None) for name in NAMES])
     with pytest.raises(TrainingError, match="weighs hessian"):
         verb.train(tmp_path / "my.yaml", [f"data.path={bare['path']}"], output=None, resume=None, dry_run=True)
