@@ -265,8 +265,11 @@ for _name, _estimator in _STUDIED.items():
 
 
 def all_estimators() -> list[str]:
-    """Names of all estimators, those of other packages last; every kind of probes is one."""
-    return [*_STUDIED, *sorted({*ESTIMATORS, *PROBES} - set(_STUDIED))]
+    """Names of all estimators, those of other packages last; every kind of probes is one.
+
+    But for ``stored``: on data without stored directions it is ``rademacher``.
+    """
+    return [*_STUDIED, *sorted({*ESTIMATORS, *PROBES} - {*_STUDIED, "stored"})]
 
 
 def find(name: str) -> Estimator:

@@ -29,6 +29,7 @@ from hessgnn.runtime.terminal import Interrupted, ProgressLog, say
 from hessgnn.training import bar
 from hessgnn.training.build import build_potential
 from hessgnn.training.config import DataConfig, RunConfig
+from hessgnn.training.curvature_labels import describe, epoch_steps, require_labels, warn_of_unused
 from hessgnn.training.distributed import ranks_of_torchrun
 from hessgnn.training.run import Run, ValidationPoint
 from hessgnn.training.trainer import Observer, TrainingResult
@@ -191,9 +192,10 @@ def _print_plan(console: Console, settings: RunConfig, folder: Path) -> None:
     store = Store.open(settings.data.path)
     settings = settings.with_resolved_potential(store.elements())
     console.print(dump(settings), markup=False)
+    require_labels(settings, store)
     train_size = len(store.indices(settings.data.train))
     training = settings.training
-    per_epoch = f"{-(-train_size // training.batch_size)} steps an epoch"
+    per_epoch = f"{epoch_steps(settings, store)} steps an epoch"
     if training.max_atoms or training.max_edges:
         per_epoch = f"at least {per_epoch}"
     console.print(
@@ -202,6 +204,10 @@ def _print_plan(console: Console, settings: RunConfig, folder: Path) -> None:
         markup=False,
         highlight=False,
     )
+    for line in describe(settings, store):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if not console.quiet:
+        warn_of_unused(settings, store)
 
 
 def _print_result(console: Console, result: TrainingResult, folder: Path) -> None:

@@ -32,7 +32,8 @@ class Loader:
     cutoff
         Å, of the neighbour lists.
     batch_size
-        Most structures in a batch. Without other limits the batches of an epoch differ by one structure at most.
+        Most structures in a batch. Without other limits the batches of an epoch differ by one structure at most. Or a
+        plan for places in ``indices``, which replaces ``seed`` and the other limits.
     dtype
         Floating type of the batches.
     triplet_cutoff
@@ -55,7 +56,7 @@ class Loader:
         store: Store,
         indices: Sequence[int] | np.ndarray,
         cutoff: float,
-        batch_size: int,
+        batch_size: int | Plan,
         dtype: torch.dtype,
         device: torch.device | str = "cpu",
         triplet_cutoff: float | None = None,
@@ -70,13 +71,7 @@ class Loader:
         self.indices = np.asarray(indices, dtype=np.int64)
         self.device, self.workers = torch.device(device), workers
         self.collator = Collator(store, cutoff, dtype, triplet_cutoff, preparation, share)
-        limits = {}
-        if max_atoms is not None:
-            limits["atoms"] = self.n_atoms, max_atoms
-        if max_edges is not None:
-            limits["edges"] = self.n_edges, max_edges
-        number = len(self.indices)
-        self.plan = LimitedPlan(number, batch_size, seed, limits) if limits else Plan(number, batch_size, seed)
+        self.plan = batch_size if isinstance(batch_size, Plan) else self._plan(batch_size, seed, max_atoms, max_edges)
         self._ahead: tuple[int, Iterator[Arrays | UserError]] | None = None
 
     @property
@@ -120,6 +115,15 @@ class Loader:
     def close(self) -> None:
         """End the workers."""
         self._ahead = None
+
+    def _plan(self, batch_size: int, seed: int | None, max_atoms: int | None, max_edges: int | None) -> Plan:
+        limits = {}
+        if max_atoms is not None:
+            limits["atoms"] = self.n_atoms, max_atoms
+        if max_edges is not None:
+            limits["edges"] = self.n_edges, max_edges
+        number = len(self.indices)
+        return LimitedPlan(number, batch_size, seed, limits) if limits else Plan(number, batch_size, seed)
 
     def _from_worker(self, step: int) -> Arrays:
         if self._ahead is None or self._ahead[0] != step:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +54,15 @@ class Plan:
     def __len__(self) -> int:
         """Batches in the first epoch."""
         return -(-self.number // self.batch_size)
+
+    @property
+    def typical(self) -> int:
+        """Structures of a usual batch."""
+        return -(-self.number // len(self))
+
+    def occurrences(self) -> Indices:
+        """Each structure as often as the batches of an epoch hold it, int64."""
+        return np.arange(self.number)
 
     def batch(self, step: int) -> Indices:
         """The structures, int64, of a step counted from the first step of the first epoch, without end."""
@@ -130,3 +139,84 @@ class LimitedPlan(Plan):
                 stop = min(stop, int(np.searchsorted(reached, before + most, side="right")))
             bounds.append(stop)
         return np.array(bounds)
+
+
+class EndlessPlan(Plan):
+    """Batches of exactly ``batch_size`` structures: one epoch follows the other without a gap.
+
+    A batch may hold the last structures of an epoch and the first ones of the next, the same one among them at times.
+    """
+
+    def batch(self, step: int) -> Indices:
+        """See :meth:`Plan.batch`."""
+        epochs, places = np.divmod(np.arange(step * self.batch_size, (step + 1) * self.batch_size), self.number)
+        parts = [self._batches_of(int(epoch))[0][places[epochs == epoch]] for epoch in np.unique(epochs)]
+        return np.concatenate(parts)
+
+    def epochs(self, step: int) -> float:
+        """See :meth:`Plan.epochs`."""
+        return step * self.batch_size / self.number
+
+    def locate(self, step: int) -> tuple[int, int]:
+        """See :meth:`Plan.locate`. An epoch begins with the first batch that holds nothing of the one before."""
+        epoch = step * self.batch_size // self.number
+        first = -(-epoch * self.number // self.batch_size)
+        return epoch, step - first
+
+    @property
+    def typical(self) -> int:
+        """See :attr:`Plan.typical`."""
+        return self.batch_size
+
+
+class ComposedPlan(Plan):
+    """Batches that hold so many structures of each of several groups, first those of the first group.
+
+    Each group is shuffled for itself and starts over for itself, so the structures of a small group come more often. An
+    epoch is one of the group that takes most steps for it: every structure has been seen then.
+
+    Parameters
+    ----------
+    groups
+        Members of each group, ``(any number,)`` int64, and how many of them a batch holds.
+    seed
+        Of the shuffling; ``None`` keeps the order.
+    """
+
+    def __init__(self, groups: Sequence[tuple[Indices, int]], seed: int | None = None) -> None:
+        super().__init__(sum(len(members) for members, _ in groups), sum(size for _, size in groups), seed)
+        self.members = [members for members, _ in groups]
+        seeds = [None if seed is None else int(child) for child in _seeds(seed or 0, len(groups))]
+        each = zip(groups, seeds, strict=True)
+        self.plans = [EndlessPlan(len(members), size, own) for (members, size), own in each]
+        self._longest = max(self.plans, key=len)
+
+    def __len__(self) -> int:
+        return len(self._longest)
+
+    def batch(self, step: int) -> Indices:
+        """See :meth:`Plan.batch`."""
+        each = zip(self.members, self.plans, strict=True)
+        return np.concatenate([members[plan.batch(step)] for members, plan in each])
+
+    def epochs(self, step: int) -> float:
+        """See :meth:`Plan.epochs`."""
+        return self._longest.epochs(step)
+
+    def locate(self, step: int) -> tuple[int, int]:
+        """See :meth:`Plan.locate`."""
+        return self._longest.locate(step)
+
+    @property
+    def typical(self) -> int:
+        """See :attr:`Plan.typical`."""
+        return self.batch_size
+
+    def occurrences(self) -> Indices:
+        """See :meth:`Plan.occurrences`."""
+        return np.concatenate([self.batch(step) for step in range(len(self))])
+
+
+def _seeds(seed: int, number: int) -> Indices:
+    """A seed for each of several shufflings, which are to be independent."""
+    return np.random.SeedSequence([seed, number]).generate_state(number, np.uint32).astype(np.int64)

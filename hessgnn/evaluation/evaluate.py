@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,6 +32,7 @@ from hessgnn.surface.calculator import surface_from_import_path
 from hessgnn.surface.potential import PotentialSurface
 from hessgnn.training.build import composition_energy, fit_reference_energies
 from hessgnn.training.config import DataConfig, RunConfig
+from hessgnn.training.curvature_labels import epoch_steps
 from hessgnn.training.regimes import Regime
 from hessgnn.training.run import Run, ValidationPoint, versions
 
@@ -332,7 +332,7 @@ def _cost(run: Run, sweep: Cost | None) -> Cost:
     progress = load_checkpoint(run.last)["progress"]
     seconds, config = progress["seconds_per_step"], run.config()
     per_step = statistics.median(seconds) if seconds else None
-    epoch = math.ceil(len(Store.open(config.data.path).indices(config.data.train)) / config.training.batch_size)
+    epoch = epoch_steps(config, Store.open(config.data.path))
     own = {
         "steps": progress["step"],
         "device": progress["device"],

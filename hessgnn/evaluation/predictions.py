@@ -31,6 +31,8 @@ CURVATURE = (
     "curvature_negative_same",
     "curvature_asymmetry",
 )
+PRODUCTS = "hessian_rmse_products"
+"""The Hessian's error, estimated from stored products."""
 POOLED = {"energy_rmse_molecule": "energy", "forces_rmse_pooled": "forces", "hessian_rmse_pooled": "hessian"}
 """Errors pooled over a split -> what they are errors of."""
 PROFILES = ("profile_mae",)
@@ -67,6 +69,12 @@ class Predictions:
         What they were made of: surface, data and versions. Empty where that is not known.
     group
         ``(n_structures,)``, the family of each structure. Empty strings where an older version saved none.
+    n_directions
+        ``(n_structures,)``: M, how many products of the reference each structure has. Empty arrays stand for none.
+    direction_vectors, direction_products
+        ``(Σ M N, 3)``, of one direction after the other; products in eV/Å².
+    direction_weights
+        ``(Σ M,)``, see :class:`~hessgnn.data.directions.Directions`.
     """
 
     name: NDArray[np.str_]
@@ -83,14 +91,24 @@ class Predictions:
     hessian_predicted: Array
     key: str = ""
     group: NDArray[np.str_] = field(default_factory=lambda: np.array([], dtype=str))
+    n_directions: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    direction_vectors: Array = field(default_factory=lambda: np.zeros((0, 3)))
+    direction_products: Array = field(default_factory=lambda: np.zeros((0, 3)))
+    direction_weights: Array = field(default_factory=lambda: np.zeros(0))
 
     def __post_init__(self) -> None:
         if not len(self.group):
             object.__setattr__(self, "group", np.full(len(self.name), ""))
+        if not len(self.n_directions):
+            object.__setattr__(self, "n_directions", np.zeros(len(self.name), dtype=np.int64))
         n_structures, n_atoms = self.n_atoms.shape, int(self.n_atoms.sum())
         shapes = {"energy": n_structures, "forces": (n_atoms, 3), "hessian": (int((9 * self.n_atoms**2).sum()),)}
         expected = {f"{key}_{kind}": shape for key, shape in shapes.items() for kind in ("reference", "predicted")}
-        expected |= dict.fromkeys(("name", "kind", "parent", "group"), n_structures)
+        expected |= dict.fromkeys(("name", "kind", "parent", "group", "n_directions"), n_structures)
+        if self.n_directions.shape == n_structures:
+            rows = (int((self.n_directions * self.n_atoms).sum()), 3)
+            expected |= {"direction_vectors": rows, "direction_products": rows}
+            expected["direction_weights"] = (int(self.n_directions.sum()),)
         for name, shape in {"numbers": (n_atoms,), "positions": (n_atoms, 3), **expected}.items():
             if getattr(self, name).shape != shape:
                 raise DataError(f"array {name!r} has shape {getattr(self, name).shape}, expected {shape}")
@@ -118,6 +136,8 @@ class Predictions:
             return np.full(shape, np.nan) if value is None else np.asarray(value, dtype=np.float64)
 
         sizes = [len(s.numbers) for s in structures]
+        directions = [s.directions for s in structures if s.directions is not None]
+        nothing = np.zeros((0, 3))
         pairs = list(zip(structures, sizes, strict=True))
         return cls(
             name=np.array([s.name for s in structures]),
@@ -133,6 +153,10 @@ class Predictions:
             forces_predicted=np.concatenate(forces),
             hessian_reference=np.concatenate([known(s.hessian, (3 * n, 3 * n)).ravel() for s, n in pairs]),
             hessian_predicted=np.concatenate(hessian),
+            n_directions=np.array([0 if s.directions is None else len(s.directions) for s in structures]),
+            direction_vectors=np.concatenate([nothing, *(d.vectors.reshape(-1, 3) for d in directions)]),
+            direction_products=np.concatenate([nothing, *(d.products.reshape(-1, 3) for d in directions)]),
+            direction_weights=np.concatenate([nothing[:, 0], *(d.weights for d in directions)]),
         )
 
     def not_finite(self) -> list[str]:
@@ -166,7 +190,8 @@ class Predictions:
     def save(self, path: Path) -> PredictionFile:
         """Write all arrays to a compressed ``.npz`` file; return its name and checksum, for the record."""
         # Hessians make the bulk; float32 keeps seven digits of them.
-        arrays = {column.name: getattr(self, column.name) for column in fields(self)}
+        there = [column.name for column in fields(self) if self.n_directions.any() or column.name not in _DIRECTIONS]
+        arrays = {name: getattr(self, name) for name in there}
         arrays |= {key: value.astype(np.float32) for key, value in arrays.items() if key.startswith("hessian")}
         with atomic_path(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **arrays)
@@ -185,7 +210,7 @@ class Predictions:
                 pass  # np.load would try to unpickle anything that is not an archive, and say so confusingly
             with np.load(path, allow_pickle=False) as archive:
                 arrays = {column: archive[column] for column in _COLUMNS}
-                arrays |= {"group": archive["group"]} if "group" in archive else {}
+                arrays |= {name: archive[name] for name in ("group", *_DIRECTIONS) if name in archive}
                 return cls(**arrays, key=str(archive["key"]) if "key" in archive else "")
         except KeyError as error:
             raise DataError(f"lacks an array ({error.args[0]})", where=path, hint=hint) from error
@@ -195,7 +220,8 @@ class Predictions:
             raise DataError(error.what, where=path, hint=hint) from error
 
 
-_COLUMNS = tuple(column.name for column in fields(Predictions) if column.name not in ("key", "group"))
+_DIRECTIONS = ("n_directions", "direction_vectors", "direction_products", "direction_weights")
+_COLUMNS = tuple(column.name for column in fields(Predictions) if column.name not in ("key", "group", *_DIRECTIONS))
 """Every version saved them."""
 
 
@@ -277,6 +303,29 @@ def pooled_values(predictions: Predictions) -> Values:
         pairs = zip(predictions.name[known], np.sqrt(square[known] * share), strict=True)
         found[name] = {str(structure): float(error) for structure, error in pairs}
     return found
+
+
+def product_values(predictions: Predictions) -> Values:
+    """Error of each structure's Hessian (eV/Å²), estimated from all its stored products; structures with products only.
+
+    It is the root of the mean of ``w ‖(H v − p) ‖²`` over the directions, over ``3N``, which estimates the root mean
+    square error of the elements as the weights say.
+    """
+    found: dict[str, float | None] = {}
+    rows = np.cumsum(predictions.n_directions * predictions.n_atoms)[:-1]
+    columns = zip(
+        predictions.hessians(),
+        np.split(predictions.direction_vectors, rows),
+        np.split(predictions.direction_products, rows),
+        np.split(predictions.direction_weights, np.cumsum(predictions.n_directions)[:-1]),
+        strict=True,
+    )
+    for (name, numbers, _, _, predicted), vectors, products, weights in columns:
+        if len(weights):
+            size = 3 * len(numbers)
+            residual = vectors.reshape(-1, size) @ predicted.T - products.reshape(-1, size)
+            found[name] = float(np.sqrt((weights * np.square(residual).sum(1)).mean())) / size
+    return {PRODUCTS: found}
 
 
 def curvature_values(predictions: Predictions) -> Values:

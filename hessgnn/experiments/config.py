@@ -209,7 +209,8 @@ class ExperimentConfig(Settings):
             When it is not valid.
         """
         content = merge({"potential": {"name": architecture}}, self.base, self.architectures[architecture])
-        if regime == "E-F+H" and get_dotted(content, "training.hessian_share") is None:
+        given = [get_dotted(content, f"training.{key}") for key in ("hessian_share", "composition")]
+        if regime == "E-F+H" and given == [None, None]:
             set_dotted(content, "training.hessian_share", HALF)
         content["name"] = f"{architecture} {regime}" + (", equal time" if budget == "seconds" else "")
         fixed = {"training.steps": steps, "training.seed": seed, **self.fixed_values()}

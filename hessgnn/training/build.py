@@ -19,12 +19,13 @@ from hessgnn.data.padding import Buckets
 from hessgnn.data.store.splits import is_for_tests
 from hessgnn.data.store.store import Store
 from hessgnn.data.structure import Structure
-from hessgnn.errors import ConfigError, DataError, TrainingError
+from hessgnn.errors import ConfigError, DataError
 from hessgnn.potentials.base import Potential
 from hessgnn.potentials.saved import create_from
 from hessgnn.training.auto import AutoStep
 from hessgnn.training.average import Average
 from hessgnn.training.config import RunConfig
+from hessgnn.training.curvature_labels import composed, describe, repeated, require_labels, usable, warn_of_unused
 from hessgnn.training.distributed import Ranks
 from hessgnn.training.loss import Loss
 from hessgnn.training.optimizer import Schedule, Update, build_optimizers
@@ -83,10 +84,14 @@ def build(config: RunConfig, ranks: Ranks | None = None) -> Setup:
     store = Store.open(config.data.path)
     train = store.indices(config.data.train)
     config = config.with_resolved_potential(store.elements())
-    _require_labels(config, store, train)
+    require_labels(config, store)
     require_sound(store, np.concatenate([train, store.indices(config.data.validation)]))
     if ranks.first:
+        if logger.isEnabledFor(logging.INFO):
+            for line in describe(config, store):
+                logger.info(line)
         _warn_of_tests(config)
+        warn_of_unused(config, store)
         _warn_of_flat_validation(config, store)
 
     torch.manual_seed(config.training.seed)
@@ -129,11 +134,13 @@ def build_loaders(
     """Batches of the training split in random order, which ``ranks`` share, and of the validation split."""
     settings, ranks = config.training, ranks or Ranks()
     shared = (getattr(torch, settings.dtype), device, potential.triplet_cutoff)
+    train = store.indices(config.data.train)
+    labelled = usable(store, config.loss.probes.kind)[train]
     loader = Loader(
         store,
-        repeat_hessians(store, store.indices(config.data.train), settings.hessian_share),
+        repeated(train, labelled, settings.hessian_share),
         potential.cutoff,
-        settings.batch_size,
+        settings.batch_size if settings.composition is None else composed(labelled, config),
         *shared,
         seed=settings.seed,
         preparation=config.loss.preparation(),
@@ -151,32 +158,6 @@ def build_loaders(
         preparation=config.validation.preparation(),
     )
     return loader, validation
-
-
-def repeat_hessians(store: Store, indices: NDArray[np.int64], share: float | None) -> NDArray[np.int64]:
-    """Repeat the structures that have a Hessian until they are a share of all.
-
-    Among many frames without one, a batch would hardly ever hold a Hessian.
-
-    Parameters
-    ----------
-    store
-        The data.
-    indices
-        Structures of an epoch.
-    share
-        Between 0 and 1; nothing is repeated if absent.
-
-    Returns
-    -------
-    ndarray of int64
-        The indices, then the repetitions, all as often as each other.
-    """
-    having = indices[store.has_hessian[indices]]
-    if share is None or not len(having):
-        return indices
-    times = math.ceil(share / (1 - share) * (len(indices) - len(having)) / len(having) - 1e-9)
-    return np.concatenate([indices, np.tile(having, max(0, times - 1))])
 
 
 def scale_to_data(potential: Potential, config: RunConfig, store: Store, ranks: Ranks | None = None) -> None:
@@ -213,8 +194,7 @@ def build_gradient(config: RunConfig, loss: Loss, potential: Potential, loader: 
     if settings.step == "auto" and (ranks.number > 1 or potential.scale.is_cuda):
         logger.info("step auto: eager, as on all CUDA devices and with several processes")
         return EagerStep(loss, potential)
-    typical = math.ceil(len(loader.indices) / len(loader))
-    buckets = build_buckets(potential, loader, math.ceil(typical / (settings.parts * ranks.number)))
+    buckets = build_buckets(potential, loader, math.ceil(loader.plan.typical / (settings.parts * ranks.number)))
     if settings.step == "auto":
         return AutoStep(loss, potential, buckets, settings.steps)
     return RecordedStep(loss, potential, buckets, settings.step)
@@ -222,11 +202,12 @@ def build_gradient(config: RunConfig, loss: Loss, potential: Potential, loader: 
 
 def build_buckets(potential: Potential, loader: Loader, batch_size: int) -> Buckets:
     """Sizes of recorded steps, for batches of so many of the loader's structures."""
-    elements = None
+    drawn, elements, n_triplets = loader.plan.occurrences(), None, loader.n_triplets
     if potential.sorts_elements:
-        composition = loader.collator.store.composition(potential.elements, loader.indices)
+        composition = loader.collator.store.composition(potential.elements, loader.indices[drawn])
         elements = dict(zip(potential.elements, composition.T, strict=True))
-    return Buckets.of(loader.n_atoms, loader.n_edges, batch_size, loader.n_triplets, elements)
+    triplets = None if n_triplets is None else n_triplets[drawn]
+    return Buckets.of(loader.n_atoms[drawn], loader.n_edges[drawn], batch_size, triplets, elements)
 
 
 def build_update(config: RunConfig, potential: Potential) -> Update:
@@ -284,18 +265,6 @@ def find_device(name: str, *, where: str) -> torch.device:
         raise ConfigError(f"no such device here: {name!r}", where=where, hint="use auto, cpu or cuda") from error
     torch.backends.cuda.matmul.allow_tf32 = False
     return device
-
-
-def _require_labels(config: RunConfig, store: Store, train: NDArray[np.int64]) -> None:
-    """Refuse a term that has a weight and finds no label, before the first step."""
-    wanted = {"energy": 1.0, "forces": config.loss.forces, "hessian": config.loss.hessian}
-    for name, weight in wanted.items():
-        if weight and not getattr(store, f"has_{name}")[train].any():
-            raise TrainingError(
-                f"the loss weighs {name} but no structure of split {config.data.train!r} has that label",
-                where=store.path,
-                hint="add the labels" if name == "energy" else f"set loss.{name}=0, or add the labels",
-            )
 
 
 def _warn_of_tests(config: RunConfig) -> None:

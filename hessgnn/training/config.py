@@ -137,7 +137,7 @@ class LossConfig(Settings):
 
     @model_validator(mode="after")
     def _probes_suit_the_function(self) -> LossConfig:
-        if self.hessian_function != "squared" and not PROBES[self.probes.kind].whole_rows:
+        if self.hessian_function != "squared" and PROBES[self.probes.kind].whole_rows is False:
             raise ValueError(
                 f"hessian_function {self.hessian_function!r} needs whole rows: random probes mix the entries of a row. "
                 f"Use one of probes.kind {', '.join(name for name, kind in PROBES.items() if kind.whole_rows)}"
@@ -220,6 +220,13 @@ class ValidationConfig(Settings):
         return PROBES[self.probes]().preparation(self.n_probes)
 
 
+class CompositionConfig(Settings):
+    """How many structures of two kinds each batch holds. Each kind is shuffled and starts over for itself."""
+
+    curvature: PositiveInt = Field(description="with a Hessian or product that loss.probes.kind can use")
+    other: PositiveInt = Field(description="without one")
+
+
 _WEIGHT_DECAY, _EMA = 1e-6, 0.99
 
 Optimizers = Annotated[
@@ -245,8 +252,11 @@ class TrainingConfig(Settings):
         default=None,
         gt=0,
         lt=1,
-        description="least share of the structures of an epoch that have a Hessian: they are repeated until it is "
-        "reached. As in the data if absent",
+        description="least share of the structures of an epoch that have a Hessian or product that loss.probes.kind "
+        "can use: they are repeated until it is reached. As in the data if absent",
+    )
+    composition: CompositionConfig | None = Field(
+        default=None, description="structures with and without curvature labels in each batch, whose size is their sum"
     )
     workers: NonNegativeInt = Field(
         default=0, description="processes that make the next batches ahead; does not change the batches"
@@ -290,6 +300,24 @@ class TrainingConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def _batches_are_described_once(self) -> TrainingConfig:
+        if self.composition is None:
+            return self
+        others = ("hessian_share", "max_atoms", "max_edges")
+        if given := [key for key in others if getattr(self, key) is not None]:
+            hint = "; training.parts saves memory with the same gradient" if given[-1].startswith("max") else ""
+            raise ValueError(f"composition fixes what a batch holds: leave {', '.join(given)} out{hint}")
+        sizes = self.composition
+        total = sizes.curvature + sizes.other
+        if "batch_size" in self.model_fields_set and self.batch_size != total:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not that of composition, {sizes.curvature} + {sizes.other}: leave it "
+                f"out, or set it to {total}"
+            )
+        object.__setattr__(self, "batch_size", total)  # for all who ask how large a batch is
+        return self
+
+    @model_validator(mode="after")
     def _ends_below_its_rate(self) -> TrainingConfig:
         schedule = self.schedule
         if schedule.kind == "plateau" and schedule.stop_below is not None and schedule.stop_below >= schedule.lr:
@@ -316,6 +344,8 @@ class TrainingConfig(Settings):
         """Leave out of files the defaults of keys that version 0.1.0 did not know, so that it can read them."""
         content: dict[str, Any] = serialize(self)
         if info.mode == "json":
+            if self.composition is None:
+                content.pop("composition", None)
             if self.optimizer == OptimizerConfig():
                 del content["optimizer"]
             if self.average is None:

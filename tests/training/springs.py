@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from ase.build import molecule
 
+from hessgnn.data.directions import Directions
 from hessgnn.data.store.store import write_store
 from hessgnn.data.structure import Structure
 
@@ -55,4 +57,40 @@ def write_springs(path: Path) -> Path:
     train = [spring_structure(name, "train") for name in ("H2O", "CH4", "NH3", "CO2", "HCN")]
     held_out = [spring_structure("H2CO", "validation"), spring_structure("CH3OH", "test")]
     write_store(path, [*train, *held_out], level_of_theory="springs")
+    return path
+
+
+def with_products(structure: Structure, vectors: np.ndarray, kind: str, *, keep_hessian: bool = False) -> Structure:
+    """Products of the structure's Hessian with vectors ``(M, N, 3)``, instead of the Hessian or beside it."""
+    assert structure.hessian is not None
+    products = (vectors.reshape(len(vectors), -1) @ structure.hessian).reshape(vectors.shape)
+    made = Directions.make(vectors, products, kind)
+    return replace(structure, hessian=structure.hessian if keep_hessian else None, directions=made)
+
+
+def random_products(structure: Structure, number: int, kind: str = "rademacher", **options: bool) -> Structure:
+    """Products with random signs, whatever the kind is said to be."""
+    rng = np.random.default_rng(number + len(structure))
+    signs = rng.choice([-1.0, 1.0], size=(number, len(structure), 3))
+    return with_products(structure, signs, kind, **options)
+
+
+def mixed_structures(split: str = "train") -> list[Structure]:
+    """Two with products, one with a Hessian, one with both, and one with neither."""
+    water, methane, ammonia, dioxide, cyanide = (
+        spring_structure(name, split) for name in ("H2O", "CH4", "NH3", "CO2", "HCN")
+    )
+    return [
+        random_products(water, 3),
+        methane,
+        replace(ammonia, hessian=None),
+        random_products(dioxide, 2, keep_hessian=True),
+        random_products(cyanide, 1),
+    ]
+
+
+def write_mixed(path: Path) -> Path:
+    """As :func:`write_springs`, of :func:`mixed_structures`; the validation split has one of two kinds of labels."""
+    held_out = [spring_structure("H2CO", "validation"), random_products(spring_structure("CH3OH", "validation"), 2)]
+    write_store(path, [*mixed_structures(), *held_out], level_of_theory="springs")
     return path

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from springs import TINY, spring_structure, write_springs
+from springs import TINY, spring_structure, write_mixed, write_springs
 
 from hessgnn.data.batch import Batch
 from hessgnn.errors import TrainingError
@@ -88,10 +88,26 @@ def gradients(config: RunConfig) -> list[torch.Tensor | None]:
     return [loss, *(p.grad for p in setup.step.gradient.trained.values())]
 
 
+def stored(folder: Path) -> RunConfig:
+    """Three structures with a Hessian, products or both in each batch, and one without; validated by both."""
+    return configuration(
+        folder,
+        data={"path": str(folder / "mixed.h5")},
+        training={"composition": {"curvature": 3, "other": 1}},
+        loss={"probes": {"kind": "stored", "number": 2, "every": 1}},
+        validation={"hessian": "full", "batch_size": 1},
+    )
+
+
 def save_gradients(folder: Path) -> None:
     for architecture in ARCHITECTURES:
         found = gradients(uneven(folder, architecture))
         torch.save(found, folder / f"{architecture}-{Ranks.here().rank}.pt")
+    torch.save(gradients(stored(folder)), folder / f"stored-{Ranks.here().rank}.pt")
+
+
+def train_stored(folder: Path) -> None:
+    train(stored(folder), folder / "stored")
 
 
 def with_closure(folder: Path) -> RunConfig:
@@ -163,16 +179,15 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which two processes have done all of the above."""
     folder = tmp_path_factory.mktemp("pair")
     write_springs(folder / "springs.h5")
-    assert together(folder, save_gradients, train_in_memory, train_half, be_refused, be_poisoned, die) == [
-        0,
-        -signal.SIGKILL,
-    ]
+    write_mixed(folder / "mixed.h5")
+    members = (save_gradients, train_in_memory, train_stored, train_half, be_refused, be_poisoned, die)
+    assert together(folder, *members) == [0, -signal.SIGKILL]
     return folder
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES, "stored"])
 def test_the_gradient_is_that_of_the_joint_batch(pair: Path, architecture: str) -> None:
-    alone = gradients(uneven(pair, architecture))
+    alone = gradients(stored(pair) if architecture == "stored" else uneven(pair, architecture))
     for rank in range(2):
         found = torch.load(pair / f"{architecture}-{rank}.pt")
         assert [g is None for g in found] == [g is None for g in alone]
@@ -201,6 +216,11 @@ def test_a_run_is_that_of_one_process_and_goes_on_with_any_number(pair: Path, tm
     train(config, tmp_path / "alone")
     train(config, pair / "half", resume=True)
     np.testing.assert_allclose(curve(pair / "half"), curve(tmp_path / "alone"), rtol=1e-8)
+
+
+def test_a_composed_run_on_stored_products_is_that_of_one_process(pair: Path, tmp_path: Path) -> None:
+    train(stored(pair), tmp_path / "alone")
+    np.testing.assert_allclose(curve(pair / "stored"), curve(tmp_path / "alone"), rtol=1e-8)
 
 
 def test_a_loss_that_is_not_finite_in_one_process_stops_all_with_its_reason(pair: Path) -> None:

@@ -11,8 +11,9 @@ from springs import TINY, spring_structure
 
 from hessgnn.data.store.store import Store, write_store
 from hessgnn.experiments.config import StudyConfig
-from hessgnn.training.build import build, repeat_hessians
+from hessgnn.training.build import build
 from hessgnn.training.config import RunConfig
+from hessgnn.training.curvature_labels import repeated
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def test_the_share_of_hessians_is_reached_and_all_are_drawn_alike(
 ) -> None:
     store = Store.open(mostly_frames)
     train = store.indices("train")
-    found = repeat_hessians(store, train, share)
+    found = repeated(train, store.has_hessian[train], share)
     assert store.has_hessian[found].mean() == pytest.approx(expected)
     numbers = np.unique(found[store.has_hessian[found]], return_counts=True)[1]
     assert len(numbers) == 2
@@ -59,3 +60,12 @@ def test_half_of_the_steps_of_half_of_each_see_hessians() -> None:
         for regime in config.regimes
     }
     assert shares == {"E-F+H": 0.5, "E-F-H": None}
+
+
+def test_a_composition_replaces_the_share() -> None:
+    base = {"training": {"composition": {"curvature": 4, "other": 12}}}
+    content = {"name": "s", "architectures": {"schnet": {}}, "regimes": ["E-F+H"], "base": base}
+    config = StudyConfig.model_validate(content)
+    training = config.run_config("schnet", {}, steps=1, seed=0, regime="E-F+H").training
+    assert training.hessian_share is None
+    assert training.composition is not None

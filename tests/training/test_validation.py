@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from springs import TINY, spring_structure
+from springs import TINY, mixed_structures, random_products, spring_structure, with_products
 
 import hessgnn
 from hessgnn.data.batch import Batch
@@ -93,3 +93,41 @@ def test_a_split_without_a_label_has_no_error_of_it() -> None:
     potential = hessgnn.create("schnet", width=8, n_interactions=1).double()
     batch = Batch.from_structures([spring_structure("H2O", "train", hessian=None)], 5.0)
     assert validate(potential, [batch], ValidationConfig(weights=EQUAL)).hessian is None
+
+
+def test_structures_with_products_only_are_compared_on_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    potential = hessgnn.create("schnet", width=8, n_interactions=1).double()
+    whole = [spring_structure(name, "train") for name in ("H2O", "CH4", "CO2")]
+    rows = [with_products(one, np.eye(3 * len(one)).reshape(-1, len(one), 3), "rows") for one in whole[1:]]
+    config = ValidationConfig(weights=EQUAL)
+    full = validate(potential, [Batch.from_structures(whole, 5.0)], config).hessian
+    mixed = [Batch.from_structures([whole[0], *rows, spring_structure("HCN", "train", hessian=None)], 5.0)]
+    # All rows are the whole Hessian.
+    assert validate(potential, mixed, config).hessian == pytest.approx(full, rel=1e-12)
+    parts = [Batch.from_structures([one], 5.0) for one in [whole[0], *rows]]
+    assert validate(potential, parts, config).hessian == pytest.approx(full, rel=1e-12)
+    monkeypatch.setattr(validation, "_TOGETHER", 4)
+    assert validate(potential, mixed, config).hessian == pytest.approx(full, rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["probes", "stored"])
+def test_each_structure_is_validated_by_what_it_has(kind: str) -> None:
+    torch.manual_seed(0)
+    potential = hessgnn.create("schnet", width=8, n_interactions=1).double()
+    batch = Batch.from_structures(mixed_structures(), 5.0)
+    config = ValidationConfig(hessian=kind, n_probes=400, weights=EQUAL)
+    found = validate(potential, [batch], config)
+    assert found == validate(potential, [batch], config)
+    whole = [spring_structure(name, "train") for name in ("H2O", "CH4", "CO2", "HCN")]
+    full = [validate(potential, [Batch.from_structures([one], 5.0)], ValidationConfig(weights=EQUAL)) for one in whole]
+    known = [random_products(whole[0], 3), None, random_products(whole[2], 2), random_products(whole[3], 1)]
+    squares = []
+    for k, one in enumerate(known):
+        # Beside a Hessian, its products are read where they are asked for.
+        read = one is not None and (kind == "stored" or k != 2)
+        by_products = [Batch.from_structures([one], 5.0)] if one is not None else []
+        errors = validate(potential, by_products, ValidationConfig(weights=EQUAL)) if read else full[k]
+        assert errors.hessian is not None
+        squares.append(errors.hessian**2)
+    assert found.hessian == pytest.approx(math.sqrt(np.mean(squares)), rel=0.05)  # 400 random signs

@@ -65,8 +65,9 @@ class Probes:
 class ProbeKind(ABC):
     """A kind of probes. It is made without arguments and keeps nothing between calls."""
 
-    whole_rows: ClassVar[bool] = False
-    """Whether probes are unit vectors, so that any function of the residual's entries is estimated without bias."""
+    whole_rows: ClassVar[bool | None] = False
+    """Whether probes are unit vectors, so that any function of the residual's entries is estimated without bias; None
+    where that is up to the stored directions."""
 
     @abstractmethod
     def draw(self, number: int, batch: Batch, generator: Generator | None) -> Probes:

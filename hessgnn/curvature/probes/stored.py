@@ -19,6 +19,8 @@ class Stored(ProbeKind):
     of ``E[w v vᵀ] = 1`` the estimate is unbiased; of other directions see :mod:`hessgnn.data.directions`.
     """
 
+    whole_rows = None
+
     def draw(self, number: int, batch: Batch, generator: Generator | None) -> Probes:
         """See :meth:`ProbeKind.draw`."""
         labels = batch.labels

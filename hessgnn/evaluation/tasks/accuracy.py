@@ -18,11 +18,13 @@ from hessgnn.data.structure import IRC
 from hessgnn.errors import DataError, UserError
 from hessgnn.evaluation.predictions import (
     CURVATURE,
+    PRODUCTS,
     Predictions,
     curvature_values,
     error_values,
     mean_errors,
     pooled_values,
+    product_values,
     profile_values,
 )
 from hessgnn.evaluation.record import Metric, PredictionFile, Values, read_journal, write_results
@@ -42,6 +44,8 @@ METRICS: dict[str, tuple[str, str]] = {
     "hessian_rmse": ("H RMSE", "eV/Å²"),
 }
 """Title and unit of the errors; lower is better."""
+BY_PRODUCTS = ("H RMSE from products", "eV/Å²")
+"""Title and unit of :data:`~hessgnn.evaluation.predictions.PRODUCTS`."""
 PHL = "arXiv 2603.04523"
 """Projected Hessian learning: what it says of E-F-H and the study (arXiv 2503.07839) does not."""
 
@@ -74,6 +78,7 @@ class AccuracyTask(Task[Settings, int]):
             for name, (title, unit) in METRICS.items()
         },
         **{name: MetricDefinition(title, unit, root_mean_square=True) for name, (title, unit) in POOLED.items()},
+        PRODUCTS: MetricDefinition(*BY_PRODUCTS, root_mean_square=True),
         "curvature_eigenvalue_mae": MetricDefinition("Hessian eigenvalue MAE", "eV/Å²"),
         "curvature_mode1_cosine": MetricDefinition("|cos| of the lowest mode", "1", "higher", worst=0.0),
         "curvature_mode2_cosine": MetricDefinition("|cos| of the second lowest mode", "1", "higher", worst=0.0),
@@ -140,20 +145,22 @@ class AccuracyTask(Task[Settings, int]):
         if predictions is not None:
             loaded = Predictions.load(predictions)
             found = {**error_values(loaded), **pooled_values(loaded), **profile_values(loaded)}
+            found |= product_values(loaded)
         return found if results is None else {**found, **read_curvature(results)}
 
 
 def error_metrics(predictions: Predictions) -> dict[str, Metric]:
     """Errors of energies, forces and Hessians, see :func:`~hessgnn.evaluation.predictions.mean_errors`.
 
-    Those of :data:`POOLED` are there for each label that a structure of the split has.
+    Those of :data:`POOLED` are there for each label that a structure of the split has, and the estimate from products
+    where one has products.
     """
     errors = {
         name: Metric(value=value, unit=METRICS[name][1], n=n) for name, (value, n) in mean_errors(predictions).items()
     }
-    for name, values in pooled_values(predictions).items():
+    for name, values in (pooled_values(predictions) | product_values(predictions)).items():
         if values:
-            title, unit = POOLED[name]
+            title, unit = BY_PRODUCTS if name == PRODUCTS else POOLED[name]
             value = float(np.sqrt(np.mean(np.square(np.array(list(values.values()), dtype=np.float64)))))
             errors[name] = Metric(value=value, unit=unit, n=len(values), title=title)
     return errors

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -7,11 +9,13 @@ import pytest
 import torch
 
 import hessgnn
+from hessgnn.data.directions import Directions
 from hessgnn.data.store.store import Store
 from hessgnn.errors import DataError
 from hessgnn.evaluation.evaluate import record_mean_predictor
 from hessgnn.evaluation.predictions import Predictions
 from hessgnn.evaluation.tasks.accuracy import METRICS, POOLED, AccuracyTask, error_metrics, predict_split
+from hessgnn.surface.base import Answer
 from hessgnn.surface.potential import PotentialSurface
 from hessgnn.training.config import DataConfig
 
@@ -63,6 +67,51 @@ def test_pooled_errors_are_those_of_all_molecules_and_components_together(tmp_pa
     for name, value in expected.items():  # what intervals over molecules resample
         assert AccuracyTask.definitions[name].root_mean_square
         assert np.sqrt(np.mean(np.square(list(saved[name].values())))) == pytest.approx(value)
+
+
+def test_products_estimate_the_error_of_the_hessian(tmp_path: Path) -> None:
+    """All signs of the first structure give its Hessian's error exactly; the second one has no products."""
+    rng = np.random.default_rng(0)
+    hessian = rng.normal(size=117)
+    reference, predicted = rng.normal(size=(6, 6)), hessian[:36].reshape(6, 6)
+    signs = np.array(list(product([-1.0, 1.0], repeat=6)))
+    known = {
+        "hessian_reference": np.full(117, np.nan),
+        "hessian_predicted": hessian,
+        "n_directions": np.array([64, 0]),
+        "direction_vectors": signs.reshape(-1, 3),
+        "direction_products": (signs @ reference.T).reshape(-1, 3),
+        "direction_weights": np.ones(64),
+    }
+    predictions = make_predictions(**known)
+    metric = error_metrics(predictions)["hessian_rmse_products"]
+    assert (metric.n, metric.unit) == (1, "eV/Å²")
+    assert metric.value == pytest.approx(np.sqrt(np.square(predicted - reference).mean()))
+    predictions.save(tmp_path / "p.npz")
+    saved = AccuracyTask.saved_values(None, tmp_path / "p.npz")["hessian_rmse_products"]
+    assert saved == {"a": pytest.approx(metric.value, rel=1e-6)}
+    assert AccuracyTask.definitions["hessian_rmse_products"].root_mean_square
+    assert "hessian_rmse_products" not in error_metrics(make_predictions())
+    make_predictions().save(tmp_path / "none.npz")
+    with np.load(tmp_path / "none.npz") as archive:
+        assert not [name for name in archive if "direction" in name]
+    with pytest.raises(DataError, match=r"'direction_weights' has shape \(63,\)"):
+        make_predictions(**known | {"direction_weights": np.ones(63)})
+
+
+def test_products_of_a_store_are_saved_with_the_predictions() -> None:
+    structure = Store.open("rtp-mini")[0]
+    vectors = np.random.default_rng(0).normal(size=(2, len(structure), 3))
+    products = np.einsum("ij,kj->ki", structure.hessian, vectors.reshape(2, -1)).reshape(vectors.shape)
+    known = replace(structure, hessian=None, directions=Directions.make(vectors, products, "gaussian"))
+    n = 3 * len(structure)
+    exact = Answer(0.0, np.zeros((len(structure), 3)), structure.hessian)
+    zero = Answer(0.0, np.zeros((len(structure), 3)), np.zeros((n, n)))
+    found = Predictions.of([structure, known], [exact, exact])
+    assert found.n_directions.tolist() == [0, 2]
+    assert error_metrics(found)["hessian_rmse_products"].value == pytest.approx(0.0, abs=1e-12)
+    metric = error_metrics(Predictions.of([known], [zero]))["hessian_rmse_products"]
+    assert metric.value == pytest.approx(np.sqrt(np.square(products).sum() / 2) / n)
 
 
 def test_a_small_structure_weighs_as_much_as_a_large_one() -> None:
