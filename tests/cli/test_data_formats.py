@@ -39,7 +39,7 @@ def test_import_and_export(run, frames, tmp_path):
     output = run(
         "import", "extxyz", frames, "-o", tmp_path / "x.h5", "--level", "EMT", "--split", "pool", "--limit", "3"
     )
-    assert f"left out: {frames}, frame 1: has no energy, forces or hessian" in output
+    assert f"left out: {frames}, frame 1: has no energy, forces, hessian or directions" in output
     assert f"2 of 3 structures at EMT in {tmp_path / 'x.h5'}; check them: hessgnn data check" in output
     assert Store.open(tmp_path / "x.h5").splits == {"pool": 2}
     assert "EMT" in run("info", tmp_path / "x.h5")
