@@ -270,9 +270,7 @@ def _print_check(console: Console, report: Report, known: Mapping[str, tuple[int
         say(console, f"{report.structures} structures, no error, {warnings} warnings")
 
 
-def _print_info(
-    console: Console, store: Store, summaries: Mapping[str, SplitSummary], gradients: int | None
-) -> None:
+def _print_info(console: Console, store: Store, summaries: Mapping[str, SplitSummary], gradients: int | None) -> None:
     """Print what each split holds."""
     attributes = store.attributes
     say(console, f"{store.path.stem}: {len(store)} structures at {attributes.level_of_theory}")

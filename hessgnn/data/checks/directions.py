@@ -1,8 +1,8 @@
-"""Do products belong to their directions, and to the other labels?
+"""Checks of products: do they belong to their directions, and to the other labels.
 
-Three relations hold exactly, whatever the direction: ``uᵀ(Hv) = vᵀ(Hu)`` between two of one structure, ``Σ_i (Hv)_i = 0``
-over the atoms, and ``uᵀ(Hv) = −(ω × F)ᵀv`` for a rotation u = ω × R. Where a structure has a Hessian too, it gives
-each product. A factor by which all products of a structure miss these is a sign or a unit.
+Three relations hold exactly, whatever the direction: ``uᵀ(Hv) = vᵀ(Hu)`` between two of one structure,
+``Σ_i (Hv)_i = 0`` over the atoms, and ``uᵀ(Hv) = −(ω × F)ᵀv`` for a rotation u = ω × R. Where a structure has a
+Hessian too, it gives each product. A factor by which all products of a structure miss these is a sign or a unit.
 """
 
 from __future__ import annotations
@@ -20,14 +20,13 @@ from hessgnn.data.checks.slopes import MIN_PAIRS, MIN_TURN, close_pairs
 from hessgnn.data.directions import UNBIASED, UNIT_WEIGHT, Directions
 from hessgnn.data.structure import IRC, TRANSITION_STATE, Array, Structure
 
-SYMMETRY_TOLERANCE = 2e-2
-TRANSLATION_TOLERANCE = 1e-2
-ROTATION_TOLERANCE = 2e-2
-HESSIAN_TOLERANCE = 2e-2
-"""Largest error of a component that these may imply, as a share of the RMS component of the product."""
-LOOSE = 10.0
-"""Factor on the tolerances for products of no known distribution and of unknown error: those of frames that somebody
-displaced have the anharmonicity of the displacement in them."""
+SYMMETRY_TOLERANCE = (2e-2, 1.0)
+TRANSLATION_TOLERANCE = (1e-2, 1e-2)
+ROTATION_TOLERANCE = (2e-2, 0.3)
+HESSIAN_TOLERANCE = (2e-2, 0.5)
+"""Largest error of a component that these may imply, as a share of the RMS component of the product; and the same for
+products of no known distribution and unknown error. Those of frames that somebody displaced have the anharmonicity of
+the displacement in them: of one-sided differences of GFN2-xTB at 0.03 Å per component, up to 0.7, 0, 0.12 and 0.34."""
 STORED = 6.0
 """Stored errors up to which every deviation is allowed."""
 UPHILL = -0.15
@@ -42,7 +41,8 @@ MIN_COMPARED, MIN_CORRELATION = 10, 0.8
 WEIGHT_TOLERANCE = 1e-3
 """Largest relative deviation of ``w v²`` from 3N."""
 
-_FACTOR = 1.1  # by which all products of a structure may miss an exact relation together and be but noisy
+_FACTOR = (1.1, 2.0)  # by which all products of a structure may miss an exact relation together and be but noisy
+_SCATTER = (0.1, 0.5)  # share of all products that may be left when they miss it by one factor
 _EXACT = 1e-2  # relative deviation within which a factor is that of a unit
 _STEP = 0.1  # a smaller factor may be a displacement in Å, or twice one
 _STIFFNESS = 5.0  # eV/Å², what tolerances are a share of where a product is smaller
@@ -94,7 +94,7 @@ class DirectionLabels:
             "error", "direction-sign", "products have the wrong sign: they are −H v, or changes of forces along v"
         )
         self._units = Suspects("error", "direction-unit", "")
-        self._factors: list[float] = []
+        self._factors: dict[bool, list[float]] = {True: [], False: []}  # of products with anharmonicity in them, or not
         self._proved = 0  # structures that an exact relation found right
         self._names: dict[int, str] = {}
         self._curvatures: list[float] = []  # vᵀHv / v², its mean over directions of known distribution
@@ -147,8 +147,10 @@ class DirectionLabels:
                 self._signs,
             )
         )
-        if self._factors:
-            self._units.what = f"products are {_reading(float(np.median(self._factors)))}"
+        if self._units.indices:
+            exact, blurred = self._factors[False], self._factors[True]
+            reading = _reading(float(np.median(exact))) if exact else _blurred(float(np.median(blurred)))
+            self._units.what = f"products are {reading}"
             yield from self._units.findings()
         elif not self._signs.indices:
             yield from self._of_all()
@@ -162,12 +164,10 @@ class DirectionLabels:
         mean = float(np.median(self._curvatures)) if len(self._curvatures) >= MIN_PAIRS else None
         own = float(np.median(self._own_curvatures)) if len(self._own_curvatures) >= MIN_PAIRS else 0.0
         (low, high), what = HESSIAN_SCALE, ""
+        if own >= DOWNHILL and slope > 0 and len(small) >= MIN_PAIRS and float(np.mean(small)) < UPHILL:
+            indices, names, slope = list(self._small), [name for name, _ in self._small.values()], -1.0
         if own < DOWNHILL or slope < 0:
             yield finding("error", "direction-sign", self._signs.what, indices, names)
-        elif len(small) >= MIN_PAIRS and float(np.mean(small)) < UPHILL:
-            yield finding(
-                "error", "direction-sign", self._signs.what, list(self._small), [name for name, _ in self._small.values()]
-            )
         elif slope != 1:
             what = f"against the change of forces between neighbouring frames, products are {_blurred(slope)}"
         elif mean is not None and not low <= mean <= high:
@@ -219,7 +219,7 @@ class DirectionLabels:
 
     def _is_wrong(self, seen: Seen, directions: Directions, residuals: ProductResiduals) -> bool:
         structure = seen.structure
-        shifts = residuals.translation > _allowed(TRANSLATION_TOLERANCE, directions, loose=1)
+        shifts = residuals.translation > _allowed(TRANSLATION_TOLERANCE, directions)
         if shifts.any() and _is_mass_weighted(structure, directions, residuals.translation):
             self._masses.add(seen)
             return True
@@ -234,7 +234,8 @@ class DirectionLabels:
             missed = float(off.max()) if (off > allowed).any() else None
             if missed is None:
                 self._proved += 1
-            elif self._is_factor(seen, products, expected, HESSIAN_TOLERANCE):
+                self._small.pop(seen.index, None)
+            elif self._is_factor(seen, directions, products, expected):
                 return True
         suspects: Suspects | None = None
         measure = 0.0
@@ -249,7 +250,7 @@ class DirectionLabels:
             assert residuals.expected is not None
             tells = _rms(residuals.expected) > MIN_TURN * _rms(directions.vectors.reshape(len(directions), -1))
             if (turned > allowed).any():
-                if tells.any() and self._is_factor(seen, residuals.turned, residuals.expected, ROTATION_TOLERANCE):
+                if tells.any() and self._is_factor(seen, directions, residuals.turned, residuals.expected):
                     return True
                 suspects, measure = self._rotations, float(turned.max())
             elif tells.any():
@@ -261,9 +262,7 @@ class DirectionLabels:
         return suspects is not None
 
     def _is_uphill(self, seen: Seen, directions: Directions) -> bool:
-        """Whether the curvature along directions of known distribution is negative; small molecules are kept for the
-        end.
-        """
+        """Whether curvature along directions of known distribution is negative; that of small molecules is kept."""
         kinds, size = np.array(directions.kinds), len(seen.structure)
         known = np.isin(kinds, UNBIASED)
         if not known.any():
@@ -277,18 +276,20 @@ class DirectionLabels:
         self._small[seen.index] = (seen.structure.name, mean)
         return False
 
-    def _is_factor(self, seen: Seen, given: Array, expected: Array, tolerance: float) -> bool:
+    def _is_factor(self, seen: Seen, directions: Directions, given: Array, expected: Array) -> bool:
         """Whether all products of a structure miss what they must be by one factor, which is then noted."""
         size = float(np.square(expected).sum())
         factor = float((given * expected).sum()) / size if size else 0.0
-        left = np.sqrt(float(np.square(given - factor * expected).sum()))
-        if left > 5 * tolerance * np.sqrt(float(np.square(given).sum())) or 1 / _FACTOR < factor < _FACTOR:
+        left = float(np.linalg.norm(given - factor * expected))
+        unsure = bool(_unsure(directions).any())
+        most = _FACTOR[unsure]
+        if left > _SCATTER[unsure] * np.linalg.norm(given) or 1 / most < factor < most:
             return False
         if factor < 0:
             self._signs.add(seen)
-        if not 1 / _FACTOR < abs(factor) < _FACTOR:
+        if not 1 / most < abs(factor) < most:
             self._units.add(seen)
-            self._factors.append(abs(factor))
+            self._factors[unsure].append(abs(factor))
         return True
 
     def _note_curvature(self, structure: Structure, directions: Directions) -> None:
@@ -311,6 +312,7 @@ class _Between:
         self._number = 0
 
     def add(self, explained: Array, actual: Array) -> None:
+        """Take both for all directions of one frame and one of its neighbours, ``(M,)``, eV/Å."""
         self._moments += explained @ explained, explained @ actual, actual @ actual
         self._number += len(actual)
 
@@ -331,25 +333,24 @@ class _Drawn:
     def __init__(self) -> None:
         self._members: dict[str, tuple[list[int], list[str]]] = {kind: ([], []) for kind in self.KINDS}
         self._found = dict.fromkeys(self.KINDS, 0.0)
-        self._wanted = dict.fromkeys(self.KINDS, 0.0)
-        self._numbers = dict.fromkeys(self.KINDS, 0)
+        self._wanted = dict.fromkeys(self.KINDS, 0)
 
     def add(self, seen: Seen, directions: Directions, squares: Array) -> None:
+        """Take those of one structure, with their ``v²``, ``(M,)``."""
         for kind in set(directions.kinds) & set(self.KINDS):
             chosen = np.array(directions.kinds) == kind
-            size = 3 * len(seen.structure)
             self._members[kind][0].append(seen.index)
             self._members[kind][1].append(seen.structure.name)
             self._found[kind] += float((directions.weights * squares)[chosen].sum())
-            self._wanted[kind] += size * int(chosen.sum())
-            self._numbers[kind] += size * int(chosen.sum())
+            self._wanted[kind] += 3 * len(seen.structure) * int(chosen.sum())
 
     def findings(self) -> Iterator[Finding]:
+        """One for each kind whose mean is off."""
         for kind, (indices, names) in self._members.items():
             if not indices:
                 continue
             ratio = self._found[kind] / self._wanted[kind]
-            spread = 6 * np.sqrt(2 / self._numbers[kind])  # of the mean of so many squares of normal numbers
+            spread = 6 * np.sqrt(2 / self._wanted[kind])  # of the mean of so many squares of normal numbers
             if abs(ratio - 1) > 0.1 + spread:
                 what = f"weights of {kind} directions are {ratio:.3g} times what makes their estimate unbiased"
                 yield finding("error", "direction-weight", what, indices, names)
@@ -359,12 +360,15 @@ _WEIGHT = "weights do not make the estimate unbiased: w v² is not 3N"
 _OWN_WEIGHT = "weights are not 3N / v², what directions of no known distribution get"
 
 
-def _allowed(share: float, directions: Directions, loose: float = LOOSE) -> Array:
+def _unsure(directions: Directions) -> NDArray[np.bool_]:
+    return ~np.isin(np.array(directions.kinds), UNBIASED) & ~np.isfinite(directions.errors)
+
+
+def _allowed(tolerance: tuple[float, float], directions: Directions) -> Array:
     """Largest error of a component of each product, eV/Å², ``(M,)``."""
     rms = _rms(directions.products.reshape(len(directions), -1))
     floor = _STIFFNESS * _rms(directions.vectors.reshape(len(directions), -1))
-    unsure = ~np.isin(np.array(directions.kinds), UNBIASED) & ~np.isfinite(directions.errors)
-    shares = np.where(unsure, loose, 1.0) * share
+    shares = np.where(_unsure(directions), tolerance[1], tolerance[0])
     return np.maximum(shares * np.maximum(rms, floor), STORED * np.nan_to_num(directions.errors))
 
 

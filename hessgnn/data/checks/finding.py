@@ -128,8 +128,9 @@ class Seen:
         ``None`` without one of the two.
         """
         structure = self.structure
-        rigid = None if structure.forces is None or structure.hessian is None else turns(structure)
-        return None if rigid is None else (rigid[0] @ structure.hessian, rigid[1])
+        if structure.forces is None or structure.hessian is None or (rigid := turns(structure)) is None:
+            return None
+        return rigid[0] @ structure.hessian, rigid[1]
 
     @cached_property
     def turn_residual(self) -> float | None:

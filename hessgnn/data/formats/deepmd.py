@@ -66,7 +66,8 @@ def _numbers(system: Path) -> NDArray[np.int64]:
 def _of_set(folder: Path, numbers: NDArray[np.int64], label: str, *, periodic: bool) -> Iterator[Entry]:
     if (folder / "real_atom_types.npy").exists():
         raise DataError("is of the mixed type, which is not read", where=folder, hint="convert it with dpdata")
-    arrays = {key: _open(folder / f"{key}.npy") for key in (*_FILES, *_DIRECTIONS, "box") if (folder / f"{key}.npy").is_file()}
+    keys = (*_FILES, *_DIRECTIONS, "box")
+    arrays = {key: _open(folder / f"{key}.npy") for key in keys if (folder / f"{key}.npy").is_file()}
     if "coord" not in arrays:
         raise DataError("has no coord.npy", where=folder, hint="check the format")
     counts = {key: len(array) for key, array in arrays.items()}
@@ -80,7 +81,7 @@ def _of_set(folder: Path, numbers: NDArray[np.int64], label: str, *, periodic: b
         def load(i: int = i) -> Record:
             row = {key: array[i] for key, array in arrays.items()}
             force = known(row.get("force"))
-            of_directions = {key: row.get(key) for key in _DIRECTIONS} | {_KINDS: kept[_KINDS][i] if _KINDS in kept else None}
+            kinds = {_KINDS: kept[_KINDS][i]} if _KINDS in kept else {}
             fields = {"name": f"{label}/{i}", "group": composition(numbers)}
             structure = Structure(
                 numbers=numbers,
@@ -90,7 +91,7 @@ def _of_set(folder: Path, numbers: NDArray[np.int64], label: str, *, periodic: b
                 energy=scalar(row.get("energy")),
                 forces=None if force is None else force.reshape(-1, 3),
                 hessian=hessian_matrix(row.get("hessian"), len(numbers)),
-                directions=Directions.from_fields(of_directions, len(numbers)),
+                directions=Directions.from_fields(row | kinds, len(numbers)),
                 **fields | {key: kept[key][i] for key in STRINGS if key in kept},
             )
             return Record(structure, kept.get("level_of_theory", ""))
@@ -126,8 +127,8 @@ def _system(structure: Structure, folders: dict[tuple, str]) -> str:
     if structure.pbc.any() != structure.pbc.all():
         raise DataError("is periodic in some directions only, which DeePMD cannot hold", where=structure.name)
     labels = tuple(getattr(structure, name) is not None for name in _FILES.values())
-    labels = (*labels, 0 if structure.directions is None else len(structure.directions))
-    key = (tuple(structure.numbers.tolist()), labels, structure.cell is not None, bool(structure.pbc.all()))
+    number = 0 if structure.directions is None else len(structure.directions)
+    key = (tuple(structure.numbers.tolist()), labels, number, structure.cell is not None, bool(structure.pbc.all()))
     formula = composition(structure.numbers)
     return folders.setdefault(key, f"{formula}-{sum(name.split('-')[0] == formula for name in folders.values()) + 1}")
 

@@ -33,7 +33,9 @@ def test_round_trip(tmp_path, name, file, atol, seed):
     assert_same(in_order(found) if name == "deepmd" else found, made, atol=atol)
 
 
-@pytest.mark.parametrize(("name", "file"), [("extxyz", "b.xyz"), ("ase-db", "b.db"), ("hip", "b.hdf5"), ("deepmd", "b")])
+@pytest.mark.parametrize(
+    ("name", "file"), [("extxyz", "b.xyz"), ("ase-db", "b.db"), ("hip", "b.hdf5"), ("deepmd", "b")]
+)
 def test_through_stores(tmp_path, name, file):
     made = directed(labelled(10))
     write_store(tmp_path / "a.h5", made, level_of_theory="GFN2-xTB", hessian_dtype="float64")
@@ -118,9 +120,7 @@ def test_damaged_files(tmp_path):
     registry.WRITERS["deepmd"]([made, made], tmp_path / "a", "GFN2-xTB")
     (folder,) = (tmp_path / "a").glob("*/set.*")
     np.save(folder / "direction_errors.npy", np.zeros((2, 3)))
-    assert set(reasons("deepmd", tmp_path / "a").values()) == {
-        "errors of directions have shape (3,), expected (1,)"
-    }
+    assert set(reasons("deepmd", tmp_path / "a").values()) == {"errors of directions have shape (3,), expected (1,)"}
     kept = json.loads((folder / "frames.json").read_text())
     assert kept["direction_kinds"] == ["rademacher", "rademacher"]
 
