@@ -93,6 +93,8 @@ def import_(
             f"warning: taken as one level: {mixed}; no potential of elements and positions tells these states apart",
         )
     found = f"{report.structures} of {report.entries} structures at {report.level} in {output}"
+    if directed := int((Store.open(output).n_directions > 0).sum()):
+        found += f", {directed} of them with directions"
     say(console, f"{found}; check them: hessgnn data check {output}")
 
 

@@ -154,17 +154,20 @@ class Directions:
         Raises
         ------
         DataError
-            When one is given without the other, or a shape is wrong.
+            When one is given without the other, is not made of numbers, or has a wrong shape.
         """
         given = {key: found[name] for key, name in FIELDS.items() if found.get(name) is not None}
         if "vectors" not in given and "products" not in given:
             return None
         if "vectors" not in given or "products" not in given:
             raise DataError("has only one of direction_vectors and direction_products", hint="give both")
-        sizes = {key: np.size(given[key]) for key in ("vectors", "products")}
-        if len(set(sizes.values())) > 1 or sizes["vectors"] % (3 * n_atoms):
-            raise DataError(f"directions of {n_atoms} atoms have {sizes['vectors']} and {sizes['products']} numbers")
-        vectors, products = (np.asarray(given[key], float).reshape(-1, n_atoms, 3) for key in ("vectors", "products"))
+        try:
+            vectors, products = (np.asarray(given[key], dtype=np.float64) for key in ("vectors", "products"))
+        except (TypeError, ValueError) as error:
+            raise DataError("direction_vectors or direction_products are not arrays of numbers") from error
+        if vectors.size != products.size or vectors.size % (3 * n_atoms):
+            raise DataError(f"directions of {n_atoms} atoms have {vectors.size} and {products.size} numbers")
+        vectors, products = (array.reshape(-1, n_atoms, 3) for array in (vectors, products))
         number = len(vectors)
         if not number:
             return None

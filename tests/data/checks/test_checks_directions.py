@@ -13,6 +13,7 @@ from hessgnn.data.checks.labels import HESSIAN_UNITS, PRODUCT_ERROR, PRODUCT_ROT
 from hessgnn.data.checks.labels import PRODUCT_TRANSLATION as TRANSLATION
 from hessgnn.data.directions import Directions
 from hessgnn.data.store.store import Store, write_store
+from hessgnn.data.structure import Structure
 from hessgnn.errors import DataError
 
 NOISE = 1e-3  # eV/Å², of a component where those of the vector are about 1
@@ -79,6 +80,16 @@ def one(structures, spoil, name="CH3NO2"):
 @pytest.mark.parametrize("number", [1, 3])
 def test_sound_products_are_no_fault(judge, sound, kind, number):
     assert judge([products_of(s, kind, number, errors=None) for s in sound]) == {}
+
+
+def test_atoms_and_crystals_are_no_fault(judge, sound):
+    """Nothing turns there, and a single atom has no curvature."""
+    atom = Structure(
+        numbers=[18], positions=np.zeros((1, 3)), hessian=np.zeros((3, 3)), energy=0.5, forces=[[0.0] * 3], name="Ar"
+    )
+    periodic = [replace(s, cell=30 * np.eye(3), pbc=[True] * 3) for s in sound[:5]]
+    for kind in ("rademacher", "displacement"):
+        assert judge([products_of(s, kind, noise=0) for s in (atom, *periodic)]) == {}
 
 
 def test_with_hessians_and_mixed(judge, sound):

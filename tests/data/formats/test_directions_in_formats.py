@@ -15,6 +15,7 @@ from hessgnn.data.directions import UNKNOWN, Directions
 from hessgnn.data.formats import registry
 from hessgnn.data.formats.transfer import ImportOptions, export_data, import_data
 from hessgnn.data.store.store import Store, write_store
+from hessgnn.errors import DataError
 
 LEVEL = ImportOptions(hessian_dtype="float64")
 FORMATS = [("extxyz", "a.xyz", 6e-9), ("ase-db", "a.db", 0.0), ("ase-db", "a.json", 0.0), ("hip", "a.h5", 0.0)]
@@ -123,6 +124,19 @@ def test_damaged_files(tmp_path):
     assert set(reasons("deepmd", tmp_path / "a").values()) == {"errors of directions have shape (3,), expected (1,)"}
     kept = json.loads((folder / "frames.json").read_text())
     assert kept["direction_kinds"] == ["rademacher", "rademacher"]
+
+
+def test_weights_that_are_not_given_follow_from_the_kinds():
+    rng = np.random.default_rng(2)
+    given = {"direction_vectors": rng.normal(size=(4, 2, 3)), "direction_products": rng.normal(size=(4, 2, 3))}
+    made = Directions.from_fields(given | {"direction_kinds": ["modes", "modes", "gaussian", "bond"]}, 2)
+    np.testing.assert_allclose(made.weights, [2, 2, 1, 6 / np.square(given["direction_vectors"][3]).sum()])
+    assert Directions.from_fields({"direction_vectors": [], "direction_products": []}, 2) is None
+    for broken in ("none", [[1.0], [2.0, 3.0]]):
+        with pytest.raises(DataError, match="not arrays of numbers"):
+            Directions.from_fields(given | {"direction_products": broken}, 2)
+    with pytest.raises(DataError, match="4 directions have 2 kinds and 4 errors"):
+        Directions.from_fields(given | {"direction_kinds": "rows rows"}, 2)
 
 
 def test_fields_are_the_same_way_back():
