@@ -94,6 +94,8 @@ def import_(
             f"warning: taken as one level: {mixed}; no potential of elements and positions tells these states apart",
         )
     found = f"{report.structures} of {report.entries} structures at {report.level} in {output}"
+    if directed := int((Store.open(output).n_directions > 0).sum()):
+        found += f", {directed} of them with directions"
     say(console, f"{found}; check them: hessgnn data check {output}")
 
 
@@ -143,14 +145,15 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="print everything as JSON")] = False,
 ) -> None:
     """Describe each split of a data set: counts, kinds, elements, label ranges and noise, origin."""
-    from hessgnn.data.store.summary import summarise
+    from hessgnn.data.store.summary import recorded_gradients, summarise
 
     store = Store.open(data)
-    summaries = summarise(store)
+    summaries, gradients = summarise(store), recorded_gradients(store.attributes.provenance)
     if as_json:
-        _print_json(Console(), store, {"splits": {split: found.to_dict() for split, found in summaries.items()}})
+        splits = {split: found.to_dict() for split, found in summaries.items()}
+        _print_json(Console(), store, {"gradients": gradients, "splits": splits})
     else:
-        _print_info(Console(), store, summaries)
+        _print_info(Console(), store, summaries, gradients)
 
 
 @app.command()
@@ -250,12 +253,14 @@ def _print_reasons(console: Console, title: str, reasons: dict[str, str]) -> Non
 def _print_check(console: Console, report: Report, known: Mapping[str, tuple[int, int]]) -> None:
     """Print counts, label noise, molecules that are known from training, findings and a verdict."""
     rows = []
+    directed = ("H·v",) if any(counts.directions for counts in report.counts.values()) else ()
     for split, counts in report.counts.items():
         own, trained = report.compositions.get(split, (0, 0))
         shared = "–" if split == TRAIN or TRAIN not in report.counts else f"{trained} of {own}"
-        labels = (counts.structures, counts.groups, counts.energy, counts.forces, counts.hessian)
+        labels = [counts.structures, counts.groups, counts.energy, counts.forces, counts.hessian]
+        labels += [counts.directions] if directed else []
         rows.append((split, *map(str, labels), shared))
-    headings = ("split", "number", "groups", "energy", "forces", "Hessian", f"formulas in {TRAIN}")
+    headings = ("split", "number", "groups", "energy", "forces", "Hessian", *directed, f"formulas in {TRAIN}")
     console.print(_table("counts and labels", headings, rows))
     if TRAIN in report.counts:
         say(console, f"formulas in {TRAIN}: isomers share a formula, so a molecule may still be new")
@@ -274,7 +279,7 @@ def _print_check(console: Console, report: Report, known: Mapping[str, tuple[int
         say(console, f"{report.structures} structures, no error, {warnings} warnings")
 
 
-def _print_info(console: Console, store: Store, summaries: Mapping[str, SplitSummary]) -> None:
+def _print_info(console: Console, store: Store, summaries: Mapping[str, SplitSummary], gradients: int | None) -> None:
     """Print what each split holds."""
     attributes = store.attributes
     say(console, f"{store.path.stem}: {len(store)} structures at {attributes.level_of_theory}")
@@ -297,11 +302,24 @@ def _print_info(console: Console, store: Store, summaries: Mapping[str, SplitSum
         ("kinds", "elements"),
         lambda of: (_counted(of.kinds), _counted(of.elements)),
     )
+    if any(of.directed for of in summaries.values()):
+        show(
+            "directions: products H·v",
+            ("structures", "products", "kinds", "RMS H·v*"),
+            lambda of: (
+                str(of.directed), str(sum(of.directions.values())), _counted(of.directions), _number(of.rms_product)
+            ),
+        )  # fmt: skip
+        say(console, "* component along vectors whose RMS component is 1, eV/Å²")
     show("labels", ("height* 5 %", "50 %", "95 %", "RMS F", "max F", "RMS H", "max H"), sizes)
     say(console, "* energy above the structure that a frame was displaced from, else above the")
     say(console, "  lowest of its group, eV; F in eV/Å, H in eV/Å²")
-    if any(found.noise for found in summaries.values()):
-        console.print(_noise_of_splits(summaries))
+    if any(not noise.of_products for found in summaries.values() for noise in found.noise):
+        console.print(_noise_of_splits(summaries, of_products=False))
+    if any(found.directed for found in summaries.values()):
+        console.print(_noise_of_splits(summaries, of_products=True))
+    if gradients is not None:
+        say(console, f"gradient calls, as recorded in the provenance: {gradients}")
     versions = ", ".join(f"{name} {number}" for name, number in attributes.versions.items())
     say(console, f"content {attributes.content_hash[:16]}  splits {attributes.split_hash[:16]}  {versions}")
 
@@ -315,8 +333,11 @@ def _noise_table(measured: Iterable[Noise]) -> Table:
     return _table("label noise", headings, rows)
 
 
-def _noise_of_splits(summaries: Mapping[str, SplitSummary]) -> Table:
-    of_split = {split: {noise.quantity: noise for noise in found.noise} for split, found in summaries.items()}
+def _noise_of_splits(summaries: Mapping[str, SplitSummary], *, of_products: bool) -> Table:
+    of_split = {
+        split: {noise.quantity: noise for noise in found.noise if noise.of_products == of_products}
+        for split, found in summaries.items()
+    }
     quantities = list(dict.fromkeys(key for measured in of_split.values() for key in measured))
     units = {key: noise.unit for measured in of_split.values() for key, noise in measured.items()}
     headings = ("split", *(f"{key.partition(' (')[0].removeprefix('max ')}\n{units[key]}" for key in quantities))
@@ -324,7 +345,8 @@ def _noise_of_splits(summaries: Mapping[str, SplitSummary]) -> Table:
         (split, *(_number(measured[key].high if key in measured else None) for key in quantities))
         for split, measured in of_split.items()
     ]
-    return _table("label noise: 95 % of structures are below", headings, rows)
+    what = "noise of a component of products" if of_products else "label noise"
+    return _table(f"{what}: 95 % of structures are below", headings, rows)
 
 
 def _table(title: str, headings: Iterable[str], rows: Iterable[tuple[str, ...]]) -> Table:

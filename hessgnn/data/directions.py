@@ -7,8 +7,9 @@ A product ``H·v`` takes two gradients by central differences, a full Hessian 6N
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,10 @@ UNIT_WEIGHT = ("rademacher", "gaussian")
 UNBIASED = (*UNIT_WEIGHT, "rows", "modes")
 """Kinds with a known distribution. ``rows`` are unit vectors drawn without replacement, each with weight 3N. ``modes``
 are random signs along orthonormal vectors that are divided into M parts, one part for each direction, with weight M."""
+UNKNOWN = "unknown"
+"""Kind of directions whose source does not say how they were drawn."""
+FIELDS = {key: f"direction_{key}" for key in ("vectors", "products", "kinds", "weights", "errors")}
+"""Fields, and their names in other formats."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -41,7 +46,7 @@ class Directions:
     Raises
     ------
     DataError
-        When a shape is wrong, or a weight is not a positive number.
+        When a shape is wrong, a kind is not one word, or a weight is not a positive number.
     """
 
     vectors: Array
@@ -61,6 +66,8 @@ class Directions:
             if array.shape != expected:
                 raise DataError(f"{key} of directions have shape {array.shape}, expected {expected}")
             object.__setattr__(self, key, array)
+        if any(len(kind.split()) != 1 for kind in self.kinds):
+            raise DataError("the kind of a direction must be one word")
         if not (np.isfinite(self.weights).all() and (self.weights > 0).all()):
             raise DataError("weights of directions must be positive numbers")
 
@@ -120,6 +127,65 @@ class Directions:
             weights=np.concatenate([one.weights for one in several]),
             errors=np.concatenate([one.errors for one in several]),
         )
+
+    def to_fields(self) -> dict[str, Any]:
+        """Write them as arrays, and their kinds as one text of M words, under the names of :data:`FIELDS`."""
+        values = {key: getattr(self, key) for key in FIELDS}
+        return {name: values[key] for key, name in FIELDS.items()} | {FIELDS["kinds"]: " ".join(self.kinds)}
+
+    @classmethod
+    def from_fields(cls, found: Mapping[str, Any], n_atoms: int) -> Directions | None:
+        """Inverse of :meth:`to_fields`; other programs may leave out all but vectors and products.
+
+        Parameters
+        ----------
+        found
+            Name -> value, others are ignored. Vectors and products may be flat: whatever reshapes to ``(M, N, 3)``.
+            Without kinds they are :data:`UNKNOWN`, and one kind stands for all. Weights are those of :meth:`make`
+            where they are not given.
+        n_atoms
+            N.
+
+        Returns
+        -------
+        Directions or None
+            ``None`` without vectors and products, and where there are none of them.
+
+        Raises
+        ------
+        DataError
+            When one is given without the other, is not made of numbers, or has a wrong shape.
+        """
+        given = {key: found[name] for key, name in FIELDS.items() if found.get(name) is not None}
+        if "vectors" not in given and "products" not in given:
+            return None
+        if "vectors" not in given or "products" not in given:
+            raise DataError("has only one of direction_vectors and direction_products", hint="give both")
+        try:
+            vectors, products = (np.asarray(given[key], dtype=np.float64) for key in ("vectors", "products"))
+        except (TypeError, ValueError) as error:
+            raise DataError("direction_vectors or direction_products are not arrays of numbers") from error
+        if vectors.size != products.size or vectors.size % (3 * n_atoms):
+            raise DataError(f"directions of {n_atoms} atoms have {vectors.size} and {products.size} numbers")
+        vectors, products = (array.reshape(-1, n_atoms, 3) for array in (vectors, products))
+        number = len(vectors)
+        if not number:
+            return None
+        words = given.get("kinds", UNKNOWN)
+        kinds = words.split() if isinstance(words, str) else [str(word) for word in words]
+        kinds = kinds * number if len(kinds) == 1 else kinds
+        errors = np.reshape(given.get("errors", np.full(number, np.nan)), -1)
+        if "weights" in given:
+            weights = np.reshape(given["weights"], -1)
+            return cls(vectors=vectors, products=products, kinds=tuple(kinds), weights=weights, errors=errors)
+        if len(kinds) != number or len(errors) != number:
+            raise DataError(f"{number} directions have {len(kinds)} kinds and {len(errors)} errors")
+        parts = kinds.count("modes")
+        made = [
+            cls.make(vectors[k : k + 1], products[k : k + 1], kind, errors=errors[k], parts=parts)
+            for k, kind in enumerate(kinds)
+        ]
+        return cls.join(made)
 
     def select(self, chosen: Sequence[int] | NDArray[np.intp]) -> Directions:
         """Keep some, by their places."""

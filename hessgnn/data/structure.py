@@ -118,7 +118,8 @@ class Structure:
     def to_atoms(self) -> Atoms:
         """Make an ASE object, which :meth:`from_atoms` reads back.
 
-        Energy and forces go into its calculator, the Hessian and the directions into ``info``.
+        Energy and forces go into its calculator, the Hessian and the directions into ``info``, the latter under the
+        names of :data:`hessgnn.data.directions.FIELDS`.
         """
         atoms = Atoms(numbers=self.numbers, positions=self.positions, cell=self.cell, pbc=self.pbc)
         atoms.info.update({key: getattr(self, key) for key in STRINGS if key != "parent" or self.parent})
@@ -127,7 +128,7 @@ class Structure:
         if self.hessian_asymmetry is not None:
             atoms.info["hessian_asymmetry"] = self.hessian_asymmetry
         if self.directions is not None:
-            atoms.info["directions"] = self.directions
+            atoms.info.update(self.directions.to_fields())
         if self.energy is not None or self.forces is not None:
             atoms.calc = SinglePointCalculator(atoms, energy=self.energy, forces=self.forces)
         return atoms
@@ -147,9 +148,11 @@ class Structure:
         results = {} if atoms.calc is None else atoms.calc.results
         found |= {key: results[key] for key in ("energy", "forces") if results.get(key) is not None}
         found.setdefault("name", atoms.get_chemical_formula())
+        if (directions := Directions.from_fields(atoms.info, len(atoms))) is not None:
+            found["directions"] = directions
         if atoms.cell.rank:
             found["cell"] = atoms.cell.array
         return cls(**{"numbers": atoms.numbers, "positions": atoms.positions, "pbc": atoms.pbc, **found, **fields})
 
 
-_FROM_INFO = (*STRINGS, "hessian", "hessian_asymmetry", "directions")
+_FROM_INFO = (*STRINGS, "hessian", "hessian_asymmetry")

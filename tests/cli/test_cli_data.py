@@ -2,12 +2,14 @@ import json
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from hessgnn.cli.data import app
 from hessgnn.data import checks
 from hessgnn.data.checks import examine
+from hessgnn.data.directions import Directions
 from hessgnn.data.store.store import Store, write_store
 from hessgnn.errors import ConfigError, DataError
 from hessgnn.factory import geometries
@@ -81,6 +83,56 @@ def test_info_without_labels(run, tmp_path):
     bare = [type(s)(numbers=s.numbers, positions=s.positions, name=s.name) for s in structures]
     write_store(tmp_path / "bare.h5", bare, level_of_theory="none")
     assert "–" in run("info", tmp_path / "bare.h5")
+
+
+@pytest.fixture(scope="module")
+def directed(tmp_path_factory):
+    """Twenty structures with two products each, half of them with a Hessian too."""
+    rng, made = np.random.default_rng(0), []
+    for k, structure in enumerate(s for s in Store.open("rtp-mini") if s.kind == "minimum" and len(s) < 8):
+        vectors = rng.choice([-1.0, 1.0], (2, 3 * len(structure)))
+        products = vectors @ structure.hessian + 1e-3 * rng.normal(size=vectors.shape)
+        shape = (2, len(structure), 3)
+        given = Directions.make(vectors.reshape(shape), products.reshape(shape), "rademacher", errors=1e-3)
+        made.append(replace(structure, directions=given, hessian=structure.hessian if k % 2 else None))
+        if len(made) == 20:
+            break
+    path = tmp_path_factory.mktemp("directed") / "directed.h5"
+    write_store(path, made, level_of_theory="GFN2-xTB", provenance="tasks: {a: {gradients: 80}}")
+    return Store.open(path)
+
+
+def test_directions_are_described_and_checked(run, directed):
+    described = run("info", directed.path)
+    assert "directions: products H·v" in described
+    assert "rademacher" in described
+    assert "gradient calls, as recorded in the provenance: 80" in described
+    checked = run("check", directed.path)
+    assert "20 structures, no error" in checked
+    assert "stored error (products)" in checked
+    as_json = json.loads(run("info", directed.path, "--json"))
+    assert as_json["gradients"] == 80
+    assert sum(found["directions"]["rademacher"] for found in as_json["splits"].values()) == 40
+    as_json = json.loads(run("check", directed.path, "--json"))
+    assert sum(counts["directions"] for counts in as_json["counts"].values()) == 20
+    noise = {measured["quantity"]: measured["median"] for measured in as_json["noise"]}
+    assert noise["stored error (products)"] == pytest.approx(1e-3)
+    assert noise["Σ_i(Hv)_i (products)"] == pytest.approx(1e-3, rel=0.5)
+
+
+@pytest.mark.parametrize("verb", ["info", "check"])
+def test_tables_of_directions_fit_the_terminal(run, directed, monkeypatch, verb):
+    monkeypatch.setenv("COLUMNS", "80")
+    output = re.sub(r"\d…\d", "", run(verb, directed.path).replace("', …)", ""))
+    assert "…" not in output
+    assert all(len(line) <= 80 for line in output.splitlines() if not line.startswith(("content", "warning")))
+
+
+def test_broken_directions_end_with_an_error(run, directed, tmp_path):
+    spoilt = [replace(s, directions=replace(s.directions, products=-s.directions.products)) for s in directed]
+    write_store(tmp_path / "a.h5", spoilt, level_of_theory="GFN2-xTB")
+    with pytest.raises(DataError, match="1 errors among 20 structures"):
+        run("check", tmp_path / "a.h5")
 
 
 def test_check(run, tmp_path):

@@ -1,5 +1,6 @@
 import sys
 
+import numpy as np
 import pytest
 from ase.build import molecule
 from ase.calculators.emt import EMT
@@ -39,13 +40,22 @@ def test_import_and_export(run, frames, tmp_path):
     output = run(
         "import", "extxyz", frames, "-o", tmp_path / "x.h5", "--level", "EMT", "--split", "pool", "--limit", "3"
     )
-    assert f"left out: {frames}, frame 1: has no energy, forces or hessian" in output
+    assert f"left out: {frames}, frame 1: has no energy, forces, hessian or directions" in output
     assert f"2 of 3 structures at EMT in {tmp_path / 'x.h5'}; check them: hessgnn data check" in output
     assert Store.open(tmp_path / "x.h5").splits == {"pool": 2}
     assert "EMT" in run("info", tmp_path / "x.h5")
     for name in set(registry.WRITERS) - {"phonopy"}:  # which is of crystals
         assert "2 structures in" in run("export", tmp_path / "x.h5", name, tmp_path / name, "--split", "pool")
         assert (tmp_path / name).exists()
+
+
+def test_imported_directions_are_counted(run, tmp_path):
+    atoms = [molecule("H2O"), molecule("CH4")]
+    atoms[1].info |= {"direction_vectors": np.ones((2, 5, 3)), "direction_products": np.ones((2, 5, 3))}
+    atoms[0].info |= {"hessian": np.eye(9)}
+    ase_write(tmp_path / "frames.xyz", atoms)
+    output = run("import", "extxyz", tmp_path / "frames.xyz", "-o", tmp_path / "x.h5", "--level", "EMT")
+    assert f"2 of 2 structures at EMT in {tmp_path / 'x.h5'}, 1 of them with directions; check them" in output
 
 
 def test_states_taken_as_one_level_are_told(run, tmp_path):

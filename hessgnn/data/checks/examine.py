@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hessgnn.data.checks.directions import DirectionLabels
 from hessgnn.data.checks.finding import Check, Finding, Seen, Suspects
 from hessgnn.data.checks.geometry import Distances, Repetitions
 from hessgnn.data.checks.labels import (
@@ -93,6 +94,7 @@ def examine(store: Store, indices: Iterable[int] | None = None, *, sample: int |
     read = _sampled(chosen, sample)
     wide = [*leaks(store), *unseen_elements(store, chosen), *missing_labels(store, chosen)]
     slopes, outliers, noise, compositions = Slopes(), Outliers(), LabelNoise(), Compositions()
+    products = DirectionLabels()
     reading = _Reading(store)
     checks: list[Check] = [
         Distances(),
@@ -101,6 +103,7 @@ def examine(store: Store, indices: Iterable[int] | None = None, *, sample: int |
         slopes,
         Symmetry(),
         Invariances(),
+        products,
         Placeholders(),
         Repetitions(),
         outliers,
@@ -115,6 +118,7 @@ def examine(store: Store, indices: Iterable[int] | None = None, *, sample: int |
     for members in tracked(molecules(store, read, COMPARED, SEED), "comparing neighbouring frames"):
         frames = {seen.index: seen.structure for seen in reading.of(members)}
         slopes.see_molecule(frames)
+        products.see_molecule(frames)
         compared += len(frames)
     found = [*reading.findings(), *wide, *(finding for check in checks for finding in check.findings())]
     return Report(
@@ -149,6 +153,12 @@ REMEDIES = {
     "leakage": "split whole groups with `hessgnn data split`",
     "duplicate": "split again with `hessgnn data split`, which keeps copies together, or remove them",
     "unseen-element": "draw another split, or leave these structures out",
+    "direction-zero": "leave these directions out",
+    "direction-kind": "give the vectors as they were drawn, or name another kind: it decides the weight",
+    "direction-weight": "let hessgnn.data.directions.Directions.make choose the weights",
+    "direction-duplicate": "keep one of them",
+    "direction-sign": "store H v = -[F(R + h v) - F(R - h v)] / 2h",
+    "direction-unit": "store H v = -[F(R + h v) - F(R - h v)] / 2h in eV/Å², with v as it is stored",
 }
 """What to do about an error, where it is not the labels."""
 
@@ -171,8 +181,10 @@ class _Reading:
             except DataError as error:
                 self._spoil(index, "unreadable", f"cannot be read: {error.what}")
                 continue
-            for key in ("positions", "cell", "energy", "forces", "hessian"):
-                value = getattr(structure, key)
+            values = {key: getattr(structure, key) for key in ("positions", "cell", "energy", "forces", "hessian")}
+            if structure.directions is not None:
+                values |= {"directions": structure.directions.vectors, "products": structure.directions.products}
+            for key, value in values.items():
                 if value is not None and not np.isfinite(value).all():
                     self._spoil(index, "not-finite", f"{key} hold NaN or infinity")
             if index not in self._bad:
@@ -205,6 +217,11 @@ _ECHOES = {
         "position-unit",
     ),
     "energy-spread": ("energy-unit",),
+    # Products are compared with forces and Hessians, whose faults are told by themselves.
+    "direction-sign": ("forces-sign", "hessian-sign", "hessian-forces-sign"),
+    "direction-unit": ("forces-unit", "hessian-unit", "hessian-forces-unit", "position-unit"),
+    "direction-rotation": ("forces-sign", "forces-unit", "position-unit", "direction-sign", "direction-unit"),
+    "direction-hessian": ("hessian-sign", "hessian-unit", "hessian-forces-sign", "hessian-forces-unit"),
 }
 
 

@@ -42,18 +42,18 @@ def finding(level: Level, code: str, what: str, indices: Sequence[int], names: S
     return Finding(level, code, f"{what} ({count}{listed}{more})", tuple(names), tuple(indices))
 
 
-def rotations(structure: Structure) -> tuple[Array, Array] | None:
-    """Turn an isolated molecule and compare how its forces turn with what the Hessian says.
+def turns(structure: Structure) -> tuple[Array, Array] | None:
+    """Turn an isolated molecule, and its forces with it.
 
     Forces that are missing count as zero, which they are at a stationary point.
 
     Returns
     -------
-    given, expected : (k, 3N) float64 or None
-        ``H u`` and ``−ω × F / |ω × R|`` for each axis ω that turns it, eV/Å²; u has norm 1. ``None`` without a Hessian,
-        and for crystals and single atoms, which do not turn.
+    vectors, expected : (k, 3N) float64 or None
+        ``u = ω × R / |ω × R|`` for each axis ω that turns it, and ``H u = −ω × F / |ω × R|``, eV/Å². ``None`` for
+        crystals and single atoms, which do not turn.
     """
-    if structure.hessian is None or structure.pbc.any() or len(structure) < 2:
+    if structure.pbc.any() or len(structure) < 2:
         return None
     arms = structure.positions - structure.positions.mean(axis=0)
     forces = np.zeros_like(arms) if structure.forces is None else structure.forces
@@ -61,9 +61,54 @@ def rotations(structure: Structure) -> tuple[Array, Array] | None:
     turned = np.cross(axes[:, None], arms).reshape(len(axes), -1)
     lengths = np.linalg.norm(turned, axis=1)
     moved = lengths > 1e-2 * lengths.max()
-    given = turned[moved] @ structure.hessian / lengths[moved, None]
-    expected = -np.cross(axes[:, None], forces).reshape(len(axes), -1)[moved] / lengths[moved, None]
-    return given, expected
+    expected = -np.cross(axes[:, None], forces).reshape(len(axes), -1)
+    return turned[moved] / lengths[moved, None], expected[moved] / lengths[moved, None]
+
+
+@dataclass(frozen=True, eq=False)
+class ProductResiduals:
+    """What products of M directions leave of relations that hold exactly.
+
+    Each is divided such that its mean square is that of the error of a component of a product, eV/Å²: all of them
+    estimate the same quantity, which ``Directions.errors`` estimate too.
+
+    Attributes
+    ----------
+    symmetry : (M, M) float64
+        ``uᵀ(Hv) − vᵀ(Hu)`` over ``√(u² + v²)``; antisymmetric.
+    translation : (M,) float64
+        ``|Σ_i (Hv)_i|`` over ``√(3N)``.
+    turned, expected : (M, k) float64 or None
+        ``uᵀ(Hv)`` and ``−(ω × F)ᵀv / |ω × R|`` for k rotations; ``None`` without forces, and for what does not turn.
+    """
+
+    symmetry: Array
+    translation: Array
+    turned: Array | None = None
+    expected: Array | None = None
+
+    @property
+    def rotation(self) -> Array | None:
+        """RMS over rotations by which these two differ, ``(M,)``."""
+        if self.turned is None or self.expected is None or not self.turned.size:
+            return None
+        return np.asarray(np.sqrt(np.square(self.turned - self.expected).mean(1)))
+
+
+def product_residuals(structure: Structure) -> ProductResiduals | None:
+    """Compute :class:`ProductResiduals`; ``None`` without directions."""
+    directions = structure.directions
+    if directions is None:
+        return None
+    vectors, products = (array.reshape(len(directions), -1) for array in (directions.vectors, directions.products))
+    squares = np.square(vectors).sum(1)
+    across = vectors @ products.T
+    symmetry = (across - across.T) / np.sqrt(np.maximum(squares[:, None] + squares, 1e-300))
+    translation = np.linalg.norm(directions.products.sum(1), axis=1) / np.sqrt(vectors.shape[1])
+    rigid = None if structure.forces is None else turns(structure)
+    if rigid is None:
+        return ProductResiduals(symmetry, translation)
+    return ProductResiduals(symmetry, translation, products @ rigid[0].T, vectors @ rigid[1].T)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,11 +123,14 @@ class Seen:
 
     @cached_property
     def turned(self) -> tuple[Array, Array] | None:
-        """Response to rotations, from the Hessian and from the forces, eV/Å², see :func:`rotations`.
+        """Response ``(k, 3N)`` to rotations, from the Hessian and from the forces, eV/Å², see :func:`turns`.
 
-        ``None`` without forces.
+        ``None`` without one of the two.
         """
-        return None if self.structure.forces is None else rotations(self.structure)
+        structure = self.structure
+        if structure.forces is None or structure.hessian is None or (rigid := turns(structure)) is None:
+            return None
+        return rigid[0] @ structure.hessian, rigid[1]
 
     @cached_property
     def turn_residual(self) -> float | None:
@@ -94,6 +142,11 @@ class Seen:
         """Largest ``|Σ_j H_ij|``, eV/Å²; ``None`` without a Hessian."""
         hessian = self.structure.hessian
         return None if hessian is None else float(np.abs(hessian.reshape(len(hessian), -1, 3).sum(axis=1)).max())
+
+    @cached_property
+    def product_residuals(self) -> ProductResiduals | None:
+        """What directions leave of exact relations; ``None`` where there are none."""
+        return product_residuals(self.structure)
 
     @cached_property
     def net_force(self) -> float | None:

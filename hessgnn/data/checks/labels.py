@@ -49,6 +49,14 @@ FORCES_AGAINST_ENERGIES = "ΔE + F·d between frames ≤"
 HESSIANS_AGAINST_FORCES = "ΔF + H d between frames ≤"
 """The last two hold the anharmonicity between two frames besides: they bound the noise from above."""
 
+PRODUCT_SYMMETRY = "uᵀHv − vᵀHu (products)"
+PRODUCT_TRANSLATION = "Σ_i(Hv)_i (products)"
+PRODUCT_ROTATION = "uᵀHv + vᵀ(ω×F) (products)"
+PRODUCT_ERROR = "stored error (products)"
+OF_PRODUCTS = (PRODUCT_SYMMETRY, PRODUCT_TRANSLATION, PRODUCT_ROTATION, PRODUCT_ERROR)
+"""All in terms of the error of a component of a product, see
+:class:`~hessgnn.data.checks.finding.ProductResiduals`."""
+
 _TYPICAL_HESSIAN = 25.0  # eV/Å²
 _PREFERENCE = 1.5  # how much better "converted twice" must fit than "not converted", the usual mistake
 _RECOGNISED = 3.0  # a factor this far from every unit is no unit
@@ -107,14 +115,19 @@ class HessianMagnitude:
             return
         mean, (low, high) = self._sum / self._count, HESSIAN_SCALE
         if not low <= mean <= high:
-            what = f"mean |H_ii| is {mean:.3g} eV/Å², expected {low:g} to {high:g}"
-            # Only the order of magnitude is known: the factor told is that of the unit it points to.
-            name = likely_unit(mean / _TYPICAL_HESSIAN, HESSIAN_UNITS) if mean else None
-            if name is not None:
-                factor = HESSIAN_UNITS[name]
-                missed = abs(np.log(mean / _TYPICAL_HESSIAN * factor)) <= abs(np.log(mean / _TYPICAL_HESSIAN / factor))
-                what += f": {misreading(1 / factor if missed else factor, {name: factor}, 'eV/Å²')}"
+            what = f"mean |H_ii| is {mean:.3g} eV/Å², expected {low:g} to {high:g}{suspected_unit(mean)}"
             yield finding("error", "hessian-unit", what, self._indices, self._names)
+
+
+def suspected_unit(mean: float) -> str:
+    """The unit that an order of magnitude of second derivatives points to, with its factor, after a colon; or empty."""
+    ratio = mean / _TYPICAL_HESSIAN
+    name = likely_unit(ratio, HESSIAN_UNITS) if ratio else None
+    if name is None:
+        return ""
+    factor = HESSIAN_UNITS[name]
+    missed = abs(np.log(ratio * factor)) <= abs(np.log(ratio / factor))
+    return f": {misreading(1 / factor if missed else factor, {name: factor}, 'eV/Å²')}"
 
 
 class ForceMagnitude:
@@ -150,13 +163,15 @@ class Placeholders:
             "energy": Suspects("warning", "zeros", what.format("the energy is")),
             "forces": Suspects("warning", "zeros", what.format("forces are")),
             "hessian": Suspects("warning", "zeros", what.format("the Hessian is")),
+            "products": Suspects("warning", "zeros", what.format("products are")),
         }
 
     def see(self, seen: Seen) -> None:
         """Look for zeros; on a single atom there is no force."""
         structure = seen.structure
         for key, suspects in self._suspects.items():
-            value = getattr(structure, key)
+            labelled = structure.directions if key == "products" else structure
+            value = getattr(labelled, key, None)
             if value is not None and len(structure) > 1 and not np.any(value):
                 suspects.add(seen)
 
@@ -242,12 +257,18 @@ class Noise:
     high: float
     largest: float
 
+    @property
+    def of_products(self) -> bool:
+        """Whether it is the noise of Hessian-vector products."""
+        return self.quantity in OF_PRODUCTS
+
 
 class LabelNoise:
     """Measures each structure by itself."""
 
     def __init__(self) -> None:
-        self._measured = {key: array("d") for key in (SYMMETRY, TRANSLATION, ROTATION, NET_FORCE)}
+        keys = (SYMMETRY, TRANSLATION, ROTATION, *OF_PRODUCTS, NET_FORCE)
+        self._measured = {key: array("d") for key in keys}
 
     def see(self, seen: Seen) -> None:
         """Measure one."""
@@ -260,11 +281,21 @@ class LabelNoise:
         ):
             if residual is not None:
                 self._measured[key].append(residual)
+        if (products := seen.product_residuals) is not None and seen.structure.directions is not None:
+            errors = seen.structure.directions.errors
+            for name, values in (
+                (PRODUCT_SYMMETRY, products.symmetry[np.triu_indices(len(errors), 1)]),
+                (PRODUCT_TRANSLATION, products.translation),
+                (PRODUCT_ROTATION, products.rotation),
+                (PRODUCT_ERROR, errors[np.isfinite(errors)]),
+            ):
+                if values is not None and len(values):
+                    self._measured[name].append(float(np.sqrt(np.mean(np.square(values)))))
 
     def estimates(self, energy_residuals: Sequence[float] = (), force_residuals: Sequence[float] = ()) -> list[Noise]:
         """Sum up, with the residuals of the trapezoidal rule between frames, eV and eV/Å."""
-        units = {SYMMETRY: "eV/Å²", TRANSLATION: "eV/Å²", ROTATION: "eV/Å²", NET_FORCE: "eV/Å"}
-        found = [_noise(key, units[key], values) for key, values in self._measured.items() if len(values)]
+        measured = ((key, "eV/Å" if key == NET_FORCE else "eV/Å²", values) for key, values in self._measured.items())
+        found = [_noise(key, unit, values) for key, unit, values in measured if len(values)]
         if energy_residuals:
             found.append(_noise(FORCES_AGAINST_ENERGIES, "eV", energy_residuals))
         if force_residuals:

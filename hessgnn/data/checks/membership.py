@@ -21,13 +21,18 @@ TRAIN = DISJOINT[0]
 
 @dataclass(frozen=True)
 class Counts:
-    """Labels of one split: how many structures and groups there are, and how many with energy, forces, Hessian."""
+    """Labels of one split: how many structures and groups there are, and how many have which label.
+
+    ``directions`` counts structures, ``products`` those of them all.
+    """
 
     structures: int
     groups: int
     energy: int
     forces: int
     hessian: int
+    directions: int
+    products: int
 
 
 def counts(store: Store, indices: NDArray[np.int64]) -> dict[str, Counts]:
@@ -40,6 +45,8 @@ def counts(store: Store, indices: NDArray[np.int64]) -> dict[str, Counts]:
             int(store.has_energy[places].sum()),
             int(store.has_forces[places].sum()),
             int(store.has_hessian[places].sum()),
+            int((store.n_directions[places] > 0).sum()),
+            int(store.n_directions[places].sum()),
         )
         for split, places in members.items()
     }
@@ -64,8 +71,12 @@ def leaks(store: Store) -> Iterator[Finding]:
 
 
 def missing_labels(store: Store, indices: NDArray[np.int64]) -> Iterator[Finding]:
-    """Tell which labels are missing; forces or Hessians that nobody has are no fault."""
-    for key, has in (("energy", store.has_energy), ("forces", store.has_forces), ("hessian", store.has_hessian)):
+    """Tell which labels are missing; forces or Hessians that nobody has are no fault.
+
+    Directions are a label of curvature as a Hessian is: one of the two suffices.
+    """
+    curvature = "hessian or directions" if store.n_directions[indices].any() else "hessian"
+    for key, has in (("energy", store.has_energy), ("forces", store.has_forces), (curvature, store.has_curvature)):
         without = indices[~has[indices]]
         if len(without) and (key == "energy" or len(without) < len(indices)):
             names = [store.names[i] for i in without]

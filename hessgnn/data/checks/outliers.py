@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hessgnn.data.checks.finding import Finding, Seen, finding
-from hessgnn.data.structure import Array
+from hessgnn.data.structure import Array, Structure
 
 DEVIATIONS = 10.0
 """Robust standard deviations (1.4826 × median absolute deviation) beyond which a value is an outlier."""
@@ -20,7 +20,8 @@ HEIGHT_FLOOR = 5.0
 FORCE_FLOOR = 50.0
 """…or with a largest force of so much, eV/Å."""
 HESSIAN_FLOOR = 500.0
-"""…or with a largest element of so much, eV/Å²; triple bonds reach 180, strongly displaced frames 400."""
+"""…or with a largest element of so much, eV/Å²; triple bonds reach 180, strongly displaced frames 400. Products along
+unit vectors have this bound too."""
 MAX_SPREAD = 5.0
 """Robust standard deviation of energies beyond their composition, eV per atom, that one level of theory can have."""
 
@@ -39,6 +40,7 @@ class Outliers:
         self._group: dict[tuple[str, int], int] = {}
         self._groups = array("q")
         self._energies, self._forces, self._hessians = array("d"), array("d"), array("d")
+        self._products = array("d")
 
     def see(self, seen: Seen) -> None:
         """Keep its composition, its energy, and the largest of its forces and second derivatives."""
@@ -52,6 +54,7 @@ class Outliers:
         self._energies.append(np.nan if structure.energy is None else structure.energy)
         self._forces.append(_largest(structure.forces))
         self._hessians.append(_largest(structure.hessian))
+        self._products.append(_largest(_along_unit_vectors(structure)))
 
     def findings(self) -> Iterator[Finding]:
         """One for each kind of outlier."""
@@ -78,6 +81,11 @@ class Outliers:
         for values, floor, what in (
             (np.array(self._forces), FORCE_FLOOR, "forces far larger than the rest (up to {:.3g} eV/Å)"),
             (np.array(self._hessians), HESSIAN_FLOOR, "Hessian elements far larger than the rest (up to {:.3g} eV/Å²)"),
+            (
+                np.array(self._products),
+                HESSIAN_FLOOR,
+                "products far larger than the rest (components up to {:.3g} eV/Å² along unit vectors)",
+            ),
         ):
             there = np.flatnonzero(np.isfinite(values))
             if len(there) >= _MIN_STRUCTURES:
@@ -132,6 +140,14 @@ def _within(groups: NDArray[np.int64], energies: Array) -> Array:
         if len(members) > 2:
             heights[members] = energies[members] - np.median(energies[members])
     return heights
+
+
+def _along_unit_vectors(structure: Structure) -> Array | None:
+    directions = structure.directions
+    if directions is None:
+        return None
+    lengths = np.linalg.norm(directions.vectors, axis=(1, 2), keepdims=True)
+    return np.divide(directions.products, lengths, out=np.zeros_like(directions.products), where=lengths > 0)
 
 
 def _largest(values: Array | None) -> float:

@@ -115,7 +115,9 @@ class _Frame:
 
 def _compared(frames: list[_Frame]) -> list[Pair]:
     pairs = []
-    for first, second in _close_pairs(frames):
+    of_structure = {id(frame.structure): frame for frame in frames}
+    for pair in close_pairs(frame.structure for frame in frames):
+        first, second = (of_structure[id(structure)] for structure in pair)
         displacement = (second.structure.positions - first.structure.positions).ravel()
         mean = (first.derivative + second.derivative) / 2
         explained, actual = mean @ displacement, second.value - first.value
@@ -127,17 +129,16 @@ def _compared(frames: list[_Frame]) -> list[Pair]:
     return pairs
 
 
-def _close_pairs(frames: list[_Frame]) -> Iterator[tuple[_Frame, _Frame]]:
+def close_pairs(structures: Iterable[Structure]) -> Iterator[tuple[Structure, Structure]]:
     """Each frame with its nearest neighbour of the same molecule or cell, where that is near enough."""
-    molecules: dict[tuple[str, bytes, bytes], list[_Frame]] = defaultdict(list)
-    for frame in frames:
-        structure = frame.structure
+    molecules: dict[tuple[str, bytes, bytes], list[Structure]] = defaultdict(list)
+    for structure in structures:
         cell = b"" if structure.cell is None else structure.cell.tobytes()
-        molecules[structure.group, structure.numbers.tobytes(), cell].append(frame)
+        molecules[structure.group, structure.numbers.tobytes(), cell].append(structure)
     for same in molecules.values():
         if len(same) < 2:
             continue
-        positions = np.array([frame.structure.positions for frame in same])
+        positions = np.array([structure.positions for structure in same])
         flat = positions.reshape(len(same), -1)
         distances = cdist(flat, flat)
         np.fill_diagonal(distances, np.inf)

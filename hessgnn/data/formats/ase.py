@@ -17,6 +17,7 @@ from ase.io.extxyz import XYZError, key_val_dict_to_str, key_val_str_to_dict, re
 from ase.io.formats import UnknownFileTypeError
 from ase.vibrations import VibrationsData
 
+from hessgnn.data.directions import FIELDS
 from hessgnn.data.formats.common import composition, files_of, hessian_matrix, prefix_of, state
 from hessgnn.data.formats.registry import Entry, Record, reader, writer
 from hessgnn.data.structure import STRINGS, Structure
@@ -26,7 +27,12 @@ from hessgnn.runtime.files import atomic_path
 
 @reader("extxyz")
 def read_extxyz(source: Path) -> Iterator[Entry]:
-    """List the frames of a file, or of all files of a folder; the Hessian is ``info["hessian"]``, ``(3N, 3N)``."""
+    """List the frames of a file, or of all files of a folder.
+
+    The Hessian is ``info["hessian"]``, ``(3N, 3N)``. Directions are ``info["direction_vectors"]`` and
+    ``info["direction_products"]``, ``(M, N, 3)``; their kinds, weights and errors may be missing
+    (:meth:`~hessgnn.data.directions.Directions.from_fields`).
+    """
     for path in files_of(source, ".xyz", ".extxyz"):
         for i, text in enumerate(_frames(path)):
             name = f"{prefix_of(source, path) or f'{path.stem}/'}{i}"
@@ -64,7 +70,7 @@ def _frames(path: Path) -> Iterator[str]:
 
 @writer("extxyz")
 def write_extxyz(structures: Iterable[Structure], target: Path, level: str) -> None:
-    """Write one file, with eight decimals."""
+    """Write one file: positions and forces with eight decimals, Hessians and directions with all of theirs."""
     with atomic_path(target) as temporary, temporary.open("w", encoding="utf-8") as file:
         for structure in structures:
             atoms = atoms_of(structure, level)
@@ -87,7 +93,7 @@ def _quoted(key: str, text: str) -> str:
 def read_ase_db(source: Path) -> Iterator[Entry]:
     """List the rows of a database (SQLite ``.db`` or ``.json``), or of all of a folder.
 
-    The Hessian stands in a row's data as ``hessian``.
+    The Hessian and the directions stand in a row's data under the names that :func:`read_extxyz` reads.
     """
     for path in files_of(source, ".db", ".json"):
         prefix = prefix_of(source, path) or f"{path.stem}/"
@@ -154,11 +160,12 @@ def structure_of(atoms: Atoms, name: str) -> Record:
     """
     results = {} if atoms.calc is None else atoms.calc.results
     hessian = atoms.info.get("hessian", results.get("hessian"))
-    if hessian is None and results.get("energy") is None and results.get("forces") is None:
+    known = (hessian, results.get("energy"), results.get("forces"), atoms.info.get(FIELDS["vectors"]))
+    if all(label is None for label in known):
         others = sorted({*atoms.info, *atoms.arrays} - {"numbers", "positions"})
         raise DataError(
-            f"has no energy, forces or hessian, only {', '.join(others) or 'positions'}",
-            hint="rename the labels to energy, forces and hessian",
+            f"has no energy, forces, hessian or directions, only {', '.join(others) or 'positions'}",
+            hint="rename the labels to energy, forces, hessian, direction_vectors and direction_products",
         )
     strings = {key: str(atoms.info[key]) for key in STRINGS if key in atoms.info}
     fields: dict = {"name": name, "group": composition(atoms.numbers)} | strings

@@ -14,7 +14,7 @@ from ase.symbols import Symbols
 from numpy.typing import ArrayLike, NDArray
 
 from hessgnn.data.store.layout import unpack
-from hessgnn.data.structure import Array
+from hessgnn.data.structure import Array, Structure
 from hessgnn.errors import DataError
 from hessgnn.runtime.imports import require
 
@@ -151,6 +151,12 @@ def state(numbers: ArrayLike, charge: int | None, multiplicity: int | None) -> s
     if multiplicity not in (None, lowest):
         parts.append(f"multiplicity {multiplicity}")
     return ", ".join(parts)
+
+
+def numbers_of(structure: Structure) -> int:
+    """How many numbers its curvature labels take at most: what bounds the structures that are kept in memory."""
+    directions = 0 if structure.directions is None else 2 * structure.directions.vectors.size
+    return 9 * len(structure) ** 2 + directions
 
 
 def known(value: ArrayLike | None, unit: float = 1.0) -> Array | None:

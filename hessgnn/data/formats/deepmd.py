@@ -1,7 +1,8 @@
 """DeePMD-kit's folders of ``.npy`` files; eV and Å, float64.
 
 A system is a folder with ``type.raw`` and frames of the same atoms in ``set.*/{coord, box, energy, force,
-hessian}.npy``; ``nopbc`` marks molecules. ``frames.json``, which DeePMD passes over, keeps names and splits.
+hessian}.npy``; ``nopbc`` marks molecules. DeePMD passes over ``frames.json``, which keeps names and splits, and
+``direction_{vectors, products, weights, errors}.npy``: the M directions of each frame, one behind the other.
 """
 
 from __future__ import annotations
@@ -17,13 +18,16 @@ import numpy as np
 from ase.data import atomic_numbers, chemical_symbols
 from numpy.typing import NDArray
 
-from hessgnn.data.formats.common import composition, hessian_matrix, known, scalar
+from hessgnn.data.directions import FIELDS, Directions
+from hessgnn.data.formats.common import composition, hessian_matrix, known, numbers_of, scalar
 from hessgnn.data.formats.registry import Entry, Record, reader, writer
 from hessgnn.data.structure import STRINGS, Structure
 from hessgnn.errors import DataError
 from hessgnn.runtime.files import atomic_folder
 
 _FILES = {"coord": "positions", "energy": "energy", "force": "forces", "hessian": "hessian"}
+_KINDS = FIELDS["kinds"]  # in frames.json
+_DIRECTIONS = tuple(name for name in FIELDS.values() if name != _KINDS)
 _BUFFERED = 2**25  # numbers kept before a set is written
 
 
@@ -62,7 +66,8 @@ def _numbers(system: Path) -> NDArray[np.int64]:
 def _of_set(folder: Path, numbers: NDArray[np.int64], label: str, *, periodic: bool) -> Iterator[Entry]:
     if (folder / "real_atom_types.npy").exists():
         raise DataError("is of the mixed type, which is not read", where=folder, hint="convert it with dpdata")
-    arrays = {key: _open(folder / f"{key}.npy") for key in (*_FILES, "box") if (folder / f"{key}.npy").is_file()}
+    keys = (*_FILES, *_DIRECTIONS, "box")
+    arrays = {key: _open(folder / f"{key}.npy") for key in keys if (folder / f"{key}.npy").is_file()}
     if "coord" not in arrays:
         raise DataError("has no coord.npy", where=folder, hint="check the format")
     counts = {key: len(array) for key, array in arrays.items()}
@@ -76,6 +81,7 @@ def _of_set(folder: Path, numbers: NDArray[np.int64], label: str, *, periodic: b
         def load(i: int = i) -> Record:
             row = {key: array[i] for key, array in arrays.items()}
             force = known(row.get("force"))
+            kinds = {_KINDS: kept[_KINDS][i]} if _KINDS in kept else {}
             fields = {"name": f"{label}/{i}", "group": composition(numbers)}
             structure = Structure(
                 numbers=numbers,
@@ -85,6 +91,7 @@ def _of_set(folder: Path, numbers: NDArray[np.int64], label: str, *, periodic: b
                 energy=scalar(row.get("energy")),
                 forces=None if force is None else force.reshape(-1, 3),
                 hessian=hessian_matrix(row.get("hessian"), len(numbers)),
+                directions=Directions.from_fields(row | kinds, len(numbers)),
                 **fields | {key: kept[key][i] for key in STRINGS if key in kept},
             )
             return Record(structure, kept.get("level_of_theory", ""))
@@ -101,7 +108,7 @@ def _open(path: Path) -> NDArray:
 
 @writer("deepmd")
 def write(structures: Iterable[Structure], target: Path, level: str) -> None:
-    """Write one system for each list of elements, set of labels and kind of boundary."""
+    """Write one system for each list of elements, set of labels, number of directions and kind of boundary."""
     waiting: defaultdict[str, list[Structure]] = defaultdict(list)
     folders: dict[tuple, str] = {}
     with atomic_folder(target) as folder:
@@ -109,7 +116,7 @@ def write(structures: Iterable[Structure], target: Path, level: str) -> None:
         for structure in structures:
             system = _system(structure, folders)
             waiting[system].append(structure)
-            buffered += 9 * len(structure) ** 2
+            buffered += numbers_of(structure)
             if buffered > _BUFFERED:
                 _flush(waiting, folder, level)
                 buffered = 0
@@ -120,7 +127,8 @@ def _system(structure: Structure, folders: dict[tuple, str]) -> str:
     if structure.pbc.any() != structure.pbc.all():
         raise DataError("is periodic in some directions only, which DeePMD cannot hold", where=structure.name)
     labels = tuple(getattr(structure, name) is not None for name in _FILES.values())
-    key = (tuple(structure.numbers.tolist()), labels, structure.cell is not None, bool(structure.pbc.all()))
+    number = 0 if structure.directions is None else len(structure.directions)
+    key = (tuple(structure.numbers.tolist()), labels, number, structure.cell is not None, bool(structure.pbc.all()))
     formula = composition(structure.numbers)
     return folders.setdefault(key, f"{formula}-{sum(name.split('-')[0] == formula for name in folders.values()) + 1}")
 
@@ -146,6 +154,11 @@ def _flush(waiting: defaultdict[str, list[Structure]], folder: Path, level: str)
                 values = np.array([getattr(frame, key) for frame in frames])
                 _save(into / f"{file}.npy", values.reshape(len(frames), -1))
         kept = {key: [getattr(frame, key) for frame in frames] for key in STRINGS}
+        if frames[0].directions is not None:
+            fields = [frame.directions.to_fields() for frame in frames if frame.directions is not None]
+            kept[_KINDS] = [each[_KINDS] for each in fields]
+            for name in _DIRECTIONS:
+                _save(into / f"{name}.npy", np.array([each[name].ravel() for each in fields]))
         (into / "frames.json").write_text(json.dumps(kept | {"level_of_theory": level}))
     waiting.clear()
 

@@ -1,7 +1,8 @@
 """The HDF5 of MACE with Hessians, in which the samples of HIP and HORM circulate; eV and Å.
 
 ``config_batch_*/config_*`` holds ``atomic_numbers``, ``positions``, ``cell``, ``pbc`` and ``properties/{energy, forces,
-hessian}``; what is not known is the text ``None``.
+hessian}``; what is not known is the text ``None``. Files of ours keep directions in a group ``directions`` beside the
+properties, where MACE does not look.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 
 import h5py
 
+from hessgnn.data.directions import FIELDS, Directions
 from hessgnn.data.formats.common import (
     composition,
     files_of,
@@ -71,9 +73,19 @@ def _structure(group: h5py.Group, prefix: str) -> Structure:
         energy=scalar(_value(properties, "energy")),
         forces=known(_value(properties, "forces")),
         hessian=hessian_matrix(_value(properties, "hessian"), len(numbers)),
+        directions=_directions(group, len(numbers)),
         hessian_asymmetry=scalar(group.attrs.get("hessian_asymmetry")),
         **fields,
     )
+
+
+def _directions(group: h5py.Group, n_atoms: int) -> Directions | None:
+    if "directions" not in group:
+        return None
+    found = group["directions"]
+    values = {name: whole(found[name]) for name in FIELDS.values() if name in found}
+    kinds = {name: value.decode() for name, value in values.items() if isinstance(value, bytes)}
+    return Directions.from_fields(values | kinds, n_atoms)
 
 
 def _value(group: h5py.Group, key: str) -> Any:
@@ -99,6 +111,9 @@ def write(structures: Iterable[Structure], target: Path, level: str) -> None:
                 value = getattr(structure, key)
                 group[f"properties/{key}"] = "None" if value is None else value
                 group[f"property_weights/{key}"] = float(value is not None)
+            if structure.directions is not None:
+                for name, value in structure.directions.to_fields().items():
+                    group[f"directions/{name}"] = value
             group.attrs.update({key: getattr(structure, key) for key in STRINGS})
             file.require_written()
             if structure.hessian_asymmetry is not None:

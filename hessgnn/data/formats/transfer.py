@@ -22,8 +22,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn, track
 
 from hessgnn.data.formats import registry
-from hessgnn.data.formats.common import composition
-from hessgnn.data.store.layout import HessianDtype
+from hessgnn.data.formats.common import composition, numbers_of
+from hessgnn.data.store.layout import LABELS, HessianDtype
 from hessgnn.data.store.store import Store
 from hessgnn.data.store.writer import judged, write_store
 from hessgnn.data.structure import Structure
@@ -33,7 +33,7 @@ from hessgnn.runtime.terminal import ProgressLog
 PART = 2000
 """Structures of one part: what a kill can cost."""
 PART_NUMBERS = 2**25
-"""A part ends sooner when its Hessians have so many elements, which are in memory together."""
+"""A part ends sooner when its Hessians and directions have so many elements, which are in memory together."""
 HOPELESS = 100
 """When none of so many first entries can be read, the rest is not tried."""
 
@@ -202,7 +202,7 @@ class _Import:
         self._require_level(level, state, entry.where)
         report.states[state or USUAL] = report.states.get(state or USUAL, 0) + 1
         self._waiting.append(self._named(self.options.applied(structure)))
-        self._numbers += 9 * len(structure) ** 2
+        self._numbers += numbers_of(structure)
         if len(self._waiting) == PART or self._numbers > PART_NUMBERS:
             self._write(index + 1)
 
@@ -285,8 +285,8 @@ class _Parts:
 
 
 def _require_sound(structure: Structure) -> None:
-    if structure.energy is None and structure.forces is None and structure.hessian is None:
-        raise DataError("has no energy, forces or Hessian", where=structure.name)
+    if all(getattr(structure, key) is None for key in (*LABELS, "directions")):
+        raise DataError("has no energy, forces, Hessian or directions", where=structure.name)
     judged(structure)
 
 

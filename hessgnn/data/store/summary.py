@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+import yaml
 from ase.data import chemical_symbols
 
 from hessgnn.data.checks.finding import Seen
@@ -32,6 +34,10 @@ class SplitSummary:
         Smallest and largest number of atoms.
     energy, forces, hessian : int
         Structures with the label.
+    directions : dict
+        Kind of directions -> how many there are.
+    directed : int
+        Structures with directions.
     heights : (float, float, float) or None
         5 %, 50 % and 95 % quantiles of the energy above the parent (:data:`DISPLACED`) or above the lowest structure
         of the same group and composition in the whole store, eV.
@@ -39,6 +45,8 @@ class SplitSummary:
         Over all components, eV/Å.
     rms_hessian, max_hessian : float or None
         Over all elements of all Hessians, eV/Å².
+    rms_product : float or None
+        Over all components of all products along vectors whose RMS component is 1, eV/Å².
     noise : tuple of Noise
         Label noise, from what must be zero.
     """
@@ -51,11 +59,14 @@ class SplitSummary:
     energy: int
     forces: int
     hessian: int
+    directed: int
+    directions: dict[str, int]
     heights: tuple[float, float, float] | None
     rms_forces: float | None
     max_force: float | None
     rms_hessian: float | None
     max_hessian: float | None
+    rms_product: float | None
     noise: tuple[Noise, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -82,14 +93,43 @@ def summarise(store: Store) -> dict[str, SplitSummary]:
             energy=int(store.has_energy[indices].sum()),
             forces=int(store.has_forces[indices].sum()),
             hessian=int(store.has_hessian[indices].sum()),
+            directed=int((store.n_directions[indices] > 0).sum()),
+            directions=dict(numbers.directions.most_common()),
             heights=_quantiles(known) if len(known) else None,
             rms_forces=numbers.forces.rms,
             max_force=numbers.forces.largest,
             rms_hessian=numbers.hessians.rms,
             max_hessian=numbers.hessians.largest,
+            rms_product=numbers.products.rms,
             noise=tuple(numbers.noise.estimates()),
         )
     return found
+
+
+def recorded_gradients(provenance: str) -> int | None:
+    """Gradient calls that a provenance tells, of all that was merged; ``None`` where it tells none.
+
+    They are the numbers called ``gradients`` at any depth of its YAML.
+    """
+    try:
+        return _gradients(yaml.load(provenance, Loader=_Loader))
+    except yaml.YAMLError:
+        return None
+
+
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def _gradients(told: object) -> int | None:
+    if isinstance(told, str):
+        return recorded_gradients(told) if "gradients:" in told else None
+    if isinstance(told, Mapping):
+        own = [told["gradients"]] if isinstance(told.get("gradients"), int) else []
+        found = own + [_gradients(value) for value in told.values()]
+    else:
+        found = [_gradients(value) for value in told] if isinstance(told, list) else []
+    known = [number for number in found if number is not None]
+    return sum(known) if known else None
 
 
 @dataclass
@@ -120,6 +160,8 @@ class _Gathered:
     elements: Counter[int] = field(default_factory=Counter)
     forces: _Size = field(default_factory=_Size)
     hessians: _Size = field(default_factory=_Size)
+    products: _Size = field(default_factory=_Size)
+    directions: Counter[str] = field(default_factory=Counter)
     noise: LabelNoise = field(default_factory=LabelNoise)
 
     def add(self, structure: Structure) -> None:
@@ -128,6 +170,10 @@ class _Gathered:
         for size, values in ((self.forces, structure.forces), (self.hessians, structure.hessian)):
             if values is not None:
                 size.add(values)
+        if (directions := structure.directions) is not None:
+            self.directions.update(directions.kinds)
+            sizes = np.sqrt(np.square(directions.vectors).mean((1, 2), keepdims=True))
+            self.products.add(directions.products / np.maximum(sizes, 1e-300))
 
 
 def _quantiles(values: Array) -> tuple[float, float, float]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from ase.build import molecule
 
-from hessgnn.data.checks.finding import rotations
+from hessgnn.data.checks.finding import Seen, turns
 from hessgnn.data.checks.slopes import (
     MAX_DISPLACEMENT,
     fit,
@@ -82,7 +82,7 @@ def test_turns_of_real_frames_are_exact(name, count):
     chosen = [i for i, one in enumerate(store.names) if one == name or one.startswith(f"{name}/")]
     assert len(chosen) == count
     for structure in (store[i] for i in chosen):
-        given, expected = rotations(structure)
+        given, expected = Seen(0, structure).turned
         assert len(given) == (2 if structure.name == "HCN" else 3)
         np.testing.assert_allclose(given, expected, atol=2e-5)
         assert structure.kind != "nms" or np.abs(expected).max() > 0.05
@@ -90,7 +90,8 @@ def test_turns_of_real_frames_are_exact(name, count):
 
 def test_what_does_not_turn():
     atom = Structure(numbers=[1], positions=np.zeros((1, 3)), hessian=np.zeros((3, 3)), name="H")
-    assert rotations(atom) is None
+    assert turns(atom) is None
     frame = harmonic_frames()[0]
-    assert rotations(replace(frame, pbc=[True, False, False], cell=9 * np.eye(3))) is None
-    assert rotations(replace(frame, hessian=None)) is None
+    assert turns(replace(frame, pbc=[True, False, False], cell=9 * np.eye(3))) is None
+    assert Seen(0, replace(frame, hessian=None)).turned is None
+    assert Seen(0, replace(frame, forces=None)).turned is None

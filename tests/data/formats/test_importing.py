@@ -168,7 +168,7 @@ def test_what_is_wrong_is_listed_and_the_rest_taken(tmp_path):
     found = list(report.unreadable.values())
     assert found[0] == "forces holds NaN or infinity"
     assert "the Hessian is not symmetric" in found[1]
-    assert found[2] == "has no energy, forces or Hessian"
+    assert found[2] == "has no energy, forces, Hessian or directions"
     assert "cannot be read" in found[3]
     assert yaml.safe_load(Store.open(tmp_path / "out.h5").attributes.provenance)["unreadable"] == report.unreadable
 
