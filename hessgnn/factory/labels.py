@@ -6,9 +6,9 @@ few lines are measured, from which step and error estimates follow, see :mod:`he
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Literal
 
@@ -119,6 +119,7 @@ class DirectionMaker:
         self.settings, self.surface, self.seed = settings, surface, seed
         self.kind = DIRECTIONS[settings.kind]()
         self.cheap = settings.source.surface() if self.kind.needs_hessian else None
+        self._cheap_hessian = lru_cache(maxsize=1)(self._computed)  # what is measured first gets its directions next
 
     def measure(self, structure: Structure, number: int = 1) -> Measured:
         """Measure lines along the first directions that a structure would get.
@@ -132,10 +133,8 @@ class DirectionMaker:
         reference = self.surface.energy_forces(atoms)[1]
         mismatch = 0.0 if structure.forces is None else _rms(reference - structure.forces)
         forces = _force_function(self.surface, atoms)
-        lines = []
-        for vector in self._draw(structure, number):
-            line = probe_line(forces, structure.positions, reference, vector)
-            lines.append(line)
+        vectors = self._draw(structure, max(number, self.settings.number))[:number]
+        lines = [probe_line(forces, structure.positions, reference, vector) for vector in vectors]
         if not lines:
             raise SurfaceError("there is no direction of this kind")
         # What a self-consistent field keeps of where it started shows only when it comes back to the same place.
@@ -176,14 +175,14 @@ class DirectionMaker:
         return GRADIENTS[self.settings.scheme] * min(self.settings.number, 3 * n_atoms)
 
     def _draw(self, structure: Structure, number: int) -> Array:
-        def hessian() -> Array:
-            if self.cheap is None:
-                raise ConfigError(
-                    "asks for a Hessian without saying so", where=self.settings.kind, hint="set needs_hessian = True"
-                )
-            return self.cheap.hessian(_bare(structure)).symmetric
+        return self.kind.draw(Subject(structure, self.seed, partial(self._cheap_hessian, structure)), number)
 
-        return self.kind.draw(Subject(structure, self.seed, cache(hessian)), number)
+    def _computed(self, structure: Structure) -> Array:
+        if self.cheap is None:
+            raise ConfigError(
+                "asks for a Hessian without saying so", where=self.settings.kind, hint="set needs_hessian = True"
+            )
+        return self.cheap.hessian(_bare(structure)).symmetric
 
 
 def with_directions(structure: Structure, new: Directions | None) -> Structure:
@@ -204,7 +203,7 @@ def _bare(structure: Structure) -> Atoms:
     return Atoms(structure.numbers, structure.positions, cell=structure.cell, pbc=structure.pbc)
 
 
-def _force_function(surface: Surface, atoms: Atoms):  # type: ignore[no-untyped-def]
+def _force_function(surface: Surface, atoms: Atoms) -> Callable[[Array], Array]:
     def forces(positions: Array) -> Array:
         image = atoms.copy()
         image.positions = positions

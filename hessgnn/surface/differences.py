@@ -37,6 +37,8 @@ _NARROWEST: dict[Scheme, float] = {"central": 1e-3, "one-sided": 2e-5}
 that a line of neighbouring points shows, and at a larger step the error is known: it is that of the series."""
 _WIDEST = 0.05
 """Å: beyond that the displaced structure is another one."""
+_LEAST_TWIST = 8.0
+"""1/Å: a few lines may all be smoother than those to come. Along a Morse bond the ratio is some 5/Å."""
 SAFETY = 2.0
 """Stored errors are so many times the estimate, so that most true errors lie below them."""
 
@@ -108,7 +110,8 @@ class Smoothness:
     second, third : float
         Typical derivatives of the forces along a line, eV/Å³ and eV/Å⁴: medians.
     bend, twist : float
-        Second over first and third over second derivative, 1/Å: the largest of all lines.
+        Second over first and third over second derivative, 1/Å: the largest of all lines, and
+        :data:`_LEAST_TWIST` at least.
     """
 
     noise: float
@@ -129,7 +132,7 @@ class Smoothness:
             second=float(np.median([line.second for line in lines])),
             third=float(np.median([line.third for line in lines])),
             bend=float(max(line.second / (line.first + tiny) for line in lines)),
-            twist=float(max(line.third / (line.second + tiny) for line in lines)),
+            twist=float(max(_LEAST_TWIST, *(line.third / (line.second + tiny) for line in lines))),
         )
 
     def step(self, scheme: Scheme) -> float:
