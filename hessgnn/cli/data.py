@@ -12,6 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from hessgnn.cli import data_label
 from hessgnn.data.store.splits import DISJOINT, Relation
 from hessgnn.data.store.store import Store
 from hessgnn.errors import ConfigError, DataError
@@ -180,6 +181,9 @@ def split(
     made = resplit(Store.open(data), output, by=by, fractions=shares, seed=seed)
     counts = ", ".join(f"{name} {count}" for name, count in made.splits.items())
     say(Console(), f"{output}: {counts}; splits {made.attributes.split_hash[:16]}")
+
+
+app.command("label")(data_label.label)
 
 
 @app.command()

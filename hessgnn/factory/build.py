@@ -404,7 +404,7 @@ def _directed(maker: DirectionMaker, structures: Sequence[Structure]) -> tuple[l
         assert structure.forces is not None
         try:
             made.append(with_directions(structure, maker.directions(structure, known, structure.forces)))
-        except SurfaceError as error:
+        except (SurfaceError, DataError) as error:
             made.append(structure)
             failed[structure.name] = f"no directions: {error}"
     return made, failed

@@ -28,8 +28,8 @@ from hessgnn.surface.engines.tblite import TBLiteSettings
 
 LINES = 4
 """Lines that are measured before the first product."""
-LINE_COST = LINE_CALLS + 1
-"""Gradient calls of a line, with the one at the structure itself."""
+LINE_COST = LINE_CALLS + 2
+"""Gradient calls of a structure with one line, with those at the structure itself, before and after."""
 
 
 class SourceOfModes(Settings):
