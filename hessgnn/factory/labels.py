@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 from ase import Atoms
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from hessgnn.data.directions import Array, Directions
 from hessgnn.data.structure import Structure
@@ -61,9 +61,7 @@ class DirectionSettings(Settings):
     kind: str = Field(default="rademacher", description="how they are chosen: rademacher, gaussian, rows, modes, …")
     number: PositiveInt = 1
     scheme: Scheme = Field(default="central", description="two gradients each, or one and an error of first order")
-    step: Literal["auto"] | PositiveFloat = Field(
-        default="auto", description="displacement of the atom that moves most, Å"
-    )
+    step: Literal["auto"] | float = Field(default="auto", description="displacement of the atom that moves most, Å")
     source: SourceOfModes = Field(
         default=SourceOfModes(engine=TBLiteSettings()), description="whose modes, for the kinds modes and softest"
     )
@@ -77,8 +75,8 @@ class DirectionSettings(Settings):
     @field_validator("step")
     @classmethod
     def _small(cls, step: Literal["auto"] | float) -> Literal["auto"] | float:
-        if step != "auto" and step > 0.1:
-            raise ValueError("a step above 0.1 Å is no derivative")
+        if step != "auto" and not 0 < step <= 0.1:
+            raise ValueError("a step lies between 0 and 0.1 Å")
         return step
 
 

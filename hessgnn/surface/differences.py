@@ -35,10 +35,12 @@ noise: of GFN2-xTB it adds some 2e-10 eV/Å here."""
 _NARROWEST: dict[Scheme, float] = {"central": 1e-3, "one-sided": 2e-5}
 """Å. Quiet forces would allow smaller steps. But what a self-consistent field keeps of its starting guess is no noise
 that a line of neighbouring points shows, and at a larger step the error is known: it is that of the series."""
-_WIDEST = 0.05
+_WIDEST = 0.02
 """Å: beyond that the displaced structure is another one."""
 _LEAST_TWIST = 8.0
 """1/Å: a few lines may all be smoother than those to come. Along a Morse bond the ratio is some 5/Å."""
+_ZERO = 1e-12
+"""Squared derivatives that are zero but for rounding."""
 SAFETY = 2.0
 """Stored errors are so many times the estimate, so that most true errors lie below them."""
 
@@ -81,7 +83,7 @@ def differenced_hessian(calculator: Calculator, atoms: Atoms, step: float = HESS
 class Line:
     """Forces along a line through a structure, on which the atom that moves most moves by one Å per unit.
 
-    All are root mean squares over the components of the force.
+    All are root mean squares over the components of the force, derivatives with what noise adds to them.
 
     Attributes
     ----------
@@ -108,7 +110,7 @@ class Smoothness:
     reference_noise : float
         The same of the forces at the structure itself, which may come from an earlier calculation.
     second, third : float
-        Typical derivatives of the forces along a line, eV/Å³ and eV/Å⁴: medians.
+        Typical derivatives of the forces along a line, eV/Å³ and eV/Å⁴: RMS, without what noise adds.
     bend, twist : float
         Second over first and third over second derivative, 1/Å: the largest of all lines, and
         :data:`_LEAST_TWIST` at least.
@@ -124,16 +126,20 @@ class Smoothness:
     @classmethod
     def of(cls, lines: Sequence[Line], reference_noise: float = 0.0) -> Smoothness:
         """Sum up lines; ``reference_noise`` is what else the forces at the structures are uncertain by, eV/Å."""
-        noise = float(np.sqrt(np.mean([line.noise**2 for line in lines])))
-        tiny = np.finfo(float).tiny
-        return cls(
-            noise=noise,
-            reference_noise=float(np.hypot(noise, reference_noise)),
-            second=float(np.median([line.second for line in lines])),
-            third=float(np.median([line.third for line in lines])),
-            bend=float(max(line.second / (line.first + tiny) for line in lines)),
-            twist=float(max(_LEAST_TWIST, *(line.third / (line.second + tiny) for line in lines))),
+        noise = np.array([line.noise for line in lines])
+        added = [
+            np.square(noise * np.linalg.norm(stencil) / _SPACING**k)
+            for k, stencil in enumerate((_FIRST, _SECOND, _THIRD), 1)
+        ]
+        seen = [np.square([getattr(line, key) for line in lines]) for key in ("first", "second", "third")]
+        squares = [(raw - more).clip(0) for raw, more in zip(seen, added, strict=True)]
+        bend, twist = (
+            float(np.sqrt(np.max(squares[k + 1] / np.maximum(squares[k], added[k] + _ZERO)))) for k in (0, 1)
         )
+        second, third = (float(np.sqrt(np.mean(seen[k] - added[k]).clip(0))) for k in (1, 2))
+        typical = float(np.sqrt(np.mean(np.square(noise))))
+        reference = float(np.hypot(typical, reference_noise))
+        return cls(typical, reference, second, third, bend, max(_LEAST_TWIST, twist))
 
     def step(self, scheme: Scheme) -> float:
         """Displacement of the atom that moves most, Å: where noise and truncation are balanced, within bounds."""
