@@ -6,7 +6,7 @@ few lines are measured, from which step and error estimates follow, see :mod:`he
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -130,7 +130,7 @@ class DirectionMaker:
         atoms = _bare(structure)
         reference = self.surface.energy_forces(atoms)[1]
         mismatch = 0.0 if structure.forces is None else _rms(reference - structure.forces)
-        forces = _force_function(self.surface, atoms)
+        forces = self.surface.forces_of(atoms)
         vectors = self._draw(structure, max(number, self.settings.number))[:number]
         lines = [probe_line(forces, structure.positions, reference, vector) for vector in vectors]
         if not lines:
@@ -159,7 +159,7 @@ class DirectionMaker:
         vectors = self._draw(structure, self.settings.number)
         if not len(vectors):
             return None
-        forces = _force_function(self.surface, _bare(structure))
+        forces = self.surface.forces_of(_bare(structure))
         step = None if self.settings.step == "auto" else float(self.settings.step)
         found = [
             product(forces, structure.positions, reference, v, known, scheme=self.settings.scheme, step=step)
@@ -199,15 +199,6 @@ def smoothness_of(measured: Sequence[Measured]) -> Smoothness:
 
 def _bare(structure: Structure) -> Atoms:
     return Atoms(structure.numbers, structure.positions, cell=structure.cell, pbc=structure.pbc)
-
-
-def _force_function(surface: Surface, atoms: Atoms) -> Callable[[Array], Array]:
-    def forces(positions: Array) -> Array:
-        image = atoms.copy()
-        image.positions = positions
-        return surface.energy_forces(image)[1]
-
-    return forces
 
 
 def _rms(values: Array) -> float:

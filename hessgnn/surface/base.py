@@ -150,6 +150,16 @@ class Surface(ABC):
             raise SurfaceError("the calculation gave NaN or infinity")
         return energy, forces
 
+    def forces_of(self, atoms: Atoms) -> Callable[[Array], Array]:
+        """Make a function from positions ``(N, 3)``, Å, to forces ``(N, 3)``, eV/Å, of the same atoms and cell."""
+
+        def forces(positions: Array) -> Array:
+            image = atoms.copy()
+            image.positions = positions
+            return self.energy_forces(image)[1]
+
+        return forces
+
     def hessian(self, atoms: Atoms) -> HessianLabel:
         """Compute the Hessian.
 

@@ -111,6 +111,8 @@ class Smoothness:
         The same of the forces at the structure itself, which may come from an earlier calculation.
     second, third : float
         Typical derivatives of the forces along a line, eV/Å³ and eV/Å⁴: RMS, without what noise adds.
+    steepest : float
+        Largest second derivative of all lines, eV/Å³.
     bend, twist : float
         Second over first and third over second derivative, 1/Å: the largest of all lines, and
         :data:`_LEAST_TWIST` at least.
@@ -120,6 +122,7 @@ class Smoothness:
     reference_noise: float
     second: float
     third: float
+    steepest: float
     bend: float
     twist: float
 
@@ -139,7 +142,8 @@ class Smoothness:
         second, third = (float(np.sqrt(np.mean(seen[k] - added[k]).clip(0))) for k in (1, 2))
         typical = float(np.sqrt(np.mean(np.square(noise))))
         reference = float(np.hypot(typical, reference_noise))
-        return cls(typical, reference, second, third, bend, max(_LEAST_TWIST, twist))
+        steepest = float(np.sqrt(squares[1].max()))
+        return cls(typical, reference, second, third, steepest, bend, max(_LEAST_TWIST, twist))
 
     def step(self, scheme: Scheme) -> float:
         """Displacement of the atom that moves most, Å: where noise and truncation are balanced, within bounds."""
@@ -226,5 +230,6 @@ def product(
     else:
         found = (reference - forward) / scale
         slope = np.sqrt(np.mean(np.square(found))) / length
-        errors = np.hypot(known.noise, known.reference_noise) / step, known.bend * slope * step / 2
+        second = min(known.bend * slope, known.steepest)
+        errors = np.hypot(known.noise, known.reference_noise) / step, second * step / 2
     return found, float(SAFETY * length * np.hypot(*errors))

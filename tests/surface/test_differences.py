@@ -1,5 +1,7 @@
 """Products by differences of forces: their order, their step, their error estimates, and what they count."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from analytic import Pairs
@@ -54,21 +56,12 @@ def atoms():
     return found
 
 
-def function(surface, atoms):
-    def forces(positions):
-        image = atoms.copy()
-        image.positions = positions
-        return surface.energy_forces(image)[1]
-
-    return forces
-
-
 def vectors(atoms, number, seed=1):
     return np.random.default_rng(seed).standard_normal((number, len(atoms), 3))
 
 
 def known_of(surface, atoms, lines=4):
-    forces = function(surface, atoms)
+    forces = surface.forces_of(atoms)
     reference = forces(atoms.positions)
     return Smoothness.of([probe_line(forces, atoms.positions, reference, v) for v in vectors(atoms, lines, 7)])
 
@@ -80,7 +73,7 @@ def rms(values):
 @pytest.mark.parametrize(("scheme", "order"), [("central", 2), ("one-sided", 1)])
 def test_order_of_convergence(atoms, scheme, order):
     surface, v = morse(), vectors(atoms, 1)[0]
-    forces, exact = function(surface, atoms), (exact_hessian(atoms) @ v.ravel()).reshape(-1, 3)
+    forces, exact = surface.forces_of(atoms), (exact_hessian(atoms) @ v.ravel()).reshape(-1, 3)
     known = known_of(surface, atoms)
     found = [
         product(forces, atoms.positions, forces(atoms.positions), v, known, scheme=scheme, step=step)[0]
@@ -95,7 +88,7 @@ def test_order_of_convergence(atoms, scheme, order):
 @pytest.mark.parametrize("noise", [0.0, 1e-7, 1e-4])
 def test_most_products_lie_within_their_error(atoms, scheme, noise):
     surface = morse(noise)
-    forces, known = function(surface, atoms), known_of(surface, atoms)
+    forces, known = surface.forces_of(atoms), known_of(surface, atoms)
     reference = forces(atoms.positions)
     ratios, relative = [], []
     for v in vectors(atoms, 60):
@@ -113,7 +106,7 @@ def test_most_products_lie_within_their_error(atoms, scheme, noise):
 def test_noise_is_measured_and_widens_the_step(atoms):
     quiet, noisy = (known_of(morse(noise), atoms, 20) for noise in (0.0, 1e-4))
     assert quiet.noise < 2e-9  # the sixth derivative of the surface, not noise
-    forces = np.array([function(morse(1e-4, seed), atoms)(atoms.positions) for seed in range(200)])
+    forces = np.array([morse(1e-4, seed).forces_of(atoms)(atoms.positions) for seed in range(200)])
     assert noisy.noise == pytest.approx(rms(forces - forces.mean(0)), rel=0.15)
     for scheme in ("central", "one-sided"):
         assert noisy.step(scheme) > 2 * quiet.step(scheme)
@@ -126,7 +119,7 @@ def test_the_step_balances_noise_and_truncation(atoms, scheme):
     exact = (v.reshape(8, -1) @ exact_hessian(atoms)).reshape(v.shape)
 
     def error(step, surface):
-        forces = function(surface, atoms)
+        forces = surface.forces_of(atoms)
         found = [
             product(forces, atoms.positions, forces(atoms.positions), one, known, scheme=scheme, step=step)[0]
             for one in v
@@ -144,7 +137,7 @@ def test_directions_of_any_length_move_atoms_as_far(atoms):
         moved.append(largest_displacement(positions - atoms.positions))
         return -positions
 
-    known = Smoothness(1e-9, 1e-9, 1.0, 1.0, 1.0, 1.0)
+    known = Smoothness(1e-9, 1e-9, 1.0, 1.0, 1.0, 1.0, 1.0)
     for scale in (1e-3, 1.0, 50.0):
         v = scale * vectors(atoms, 1)[0]
         found, _ = product(forces, atoms.positions, -atoms.positions, v, known, scheme="central", step=1e-3)
@@ -155,7 +148,7 @@ def test_directions_of_any_length_move_atoms_as_far(atoms):
 @pytest.mark.parametrize("scheme", ["central", "one-sided"])
 def test_gradients_are_counted(atoms, scheme):
     surface = morse()
-    forces = function(surface, atoms)
+    forces = surface.forces_of(atoms)
     reference = forces(atoms.positions)
     line = probe_line(forces, atoms.positions, reference, vectors(atoms, 1)[0])
     assert surface.calls.gradients == 1 + LINE_CALLS
@@ -166,7 +159,7 @@ def test_gradients_are_counted(atoms, scheme):
 def test_a_failed_gradient_is_a_failed_product(atoms):
     surface = morse()
     known = known_of(surface, atoms)
-    broken = function(morse(np.nan), atoms)
+    broken = morse(np.nan).forces_of(atoms)
     with pytest.raises(SurfaceError, match="NaN"):
         product(broken, atoms.positions, np.zeros((len(atoms), 3)), vectors(atoms, 1)[0], known)
 
@@ -174,11 +167,9 @@ def test_a_failed_gradient_is_a_failed_product(atoms):
 def test_references_of_another_program_start_are_part_of_the_error(atoms):
     """One-sided differences divide what stored forces are off by the step."""
     surface = morse(1e-6)
-    forces, known = function(surface, atoms), known_of(surface, atoms)
+    forces, known = surface.forces_of(atoms), known_of(surface, atoms)
     off = 1e-4
-    told = Smoothness(
-        known.noise, float(np.hypot(known.noise, off)), known.second, known.third, known.bend, known.twist
-    )
+    told = replace(known, reference_noise=float(np.hypot(known.noise, off)))
     assert told.step("one-sided") > 3 * known.step("one-sided")
     v = vectors(atoms, 1)[0]
     shifted = forces(atoms.positions) + off * np.random.default_rng(0).standard_normal((len(atoms), 3))
