@@ -39,6 +39,8 @@ _WIDEST = 0.02
 """Å: beyond that the displaced structure is another one."""
 _LEAST_TWIST = 8.0
 """1/Å: a few lines may all be smoother than those to come. Along a Morse bond the ratio is some 5/Å."""
+_MARGIN = 1.5
+"""Second derivatives of other lines may be so many times the largest that was measured."""
 _ZERO = 1e-12
 """Squared derivatives that are zero but for rounding."""
 SAFETY = 2.0
@@ -230,6 +232,6 @@ def product(
     else:
         found = (reference - forward) / scale
         slope = np.sqrt(np.mean(np.square(found))) / length
-        second = min(known.bend * slope, known.steepest)
+        second = min(known.bend * slope, _MARGIN * known.steepest)
         errors = np.hypot(known.noise, known.reference_noise) / step, second * step / 2
     return found, float(SAFETY * length * np.hypot(*errors))
