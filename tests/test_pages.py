@@ -20,7 +20,8 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from render_pages import RESULTS, Pages  # noqa: E402
 
-GROUPS = {f"hessgnn.{kind}" for kind in ("readers", "writers", "probes", "tasks", "sections", "engines", "estimators")}
+KINDS = ("readers", "writers", "probes", "directions", "tasks", "sections", "engines", "estimators")
+GROUPS = {f"hessgnn.{kind}" for kind in KINDS}
 """Entry points that are no packages."""
 PROSE = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 

@@ -338,7 +338,8 @@ def choose(store: Store, names: Path | None, split: str | None) -> list[int] | N
     for number, line in enumerate(map(str.strip, lines), 1):
         if line and not line.startswith("#"):
             if line not in index:
-                raise DataError(f"{store.path} has no structure {line!r}", where=f"{names}, line {number}")
+                hint = "write names as they are in the set, one a line"
+                raise DataError(f"{store.path} has no structure {line!r}", where=f"{names}, line {number}", hint=hint)
             found.append(index[line])
     if not found:
         raise DataError("names no structure", where=names, hint="write one name a line")

@@ -39,7 +39,7 @@ _WIDEST = 0.02
 """Å: beyond that the displaced structure is another one."""
 _LEAST_TWIST = 8.0
 """1/Å: a few lines may all be smoother than those to come. Along a Morse bond the ratio is some 5/Å."""
-_MARGIN = 1.5
+_MARGIN = 2.0
 """Second derivatives of other lines may be so many times the largest that was measured."""
 _ZERO = 1e-12
 """Squared derivatives that are zero but for rounding."""

@@ -141,6 +141,7 @@ def test_modes_of_a_trained_potential(water, monkeypatch):
     [
         ({"kind": "rademacher", "number": 0}, "greater than 0"),
         ({"kind": "rademaher"}, "no such kind of direction.*did you mean 'rademacher'"),
+        ({"kind": "math:sqrt"}, "not a subclass"),
         ({"scheme": "backward"}, "'central' or 'one-sided'"),
         ({"step": 0.5}, "between 0 and 0.1 Å"),
         ({"step": -1}, "between 0 and 0.1 Å"),

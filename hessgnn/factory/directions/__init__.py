@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from hessgnn.data.directions import Array, Directions
 from hessgnn.data.structure import Structure
+from hessgnn.errors import ConfigError
 from hessgnn.molecules.geometry import molecule_rng
 from hessgnn.runtime.registry import Registry
 
@@ -88,8 +89,17 @@ class DirectionKind(ABC):
         return Directions.make(vectors, products, kind, errors=errors)
 
 
-DIRECTIONS: Registry[type[DirectionKind]] = Registry("kind of direction", "hessgnn.factory.directions")
-"""Kinds by name. Other packages announce theirs in the entry-point group ``hessgnn.factory.directions``."""
+def _checked(found: Any, name: str) -> type[DirectionKind]:
+    if not (isinstance(found, type) and issubclass(found, DirectionKind)):
+        hint = "name the class itself"
+        raise ConfigError("is not a subclass of hessgnn.factory.directions.DirectionKind", where=name, hint=hint)
+    return found
+
+
+DIRECTIONS: Registry[type[DirectionKind]] = Registry(
+    "kind of direction", "hessgnn.factory.directions", group="hessgnn.directions", check=_checked
+)
+"""Kinds by name. Other packages announce theirs in the entry-point group ``hessgnn.directions``."""
 
 
 def _key(vector: Array) -> bytes:
