@@ -96,11 +96,15 @@ _CALLS = {
 def _print_price(console: Console, price: dict[str, int], number: int, finished: int) -> None:
     """Print what labels would cost, and what full Hessians would."""
     full = price.pop("full")
-    say(console, f"{number} structures, {finished} of them finished in an earlier run; at most:")
+    say(console, f"{number} structures, {finished} of them finished in an earlier run; to be computed:")
     for key, count in price.items():
         if count or key == "gradients":
             say(console, f"{count:>12,} {_CALLS[key]}")
     say(console, f"{full:>12,} gradient calls for full Hessians of the same structures, for comparison")
+    say(
+        console,
+        "One gradient more per structure, if the forces of the set are not converged as those of the engine are.",
+    )
 
 
 def _step(text: str | None) -> str | float | None:

@@ -125,7 +125,7 @@ class Labelling:
         return [i for i in chosen if lacking[i]]
 
     def price(self) -> dict[str, int]:
-        """What it costs at most, before anything is computed.
+        """What it costs, if the forces of the store can be used, before anything is computed.
 
         Returns
         -------

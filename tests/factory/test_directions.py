@@ -14,9 +14,11 @@ from hessgnn.data.store.store import Store
 from hessgnn.data.structure import Structure
 from hessgnn.errors import ConfigError, DataError
 from hessgnn.factory.directions import DIRECTIONS, DirectionKind, Subject
-from hessgnn.factory.labels import DirectionMaker, DirectionSettings, SourceOfModes, with_directions
+from hessgnn.factory.labels import DirectionMaker, DirectionSettings, SourceOfModes, smoothness_of, with_directions
 from hessgnn.molecules.vibrations import vibrations
 from hessgnn.runtime.config import parse
+from hessgnn.surface.engines.base import make_engine
+from hessgnn.surface.engines.pyscf import PySCFSettings
 from hessgnn.surface.potential import PotentialSurface
 
 KINDS = ("gaussian", "modes", "rademacher", "rows", "softest")
@@ -153,6 +155,24 @@ def test_modes_of_a_trained_potential(water, monkeypatch):
 def test_mistakes_are_told(content, message):
     with pytest.raises(ConfigError, match=message):
         parse(DirectionSettings, content, where="recipe.yaml")
+
+
+def test_products_of_an_engine_with_noisy_forces_and_analytic_hessians():
+    """PySCF: the step becomes wider than that of GFN2-xTB, and the products are those of its Hessian."""
+    pytest.importorskip("pyscf", reason="the extra hessgnn[pyscf] is not installed")
+    engine = make_engine(PySCFSettings(functional="HF", basis="sto-3g"))
+    atoms = molecule("H2O")
+    atoms.positions += 0.05 * np.random.default_rng(0).standard_normal((3, 3))
+    forces = engine.energy_forces(atoms)[1]
+    structure = Structure(numbers=atoms.numbers, positions=atoms.positions, name="water", forces=forces)
+    maker = DirectionMaker(DirectionSettings(number=2), engine, 0)
+    known = smoothness_of([maker.measure(structure)])
+    found = maker.directions(structure, known, forces)
+    assert known.step("central") > 1e-3
+    truth = (found.vectors.reshape(2, 9) @ engine.hessian(atoms).matrix).reshape(2, 3, 3)
+    off = np.sqrt(np.square(found.products - truth).mean((1, 2)))
+    assert (off < found.errors).all()
+    assert (off / np.sqrt(np.square(truth).mean((1, 2))) < 3e-4).all()
 
 
 def test_a_run_that_is_none_is_told(tmp_path):
