@@ -103,7 +103,7 @@ def _print_price(console: Console, price: dict[str, int], number: int, finished:
     say(console, f"{full:>12,} gradient calls for full Hessians of the same structures, for comparison")
     say(
         console,
-        "One gradient more per structure, if the forces of the set are not converged as those of the engine are.",
+        "One gradient more for each structure, if the forces of the set differ from those of the engine.",
     )
 
 
