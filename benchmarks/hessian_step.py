@@ -19,7 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 from hessgnn.molecules.geometry import molecule_rng
-from hessgnn.surface.base import HessianLabel, central_differences
+from hessgnn.surface.base import HessianLabel
+from hessgnn.surface.differences import central_differences
 from hessgnn.surface.engines.tblite import TBLiteEngine, TBLiteSettings
 
 MOLECULES = ("H2O", "HCN", "CH3OH", "CH3NO2", "HCOOCH3", "C6H6")

@@ -118,6 +118,17 @@ def a_rule(folder: Path, output: list[str]) -> None:
     assert f"{store.energies[first] - lowest:.4g}" in output[0]
 
 
+def directions(folder: Path, output: list[str]) -> None:
+    store = Store.open(folder / "stretches.h5")
+    chosen = [i for i, name in enumerate(store.names) if name in ("C2H4", "C3H8")]
+    assert store.n_directions[chosen].tolist() == [2, 2]
+    assert store.n_directions.sum() == 4
+    found = store.directions(chosen[0])
+    assert found is not None
+    np.testing.assert_allclose(np.linalg.norm(found.vectors, axis=(1, 2)), 1)
+    assert found.kinds == ("my_directions:Stretches",) * 2
+
+
 def an_estimator(folder: Path, output: list[str]) -> None:
     assert "my_estimator:shells" in (folder / "bench.json").read_text()
 
@@ -140,6 +151,7 @@ CHECKS: dict[str, Callable[[Path, list[str]], None]] = {
     "A section of the page": a_section,
     "A label engine": an_engine,
     "A selection rule": a_rule,
+    "A kind of direction": directions,
     "An estimator": an_estimator,
     "A format": a_format,
 }

@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from render_pages import RESULTS, Pages  # noqa: E402
 
-KINDS = ("readers", "writers", "probes", "tasks", "sections", "engines", "estimators", "selectors")
+KINDS = ("readers", "writers", "probes", "directions", "tasks", "sections", "engines", "estimators", "selectors")
 GROUPS = {f"hessgnn.{kind}" for kind in KINDS}
 """Entry points that are no packages."""
 PROSE = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -40,6 +40,21 @@ def kinds(found: Mapping[str, Any]) -> dict[str, int]:
     return total
 
 
+def product_table(record: Mapping[str, Any]) -> str:
+    """Errors of products by step and kind, from ``benchmarks/direction_step.py``; the automatic step in bold."""
+    kinds = list(dict.fromkeys(row["kind"] for row in record["rows"]))
+    cells: dict[tuple[str, float], dict[str, str]] = {}
+    for row in sorted(record["rows"], key=lambda row: (row["scheme"], row["step"], not row["auto"])):
+        text = f"{row['error']:.0e} ({100 * row['coverage']:.0f} %)".replace("e-0", "e-")
+        of_step = cells.setdefault((row["scheme"], row["step"]), {})
+        of_step.setdefault(row["kind"], f"**{text}**" if row["auto"] else text)
+    rows = [
+        [f"{scheme}, {step:.6f}".rstrip("0"), *(found.get(kind, "") for kind in kinds)]
+        for (scheme, step), found in cells.items()
+    ]
+    return table(["scheme, step / Å", *kinds], rows)
+
+
 def step_table(record: Mapping[str, Any], chosen: tuple[float, float]) -> str:
     """Errors of finite differences by step and accuracy, from ``benchmarks/hessian_step.py``."""
     accuracies = sorted({row["accuracy"] for row in record["rows"]}, reverse=True)

@@ -12,7 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from hessgnn.cli import data_directions, data_select
+from hessgnn.cli import data_directions, data_label, data_select
 from hessgnn.data.store.splits import DISJOINT, Relation
 from hessgnn.data.store.store import Store
 from hessgnn.errors import ConfigError, DataError
@@ -29,7 +29,9 @@ TRAIN = DISJOINT[0]
 
 _WRAPPED = ("kinds", "elements")  # columns of words, which may take several lines
 
-app = typer.Typer(help="Build, import, export, check, describe, split and merge data sets.", no_args_is_help=True)
+app = typer.Typer(
+    help="Build, label, import, export, check, describe, split, select from and merge data sets.", no_args_is_help=True
+)
 
 DataSet = Annotated[str, typer.Argument(metavar="FILE_OR_NAME", help="a store, or the name of a bundled set: rtp-mini")]
 
@@ -187,6 +189,7 @@ def split(
 
 
 app.command("directions")(data_directions.directions)
+app.command("label")(data_label.label)
 
 
 @app.command()

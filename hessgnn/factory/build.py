@@ -36,6 +36,7 @@ from hessgnn.errors import ConfigError, DataError
 from hessgnn.factory.elementary import find_step
 from hessgnn.factory.frames import frames_around, label
 from hessgnn.factory.geometries import starting_geometries
+from hessgnn.factory.labels import LINES, DirectionMaker, LabelSettings, smoothness_of, with_directions
 from hessgnn.factory.reactions import reactions
 from hessgnn.factory.recipe import Recipe
 from hessgnn.factory.targets import PairTarget, Target, WrittenTarget
@@ -89,12 +90,21 @@ class BuildJob(ABC):
             frames, reasons = frames_around(recipe, surface, structure)
             structures += [structure, *frames]
             failed |= reasons
+        if recipe.labels.directions is not None:
+            maker = DirectionMaker(recipe.labels.directions, surface, recipe.seed)
+            structures, reasons = _directed(maker, structures)
+            failed |= reasons
+            facts |= {} if maker.cheap is None else {"gradients_for_modes": maker.cheap.calls.gradients}
+        if not recipe.labels.hessian:  # those of stationary points were needed to verify them
+            structures = [replace(one, hessian=None, hessian_asymmetry=None) for one in structures]
         cost = {"seconds": round(time.perf_counter() - began, 2), "gradients": surface.calls.gradients - before}
         return JobResult(structures, failed, facts | cost)
 
     def digest(self, recipe: Recipe) -> str:
         """Fingerprint of the result: changes with what the numbers depend on, not with splits or what else is built."""
         rest = {"name", "description", "geometries", "reactions", "pairs", "split", "resolution"}
+        if recipe.labels == LabelSettings():  # as before there was a choice: earlier parts stay valid
+            rest.add("labels")
         relevant = recipe.model_dump_json(exclude=rest)
         return hashlib.sha256(relevant.encode() + self.name.encode() + self.identity()).hexdigest()[:16]
 
@@ -146,8 +156,9 @@ class ReactionJob(BuildJob):
             for name, kind, parent, point in points
         ]
         numbers = step.saddle.atoms.numbers
+        wanted = recipe.labels.hessian or recipe.displaced.frames.get(IRC, 0) > 0  # frames move along their modes
         made += [
-            label(surface, Atoms(numbers, frame), name=f"{saddle}/irc-{k:02d}", kind=IRC, parent=saddle)
+            label(surface, Atoms(numbers, frame), name=f"{saddle}/irc-{k:02d}", kind=IRC, parent=saddle, wanted=wanted)
             for k, frame in enumerate(step.frames)
         ]
         energies = [structure.energy or 0.0 for structure in made[:3]]
@@ -383,6 +394,20 @@ def _run_one(work: tuple[Recipe, BuildJob, Path]) -> tuple[str, bool]:
         hessian_dtype="float64",
     )
     return job.name, True
+
+
+def _directed(maker: DirectionMaker, structures: Sequence[Structure]) -> tuple[list[Structure], dict[str, str]]:
+    """Add directions to all structures of a job, and tell name -> reason where that fails."""
+    known, failed = smoothness_of([maker.measure(structures[0], LINES)]), dict[str, str]()
+    made = []
+    for structure in structures:
+        assert structure.forces is not None
+        try:
+            made.append(with_directions(structure, maker.directions(structure, known, structure.forces)))
+        except (SurfaceError, DataError) as error:
+            made.append(structure)
+            failed[structure.name] = f"no directions: {error}"
+    return made, failed
 
 
 def _failure(part: Path) -> Path:

@@ -26,22 +26,30 @@ _FRICTION = 0.02
 
 
 def label(
-    surface: Surface, atoms: Atoms, *, name: str, kind: str, parent: str = "", hessian: HessianLabel | None = None
+    surface: Surface,
+    atoms: Atoms,
+    *,
+    name: str,
+    kind: str,
+    parent: str = "",
+    hessian: HessianLabel | None = None,
+    wanted: bool = True,
 ) -> Structure:
-    """Label a geometry with energy, forces and a Hessian, unless that is known already.
+    """Label a geometry with energy, forces and, if ``wanted``, a Hessian, unless that is known already.
 
     Its group is its composition, so that no isomer and no reaction is divided between splits. Raises
     :class:`SurfaceError` when a calculation fails.
     """
     energy, forces = surface.energy_forces(atoms)
-    hessian = surface.hessian(atoms) if hessian is None else hessian
+    if hessian is None and wanted:
+        hessian = surface.hessian(atoms)
     return Structure(
         numbers=atoms.numbers,
         positions=atoms.positions,
         energy=energy,
         forces=forces,
-        hessian=hessian.matrix,
-        hessian_asymmetry=hessian.asymmetry,
+        hessian=None if hessian is None else hessian.matrix,
+        hessian_asymmetry=None if hessian is None else hessian.asymmetry,
         name=name,
         group=composition(atoms.numbers),
         kind=kind,
@@ -69,10 +77,9 @@ def frames_around(recipe: Recipe, surface: Surface, structure: Structure) -> tup
         k = 0
         try:
             for k, frame in enumerate(positions):
-                name = f"{structure.name}/{kind}-{k}"
-                made.append(
-                    label(surface, Atoms(structure.numbers, frame), name=name, kind=kind, parent=structure.name)
-                )
+                atoms, name = Atoms(structure.numbers, frame), f"{structure.name}/{kind}-{k}"
+                wanted = recipe.labels.hessian
+                made.append(label(surface, atoms, name=name, kind=kind, parent=structure.name, wanted=wanted))
         except SurfaceError as error:
             failed[f"{structure.name}/{kind}-{k}"] = str(error)
     return made, failed

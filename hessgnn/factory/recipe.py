@@ -9,6 +9,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, Serializ
 from hessgnn.data.store.splits import Relation
 from hessgnn.data.structure import KINDS
 from hessgnn.factory.geometries import SOURCES, SourceSettings
+from hessgnn.factory.labels import LabelSettings
 from hessgnn.factory.reactions import ReactionSettings
 from hessgnn.factory.targets import PairSettings
 from hessgnn.runtime.config import Seed, Settings, parse_named
@@ -106,6 +107,7 @@ class Recipe(Settings):
     irc: IRCSettings = IRCSettings()
     displaced: DisplacedSettings = DisplacedSettings()
     thermal: ThermalSettings = ThermalSettings()
+    labels: LabelSettings = LabelSettings()
     split: SplitSettings = SplitSettings()
     resolution: PositiveFloat | None = Field(
         default=None, description="stored Hessians are rounded to about so fine a grid, eV/Å²; below their noise"

@@ -17,14 +17,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 from ase import Atoms
-from ase.calculators.calculator import Calculator
 
 from hessgnn.data.neighbors import CoincidentAtoms
 from hessgnn.data.structure import Array, Structure
 from hessgnn.errors import UserError
-
-HESSIAN_STEP = 2e-4
-"""Å, of central differences of the forces where there is no analytic Hessian."""
+from hessgnn.surface.differences import HESSIAN_STEP, central_differences
 
 FAILURES = (UserError, ArithmeticError, ValueError, RuntimeError, OSError)
 """What may go wrong with one structure without ending a task: a surface that gives NaN, an optimisation or a
@@ -153,6 +150,16 @@ class Surface(ABC):
             raise SurfaceError("the calculation gave NaN or infinity")
         return energy, forces
 
+    def forces_of(self, atoms: Atoms) -> Callable[[Array], Array]:
+        """Make a function from positions ``(N, 3)``, Å, to forces ``(N, 3)``, eV/Å, of the same atoms and cell."""
+
+        def forces(positions: Array) -> Array:
+            image = atoms.copy()
+            image.positions = positions
+            return self.energy_forces(image)[1]
+
+        return forces
+
     def hessian(self, atoms: Atoms) -> HessianLabel:
         """Compute the Hessian.
 
@@ -222,33 +229,6 @@ class Surface(ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "_own"}  # made anew in another process
-
-
-def central_differences(forces: Callable[[Atoms], Array], atoms: Atoms, step: float) -> Array:
-    """Differentiate forces numerically: ``(3N, 3N)``, eV/Å², not symmetrised.
-
-    ``forces`` returns ``(N, 3)``, eV/Å, and is called 6N times. The error is of second order in the step, Å.
-    """
-    n = 3 * len(atoms)
-    matrix = np.empty((n, n))
-    for row in range(n):
-        sides = []
-        for sign in (1, -1):
-            image = atoms.copy()
-            image.positions[divmod(row, 3)] += sign * step
-            sides.append(forces(image).ravel())
-        matrix[row] = (sides[1] - sides[0]) / (2 * step)
-    return matrix
-
-
-def differenced_hessian(calculator: Calculator, atoms: Atoms, step: float = HESSIAN_STEP) -> Array:
-    """Hessian of a calculator ``(3N, 3N)`` by central differences of its forces, symmetrised, eV/Å²."""
-
-    def forces(image: Atoms) -> Array:
-        image.calc = calculator
-        return np.array(image.get_forces())
-
-    return HessianLabel(central_differences(forces, atoms, step)).symmetric
 
 
 def digest(*parts: str) -> str:

@@ -22,7 +22,8 @@ from hessgnn.errors import ConfigError
 from hessgnn.potentials.base import Potential
 from hessgnn.potentials.saved import load
 from hessgnn.runtime.imports import import_path
-from hessgnn.surface.base import FAILURES, Surface, differenced_hessian, digest, reason_of
+from hessgnn.surface.base import FAILURES, Surface, digest, reason_of
+from hessgnn.surface.differences import differenced_hessian
 
 
 class HessGNNCalculator(Calculator):

@@ -13,7 +13,8 @@ from hessgnn.errors import ConfigError
 from hessgnn.factory.build import build
 from hessgnn.factory.recipe import Recipe
 from hessgnn.runtime.config import parse
-from hessgnn.surface.base import SurfaceError, central_differences
+from hessgnn.surface.base import SurfaceError
+from hessgnn.surface.differences import central_differences
 from hessgnn.surface.engines.ase import AseEngine, AseSettings
 from hessgnn.surface.engines.base import ENGINES, Engine, EngineCalculator, make_engine
 from hessgnn.surface.engines.pyscf import PySCFEngine, PySCFSettings

@@ -138,7 +138,7 @@ class StoreWriter:
         self.names = set(store.names)
         self.committed = len(store)
         self.provenance, self.hessian_dtype = attributes.provenance, attributes.hessian_dtype
-        self.versions = _joined([attributes.versions, self.versions])
+        self.versions = join_versions([attributes.versions, self.versions])
 
     def _begun(self) -> Draft:
         """The draft that structures are added to: a copy of the file at first."""
@@ -206,7 +206,7 @@ def merge_stores(sources: Sequence[str | Path], output: str | Path) -> Store:
                 with layout.open_checked(store.path) as file:
                     draft.extend(file)
             provenance = yaml.safe_dump({"merged": origin}, sort_keys=False, allow_unicode=True)
-            draft.seal(level, provenance, _joined([store.attributes.versions for store in stores]))
+            draft.seal(level, provenance, join_versions([store.attributes.versions for store in stores]))
     return Store.open(output)
 
 
@@ -229,7 +229,7 @@ def _other_level(path: Path, level: str, other: str, of: object) -> DataError:
     )
 
 
-def _joined(versions: Iterable[Mapping[str, str]]) -> dict[str, str]:
+def join_versions(versions: Iterable[Mapping[str, str]]) -> dict[str, str]:
     """Versions of all codes; where they differ, each."""
     found: dict[str, list[str]] = {}
     for one in versions:

@@ -15,7 +15,8 @@ from hessgnn.data.structure import Array
 from hessgnn.errors import ConfigError
 from hessgnn.runtime.config import Settings, parse_named
 from hessgnn.runtime.registry import Registry
-from hessgnn.surface.base import HESSIAN_STEP, Surface, digest
+from hessgnn.surface.base import Surface, digest
+from hessgnn.surface.differences import HESSIAN_STEP
 
 
 class EngineSettings(Settings):

@@ -1,0 +1,33 @@
+"""Directions of random numbers, unbiased with weight 1: random signs, or normally distributed."""
+
+from __future__ import annotations
+
+from itertools import count
+
+import numpy as np
+
+from hessgnn.data.directions import Array
+from hessgnn.factory.directions import DIRECTIONS, DirectionKind, Subject
+
+_SIGNS = np.array([-1.0, 1.0])
+
+
+@DIRECTIONS.register("rademacher")
+class Rademacher(DirectionKind):
+    """Vectors of random signs."""
+
+    def draw(self, subject: Subject, number: int) -> Array:
+        """See :meth:`DirectionKind.draw`."""
+        shape = len(subject.structure), 3
+        drawn = (subject.rng("rademacher", k).choice(_SIGNS, shape) for k in count())
+        return subject.new(drawn, "rademacher", number)
+
+
+@DIRECTIONS.register("gaussian")
+class Gaussian(DirectionKind):
+    """Vectors of standard normal numbers."""
+
+    def draw(self, subject: Subject, number: int) -> Array:
+        """See :meth:`DirectionKind.draw`."""
+        shape = len(subject.structure), 3
+        return subject.new((subject.rng("gaussian", k).standard_normal(shape) for k in count()), "gaussian", number)

@@ -1,0 +1,367 @@
+"""More labels for an existing data set: directions with products, and energies, forces and Hessians that are missing.
+
+The structures are divided into parts, which processes work on with an engine of their own each. Finished parts are
+kept, so a killed run resumes, and the number of processes changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from hessgnn.data.store.growing import join_versions
+from hessgnn.data.store.store import Store
+from hessgnn.data.store.writer import write_store
+from hessgnn.data.structure import Structure
+from hessgnn.errors import ConfigError, DataError
+from hessgnn.factory.label_parts import LabellingSettings, Part, label_part, measure_part
+from hessgnn.factory.labels import LINE_COST, LINES, DirectionMaker, Measured, smoothness_of
+from hessgnn.runtime.files import locked
+from hessgnn.runtime.processes import each
+from hessgnn.runtime.terminal import ProgressLog
+from hessgnn.surface.base import Surface, digest
+from hessgnn.surface.differences import Line, Smoothness
+from hessgnn.surface.engines.base import make_engine
+
+OTHER_LEVEL = 0.01
+"""eV/Å: RMS difference of forces beyond which they are of another surface. Two functionals differ by a tenth."""
+
+_SAME = 1e-7
+"""eV/Å: RMS difference up to which stored forces are as good as new ones."""
+_PARTS, _LARGEST_PART = 100, 64
+"""About so many parts, of at most so many structures: little is lost by a kill, and files are not too many."""
+
+
+@dataclass(frozen=True)
+class LabellingReport:
+    """What became of it.
+
+    Attributes
+    ----------
+    path : Path
+        The new store.
+    labelled : int
+        Structures with new labels.
+    failed : dict
+        Name -> reason of the others; they are in the new store as they were.
+    cost : dict
+        ``gradients`` and ``hessians``: calls of the label engine; ``gradients_for_modes``: of the cheap one.
+    """
+
+    path: Path
+    labelled: int
+    failed: dict[str, str]
+    cost: dict[str, int]
+
+
+@dataclass
+class Labelling:
+    """Adds labels to structures of a store and writes a new one.
+
+    Parameters
+    ----------
+    store
+        The source, which stays as it is.
+    settings
+        What to add.
+    output
+        The HDF5 file to write, which must not exist.
+    indices
+        The structures that get labels; all by default. The others are copied.
+
+    Raises
+    ------
+    DataError
+        When the file exists, or the engine computes another level of theory than that of the store.
+    ConfigError
+        When nothing is asked for, or the engine cannot be made.
+    """
+
+    store: Store
+    settings: LabellingSettings
+    output: Path
+    indices: Sequence[int] | None = None
+    _maker: DirectionMaker | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        wanted = self.settings
+        if self.output.exists():
+            raise DataError("exists already", where=self.output, hint="give another name, or remove it first")
+        if not (wanted.directions or wanted.hessian or wanted.energy_forces):
+            hint = "name a kind of directions, or ask for energies and forces or for Hessians"
+            raise ConfigError("there is nothing to compute", where=self.store.path, hint=hint)
+        self.engine = make_engine(wanted.engine)
+        own, level = self.engine.level_of_theory, self.store.attributes.level_of_theory
+        if own != level:
+            raise DataError(
+                f"is at {level}, and the engine computes {own}: a set has one level of theory",
+                where=self.store.path,
+                hint="choose the engine and its settings accordingly",
+            )
+        if wanted.directions is not None:
+            self._maker = DirectionMaker(wanted.directions, self.engine, wanted.seed)
+
+    @cached_property
+    def todo(self) -> list[int]:
+        """Structures that lack something that is asked for, in the order of the store."""
+        store, wanted = self.store, self.settings
+        lacking = np.full(len(store), wanted.directions is not None)
+        if wanted.energy_forces:
+            lacking |= ~(store.has_energy & store.has_forces)
+        if wanted.hessian:
+            lacking |= ~store.has_hessian
+        chosen = range(len(store)) if self.indices is None else sorted(set(map(int, self.indices)))
+        return [i for i in chosen if lacking[i]]
+
+    def price(self) -> dict[str, int]:
+        """What it costs, if the forces of the store can be used, before anything is computed.
+
+        Returns
+        -------
+        dict
+            ``gradients`` and ``hessians``: calls of the label engine; ``gradients_for_modes``: of the cheap one;
+            ``full``: gradients of full Hessians of the same structures by central differences.
+        """
+        store, chosen = self.store, np.array(self.todo, dtype=np.int64)
+        sizes = store.n_atoms[chosen]
+        hessians = sizes[~store.has_hessian[chosen]] if self.settings.hessian else sizes[:0]
+        found = {"gradients": int((~(store.has_energy & store.has_forces))[chosen].sum()), "hessians": len(hessians)}
+        if _is_differenced(self.engine):
+            found["gradients"] += int(6 * hessians.sum())
+        if self._maker is not None:
+            samples = self._samples()
+            found["gradients"] += LINE_COST * len(samples) + sum(self._maker.gradients(int(n)) for n in sizes)
+            if self._maker.cheap is not None and _is_differenced(self._maker.cheap):
+                found["gradients_for_modes"] = int(6 * (sizes.sum() + store.n_atoms[samples].sum()))
+        return found | {"full": int(6 * sizes.sum())}
+
+    def finished(self) -> int:
+        """Structures whose labels an earlier run computed."""
+        return sum(len(part.indices) for part in self._parts(None, False) if part.done)
+
+    def run(self, processes: int = 1) -> LabellingReport:
+        """Compute what is missing, and write the store.
+
+        Parameters
+        ----------
+        processes
+            Parts worked on at once, each on one thread. The result does not depend on it.
+
+        Raises
+        ------
+        DataError
+            When no structure could be labelled, or the forces of the store are not those of the engine.
+        """
+        with locked(self.output):
+            console = Console()
+            log = ProgressLog(console, self.output.with_name(self.output.name + ".log"))
+            samples, known, fresh = self._measure(processes, log)
+            parts = self._parts(known, fresh)
+            self._work_on(parts, processes, console, log)
+            told = [part.told() for part in parts]
+            cost = sum((Counter(one["cost"]) for one in [*samples, *told]), Counter[str]())
+            failed = {name: reason for one in told for name, reason in one["failed"].items()}
+            report = LabellingReport(self.output, len(self.todo) - len(failed), failed, dict(cost))
+            if not report.labelled:
+                raise self._hopeless(next(iter(failed.values()), "no structure lacks what is asked for"))
+            self._write(parts, report, known)
+            log.line(self._title, f"{report.labelled} structures, {cost['gradients']} gradients: {self.output}")
+        self._clear()
+        return report
+
+    @property
+    def _title(self) -> str:
+        return f"label {self.output.name}"
+
+    @property
+    def _folder(self) -> Path:
+        return self.output.with_name(self.output.name + ".parts")
+
+    @cached_property
+    def _digest(self) -> str:
+        """Changes with everything that the numbers depend on."""
+        cheap = "" if self._maker is None or self._maker.cheap is None else self._maker.cheap.fingerprint
+        wanted = self.settings.model_dump_json(), json.dumps(self.todo)
+        return digest(self.store.attributes.content_hash, *wanted, self.engine.fingerprint, cheap)[:16]
+
+    def _part(self, name: str, indices: Sequence[int], known: Smoothness | None, fresh: bool) -> Part:
+        path = self._folder / f"{name}-{self._digest}.json"
+        return Part(path, self.store.path, tuple(indices), self.settings, known, fresh)
+
+    def _parts(self, known: Smoothness | None, fresh: bool) -> list[Part]:
+        size = min(_LARGEST_PART, 1 + len(self.todo) // _PARTS)
+        starts = range(0, len(self.todo), size)
+        return [self._part(f"part-{k:06d}", self.todo[k : k + size], known, fresh) for k in starts]
+
+    def _samples(self) -> list[int]:
+        """Structures on which the surface is measured: evenly spread, of those with forces if there are some."""
+        candidates = [i for i in self.todo if self.store.has_forces[i]] or self.todo
+        last = len(candidates) - 1
+        return [candidates[k] for k in sorted({round(last * j / (LINES - 1)) for j in range(LINES)}) if k >= 0]
+
+    def _measure(self, processes: int, log: ProgressLog) -> tuple[list[dict[str, Any]], Smoothness | None, bool]:
+        """What was told of the samples, what it says of the surface, and whether stored forces cannot be used."""
+        if self.settings.directions is None or not self.todo:
+            return [], None, False
+        samples = [self._part(f"line-{k}", (i,), None, False) for k, i in enumerate(self._samples())]
+        if todo := [one for one in samples if not one.done]:
+            for _ in each(measure_part, todo, processes, where=self._title):
+                pass
+        told = [one.told() for one in samples]
+        good = [Measured([Line(**line) for line in one["lines"]], one["mismatch"]) for one in told if one["lines"]]
+        if not good:
+            raise self._hopeless(told[0]["reason"])
+        known, typical = smoothness_of(good), float(np.median([one.mismatch for one in good]))
+        mismatch = max(one.mismatch for one in good)
+        if typical > OTHER_LEVEL:
+            self._clear()
+            raise DataError(
+                f"its forces are not those of the engine: they differ by {typical:.2g} eV/Å (RMS)",
+                where=self.store.path,
+                hint="use the engine and the settings that the labels were computed with",
+            )
+        fresh = mismatch > max(_SAME, 5 * known.noise)
+        if fresh:
+            known = replace(known, reference_noise=known.noise)
+            log.line(self._title, f"stored forces differ by {mismatch:.1e} eV/Å; those of the structures are computed")
+        scheme, step = self.settings.directions.scheme, self.settings.directions.step
+        shown = known.step(scheme) if step == "auto" else step
+        log.line(self._title, f"noise of the forces {known.noise:.1e} eV/Å, step {shown:.1e} Å, {scheme} differences")
+        return told, known, fresh
+
+    def _work_on(self, parts: list[Part], processes: int, console: Console, log: ProgressLog) -> None:
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+        more = TimeRemainingColumn(), TextColumn("{task.fields[failed]} failed")
+        progress = Progress(*columns, *more, console=console, disable=not console.is_terminal)
+        todo, total = [part for part in parts if not part.done], len(self.todo)
+        done, failed = total - sum(len(part.indices) for part in todo), 0
+        with progress:
+            bar = progress.add_task(self._title, total=total, completed=done, failed=0)
+            for number, missed in each(label_part, todo, processes, where=self._title) if todo else ():
+                done, failed = done + number, failed + missed
+                progress.update(bar, completed=done, failed=failed)
+                log.progress(self._title, "structures", done, total, f"{done}/{total} structures, {failed} failed")
+
+    def _write(self, parts: list[Part], report: LabellingReport, known: Smoothness | None) -> None:
+        attributes, wanted = self.store.attributes, self.settings
+        record: dict[str, Any] = {
+            "settings": wanted.model_dump(mode="json"),
+            "structures": report.labelled,
+            "failed": report.failed,
+            "cost": report.cost,
+        }
+        if known is not None:
+            record["forces"] = {key: float(f"{value:.3g}") for key, value in asdict(known).items()}
+        write_store(
+            self.output,
+            self._structures(parts),
+            level_of_theory=attributes.level_of_theory,
+            provenance=_extended(attributes.provenance, record),
+            versions=join_versions([attributes.versions, self.engine.versions()]),
+            hessian_dtype=attributes.hessian_dtype,
+            split_by=attributes.split_by,
+        )
+
+    def _structures(self, parts: list[Part]) -> Iterator[Structure]:
+        """All structures of the source, with their new labels."""
+        where = {i: part for part in parts for i in part.indices}
+        opened: tuple[Path | None, dict[str, Structure]] = None, {}
+        for i, structure in enumerate(self.store):
+            part = where.get(i)
+            if part is not None and part.path != opened[0]:
+                file = part.path.with_suffix(".h5")
+                opened = part.path, {one.name: one for one in Store.open(file)} if file.exists() else {}
+            new = opened[1].get(structure.name) if part is not None else None
+            if new is None:
+                yield structure
+            elif structure.hessian is None:
+                yield replace(
+                    structure,
+                    energy=new.energy,
+                    forces=new.forces,
+                    hessian=new.hessian,
+                    hessian_asymmetry=new.hessian_asymmetry,
+                    directions=new.directions,
+                )
+            else:
+                yield replace(structure, energy=new.energy, forces=new.forces, directions=new.directions)
+
+    def _clear(self) -> None:
+        """Remove the parts."""
+        for path in self._folder.glob(f"*-{self._digest}.*"):
+            path.unlink(missing_ok=True)
+        with suppress(OSError):  # parts of other settings
+            self._folder.rmdir()
+
+    def _hopeless(self, reason: str) -> DataError:
+        self._clear()  # the next run tries again
+        return DataError(
+            f"nothing could be labelled: {reason}", where=self.store.path, hint="see what the engine needs"
+        )
+
+
+def engine_of(store: Store) -> dict[str, Any] | None:
+    """Settings of the engine that a set was built with, from the recipe in its provenance, or ``None``."""
+    with suppress(yaml.YAMLError):
+        told = yaml.safe_load(store.attributes.provenance)
+        if isinstance(told, dict) and isinstance(recipe := told.get("recipe"), dict):
+            found = recipe.get("engine")
+            return found if isinstance(found, dict) else None
+    return None
+
+
+def choose(store: Store, names: Path | None, split: str | None) -> list[int] | None:
+    """Structures by a file with one name a line, or by split; all (``None``) if neither is given.
+
+    Empty lines and lines that begin with ``#`` are skipped. Raises :class:`DataError` when a name or the split is not
+    there, or the file cannot be read.
+    """
+    if names is None:
+        return None if split is None else store.indices(split).tolist()
+    try:
+        lines = names.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot be read ({error})", where=names, hint="give a text file, one name a line") from error
+    index = {name: i for i, name in enumerate(store.names)}
+    found = []
+    for number, line in enumerate(map(str.strip, lines), 1):
+        if line and not line.startswith("#"):
+            if line not in index:
+                hint = "write names as they are in the set, one a line"
+                raise DataError(f"{store.path} has no structure {line!r}", where=f"{names}, line {number}", hint=hint)
+            found.append(index[line])
+    if not found:
+        raise DataError("names no structure", where=names, hint="write one name a line")
+    if split is not None:
+        found = sorted(set(found) & set(store.indices(split).tolist()))
+    return found
+
+
+def _is_differenced(surface: Surface) -> bool:
+    """Whether Hessians of a surface are differences of its forces."""
+    return type(surface).second_derivatives is Surface.second_derivatives
+
+
+def _extended(provenance: str, record: dict[str, Any]) -> str:
+    """Provenance with one record more; as YAML where it is a mapping, else below a key of its own."""
+    try:
+        told = yaml.safe_load(provenance)
+    except yaml.YAMLError:
+        told = None
+    if provenance and not isinstance(told, dict):
+        return yaml.safe_dump({"labelled": record, "provenance": provenance}, sort_keys=False, allow_unicode=True)
+    number = sum(str(key).startswith("labelled") for key in told or ())
+    key = f"labelled-{number + 1}" if number else "labelled"
+    added = yaml.safe_dump({key: record}, sort_keys=False, allow_unicode=True)
+    return f"{provenance.rstrip()}\n{added}" if provenance else added
