@@ -19,7 +19,7 @@ from hessgnn.runtime.config import load
 from hessgnn.runtime.files import find_resource
 from hessgnn.runtime.terminal import ProgressLog, say
 from hessgnn.training import bar
-from hessgnn.training.regimes import WITH_FRAMES
+from hessgnn.training.regimes import any_frames
 
 
 def study(config: Path, overrides: list[str], *, output: Path | None, dry_run: bool) -> None:
@@ -79,7 +79,7 @@ def _plan_table(settings: StudyConfig, folder: Path) -> Table:
     text = f"{len(equal)} trainings, at most {len(equal) * settings.steps:,} steps"
     table.add_row("in all", text + (f"; and {others} trainings for equal time" if others else ""))
     labels = settings.labels
-    if set(WITH_FRAMES) & set(settings.regimes):
+    if any_frames(settings.regimes):
         table.add_row("displaced frames", f"by up to {labels.displacement:g} Å (standard deviation of a coordinate)")
     if labels.hessian_gradients == "measured":
         table.add_row("cost of the labels", "known when the cost of a Hessian has been measured")

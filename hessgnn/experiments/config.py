@@ -15,7 +15,7 @@ from hessgnn.runtime.config import Seed, Settings, get_dotted, merge, parse, set
 from hessgnn.surface.engines.base import EngineChoice
 from hessgnn.surface.engines.tblite import TBLiteSettings
 from hessgnn.training.config import DataConfig, RunConfig
-from hessgnn.training.regimes import WITH_FRAMES, ZERO_WEIGHTS, StudyRegime
+from hessgnn.training.regimes import ZERO_WEIGHTS, StudyRegime, any_frames, label_set
 
 OWN_DATA = {"energy_scale"}
 """Settings of the data that may differ between architectures, and be tuned."""
@@ -29,9 +29,13 @@ def folder_name(label: str) -> str:
 
 
 class LabelSettings(Settings):
-    """The displaced frames of ``E-F+`` and ``E-F+H``, parts of the data, and what labels cost."""
+    """Displaced frames and products, parts of the data, and what labels cost."""
 
     engine: EngineChoice = TBLiteSettings()
+    mode_engine: EngineChoice = Field(
+        default=TBLiteSettings(method="GFN1-xTB"),
+        description="cheaper than the engine: its Hessians give the softest modes of E-F-S1, and cost no gradients",
+    )
     hessian_gradients: PositiveFloat | Literal["measured"] = Field(
         default=6.0,
         description="gradients that a Hessian costs, for each atom: 6 for central differences; measured: in seconds",
@@ -115,7 +119,7 @@ class ExperimentConfig(Settings):
     @model_validator(mode="after")
     def _frames_are_used(self) -> Self:
         # The default stands in the settings that every experiment keeps.
-        if self.labels.displacement != LabelSettings().displacement and not set(WITH_FRAMES) & set(self.regimes):
+        if self.labels.displacement != LabelSettings().displacement and not any_frames(self.regimes):
             raise ValueError(
                 f"labels.displacement: no kind of labels in {', '.join(self.regimes)} has displaced frames"
             )
@@ -213,8 +217,11 @@ class ExperimentConfig(Settings):
             set_dotted(content, "training.hessian_share", HALF)
         content["name"] = f"{architecture} {regime}" + (", equal time" if budget == "seconds" else "")
         fixed = {"training.steps": steps, "training.seed": seed, **self.fixed_values()}
-        unused = {f"loss.{term}": 0.0 for term in ZERO_WEIGHTS[regime]}
-        for key, value in {**fixed, **values, **unused}.items():
+        labels = label_set(regime)
+        needed: dict[str, Any] = {f"loss.{term}": 0.0 for term in labels.zero_weights}
+        if labels.probes is not None:
+            needed["loss.probes.kind"] = labels.probes
+        for key, value in {**fixed, **values, **needed}.items():
             set_dotted(content, key, value)
         return parse(RunConfig, content, where=self.where(architecture))
 
@@ -263,7 +270,7 @@ class StudyConfig(ExperimentConfig):
         for architecture in self.architectures:
             for regime in self.regimes:
                 run = self.run_config(architecture, {}, steps=self.steps, seed=0, regime=regime)
-                if ZERO_WEIGHTS[run.loss.regime] != ZERO_WEIGHTS[regime]:
+                if ZERO_WEIGHTS[run.loss.regime] != label_set(regime).zero_weights:
                     raise ValueError(f"{self.where(architecture)}: a loss weight is 0, so there is no regime {regime}")
         return self
 

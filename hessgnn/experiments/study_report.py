@@ -26,7 +26,7 @@ from hessgnn.leaderboard.sections.claims import CLAIMS_NOTE, claim_table
 from hessgnn.leaderboard.tables import TextTable, markdown_text, score_cell
 from hessgnn.runtime.config import Settings, read_json
 from hessgnn.runtime.files import write_text
-from hessgnn.training.regimes import WITH_FRAMES, StudyRegime
+from hessgnn.training.regimes import StudyRegime, any_frames
 
 CURVES = ("energy_mae", "forces_mae", "hessian_mae")
 """Errors that curves are drawn of."""
@@ -125,7 +125,7 @@ def sections(points: StudyRuns) -> list[PlainSection]:
             if any(point.budget == budget for point in chosen):
                 panels = _panels(chosen, lambda point: point.structures, "training structures")
                 found.append(_curves(f"Data efficiency, {title}", text, panels, len(found)))
-    if any(point.regime in WITH_FRAMES for point in points.points):
+    if any_frames(tuple(point.regime for point in points.points)):
         text = (
             "The same, against what all labels cost, those of validation included. E-F+ has spent on energies and "
             "forces of displaced frames what E-F-H has spent on Hessians, E-F+H on half of each: the lowest of their "
@@ -208,7 +208,7 @@ def _trace(
         x=[statistics.fmean(places) for places, _, _ in columns],
         y=[statistics.fmean(values) for _, values, _ in columns],
         error_y=error_bars(stds),
-        line={"color": colour, "dash": DASHES[regime]},
+        line={"color": colour, "dash": DASHES.get(regime, "dashdot")},
         marker={"symbol": [f"{symbol}-open" if any(unsure) else symbol for _, _, unsure in columns], "size": 8},
         hovertemplate="%{x:.4g}: %{y:.3g}",
         meta=filter_meta(f"{architecture} {regime}", regime),

@@ -25,7 +25,7 @@ from hessgnn.sweep.config import DISPLACEMENT, Choice, Subject, SweepConfig
 from hessgnn.training.build import build
 from hessgnn.training.config import RunConfig
 from hessgnn.training.loss import Weights
-from hessgnn.training.regimes import WITH_FRAMES, StudyRegime
+from hessgnn.training.regimes import StudyRegime, label_set
 from hessgnn.training.validation import validate
 
 BATCHES, MOST_BATCHES = 4, 64
@@ -99,7 +99,7 @@ def labelling(config: SweepConfig) -> LabellingEstimate | None:
     ConfigError
         When the engine does not fit the data.
     """
-    subjects = [subject for subject in config.subjects if subject.regime in WITH_FRAMES]
+    subjects = [subject for subject in config.subjects if label_set(subject.regime).has_frames]
     if not subjects:
         return None
     store, labels, engine = Store.open(config.data.path), config.labels, make_engine(config.labels.engine)
