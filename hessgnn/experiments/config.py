@@ -73,8 +73,9 @@ class ExperimentConfig(Settings):
         description="of the training molecules and reactions, drawn anew for each seed",
     )
     labels: LabelSettings = LabelSettings()
-    equal_seconds: bool = Field(
-        default=False, description="train again, the other regimes for the device-seconds that E-F-H took"
+    equal_seconds: bool | tuple[StudyRegime, ...] = Field(
+        default=False,
+        description="train again, the other regimes, or those named, for the device-seconds that E-F-H took",
     )
     step_costs: dict[str, dict[StudyRegime, PositiveFloat]] = Field(
         default_factory=dict,
@@ -158,14 +159,34 @@ class ExperimentConfig(Settings):
         for label, costs in self.step_costs.items():
             if label not in self.architectures:
                 raise ValueError(f"step_costs: {label!r} is none of the architectures")
-            if missing := [regime for regime in self.regimes if regime not in costs]:
+            wanted = self.timed or self.regimes
+            if missing := [regime for regime in wanted if regime not in costs]:
                 raise ValueError(f"step_costs.{label} lacks {', '.join(missing)}: give all regimes, or none")
+        again = self.equal_seconds if isinstance(self.equal_seconds, tuple) else ()
+        if unknown := [regime for regime in again if regime not in self.regimes]:
+            raise ValueError(f"equal_seconds: {unknown[0]} is none of the regimes")
         return self
 
     @property
     def data(self) -> DataConfig:
         """The data that all runs are trained on."""
         return self.run_config(next(iter(self.architectures)), {}, steps=1, seed=0, regime=self.regimes[0]).data
+
+    @property
+    def retrained(self) -> list[str]:
+        """Regimes that are trained again for the device-seconds of E-F-H.
+
+        With curvature labels of every structure a step is that of E-F-H, so equal steps are equal seconds.
+        """
+        if isinstance(self.equal_seconds, tuple):
+            return [regime for regime in self.regimes if regime in self.equal_seconds and regime != "E-F-H"]
+        return [regime for regime in self.regimes if self.equal_seconds and not label_set(regime).steps_like_hessians]
+
+    @property
+    def timed(self) -> list[str]:
+        """Regimes whose cost of a step is needed."""
+        wanted = {*self.retrained, "E-F", "E-F-H"} if self.equal_seconds else set()
+        return [regime for regime in self.regimes if regime in wanted]
 
     def identity(self) -> dict[str, Any]:
         """All settings that results depend on: an experiment with another identity is a different one.

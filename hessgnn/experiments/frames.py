@@ -110,7 +110,6 @@ class FrameJob:
         assert found is not None, self.path
         return found
 
-
     def make(self) -> None:
         """Label them, with an engine of its own: it takes the density of the last geometry for a guess of the next."""
         engine = make_engine(self.settings.engine)
@@ -134,9 +133,7 @@ class LabelJob(Protocol):
         """Compute them and write the file."""
 
 
-def make_labels(
-    jobs: Sequence[LabelJob], processes: int, observer: Callable[[int, int], None], where: Path
-) -> None:
+def make_labels(jobs: Sequence[LabelJob], processes: int, observer: Callable[[int, int], None], where: Path) -> None:
     """Compute what is not kept yet."""
     todo = [job for job in jobs if job.kept() is None]
 

@@ -192,7 +192,8 @@ class TrainingSets:
         self.labels, self._data = config.labels, config.data
         require_sound(store, [*store.indices(self._data.train), *store.indices(self._data.validation)])
         measured = self.labels.hessian_gradients == "measured"
-        if measured or any(label_set(regime).needs_engine for regime in config.regimes):  # said before anything else is done
+        made = any(label_set(regime).needs_engine for regime in config.regimes)
+        if measured or made:  # said before anything else is done
             require_same_level(store, make_engine(self.labels.engine))
         self.hessian_gradients = self._measured() if measured else float(self.labels.hessian_gradients)
         self._parts: dict[tuple[float, int], list[int]] = {}
@@ -383,7 +384,7 @@ class TrainingSets:
         for i, structure in structures.items():
             if i in products and len(found := products[i].directions()):
                 structure = replace(structure, directions=found)
-            if wanted.hessians and i not in labelled or wanted.products or wanted.has_frames and not wanted.half:
+            if wanted.name not in ("E", "E-F") and not (wanted.hessians and i in labelled):
                 structure = replace(structure, hessian=None, hessian_asymmetry=None)  # it is not paid for
             kept.append(structure)
         write_store(

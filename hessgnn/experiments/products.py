@@ -22,8 +22,8 @@ from hessgnn.surface.engines.base import Engine, make_engine
 
 GRADIENTS = 2
 """Of a product, by central differences."""
-STEP = 5e-4
-"""Å: largest displacement of a coordinate."""
+STEP = 1e-3
+"""Å: displacement of the atom that moves most."""
 
 
 def n_directions(structure: Structure, number: int, kind: str) -> int:
@@ -106,7 +106,7 @@ class ProductJob:
 
 def hessian_product(engine: Engine, structure: Structure, vector: Array) -> Array:
     """Compute ``H·v`` ``(N, 3)``, eV/Å², by a central difference of the engine's forces."""
-    step = STEP / float(np.abs(vector).max())
+    step = STEP / float(np.linalg.norm(vector, axis=1).max())
 
     def forces(sign: float) -> Array:
         atoms: Atoms = structure.to_atoms()

@@ -44,7 +44,7 @@ from hessgnn.experiments.workers import JobScheduler, Workers
 from hessgnn.runtime.config import save
 from hessgnn.runtime.processes import WorkerDied
 from hessgnn.training.config import RunConfig
-from hessgnn.training.regimes import StudyRegime
+from hessgnn.training.regimes import StudyRegime, label_set
 from hessgnn.training.run import Run
 
 
@@ -81,26 +81,30 @@ class Cell:
 
     def folder(self, root: Path) -> Path:
         """Of the run."""
-        name = f"{folder_name(self.architecture)}-{self.regime}-{self.fraction:g}-{self.budget}-seed{self.seed}"
+        labels = label_set(self.regime).file_name
+        name = f"{folder_name(self.architecture)}-{labels}-{self.fraction:g}-{self.budget}-seed{self.seed}"
         return root / "runs" / name
 
 
 def cells_of(config: StudyConfig) -> list[Cell]:
-    """List the trainings of a study, those for equal seconds last; E-F-H has none: they are its own seconds."""
+    """List the trainings of a study, those for equal seconds last; E-F-H has none: they are its own seconds.
+
+    All kinds of labels of all architectures have had a seed before the next one begins, so that a study which is
+    stopped early compares like with like.
+    """
     cells = [
         Cell(architecture, regime, fraction, seed)
         for seed in config.seeds
         for fraction in config.fractions
-        for architecture in config.architectures
         for regime in config.regimes
+        for architecture in config.architectures
     ]
-    if config.equal_seconds:
-        cells += [
-            Cell(cell.architecture, cell.regime, cell.fraction, cell.seed, "seconds")
-            for cell in cells
-            if cell.regime != "E-F-H"
-        ]
-    return cells
+    again = config.retrained
+    return cells + [
+        Cell(cell.architecture, cell.regime, cell.fraction, cell.seed, "seconds")
+        for cell in cells
+        if cell.regime in again
+    ]
 
 
 def study(config: StudyConfig, folder: Path, observer: Observer) -> list[Path]:
@@ -173,10 +177,10 @@ def _step_costs(
     """What a step costs for each architecture and kind of labels; without those that cannot be trained."""
     found: dict[str, Mapping[StudyRegime, float]] = {}
     for architecture in config.architectures:
-        cells = [Cell(architecture, regime, config.fractions[-1], config.seeds[0]) for regime in config.regimes]
+        cells = [Cell(architecture, regime, config.fractions[-1], config.seeds[0]) for regime in config.timed]
         runs = {cell.regime: _settings(config, sets, cell, config.steps) for cell in cells}
         where = folder / "data" / "step-costs" / folder_name(architecture)
-        job = Job(runs[config.regimes[0]], where, architecture, "", stage="step costs")
+        job = Job(runs[config.timed[0]], where, architecture, "", stage="step costs")
 
         def measure(job: Job = job, runs: dict[StudyRegime, RunConfig] = runs) -> Mapping[str, float]:
             result = jobs.submit(job, work=partial(measure_step_costs, runs=runs))

@@ -26,7 +26,7 @@ from hessgnn.leaderboard.sections.claims import CLAIMS_NOTE, claim_table
 from hessgnn.leaderboard.tables import TextTable, markdown_text, score_cell
 from hessgnn.runtime.config import Settings, read_json
 from hessgnn.runtime.files import write_text
-from hessgnn.training.regimes import StudyRegime, any_frames
+from hessgnn.training.regimes import StudyRegime, any_frames, label_set
 
 CURVES = ("energy_mae", "forces_mae", "hessian_mae")
 """Errors that curves are drawn of."""
@@ -145,11 +145,13 @@ def _curves(heading: str, text: str, panels: list[Panel], position: int) -> Plai
 
 
 def of_budget(points: Sequence[StudyRun], budget: Budget) -> list[StudyRun]:
-    """Runs of a budget; the E-F-H runs for equal steps are also those for their own seconds."""
+    """Runs of a budget; those for equal steps whose steps are E-F-H's are also those for its seconds."""
+    again = {(point.regime, point.architecture) for point in points if point.budget == budget}
     return [
         point
         for point in points
-        if point.budget == budget or (point.regime == "E-F-H" and any(other.budget == budget for other in points))
+        if point.budget == budget
+        or (again and label_set(point.regime).steps_like_hessians and (point.regime, point.architecture) not in again)
     ]
 
 

@@ -405,7 +405,7 @@ class SweepConfig(ExperimentConfig):
     def count_runs(self) -> RunCounts:
         """Count the runs of the whole sweep."""
         n, runs, checked = len(self.subjects), len(self.seeds), self.check_ranking.trials
-        others = len(self.architectures) * len(set(self.regimes) - {"E-F-H"}) if self.equal_seconds else 0
+        others = len(self.architectures) * len(self.retrained)
         foreign = sum(subject.has_hessians for subject in self.subjects) * (len(self.architectures) - 1)
         return RunCounts(
             trials=n * self.budget.trials,

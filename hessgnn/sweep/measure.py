@@ -75,7 +75,7 @@ class Estimate:
             foreign = len(config.architectures) - 1 if config.transfer and subject.has_hessians else 0
             total += (config.budget.trials + foreign) * run(config.budget.steps, step)
             total += (counted.checks / each + len(config.seeds)) * run(config.final_steps, step)
-            if config.equal_seconds and regime != "E-F-H":
+            if regime in config.retrained:
                 total += len(config.seeds) * run(config.final_steps, self.hessian_step)
         return total
 

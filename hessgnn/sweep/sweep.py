@@ -337,9 +337,8 @@ class _Sweep:
 
     def _equal_runs(self) -> list[tuple[Subject, int]]:
         """What is trained again for the device-seconds of E-F-H, when all have been retrained."""
-        if not self.config.equal_seconds:
-            return []
-        return [(s, seed) for s in self.config.subjects if s.regime != "E-F-H" for seed in self.config.seeds]
+        again = self.config.retrained
+        return [(s, seed) for s in self.config.subjects if s.regime in again for seed in self.config.seeds]
 
     def _equal(self, subject: Subject, seed: int) -> Path | None:
         """A retraining for the device-seconds of E-F-H, by frozen costs of a step; none where one of the two failed."""
@@ -364,7 +363,7 @@ class _Sweep:
 
         def measure() -> dict[str, float]:
             runs = {}
-            for regime in config.regimes:
+            for regime in config.timed:
                 subject = Subject(architecture, regime)
                 runs[regime] = self._final_job(subject, self._tuning(subject).best(), seed).config
             path = self.folder / "data" / "step-costs" / folder_name(architecture)

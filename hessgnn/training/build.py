@@ -290,7 +290,8 @@ def _require_labels(config: RunConfig, store: Store, train: NDArray[np.int64]) -
     """Refuse a term that has a weight and finds no label, before the first step."""
     wanted = {"energy": 1.0, "forces": config.loss.forces, "hessian": config.loss.hessian}
     for name, weight in wanted.items():
-        if weight and not getattr(store, f"has_{name}")[train].any():
+        having = "curvature" if name == "hessian" and config.loss.probes.kind == "stored" else name
+        if weight and not getattr(store, f"has_{having}")[train].any():
             raise TrainingError(
                 f"the loss weighs {name} but no structure of split {config.data.train!r} has that label",
                 where=store.path,

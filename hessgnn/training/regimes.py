@@ -11,7 +11,7 @@ name              labels of each structure
 ``E-F-P2``        and two products of the Hessian with random directions (Rademacher)
 ``E-F-S2``        and two products with the softest modes of a cheap engine's Hessian
 ``E-F-H``         and the full Hessian
-``E-F-P8/4``      the same, but only every fourth structure, drawn at random, has products; also ``E-F-H/8``, ``E-F+4/2``
+``E-F-P8/4``      of every fourth structure, drawn at random, eight products; also ``E-F-H/8``, ``E-F+4/2``
 ================  =====================================================================================================
 """
 
@@ -80,7 +80,8 @@ class LabelSet:
         labels, _, every = name.removeprefix("E-F").partition("/")
         share = int(every or 1)
         if name.endswith("/1"):
-            raise ConfigError("is written without /1", where=repr(name), hint=f"did you mean {name.removesuffix('/1')}?")
+            hint = f"did you mean {name.removesuffix('/1')}?"
+            raise ConfigError("is written without /1", where=repr(name), hint=hint)
         kind, number = labels[:2], labels[2:]
         if labels[0] == "+":
             return cls(name, frames=int(labels[1:] or 0), every=share)
@@ -107,6 +108,11 @@ class LabelSet:
     def as_in_data(self) -> bool:
         """Whether a training set holds what the data hold, no more and no less."""
         return not self.needs_engine and self.every == 1
+
+    @property
+    def steps_like_hessians(self) -> bool:
+        """Whether a training step costs what one of ``E-F-H`` costs: every structure has curvature labels."""
+        return self.has_curvature and self.every == 1 and not self.half
 
     @property
     def probes(self) -> str | None:

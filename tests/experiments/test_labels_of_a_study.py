@@ -290,8 +290,8 @@ def test_a_training_set_is_written_once_and_killed_labelling_goes_on(
 def test_several_may_ask_for_the_same_set_at_once(
     make_sets: MakeSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made, label = [], frames_module._label_one
-    monkeypatch.setattr(frames_module, "_label_one", lambda job: (made.append(job.path), label(job)))
+    made, label = [], frames_module._make
+    monkeypatch.setattr(frames_module, "_make", lambda job: (made.append(job.path), label(job)))
     several = [make_sets()[0] for _ in range(4)]  # as several processes have
     with ThreadPoolExecutor(4) as threads:
         paths = list(threads.map(lambda sets: sets.path("E-F+", fraction=1.0, draw=1), several))

@@ -99,7 +99,7 @@ def test_a_redirected_study_prints_a_line_for_each_finished_unit(
     study_command(tmp_path / "study.yaml", [], output=tmp_path / "out", dry_run=False)
     printed, log = capsys.readouterr().out, (tmp_path / "out" / "study.log").read_text()
     units = [
-        r"labels train-1-draw1-frames-0\.1\] labelling frames of structure 6/6$",
+        r"labels train-1-draw1-frames-0\.1\] labelling structure 6/6$",
         r"report\] .*leaderboard written$",
     ]
     for regime in (r"E-F\+", "E-F-H"):
