@@ -13,6 +13,7 @@ from hessgnn.experiments.config import StudyConfig
 from hessgnn.experiments.job import Event, JobFinished, JobLog, JobProgress, Note
 from hessgnn.experiments.labels import label_gradients, part_of
 from hessgnn.experiments.study import cells_of
+from hessgnn.experiments.study import report as report_study
 from hessgnn.experiments.study import study as run_study
 from hessgnn.leaderboard.report import compare
 from hessgnn.runtime.config import load
@@ -22,13 +23,21 @@ from hessgnn.training import bar
 from hessgnn.training.regimes import any_frames
 
 
-def study(config: Path, overrides: list[str], *, output: Path | None, dry_run: bool) -> None:
-    """Train, evaluate and compare, with a bar for each running job and one for the whole study."""
+def study(config: Path, overrides: list[str], *, output: Path | None, dry_run: bool, report: bool = False) -> None:
+    """Train, evaluate and compare, with a bar for each running job and one for the whole study.
+
+    ``report`` only writes the report of what is finished.
+    """
     console = Console()
     settings = load(StudyConfig, find_resource(config), overrides)
     folder = output or Path("runs") / settings.name
     console.print(_plan_table(settings, folder))
     if dry_run:
+        return
+    if report:
+        found = report_study(settings, folder)
+        done = sum(point.status == "ok" for point in found.points)
+        say(console, f"{done} of {found.planned} trainings are finished: {folder / 'study.html'}")
         return
     validations = [settings.run_config(name, {}, steps=1, seed=0).validation for name in settings.architectures]
     console.print(bar.legend(hessian=any(one.compares_hessians for one in validations)), style="dim")

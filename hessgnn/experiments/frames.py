@@ -15,6 +15,7 @@ from hessgnn.data.store.store import Store
 from hessgnn.data.structure import Array, Structure
 from hessgnn.errors import ConfigError, DataError
 from hessgnn.experiments.config import LabelSettings
+from hessgnn.experiments.workers import PRELOAD
 from hessgnn.molecules.geometry import molecule_rng
 from hessgnn.runtime.files import atomic_path
 from hessgnn.runtime.processes import each
@@ -134,7 +135,10 @@ class LabelJob(Protocol):
 
 
 def make_labels(jobs: Sequence[LabelJob], processes: int, observer: Callable[[int, int], None], where: Path) -> None:
-    """Compute what is not kept yet."""
+    """Compute what is not kept yet.
+
+    The server that processes are forked from is started once, so it is the one that trainings need.
+    """
     todo = [job for job in jobs if job.kept() is None]
 
     def tell(done: int) -> None:
@@ -144,7 +148,7 @@ def make_labels(jobs: Sequence[LabelJob], processes: int, observer: Callable[[in
         return
     tell(0)
     alone = min(processes, len(todo)) < 2
-    finished = map(_make, todo) if alone else each(_make, todo, processes, where=where)
+    finished = map(_make, todo) if alone else each(_make, todo, processes, where=where, preload=PRELOAD)
     for done, _ in enumerate(finished, 1):
         tell(done)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -14,6 +15,18 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt
 from hessgnn.evaluation.record import Budget
 from hessgnn.evaluation.tasks.accuracy import METRICS, AccuracyTask
 from hessgnn.evaluation.tasks.base import Claim
+from hessgnn.experiments import label_value as value_of
+from hessgnn.experiments.label_pages import label_sections
+from hessgnn.experiments.label_value import (
+    LabelValue,
+    advise,
+    curve_points,
+    kept_by,
+    load_errors,
+    mean_gradients,
+    products_of_all,
+    reached_by,
+)
 from hessgnn.leaderboard import tables
 from hessgnn.leaderboard.claims import OWN, ClaimTest, claim_tests, decide_claims
 from hessgnn.leaderboard.collect import collect
@@ -71,18 +84,63 @@ class StudyRuns(Settings):
     hessian_gradients: float = Field(description="gradients that a Hessian costs, for each atom")
     mean_atoms: float = Field(description="of the training structures")
     demonstration: bool = Field(default=False, description="whether the runs show the tool: nothing is tested then")
+    planned: NonNegativeInt = Field(default=0, description="trainings of the whole study; 0: not known, in older ones")
     points: list[StudyRun]
 
 
 def write_study(points: StudyRuns, folder: Path) -> None:
-    """Write ``points.json``, ``study.md`` and ``study.html``."""
+    """Write ``points.json``, ``study.md`` and ``study.html``, and ``labels.json`` where products were compared."""
     found, curves = comparisons(points, folder), sections(points)
+    if (value := label_value(points, folder)) is not None:
+        write_text(folder / "labels.json", value.model_dump_json(indent=1) + "\n")
+        curves = [*label_sections(value), *curves]
     write_text(folder / "points.json", points.model_dump_json(indent=1) + "\n")
     write_text(folder / "study.md", markdown(points, found))
     footer = "Written by hessgnn. The same numbers in full precision: points.json."
     notice = tables.DEMONSTRATION if points.demonstration else ""
     page = plain_page(f"Study {points.name}", summary(points), [*curves, *found], footer, notice)
     write_text(folder / "study.html", page)
+
+
+def label_value(points: StudyRuns, folder: Path) -> LabelValue | None:
+    """What labels buy; None where a study has no products to compare with Hessians and with neither."""
+    labels = {point.regime for point in points.points if point.status == "ok"}
+    if not products_of_all(labels) or not {value_of.WITHOUT, value_of.FULL} <= labels:
+        return None
+    most = max(point.fraction for point in points.points)
+    whole = [point for point in points.points if point.status == "ok" and point.fraction == most]
+    loaded = dict(zip((point.run for point in whole), collect([folder / point.run for point in whole]), strict=True))
+    curves, kept, reached, advice = [], [], [], []
+    for architecture in dict.fromkeys(point.architecture for point in whole):
+        mine = [point for point in whole if point.architecture == architecture]
+        for budget in BUDGETS:
+            if any(point.budget == budget for point in mine):
+                runs = [loaded[point.run] for point in of_budget(mine, budget)]
+                curves += curve_points(runs, mean_gradients(runs), architecture, budget)
+        runs = [loaded[point.run] for point in mine if point.budget == "steps"]
+        gradients = mean_gradients(runs)
+        errors = {metric: load_errors(runs, value_of.SPLIT, metric) for metric in value_of.ERRORS}
+        kept += kept_by(errors[value_of.METRIC], architecture)
+        reached += reached_by(errors[value_of.METRIC], gradients, architecture)
+        advice.append(advise(errors, gradients, architecture))
+    tested = next(iter(loaded.values())).record.metrics
+    path = folder / "data" / "step-costs.json"
+    return LabelValue(
+        name=points.name,
+        data=points.data,
+        level_of_theory=points.level_of_theory,
+        steps=max(point.steps for point in whole if point.budget == "steps"),
+        structures=max(point.structures for point in whole),
+        hessian_gradients=points.hessian_gradients * points.mean_atoms,
+        finished=sum(point.status == "ok" for point in points.points),
+        planned=points.planned,
+        tested={split: found[value_of.METRIC].n for split, found in tested.items() if value_of.METRIC in found},
+        step_costs=json.loads(path.read_text(encoding="utf-8"))["costs"] if path.is_file() else {},
+        points=curves,
+        kept=kept,
+        reached=reached,
+        advice=advice,
+    )
 
 
 def read_points(folder: Path) -> StudyRuns:

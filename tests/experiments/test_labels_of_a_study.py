@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from ase import Atoms
 
+from hessgnn.data.directions import Directions
 from hessgnn.data.store.store import Store, write_store
+from hessgnn.data.structure import Structure
 from hessgnn.errors import ConfigError, DataError
 from hessgnn.experiments import frames as frames_module
 from hessgnn.experiments import labels as labels_module
@@ -28,6 +30,7 @@ from hessgnn.experiments.labels import (
     part_of,
     units,
 )
+from hessgnn.experiments.products import n_directions
 from hessgnn.surface.base import SurfaceError
 from hessgnn.surface.engines.ase import AseEngine, AseSettings
 from hessgnn.surface.engines.tblite import TBLiteEngine, TBLiteSettings
@@ -379,3 +382,89 @@ def test_the_cost_of_a_hessian_is_measured(tiny_store: Path, monkeypatch: pytest
     engine = Ticking(AseSettings(calculator="ase.calculators.lj:LennardJones", level_of_theory="LJ"))
     found = measured_hessian_gradients(engine, [store[int(i)] for i in store.indices("train")])
     assert found == 6.0  # central differences
+
+
+PRODUCTS = ["E-F", "E-F-P1", "E-F-P3", "E-F-P3/2", "E-F-S2", "E-F-H", "E-F-H/3", "E-F+2", "E-F+"]
+
+
+def directions_of(path: Path) -> dict[str, Directions]:
+    store, indices = train(path)
+    return {store.names[i]: found for i in indices if (found := store[i].directions) is not None}
+
+
+def test_products_are_nested_drawn_anew_and_those_of_the_engine(make_sets: MakeSets, engine: TBLiteEngine) -> None:
+    sets, _ = make_sets(regimes=PRODUCTS)
+    one, three, few, soft = (
+        directions_of(sets.path(kind, fraction=1.0, draw=1)) for kind in ("E-F-P1", "E-F-P3", "E-F-P3/2", "E-F-S2")
+    )
+    names = {sets.store.names[i] for i in sets.indices(fraction=1.0, draw=1)}
+    assert one.keys() == three.keys() == soft.keys() == names
+    assert few.keys() < names
+    assert len(few) == -(-len(names) // 2)
+    for name, found in three.items():
+        assert (len(one[name]), len(found), found.kinds[0]) == (1, 3, "rademacher")
+        np.testing.assert_array_equal(one[name].vectors[0], found.vectors[0])
+        np.testing.assert_array_equal(one[name].products[0], found.products[0])
+        assert name not in few or np.array_equal(few[name].vectors, found.vectors)
+        structure = sets.store[sets.store.names.index(name)]
+        hessian = engine.hessian(structure.to_atoms()).matrix.reshape(3 * len(structure), -1)
+        for vector, product in zip(found.vectors, found.products, strict=True):
+            np.testing.assert_allclose(product.ravel(), hessian @ vector.ravel(), rtol=1e-4, atol=2e-3)
+    other = directions_of(sets.path("E-F-P3", fraction=1.0, draw=2))
+    assert all(not np.array_equal(other[name].vectors, found.vectors) for name, found in three.items())
+    again = directions_of(sets.path("E-F-S2", fraction=1.0, draw=2))
+    for name, found in soft.items():  # of a molecule, not of a draw
+        np.testing.assert_array_equal(again[name].vectors, found.vectors)
+        np.testing.assert_allclose(np.einsum("kia,lia->kl", found.vectors, found.vectors), np.eye(2), atol=1e-9)
+
+
+def test_what_products_and_shares_cost(make_sets: MakeSets) -> None:
+    """Counted from what stands in the files."""
+    sets, _ = make_sets(regimes=PRODUCTS)
+    own = sets.label_gradients("E-F", fraction=1.0, draw=1)
+    for kind in PRODUCTS[1:-1]:
+        store, indices = train(sets.path(kind, fraction=1.0, draw=1))
+        extra = sum(2 * int(store.n_directions[i]) for i in indices)
+        extra += sum(int(store.n_atoms[i]) for i in indices if store.has_hessian[i])
+        extra += sum(store.kinds[i] == "displaced" for i in indices)
+        assert sets.label_gradients(kind, fraction=1.0, draw=1) - own == extra > 0, kind
+        assert len([i for i in indices if store.kinds[i] != "displaced"]) == len(sets.indices(fraction=1.0, draw=1))
+    store, indices = train(sets.path("E-F-H/3", fraction=1.0, draw=1))
+    assert sum(store.has_hessian[i] for i in indices) == -(-len(indices) // 3)
+
+
+def test_few_frames_are_the_first_of_many(make_sets: MakeSets) -> None:
+    sets, _ = make_sets(regimes=PRODUCTS, labels={"hessian_gradients": 2.0})
+    few, many = (
+        {store.names[i]: store[i].positions.tobytes() for i in indices if store.kinds[i] == "displaced"}
+        for store, indices in (train(sets.path(kind, fraction=1.0, draw=1)) for kind in ("E-F+2", "E-F+"))
+    )
+    assert few.items() < many.items()
+
+
+def test_products_that_are_there_are_not_made_again(make_sets: MakeSets, monkeypatch: pytest.MonkeyPatch) -> None:
+    sets, _ = make_sets(regimes=PRODUCTS)
+    number = len(sets.indices(fraction=1.0, draw=1))
+    calls: list[str] = []
+    compute = TBLiteEngine.compute
+    monkeypatch.setattr(TBLiteEngine, "compute", lambda self, atoms: (calls.append(""), compute(self, atoms))[1])
+    for kind, expected in (("E-F-P1", 2), ("E-F-P3", 4), ("E-F-P3/2", 0)):
+        calls.clear()
+        sets.path(kind, fraction=1.0, draw=1)
+        assert len(calls) == expected * number, kind
+    path = sets.path("E-F-P3", fraction=1.0, draw=1)
+    before = directions_of(path)
+    next((path.parent / "products").iterdir()).write_bytes(b"damaged")
+    path.unlink()
+    calls.clear()
+    sets.path("E-F-P3", fraction=1.0, draw=1)
+    assert len(calls) == 6
+    for name, found in directions_of(path).items():
+        np.testing.assert_allclose(found.products, before[name].products, atol=1e-4)
+
+
+def test_a_diatomic_has_one_soft_mode() -> None:
+    molecule = Structure(numbers=[1, 1], positions=[[0, 0, 0], [0, 0, 0.75]], name="H2")
+    assert [n_directions(molecule, 4, kind) for kind in ("softest", "rademacher")] == [1, 4]
+    atom = Structure(numbers=[1], positions=[[0, 0, 0]], name="H")
+    assert n_directions(atom, 1, "softest") == 0
