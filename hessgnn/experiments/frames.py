@@ -74,7 +74,7 @@ def require_same_level(store: Store, engine: Engine) -> None:
             f"the data are {store.attributes.level_of_theory}, the engine that would label them gives "
             f"{engine.level_of_theory}",
             where=store.path,
-            hint="leave E-F+ and E-F+H out of `regimes`, or set labels.engine",
+            hint="leave labels with frames or products out of `regimes`, or set labels.engine",
         )
 
 

@@ -23,7 +23,7 @@ from hessgnn.training.regimes import Regime
 BUDGETS: dict[Budget, str] = {"steps": "equal steps", "seconds": "equal device-seconds"}
 """What may be equal for both sides of a comparison."""
 COMPARED: tuple[Regime, ...] = ("E", "E-F", "E-F+", "E-F+H", "E-H", "E-F-H")
-"""Regimes that ranks are given within, in this order; other sets of labels follow by name."""
+"""Regimes that ranks are given within."""
 UNTRAINED: tuple[Regime, ...] = ("mean", "external")
 """Predictors that have one run, and no training that could converge."""
 QUANTITIES = ("energy", "forces", "hessian")

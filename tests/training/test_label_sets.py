@@ -6,6 +6,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from hessgnn.errors import ConfigError
+from hessgnn.sweep.config import Subject, is_used
 from hessgnn.training.regimes import LabelSet, Regime, StudyRegime, has_curvature, label_set, regime_of
 
 NAMES = [
@@ -78,3 +79,15 @@ def test_what_is_no_set_of_labels(name: str) -> None:
 def test_each_set_has_one_name() -> None:
     with pytest.raises(ConfigError, match=r"did you mean E-F-P8\?"):
         LabelSet.parse("E-F-P8/1")
+
+
+def test_products_are_tuned_like_hessians() -> None:
+    keys = ("loss.hessian", "loss.probes.number", "loss.forces", "labels.displacement")
+    used = {name: [key for key in keys if is_used(key, name)] for name in ("E-F", "E-F+2", "E-F-P1", "E-F-H/8")}
+    assert used == {
+        "E-F": ["loss.forces"],
+        "E-F+2": ["loss.forces", "labels.displacement"],
+        "E-F-P1": ["loss.hessian", "loss.probes.number", "loss.forces"],
+        "E-F-H/8": ["loss.hessian", "loss.probes.number", "loss.forces"],
+    }
+    assert Subject("ani", "E-F-P8/4").folder == "ani/E-F-P8_4"
