@@ -58,7 +58,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import typer
 from control_words import count, judge, lines, show
@@ -349,7 +349,7 @@ def _chosen(names: str, config: SweepConfig) -> list[str]:
 
 
 def _kinds(names: str, config: SweepConfig) -> tuple[StudyRegime, StudyRegime]:
-    known: dict[str, StudyRegime] = {kind: kind for kind in get_args(StudyRegime) if kind in config.regimes}
+    known: dict[str, StudyRegime] = {kind: kind for kind in config.regimes}
     found = names.split(",")
     if len(set(found)) != 2 or not set(found) <= set(known):
         hint = f"the sweep has {', '.join(known)}"

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
 from hessgnn.errors import DataError
+from hessgnn.experiments.label_value import LabelValue
 from hessgnn.leaderboard.board import Leaderboard
 from hessgnn.runtime.files import write_text
 
@@ -44,6 +46,8 @@ def take(run: Path, written: Path, results: Path) -> list[Path]:
         When the sweep is not finished, is none that pages are about, or ran on other data than they describe; nothing
         is written then.
     """
+    if (run / "labels.json").is_file():
+        return [_take_labels(run / "labels.json", results / "labels-study.json")]
     try:
         name = str(yaml.safe_load((run / "sweep.yaml").read_text(encoding="utf-8"))["name"])
         board = Leaderboard.model_validate_json((run / "leaderboard" / "leaderboard.json").read_text(encoding="utf-8"))
@@ -74,3 +78,22 @@ def _minutes(log: str) -> float:
     """From the first to the last line, pauses included."""
     times = [datetime.fromisoformat(line[:19]) for line in (log.splitlines()[0], log.splitlines()[-1])]
     return round((times[1] - times[0]).total_seconds() / 60, 1)
+
+
+def _take_labels(source: Path, target: Path) -> Path:
+    """What labels buy, of the study ``sweeps/labels.yaml``, finished or not; with five digits, on few lines."""
+    found = LabelValue.model_validate_json(source.read_text(encoding="utf-8"))
+    content = rounded(found.model_dump(mode="json"))
+    points = [json.dumps(point, ensure_ascii=False) for point in content.pop("points")]
+    text = json.dumps(content, indent=1, ensure_ascii=False).removesuffix("\n}")
+    write_text(target, f'{text},\n "points": [\n  ' + ",\n  ".join(points) + "\n ]\n}\n")
+    return target
+
+
+def rounded(content: Any) -> Any:
+    """Numbers of nested lists and mappings with five digits."""
+    if isinstance(content, dict):
+        return {key: rounded(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [rounded(value) for value in content]
+    return float(f"{content:.5g}") if isinstance(content, float) else content

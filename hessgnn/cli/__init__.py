@@ -121,11 +121,14 @@ def study(
         Path | None, typer.Option("--output", "-o", help="Folder; rerunning with the same one resumes.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan.")] = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="Write the report of what is finished, also while the study runs.")
+    ] = False,
 ) -> None:
-    """Compare labels (E, E-F, E-F+, E-F+H, E-F-H) under fixed settings, on parts of the data, and test the claims."""
+    """Compare labels (E-F, E-F+, E-F-P2, E-F-H, …) under fixed settings, on parts of the data, and test the claims."""
     from hessgnn.cli.study import study as run
 
-    run(config, overrides or [], output=output, dry_run=dry_run)
+    run(config, overrides or [], output=output, dry_run=dry_run, report=report)
 
 
 @app.command()

@@ -13,22 +13,31 @@ from hessgnn.experiments.config import StudyConfig
 from hessgnn.experiments.job import Event, JobFinished, JobLog, JobProgress, Note
 from hessgnn.experiments.labels import label_gradients, part_of
 from hessgnn.experiments.study import cells_of
+from hessgnn.experiments.study import report as report_study
 from hessgnn.experiments.study import study as run_study
 from hessgnn.leaderboard.report import compare
 from hessgnn.runtime.config import load
 from hessgnn.runtime.files import find_resource
 from hessgnn.runtime.terminal import ProgressLog, say
 from hessgnn.training import bar
-from hessgnn.training.regimes import WITH_FRAMES
+from hessgnn.training.regimes import any_frames
 
 
-def study(config: Path, overrides: list[str], *, output: Path | None, dry_run: bool) -> None:
-    """Train, evaluate and compare, with a bar for each running job and one for the whole study."""
+def study(config: Path, overrides: list[str], *, output: Path | None, dry_run: bool, report: bool = False) -> None:
+    """Train, evaluate and compare, with a bar for each running job and one for the whole study.
+
+    ``report`` only writes the report of what is finished.
+    """
     console = Console()
     settings = load(StudyConfig, find_resource(config), overrides)
     folder = output or Path("runs") / settings.name
     console.print(_plan_table(settings, folder))
     if dry_run:
+        return
+    if report:
+        found = report_study(settings, folder)
+        done = sum(point.status == "ok" for point in found.points)
+        say(console, f"{done} of {found.planned} trainings are finished: {folder / 'study.html'}")
         return
     validations = [settings.run_config(name, {}, steps=1, seed=0).validation for name in settings.architectures]
     console.print(bar.legend(hessian=any(one.compares_hessians for one in validations)), style="dim")
@@ -79,7 +88,7 @@ def _plan_table(settings: StudyConfig, folder: Path) -> Table:
     text = f"{len(equal)} trainings, at most {len(equal) * settings.steps:,} steps"
     table.add_row("in all", text + (f"; and {others} trainings for equal time" if others else ""))
     labels = settings.labels
-    if set(WITH_FRAMES) & set(settings.regimes):
+    if any_frames(settings.regimes):
         table.add_row("displaced frames", f"by up to {labels.displacement:g} Å (standard deviation of a coordinate)")
     if labels.hessian_gradients == "measured":
         table.add_row("cost of the labels", "known when the cost of a Hessian has been measured")

@@ -15,7 +15,7 @@ from hessgnn.runtime.config import Seed, Settings, get_dotted, merge, parse, set
 from hessgnn.surface.engines.base import EngineChoice
 from hessgnn.surface.engines.tblite import TBLiteSettings
 from hessgnn.training.config import DataConfig, RunConfig
-from hessgnn.training.regimes import WITH_FRAMES, ZERO_WEIGHTS, StudyRegime
+from hessgnn.training.regimes import ZERO_WEIGHTS, StudyRegime, any_frames, label_set
 
 OWN_DATA = {"energy_scale"}
 """Settings of the data that may differ between architectures, and be tuned."""
@@ -29,9 +29,13 @@ def folder_name(label: str) -> str:
 
 
 class LabelSettings(Settings):
-    """The displaced frames of ``E-F+`` and ``E-F+H``, parts of the data, and what labels cost."""
+    """Displaced frames and products, parts of the data, and what labels cost."""
 
     engine: EngineChoice = TBLiteSettings()
+    mode_engine: EngineChoice = Field(
+        default=TBLiteSettings(method="GFN1-xTB"),
+        description="cheaper than the engine: its Hessians give the softest modes of E-F-S1, and cost no gradients",
+    )
     hessian_gradients: PositiveFloat | Literal["measured"] = Field(
         default=6.0,
         description="gradients that a Hessian costs, for each atom: 6 for central differences; measured: in seconds",
@@ -69,8 +73,9 @@ class ExperimentConfig(Settings):
         description="of the training molecules and reactions, drawn anew for each seed",
     )
     labels: LabelSettings = LabelSettings()
-    equal_seconds: bool = Field(
-        default=False, description="train again, the other regimes for the device-seconds that E-F-H took"
+    equal_seconds: bool | tuple[StudyRegime, ...] = Field(
+        default=False,
+        description="train again, the other regimes, or those named, for the device-seconds that E-F-H took",
     )
     step_costs: dict[str, dict[StudyRegime, PositiveFloat]] = Field(
         default_factory=dict,
@@ -115,7 +120,7 @@ class ExperimentConfig(Settings):
     @model_validator(mode="after")
     def _frames_are_used(self) -> Self:
         # The default stands in the settings that every experiment keeps.
-        if self.labels.displacement != LabelSettings().displacement and not set(WITH_FRAMES) & set(self.regimes):
+        if self.labels.displacement != LabelSettings().displacement and not any_frames(self.regimes):
             raise ValueError(
                 f"labels.displacement: no kind of labels in {', '.join(self.regimes)} has displaced frames"
             )
@@ -154,14 +159,34 @@ class ExperimentConfig(Settings):
         for label, costs in self.step_costs.items():
             if label not in self.architectures:
                 raise ValueError(f"step_costs: {label!r} is none of the architectures")
-            if missing := [regime for regime in self.regimes if regime not in costs]:
+            wanted = self.timed or self.regimes
+            if missing := [regime for regime in wanted if regime not in costs]:
                 raise ValueError(f"step_costs.{label} lacks {', '.join(missing)}: give all regimes, or none")
+        again = self.equal_seconds if isinstance(self.equal_seconds, tuple) else ()
+        if unknown := [regime for regime in again if regime not in self.regimes]:
+            raise ValueError(f"equal_seconds: {unknown[0]} is none of the regimes")
         return self
 
     @property
     def data(self) -> DataConfig:
         """The data that all runs are trained on."""
         return self.run_config(next(iter(self.architectures)), {}, steps=1, seed=0, regime=self.regimes[0]).data
+
+    @property
+    def retrained(self) -> list[str]:
+        """Regimes that are trained again for the device-seconds of E-F-H.
+
+        With curvature labels of every structure a step is that of E-F-H, so equal steps are equal seconds.
+        """
+        if isinstance(self.equal_seconds, tuple):
+            return [regime for regime in self.regimes if regime in self.equal_seconds and regime != "E-F-H"]
+        return [regime for regime in self.regimes if self.equal_seconds and not label_set(regime).steps_like_hessians]
+
+    @property
+    def timed(self) -> list[str]:
+        """Regimes whose cost of a step is needed."""
+        wanted = {*self.retrained, "E-F", "E-F-H"} if self.equal_seconds else set()
+        return [regime for regime in self.regimes if regime in wanted]
 
     def identity(self) -> dict[str, Any]:
         """All settings that results depend on: an experiment with another identity is a different one.
@@ -214,8 +239,11 @@ class ExperimentConfig(Settings):
             set_dotted(content, "training.hessian_share", HALF)
         content["name"] = f"{architecture} {regime}" + (", equal time" if budget == "seconds" else "")
         fixed = {"training.steps": steps, "training.seed": seed, **self.fixed_values()}
-        unused = {f"loss.{term}": 0.0 for term in ZERO_WEIGHTS[regime]}
-        for key, value in {**fixed, **values, **unused}.items():
+        labels = label_set(regime)
+        needed: dict[str, Any] = {f"loss.{term}": 0.0 for term in labels.zero_weights}
+        if labels.probes is not None:
+            needed["loss.probes.kind"] = labels.probes
+        for key, value in {**fixed, **values, **needed}.items():
             set_dotted(content, key, value)
         return parse(RunConfig, content, where=self.where(architecture))
 
@@ -264,7 +292,7 @@ class StudyConfig(ExperimentConfig):
         for architecture in self.architectures:
             for regime in self.regimes:
                 run = self.run_config(architecture, {}, steps=self.steps, seed=0, regime=regime)
-                if ZERO_WEIGHTS[run.loss.regime] != ZERO_WEIGHTS[regime]:
+                if ZERO_WEIGHTS[run.loss.regime] != label_set(regime).zero_weights:
                     raise ValueError(f"{self.where(architecture)}: a loss weight is 0, so there is no regime {regime}")
         return self
 

@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from hessgnn.data.store.store import Store
 from hessgnn.data.structure import Array, Structure
 from hessgnn.errors import ConfigError, DataError
 from hessgnn.experiments.config import LabelSettings
+from hessgnn.experiments.workers import PRELOAD
 from hessgnn.molecules.geometry import molecule_rng
 from hessgnn.runtime.files import atomic_path
 from hessgnn.runtime.processes import each
@@ -72,7 +74,7 @@ def require_same_level(store: Store, engine: Engine) -> None:
             f"the data are {store.attributes.level_of_theory}, the engine that would label them gives "
             f"{engine.level_of_theory}",
             where=store.path,
-            hint="leave E-F+ and E-F+H out of `regimes`, or set labels.engine",
+            hint="leave labels with frames or products out of `regimes`, or set labels.engine",
         )
 
 
@@ -90,7 +92,7 @@ class FrameJob:
     def path(self) -> Path:
         """Named after all that they depend on."""
         positions = self.structure.positions.tobytes().hex()
-        labels = self.settings.model_dump_json(exclude={"hessian_gradients"})
+        labels = self.settings.model_dump_json(exclude={"hessian_gradients", "mode_engine"})
         key = f"{self.structure.name} {self.number} {labels} {self.draw} {positions}"
         return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.npz"
 
@@ -109,9 +111,34 @@ class FrameJob:
         assert found is not None, self.path
         return found
 
+    def make(self) -> None:
+        """Label them, with an engine of its own: it takes the density of the last geometry for a guess of the next."""
+        engine = make_engine(self.settings.engine)
+        frames = displaced_frames(self.structure, self.number, engine, self.settings, self.draw)
+        with atomic_path(self.path) as temporary, temporary.open("wb") as file:
+            np.savez(
+                file,
+                positions=np.array([frame.positions for frame in frames]),
+                energy=np.array([frame.energy for frame in frames]),
+                forces=np.array([frame.forces for frame in frames]),
+            )
 
-def label_frames(jobs: Sequence[FrameJob], processes: int, observer: Callable[[int, int], None], where: Path) -> None:
-    """Label what is not kept yet."""
+
+class LabelJob(Protocol):
+    """Labels of one structure that are computed once and kept in a file."""
+
+    def kept(self) -> Any:
+        """What is in the file; ``None`` where it must be computed."""
+
+    def make(self) -> None:
+        """Compute them and write the file."""
+
+
+def make_labels(jobs: Sequence[LabelJob], processes: int, observer: Callable[[int, int], None], where: Path) -> None:
+    """Compute what is not kept yet.
+
+    The server that processes are forked from is started once, so it is the one that trainings need.
+    """
     todo = [job for job in jobs if job.kept() is None]
 
     def tell(done: int) -> None:
@@ -121,21 +148,13 @@ def label_frames(jobs: Sequence[FrameJob], processes: int, observer: Callable[[i
         return
     tell(0)
     alone = min(processes, len(todo)) < 2
-    finished = map(_label_one, todo) if alone else each(_label_one, todo, processes, where=where)
+    finished = map(_make, todo) if alone else each(_make, todo, processes, where=where, preload=PRELOAD)
     for done, _ in enumerate(finished, 1):
         tell(done)
 
 
-def _label_one(job: FrameJob) -> None:
-    """With an engine of its own, as it takes the density of the last geometry for a guess of the next one."""
-    frames = displaced_frames(job.structure, job.number, make_engine(job.settings.engine), job.settings, job.draw)
-    with atomic_path(job.path) as temporary, temporary.open("wb") as file:
-        np.savez(
-            file,
-            positions=np.array([frame.positions for frame in frames]),
-            energy=np.array([frame.energy for frame in frames]),
-            forces=np.array([frame.forces for frame in frames]),
-        )
+def _make(job: LabelJob) -> None:
+    job.make()
 
 
 def _frame(structure: Structure, k: int, positions: Array, energy: float, forces: Array) -> Structure:

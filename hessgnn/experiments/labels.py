@@ -4,6 +4,7 @@ What labels cost is counted in gradients of the engine:
 
 ====================================  ================================================================================
 energy, with or without its gradient  1: where analytic forces are known, they cost about as much again
+product of the Hessian                2: a central difference of forces
 Hessian                               ``labels.hessian_gradients`` for each atom: 6 for central differences, or measured
 frames of paths and optimisations     nothing, if they stand in the training split: :data:`FREE`. They were computed to
                                       find the stationary points
@@ -34,12 +35,13 @@ from hessgnn.data.structure import IRC, Structure
 from hessgnn.errors import ConfigError
 from hessgnn.evaluation.record import Cost
 from hessgnn.experiments.config import ExperimentConfig, LabelSettings
-from hessgnn.experiments.frames import FrameJob, label_frames, require_same_level
+from hessgnn.experiments.frames import FrameJob, LabelJob, make_labels, require_same_level
 from hessgnn.experiments.job import JobProgress, JobTitle, Note, Observer
+from hessgnn.experiments.products import GRADIENTS, ProductJob, n_directions
 from hessgnn.runtime.files import lock_file, write_text
 from hessgnn.surface.engines.base import Engine, make_engine
 from hessgnn.training.build import fit_reference_energies
-from hessgnn.training.regimes import WITH_FRAMES, StudyRegime
+from hessgnn.training.regimes import LabelSet, StudyRegime, label_set
 
 FREE = (IRC, "path", "optimization")
 """Kinds of frames that come free with stationary points: of reaction paths and of optimisations."""
@@ -68,18 +70,22 @@ def half_of(store: Store, split: str, fraction: float, seed: Seed) -> set[int]:
     Of a molecule or reaction as many lose it as keep it, as far as its size allows. Whether a structure is chosen does
     not depend on the fraction.
     """
+    return set(_shuffled(store, split, fraction, seed)[::2])
+
+
+def _shuffled(store: Store, split: str, fraction: float, seed: Seed) -> list[int]:
+    """Structures of a part that have a Hessian, unit by unit, at random within each."""
     order, unit_of = _ordered_units(store, split, seed), units(store, split)
     members: dict[str, list[int]] = {}
     for i in store.indices(split):
         if store.has_hessian[i]:
             members.setdefault(unit_of[int(i)], []).append(int(i))
     rng = np.random.default_rng((*_as_tuple(seed), 1))
-    shuffled = [
+    return [
         int(i)
         for unit in order[: _number_of_units(fraction, len(order))]
         for i in rng.permutation(members.get(unit, []))
     ]
-    return set(shuffled[::2])
 
 
 def units(store: Store, split: str) -> dict[int, str]:
@@ -116,9 +122,18 @@ def label_gradients(
     ``hessian_gradients`` is the cost of a Hessian for each atom.
     """
     gradients = sum(store.kinds[i] not in FREE for i in indices)
-    if regime not in ("E", "E-F"):
-        gradients += sum(n_frames(store.n_atoms[i], hessian_gradients) for i in indices if store.has_hessian[i])
-    return gradients
+    labels, with_hessian = label_set(regime), [int(i) for i in indices if store.has_hessian[i]]
+    each = sum(extra_gradients(labels, int(store.n_atoms[i]), hessian_gradients) for i in with_hessian)
+    return gradients + round(each / labels.every)
+
+
+def extra_gradients(labels: LabelSet, n_atoms: int, hessian_gradients: float) -> int:
+    """Gradients that the labels of a structure cost beyond its energy and forces; ``hessian_gradients`` for an atom."""
+    if labels.products:
+        return GRADIENTS * labels.products
+    if labels.frames:
+        return labels.frames
+    return n_frames(n_atoms, hessian_gradients) if labels.hessians or labels.has_frames else 0
 
 
 def n_frames(n_atoms: int, hessian_gradients: float) -> int:
@@ -177,7 +192,8 @@ class TrainingSets:
         self.labels, self._data = config.labels, config.data
         require_sound(store, [*store.indices(self._data.train), *store.indices(self._data.validation)])
         measured = self.labels.hessian_gradients == "measured"
-        if measured or set(config.regimes) & set(WITH_FRAMES):  # said before anything else is done
+        made = any(label_set(regime).needs_engine for regime in config.regimes)
+        if measured or made:  # said before anything else is done
             require_same_level(store, make_engine(self.labels.engine))
         self.hessian_gradients = self._measured() if measured else float(self.labels.hessian_gradients)
         self._parts: dict[tuple[float, int], list[int]] = {}
@@ -209,13 +225,14 @@ class TrainingSets:
         DataError
             When a frame cannot be labelled.
         """
-        if kind not in WITH_FRAMES and fraction == 1:
+        wanted = label_set(kind)
+        if wanted.as_in_data and fraction == 1:
             return self.store.path
         labels = self.labels if displacement is None else self.labels.model_copy(update={"displacement": displacement})
-        drawn = f"-draw{draw}" if fraction < 1 or kind in WITH_FRAMES else ""
-        frames = {"E-F+": "-frames", "E-F+H": "-half"}.get(kind, "")
-        spread = f"-{labels.displacement:g}" if frames else ""
-        path = self.folder / f"train-{fraction:g}{drawn}{frames}{spread}.h5"
+        drawn = "" if wanted.as_in_data and fraction == 1 else f"-draw{draw}"
+        own = "" if wanted.as_in_data else {"E-F+": "-frames", "E-F+H": "-half"}.get(kind, f"-{wanted.file_name}")
+        spread = f"-{labels.displacement:g}" if wanted.has_frames else ""
+        path = self.folder / f"train-{fraction:g}{drawn}{own}{spread}.h5"
         if not path.is_file():
             with self._alone(path):
                 if not path.is_file():
@@ -246,21 +263,41 @@ class TrainingSets:
         found: dict[tuple[object, ...], int] = {
             ("energy", i): int(store.kinds[i] not in FREE) for i in {*part, *self._reference_part(fraction, draw)}
         }
-        if kind not in ("E", "E-F"):
-            moved = self._moved(kind, fraction, draw)
-            for i in part:
-                if store.has_hessian[i]:
-                    label = (
-                        ("frames", i, draw, displacement or self.labels.displacement) if i in moved else ("hessian", i)
-                    )
-                    found[label] = n_frames(store.n_atoms[i], self.hessian_gradients)
+        wanted = label_set(kind)
+        moved, labelled = self._moved(kind, fraction, draw), self._labelled(kind, fraction, draw)
+        for i in sorted(moved | labelled):
+            if wanted.directions:
+                of_draw = None if wanted.directions == "softest" else draw
+                for k in range(self._number(wanted, i)):
+                    found["product", i, wanted.directions, of_draw, k] = GRADIENTS
+                continue
+            price = extra_gradients(wanted, int(store.n_atoms[i]), self.hessian_gradients)
+            if i in moved:
+                found["frames", i, draw, displacement or self.labels.displacement, wanted.frames] = price
+            else:
+                found["hessian", i] = price
         return found
 
+    def _number(self, wanted: LabelSet, i: int) -> int:
+        """Products of a structure."""
+        soft = wanted.directions == "softest" and wanted.products > 3 * self.store.n_atoms[i] - 6
+        return n_directions(self.store[i], wanted.products, wanted.directions) if soft else wanted.products
+
     def _moved(self, kind: StudyRegime, fraction: float, draw: int) -> set[int]:
-        """The structures that have displaced frames in place of a Hessian."""
-        if kind == "E-F+":
-            return set(self.indices(fraction=fraction, draw=draw))
-        return half_of(self.store, self._data.train, fraction, (self.labels.seed, draw)) if kind == "E-F+H" else set()
+        """The structures with displaced frames, in place of a Hessian."""
+        if not label_set(kind).has_frames:
+            return set()
+        seed = (self.labels.seed, draw)
+        if label_set(kind).half:
+            return half_of(self.store, self._data.train, fraction, seed)
+        return set(_shuffled(self.store, self._data.train, fraction, seed)[:: label_set(kind).every])
+
+    def _labelled(self, kind: StudyRegime, fraction: float, draw: int) -> set[int]:
+        """The structures with a Hessian or products."""
+        if not label_set(kind).has_curvature:
+            return set()
+        shuffled = _shuffled(self.store, self._data.train, fraction, (self.labels.seed, draw))
+        return set(shuffled[:: label_set(kind).every]) - self._moved(kind, fraction, draw)
 
     def validation_gradients(self, architecture: str) -> int:
         """Count what the labels of the validation split cost, in gradients of the engine.
@@ -330,31 +367,44 @@ class TrainingSets:
     def _write(self, path: Path, kind: StudyRegime, fraction: float, draw: int, labels: LabelSettings) -> None:
         store, data = self.store, self._data
         part = self.indices(fraction=fraction, draw=draw)
-        moved = self._moved(kind, fraction, draw)
-        structures = [store[i] for i in part]
-        jobs = [
-            FrameJob(self.folder / "frames", s, n_frames(len(s), self.hessian_gradients), labels, draw)
-            for i, s in zip(part, structures, strict=True)
-            if i in moved and s.hessian is not None
-        ]
-        label_frames(jobs, self.config.workers, partial(self._labelled, path), path)
-        frames = [frame for job in jobs for frame in job.frames()]
-        # Who pays for frames has no Hessian.
-        kept = [
-            replace(s, hessian=None, hessian_asymmetry=None) if i in moved else s
-            for i, s in zip(part, structures, strict=True)
-        ]
+        wanted, cache = label_set(kind), self.folder
+        moved, labelled = self._moved(kind, fraction, draw), self._labelled(kind, fraction, draw)
+        structures = {i: store[i] for i in part}
+        frames = {
+            i: FrameJob(cache / "frames", structures[i], self._n_frames(wanted, i), labels, draw) for i in sorted(moved)
+        }
+        products = {
+            i: ProductJob(cache / "products", structures[i], wanted.directions, wanted.products, labels, draw)
+            for i in sorted(labelled)
+            if wanted.directions
+        }
+        jobs: list[LabelJob] = [*frames.values(), *products.values()]
+        make_labels(jobs, self.config.workers, partial(self._tell, path), path)
+        kept = []
+        for i, structure in structures.items():
+            if i in products and len(found := products[i].directions()):
+                structure = replace(structure, directions=found)
+            if wanted.name not in ("E", "E-F") and not (wanted.hessians and i in labelled):
+                structure = replace(structure, hessian=None, hessian_asymmetry=None)  # it is not paid for
+            kept.append(structure)
         write_store(
             path,
-            [*kept, *frames, *(store[int(i)] for i in store.indices(data.validation))],
+            [
+                *kept,
+                *(frame for job in frames.values() for frame in job.frames()),
+                *(store[int(i)] for i in store.indices(data.validation)),
+            ],
             level_of_theory=store.attributes.level_of_theory,
-            provenance=f"{fraction:g} of {data.train} of {store.path.stem}, and {len(frames)} displaced frames",
+            provenance=f"{fraction:g} of {data.train} of {store.path.stem}, labels {kind}",
             hessian_dtype=store.attributes.hessian_dtype,
         )
 
-    def _labelled(self, path: Path, done: int, total: int) -> None:
+    def _n_frames(self, wanted: LabelSet, i: int) -> int:
+        return wanted.frames or n_frames(self.store.n_atoms[i], self.hessian_gradients)
+
+    def _tell(self, path: Path, done: int, total: int) -> None:
         title = JobTitle("labels", "", path.stem, str(path))
-        self._observer(JobProgress(title, done, total, task="labelling frames of structure"))
+        self._observer(JobProgress(title, done, total, task="labelling structure"))
 
     def _measured(self) -> float:
         """Measured once, so that an experiment that goes on later counts alike."""

@@ -8,6 +8,7 @@
     ├── runs/               run folders, with records and predictions
     ├── points.json         every run: labels, cost, metrics
     ├── study.md, .html     curves, and tests of the claims
+    ├── labels.json         what labels buy, where products were compared
     ├── study.log           what was finished when
     └── leaderboard/        the runs on all of the data for equal steps
 """
@@ -19,11 +20,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import TypedDict
 
 from hessgnn.data.store.store import Store
-from hessgnn.errors import NothingTrained, TrainingError
+from hessgnn.errors import DataError, NothingTrained, TrainingError
 from hessgnn.evaluation.evaluate import record_mean_predictor
 from hessgnn.evaluation.record import Budget, Record, read_record
 from hessgnn.evaluation.run import DEFAULT_TASKS
@@ -44,7 +46,7 @@ from hessgnn.experiments.workers import JobScheduler, Workers
 from hessgnn.runtime.config import save
 from hessgnn.runtime.processes import WorkerDied
 from hessgnn.training.config import RunConfig
-from hessgnn.training.regimes import StudyRegime
+from hessgnn.training.regimes import StudyRegime, label_set
 from hessgnn.training.run import Run
 
 
@@ -81,26 +83,30 @@ class Cell:
 
     def folder(self, root: Path) -> Path:
         """Of the run."""
-        name = f"{folder_name(self.architecture)}-{self.regime}-{self.fraction:g}-{self.budget}-seed{self.seed}"
+        labels = label_set(self.regime).file_name
+        name = f"{folder_name(self.architecture)}-{labels}-{self.fraction:g}-{self.budget}-seed{self.seed}"
         return root / "runs" / name
 
 
 def cells_of(config: StudyConfig) -> list[Cell]:
-    """List the trainings of a study, those for equal seconds last; E-F-H has none: they are its own seconds."""
+    """List the trainings of a study, those for equal seconds last; E-F-H has none: they are its own seconds.
+
+    All kinds of labels of all architectures have had a seed before the next one begins, so that a study which is
+    stopped early compares like with like.
+    """
     cells = [
         Cell(architecture, regime, fraction, seed)
         for seed in config.seeds
         for fraction in config.fractions
-        for architecture in config.architectures
         for regime in config.regimes
+        for architecture in config.architectures
     ]
-    if config.equal_seconds:
-        cells += [
-            Cell(cell.architecture, cell.regime, cell.fraction, cell.seed, "seconds")
-            for cell in cells
-            if cell.regime != "E-F-H"
-        ]
-    return cells
+    again = config.retrained
+    return cells + [
+        Cell(cell.architecture, cell.regime, cell.fraction, cell.seed, "seconds")
+        for cell in cells
+        if cell.regime in again
+    ]
 
 
 def study(config: StudyConfig, folder: Path, observer: Observer) -> list[Path]:
@@ -130,27 +136,48 @@ def study(config: StudyConfig, folder: Path, observer: Observer) -> list[Path]:
         sets = TrainingSets(config, store, folder / "data", observer)
         observer(Note("labels", sets.hessian_cost()))
         save(config, path)
-        for cell in cells_of(config):  # frames are labelled by all processes together, before there are workers
-            sets.path(cell.regime, fraction=cell.fraction, draw=cell.seed)
-            sets.changes(fraction=cell.fraction, draw=cell.seed)
+        _label(config, sets, config.seeds[0])
         workers = Workers(config.workers)
         jobs = JobScheduler(workers)
         costs: dict[str, Mapping[StudyRegime, float]] = {}
         if config.equal_seconds:  # one after the other, before anything else runs
             costs = jobs.run([partial(_step_costs, config, sets, folder, jobs)], observer)[0]
-        for budget in ("steps", "seconds"):
-            cells = [cell for cell in cells_of(config) if cell.budget == budget]
-            if cells:
-                jobs.run([partial(_train, config, sets, costs, cell, folder, jobs) for cell in cells], observer)
-                points = _points(config, sets, folder)
-                if any(point.status == "ok" for point in points.points):
-                    write_study(points, folder)  # equal steps are there to look at while equal seconds run
+        for (_, seed), cells in groupby(cells_of(config), key=lambda cell: (cell.budget, cell.seed)):
+            _label(config, sets, seed)
+            jobs.run([partial(_train, config, sets, costs, cell, folder, jobs) for cell in cells], observer)
+            points = _points(config, sets, folder)
+            if any(point.status == "ok" for point in points.points):
+                write_study(points, folder)  # what is finished is there to look at while the rest runs
         workers.close()
         if all(point.status == "failed" for point in points.points):
             hint = "see the `record.json` of its runs for the reasons"
             raise NothingTrained("no run could be trained", where=folder, hint=hint)
         record_mean_predictor(_board(config, folder)[0], config.data, sample=config.evaluate.sample)
     return _board(config, folder)
+
+
+def _label(config: StudyConfig, sets: TrainingSets, seed: int) -> None:
+    """Make the training sets of a seed, by all processes together: no training waits for its labels alone."""
+    for cell in cells_of(config):
+        if cell.seed == seed:
+            sets.path(cell.regime, fraction=cell.fraction, draw=seed)
+            sets.changes(fraction=cell.fraction, draw=seed)
+
+
+def report(config: StudyConfig, folder: Path) -> StudyRuns:
+    """Write the report of what is finished, also while the study runs; nothing is trained or labelled.
+
+    Raises
+    ------
+    DataError
+        When no run is finished.
+    """
+    store = Store.open(config.data.path)
+    points = _points(config, TrainingSets(config, store, folder / "data", lambda _: None), folder)
+    if not any(point.status == "ok" for point in points.points):
+        raise DataError("no run is finished", where=folder, hint="wait, or start the study without --report")
+    write_study(points, folder)
+    return points
 
 
 def _board(config: StudyConfig, folder: Path) -> list[Path]:
@@ -173,10 +200,10 @@ def _step_costs(
     """What a step costs for each architecture and kind of labels; without those that cannot be trained."""
     found: dict[str, Mapping[StudyRegime, float]] = {}
     for architecture in config.architectures:
-        cells = [Cell(architecture, regime, config.fractions[-1], config.seeds[0]) for regime in config.regimes]
+        cells = [Cell(architecture, regime, config.fractions[-1], config.seeds[0]) for regime in config.timed]
         runs = {cell.regime: _settings(config, sets, cell, config.steps) for cell in cells}
         where = folder / "data" / "step-costs" / folder_name(architecture)
-        job = Job(runs[config.regimes[0]], where, architecture, "", stage="step costs")
+        job = Job(runs[config.timed[0]], where, architecture, "", stage="step costs")
 
         def measure(job: Job = job, runs: dict[StudyRegime, RunConfig] = runs) -> Mapping[str, float]:
             result = jobs.submit(job, work=partial(measure_step_costs, runs=runs))
@@ -274,5 +301,6 @@ def _points(config: StudyConfig, sets: TrainingSets, folder: Path) -> StudyRuns:
         hessian_gradients=sets.hessian_gradients,
         mean_atoms=statistics.fmean(float(store.n_atoms[i]) for part in parts for i in part),
         demonstration=config.demonstration,
+        planned=len(cells_of(config)),
         points=points,
     )

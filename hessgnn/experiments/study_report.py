@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -14,6 +15,18 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt
 from hessgnn.evaluation.record import Budget
 from hessgnn.evaluation.tasks.accuracy import METRICS, AccuracyTask
 from hessgnn.evaluation.tasks.base import Claim
+from hessgnn.experiments import label_value as value_of
+from hessgnn.experiments.label_pages import label_sections
+from hessgnn.experiments.label_value import (
+    LabelValue,
+    advise,
+    curve_points,
+    kept_by,
+    load_errors,
+    mean_gradients,
+    products_of_all,
+    reached_by,
+)
 from hessgnn.leaderboard import tables
 from hessgnn.leaderboard.claims import OWN, ClaimTest, claim_tests, decide_claims
 from hessgnn.leaderboard.collect import collect
@@ -26,7 +39,7 @@ from hessgnn.leaderboard.sections.claims import CLAIMS_NOTE, claim_table
 from hessgnn.leaderboard.tables import TextTable, markdown_text, score_cell
 from hessgnn.runtime.config import Settings, read_json
 from hessgnn.runtime.files import write_text
-from hessgnn.training.regimes import WITH_FRAMES, StudyRegime
+from hessgnn.training.regimes import StudyRegime, any_frames, label_set
 
 CURVES = ("energy_mae", "forces_mae", "hessian_mae")
 """Errors that curves are drawn of."""
@@ -71,18 +84,63 @@ class StudyRuns(Settings):
     hessian_gradients: float = Field(description="gradients that a Hessian costs, for each atom")
     mean_atoms: float = Field(description="of the training structures")
     demonstration: bool = Field(default=False, description="whether the runs show the tool: nothing is tested then")
+    planned: NonNegativeInt = Field(default=0, description="trainings of the whole study; 0: not known, in older ones")
     points: list[StudyRun]
 
 
 def write_study(points: StudyRuns, folder: Path) -> None:
-    """Write ``points.json``, ``study.md`` and ``study.html``."""
+    """Write ``points.json``, ``study.md`` and ``study.html``, and ``labels.json`` where products were compared."""
     found, curves = comparisons(points, folder), sections(points)
+    if (value := label_value(points, folder)) is not None:
+        write_text(folder / "labels.json", value.model_dump_json(indent=1) + "\n")
+        curves = [*label_sections(value), *curves]
     write_text(folder / "points.json", points.model_dump_json(indent=1) + "\n")
     write_text(folder / "study.md", markdown(points, found))
     footer = "Written by hessgnn. The same numbers in full precision: points.json."
     notice = tables.DEMONSTRATION if points.demonstration else ""
     page = plain_page(f"Study {points.name}", summary(points), [*curves, *found], footer, notice)
     write_text(folder / "study.html", page)
+
+
+def label_value(points: StudyRuns, folder: Path) -> LabelValue | None:
+    """What labels buy; None where a study has no products to compare with Hessians and with neither."""
+    labels = {point.regime for point in points.points if point.status == "ok"}
+    if not products_of_all(labels) or not {value_of.WITHOUT, value_of.FULL} <= labels:
+        return None
+    most = max(point.fraction for point in points.points)
+    whole = [point for point in points.points if point.status == "ok" and point.fraction == most]
+    loaded = dict(zip((point.run for point in whole), collect([folder / point.run for point in whole]), strict=True))
+    curves, kept, reached, advice = [], [], [], []
+    for architecture in dict.fromkeys(point.architecture for point in whole):
+        mine = [point for point in whole if point.architecture == architecture]
+        for budget in BUDGETS:
+            if any(point.budget == budget for point in mine):
+                runs = [loaded[point.run] for point in of_budget(mine, budget)]
+                curves += curve_points(runs, mean_gradients(runs), architecture, budget)
+        runs = [loaded[point.run] for point in mine if point.budget == "steps"]
+        gradients = mean_gradients(runs)
+        errors = {metric: load_errors(runs, value_of.SPLIT, metric) for metric in value_of.ERRORS}
+        kept += kept_by(errors[value_of.METRIC], architecture)
+        reached += reached_by(errors[value_of.METRIC], gradients, architecture)
+        advice.append(advise(errors, gradients, architecture))
+    tested = next(iter(loaded.values())).record.metrics
+    path = folder / "data" / "step-costs.json"
+    return LabelValue(
+        name=points.name,
+        data=points.data,
+        level_of_theory=points.level_of_theory,
+        steps=max(point.steps for point in whole if point.budget == "steps"),
+        structures=max(point.structures for point in whole),
+        hessian_gradients=points.hessian_gradients * points.mean_atoms,
+        finished=sum(point.status == "ok" for point in points.points),
+        planned=points.planned,
+        tested={split: found[value_of.METRIC].n for split, found in tested.items() if value_of.METRIC in found},
+        step_costs=json.loads(path.read_text(encoding="utf-8"))["costs"] if path.is_file() else {},
+        points=curves,
+        kept=kept,
+        reached=reached,
+        advice=advice,
+    )
 
 
 def read_points(folder: Path) -> StudyRuns:
@@ -125,7 +183,7 @@ def sections(points: StudyRuns) -> list[PlainSection]:
             if any(point.budget == budget for point in chosen):
                 panels = _panels(chosen, lambda point: point.structures, "training structures")
                 found.append(_curves(f"Data efficiency, {title}", text, panels, len(found)))
-    if any(point.regime in WITH_FRAMES for point in points.points):
+    if any_frames(tuple(point.regime for point in points.points)):
         text = (
             "The same, against what all labels cost, those of validation included. E-F+ has spent on energies and "
             "forces of displaced frames what E-F-H has spent on Hessians, E-F+H on half of each: the lowest of their "
@@ -145,11 +203,13 @@ def _curves(heading: str, text: str, panels: list[Panel], position: int) -> Plai
 
 
 def of_budget(points: Sequence[StudyRun], budget: Budget) -> list[StudyRun]:
-    """Runs of a budget; the E-F-H runs for equal steps are also those for their own seconds."""
+    """Runs of a budget; those for equal steps whose steps are E-F-H's are also those for its seconds."""
+    again = {(point.regime, point.architecture) for point in points if point.budget == budget}
     return [
         point
         for point in points
-        if point.budget == budget or (point.regime == "E-F-H" and any(other.budget == budget for other in points))
+        if point.budget == budget
+        or (again and label_set(point.regime).steps_like_hessians and (point.regime, point.architecture) not in again)
     ]
 
 
@@ -208,7 +268,7 @@ def _trace(
         x=[statistics.fmean(places) for places, _, _ in columns],
         y=[statistics.fmean(values) for _, values, _ in columns],
         error_y=error_bars(stds),
-        line={"color": colour, "dash": DASHES[regime]},
+        line={"color": colour, "dash": DASHES.get(regime, "dashdot")},
         marker={"symbol": [f"{symbol}-open" if any(unsure) else symbol for _, _, unsure in columns], "size": 8},
         hovertemplate="%{x:.4g}: %{y:.3g}",
         meta=filter_meta(f"{architecture} {regime}", regime),

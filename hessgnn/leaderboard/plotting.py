@@ -12,6 +12,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from hessgnn.leaderboard.board import Row
+from hessgnn.training.regimes import has_curvature
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b8529a", "#c48a00", "#4a9cd6", "#8c6d5a", "#7a7fd0")
 """After Okabe and Ito (2008), darkened where needed: told apart with any colour vision, on white and on black."""
@@ -59,7 +60,7 @@ def filter_meta(entry: str, regime: str) -> dict[str, str]:
 
 def marker_symbol(symbol: str, regime: str, budget: str = "steps") -> str:
     """Filled with Hessian labels, hollow without, hollow with a dot where the budget was equal time."""
-    if regime in ("E-F-H", "E-F+H"):
+    if has_curvature(regime):
         return symbol
     return f"{symbol}-open-dot" if budget == "seconds" else f"{symbol}-open"
 

@@ -22,7 +22,7 @@ from hessgnn.evaluation.run import DEFAULT_TASKS, chosen_tasks
 from hessgnn.experiments.config import OWN_DATA, ExperimentConfig, LabelSettings, folder_name
 from hessgnn.runtime.config import Seed, Settings, get_dotted, parse
 from hessgnn.training.config import RunConfig
-from hessgnn.training.regimes import WITH_FRAMES, WITH_HESSIANS, ZERO_WEIGHTS, StudyRegime
+from hessgnn.training.regimes import StudyRegime, label_set
 
 PAPER_WEIGHTS = {"loss.forces": 0.30, "loss.hessian": 0.09}
 """Å² and Å⁴, of arXiv 2503.07839."""
@@ -120,17 +120,17 @@ class Subject:
     @property
     def folder(self) -> str:
         """Of its trials, relative to that of all trials."""
-        return f"{folder_name(self.architecture)}/{self.regime}"
+        return f"{folder_name(self.architecture)}/{label_set(self.regime).file_name}"
 
     @property
     def file(self) -> str:
         """Stem of its files."""
-        return f"{folder_name(self.architecture)} {self.regime}"
+        return f"{folder_name(self.architecture)} {label_set(self.regime).file_name}"
 
     @property
     def has_hessians(self) -> bool:
-        """Whether it is trained on Hessians."""
-        return self.regime in WITH_HESSIANS
+        """Whether it is trained on Hessians, or on products of them."""
+        return label_set(self.regime).has_curvature
 
 
 def is_used(key: str, regime: StudyRegime) -> bool:
@@ -140,10 +140,10 @@ def is_used(key: str, regime: StudyRegime) -> bool:
     :data:`DISPLACEMENT` needs displaced frames.
     """
     if key == DISPLACEMENT:
-        return regime in WITH_FRAMES
+        return label_set(regime).has_frames
     if key.startswith(("loss.hessian", "loss.probes", "loss.huber")):
-        return regime in WITH_HESSIANS
-    return not key.startswith(("loss.forces", "loss.ramp")) or "forces" not in ZERO_WEIGHTS[regime]
+        return label_set(regime).has_curvature
+    return not key.startswith(("loss.forces", "loss.ramp")) or label_set(regime).forces
 
 
 def check_conditions(space: Mapping[str, Values]) -> None:
@@ -405,7 +405,7 @@ class SweepConfig(ExperimentConfig):
     def count_runs(self) -> RunCounts:
         """Count the runs of the whole sweep."""
         n, runs, checked = len(self.subjects), len(self.seeds), self.check_ranking.trials
-        others = len(self.architectures) * len(set(self.regimes) - {"E-F-H"}) if self.equal_seconds else 0
+        others = len(self.architectures) * len(self.retrained)
         foreign = sum(subject.has_hessians for subject in self.subjects) * (len(self.architectures) - 1)
         return RunCounts(
             trials=n * self.budget.trials,

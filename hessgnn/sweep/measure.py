@@ -16,7 +16,7 @@ from hessgnn.data.store.store import Store
 from hessgnn.errors import TrainingError, UserError
 from hessgnn.experiments.frames import require_same_level
 from hessgnn.experiments.job import Job, JobResult
-from hessgnn.experiments.labels import MEASURED, measured_hessian_gradients, n_frames, part_of
+from hessgnn.experiments.labels import MEASURED, extra_gradients, measured_hessian_gradients, part_of
 from hessgnn.experiments.workers import Workers
 from hessgnn.runtime.memory import peak_resident
 from hessgnn.runtime.worker import Link
@@ -25,7 +25,7 @@ from hessgnn.sweep.config import DISPLACEMENT, Choice, Subject, SweepConfig
 from hessgnn.training.build import build
 from hessgnn.training.config import RunConfig
 from hessgnn.training.loss import Weights
-from hessgnn.training.regimes import WITH_FRAMES, StudyRegime
+from hessgnn.training.regimes import StudyRegime, label_set
 from hessgnn.training.validation import validate
 
 BATCHES, MOST_BATCHES = 4, 64
@@ -75,21 +75,21 @@ class Estimate:
             foreign = len(config.architectures) - 1 if config.transfer and subject.has_hessians else 0
             total += (config.budget.trials + foreign) * run(config.budget.steps, step)
             total += (counted.checks / each + len(config.seeds)) * run(config.final_steps, step)
-            if config.equal_seconds and regime != "E-F-H":
+            if regime in config.retrained:
                 total += len(config.seeds) * run(config.final_steps, self.hessian_step)
         return total
 
 
 @dataclass(frozen=True)
 class LabellingEstimate:
-    """Displaced frames of a sweep: at most so many gradients of the engine, and seconds of one process for them."""
+    """Displaced frames and products of a sweep: at most so many gradients, and seconds of one process for them."""
 
     gradients: int
     seconds: float
 
 
 def labelling(config: SweepConfig) -> LabellingEstimate | None:
-    """Count the displaced frames that a sweep labels, and time a few of them; ``None`` where it needs none.
+    """Count the gradients that a sweep labels with, and time a few of them; ``None`` where it needs no engine.
 
     Frames of a structure are shared by all runs with the same draw and displacement. Trials see those of the sweep's
     own draw with every displacement, retrainings those of their own draws with the displacements that were chosen.
@@ -99,9 +99,12 @@ def labelling(config: SweepConfig) -> LabellingEstimate | None:
     ConfigError
         When the engine does not fit the data.
     """
-    subjects = [subject for subject in config.subjects if subject.regime in WITH_FRAMES]
-    if not subjects:
+    kinds = [labels for labels in map(label_set, config.regimes) if labels.needs_engine]
+    if not kinds:
         return None
+    subjects = [subject for subject in config.subjects if label_set(subject.regime).has_frames]
+    if any(labels.name == "E-F+" for labels in kinds):  # whose frames those of E-F+H are among
+        kinds = [labels for labels in kinds if not labels.half]
     store, labels, engine = Store.open(config.data.path), config.labels, make_engine(config.labels.engine)
     require_same_level(store, engine)
     drawn = {
@@ -117,17 +120,17 @@ def labelling(config: SweepConfig) -> LabellingEstimate | None:
     space = config.space.get(DISPLACEMENT)
     values = len(space.choices) if isinstance(space, Choice) else len(subjects) * config.budget.trials if space else 1
     finals = min(values, len(subjects))
-    frames = sum(
-        n_frames(int(store.n_atoms[i]), float(per_atom)) * (values if draw == config.seed else finals)
-        for draw, part in drawn.items()
-        for i in part
-    )
-    if "E-F+" not in config.regimes:  # half of the structures keep their Hessian
-        frames //= 2
+    gradients = 0.0
+    for draw, part in drawn.items():
+        sets = values if draw == config.seed else finals  # with other displacements
+        for labels_of in kinds:
+            price = sum(extra_gradients(labels_of, int(store.n_atoms[i]), float(per_atom)) for i in part)
+            share = 0.5 if labels_of.half else 1 / labels_of.every
+            gradients += share * price * (sets if labels_of.has_frames else 1)
     start = time.perf_counter()
     for structure in first:
         engine.energy_forces(structure.to_atoms())
-    return LabellingEstimate(frames, frames * (time.perf_counter() - start) / max(1, len(first)))
+    return LabellingEstimate(int(gradients), gradients * (time.perf_counter() - start) / max(1, len(first)))
 
 
 def estimates(config: SweepConfig) -> list[Estimate]:

@@ -71,7 +71,7 @@ from hessgnn.sweep.storage import create_study, prepare_sweep, storage_of, tunin
 from hessgnn.sweep.trial_queue import STALE, STOPPED, TrialQueue, is_open, reason_of
 from hessgnn.sweep.tuning import BALANCE, PRODUCTS, SECONDS, TrialRequest, Tuning, ranking_key, trial_rows
 from hessgnn.training.config import RunConfig
-from hessgnn.training.regimes import WITH_FRAMES, StudyRegime
+from hessgnn.training.regimes import StudyRegime, label_set
 from hessgnn.training.run import Run, ValidationPoint
 
 _RECORD = "record"
@@ -180,7 +180,7 @@ class _Sweep:
             self._post(Note("labels", self.sets.hessian_cost()))
         known = self.config.space.get(DISPLACEMENT, Choice(choices=(self.config.labels.displacement,)))
         for regime in self.config.regimes:
-            if regime in WITH_FRAMES and isinstance(known, Choice):
+            if label_set(regime).needs_engine and isinstance(known, Choice):
                 for displacement in known.choices:
                     self._training_set(regime, {DISPLACEMENT: displacement}, self.config.seed)
 
@@ -312,7 +312,7 @@ class _Sweep:
             budget=budget,
         )
         equal = "" if budget == "steps" else "-seconds"
-        name = f"{folder_name(subject.architecture)}-{regime}{equal}-{chosen}-seed{seed}"
+        name = f"{folder_name(subject.architecture)}-{label_set(regime).file_name}{equal}-{chosen}-seed{seed}"
         tasks = config.tasks if budget == "steps" else config.equal_seconds_tasks
         how = EvaluationRequest(
             self._spent(subject, values, seed),
@@ -337,9 +337,8 @@ class _Sweep:
 
     def _equal_runs(self) -> list[tuple[Subject, int]]:
         """What is trained again for the device-seconds of E-F-H, when all have been retrained."""
-        if not self.config.equal_seconds:
-            return []
-        return [(s, seed) for s in self.config.subjects if s.regime != "E-F-H" for seed in self.config.seeds]
+        again = self.config.retrained
+        return [(s, seed) for s in self.config.subjects if s.regime in again for seed in self.config.seeds]
 
     def _equal(self, subject: Subject, seed: int) -> Path | None:
         """A retraining for the device-seconds of E-F-H, by frozen costs of a step; none where one of the two failed."""
@@ -364,7 +363,7 @@ class _Sweep:
 
         def measure() -> dict[str, float]:
             runs = {}
-            for regime in config.regimes:
+            for regime in config.timed:
                 subject = Subject(architecture, regime)
                 runs[regime] = self._final_job(subject, self._tuning(subject).best(), seed).config
             path = self.folder / "data" / "step-costs" / folder_name(architecture)

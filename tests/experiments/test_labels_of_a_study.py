@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from ase import Atoms
 
+from hessgnn.data.directions import Directions
 from hessgnn.data.store.store import Store, write_store
+from hessgnn.data.structure import Structure
 from hessgnn.errors import ConfigError, DataError
 from hessgnn.experiments import frames as frames_module
 from hessgnn.experiments import labels as labels_module
@@ -28,6 +30,7 @@ from hessgnn.experiments.labels import (
     part_of,
     units,
 )
+from hessgnn.experiments.products import n_directions
 from hessgnn.surface.base import SurfaceError
 from hessgnn.surface.engines.ase import AseEngine, AseSettings
 from hessgnn.surface.engines.tblite import TBLiteEngine, TBLiteSettings
@@ -290,8 +293,8 @@ def test_a_training_set_is_written_once_and_killed_labelling_goes_on(
 def test_several_may_ask_for_the_same_set_at_once(
     make_sets: MakeSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made, label = [], frames_module._label_one
-    monkeypatch.setattr(frames_module, "_label_one", lambda job: (made.append(job.path), label(job)))
+    made, label = [], frames_module._make
+    monkeypatch.setattr(frames_module, "_make", lambda job: (made.append(job.path), label(job)))
     several = [make_sets()[0] for _ in range(4)]  # as several processes have
     with ThreadPoolExecutor(4) as threads:
         paths = list(threads.map(lambda sets: sets.path("E-F+", fraction=1.0, draw=1), several))
@@ -343,7 +346,7 @@ def test_training_sets_of_another_level_of_theory_are_refused(
 ) -> None:
     store, other = Store.open(tiny_store), tmp_path / "other.h5"
     write_store(other, list(store), level_of_theory="wB97X-D/6-31G(d)")
-    with pytest.raises(ConfigError, match=r"the data are wB97X.*leave E-F\+ and E-F\+H out"):
+    with pytest.raises(ConfigError, match=r"the data are wB97X.*leave labels with frames or products out"):
         make_sets(**{"regimes": ["E-F"], **changes}, base={"data": {"path": str(other)}})
     make_sets(regimes=["E-F", "E-F-H"], base={"data": {"path": str(other)}})
 
@@ -361,7 +364,7 @@ def test_frames_of_another_level_of_theory_are_refused(tiny_store: Path, tmp_pat
     store = Store.open(tiny_store)
     other = tmp_path / "other.h5"
     write_store(other, [store[0]], level_of_theory="wB97X-D/6-31G(d)")
-    with pytest.raises(ConfigError, match="leave E-F"):
+    with pytest.raises(ConfigError, match="leave labels with frames"):
         require_same_level(Store.open(other), engine)
     require_same_level(store, engine)
 
@@ -379,3 +382,89 @@ def test_the_cost_of_a_hessian_is_measured(tiny_store: Path, monkeypatch: pytest
     engine = Ticking(AseSettings(calculator="ase.calculators.lj:LennardJones", level_of_theory="LJ"))
     found = measured_hessian_gradients(engine, [store[int(i)] for i in store.indices("train")])
     assert found == 6.0  # central differences
+
+
+PRODUCTS = ["E-F", "E-F-P1", "E-F-P3", "E-F-P3/2", "E-F-S2", "E-F-H", "E-F-H/3", "E-F+2", "E-F+"]
+
+
+def directions_of(path: Path) -> dict[str, Directions]:
+    store, indices = train(path)
+    return {store.names[i]: found for i in indices if (found := store[i].directions) is not None}
+
+
+def test_products_are_nested_drawn_anew_and_those_of_the_engine(make_sets: MakeSets, engine: TBLiteEngine) -> None:
+    sets, _ = make_sets(regimes=PRODUCTS)
+    one, three, few, soft = (
+        directions_of(sets.path(kind, fraction=1.0, draw=1)) for kind in ("E-F-P1", "E-F-P3", "E-F-P3/2", "E-F-S2")
+    )
+    names = {sets.store.names[i] for i in sets.indices(fraction=1.0, draw=1)}
+    assert one.keys() == three.keys() == soft.keys() == names
+    assert few.keys() < names
+    assert len(few) == -(-len(names) // 2)
+    for name, found in three.items():
+        assert (len(one[name]), len(found), found.kinds[0]) == (1, 3, "rademacher")
+        np.testing.assert_array_equal(one[name].vectors[0], found.vectors[0])
+        np.testing.assert_array_equal(one[name].products[0], found.products[0])
+        assert name not in few or np.array_equal(few[name].vectors, found.vectors)
+        structure = sets.store[sets.store.names.index(name)]
+        hessian = engine.hessian(structure.to_atoms()).matrix.reshape(3 * len(structure), -1)
+        for vector, product in zip(found.vectors, found.products, strict=True):
+            np.testing.assert_allclose(product.ravel(), hessian @ vector.ravel(), rtol=1e-4, atol=2e-3)
+    other = directions_of(sets.path("E-F-P3", fraction=1.0, draw=2))
+    assert all(not np.array_equal(other[name].vectors, found.vectors) for name, found in three.items())
+    again = directions_of(sets.path("E-F-S2", fraction=1.0, draw=2))
+    for name, found in soft.items():  # of a molecule, not of a draw
+        np.testing.assert_array_equal(again[name].vectors, found.vectors)
+        np.testing.assert_allclose(np.einsum("kia,lia->kl", found.vectors, found.vectors), np.eye(2), atol=1e-9)
+
+
+def test_what_products_and_shares_cost(make_sets: MakeSets) -> None:
+    """Counted from what stands in the files."""
+    sets, _ = make_sets(regimes=PRODUCTS)
+    own = sets.label_gradients("E-F", fraction=1.0, draw=1)
+    for kind in PRODUCTS[1:-1]:
+        store, indices = train(sets.path(kind, fraction=1.0, draw=1))
+        extra = sum(2 * int(store.n_directions[i]) for i in indices)
+        extra += sum(int(store.n_atoms[i]) for i in indices if store.has_hessian[i])
+        extra += sum(store.kinds[i] == "displaced" for i in indices)
+        assert sets.label_gradients(kind, fraction=1.0, draw=1) - own == extra > 0, kind
+        assert len([i for i in indices if store.kinds[i] != "displaced"]) == len(sets.indices(fraction=1.0, draw=1))
+    store, indices = train(sets.path("E-F-H/3", fraction=1.0, draw=1))
+    assert sum(store.has_hessian[i] for i in indices) == -(-len(indices) // 3)
+
+
+def test_few_frames_are_the_first_of_many(make_sets: MakeSets) -> None:
+    sets, _ = make_sets(regimes=PRODUCTS, labels={"hessian_gradients": 2.0})
+    few, many = (
+        {store.names[i]: store[i].positions.tobytes() for i in indices if store.kinds[i] == "displaced"}
+        for store, indices in (train(sets.path(kind, fraction=1.0, draw=1)) for kind in ("E-F+2", "E-F+"))
+    )
+    assert few.items() < many.items()
+
+
+def test_products_that_are_there_are_not_made_again(make_sets: MakeSets, monkeypatch: pytest.MonkeyPatch) -> None:
+    sets, _ = make_sets(regimes=PRODUCTS)
+    number = len(sets.indices(fraction=1.0, draw=1))
+    calls: list[str] = []
+    compute = TBLiteEngine.compute
+    monkeypatch.setattr(TBLiteEngine, "compute", lambda self, atoms: (calls.append(""), compute(self, atoms))[1])
+    for kind, expected in (("E-F-P1", 2), ("E-F-P3", 4), ("E-F-P3/2", 0)):
+        calls.clear()
+        sets.path(kind, fraction=1.0, draw=1)
+        assert len(calls) == expected * number, kind
+    path = sets.path("E-F-P3", fraction=1.0, draw=1)
+    before = directions_of(path)
+    next((path.parent / "products").iterdir()).write_bytes(b"damaged")
+    path.unlink()
+    calls.clear()
+    sets.path("E-F-P3", fraction=1.0, draw=1)
+    assert len(calls) == 6
+    for name, found in directions_of(path).items():
+        np.testing.assert_allclose(found.products, before[name].products, atol=1e-4)
+
+
+def test_a_diatomic_has_one_soft_mode() -> None:
+    molecule = Structure(numbers=[1, 1], positions=[[0, 0, 0], [0, 0, 0.75]], name="H2")
+    assert [n_directions(molecule, 4, kind) for kind in ("softest", "rademacher")] == [1, 4]
+    atom = Structure(numbers=[1], positions=[[0, 0, 0]], name="H")
+    assert n_directions(atom, 1, "softest") == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import zipfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from hessgnn.evaluation.evaluate import evaluate
 from hessgnn.evaluation.record import read_record
 from hessgnn.experiments.config import StudyConfig
 from hessgnn.experiments.job import Event, JobProgress, Note
-from hessgnn.experiments.study import Cell, cells_of, study
+from hessgnn.experiments.label_value import LabelValue
+from hessgnn.experiments.study import Cell, cells_of, report, study
 from hessgnn.experiments.study_report import StudyRuns, read_points, summary
 from hessgnn.leaderboard.collect import collect
 from hessgnn.leaderboard.scores import score
@@ -99,7 +101,7 @@ def test_a_redirected_study_prints_a_line_for_each_finished_unit(
     study_command(tmp_path / "study.yaml", [], output=tmp_path / "out", dry_run=False)
     printed, log = capsys.readouterr().out, (tmp_path / "out" / "study.log").read_text()
     units = [
-        r"labels train-1-draw1-frames-0\.1\] labelling frames of structure 6/6$",
+        r"labels train-1-draw1-frames-0\.1\] labelling structure 6/6$",
         r"report\] .*leaderboard written$",
     ]
     for regime in (r"E-F\+", "E-F-H"):
@@ -273,3 +275,68 @@ def test_a_demonstration_has_no_verdicts_and_says_so(make_study: MakeStudy, tmp_
     table, _, _ = with_less.partition("##")
     sources = {line.split(" | ")[1] for line in table.splitlines() if line.startswith("| Hessian labels:")}
     assert sources == {"–"}  # the study's claims on errors are about equal data
+
+
+def test_an_unfinished_study_compares_like_with_like(make_study: MakeStudy) -> None:
+    """All architectures have had a kind of labels, and all kinds a seed, before the next one begins."""
+    small = {"potential": {"name": "schnet", "width": 8, "n_interactions": 1, "n_basis": 8}}
+    config = make_study(
+        architectures={"schnet": small, "other": small},
+        regimes=["E-F", "E-F-H", "E-F-P1", "E-F-H/2"],
+        equal_seconds=["E-F", "E-F-H/2"],
+        seeds=[1, 2, 3],
+    )
+    cells = cells_of(config)
+    steps = [cell for cell in cells if cell.budget == "steps"]
+    assert cells[: len(steps)] == steps
+    for done in range(len(steps) + 1):
+        per_seed = Counter(cell.seed for cell in steps[:done])
+        assert all(per_seed[seed] == 8 for seed in (1, 2, 3) if per_seed[seed + 1])
+        kinds = Counter(cell.regime for cell in steps[:done])
+        assert max(kinds.values(), default=0) - min(kinds[kind] for kind in config.regimes) <= 2
+        architectures = Counter(cell.architecture for cell in steps[:done])
+        assert architectures["schnet"] - architectures["other"] in (0, 1)
+    assert {cell.regime for cell in cells[len(steps) :]} == {"E-F", "E-F-H/2"}
+    assert len({cell.folder(Path()) for cell in cells}) == len(cells) == 24 + 12
+
+
+def test_equal_seconds_are_trained_where_a_step_costs_something_else(make_study: MakeStudy) -> None:
+    regimes = ["E-F", "E-F+2", "E-F-P1", "E-F-S1", "E-F-H/2", "E-F-P2/2", "E-F-H"]
+    config = make_study(regimes=regimes, equal_seconds=True)
+    assert config.retrained == ["E-F", "E-F+2", "E-F-H/2", "E-F-P2/2"]
+    assert make_study(regimes=regimes).retrained == []
+    assert make_study(regimes=regimes, equal_seconds=["E-F-H", "E-F"]).timed == ["E-F", "E-F-H"]
+    with pytest.raises(ConfigError, match="equal_seconds: E-F-P2 is none of the regimes"):
+        make_study(regimes=regimes, equal_seconds=["E-F-P2"])
+
+
+def test_a_study_of_products_says_what_labels_buy(make_study: MakeStudy, tmp_path: Path) -> None:
+    config = make_study(regimes=["E-F", "E-F-P1", "E-F-S1", "E-F-H/2", "E-F-H"], seeds=[1])
+    with pytest.raises(DataError, match="no run is finished"):
+        report(config, tmp_path)
+    study(config, tmp_path, silent)
+    value = LabelValue.model_validate_json((tmp_path / "labels.json").read_text())
+    assert (value.finished, value.planned, value.steps, value.structures) == (5, 5, 6, 6)
+    by_labels = {point.labels: point for point in value.points}
+    assert by_labels.keys() == set(config.regimes)
+    record = read_record(Cell("schnet", "E-F-P1", 1.0, 1).folder(tmp_path) / "record.json")
+    assert record.regime == "E-F-P1"
+    assert record.config["loss"]["probes"]["kind"] == "stored"
+    assert by_labels["E-F-P1"].label_gradients == record.cost.label_gradients
+    assert by_labels["E-F-P1"].label_gradients - by_labels["E-F"].label_gradients == 2 * 6
+    error = by_labels["E-F-P1"].errors["nms"]["hessian_rmse"]
+    assert error.value == pytest.approx(record.metrics["nms"]["hessian_rmse"].value)
+    without, some, full = (by_labels[name].errors["nms"]["hessian_rmse"].value for name in ("E-F", "E-F-P1", "E-F-H"))
+    assert without is not None
+    assert some is not None
+    assert full is not None
+    share = next(one.share.value for one in value.kept if one.labels == "E-F-P1")
+    assert share == (pytest.approx((without - some) / (without - full)) if without > full else None)
+    page = (tmp_path / "study.html").read_text()
+    assert "What to buy with the next gradients" in page
+    assert "products with random directions of every structure" in page
+
+    # What is finished can be looked at; nothing is trained for it.
+    (Cell("schnet", "E-F-S1", 1.0, 1).folder(tmp_path) / "record.json").unlink()
+    assert len(report(config, tmp_path).points) == 4
+    assert LabelValue.model_validate_json((tmp_path / "labels.json").read_text()).finished == 4

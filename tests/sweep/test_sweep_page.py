@@ -216,6 +216,9 @@ def test_frames_to_be_labelled_are_counted(make_sweep: MakeSweep) -> None:
     half = labelling(make_sweep(regimes=["E-F+H"]))
     assert half is not None
     assert half.gradients == (1 + len(config.seeds)) * whole // 2  # each draw has its own
+    products = labelling(make_sweep(regimes=["E-F-P3", "E-F+2", "E-F-H"]))
+    assert products is not None
+    assert products.gradients == (1 + len(config.seeds)) * (2 * 3 + 2) * len(store.indices("train"))
 
 
 def test_a_few_steps_are_measured_and_nothing_is_written(make_sweep: MakeSweep, tmp_path: Path) -> None:

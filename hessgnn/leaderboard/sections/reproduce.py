@@ -15,7 +15,7 @@ from hessgnn.leaderboard.collect import RunFiles
 from hessgnn.leaderboard.comparisons import BUDGETS
 from hessgnn.leaderboard.sections.base import PageData, Section, section
 from hessgnn.leaderboard.tables import integer, number
-from hessgnn.training.regimes import WITH_FRAMES
+from hessgnn.training.regimes import label_set
 
 
 @section("reproduce", order=170)
@@ -94,8 +94,9 @@ def _commands(row: Row, runs: Sequence[RunFiles]) -> str:
         return f"hessgnn evaluate --calculator MODULE:FACTORY --data {data} --tasks {tasks} -o runs/{_word(row.entry)}"
     name = _word(row.entry)
     lines = [f"# {name}.yaml is the configuration below"]
-    if row.regime in WITH_FRAMES:
-        lines.append("# its training set has displaced frames, made by `hessgnn study` or `python -m hessgnn.sweep`")
+    if row.regime != "E-H" and label_set(row.regime).needs_engine:
+        what = "displaced frames" if label_set(row.regime).has_frames else "Hessian products"
+        lines.append(f"# its training set has {what}, made by `hessgnn study` or `python -m hessgnn.sweep`")
     for seed in row.seeds:
         folder = f"runs/{name}-seed{seed}"
         lines += [

@@ -217,7 +217,7 @@ class Curves(FigureSection):
                         mode="lines+markers" if len(points) == 1 else "lines",
                         x=np.array([point.step for point in points], dtype=np.int32),
                         y=np.array([getattr(point, name) for point in points], dtype=np.float32),
-                        line={"color": colour, "dash": DASHES[run.regime], "width": 1.6},
+                        line={"color": colour, "dash": DASHES.get(run.regime, "dashdot"), "width": 1.6},
                         marker={"symbol": symbol},
                         hovertemplate=f"step %{{x}}: %{{y:.3g}}, seed {run.seed}{_fate(run.status)}",
                         meta=filter_meta(run.entry, run.regime),
