@@ -37,8 +37,9 @@ from hessgnn.evaluation.record import Cost
 from hessgnn.experiments.config import ExperimentConfig, LabelSettings
 from hessgnn.experiments.frames import FrameJob, LabelJob, make_labels, require_same_level
 from hessgnn.experiments.job import JobProgress, JobTitle, Note, Observer
-from hessgnn.experiments.products import GRADIENTS, ProductJob, n_directions
+from hessgnn.experiments.products import ProductJob, n_directions
 from hessgnn.runtime.files import lock_file, write_text
+from hessgnn.surface.differences import GRADIENTS
 from hessgnn.surface.engines.base import Engine, make_engine
 from hessgnn.training.build import fit_reference_energies
 from hessgnn.training.regimes import LabelSet, StudyRegime, label_set
@@ -130,7 +131,7 @@ def label_gradients(
 def extra_gradients(labels: LabelSet, n_atoms: int, hessian_gradients: float) -> int:
     """Gradients that the labels of a structure cost beyond its energy and forces; ``hessian_gradients`` for an atom."""
     if labels.products:
-        return GRADIENTS * labels.products
+        return GRADIENTS["central"] * labels.products
     if labels.frames:
         return labels.frames
     return n_frames(n_atoms, hessian_gradients) if labels.hessians or labels.has_frames else 0
@@ -269,7 +270,7 @@ class TrainingSets:
             if wanted.directions:
                 of_draw = None if wanted.directions == "softest" else draw
                 for k in range(self._number(wanted, i)):
-                    found["product", i, wanted.directions, of_draw, k] = GRADIENTS
+                    found["product", i, wanted.directions, of_draw, k] = GRADIENTS["central"]
                 continue
             price = extra_gradients(wanted, int(store.n_atoms[i]), self.hessian_gradients)
             if i in moved:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from ase import Atoms
 
 from hessgnn.data.directions import Directions
 from hessgnn.data.structure import Array, Structure
@@ -18,10 +18,9 @@ from hessgnn.molecules.geometry import molecule_rng
 from hessgnn.molecules.vibrations import eckart_projector, vibrations
 from hessgnn.runtime.files import atomic_path
 from hessgnn.surface.base import SurfaceError
+from hessgnn.surface.differences import central_product
 from hessgnn.surface.engines.base import Engine, make_engine
 
-GRADIENTS = 2
-"""Of a product, by central differences."""
 STEP = 1e-3
 """Å: displacement of the atom that moves most."""
 
@@ -106,17 +105,11 @@ class ProductJob:
 
 def hessian_product(engine: Engine, structure: Structure, vector: Array) -> Array:
     """Compute ``H·v`` ``(N, 3)``, eV/Å², by a central difference of the engine's forces."""
-    step = STEP / float(np.linalg.norm(vector, axis=1).max())
-
-    def forces(sign: float) -> Array:
-        atoms: Atoms = structure.to_atoms()
-        atoms.positions = structure.positions + sign * step * vector
-        return engine.energy_forces(atoms)[1]
-
-    return _answer(lambda: (forces(-1.0) - forces(1.0)) / (2 * step), structure.name)
+    forces = engine.forces_of(structure.to_atoms())
+    return _answer(lambda: central_product(forces, structure.positions, vector, STEP), structure.name)
 
 
-def _answer(ask, name: str) -> Array:  # type: ignore[no-untyped-def]
+def _answer(ask: Callable[[], Array], name: str) -> Array:
     try:
         return np.asarray(ask(), dtype=np.float64)
     except SurfaceError as error:

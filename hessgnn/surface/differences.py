@@ -81,6 +81,29 @@ def differenced_hessian(calculator: Calculator, atoms: Atoms, step: float = HESS
     return (matrix + matrix.T) / 2
 
 
+def central_product(forces: Callable[[Array], Array], positions: Array, vector: Array, step: float) -> Array:
+    """Compute ``H·v`` by a central difference of forces, without an estimate of its error; see :func:`product`.
+
+    Parameters
+    ----------
+    forces
+        From positions to forces, both ``(N, 3)``, Å and eV/Å.
+    positions
+        The structure.
+    vector
+        The direction ``(N, 3)``, dimensionless, of any length.
+    step
+        Displacement of the atom that moves most, Å.
+
+    Returns
+    -------
+    (N, 3) float64
+        eV/Å².
+    """
+    scale = step / largest_displacement(vector)
+    return (forces(positions - scale * vector) - forces(positions + scale * vector)) / (2 * scale)
+
+
 @dataclass(frozen=True)
 class Line:
     """Forces along a line through a structure, on which the atom that moves most moves by one Å per unit.
@@ -226,7 +249,7 @@ def product(
     forward = forces(positions + scale * vector)
     if scheme == "central":
         backward = forces(positions - scale * vector)
-        found = (backward - forward) / (2 * scale)
+        found = (backward - forward) / (2 * scale)  # as central_product, with the two forces kept
         curvature = np.sqrt(np.mean(np.square(forward + backward - 2 * reference)))  # second derivative times step²
         errors = known.noise / (np.sqrt(2) * step), known.twist * curvature / 6
     else:

@@ -24,13 +24,13 @@ from hessgnn.data.structure import Array
 from hessgnn.errors import ConfigError, DataError
 from hessgnn.potentials.base import Potential
 from hessgnn.runtime.registry import Registry
+from hessgnn.surface.differences import GRADIENTS
 from hessgnn.surface.engines.base import Engine
 from hessgnn.surface.potential import Geometry
 
 Indices = NDArray[np.int64]
 
-PRODUCT_GRADIENTS = 2
-"""Gradients of a product by central differences."""
+PRODUCT_GRADIENTS = GRADIENTS["central"]
 SHORTLIST = 3
 """Structures that a rule selects for each one that is kept for being far from the others."""
 

@@ -13,6 +13,7 @@ from hessgnn.factory.selection import Indices, Pool
 from hessgnn.potentials.base import Potential
 from hessgnn.runtime.terminal import tracked
 from hessgnn.surface.base import SurfaceError
+from hessgnn.surface.differences import central_product
 from hessgnn.surface.engines.base import Engine
 from hessgnn.surface.potential import batch_of, by_size, passes
 
@@ -57,19 +58,17 @@ def differenced_products(engine: Engine, pool: Pool) -> list[Array]:
         atoms = Atoms(geometry.numbers, geometry.positions, cell=geometry.cell, pbc=geometry.pbc)
         vectors = directions(pool, i)
         try:
-            found.append(np.stack([_difference(engine, atoms, vector) for vector in vectors]))
+            found.append(
+                np.stack(
+                    [
+                        central_product(engine.forces_of(atoms), atoms.positions, vector, engine.step)
+                        for vector in vectors
+                    ]
+                )
+            )
         except SurfaceError:
             found.append(np.full(vectors.shape, np.nan))
     return found
-
-
-def _difference(engine: Engine, atoms: Atoms, vector: Array) -> Array:
-    sides = []
-    for sign in (1, -1):
-        image = atoms.copy()
-        image.positions += sign * engine.step * vector
-        sides.append(engine.energy_forces(image)[1])
-    return (sides[1] - sides[0]) / (2 * engine.step)
 
 
 def _finite(values: Array) -> Array:
