@@ -34,7 +34,7 @@ class LabelSettings(Settings):
     engine: EngineChoice = TBLiteSettings()
     mode_engine: EngineChoice = Field(
         default=TBLiteSettings(method="GFN1-xTB"),
-        description="cheaper than the engine: its Hessians give the softest modes of E-F-S1, and cost no gradients",
+        description="cheaper than the engine: its Hessians give the modes of E-F-M2 and E-F-S1, and cost no gradients",
     )
     hessian_gradients: PositiveFloat | Literal["measured"] = Field(
         default=6.0,

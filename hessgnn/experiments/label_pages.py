@@ -16,6 +16,7 @@ from hessgnn.training.regimes import label_set
 
 SERIES = {
     "random products": "products with random directions of every structure",
+    "divided modes": "products with random signs along the modes of a cheap Hessian, divided among them",
     "soft modes": "products with the softest modes of every structure",
     "frames": "energies and forces of displaced frames",
     "few structures": "random products of some structures",
@@ -31,7 +32,7 @@ def series_of(labels: str) -> str:
     if found.directions == "rademacher":
         return "random products" if found.every == 1 else "few structures"
     if found.directions:
-        return "soft modes"
+        return "divided modes" if found.directions == "modes" else "soft modes"
     if found.has_frames:
         return "frames"
     return "Hessians" if found.hessians else "neither"

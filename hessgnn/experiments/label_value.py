@@ -378,7 +378,8 @@ def in_words(name: str) -> str:
     if labels.directions == "rademacher":
         return f"{_count(labels.products, 'random product')} {whose}"
     if labels.products:
-        return f"{_count(labels.products, 'product')} with soft modes {whose}"
+        modes = "all modes divided" if labels.directions == "modes" else "soft modes"
+        return f"{_count(labels.products, 'product')} with {modes} {whose}"
     if labels.frames:
         return f"{_count(labels.frames, 'displaced frame')} {whose}"
     if labels.half:

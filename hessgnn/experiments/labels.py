@@ -269,8 +269,10 @@ class TrainingSets:
         for i in sorted(moved | labelled):
             if wanted.directions:
                 of_draw = None if wanted.directions == "softest" else draw
-                for k in range(self._number(wanted, i)):
-                    found["product", i, wanted.directions, of_draw, k] = GRADIENTS["central"]
+                number = self._number(wanted, i)
+                division = number if wanted.directions == "modes" else None  # parts of one are none of another
+                for k in range(number):
+                    found["product", i, wanted.directions, division, of_draw, k] = GRADIENTS["central"]
                 continue
             price = extra_gradients(wanted, int(store.n_atoms[i]), self.hessian_gradients)
             if i in moved:
@@ -281,8 +283,8 @@ class TrainingSets:
 
     def _number(self, wanted: LabelSet, i: int) -> int:
         """Products of a structure."""
-        soft = wanted.directions == "softest" and wanted.products > 3 * self.store.n_atoms[i] - 6
-        return n_directions(self.store[i], wanted.products, wanted.directions) if soft else wanted.products
+        few = wanted.directions != "rademacher" and wanted.products > 3 * self.store.n_atoms[i] - 6
+        return n_directions(self.store[i], wanted.products, wanted.directions) if few else wanted.products
 
     def _moved(self, kind: StudyRegime, fraction: float, draw: int) -> set[int]:
         """The structures with displaced frames, in place of a Hessian."""

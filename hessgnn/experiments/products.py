@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hessgnn.curvature.probes.modes import ReferenceModes
 from hessgnn.data.directions import Directions
 from hessgnn.data.structure import Array, Structure
 from hessgnn.errors import DataError
@@ -26,7 +27,9 @@ STEP = 1e-3
 
 
 def n_directions(structure: Structure, number: int, kind: str) -> int:
-    """Directions that a structure gets when ``number`` are wanted: it has no more softest modes than vibrations."""
+    """Directions that a structure gets when ``number`` are wanted: it has 3N modes, and fewer vibrations."""
+    if kind == "modes":
+        return min(number, 3 * len(structure))
     if kind != "softest" or number <= 3 * len(structure) - 6:
         return number
     return min(number, round(float(np.trace(eckart_projector(np.ones(len(structure)), structure.positions)))))
@@ -36,8 +39,8 @@ def n_directions(structure: Structure, number: int, kind: str) -> int:
 class ProductJob:
     """Products of one structure, kept in a file.
 
-    Directions are drawn one after the other, so the first of many are the same as few. Each ``draw``, the seed of a
-    run, has random directions of its own; the softest modes are the same for all.
+    Directions are drawn one after the other, so the first of many are the same as few, but for parts of ``modes``. Each
+    ``draw``, the seed of a run, has random directions of its own; the softest modes are the same for all.
     """
 
     folder: Path
@@ -55,6 +58,8 @@ class ProductJob:
         drawn = f"{self.settings.seed} {self.draw}"
         if self.kind == "softest":
             drawn = self.settings.mode_engine.model_dump_json()
+        if self.kind == "modes":
+            drawn += f" {self.number} {self.settings.mode_engine.model_dump_json()}"
         key = f"{self.structure.name} {self.kind} {engines} {drawn} {positions}"
         return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.npz"
 
@@ -88,10 +93,15 @@ class ProductJob:
         if self.kind == "rademacher":
             rng = molecule_rng((self.settings.seed, self.draw, 2), self.structure.name)
             return np.array([2.0 * rng.integers(2, size=shape) - 1.0 for _ in range(self.number)])
-        atoms = self.structure.to_atoms()
+        atoms, positions = self.structure.to_atoms(), self.structure.positions
         hessian = _answer(lambda: make_engine(self.settings.mode_engine).hessian(atoms).matrix, self.structure.name)
-        modes = vibrations(np.ones(len(atoms)), self.structure.positions, hessian).modes  # of the Hessian itself
-        return modes[: self.number]
+        if self.kind == "softest":
+            return vibrations(np.ones(len(atoms)), positions, hessian).modes[: self.number]  # of the Hessian itself
+        number = n_directions(self.structure, self.number, self.kind)
+        modes = ReferenceModes(number).of_structure(hessian, len(atoms))
+        rng = molecule_rng((self.settings.seed, self.draw, 3), self.structure.name)
+        signed = modes["vectors"] * (2.0 * rng.integers(2, size=len(hessian)) - 1.0)
+        return np.array([signed[:, modes["part"] == k].sum(1).reshape(shape) for k in range(number)])
 
     def _read(self) -> Directions | None:
         try:

@@ -9,6 +9,7 @@ name              labels of each structure
 ``E-F+2``         and energies and forces of two displaced frames
 ``E-F+H``         half of the structures have their Hessian, the others displaced frames
 ``E-F-P2``        and two products of the Hessian with random directions (Rademacher)
+``E-F-M2``        and two products with random signs along the modes of a cheap engine's Hessian, divided in two parts
 ``E-F-S2``        and two products with the softest modes of a cheap engine's Hessian
 ``E-F-H``         and the full Hessian
 ``E-F-P8/4``      of every fourth structure, drawn at random, eight products; also ``E-F-H/8``, ``E-F+4/2``
@@ -29,9 +30,9 @@ from hessgnn.errors import ConfigError, did_you_mean
 LossRegime = Literal["E", "E-F", "E-H", "E-F-H"]
 """What the weights of a loss can tell."""
 
-_PATTERN = r"E(-F(\+H|(\+|\+[1-9]\d*|-H|-[PS][1-9]\d*)(/[1-9]\d*)?)?)?"
-_PRODUCTS = {"P": "rademacher", "S": "softest"}
-_EXAMPLES = ("E", "E-F", "E-F+", "E-F+2", "E-F+H", "E-F-P1", "E-F-S1", "E-F-H", "E-F-H/8")
+_PATTERN = r"E(-F(\+H|(\+|\+[1-9]\d*|-H|-[PMS][1-9]\d*)(/[1-9]\d*)?)?)?"
+_PRODUCTS = {"P": "rademacher", "M": "modes", "S": "softest"}
+_EXAMPLES = ("E", "E-F", "E-F+", "E-F+2", "E-F+H", "E-F-P1", "E-F-M2", "E-F-S1", "E-F-H", "E-F-H/8")
 
 
 @dataclass(frozen=True)

@@ -384,7 +384,7 @@ def test_the_cost_of_a_hessian_is_measured(tiny_store: Path, monkeypatch: pytest
     assert found == 6.0  # central differences
 
 
-PRODUCTS = ["E-F", "E-F-P1", "E-F-P3", "E-F-P3/2", "E-F-S2", "E-F-H", "E-F-H/3", "E-F+2", "E-F+"]
+PRODUCTS = ["E-F", "E-F-P1", "E-F-P3", "E-F-P3/2", "E-F-M2", "E-F-S2", "E-F-H", "E-F-H/3", "E-F+2", "E-F+"]
 
 
 def directions_of(path: Path) -> dict[str, Directions]:
@@ -416,6 +416,23 @@ def test_products_are_nested_drawn_anew_and_those_of_the_engine(make_sets: MakeS
     for name, found in soft.items():  # of a molecule, not of a draw
         np.testing.assert_array_equal(again[name].vectors, found.vectors)
         np.testing.assert_allclose(np.einsum("kia,lia->kl", found.vectors, found.vectors), np.eye(2), atol=1e-9)
+
+
+def test_divided_modes_are_parts_of_all(make_sets: MakeSets, engine: TBLiteEngine) -> None:
+    """Signed sums over orthonormal modes: parts are orthogonal, and their squares add up to 3N."""
+    sets, _ = make_sets(regimes=PRODUCTS)
+    found = directions_of(sets.path("E-F-M2", fraction=1.0, draw=1))
+    for name, parts in found.items():
+        size = 3 * parts.vectors.shape[1]
+        assert parts.weights.tolist() == [2.0, 2.0]
+        gram = np.einsum("kia,lia->kl", parts.vectors, parts.vectors)
+        np.testing.assert_allclose([gram[0, 1], np.trace(gram)], [0, size], atol=1e-8)
+        structure = sets.store[sets.store.names.index(name)]
+        hessian = engine.hessian(structure.to_atoms()).matrix
+        expected = (parts.vectors.reshape(2, size) @ hessian).reshape(parts.products.shape)
+        np.testing.assert_allclose(parts.products, expected, rtol=1e-4, atol=2e-3)
+    other = directions_of(sets.path("E-F-M2", fraction=1.0, draw=2))
+    assert all(not np.array_equal(other[name].vectors, parts.vectors) for name, parts in found.items())
 
 
 def test_what_products_and_shares_cost(make_sets: MakeSets) -> None:

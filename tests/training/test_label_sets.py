@@ -20,6 +20,7 @@ NAMES = [
     "E-F-P1",
     "E-F-P12",
     "E-F-P8/4",
+    "E-F-M2",
     "E-F-S1",
     "E-F-S4/2",
     "E-F-H",
@@ -54,10 +55,10 @@ def test_names_have_the_meaning_that_they_always_had() -> None:
 
 def test_products_are_trained_on_as_stored() -> None:
     assert {name: label_set(name).probes for name in NAMES if label_set(name).probes} == dict.fromkeys(
-        ["E-F-P1", "E-F-P12", "E-F-P8/4", "E-F-S1", "E-F-S4/2"], "stored"
+        ["E-F-P1", "E-F-P12", "E-F-P8/4", "E-F-M2", "E-F-S1", "E-F-S4/2"], "stored"
     )
     same = [name for name in NAMES if label_set(name).steps_like_hessians]
-    assert same == ["E-F-P1", "E-F-P12", "E-F-S1", "E-F-H"]
+    assert same == ["E-F-P1", "E-F-P12", "E-F-M2", "E-F-S1", "E-F-H"]
 
 
 def test_names_of_files_are_names_of_files_and_distinct() -> None:
