@@ -7,7 +7,7 @@ from typing import Any
 from hessgnn.experiments.label_pages import estimate_text, goals_table
 from hessgnn.experiments.label_value import FULL, GOALS, ONE, CurvePoint, Estimate, LabelValue, in_words
 from hessgnn.leaderboard.tables import MISSING, TextTable
-from pages.wording import ARCHITECTURES
+from pages.wording import ARCHITECTURES, joined
 
 COLUMNS = (
     ("H, nms", "nms", "hessian_rmse", 2),
@@ -103,6 +103,22 @@ def met(found: LabelValue) -> tuple[int, int, int]:
         sum(value is not None and value >= GOALS["share"] for value in kept),
         sum(value is not None and value <= GOALS["ratio"] for value in ratios),
         len(architectures(found)),
+    )
+
+
+def summary(stored: Any) -> str:
+    """One sentence of what one product of every structure keeps; empty while nothing is known."""
+    found = value(stored)
+    kept = {
+        one.architecture: one.share.value for one in found.kept if one.labels == ONE and one.share.value is not None
+    }
+    gradients = {point.labels: point.label_gradients for point in found.points if point.budget == "steps"}
+    if not kept:
+        return ""
+    shares_of = joined([f"{100 * share:.0f} % ({in_sentence(name)})" for name, share in kept.items()])
+    return (
+        f"On the bundled data, with {gradients[ONE] / gradients[FULL]:.0%} of the gradients of full Hessians, one "
+        f"product of every structure keeps {shares_of} of what these take off the Hessian error of displaced frames."
     )
 
 
