@@ -47,6 +47,20 @@ def starts(record: Mapping[str, Any]) -> str:
     return table(Starts.TITLES, [row for one in found for row in one.cells()]) if found else ""
 
 
+def stored_products(record: Mapping[str, Any]) -> str:
+    """Steps with stored products over steps with Rademacher probes, from ``benchmarks/stored_step.py``."""
+    rows = []
+    for row in sorted(record["rows"], key=lambda row: row["work"] != "step"):
+        what = f"{row['architecture']} step" if row["work"] == "step" else "probes and products"
+        low, middle, high = row["ratio"]
+        times = [
+            f"{1e3 * row['processor_seconds'][kind]:.{1 if row['work'] == 'step' else 2}f}"
+            for kind in ("rademacher", "stored")
+        ]
+        rows.append([what, str(row["products"]), *times, f"{middle:.3f}", f"{low:.3f}-{high:.3f}"])
+    return table(["work", "products", "rademacher / ms", "stored / ms", "ratio", "quartiles"], rows)
+
+
 def ratio(record: Mapping[str, Any], title: str, work: str) -> float:
     """Median time of one piece of work over that of its baseline."""
     [one] = [one for one in Report.model_validate(record).comparisons if one.title == title]
