@@ -28,7 +28,7 @@ def label(
         typer.Option(help="modes, softest: engine or run folder whose Hessian gives the modes; tblite by default"),
     ] = None,
     engine: Annotated[
-        str | None, typer.Option(help="label engine with its default settings; by default what the set was built with")
+        str | None, typer.Option(help="label engine with its default settings; by default that of the set's provenance")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with engine, seed and labels, as in a recipe")] = None,
     structures: Annotated[Path | None, typer.Option(help="only these: text file, one name a line")] = None,

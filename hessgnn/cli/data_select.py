@@ -64,6 +64,7 @@ def select(
     distance: environments far from those that have curvature labels.
     disagreement: largest spread of H·v among two or more --models.
     """
+    from hessgnn.factory.labelling import engine_of
     from hessgnn.factory.selection import PRODUCT_GRADIENTS, SELECTORS, pool_of
     from hessgnn.factory.selection import select as select_by
 
@@ -105,6 +106,7 @@ def select(
     say(console, f"{len(found.indices)} of {len(pool.candidates)} structures; a product each costs {cost} gradients")
     if output is not None:
         verb = f"hessgnn data label {data} --structures {output} --directions rademacher -o NEW.h5"
+        verb += "" if engine_of(store) else " --engine NAME"
         say(console, f"names in {output}; label them: {verb}")
 
 

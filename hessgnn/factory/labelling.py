@@ -312,12 +312,11 @@ class Labelling:
 
 
 def engine_of(store: Store) -> dict[str, Any] | None:
-    """Settings of the engine that a set was built with, from the recipe in its provenance, or ``None``."""
-    with suppress(yaml.YAMLError):
-        told = yaml.safe_load(store.attributes.provenance)
-        if isinstance(told, dict) and isinstance(recipe := told.get("recipe"), dict):
-            found = recipe.get("engine")
-            return found if isinstance(found, dict) else None
+    """Settings of the engine that a set was built or last labelled with, from its provenance, or ``None``."""
+    told = _records(store.attributes.provenance)
+    for record in (told.get("recipe"), *(one.get("settings") for one in _labelled(told))):
+        if isinstance(record, dict) and isinstance(found := record.get("engine"), dict):
+            return found
     return None
 
 
@@ -353,15 +352,25 @@ def _is_differenced(surface: Surface) -> bool:
     return type(surface).second_derivatives is Surface.second_derivatives
 
 
+def _records(provenance: str) -> dict[str, Any]:
+    """Records of a provenance that is a mapping in YAML; none of any other."""
+    with suppress(yaml.YAMLError):
+        if isinstance(told := yaml.safe_load(provenance), dict):
+            return told
+    return {}
+
+
+def _labelled(told: dict[str, Any]) -> list[dict[str, Any]]:
+    """Records of :class:`Labelling` in a provenance, the last one first."""
+    return [told[key] for key in reversed(told) if str(key).startswith("labelled") and isinstance(told[key], dict)]
+
+
 def _extended(provenance: str, record: dict[str, Any]) -> str:
     """Provenance with one record more; as YAML where it is a mapping, else below a key of its own."""
-    try:
-        told = yaml.safe_load(provenance)
-    except yaml.YAMLError:
-        told = None
-    if provenance and not isinstance(told, dict):
+    told = _records(provenance)
+    if provenance and not told:
         return yaml.safe_dump({"labelled": record, "provenance": provenance}, sort_keys=False, allow_unicode=True)
-    number = sum(str(key).startswith("labelled") for key in told or ())
+    number = len(_labelled(told))
     key = f"labelled-{number + 1}" if number else "labelled"
     added = yaml.safe_dump({key: record}, sort_keys=False, allow_unicode=True)
     return f"{provenance.rstrip()}\n{added}" if provenance else added

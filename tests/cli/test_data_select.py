@@ -69,6 +69,7 @@ def test_names_are_written_one_a_line(data: Path, tmp_path: Path) -> None:
     found = json.loads(run(data, "--by", "force", "--number", 2, "--json"))
     assert path.read_text(encoding="utf-8") == "".join(f"{one['name']}\n" for one in found["selected"])
     assert f"--structures {path}" in " ".join(output.split())
+    assert output.endswith("--engine NAME\n")  # the provenance does not tell it
     assert error_of(data, "--by", "force", "--number", 2, "-o", path).what == "exists already"
 
 

@@ -361,3 +361,5 @@ def test_an_engine_that_nobody_names(small, tmp_path):
     told = yaml.safe_load(Store.open(tmp_path / "new.h5").attributes.provenance)
     assert told["provenance"] == "a citation"
     assert told["labelled"]["structures"] == 6
+    run(tmp_path / "new.h5", "-o", tmp_path / "more.h5", "--directions", "rows")  # the engine is on record now
+    assert Store.open(tmp_path / "more.h5").n_directions.tolist() == [2] * 6
