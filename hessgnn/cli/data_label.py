@@ -95,12 +95,16 @@ _CALLS = {
 
 def _print_price(console: Console, price: dict[str, int], number: int, finished: int) -> None:
     """Print what labels would cost, and what full Hessians would."""
-    full = price.pop("full")
+    full, lines = price.pop("full"), price.pop("lines", 0)
     say(console, f"{number} structures, {finished} of them finished in an earlier run; to be computed:")
     for key, count in price.items():
         if count or key == "gradients":
             say(console, f"{count:>12,} {_CALLS[key]}")
+        if lines and key == "gradients":
+            say(console, f"{lines:>12,} of them for the step and the error estimates")
     say(console, f"{full:>12,} gradient calls for full Hessians of the same structures, for comparison")
+    if lines and not price["hessians"] and price["gradients"] > full:
+        say(console, "Full Hessians (--hessian) would cost less.")
     say(
         console,
         "One gradient more for each structure, if the forces of the set differ from those of the engine.",

@@ -151,6 +151,7 @@ def test_a_killed_run_resumes_and_processes_change_nothing(small, tmp_path, monk
     assert not target.exists()
     job = Labelling(small, wanted, target)
     assert job.finished() == 4
+    assert (job.price()["gradients"], job.price()["lines"]) == (2 * 2 * 2, 0)  # lines are kept too
     worked = []
 
     def counted(function, items, processes, **_):
@@ -289,6 +290,32 @@ def test_old_recipes_keep_their_parts():
     assert job.digest(other) != job.digest(recipe)
 
 
+def test_the_dry_run_knows_how_many_directions_there_are(small, tmp_path):
+    """None beyond 3N rows, as many random ones as are asked for, and none of a crystal's vibrations."""
+    crystal = replace(small[0], cell=np.eye(3) * 9, pbc=[True] * 3, hessian=None, hessian_asymmetry=None)
+    write_store(tmp_path / "few.h5", [crystal, *list(small)[1:3]], level_of_theory="GFN2-xTB")
+    store, calls = Store.open(tmp_path / "few.h5"), 3 * small.n_atoms[:3]
+
+    def price(store, kind, number=60):
+        wanted = settings(directions={"kind": kind, "number": number, "scheme": "one-sided"})
+        return Labelling(store, wanted, tmp_path / "rows.h5").price()
+
+    lines = 8 * 3
+    assert price(store, "gaussian") == {"gradients": lines + 180, "hessians": 0, "lines": lines, "full": 2 * sum(calls)}
+    for kind in ("rows", "modes"):
+        assert price(store, kind)["gradients"] == lines + sum(calls)
+    found = price(store, "softest", 2)  # the crystal costs nothing
+    assert (found["gradients"], found["gradients_for_modes"]) == (8 * 2 + 2 * 2, 4 * sum(calls[1:]))
+
+    molecules = Labelling(small, settings(directions={"kind": "rows", "number": 60}), tmp_path / "rows.h5", [1, 2])
+    assert molecules.run().cost["gradients"] == molecules.price()["gradients"] == 8 * 2 + 2 * sum(calls[1:])
+    every = Store.open(tmp_path / "rows.h5")
+    with pytest.raises(DataError, match="every structure has all its directions of kind 'rows' already"):
+        Labelling(every, settings(directions={"kind": "rows"}), tmp_path / "more.h5", [1, 2])
+    again = Labelling(every, settings(directions={"kind": "rows"}), tmp_path / "more.h5")
+    assert again.todo == [0, 3, 4, 5]
+
+
 def test_structures_are_chosen(small, tmp_path):
     names = tmp_path / "names.txt"
     names.write_text(f"# two\n{small.names[3]}\n\n{small.names[1]}\n")
@@ -317,7 +344,10 @@ def test_command_line(small, tmp_path, monkeypatch):
     arguments = [small.path, "-o", "new.h5", "--directions", "rademacher", "--number", "2"]
     output = run(*arguments, "--dry-run")
     assert f"{8 * 4 + 2 * 2 * 6} gradient calls" in output
+    assert f"{8 * 4} of them for the step" in output
     assert f"{6 * sum(small.n_atoms):,} gradient calls for full Hessians" in output
+    assert "would cost less" not in output
+    assert "would cost less" in run(small.path, "-o", "new.h5", "--directions", "rows", "--number", "99", "--dry-run")
     assert list(tmp_path.iterdir()) == []
     output = run(*arguments)
     assert f"6 structures with new labels, 0 without, in new.h5: {8 * 4 + 2 * 2 * 6} gradient calls" in output
