@@ -77,14 +77,20 @@ class Labelling:
     settings
         What to add.
     output
-        The HDF5 file to write, which must not exist.
+        The HDF5 file to write. It must not exist, unless the same labelling wrote it.
     indices
         The structures that get labels; all by default. The others are copied.
+
+    Attributes
+    ----------
+    earlier : LabellingReport or None
+        What became of it, where an earlier run finished.
 
     Raises
     ------
     DataError
-        When the file exists, or the engine computes another level of theory than that of the store.
+        When the file exists and is not that of the same labelling, nothing is missing, or the engine computes another
+        level of theory than that of the store.
     ConfigError
         When nothing is asked for, or the engine cannot be made.
     """
@@ -93,12 +99,11 @@ class Labelling:
     settings: LabellingSettings
     output: Path
     indices: Sequence[int] | None = None
+    earlier: LabellingReport | None = field(init=False, default=None)
     _maker: DirectionMaker | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         wanted = self.settings
-        if self.output.exists():
-            raise DataError("exists already", where=self.output, hint="give another name, or remove it first")
         if not (wanted.directions or wanted.hessian or wanted.energy_forces):
             hint = "name a kind of directions, or ask for energies and forces or for Hessians"
             raise ConfigError("there is nothing to compute", where=self.store.path, hint=hint)
@@ -112,10 +117,20 @@ class Labelling:
             )
         if wanted.directions is not None:
             self._maker = DirectionMaker(wanted.directions, self.engine, wanted.seed)
-        if not self.todo:
+        if self.output.exists():
+            self.earlier = self._told()
+        elif not self.todo:
             having = "what is asked for" if self._maker is None else f"all its directions of kind {self._kind!r}"
             hint = "choose other structures or other labels"
             raise DataError(f"every structure has {having} already", where=self.store.path, hint=hint)
+
+    def _told(self) -> LabellingReport:
+        """The report of the same labelling, which wrote the output; :class:`DataError` where another did."""
+        with suppress(DataError):
+            for record in _labelled(_records(Store.open(self.output).attributes.provenance))[:1]:
+                if record.get("digest") == self._digest:
+                    return LabellingReport(self.output, record["structures"], record["failed"], record["cost"])
+        raise DataError("exists already", where=self.output, hint="give another name, or remove it first")
 
     @property
     def _kind(self) -> str:
@@ -182,7 +197,7 @@ class Labelling:
         return sum(len(part.indices) for part in self._parts(None, False) if part.done)
 
     def run(self, processes: int = 1) -> LabellingReport:
-        """Compute what is missing, and write the store.
+        """Compute what is missing, and write the store, unless that was done :attr:`earlier`.
 
         Parameters
         ----------
@@ -194,6 +209,8 @@ class Labelling:
         DataError
             When no structure could be labelled, or the forces of the store are not those of the engine.
         """
+        if self.earlier is not None:
+            return self.earlier
         with locked(self.output):
             console = Console()
             log = ProgressLog(console, self.output.with_name(self.output.name + ".log"))
@@ -288,6 +305,7 @@ class Labelling:
     def _write(self, parts: list[Part], report: LabellingReport, known: Smoothness | None) -> None:
         attributes, wanted = self.store.attributes, self.settings
         record: dict[str, Any] = {
+            "digest": self._digest,
             "settings": wanted.model_dump(mode="json"),
             "structures": report.labelled,
             "failed": report.failed,

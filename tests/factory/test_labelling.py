@@ -304,6 +304,8 @@ def test_the_dry_run_knows_how_many_directions_there_are(small, tmp_path):
     assert price(store, "gaussian") == {"gradients": lines + 180, "hessians": 0, "lines": lines, "full": 2 * sum(calls)}
     for kind in ("rows", "modes"):
         assert price(store, kind)["gradients"] == lines + sum(calls)
+    report = Labelling(store, settings(directions={"kind": "softest"}), tmp_path / "soft.h5").run()
+    assert report.failed == {small.names[0]: "softest modes are those of molecules, and it is periodic"}
     found = price(store, "softest", 2)  # the crystal costs nothing
     assert (found["gradients"], found["gradients_for_modes"]) == (8 * 2 + 2 * 2, 4 * sum(calls[1:]))
 
@@ -350,9 +352,17 @@ def test_command_line(small, tmp_path, monkeypatch):
     assert "would cost less" in run(small.path, "-o", "new.h5", "--directions", "rows", "--number", "99", "--dry-run")
     assert list(tmp_path.iterdir()) == []
     output = run(*arguments)
-    assert f"6 structures with new labels, 0 without, in new.h5: {8 * 4 + 2 * 2 * 6} gradient calls" in output
-    with pytest.raises(DataError, match="exists already"):
-        run(*arguments)
+    last = f"6 structures labelled, 0 failed, in new.h5: {8 * 4 + 2 * 2 * 6} gradient calls"
+    assert last in output
+    written = Path("new.h5").stat().st_mtime_ns
+    for again in (arguments, [*arguments, "--dry-run"]):
+        output = run(*again)
+        assert "new.h5 is finished: an earlier run of the same command wrote it" in output
+        assert last in output
+    for other in ([*arguments, "--seed", "1"], ["new.h5", *arguments[1:]], ["rtp-mini", *arguments[1:]]):
+        with pytest.raises(DataError, match="exists already"):
+            run(*other)
+    assert Path("new.h5").stat().st_mtime_ns == written
     Path("more.yaml").write_text(
         yaml.safe_dump({"engine": GFN2, "labels": {"directions": {"kind": "softest", "step": 0.002}}})
     )
