@@ -19,7 +19,7 @@ from hessgnn.data.checks import examine
 from hessgnn.data.store.store import Store, write_store
 from hessgnn.errors import ConfigError, DataError
 from hessgnn.factory import labelling
-from hessgnn.factory.build import build, jobs_of
+from hessgnn.factory.build import build, jobs_of, price_of_directions
 from hessgnn.factory.label_parts import LabellingSettings
 from hessgnn.factory.labelling import Labelling, choose
 from hessgnn.factory.recipe import Recipe
@@ -276,6 +276,10 @@ def test_recipes_with_products_instead_of_hessians(tmp_path):
     told, before = (yaml.safe_load(Store.open(x.path).attributes.provenance)["tasks"]["H2O"] for x in (report, full))
     lines = 6 * 4 + 2
     assert told["gradients"] == before["gradients"] - 18 + lines + 2 * 2 * 2
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    output = CliRunner().invoke(app, ["build", str(tmp_path / "recipe.yaml"), "-o", "none.h5", "--dry-run"]).output
+    assert f"products of at most 4 structures cost at most {2 * lines + 4 * 2 * 2} gradient calls" in output
+    assert price_of_directions(parse(Recipe, recipe | {"labels": {}}, where="test"), jobs_of(parsed)[0]) == (4, 0)
 
 
 def test_old_recipes_keep_their_parts():
