@@ -161,7 +161,7 @@ class Labelling:
     def _left(self) -> NDArray[np.float64]:
         """Directions of that kind that each can get at most, ``(n,)``; none or fewer where there are no more."""
         assert self._maker is not None
-        periodic = self.store.columns.rows("pbc", 0, len(self.store)).any(axis=1)
+        periodic: NDArray[np.bool_] = np.any(self.store.columns.rows("pbc", 0, len(self.store)), axis=1)
         facts = zip(self.store.n_atoms.tolist(), self._own.tolist(), periodic.tolist(), strict=True)
         return np.array([self._maker.kind.remaining(*one) for one in facts], dtype=np.float64)
 
