@@ -41,23 +41,30 @@ def build(
     recipe: Annotated[Path, typer.Argument(help="YAML file, e.g. configs/data/rtp-mini.yaml")],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="HDF5 file; NAME.h5 here by default")] = None,
     processes: Annotated[int, typer.Option(min=1, help="worker processes")] = 1,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="list molecules and reactions and stop")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="list molecules and reactions, print what directions cost, and stop")
+    ] = False,
 ) -> None:
     """Build a labelled data set from a recipe. Rerunning the same command resumes an interrupted build."""
     # The label engine is loaded by this verb alone.
     from hessgnn.factory.build import build as run_recipe
-    from hessgnn.factory.build import jobs_of, part_path
-    from hessgnn.factory.recipe import Recipe
+    from hessgnn.factory.build import jobs_of, part_path, price_of_directions
+    from hessgnn.factory.recipe import Recipe, require_same
 
     console = Console()
     settings = load(Recipe, find_resource(recipe))
     target = output or Path(f"{settings.name}.h5")
     if dry_run:
         jobs, skipped = jobs_of(settings)
+        require_same(settings, [job.name for job in jobs], target)
         _print_reasons(console, "left out", skipped)
-        done = sum(part_path(target, settings, job).exists() for job in jobs)
+        todo = [job for job in jobs if not part_path(target, settings, job).exists()]
+        done = len(jobs) - len(todo)
         say(console, f"{len(jobs)} molecules and reactions, {done} of them finished in an earlier run:")
         console.print(", ".join(job.name for job in jobs), highlight=False, markup=False)
+        structures, gradients = price_of_directions(settings, todo)
+        if gradients:
+            say(console, f"products of at most {structures:,} structures cost at most {gradients:,} gradient calls")
         return
     report = run_recipe(settings, target, processes=processes)
     _print_reasons(console, "left out", report.skipped)

@@ -14,7 +14,7 @@ from hessgnn.runtime.terminal import say
 
 def label(
     data: Annotated[str, typer.Argument(metavar="FILE_OR_NAME", help="a store, or the name of a bundled set")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="HDF5 file to write; must not exist")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="HDF5 file to write")],
     directions: Annotated[
         str | None, typer.Option(help="kind of directions: rademacher, gaussian, rows, modes, softest")
     ] = None,
@@ -28,7 +28,7 @@ def label(
         typer.Option(help="modes, softest: engine or run folder whose Hessian gives the modes; tblite by default"),
     ] = None,
     engine: Annotated[
-        str | None, typer.Option(help="label engine with its default settings; by default what the set was built with")
+        str | None, typer.Option(help="label engine with its default settings; by default that of the set's provenance")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with engine, seed and labels, as in a recipe")] = None,
     structures: Annotated[Path | None, typer.Option(help="only these: text file, one name a line")] = None,
@@ -43,7 +43,8 @@ def label(
 ) -> None:
     """Add labels to a data set: Hessian-vector products along directions, at the price of one or two gradients each.
 
-    Everything that the set holds is kept. Rerunning the same command resumes an interrupted run.
+    Everything that the set holds is kept. Rerunning the same command resumes an interrupted run. Structures that fail
+    are listed and stay as they are; the exit status is 0 if there are others, as for a build.
     """
     # The label engine is loaded by this verb alone.
     from hessgnn.data.store.store import Store
@@ -76,14 +77,16 @@ def label(
     settings = parse(LabellingSettings, content, where=config or "hessgnn data label")
     labelling = Labelling(store, settings, output, choose(store, structures, split))
     console = Console()
-    if dry_run:
+    if labelling.earlier is not None:
+        say(console, f"{output} is finished: an earlier run of the same command wrote it")
+    elif dry_run:
         _print_price(console, labelling.price(), len(labelling.todo), labelling.finished())
         return
     report = labelling.run(processes)
     for name, reason in report.failed.items():
         say(console, f"failed: {name}: {reason}")
     calls = ", ".join(f"{count:,} {_CALLS[key]}" for key, count in report.cost.items() if count)
-    say(console, f"{report.labelled} structures with new labels, {len(report.failed)} without, in {output}: {calls}")
+    say(console, f"{report.labelled} structures labelled, {len(report.failed)} failed, in {output}: {calls}")
 
 
 _CALLS = {
@@ -95,12 +98,16 @@ _CALLS = {
 
 def _print_price(console: Console, price: dict[str, int], number: int, finished: int) -> None:
     """Print what labels would cost, and what full Hessians would."""
-    full = price.pop("full")
+    full, lines = price.pop("full"), price.pop("lines", 0)
     say(console, f"{number} structures, {finished} of them finished in an earlier run; to be computed:")
     for key, count in price.items():
         if count or key == "gradients":
             say(console, f"{count:>12,} {_CALLS[key]}")
+        if lines and key == "gradients":
+            say(console, f"{lines:>12,} of them for the step and the error estimates")
     say(console, f"{full:>12,} gradient calls for full Hessians of the same structures, for comparison")
+    if lines and not price["hessians"] and price["gradients"] > full:
+        say(console, "Full Hessians (--hessian) would cost less.")
     say(
         console,
         "One gradient more for each structure, if the forces of the set differ from those of the engine.",

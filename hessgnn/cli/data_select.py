@@ -42,7 +42,7 @@ def select(
     ] = None,
     engine: Annotated[
         str | None,
-        typer.Option(help="predicts curvature in place of a model: tblite, or {name: …} as in a recipe"),
+        typer.Option(help="computes curvature in place of a model: tblite, or {name: …} as in a recipe"),
     ] = None,
     directions: Annotated[int, typer.Option(min=1, help="random directions for predicted curvature")] = 4,
     diverse: Annotated[
@@ -58,12 +58,13 @@ def select(
 ) -> None:
     """Select the structures that are worth a curvature label next.
 
-    random: what the other rules have to beat.
+    random: the baseline.
     force: largest RMS force; with --models, largest error of their forces.
     curvature: largest curvature predicted by --models or --engine.
     distance: environments far from those that have curvature labels.
     disagreement: largest spread of H·v among two or more --models.
     """
+    from hessgnn.factory.labelling import engine_of
     from hessgnn.factory.selection import PRODUCT_GRADIENTS, SELECTORS, pool_of
     from hessgnn.factory.selection import select as select_by
 
@@ -90,11 +91,12 @@ def select(
     console, notes = Console(), Console(stderr=True)
     if found.without_score:
         say(notes, f"warning: {found.without_score} structures have no score and cannot be selected")
+    if quiet := int((found.scores < found.noise).sum()):
+        level = f"{found.noise:g} {found.unit}"
+        say(notes, f"warning: {quiet} of the selected structures have a score below {level}, which is numerical noise")
     if len(found.indices) < wanted:
         left = len(pool.candidates) - found.without_score
-        say(
-            notes, f"warning: {wanted} structures are wanted, split {split!r} has {left} to choose from: all are listed"
-        )
+        say(notes, f"warning: {wanted} requested, {left} available in split {split!r}; all are listed")
     if as_json:
         asked = {"by": by, "diverse": diverse, "split": split, "models": [str(path) for path in models or []]}
         record = asked | _record(pool, found)
@@ -105,6 +107,7 @@ def select(
     say(console, f"{len(found.indices)} of {len(pool.candidates)} structures; a product each costs {cost} gradients")
     if output is not None:
         verb = f"hessgnn data label {data} --structures {output} --directions rademacher -o NEW.h5"
+        verb += "" if engine_of(store) else " --engine NAME"
         say(console, f"names in {output}; label them: {verb}")
 
 

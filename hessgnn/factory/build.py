@@ -38,7 +38,7 @@ from hessgnn.factory.frames import frames_around, label
 from hessgnn.factory.geometries import starting_geometries
 from hessgnn.factory.labels import LINES, DirectionMaker, LabelSettings, smoothness_of, with_directions
 from hessgnn.factory.reactions import reactions
-from hessgnn.factory.recipe import Recipe
+from hessgnn.factory.recipe import Recipe, require_same
 from hessgnn.factory.targets import PairTarget, Target, WrittenTarget
 from hessgnn.molecules.geometry import same_shape, sorted_distances
 from hessgnn.runtime.config import dump
@@ -46,6 +46,7 @@ from hessgnn.runtime.files import write_text
 from hessgnn.runtime.processes import each
 from hessgnn.runtime.terminal import ProgressLog
 from hessgnn.surface.base import Surface, SurfaceError
+from hessgnn.surface.differences import GRADIENTS, LINE_CALLS
 from hessgnn.surface.engines.base import make_engine
 from hessgnn.surface.stationary import find_minimum
 
@@ -210,6 +211,20 @@ def jobs_of(recipe: Recipe) -> tuple[list[BuildJob], dict[str, str]]:
     return jobs, skipped
 
 
+def price_of_directions(recipe: Recipe, jobs: Sequence[BuildJob]) -> tuple[int, int]:
+    """Count the structures of jobs, and the gradient calls of the label engine for their directions; both at most."""
+    molecules = sum(isinstance(job, MoleculeJob) for job in jobs)
+    number = dict.fromkeys((TRANSITION_STATE, REACTANT, PRODUCT), len(jobs) - molecules)
+    number |= {MINIMUM: molecules, IRC: 2 * recipe.irc.frames * (len(jobs) - molecules)}
+    structures = sum(count * (1 + recipe.displaced.frames.get(kind, 0)) for kind, count in number.items())
+    structures += molecules * recipe.thermal.frames
+    wanted = recipe.labels.directions
+    if wanted is None:
+        return structures, 0
+    lines = len(jobs) * (LINES * LINE_CALLS + 2)
+    return structures, structures * wanted.number * GRADIENTS[wanted.scheme] + lines
+
+
 def build(recipe: Recipe, output: Path, *, processes: int = 1) -> BuildReport:
     """Run a recipe and write the store.
 
@@ -221,7 +236,7 @@ def build(recipe: Recipe, output: Path, *, processes: int = 1) -> BuildReport:
     recipe
         What to make.
     output
-        The HDF5 file.
+        The HDF5 file. Where it exists, the same recipe must have made it, of no other molecules and reactions.
     processes
         Jobs worked on at once, each on one thread. The result does not depend on it.
 
@@ -233,9 +248,10 @@ def build(recipe: Recipe, output: Path, *, processes: int = 1) -> BuildReport:
     Raises
     ------
     DataError
-        When nothing can be labelled, or the training split lacks an element that occurs.
+        When the file is of another recipe, nothing can be labelled, or the training split lacks an element that occurs.
     """
     jobs, skipped = jobs_of(recipe)
+    require_same(recipe, [job.name for job in jobs], output)
     engine = make_engine(recipe.engine)  # what is wrong with it is told before anything is computed
     parts = {job.name: part_path(output, recipe, job) for job in jobs}
     finished = _finish(recipe, jobs, parts, processes)

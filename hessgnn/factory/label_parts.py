@@ -86,7 +86,7 @@ def label_part(part: Part) -> tuple[int, int]:
         try:
             made.append(judged(_labelled(structure, part, surface, maker))[0])
         except Exception as error:  # what a library raises on one odd geometry must not end a run of thousands
-            failed[structure.name] = _reason(error)
+            failed[structure.name] = _reason(error).removeprefix(f"{structure.name}: ")  # it is listed by its name
     if made:
         level = store.attributes.level_of_theory
         write_store(part.path.with_suffix(".h5"), made, level_of_theory=level, hessian_dtype="float64")
@@ -112,7 +112,7 @@ def _labelled(structure: Structure, part: Part, surface: Surface, maker: Directi
     if maker is not None:
         assert part.known is not None
         directions = maker.directions(structure, part.known, reference)
-        if directions is None and not part.settings.hessian:
+        if directions is None and not (part.settings.hessian or part.settings.energy_forces):
             raise SurfaceError("there are no more directions of this kind")
         new = with_directions(new, directions)
     return new

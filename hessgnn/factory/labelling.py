@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -76,14 +77,20 @@ class Labelling:
     settings
         What to add.
     output
-        The HDF5 file to write, which must not exist.
+        The HDF5 file to write. It must not exist, unless the same labelling wrote it.
     indices
         The structures that get labels; all by default. The others are copied.
+
+    Attributes
+    ----------
+    earlier : LabellingReport or None
+        What became of it, where an earlier run finished.
 
     Raises
     ------
     DataError
-        When the file exists, or the engine computes another level of theory than that of the store.
+        When the file exists and is not that of the same labelling, nothing is missing, or the engine computes another
+        level of theory than that of the store.
     ConfigError
         When nothing is asked for, or the engine cannot be made.
     """
@@ -92,12 +99,11 @@ class Labelling:
     settings: LabellingSettings
     output: Path
     indices: Sequence[int] | None = None
+    earlier: LabellingReport | None = field(init=False, default=None)
     _maker: DirectionMaker | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         wanted = self.settings
-        if self.output.exists():
-            raise DataError("exists already", where=self.output, hint="give another name, or remove it first")
         if not (wanted.directions or wanted.hessian or wanted.energy_forces):
             hint = "name a kind of directions, or ask for energies and forces or for Hessians"
             raise ConfigError("there is nothing to compute", where=self.store.path, hint=hint)
@@ -111,12 +117,31 @@ class Labelling:
             )
         if wanted.directions is not None:
             self._maker = DirectionMaker(wanted.directions, self.engine, wanted.seed)
+        if self.output.exists():
+            self.earlier = self._told()
+        elif not self.todo:
+            having = "what is asked for" if self._maker is None else f"all its directions of kind {self._kind!r}"
+            hint = "choose other structures or other labels"
+            raise DataError(f"every structure has {having} already", where=self.store.path, hint=hint)
+
+    def _told(self) -> LabellingReport:
+        """The report of the same labelling, which wrote the output; :class:`DataError` where another did."""
+        with suppress(DataError):
+            for record in _labelled(_records(Store.open(self.output).attributes.provenance))[:1]:
+                if record.get("digest") == self._digest:
+                    return LabellingReport(self.output, record["structures"], record["failed"], record["cost"])
+        raise DataError("exists already", where=self.output, hint="give another name, or remove it first")
+
+    @property
+    def _kind(self) -> str:
+        assert self._maker is not None
+        return self._maker.settings.kind
 
     @cached_property
     def todo(self) -> list[int]:
         """Structures that lack something that is asked for, in the order of the store."""
         store, wanted = self.store, self.settings
-        lacking = np.full(len(store), wanted.directions is not None)
+        lacking = np.zeros(len(store), dtype=bool) if self._maker is None else (self._left > 0) | (self._own == 0)
         if wanted.energy_forces:
             lacking |= ~(store.has_energy & store.has_forces)
         if wanted.hessian:
@@ -124,26 +149,47 @@ class Labelling:
         chosen = range(len(store)) if self.indices is None else sorted(set(map(int, self.indices)))
         return [i for i in chosen if lacking[i]]
 
+    @cached_property
+    def _own(self) -> NDArray[np.int64]:
+        """Directions of the kind that is asked for that each structure has, ``(n,)``."""
+        owners = np.repeat(np.arange(len(self.store)), self.store.n_directions)
+        if len(owners):
+            owners = owners[self.store.columns.rows("direction_kind", 0, len(owners)) == self._kind.encode()]
+        return np.bincount(owners, minlength=len(self.store))
+
+    @cached_property
+    def _left(self) -> NDArray[np.float64]:
+        """Directions of that kind that each can get at most, ``(n,)``; none or fewer where there are no more."""
+        assert self._maker is not None
+        periodic: NDArray[np.bool_] = np.any(self.store.columns.rows("pbc", 0, len(self.store)), axis=1)
+        facts = zip(self.store.n_atoms.tolist(), self._own.tolist(), periodic.tolist(), strict=True)
+        return np.array([self._maker.kind.remaining(*one) for one in facts], dtype=np.float64)
+
     def price(self) -> dict[str, int]:
-        """What it costs, if the forces of the store can be used, before anything is computed.
+        """What is still to be paid, if the forces of the store can be used: parts that are finished cost nothing more.
 
         Returns
         -------
         dict
             ``gradients`` and ``hessians``: calls of the label engine; ``gradients_for_modes``: of the cheap one;
-            ``full``: gradients of full Hessians of the same structures by central differences.
+            ``lines``: how many of the gradients are for steps and error estimates; ``full``: gradients of full Hessians
+            of the same structures by central differences.
         """
-        store, chosen = self.store, np.array(self.todo, dtype=np.int64)
+        store = self.store
+        chosen = np.array([i for one in self._parts(None, False) if not one.done for i in one.indices], dtype=np.int64)
         sizes = store.n_atoms[chosen]
         hessians = sizes[~store.has_hessian[chosen]] if self.settings.hessian else sizes[:0]
         found = {"gradients": int((~(store.has_energy & store.has_forces))[chosen].sum()), "hessians": len(hessians)}
         if _is_differenced(self.engine):
             found["gradients"] += int(6 * hessians.sum())
         if self._maker is not None:
-            samples = self._samples()
-            found["gradients"] += LINE_COST * len(samples) + sum(self._maker.gradients(int(n)) for n in sizes)
+            left = self._left[chosen]
+            samples = np.array([one.indices[0] for one in self._lines() if not one.done], dtype=np.int64)
+            samples = samples[self._left[samples] > 0]
+            found["lines"] = LINE_COST * len(samples)
+            found["gradients"] += found["lines"] + sum(map(self._maker.gradients, left))
             if self._maker.cheap is not None and _is_differenced(self._maker.cheap):
-                found["gradients_for_modes"] = int(6 * (sizes.sum() + store.n_atoms[samples].sum()))
+                found["gradients_for_modes"] = int(6 * (sizes[left > 0].sum() + store.n_atoms[samples].sum()))
         return found | {"full": int(6 * sizes.sum())}
 
     def finished(self) -> int:
@@ -151,7 +197,7 @@ class Labelling:
         return sum(len(part.indices) for part in self._parts(None, False) if part.done)
 
     def run(self, processes: int = 1) -> LabellingReport:
-        """Compute what is missing, and write the store.
+        """Compute what is missing, and write the store, unless that was done :attr:`earlier`.
 
         Parameters
         ----------
@@ -163,6 +209,8 @@ class Labelling:
         DataError
             When no structure could be labelled, or the forces of the store are not those of the engine.
         """
+        if self.earlier is not None:
+            return self.earlier
         with locked(self.output):
             console = Console()
             log = ProgressLog(console, self.output.with_name(self.output.name + ".log"))
@@ -174,7 +222,7 @@ class Labelling:
             failed = {name: reason for one in told for name, reason in one["failed"].items()}
             report = LabellingReport(self.output, len(self.todo) - len(failed), failed, dict(cost))
             if not report.labelled:
-                raise self._hopeless(next(iter(failed.values()), "no structure lacks what is asked for"))
+                raise self._hopeless(next(iter(failed.values())))
             self._write(parts, report, known)
             log.line(self._title, f"{report.labelled} structures, {cost['gradients']} gradients: {self.output}")
         self._clear()
@@ -204,17 +252,18 @@ class Labelling:
         starts = range(0, len(self.todo), size)
         return [self._part(f"part-{k:06d}", self.todo[k : k + size], known, fresh) for k in starts]
 
-    def _samples(self) -> list[int]:
+    def _lines(self) -> list[Part]:
         """Structures on which the surface is measured: evenly spread, of those with forces if there are some."""
-        candidates = [i for i in self.todo if self.store.has_forces[i]] or self.todo
-        last = len(candidates) - 1
-        return [candidates[k] for k in sorted({round(last * j / (LINES - 1)) for j in range(LINES)}) if k >= 0]
+        able = [i for i in self.todo if self._left[i] > 0] or self.todo
+        candidates = [i for i in able if self.store.has_forces[i]] or able
+        places = sorted({round((len(candidates) - 1) * j / (LINES - 1)) for j in range(LINES)})
+        return [self._part(f"line-{k}", (candidates[place],), None, False) for k, place in enumerate(places)]
 
     def _measure(self, processes: int, log: ProgressLog) -> tuple[list[dict[str, Any]], Smoothness | None, bool]:
         """What was told of the samples, what it says of the surface, and whether stored forces cannot be used."""
-        if self.settings.directions is None or not self.todo:
+        if self.settings.directions is None:
             return [], None, False
-        samples = [self._part(f"line-{k}", (i,), None, False) for k, i in enumerate(self._samples())]
+        samples = self._lines()
         if todo := [one for one in samples if not one.done]:
             for _ in each(measure_part, todo, processes, where=self._title):
                 pass
@@ -256,6 +305,7 @@ class Labelling:
     def _write(self, parts: list[Part], report: LabellingReport, known: Smoothness | None) -> None:
         attributes, wanted = self.store.attributes, self.settings
         record: dict[str, Any] = {
+            "digest": self._digest,
             "settings": wanted.model_dump(mode="json"),
             "structures": report.labelled,
             "failed": report.failed,
@@ -306,18 +356,16 @@ class Labelling:
 
     def _hopeless(self, reason: str) -> DataError:
         self._clear()  # the next run tries again
-        return DataError(
-            f"nothing could be labelled: {reason}", where=self.store.path, hint="see what the engine needs"
-        )
+        hint = "see what the engine and the kind of directions need"
+        return DataError(f"nothing could be labelled: {reason}", where=self.store.path, hint=hint)
 
 
 def engine_of(store: Store) -> dict[str, Any] | None:
-    """Settings of the engine that a set was built with, from the recipe in its provenance, or ``None``."""
-    with suppress(yaml.YAMLError):
-        told = yaml.safe_load(store.attributes.provenance)
-        if isinstance(told, dict) and isinstance(recipe := told.get("recipe"), dict):
-            found = recipe.get("engine")
-            return found if isinstance(found, dict) else None
+    """Settings of the engine that a set was built or last labelled with, from its provenance, or ``None``."""
+    told = _records(store.attributes.provenance)
+    for record in (told.get("recipe"), *(one.get("settings") for one in _labelled(told))):
+        if isinstance(record, dict) and isinstance(found := record.get("engine"), dict):
+            return found
     return None
 
 
@@ -353,15 +401,25 @@ def _is_differenced(surface: Surface) -> bool:
     return type(surface).second_derivatives is Surface.second_derivatives
 
 
+def _records(provenance: str) -> dict[str, Any]:
+    """Records of a provenance that is a mapping in YAML; none of any other."""
+    with suppress(yaml.YAMLError):
+        if isinstance(told := yaml.safe_load(provenance), dict):
+            return told
+    return {}
+
+
+def _labelled(told: dict[str, Any]) -> list[dict[str, Any]]:
+    """Records of :class:`Labelling` in a provenance, the last one first."""
+    return [told[key] for key in reversed(told) if str(key).startswith("labelled") and isinstance(told[key], dict)]
+
+
 def _extended(provenance: str, record: dict[str, Any]) -> str:
     """Provenance with one record more; as YAML where it is a mapping, else below a key of its own."""
-    try:
-        told = yaml.safe_load(provenance)
-    except yaml.YAMLError:
-        told = None
-    if provenance and not isinstance(told, dict):
+    told = _records(provenance)
+    if provenance and not told:
         return yaml.safe_dump({"labelled": record, "provenance": provenance}, sort_keys=False, allow_unicode=True)
-    number = sum(str(key).startswith("labelled") for key in told or ())
+    number = len(_labelled(told))
     key = f"labelled-{number + 1}" if number else "labelled"
     added = yaml.safe_dump({key: record}, sort_keys=False, allow_unicode=True)
     return f"{provenance.rstrip()}\n{added}" if provenance else added

@@ -134,7 +134,7 @@ class DirectionMaker:
         vectors = self._draw(structure, max(number, self.settings.number))[:number]
         lines = [probe_line(forces, structure.positions, reference, vector) for vector in vectors]
         if not lines:
-            raise SurfaceError("there is no direction of this kind")
+            raise SurfaceError("there are no more directions of this kind")
         # What a self-consistent field keeps of where it started shows only when it comes back to the same place.
         repeated = _rms(forces(structure.positions) - reference) / np.sqrt(2)
         return Measured([replace(line, noise=float(np.hypot(line.noise, repeated))) for line in lines], mismatch)
@@ -168,9 +168,9 @@ class DirectionMaker:
         products, errors = (np.array(column) for column in zip(*found, strict=True))
         return self.kind.join(self.settings.kind, vectors, products, errors)
 
-    def gradients(self, n_atoms: int) -> int:
-        """Gradient calls of a structure's new directions at most, where its forces are known."""
-        return GRADIENTS[self.settings.scheme] * min(self.settings.number, 3 * n_atoms)
+    def gradients(self, remaining: float) -> int:
+        """Gradient calls of new directions where the forces are known and so many directions are left at most."""
+        return GRADIENTS[self.settings.scheme] * int(min(self.settings.number, max(remaining, 0)))
 
     def _draw(self, structure: Structure, number: int) -> Array:
         return self.kind.draw(Subject(structure, self.seed, partial(self._cheap_hessian, structure)), number)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, Literal
 
+import yaml
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, SerializeAsAny, field_validator
 
 from hessgnn.data.store.splits import Relation
+from hessgnn.data.store.store import Store
 from hessgnn.data.structure import KINDS
+from hessgnn.errors import ConfigError, DataError
 from hessgnn.factory.geometries import SOURCES, SourceSettings
 from hessgnn.factory.labels import LabelSettings
 from hessgnn.factory.reactions import ReactionSettings
 from hessgnn.factory.targets import PairSettings
-from hessgnn.runtime.config import Seed, Settings, parse_named
+from hessgnn.runtime.config import Seed, Settings, parse, parse_named
 from hessgnn.surface.engines.base import EngineChoice
 from hessgnn.surface.engines.tblite import TBLiteSettings
 
@@ -119,3 +125,24 @@ class Recipe(Settings):
         if not isinstance(content, list):
             return content
         return [parse_named(SOURCES, source, key="source", where=f"geometries.{k}") for k, source in enumerate(content)]
+
+
+def require_same(recipe: Recipe, names: Iterable[str], output: Path) -> None:
+    """Refuse to replace a file that another recipe made, or one that is more than a recipe makes.
+
+    The same recipe may ask for more molecules and reactions than before; ``names`` are those that it asks for now.
+
+    Raises :class:`DataError`.
+    """
+    if not output.exists():
+        return
+    # What is named and described differently is the same; which jobs there are is compared by their names.
+    free = {"name", "description", "geometries", "reactions", "pairs"}
+    with suppress(DataError, ConfigError, yaml.YAMLError):
+        told = yaml.safe_load(Store.open(output).attributes.provenance)
+        if isinstance(told, dict) and set(told) == {"recipe", "skipped", "failed", "tasks"}:
+            earlier = parse(Recipe, told["recipe"], where=output)
+            if earlier.model_dump(exclude=free) == recipe.model_dump(exclude=free) and set(told["tasks"]) <= set(names):
+                return
+    hint = "give another name with -o, or remove it first"
+    raise DataError("exists already, and is not what this recipe makes", where=output, hint=hint)

@@ -69,6 +69,7 @@ def test_names_are_written_one_a_line(data: Path, tmp_path: Path) -> None:
     found = json.loads(run(data, "--by", "force", "--number", 2, "--json"))
     assert path.read_text(encoding="utf-8") == "".join(f"{one['name']}\n" for one in found["selected"])
     assert f"--structures {path}" in " ".join(output.split())
+    assert output.endswith("--engine NAME\n")  # the provenance does not tell it
     assert error_of(data, "--by", "force", "--number", 2, "-o", path).what == "exists already"
 
 
@@ -117,7 +118,7 @@ def test_diverse(data: Path) -> None:
 
 def test_more_than_there_are(data: Path) -> None:
     result = CliRunner().invoke(app, ["data", "select", str(data), "--by", "random", "--number", "99", "--json"])
-    assert "99 structures are wanted, split 'train' has 8 to choose from" in result.stderr
+    assert "99 requested, 8 available in split 'train'; all are listed" in result.stderr
     assert len(json.loads(result.stdout)["selected"]) == 8
 
 
@@ -155,3 +156,13 @@ def test_everything_labelled() -> None:
     error = error_of("rtp-mini", "--by", "random", "--number", 2)
     assert "all 340 structures" in str(error)
     assert "--labelled" in str(error)
+
+
+def test_forces_that_are_noise_are_told(data: Path, tmp_path: Path) -> None:
+    frames = list(Store.open(data))
+    quiet = [replace(one, forces=1e-6 * one.forces / np.abs(one.forces).max()) for one in frames[:3]]
+    write_store(tmp_path / "quiet.h5", [*quiet, *frames[3:]], level_of_theory="GFN2-xTB")
+    arguments = ["data", "select", str(tmp_path / "quiet.h5"), "--by", "force", "--number"]
+    assert not CliRunner().invoke(app, [*arguments, "5"]).stderr
+    told = CliRunner().invoke(app, [*arguments, "7"]).stderr
+    assert "2 of the selected structures have a score below 0.0001 eV/Å, which is numerical noise" in told

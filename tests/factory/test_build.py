@@ -19,7 +19,7 @@ from hessgnn.data.structure import Structure
 from hessgnn.errors import ConfigError, DataError
 from hessgnn.factory import build as build_module
 from hessgnn.factory.build import MoleculeJob, assign_splits, build, jobs_of, part_path
-from hessgnn.factory.recipe import Recipe
+from hessgnn.factory.recipe import Recipe, require_same
 from hessgnn.runtime.config import load, parse
 from hessgnn.runtime.files import find_resource
 
@@ -79,6 +79,32 @@ def test_what_is_finished_is_not_computed_again(recipe, built, tmp_path, monkeyp
     parts_of(recipe, output, built[1])
     monkeypatch.setattr(build_module, "_work_on", lambda *_: pytest.fail("something was computed again"))
     build(recipe, output)
+    assert Store.open(output).attributes.content_hash == built[1].attributes.content_hash
+
+
+def test_a_file_of_another_recipe_is_not_replaced(recipe, built, tmp_path, monkeypatch):
+    output = tmp_path / "small.h5"
+    output.write_bytes(built[0].path.read_bytes())
+    before = output.read_bytes()
+    changed = [{"seed": 9}, {"split": recipe.split.model_copy(update={"seed": 9})}, {"resolution": 1e-3}]
+    for content in (*changed, {"labels": parse(type(recipe.labels), {"hessian": False}, where="test")}):
+        with pytest.raises(DataError, match="exists already, and is not what this recipe makes"):
+            build(recipe.model_copy(update=content), output)
+    names = [job.name for job in jobs_of(recipe)[0]]
+    with pytest.raises(DataError, match="exists already"):  # it would lose a molecule
+        require_same(recipe, names[1:], output)
+    require_same(recipe, [*names, "one more"], output)
+    other = tmp_path / "other.h5"
+    write_store(other, list(built[1]), level_of_theory="GFN2-xTB")
+    for path, content in ((other, None), (tmp_path / "notes.txt", "mine")):
+        if content is not None:
+            path.write_text(content)
+        with pytest.raises(DataError, match="exists already"):
+            require_same(recipe, names, path)
+    assert output.read_bytes() == before
+    parts_of(recipe, output, built[1])
+    monkeypatch.setattr(build_module, "_work_on", lambda *_: pytest.fail("something was computed again"))
+    build(recipe.model_copy(update={"description": "the same"}), output)
     assert Store.open(output).attributes.content_hash == built[1].attributes.content_hash
 
 

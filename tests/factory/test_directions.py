@@ -12,11 +12,12 @@ from ase.build import molecule
 import hessgnn
 from hessgnn.data.store.store import Store
 from hessgnn.data.structure import Structure
-from hessgnn.errors import ConfigError, DataError
+from hessgnn.errors import ConfigError
 from hessgnn.factory.directions import DIRECTIONS, DirectionKind, Subject
 from hessgnn.factory.labels import DirectionMaker, DirectionSettings, SourceOfModes, smoothness_of, with_directions
 from hessgnn.molecules.vibrations import vibrations
 from hessgnn.runtime.config import parse
+from hessgnn.surface.base import SurfaceError
 from hessgnn.surface.engines.base import make_engine
 from hessgnn.surface.engines.pyscf import PySCFSettings
 from hessgnn.surface.potential import PotentialSurface
@@ -121,7 +122,7 @@ def test_softest_are_the_lowest_vibrations():
 
 def test_a_crystal_has_no_softest_vibration():
     structure = Structure(numbers=[14], positions=[[0, 0, 0]], cell=np.eye(3) * 2, pbc=[True] * 3, name="Si")
-    with pytest.raises(DataError, match="periodic"):
+    with pytest.raises(SurfaceError, match="periodic"):
         drawn("softest", structure, 1)
 
 

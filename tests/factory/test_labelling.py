@@ -19,7 +19,7 @@ from hessgnn.data.checks import examine
 from hessgnn.data.store.store import Store, write_store
 from hessgnn.errors import ConfigError, DataError
 from hessgnn.factory import labelling
-from hessgnn.factory.build import build, jobs_of
+from hessgnn.factory.build import build, jobs_of, price_of_directions
 from hessgnn.factory.label_parts import LabellingSettings
 from hessgnn.factory.labelling import Labelling, choose
 from hessgnn.factory.recipe import Recipe
@@ -151,6 +151,7 @@ def test_a_killed_run_resumes_and_processes_change_nothing(small, tmp_path, monk
     assert not target.exists()
     job = Labelling(small, wanted, target)
     assert job.finished() == 4
+    assert (job.price()["gradients"], job.price()["lines"]) == (2 * 2 * 2, 0)  # lines are kept too
     worked = []
 
     def counted(function, items, processes, **_):
@@ -275,6 +276,10 @@ def test_recipes_with_products_instead_of_hessians(tmp_path):
     told, before = (yaml.safe_load(Store.open(x.path).attributes.provenance)["tasks"]["H2O"] for x in (report, full))
     lines = 6 * 4 + 2
     assert told["gradients"] == before["gradients"] - 18 + lines + 2 * 2 * 2
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    output = CliRunner().invoke(app, ["build", str(tmp_path / "recipe.yaml"), "-o", "none.h5", "--dry-run"]).output
+    assert f"products of at most 4 structures cost at most {2 * lines + 4 * 2 * 2} gradient calls" in output
+    assert price_of_directions(parse(Recipe, recipe | {"labels": {}}, where="test"), jobs_of(parsed)[0]) == (4, 0)
 
 
 def test_old_recipes_keep_their_parts():
@@ -287,6 +292,34 @@ def test_old_recipes_keep_their_parts():
     assert job.digest(recipe) == hashlib.sha256(content.encode() + b"H2O" + job.identity()).hexdigest()[:16]
     other = recipe.model_copy(update={"labels": parse(type(recipe.labels), {"hessian": False}, where="test")})
     assert job.digest(other) != job.digest(recipe)
+
+
+def test_the_dry_run_knows_how_many_directions_there_are(small, tmp_path):
+    """None beyond 3N rows, as many random ones as are asked for, and none of a crystal's vibrations."""
+    crystal = replace(small[0], cell=np.eye(3) * 9, pbc=[True] * 3, hessian=None, hessian_asymmetry=None)
+    write_store(tmp_path / "few.h5", [crystal, *list(small)[1:3]], level_of_theory="GFN2-xTB")
+    store, calls = Store.open(tmp_path / "few.h5"), 3 * small.n_atoms[:3]
+
+    def price(store, kind, number=60):
+        wanted = settings(directions={"kind": kind, "number": number, "scheme": "one-sided"})
+        return Labelling(store, wanted, tmp_path / "rows.h5").price()
+
+    lines = 8 * 3
+    assert price(store, "gaussian") == {"gradients": lines + 180, "hessians": 0, "lines": lines, "full": 2 * sum(calls)}
+    for kind in ("rows", "modes"):
+        assert price(store, kind)["gradients"] == lines + sum(calls)
+    report = Labelling(store, settings(directions={"kind": "softest"}), tmp_path / "soft.h5").run()
+    assert report.failed == {small.names[0]: "softest modes are those of molecules, and it is periodic"}
+    found = price(store, "softest", 2)  # the crystal costs nothing
+    assert (found["gradients"], found["gradients_for_modes"]) == (8 * 2 + 2 * 2, 4 * sum(calls[1:]))
+
+    molecules = Labelling(small, settings(directions={"kind": "rows", "number": 60}), tmp_path / "rows.h5", [1, 2])
+    assert molecules.run().cost["gradients"] == molecules.price()["gradients"] == 8 * 2 + 2 * sum(calls[1:])
+    every = Store.open(tmp_path / "rows.h5")
+    with pytest.raises(DataError, match="every structure has all its directions of kind 'rows' already"):
+        Labelling(every, settings(directions={"kind": "rows"}), tmp_path / "more.h5", [1, 2])
+    again = Labelling(every, settings(directions={"kind": "rows"}), tmp_path / "more.h5")
+    assert again.todo == [0, 3, 4, 5]
 
 
 def test_structures_are_chosen(small, tmp_path):
@@ -317,12 +350,23 @@ def test_command_line(small, tmp_path, monkeypatch):
     arguments = [small.path, "-o", "new.h5", "--directions", "rademacher", "--number", "2"]
     output = run(*arguments, "--dry-run")
     assert f"{8 * 4 + 2 * 2 * 6} gradient calls" in output
+    assert f"{8 * 4} of them for the step" in output
     assert f"{6 * sum(small.n_atoms):,} gradient calls for full Hessians" in output
+    assert "would cost less" not in output
+    assert "would cost less" in run(small.path, "-o", "new.h5", "--directions", "rows", "--number", "99", "--dry-run")
     assert list(tmp_path.iterdir()) == []
     output = run(*arguments)
-    assert f"6 structures with new labels, 0 without, in new.h5: {8 * 4 + 2 * 2 * 6} gradient calls" in output
-    with pytest.raises(DataError, match="exists already"):
-        run(*arguments)
+    last = f"6 structures labelled, 0 failed, in new.h5: {8 * 4 + 2 * 2 * 6} gradient calls"
+    assert last in output
+    written = Path("new.h5").stat().st_mtime_ns
+    for again in (arguments, [*arguments, "--dry-run"]):
+        output = run(*again)
+        assert "new.h5 is finished: an earlier run of the same command wrote it" in output
+        assert last in output
+    for other in ([*arguments, "--seed", "1"], ["new.h5", *arguments[1:]], ["rtp-mini", *arguments[1:]]):
+        with pytest.raises(DataError, match="exists already"):
+            run(*other)
+    assert Path("new.h5").stat().st_mtime_ns == written
     Path("more.yaml").write_text(
         yaml.safe_dump({"engine": GFN2, "labels": {"directions": {"kind": "softest", "step": 0.002}}})
     )
@@ -361,3 +405,5 @@ def test_an_engine_that_nobody_names(small, tmp_path):
     told = yaml.safe_load(Store.open(tmp_path / "new.h5").attributes.provenance)
     assert told["provenance"] == "a citation"
     assert told["labelled"]["structures"] == 6
+    run(tmp_path / "new.h5", "-o", tmp_path / "more.h5", "--directions", "rows")  # the engine is on record now
+    assert Store.open(tmp_path / "more.h5").n_directions.tolist() == [2] * 6

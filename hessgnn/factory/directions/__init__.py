@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -83,6 +84,10 @@ class DirectionKind(ABC):
         (M, N, 3) float64
             Dimensionless; fewer than ``number`` where there are no more.
         """
+
+    def remaining(self, n_atoms: int, earlier: int, periodic: bool) -> float:  # noqa: ARG002
+        """How many directions a structure can get beside ``earlier`` ones of this kind, at most; any number here."""
+        return math.inf
 
     def join(self, kind: str, vectors: Array, products: Array, errors: Array) -> Directions:
         """Make the record of directions that were drawn together; a kind with weights of its own overrides it."""

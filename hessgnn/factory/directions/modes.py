@@ -6,9 +6,9 @@ import numpy as np
 
 from hessgnn.curvature.probes.modes import ReferenceModes
 from hessgnn.data.directions import Array, Directions
-from hessgnn.errors import DataError
 from hessgnn.factory.directions import DIRECTIONS, DirectionKind, Subject
 from hessgnn.molecules.vibrations import vibrations
+from hessgnn.surface.base import SurfaceError
 
 
 @DIRECTIONS.register("modes")
@@ -30,6 +30,10 @@ class Modes(DirectionKind):
         drawn = [(vectors[:, part == k] @ signs[part == k]).reshape(-1, 3) for k in np.unique(part)]
         return np.array(drawn)
 
+    def remaining(self, n_atoms: int, earlier: int, periodic: bool) -> float:  # noqa: ARG002
+        """See :meth:`DirectionKind.remaining`; each draw divides all modes anew."""
+        return 3 * n_atoms
+
     def join(self, kind: str, vectors: Array, products: Array, errors: Array) -> Directions:
         """See :meth:`DirectionKind.join`; directions that were drawn together are all parts of one division."""
         return Directions.make(vectors, products, kind, errors=errors, parts=len(vectors))
@@ -49,8 +53,12 @@ class Softest(DirectionKind):
         """See :meth:`DirectionKind.draw`."""
         structure = subject.structure
         if structure.pbc.any():
-            raise DataError("softest modes are those of molecules, and it is periodic", where=structure.name)
+            raise SurfaceError("softest modes are those of molecules, and it is periodic")
         modes = vibrations(structure.numbers, structure.positions, subject.hessian()).modes
         units = modes / np.linalg.norm(modes, axis=(1, 2), keepdims=True)
         start = len(subject.earlier("softest"))
         return units[start : start + number]
+
+    def remaining(self, n_atoms: int, earlier: int, periodic: bool) -> float:
+        """See :meth:`DirectionKind.remaining`; a linear molecule has 3N − 5 modes, others have one less."""
+        return 0 if periodic or n_atoms < 2 else 3 * n_atoms - 5 - earlier

@@ -17,3 +17,7 @@ class Rows(DirectionKind):
         size = 3 * len(subject.structure)
         order = subject.rng("rows").permutation(size)
         return subject.new((np.eye(size)[row].reshape(-1, 3) for row in order), "rows", number)
+
+    def remaining(self, n_atoms: int, earlier: int, periodic: bool) -> float:  # noqa: ARG002
+        """See :meth:`DirectionKind.remaining`."""
+        return 3 * n_atoms - earlier

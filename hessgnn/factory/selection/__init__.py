@@ -96,6 +96,8 @@ class Selector(ABC):
 
     unit: ClassVar[str] = ""
     """Of the scores; empty where they are dimensionless."""
+    noise: ClassVar[float] = 0.0
+    """Scores below say nothing: labels and models are not exact."""
     models: ClassVar[int] = 0
     """Fewest trained potentials that the rule works with."""
 
@@ -130,12 +132,15 @@ class Selection:
         Of the scores.
     without_score
         How many candidates have no score, and so cannot be selected.
+    noise
+        Scores below say nothing.
     """
 
     indices: Indices
     scores: Array
     unit: str
     without_score: int
+    noise: float = 0.0
 
 
 def select(rule: str, pool: Pool, *, diverse: bool = False) -> Selection:
@@ -190,7 +195,7 @@ def select(rule: str, pool: Pool, *, diverse: bool = False) -> Selection:
             hint="choose another rule: a force needs forces, a predicted curvature a model that gives finite numbers",
         )
     order = known[np.lexsort((pool.candidates[known], -scores[known]))][: pool.number]
-    return Selection(pool.candidates[order], scores[order], selector.unit, len(scores) - len(known))
+    return Selection(pool.candidates[order], scores[order], selector.unit, len(scores) - len(known), selector.noise)
 
 
 def pool_of(store: Store, split: str, *, labelled: bool = False, **settings: Any) -> Pool:

@@ -14,6 +14,7 @@ class Force(Selector):
     """RMS component of the labelled forces; with models, of the error of their mean force."""
 
     unit = "eV/Å"
+    noise = 1e-4  # of converged forces it is 1e-9 to 1e-5, and optimisations to stationary points end below
 
     def scores(self, pool: Pool) -> Array:
         """See :meth:`Selector.scores`."""
