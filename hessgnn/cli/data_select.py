@@ -87,7 +87,10 @@ def select(
     )
     found = select_by(by, pool, diverse=diverse)
     if output is not None:
-        write_text(output, "".join(f"{store.names[i]}\n" for i in found.indices))
+        names = [store.names[i] for i in found.indices]
+        if broken := [name for name in names if "\n" in name or "\r" in name]:
+            raise DataError(f"the name {broken[0]!r} takes several lines", where=data, hint="use --json")
+        write_text(output, "".join(f"{name}\n" for name in names))
     console, notes = Console(), Console(stderr=True)
     if found.without_score:
         say(notes, f"warning: {found.without_score} structures have no score and cannot be selected")

@@ -70,6 +70,8 @@ class Directions:
             raise DataError("the kind of a direction must be one word")
         if not (np.isfinite(self.weights).all() and (self.weights > 0).all()):
             raise DataError("weights of directions must be positive numbers")
+        if (self.errors < 0).any():
+            raise DataError("errors of directions must not be negative; NaN where unknown")
 
     def __len__(self) -> int:
         return len(self.kinds)

@@ -378,13 +378,14 @@ def choose(store: Store, names: Path | None, split: str | None) -> list[int] | N
     if names is None:
         return None if split is None else store.indices(split).tolist()
     try:
-        lines = names.read_text(encoding="utf-8").splitlines()
+        lines = names.read_text(encoding="utf-8").split("\n")  # other line breaks may stand in a name
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot be read ({error})", where=names, hint="give a text file, one name a line") from error
     index = {name: i for i, name in enumerate(store.names)}
     found = []
-    for number, line in enumerate(map(str.strip, lines), 1):
-        if line and not line.startswith("#"):
+    for number, raw in enumerate(lines, 1):
+        line = raw if raw in index else raw.strip()
+        if line in index or (line and not line.startswith("#")):
             if line not in index:
                 hint = "write names as they are in the set, one a line"
                 raise DataError(f"{store.path} has no structure {line!r}", where=f"{names}, line {number}", hint=hint)

@@ -55,6 +55,10 @@ class SourceOfModes(Settings):
         return PotentialSurface(load(self.potential), str(self.potential))
 
 
+SMALLEST_STEP, LARGEST_STEP = 1e-6, 0.1
+"""Å, of finite differences: below, the noise of any forces is all that is left; above, the anharmonicity."""
+
+
 class DirectionSettings(Settings):
     """Directions of each structure."""
 
@@ -75,8 +79,8 @@ class DirectionSettings(Settings):
     @field_validator("step")
     @classmethod
     def _small(cls, step: Literal["auto"] | float) -> Literal["auto"] | float:
-        if step != "auto" and not 0 < step <= 0.1:
-            raise ValueError("a step lies between 0 and 0.1 Å")
+        if step != "auto" and not SMALLEST_STEP <= step <= LARGEST_STEP:
+            raise ValueError(f"a step lies between {SMALLEST_STEP:g} and {LARGEST_STEP:g} Å")
         return step
 
 

@@ -30,7 +30,7 @@ from hessgnn.errors import ConfigError, did_you_mean
 LossRegime = Literal["E", "E-F", "E-H", "E-F-H"]
 """What the weights of a loss can tell."""
 
-_PATTERN = r"E(-F(\+H|(\+|\+[1-9]\d*|-H|-[PMS][1-9]\d*)(/[1-9]\d*)?)?)?"
+_PATTERN = r"E(-F(\+H|(\+|\+[1-9]\d{0,2}|-H|-[PMS][1-9]\d{0,2})(/[1-9]\d{0,5})?)?)?"
 _PRODUCTS = {"P": "rademacher", "M": "modes", "S": "softest"}
 _EXAMPLES = ("E", "E-F", "E-F+", "E-F+2", "E-F+H", "E-F-P1", "E-F-M2", "E-F-S1", "E-F-H", "E-F-H/8")
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from hessgnn.errors import ConfigError, TrainingError
+from hessgnn.errors import ConfigError, DataError, TrainingError
 from hessgnn.potentials.base import Potential
 from hessgnn.potentials.saved import load, load_checkpoint, load_weights, save_checkpoint
 from hessgnn.runtime.config import load as load_config
@@ -321,9 +321,15 @@ class Trainer:
             "optimizer": setup.step.update.state_dict(),
             "schedule": setup.step.schedule.state_dict(),
             "progress": asdict(self.progress),
+            "data": self._data(),
         }
         save_checkpoint(self.run.last, content)
         self.run.write_metrics(self.progress.curve)
+
+    def _data(self) -> dict[str, str]:
+        """Fingerprints of what the run is trained on."""
+        attributes = self.setup.store.attributes
+        return {"content_hash": attributes.content_hash, "split_hash": attributes.split_hash}
 
     def _restore(self, run: Run) -> None:
         setup = self.setup
@@ -338,6 +344,12 @@ class Trainer:
                 "folder",
             )
         content = self.ranks.from_first(lambda: load_checkpoint(run.last))
+        if content.get("data", self._data()) != self._data():  # files of versions before 0.4.0 do not say
+            raise DataError(
+                "has other structures, labels or splits than when the run was begun",
+                where=setup.store.path,
+                hint="restore the data, or begin another run",
+            )
         if more and self.ranks.first:
             save_config(setup.config, run.config_path)
         load_weights(setup.potential, content["potential"], where=run.last)

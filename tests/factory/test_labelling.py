@@ -322,10 +322,20 @@ def test_the_dry_run_knows_how_many_directions_there_are(small, tmp_path):
     assert again.todo == [0, 3, 4, 5]
 
 
+def write_odd_names(store, path):
+    """A comment sign and a character that is a line break for some; both are names of their own."""
+    structures = [replace(store[i], name=name, parent="") for i, name in enumerate(("#C", "u\u2028v", "u"))]
+    write_store(path, structures, level_of_theory=store.attributes.level_of_theory)
+    return Store.open(path)
+
+
 def test_structures_are_chosen(small, tmp_path):
     names = tmp_path / "names.txt"
     names.write_text(f"# two\n{small.names[3]}\n\n{small.names[1]}\n")
     assert choose(small, names, None) == [3, 1]
+    odd = write_odd_names(small, tmp_path / "odd.h5")
+    names.write_text("#C\nu\u2028v\n", encoding="utf-8")
+    assert choose(odd, names, None) == [0, 1]
     assert choose(small, None, "nms") == list(range(6))
     assert choose(small, None, None) is None
     names.write_text("nobody\n")

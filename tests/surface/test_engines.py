@@ -5,8 +5,9 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.build import molecule
+from ase.build import bulk, molecule
 from ase.optimize import BFGS
+from tblite.ase import TBLite
 
 from hessgnn.data.store.store import Store
 from hessgnn.errors import ConfigError
@@ -153,7 +154,32 @@ def test_a_missing_package_is_told_with_its_line(monkeypatch):
 
 
 @pytest.mark.skipif(find_spec("pyscf") is None, reason="the extra hessgnn[pyscf] is not installed")
+def test_crystals_are_computed_as_crystals():
+    atoms = bulk("C", "diamond", a=3.6)
+    atoms.rattle(0.05, seed=1)
+    engine = TBLiteEngine(TBLiteSettings())
+    alone = atoms.copy()
+    alone.pbc = False
+    energy, forces = engine.energy_forces(atoms)
+    assert not np.allclose(engine.energy_forces(alone)[1], forces, atol=0.1)  # nor does it remember the crystal
+    atoms.calc = TBLite(method="GFN2-xTB", accuracy=1e-5, verbosity=0)
+    assert atoms.get_potential_energy() == pytest.approx(energy, abs=1e-5)
+    np.testing.assert_allclose(atoms.get_forces(), forces, atol=1e-4)
+    wider = atoms.copy()
+    wider.set_cell(1.02 * atoms.cell, scale_atoms=True)
+    fresh = TBLiteEngine(TBLiteSettings()).energy_forces(wider)[0]
+    assert engine.energy_forces(wider)[0] == pytest.approx(fresh, abs=1e-6)
+    assert energy != pytest.approx(fresh, abs=1e-3)
+
+
 class TestPySCF:
+    def test_crystals_are_refused(self):
+        atoms = WATER.copy()
+        atoms.set_cell([5, 5, 5])
+        atoms.pbc = True
+        with pytest.raises(SurfaceError, match="computes molecules"):
+            PySCFEngine(PySCFSettings(basis="STO-3G")).energy_forces(atoms)
+
     def test_unknown_methods_are_told_before_anything_is_computed(self):
         with pytest.raises(ConfigError, match="cannot do wB97Q"):
             make_engine(PySCFSettings(functional="wB97Q"))

@@ -68,7 +68,21 @@ def test_names_of_files_are_names_of_files_and_distinct() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", "F", "E-H", "E-F-P", "E-F-P0", "E-F-P1/0", "E-F-H2", "E/2", "E-F/2", "E-F+H/2", "e-f"]
+    "name",
+    [
+        "",
+        "F",
+        "E-H",
+        "E-F-P",
+        "E-F-P0",
+        "E-F-P99999999999999999999",
+        "E-F-P1/0",
+        "E-F-H2",
+        "E/2",
+        "E-F/2",
+        "E-F+H/2",
+        "e-f",
+    ],
 )
 def test_what_is_no_set_of_labels(name: str) -> None:
     with pytest.raises(ConfigError, match="is no set of labels"):

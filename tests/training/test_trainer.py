@@ -3,9 +3,11 @@ from __future__ import annotations
 import csv
 import math
 import multiprocessing
+import shutil
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,8 @@ from springs import spring_structure
 
 import hessgnn
 from hessgnn.curvature.probes.modes import ReferenceModes
-from hessgnn.data.store.store import write_store
-from hessgnn.errors import ConfigError, TrainingError
+from hessgnn.data.store.store import Store, write_store
+from hessgnn.errors import ConfigError, DataError, TrainingError
 from hessgnn.potentials.saved import load_checkpoint
 from hessgnn.runtime.config import load, save
 from hessgnn.training.build import build
@@ -100,6 +102,17 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
             train(config, tmp_path / "parts", resume=True, observer=kill)
     train(config, tmp_path / "parts", resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_other_data_are_noticed_when_a_run_is_resumed(make_config: MakeConfig, tmp_path: Path) -> None:
+    shutil.copy(make_config().data.path, tmp_path / "data.h5")
+    config = make_config(data={"path": str(tmp_path / "data.h5")}, training={"steps": 4})
+    train(config, tmp_path / "run")
+    structures = list(Store.open(tmp_path / "data.h5"))
+    changed = [replace(one, energy=None if one.energy is None else one.energy + 1.0) for one in structures]
+    write_store(tmp_path / "data.h5", changed, level_of_theory="GFN2-xTB")
+    with pytest.raises(DataError, match="has other structures, labels or splits"):
+        train(config, tmp_path / "run", resume=True)
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # Python 3.12 on fork

@@ -114,7 +114,7 @@ def open_checked(path: Path) -> Iterator[h5py.File]:
             )
         require_own_data(file, path)
         required = [key for key in _REQUIRED if version > 1 or key != "parent"]
-        if version >= WITH_DIRECTIONS:
+        if version >= WITH_DIRECTIONS or "n_directions" in file:
             required += [*DIRECTIONS, DIRECTION_KIND]
         missing = [key for key in required if key not in file] + [key for key in _ATTRIBUTES if key not in file.attrs]
         if missing:

@@ -74,6 +74,8 @@ class PySCFEngine(Engine):
         return np.asarray(blocks).transpose(0, 2, 1, 3).reshape(n, n) * HARTREE_PER_BOHR2
 
     def _converged(self, atoms: Atoms) -> Any:
+        if atoms.pbc.any():
+            raise ValueError("this engine computes molecules, and the structure is periodic")
         molecule = self._gto.M(
             atom=[(int(z), tuple(r)) for z, r in zip(atoms.numbers, atoms.positions / BOHR, strict=True)],
             unit="Bohr",

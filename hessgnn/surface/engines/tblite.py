@@ -35,7 +35,7 @@ class TBLiteEngine(Engine):
 
     def __init__(self, settings: TBLiteSettings) -> None:
         super().__init__(settings, level_of_theory=settings.method)
-        self._numbers = b""
+        self._system = b""
         self._calculator: Any = None
         self._last: Any = None
 
@@ -43,14 +43,19 @@ class TBLiteEngine(Engine):
         """Energy (eV) and analytic forces ``(N, 3)`` (eV/Å)."""
         # Asked directly: ASE's calculator takes up to a third longer for molecules of this size.
         positions = atoms.positions / BOHR
-        if atoms.numbers.tobytes() == self._numbers:
-            self._calculator.update(positions)
+        lattice = atoms.cell.array / BOHR if atoms.pbc.any() else None
+        system = atoms.numbers.tobytes() + atoms.pbc.tobytes()
+        if system == self._system:
+            self._calculator.update(positions, lattice)
         else:
-            self._calculator = Calculator(self.settings.method, atoms.numbers, positions)
+            periodic = None if lattice is None else atoms.pbc
+            self._calculator = Calculator(
+                self.settings.method, atoms.numbers, positions, lattice=lattice, periodic=periodic
+            )
             self._calculator.set("accuracy", self.settings.accuracy)
             self._calculator.set("max-iter", _ITERATIONS)
             self._calculator.set("verbosity", 0)
-            self._numbers, self._last = atoms.numbers.tobytes(), None
+            self._system, self._last = system, None
         try:
             self._last = self._calculator.singlepoint(self._last)  # the density of the last geometry is a good guess
         except RuntimeError:
