@@ -227,6 +227,6 @@ _ECHOES = {
 
 
 def _without_echoes(found: list[Finding]) -> Iterator[Finding]:
-    """Leave out what another finding explains."""
-    codes = {finding.code for finding in found}
+    """Leave out what an error explains."""
+    codes = {finding.code for finding in found if finding.level == "error"}
     return (finding for finding in found if codes.isdisjoint(_ECHOES.get(finding.code, ())))

@@ -352,6 +352,22 @@ def test_noise_is_measured_on_the_scale_of_the_stored_errors(write, sound):
     assert noise[PRODUCT_SYMMETRY].count == len(sound)
 
 
+def test_correct_products_of_a_soft_crystal_are_no_error(judge, argon, directed):
+    """Their magnitude proves nothing, an exact relation does; molecules are judged apart."""
+    soft = [products_of(s, noise=1e-4, errors=1e-4) for s in argon]
+    assert set(judge(soft)) == {("warning", "direction-unit")}
+    found = judge([*soft, *directed])
+    assert set(found) == {("warning", "direction-unit")}
+    assert "a soft crystal?) (3 structures: 0 'argon-0'" in found["warning", "direction-unit"]
+    minima = [
+        replace(scaled(s, 1 / HESSIAN_UNITS["Hartree/Bohr²"]), forces=None) for s in directed if "/" not in s.name
+    ]
+    assert {("warning", "direction-unit"), ("error", "direction-unit")} <= set(judge([*soft, *minima]))
+    large = HESSIAN_UNITS["Hartree/Bohr²"]
+    both = [replace(scaled(products_of(s, noise=0), large), hessian=s.hessian) for s in argon]
+    assert "97.2 times too large: eV/Å² read as Hartree/Bohr²?" in judge(both)["error", "direction-unit"]
+
+
 def test_counts_and_missing_labels(write, judge, sound, directed):
     mixed = [s if i % 2 else d for i, (s, d) in enumerate(zip(sound, directed, strict=True))]
     report = examine(write(mixed))
