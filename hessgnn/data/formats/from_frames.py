@@ -46,6 +46,7 @@ KIND = "displacement"
 PARENT, NEAREST = "parent", "nearest"
 
 Moved = tuple[Array, Array]  # displacement and forces of a frame
+_PHONOPY = "phonopy*.yaml*"
 _SUFFIXES = {".xyz": "extxyz", ".extxyz": "extxyz", ".db": "ase-db", ".fchk": "gaussian", ".fch": "gaussian"}
 
 
@@ -113,11 +114,11 @@ def opened(source: str, name: str = "", level: str = "") -> Iterator[tuple[Store
             yield store, {}
         return
     known = name or _SUFFIXES.get(path.suffix.lower(), "")
+    if known == "phonopy" or (not known and (path.match(_PHONOPY) or any(path.rglob(_PHONOPY)))):
+        raise ConfigError("phonopy's files hold products", where=path, hint=f"hessgnn data import phonopy {path}")
     if not known:
         formats = ", ".join(name for name in registry.READERS.names() if name != "phonopy")
         raise ConfigError("its format is not known", where=path, hint=f"give it: --format, one of {formats}")
-    if known == "phonopy":
-        raise ConfigError("phonopy's files are products already", where=path, hint="hessgnn data import phonopy SRC")
     with tempfile.TemporaryDirectory(prefix="hessgnn-") as folder:
         options = ImportOptions(level=level, hessian_dtype="float64")
         with redirect_stdout(sys.stderr):  # progress; the report may be JSON
@@ -389,12 +390,11 @@ class _Job:
         lost = parted(superposed[:, 0], upright[:, 0])
         superposed[lost] = upright[lost]
         displacements, forces = superposed[:, 0], superposed[:, 1]
-        known = self.store.has_energy[indices]
         made = differences(
             displacements,
             forces,
             reference.forces,
-            energies=np.where(known, self.store.energies[indices], np.nan),
+            energies=np.where(self.store.has_energy[indices], self.store.energies[indices], np.nan),
             reference_energy=reference.energy,
             at=self.options.at,
         )

@@ -203,8 +203,13 @@ def test_frames_in_extended_xyz(run, tmp_path):
     (tmp_path / "frames.dat").write_text((tmp_path / "frames.xyz").read_text())
     with pytest.raises(ConfigError, match=r"frames.dat: its format is not known. Hint: give it: --format"):
         run(tmp_path / "frames.dat", "--dry-run", "--level", LEVEL)
-    with pytest.raises(ConfigError, match=r"products already. Hint: hessgnn data import phonopy"):
+    with pytest.raises(ConfigError, match=r"hold products. Hint: hessgnn data import phonopy"):
         run(tmp_path, "--dry-run", "--format", "phonopy")
+    (tmp_path / "cu").mkdir()
+    (tmp_path / "cu/phonopy_disp.yaml").touch()
+    for source in (tmp_path, tmp_path / "cu", tmp_path / "cu/phonopy_disp.yaml"):
+        with pytest.raises(ConfigError, match=rf"hold products. Hint: hessgnn data import phonopy {source}"):
+            run(source, "--dry-run")
 
 
 def test_forces_of_other_splits_do_not_reach_training(run, store):
