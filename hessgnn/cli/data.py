@@ -284,7 +284,7 @@ def _print_check(console: Console, report: Report, known: Mapping[str, tuple[int
         say(console, f"{finding.level} [{finding.code}]: {finding.message}")
     if report.read < report.structures:
         say(console, f"read: {report.read} of {report.structures} structures, drawn at random")
-    warnings = len(report.findings) - len(report.errors)
+    warnings = sum(finding.level == "warning" for finding in report.findings)
     if not report.errors:
         say(console, f"{report.structures} structures, no error, {warnings} warnings")
 

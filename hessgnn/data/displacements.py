@@ -71,7 +71,7 @@ def mismatch(frame: Structure, reference: Structure) -> str:
     return ""
 
 
-def displacement(frame: Structure, reference: Structure) -> tuple[Array, Array]:
+def displacement(frame: Structure, reference: Structure, *, turn: bool = True) -> tuple[Array, Array]:
     """Displacement of a structure from a reference with the same atoms, and its forces in the reference's orientation.
 
     Overall translation is removed. A molecule is superposed on the reference (least squares), and its forces turn with
@@ -82,6 +82,8 @@ def displacement(frame: Structure, reference: Structure) -> tuple[Array, Array]:
     ----------
     frame, reference
         Without a :func:`mismatch`; the first has forces.
+    turn
+        Whether a molecule may be turned.
 
     Returns
     -------
@@ -95,6 +97,8 @@ def displacement(frame: Structure, reference: Structure) -> tuple[Array, Array]:
         moved = find_mic(moved, reference.cell, reference.pbc)[0]
         return moved - moved.mean(axis=0), forces
     moved = moved - moved.mean(axis=0)
+    if not turn:
+        return moved, forces
     turned, rotation = aligned(frame.positions, reference.positions)
     if np.linalg.norm(turned - reference.positions) < TURNED * np.linalg.norm(moved):
         return turned - reference.positions, forces @ rotation.T
@@ -128,6 +132,15 @@ def opposite(displacements: Array, tolerance: float = OPPOSITE) -> list[tuple[in
         for i, j in enumerate(nearest.tolist())
         if i < j and nearest[j] == i and sums[i] < tolerance * max(sizes[i], sizes[j])
     ]
+
+
+def parted(turned: Array, upright: Array) -> list[int]:
+    """Find ± pairs that superposing takes apart: each half of a nearly linear molecule turns about the axis by itself.
+
+    Both are ``(K, N, 3)``, displacements as they are superposed and as they lie. Returns the places of both halves.
+    """
+    known = {place for pair in opposite(turned) for place in pair}
+    return [place for pair in opposite(upright) if known.isdisjoint(pair) for place in pair]
 
 
 @dataclass(frozen=True, eq=False)

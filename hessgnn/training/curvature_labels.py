@@ -128,12 +128,14 @@ def require_labels(config: RunConfig, store: Store) -> None:
         When the function of the Hessian's errors does not suit the stored directions.
     """
     split, train, kind = config.data.train, store.indices(config.data.train), config.loss.probes.kind
+    add = "merge the set with structures that have them, or compute them: hessgnn data label --energy-forces"
+    hints = {"energy": add, "forces": f"set loss.forces=0, or {add}"}
     for name, weight in {"energy": 1.0, "forces": config.loss.forces}.items():
         if weight and not getattr(store, f"has_{name}")[train].any():
             raise TrainingError(
                 f"the loss weighs {name} but no structure of split {split!r} has that label",
                 where=store.path,
-                hint="add the labels" if name == "energy" else f"set loss.{name}=0, or add the labels",
+                hint=hints[name],
             )
     if not config.loss.hessian:
         return

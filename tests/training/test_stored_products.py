@@ -403,6 +403,21 @@ def test_products_that_the_kind_of_probes_does_not_read_are_told(make_config: Ma
     build(make_config(data=data))
 
 
+def test_structures_of_products_alone_are_trained_on(make_config: MakeConfig, tmp_path: Path) -> None:
+    """They count in the Hessian term, and other terms are what they are without them."""
+    bare = [replace(one, energy=None, forces=None) for one in mixed_structures() if one.directions is not None]
+    others = [one for one in mixed_structures() if one.directions is None]
+    both = Loss(LossConfig())(make_potential(), batch_of([*bare, *others]), Weights(0.3, 0.0))
+    assert both.terms == pytest.approx(Loss(LossConfig())(make_potential(), batch_of(others), Weights(0.3, 0.0)).terms)
+    energies = {z: -10.0 - z for z in (1, 6, 7, 8)}
+    config = make_config(data=written(tmp_path, [*bare, *others]) | {"reference_energies": energies})
+    result = train(config)
+    assert result.progress.products == 24
+    assert all(np.isfinite([point.loss, point.score]).all() for point in result.progress.curve)
+    with pytest.raises(TrainingError, match=r"weighs energy but no structure .*merge the set .* --energy-forces"):
+        build(make_config(data=written(tmp_path, bare)))
+
+
 def test_stored_directions_that_are_not_there_are_told(make_config: MakeConfig, tmp_path: Path) -> None:
     whole = [spring_structure(name, "train") for name in NAMES]
     with pytest.warns(UserWarning, match=r"no structure of split 'train' has stored directions.*the 5 that have a Hes"):

@@ -15,7 +15,7 @@ from ase.data import atomic_masses
 from numpy.typing import NDArray
 
 from hessgnn.data.checks.finding import Finding, ProductResiduals, Seen, Suspects, finding
-from hessgnn.data.checks.labels import HESSIAN_SCALE, HESSIAN_UNITS, misreading, suspected_unit
+from hessgnn.data.checks.labels import HESSIAN_SCALE, HESSIAN_UNITS, misreading, of_magnitude, suspected_unit
 from hessgnn.data.checks.slopes import MIN_PAIRS, MIN_TURN, close_pairs
 from hessgnn.data.directions import UNBIASED, UNIT_WEIGHT, Directions
 from hessgnn.data.structure import IRC, TRANSITION_STATE, Array, Structure
@@ -97,8 +97,11 @@ class DirectionLabels:
         self._factors: dict[bool, list[float]] = {True: [], False: []}  # of products with anharmonicity in them, or not
         self._proved = 0  # structures that an exact relation found right
         self._names: dict[int, str] = {}
-        self._curvatures: list[float] = []  # vᵀHv / v², its mean over directions of known distribution
-        self._own_curvatures: list[float] = []  # of the others, unless chosen for it
+        self._periodic: set[int] = set()
+        # vᵀHv / v², apart for periodic structures: its mean over directions of known distribution, and of the others
+        # unless they were chosen for it.
+        self._curvatures: dict[bool, list[float]] = {False: [], True: []}
+        self._own_curvatures: dict[bool, list[float]] = {False: [], True: []}
         self._drawn = _Drawn()
         self._between = _Between()
         self._small: dict[int, tuple[str, float]] = {}  # name and mean cosine
@@ -112,6 +115,8 @@ class DirectionLabels:
             self._zero.add(seen)
             return
         self._names[seen.index] = seen.structure.name
+        if seen.structure.pbc.any():
+            self._periodic.add(seen.index)
         self._look_at_vectors(seen, directions)
         if not self._repeats(seen, directions) and not self._is_wrong(seen, directions, residuals):
             self._note_curvature(seen.structure, directions)
@@ -161,22 +166,30 @@ class DirectionLabels:
         indices, names = list(self._names), list(self._names.values())
         small = [cosine for _, cosine in self._small.values()]
         slope = 1.0 if self._proved else self._between.slope
-        mean = float(np.median(self._curvatures)) if len(self._curvatures) >= MIN_PAIRS else None
-        own = float(np.median(self._own_curvatures)) if len(self._own_curvatures) >= MIN_PAIRS else 0.0
-        (low, high), what = HESSIAN_SCALE, ""
+        own = _median([*self._own_curvatures[False], *self._own_curvatures[True]]) or 0.0
         if own >= DOWNHILL and slope > 0 and len(small) >= MIN_PAIRS and float(np.mean(small)) < UPHILL:
             indices, names, slope = list(self._small), [name for name, _ in self._small.values()], -1.0
         if own < DOWNHILL or slope < 0:
             yield finding("error", "direction-sign", self._signs.what, indices, names)
         elif slope != 1:
             what = f"against the change of forces between neighbouring frames, products are {_blurred(slope)}"
-        elif mean is not None and not low <= mean <= high:
+            yield finding("error", "direction-unit", what, indices, names)
+        else:
+            yield from self._of_size(periodic=False)
+            yield from self._of_size(periodic=True)
+
+    def _of_size(self, *, periodic: bool) -> Iterator[Finding]:
+        """A unit that only the size of products shows."""
+        mean, own = _median(self._curvatures[periodic]), _median(self._own_curvatures[periodic])
+        (low, high), what = HESSIAN_SCALE, ""
+        if mean is not None and not low <= mean <= high:
             what = f"vᵀHv / v² is {mean:.3g} eV/Å² (median), expected {low:g} to {high:g}{suspected_unit(mean)}"
             what += " Or differences of forces that were not divided by the displacement?" if mean < low else ""
-        elif own > high:
+        elif own is not None and own > high:
             what = f"vᵀHv / v² is {own:.3g} eV/Å² (median), expected below {high:g}{suspected_unit(own)}"
         if what:
-            yield finding("error", "direction-unit", what, indices, names)
+            members = {index: name for index, name in self._names.items() if (index in self._periodic) == periodic}
+            yield of_magnitude("direction-unit", what, list(members), list(members.values()), periodic=periodic)
 
     def _look_at_vectors(self, seen: Seen, directions: Directions) -> None:
         vectors = directions.vectors.reshape(len(directions), -1)
@@ -295,13 +308,13 @@ class DirectionLabels:
     def _note_curvature(self, structure: Structure, directions: Directions) -> None:
         squares = np.square(directions.vectors).sum((1, 2))
         curvatures = (directions.vectors * directions.products).sum((1, 2)) / squares
-        kinds = np.array(directions.kinds)
+        kinds, periodic = np.array(directions.kinds), bool(structure.pbc.any())
         known = np.isin(kinds, UNBIASED)
         if known.any():
             shares = (directions.weights * squares)[known]
-            self._curvatures.append(float(np.average(curvatures[known], weights=shares)))
+            self._curvatures[periodic].append(float(np.average(curvatures[known], weights=shares)))
         if structure.kind not in (TRANSITION_STATE, IRC):
-            self._own_curvatures += curvatures[~known & (kinds != "softest")].tolist()
+            self._own_curvatures[periodic] += curvatures[~known & (kinds != "softest")].tolist()
 
 
 class _Between:
@@ -358,6 +371,11 @@ class _Drawn:
 
 _WEIGHT = "weights do not make the estimate unbiased: w v² is not 3N"
 _OWN_WEIGHT = "weights are not 3N / v², what directions of no known distribution get"
+
+
+def _median(values: Sequence[float]) -> float | None:
+    """``None`` of too few."""
+    return float(np.median(values)) if len(values) >= MIN_PAIRS else None
 
 
 def _unsure(directions: Directions) -> NDArray[np.bool_]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hessgnn.data.checks.directions import DirectionLabels
-from hessgnn.data.checks.finding import Check, Finding, Seen, Suspects
+from hessgnn.data.checks.finding import Check, Finding, Level, Seen, Suspects
 from hessgnn.data.checks.geometry import Distances, Repetitions
 from hessgnn.data.checks.labels import (
     ForceMagnitude,
@@ -41,6 +41,7 @@ TRAINING_SAMPLE = 20_000
 COMPARED = 2_000
 """Structures of groups with several that are read again, to be compared with each other."""
 SEED = 0
+_LEVELS = get_args(Level)
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Report:
     Attributes
     ----------
     findings : tuple of Finding
-        Errors first.
+        Errors first, notes last.
     counts : dict
         Split -> labels, of all structures.
     compositions : dict
@@ -122,7 +123,7 @@ def examine(store: Store, indices: Iterable[int] | None = None, *, sample: int |
         compared += len(frames)
     found = [*reading.findings(), *wide, *(finding for check in checks for finding in check.findings())]
     return Report(
-        findings=tuple(sorted(_without_echoes(found), key=lambda finding: finding.level != "error")),
+        findings=tuple(sorted(_without_echoes(found), key=lambda finding: _LEVELS.index(finding.level))),
         counts=counts(store, chosen),
         compositions=compositions.shared(),
         noise=tuple(noise.estimates(slopes.energy_residuals, slopes.force_residuals)),
@@ -226,6 +227,6 @@ _ECHOES = {
 
 
 def _without_echoes(found: list[Finding]) -> Iterator[Finding]:
-    """Leave out what another finding explains."""
-    codes = {finding.code for finding in found}
+    """Leave out what an error explains."""
+    codes = {finding.code for finding in found if finding.level == "error"}
     return (finding for finding in found if codes.isdisjoint(_ECHOES.get(finding.code, ())))

@@ -11,13 +11,13 @@ import numpy as np
 
 from hessgnn.data.structure import Array, Structure
 
-Level = Literal["error", "warning"]
+Level = Literal["error", "warning", "note"]
 _SHOWN = 5  # structures that a message names; a finding holds them all
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check has to say: an ``error`` forbids training, a ``warning`` does not.
+    """What a check has to say: an ``error`` forbids training, a ``warning`` does not, a ``note`` is no fault.
 
     ``code`` is the name of the check, for filters and tests; ``message`` is one line; ``structures`` and ``indices``
     are names and places in the store of those concerned.

@@ -73,15 +73,23 @@ def leaks(store: Store) -> Iterator[Finding]:
 def missing_labels(store: Store, indices: NDArray[np.int64]) -> Iterator[Finding]:
     """Tell which labels are missing; forces or Hessians that nobody has are no fault.
 
-    Directions are a label of curvature as a Hessian is: one of the two suffices.
+    A structure with a Hessian or directions needs neither energy nor forces: each loss term is a mean over the
+    structures that have its label. Sets are mixed on purpose, so these are notes, as missing curvature is.
     """
     curvature = "hessian or directions" if store.n_directions[indices].any() else "hessian"
+    curved = store.has_curvature[indices]
     for key, has in (("energy", store.has_energy), ("forces", store.has_forces), (curvature, store.has_curvature)):
-        without = indices[~has[indices]]
-        if len(without) and (key == "energy" or len(without) < len(indices)):
+        lacking = ~has[indices]
+        if key != "energy" and lacking.all():
+            continue
+        intended = lacking & (curved | (key == curvature))
+        if len(without := indices[lacking & ~intended]):
             names = [store.names[i] for i in without]
             level: Level = "error" if key == "energy" else "warning"
             yield finding(level, "missing", f"no {key} label", without.tolist(), names)
+        if len(without := indices[intended]):
+            what = f"{len(without)} of {len(indices)} structures have no {key} label"
+            yield Finding("note", "missing", what, tuple(store.names[i] for i in without), tuple(without.tolist()))
 
 
 def unseen_elements(store: Store, indices: NDArray[np.int64]) -> Iterator[Finding]:

@@ -81,12 +81,17 @@ def write_extxyz(structures: Iterable[Structure], target: Path, level: str) -> N
 
 
 def _quoted(key: str, text: str) -> str:
-    """Write a text so that ASE reads it back: ``7`` would become a number, an empty one eats what follows."""
-    for form in (text, f"_JSON {json.dumps(text, ensure_ascii=False)}"):
-        back = key_val_str_to_dict(key_val_dict_to_str({key: form}))
-        if isinstance(back.get(key), str) and back == {key: text}:
-            return form
-    raise DataError(f"{key} {text!r} cannot be written as extended XYZ", hint="choose another format, or rename")
+    """Write a text so that ASE reads it back: ``7`` would become a number, an empty one eats what follows.
+
+    JSON needs two backslashes for each, because ASE takes one away.
+    """
+    try:
+        back = key_val_str_to_dict(key_val_dict_to_str({key: text}))
+    except ValueError:
+        back = {}
+    if isinstance(back.get(key), str) and back == {key: text}:
+        return text
+    return "_JSON " + json.dumps(text, ensure_ascii=False).replace("\\", "\\\\")
 
 
 @reader("ase-db")

@@ -27,6 +27,7 @@ from hessgnn.data.displacements import (
     directions_of,
     displacement,
     mismatch,
+    parted,
     require_signs,
     too_far,
 )
@@ -44,6 +45,8 @@ KIND = "displacement"
 """Kind of these directions: nobody knows the distribution that the displacements were drawn from."""
 PARENT, NEAREST = "parent", "nearest"
 
+Moved = tuple[Array, Array]  # displacement and forces of a frame
+_PHONOPY = "phonopy*.yaml*"
 _SUFFIXES = {".xyz": "extxyz", ".extxyz": "extxyz", ".db": "ase-db", ".fchk": "gaussian", ".fch": "gaussian"}
 
 
@@ -111,11 +114,11 @@ def opened(source: str, name: str = "", level: str = "") -> Iterator[tuple[Store
             yield store, {}
         return
     known = name or _SUFFIXES.get(path.suffix.lower(), "")
+    if known == "phonopy" or (not known and (path.match(_PHONOPY) or any(path.rglob(_PHONOPY)))):
+        raise ConfigError("phonopy's files hold products", where=path, hint=f"hessgnn data import phonopy {path}")
     if not known:
         formats = ", ".join(name for name in registry.READERS.names() if name != "phonopy")
         raise ConfigError("its format is not known", where=path, hint=f"give it: --format, one of {formats}")
-    if known == "phonopy":
-        raise ConfigError("phonopy's files are products already", where=path, hint="hessgnn data import phonopy SRC")
     with tempfile.TemporaryDirectory(prefix="hessgnn-") as folder:
         options = ImportOptions(level=level, hessian_dtype="float64")
         with redirect_stdout(sys.stderr):  # progress; the report may be JSON
@@ -382,21 +385,23 @@ class _Job:
             )
         if reference.directions is not None and KIND in reference.directions.kinds:
             raise DataError(f"has directions of kind {KIND} already", where=where, hint="start without them")
-        indices, moved, forces = (list(column) for column in zip(*taken, strict=True))
-        known = self.store.has_energy[indices]
-        displacements = np.array(moved)
+        indices = [index for index, _ in taken]
+        superposed, upright = (np.array([found[k] for _, found in taken]) for k in (0, 1))  # (K, 2, N, 3)
+        lost = parted(superposed[:, 0], upright[:, 0])
+        superposed[lost] = upright[lost]
+        displacements, forces = superposed[:, 0], superposed[:, 1]
         made = differences(
             displacements,
-            np.array(forces),
+            forces,
             reference.forces,
-            energies=np.where(known, self.store.energies[indices], np.nan),
+            energies=np.where(self.store.has_energy[indices], self.store.energies[indices], np.nan),
             reference_energy=reference.energy,
             at=self.options.at,
         )
         return _Around(key, indices, displacements, made)
 
-    def _taken(self, index: int, reference: Structure) -> tuple[int, Array, Array] | None:
-        """Displacement and forces of a frame; ``None``, with the reason in the report, where it is left out."""
+    def _taken(self, index: int, reference: Structure) -> tuple[int, tuple[Moved, Moved]] | None:
+        """Displacement and forces of a frame, superposed and as it lies; ``None`` where it is left out."""
         frame, limit = self.store[index], self.options.max_displacement
         reason, detail = mismatch(frame, reference), ""
         if reason and self._stated:
@@ -411,10 +416,10 @@ class _Job:
             reason = f"its reference is in {TRAIN} and it is not"  # its forces would be trained on
             detail = f"is in {frame.split}, and its reference in {TRAIN}"
         if not reason:
-            moved, forces = displacement(frame, reference)
-            largest = float(np.linalg.norm(moved, axis=1).max())
+            moved, upright = displacement(frame, reference), displacement(frame, reference, turn=False)
+            largest, own = (float(np.linalg.norm(one[0], axis=1).max()) for one in (moved, upright))
             if MIN_DISPLACEMENT <= largest <= limit:
-                return index, moved, forces
+                return index, (moved, upright if own <= limit else moved)
             reason = "is its reference, displaced by nothing"
             if largest > limit:
                 reason, detail = "too far from its reference", too_far(frame, reference, largest, limit)

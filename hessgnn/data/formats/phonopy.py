@@ -300,7 +300,7 @@ def write(structures: Iterable[Structure], target: Path, level: str) -> None:  #
     """Write a folder for each periodic structure with products or a Hessian: phonopy_params.yaml, FORCE_SETS, ….
 
     A product becomes the supercell displaced along its direction by :data:`STEP` and the harmonic forces there; the
-    structure itself is the supercell.
+    structure itself is the supercell. Kinds, weights and errors of directions have no place in these files.
     """
     phonopy, atoms, file_io = _phonopy("api_phonopy"), _phonopy("structure.atoms"), _phonopy("file_IO")
     with atomic_folder(target) as folder:
@@ -311,8 +311,10 @@ def write(structures: Iterable[Structure], target: Path, level: str) -> None:  #
             if directions is None and hessian is None:
                 raise DataError("has no directions and no Hessian", where=structure.name, hint="choose another format")
             place = folder / structure.name
-            if folder not in place.resolve().parents:
-                raise DataError("has a name that is no folder", where=structure.name)
+            if folder.resolve() not in place.resolve().parents:
+                raise DataError(
+                    f"its name, {structure.name!r}, leads out of {target}", where=structure.name, hint="rename it"
+                )
             place.mkdir(parents=True)
             n_atoms = len(structure)
             cell = atoms.PhonopyAtoms(numbers=structure.numbers, cell=structure.cell, positions=structure.positions)

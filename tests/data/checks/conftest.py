@@ -1,9 +1,13 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from ase.build import bulk
+from ase.calculators.lj import LennardJones
 
 from hessgnn.data.checks import check
 from hessgnn.data.store.store import Store, write_store
+from hessgnn.data.structure import Structure
 
 MOLECULES = {
     "CH3OH": "rotation/methanol",
@@ -41,6 +45,29 @@ def sound():
             for k, s in enumerate(frames)
         ]
     return found
+
+
+@pytest.fixture(scope="session")
+def argon():
+    """Displaced crystals of Lennard-Jones argon, with Hessians by central differences."""
+    crystals = []
+    for k, length in enumerate((5.2, 5.3, 5.4)):
+        atoms = bulk("Ar", a=length, cubic=True) * (2, 1, 1)
+        atoms.calc = LennardJones(sigma=3.4, epsilon=0.0104, rc=6.0, smooth=True)
+        atoms.rattle(0.05, seed=k)
+        hessian = []
+        for place in range(3 * len(atoms)):
+            forces = []
+            for sign in (1, -1):
+                moved = atoms.copy()
+                moved.calc = atoms.calc
+                moved.positions.reshape(-1)[place] += sign * 1e-3
+                forces.append(moved.get_forces().ravel())
+            hessian.append((forces[1] - forces[0]) / 2e-3)
+        symmetric = (np.array(hessian) + np.array(hessian).T) / 2
+        atoms.get_forces()
+        crystals.append(Structure.from_atoms(atoms, hessian=symmetric, name=f"argon-{k}", group=f"{k}", split="train"))
+    return crystals
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from hessgnn.data.checks import check
+from hessgnn.data.checks import check, examine
 from hessgnn.data.checks.membership import molecules
 from hessgnn.data.store.store import Store, write_store
 
@@ -27,10 +27,24 @@ def test_leak_along_what_was_made_from_what(judge, sound):
 
 
 def test_missing_labels(judge, sound):
-    assert set(judge([replace(sound[0], hessian=None, forces=None), *sound[1:]])) == {("warning", "missing")}
+    found = judge([replace(sound[0], hessian=None, forces=None), *sound[1:]])
+    assert found == {
+        ("note", "missing"): f"1 of {len(sound)} structures have no hessian label",
+        ("warning", "missing"): f"no forces label (0 {sound[0].name!r})",
+    }
     assert judge([replace(s, hessian=None) for s in sound]) == {}
-    found = judge([replace(sound[0], energy=None), *sound[1:]])
-    assert found == {("error", "missing"): f"no energy label (0 {sound[0].name!r})"}
+    found = judge([replace(sound[0], energy=None, hessian=None), *sound[1:]])
+    assert found["error", "missing"] == f"no energy label (0 {sound[0].name!r})"
+
+
+def test_a_structure_with_curvature_needs_no_energy(write, sound):
+    """As what ``data directions --at midpoint`` makes; nothing is listed, but --json has it."""
+    curved = [replace(s, energy=None, forces=None) for s in sound[:7]]
+    report = examine(write([*curved, *sound[7:]]))
+    assert {(found.level, found.code) for found in report.findings} == {("note", "missing")}
+    what = f"7 of {len(sound)} structures have no"
+    assert [found.message for found in report.findings] == [f"{what} energy label", f"{what} forces label"]
+    assert report.findings[0].indices == tuple(range(7))
 
 
 def test_elements_without_training(judge, sound):

@@ -124,3 +124,13 @@ def test_every_unit_is_recognised(table):
     for unit, factor in table.items():
         for blur in (0.95, 1.05):
             assert re.search(rf": {re.escape(unit)} read as x\?$", misreading(blur / factor, table, "x"))
+
+
+def test_the_correct_hessian_of_a_soft_crystal_is_no_error(judge, argon, sound):
+    """Its magnitude proves nothing; molecules are judged apart."""
+    assert set(judge(argon)) == {("warning", "hessian-unit")}
+    found = judge([*argon, *sound])["warning", "hessian-unit"]
+    assert re.match(r"mean \|H_ii\| is 0\.\d+ eV/Å², expected 2 to 200", found)
+    assert "a soft crystal?) (3 structures: 0 'argon-0'" in found
+    minima = [replace(s, hessian=s.hessian / units.HARTREE_PER_BOHR2) for s in sound if s.kind == "minimum"]
+    assert {("warning", "hessian-unit"), ("error", "hessian-unit")} <= set(judge([*argon, *minima]))

@@ -13,9 +13,12 @@ from ase.vibrations import VibrationsData
 from labelled import assert_same, labelled, levels, read, reasons
 
 from hessgnn.data.formats import registry
+from hessgnn.data.store.store import Store
 from hessgnn.errors import DataError
 
 ODD_NAMES = ["7", "1e5", "T", "", "C2H6/frame 1", "molécule", "1 2 3", "[1]", "a=b", "a'b"]
+ESCAPED = [r"N/C=C\C=N", "\\", r"a\\é", "a\nb", 'a"b', r"_JSON \x", r"1\2", "a\tb", r"\"", r"C/C=C/C=C\C"]
+"""SMILES of stereoisomers have backslashes."""
 
 
 def varied():
@@ -23,8 +26,8 @@ def varied():
     made[1] = replace(made[1], forces=None, hessian=None)
     made[2] = replace(made[2], cell=np.diag([9.0, 8.0, 7.0]), pbc=[True, True, False])
     made[3] = replace(made[3], energy=None, forces=None)
-    named = [replace(s, group=name, kind=name, name=name or "x") for s, name in zip(made, ODD_NAMES, strict=True)]
-    return [*made, *named]
+    pairs = [pair for names in (ODD_NAMES, ESCAPED) for pair in zip(made, names, strict=True)]
+    return [*made, *(replace(s, group=name, kind=name, name=name or "x") for s, name in pairs)]
 
 
 @pytest.mark.parametrize(
@@ -40,10 +43,11 @@ def test_round_trip(tmp_path, name, file, atol):
     assert [path.name for path in tmp_path.iterdir()] == [file]
 
 
-def test_a_name_that_extended_xyz_cannot_hold_is_told(tmp_path):
-    with pytest.raises(DataError, match="cannot be written as extended XYZ"):
-        registry.WRITERS["extxyz"]([replace(labelled(1)[0], name="a\nb")], tmp_path / "a.xyz", "")
-    assert not list(tmp_path.iterdir())
+def test_names_of_the_bundled_set_are_written(tmp_path):
+    store = Store.open("rtp-mini")
+    chosen = [i for i, name in enumerate(store.names) if "\\" in name][:3]
+    registry.WRITERS["extxyz"]([store[i] for i in chosen], tmp_path / "a.xyz", "")
+    assert [s.name for s in read("extxyz", tmp_path / "a.xyz")] == [store.names[i] for i in chosen] != []
 
 
 def test_frames_that_others_wrote(tmp_path):

@@ -6,6 +6,7 @@ No atom is at a centre of inversion, so the products have errors of second order
 import lzma
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -223,10 +224,17 @@ def test_molecules_are_not_written(tmp_path):
     assert not (tmp_path / "x").exists()
 
 
+def test_a_relative_target(calculation, tmp_path, monkeypatch):
+    calculation.save(tmp_path / "phonopy_params.yaml")
+    monkeypatch.chdir(tmp_path)
+    registry.WRITERS["phonopy"]([replace(only(tmp_path), name="a/b")], Path("out"), "EMT")
+    assert (tmp_path / "out/a/b/FORCE_SETS").is_file()
+
+
 def test_a_name_cannot_leave_the_folder(calculation, tmp_path):
     calculation.save(tmp_path / "phonopy_params.yaml")
     structure = replace(only(tmp_path), name="../../elsewhere")
-    with pytest.raises(DataError, match="has a name that is no folder"):
+    with pytest.raises(DataError, match=r"its name, '../../elsewhere', leads out of .*out"):
         registry.WRITERS["phonopy"]([structure], tmp_path / "out", "EMT")
     assert not (tmp_path / "out").exists()
 

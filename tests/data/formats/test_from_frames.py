@@ -12,6 +12,7 @@ from ase.io import write as ase_write
 from typer.testing import CliRunner
 
 from hessgnn.cli.data import app
+from hessgnn.data.displacements import displacement, opposite
 from hessgnn.data.store.store import Store, write_store
 from hessgnn.data.structure import Structure
 from hessgnn.errors import ConfigError, DataError
@@ -109,6 +110,22 @@ def test_products_of_parents(run, store, tmp_path):
     assert record["directions"]["errors_from"] == "pairs"
 
 
+def test_a_pair_of_a_nearly_linear_molecule_is_found(run, store, tmp_path):
+    """Superposed, each half turns about the axis by itself, and the sum is no longer small."""
+    line = np.array([[-1.1, 0.002, 0], [0, -0.003, 0.001], [1.1, 0.001, 0], [2.2, 0, -0.001]])
+    reference = structure(line, "ref", kind="minimum", hessian=hessian_at(line))
+    moved = [0.01 * v * [0.2, 1, 1] for v in np.random.default_rng(3).normal(size=(4, 4, 3))]
+    pairs = [(sign, k, sign * d) for k, d in enumerate(moved) for sign in (1, -1)]
+    halves = [structure(line + d, f"{k}{sign:+d}", parent="ref") for sign, k, d in pairs]
+    turned = np.array([displacement(half, reference)[0] for half in halves])
+    assert len(opposite(turned)) < len(moved)
+    out = tmp_path / "out.h5"
+    text = run(store([reference, *halves]), "-o", out)
+    assert "4 products at 1 references, from 8 frames; 4 of them central differences" in text
+    made = Store.open(out).directions(0)
+    assert np.all(errors(made, reference.hessian) < 0.05 * np.sqrt(np.square(made.products).mean((1, 2))))
+
+
 def test_dry_run_and_json_write_nothing_more(run, store, tmp_path):
     source = store(frames())
     assert "nothing was written" in run(source, "--dry-run")
@@ -186,8 +203,13 @@ def test_frames_in_extended_xyz(run, tmp_path):
     (tmp_path / "frames.dat").write_text((tmp_path / "frames.xyz").read_text())
     with pytest.raises(ConfigError, match=r"frames.dat: its format is not known. Hint: give it: --format"):
         run(tmp_path / "frames.dat", "--dry-run", "--level", LEVEL)
-    with pytest.raises(ConfigError, match=r"products already. Hint: hessgnn data import phonopy"):
+    with pytest.raises(ConfigError, match=r"hold products. Hint: hessgnn data import phonopy"):
         run(tmp_path, "--dry-run", "--format", "phonopy")
+    (tmp_path / "cu").mkdir()
+    (tmp_path / "cu/phonopy_disp.yaml").touch()
+    for source in (tmp_path, tmp_path / "cu", tmp_path / "cu/phonopy_disp.yaml"):
+        with pytest.raises(ConfigError, match=rf"hold products. Hint: hessgnn data import phonopy {source}"):
+            run(source, "--dry-run")
 
 
 def test_forces_of_other_splits_do_not_reach_training(run, store):
