@@ -84,18 +84,19 @@ def test_a_finished_study(pages: Any, tmp_path: Path) -> None:
     assert "Not finished" not in text
     assert "**ANI.** Buy products." in text
     assert "keeps at least 0.9 for one of one architectures" in text
-    assert "at most 0.15 of its gradients for one of one" in text
-    assert "| ani | 0.95 (0.85 to 1.04) | 0.120 (0.108 to 0.132) | at most 0.050 (0.045 to 0.055) |" in text
+    assert "at most 0.15 of the gradients of full Hessians along random directions for one of one" in text
+    assert "| ani | 0.95 (0.85 to 1.04) | 0.120 (0.108 to 0.132) | – | at most 0.050 (0.045 to 0.055) | – |" in text
     assert "| ANI | E-F-P1 | E-F+2 | 1.50 (worse) | 0.80 (undecided) | 1.00 (too few families) |" in text
     assert "| E-F-P1 | one random product of every structure | 1,020 | 2.23 (2.01 to 2.46) | – |" in text
     assert "None is trained yet." in text  # for equal device-seconds
+    assert b"<svg" in (pages.docs / "results" / "labels.svg").read_bytes()
 
 
 def test_an_unfinished_one_says_so_and_missed_goals_are_not_met(pages: Any, tmp_path: Path) -> None:
     text = render(pages, found(40, 0.7, None), tmp_path)
     assert "**Not finished:** 40 of 162 trainings are." in text
     assert "keeps at least 0.9 for zero of one architectures" in text
-    assert "at most 0.15 of its gradients for zero of one" in text
+    assert "at most 0.15 of the gradients of full Hessians along random directions for zero of one" in text
     assert "not reached" in text
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hessgnn.experiments.label_pages import estimate_text, goals_table
-from hessgnn.experiments.label_value import FULL, GOALS, ONE, CurvePoint, Estimate, LabelValue, in_words
+from hessgnn.experiments.label_value import DIRECTIONS, FULL, GOALS, ONE, CurvePoint, Estimate, LabelValue, in_words
 from hessgnn.leaderboard.tables import MISSING, TextTable
 from pages.wording import ARCHITECTURES, joined
 
@@ -95,15 +95,22 @@ def rivals(found: LabelValue) -> str:
     return TextTable(["Architecture", "Best", "Instead", "H", "E", "F"], lines, [False] * 6).markdown()
 
 
-def met(found: LabelValue) -> tuple[int, int, int]:
-    """How many architectures keep the share and need no more gradients than the goals say; and how many there are."""
-    kept = [one.share.value for one in found.kept if one.labels == ONE]
-    ratios = [one.ratio.value for one in found.reached if one.within == 1]
-    return (
-        sum(value is not None and value >= GOALS["share"] for value in kept),
-        sum(value is not None and value <= GOALS["ratio"] for value in ratios),
-        len(architectures(found)),
-    )
+def met(found: LabelValue) -> tuple[int, int, dict[str, int], int]:
+    """How many architectures keep the share, of how many; and for how many the gradients suffice, of how many.
+
+    The gradients are by what the products were along. Only architectures for which it is known are counted.
+    """
+    kept = [one.share.value for one in found.kept if one.labels == ONE and one.share.value is not None]
+    exact = [one for one in found.reached if one.within == 1]
+    fast = {
+        what: sum(
+            one.ratio.value is not None and one.ratio.value <= GOALS["ratio"] for one in exact if one.directions == kind
+        )
+        for kind, what in DIRECTIONS.items()
+        if any(one.directions == kind for one in exact)
+    }
+    known = len({one.architecture for one in exact})
+    return sum(value >= GOALS["share"] for value in kept), len(kept), fast, known
 
 
 def summary(stored: Any) -> str:

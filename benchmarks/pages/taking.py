@@ -14,6 +14,7 @@ from hessgnn.errors import DataError
 from hessgnn.experiments.label_value import LabelValue
 from hessgnn.leaderboard.board import Leaderboard
 from hessgnn.runtime.files import write_text
+from pages.curves import draw_curve
 
 PAGES = {
     "reference": {"leaderboard/leaderboard.md": "leaderboard.md", "sweep.md": "tuning.md"},
@@ -47,7 +48,7 @@ def take(run: Path, written: Path, results: Path) -> list[Path]:
         is written then.
     """
     if (run / "labels.json").is_file():
-        return [_take_labels(run / "labels.json", results / "labels-study.json")]
+        return _take_labels(run / "labels.json", results / "labels-study.json", written / "labels.svg")
     try:
         name = str(yaml.safe_load((run / "sweep.yaml").read_text(encoding="utf-8"))["name"])
         board = Leaderboard.model_validate_json((run / "leaderboard" / "leaderboard.json").read_text(encoding="utf-8"))
@@ -80,14 +81,15 @@ def _minutes(log: str) -> float:
     return round((times[1] - times[0]).total_seconds() / 60, 1)
 
 
-def _take_labels(source: Path, target: Path) -> Path:
+def _take_labels(source: Path, target: Path, figure: Path) -> list[Path]:
     """What labels buy, of the study ``sweeps/labels.yaml``, finished or not; with five digits, on few lines."""
     found = LabelValue.model_validate_json(source.read_text(encoding="utf-8"))
     content = rounded(found.model_dump(mode="json"))
     points = [json.dumps(point, ensure_ascii=False) for point in content.pop("points")]
     text = json.dumps(content, indent=1, ensure_ascii=False).removesuffix("\n}")
     write_text(target, f'{text},\n "points": [\n  ' + ",\n  ".join(points) + "\n ]\n}\n")
-    return target
+    draw_curve(found, figure)
+    return [target, figure]
 
 
 def rounded(content: Any) -> Any:

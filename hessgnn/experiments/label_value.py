@@ -69,9 +69,13 @@ class Kept(Settings):
 
 
 class Reached(Settings):
-    """Gradients at which products are as good as full Hessians, over the gradients of full Hessians."""
+    """Gradients at which products are as good as full Hessians, over those of full Hessians.
+
+    Only what is spent on curvature counts: energies and forces cost the same with both.
+    """
 
     architecture: str
+    directions: str = Field(default="rademacher", description="of the products: rademacher or modes")
     within: float = Field(description="1: as good; 1.1: an error at most 10 % larger")
     ratio: Estimate
     at_most: bool = Field(description="the fewest products of the study are enough already")
@@ -247,10 +251,14 @@ def load_errors(runs: Iterable[RunFiles], split: str, metric: str) -> Errors:
     return Errors.of(values, Families(loaded).of(AccuracyTask.name, split, names) if loaded else {})
 
 
-def products_of_all(labels: Iterable[str]) -> list[str]:
-    """Sets with random products of every structure, fewest first."""
+DIRECTIONS = {"rademacher": "random directions", "modes": "divided modes"}
+"""Of products that are compared with full Hessians."""
+
+
+def products_of_all(labels: Iterable[str], directions: str = "rademacher") -> list[str]:
+    """Sets with products of every structure along one kind of directions, fewest first."""
     sets = [label_set(name) for name in labels]
-    found = [one for one in sets if one.directions == "rademacher" and one.every == 1]
+    found = [one for one in sets if one.directions == directions and one.every == 1]
     return [one.name for one in sorted(found, key=lambda one: one.products)]
 
 
@@ -267,21 +275,26 @@ def kept_by(errors: Errors, architecture: str) -> list[Kept]:
 
 def reached_by(errors: Errors, gradients: Mapping[str, float], architecture: str) -> list[Reached]:
     """Gradients that products need to be as good as full Hessians, or nearly, over those of full Hessians."""
-    curve = products_of_all(errors.labels)
-    if not curve or FULL not in errors.labels:
+    if FULL not in errors.labels:
         return []
-    costs = [gradients[name] for name in curve]
+    plain = gradients.get(WITHOUT, 0.0)
     found = []
-    for within in (1.0, 1.1):
-        ratio = errors.estimate(
-            [*curve, FULL],
-            lambda rmse, within=within: (  # type: ignore[misc]
-                gradients_to_reach(rmse[..., :-1], within * rmse[..., -1], costs) / gradients[FULL]
-            ),
-        )
-        if ratio is not None:
-            first = ratio.value is not None and ratio.value <= costs[0] / gradients[FULL] * (1 + 1e-9)
-            found.append(Reached(architecture=architecture, within=within, ratio=ratio, at_most=first))
+    for directions in DIRECTIONS:
+        curve = products_of_all(errors.labels, directions)
+        costs = [(gradients[name] - plain) / (gradients[FULL] - plain) for name in curve]
+        for within in (1.0, 1.1) if curve else ():
+            ratio = errors.estimate(
+                [*curve, FULL],
+                lambda rmse, within=within, costs=costs: (  # type: ignore[misc]
+                    gradients_to_reach(rmse[..., :-1], within * rmse[..., -1], costs)
+                ),
+            )
+            if ratio is not None:
+                first = ratio.value is not None and ratio.value <= costs[0] * (1 + 1e-9)
+                one = Reached(
+                    architecture=architecture, directions=directions, within=within, ratio=ratio, at_most=first
+                )
+                found.append(one)
     return found
 
 

@@ -18,6 +18,7 @@ from hessgnn.data.directions import UNBIASED
 from hessgnn.data.labels import Labels
 from hessgnn.data.plan import ComposedPlan
 from hessgnn.data.store.columns import ragged
+from hessgnn.data.store.layout import decoded
 from hessgnn.data.store.store import Store
 from hessgnn.errors import ConfigError, TrainingError
 from hessgnn.training.config import LossConfig, RunConfig
@@ -40,7 +41,12 @@ def direction_kinds(store: Store, indices: Indices) -> Counter[str]:
         return Counter()
     places = ragged(store.first_direction[indices], store.n_directions[indices])
     names, counts = np.unique(store.columns.array("direction_kind")[places], return_counts=True)
-    found = Counter({name.decode(): int(count) for name, count in zip(names.tolist(), counts.tolist(), strict=True)})
+    found = Counter(
+        {
+            decoded(name, "direction_kind", store.path): int(count)
+            for name, count in zip(names.tolist(), counts.tolist(), strict=True)
+        }
+    )
     return Counter(dict(found.most_common()))
 
 

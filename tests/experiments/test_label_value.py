@@ -86,16 +86,26 @@ def test_gradients_are_interpolated_in_logarithms() -> None:
 def test_gradients_to_reach_full_hessians() -> None:
     errors = errors_of({"E-F": 10.0, "E-F-P1": 4.0, "E-F-P4": 1.0, "E-F-S1": 0.1, "E-F-H": 2.0}, spread=0.2)
     exact, near = reached_by(errors, GRADIENTS, "ani")
-    assert exact.ratio.value == pytest.approx(math.sqrt(300 * 900) / 6000)  # halfway in logarithms; soft modes are none
+    assert exact.ratio.value == pytest.approx(math.sqrt(200 * 800) / 5900)  # halfway in logarithms; soft modes are none
     assert not exact.at_most
     assert near.ratio.value is not None
     assert near.ratio.value < exact.ratio.value
     enough = reached_by(errors_of({"E-F": 10.0, "E-F-P1": 1.0, "E-F-P4": 1.0, "E-F-H": 2.0}), GRADIENTS, "ani")[0]
     assert enough.at_most
-    assert enough.ratio.value == pytest.approx(300 / 6000)
+    assert enough.ratio.value == pytest.approx(200 / 5900)
     never = reached_by(errors_of({"E-F": 10.0, "E-F-P1": 4.0, "E-F-P4": 3.0, "E-F-H": 2.0}), GRADIENTS, "ani")[0]
     assert (never.ratio.value, never.ratio.high, never.ratio.reached) == (None, None, 0.0)
     assert reached_text(never.ratio, at_most=False) == "not reached (0 % of draws reach it)"
+    both = errors_of({"E-F": 10.0, "E-F-P1": 4.0, "E-F-M2": 1.0, "E-F-H": 2.0})
+    found = reached_by(both, GRADIENTS | {"E-F-M2": 500.0}, "ani")
+    assert [(one.directions, one.within) for one in found] == [
+        ("rademacher", 1.0),
+        ("rademacher", 1.1),
+        ("modes", 1.0),
+        ("modes", 1.1),
+    ]
+    assert [one.ratio.value is None for one in found] == [True, True, False, False]
+    assert found[2].ratio.value == pytest.approx(400 / 5900)
 
 
 def test_advice_is_about_what_the_gradients_pay_for() -> None:

@@ -119,7 +119,29 @@ def open_checked(path: Path) -> Iterator[h5py.File]:
         missing = [key for key in required if key not in file] + [key for key in _ATTRIBUTES if key not in file.attrs]
         if missing:
             raise DataError(f"lacks {', '.join(missing)}", where=path, hint="build the file again")
+        _require_types(file, path)
         yield file
+
+
+def _require_types(file: h5py.File, path: Path) -> None:
+    """Raise :class:`DataError` when a dataset holds something else than its numbers or text."""
+    kinds = {key: np.dtype(dtype).kind for key, dtype in {**DTYPES, **DIRECTIONS, "hessian": "<f8"}.items()}
+    kinds |= dict.fromkeys((*STRINGS, DIRECTION_KIND), "S")
+    for key, kind in kinds.items():
+        if key not in file:
+            continue
+        found = file[key].dtype.kind if isinstance(file[key], h5py.Dataset) else "group"
+        if found != kind and {found, kind} != {"i", "u"}:
+            words = {"S": "text", "f": "floating-point numbers", "b": "truth values"}
+            raise DataError(f"holds no {words.get(kind, 'integers')} under {key}", where=path, hint="build it again")
+
+
+def decoded(text: bytes, key: str, path: Path) -> str:
+    """Decode a text of a dataset; :class:`DataError` when it is not UTF-8."""
+    try:
+        return text.decode()
+    except UnicodeDecodeError as error:
+        raise DataError(f"is damaged: {key} is not UTF-8", where=path, hint="fetch or build it again") from error
 
 
 def require_own_data(file: h5py.File, path: Path) -> None:

@@ -321,10 +321,11 @@ class Store:
         if not number:
             return None
         first, start = int(self.first_direction[index]), int(self.first_product[index])
+        kinds = self.columns.rows("direction_kind", first, first + number)
         return Directions(
             vectors=self.columns.rows("direction_vectors", start, start + number * n_atoms).reshape(-1, n_atoms, 3),
             products=self.columns.rows("direction_products", start, start + number * n_atoms).reshape(-1, n_atoms, 3),
-            kinds=tuple(kind.decode() for kind in self.columns.rows("direction_kind", first, first + number).tolist()),
+            kinds=tuple(layout.decoded(kind, "direction_kind", self.path) for kind in kinds.tolist()),
             weights=self.columns.rows("direction_weight", first, first + number),
             errors=self.columns.rows("direction_error", first, first + number),
         )
@@ -360,9 +361,12 @@ class Store:
     def _strings(self, key: str) -> list[str]:
         values = self.columns.rows(key, 0, len(self))
         if key == "name":
-            return [value.decode() for value in values.tolist()]
+            return [layout.decoded(value, key, self.path) for value in values.tolist()]
         known: dict[bytes, str] = {}  # most occur again and again: one object for all
-        return [known.get(value) or known.setdefault(value, value.decode()) for value in values.tolist()]
+        return [
+            known.get(value) or known.setdefault(value, layout.decoded(value, key, self.path))
+            for value in values.tolist()
+        ]
 
 
 def _starts(sizes: NDArray[np.int64]) -> NDArray[np.int64]:

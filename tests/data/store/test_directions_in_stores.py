@@ -143,3 +143,26 @@ def test_gradients_that_provenances_tell(tmp_path, molecules):
     assert [recorded_gradients(one.attributes.provenance) for one in (first, second, third)] == [42, 8, None]
     merged = merge_stores([one.path for one in (first, second, third)], tmp_path / "all.h5")
     assert recorded_gradients(merged.attributes.provenance) == 50
+
+
+@pytest.mark.parametrize(
+    ("key", "content", "message"),
+    [
+        ("n_directions", np.array([b"one"] * 18), "no integers under n_directions"),
+        ("n_directions", np.full(18, -1), "contradicting length: n_directions"),
+        ("direction_vectors", np.array([[b"x"] * 3]), "no floating-point numbers under direction_vectors"),
+        ("direction_kind", np.arange(24), "no text under direction_kind"),
+        ("direction_kind", np.array([b"\xff\xfe"] * 24), "direction_kind is not UTF-8"),
+        ("direction_products", None, "no floating-point numbers under direction_products"),
+    ],
+)
+def test_foreign_types_are_errors(tmp_path, molecules, key, content, message):
+    written(tmp_path / "a.h5", molecules)
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        del file[key]
+        if content is None:
+            file.create_group(key)
+        else:
+            file[key] = content
+    with pytest.raises(DataError, match=message):
+        list(Store.open(tmp_path / "a.h5"))
