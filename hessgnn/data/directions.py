@@ -29,6 +29,11 @@ FIELDS = {key: f"direction_{key}" for key in ("vectors", "products", "kinds", "w
 """Fields, and their names in other formats."""
 
 
+def random_signs(rng: np.random.Generator, shape: int | tuple[int, ...]) -> Array:
+    """Draw vectors of ±1. Stored labels and studies depend on the stream: one integer for each component."""
+    return np.asarray(2.0 * rng.integers(2, size=shape) - 1.0)
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Directions:
     """M directions of a structure of N atoms with their products. Arrays are converted and checked on creation.

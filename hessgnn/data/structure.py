@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from ase import Atoms
@@ -114,6 +114,11 @@ class Structure:
 
     def __len__(self) -> int:
         return len(self.numbers)
+
+    def with_directions(self, new: Directions | None) -> Structure:
+        """Copy the structure with some directions more, after those that it has."""
+        known = [one for one in (self.directions, new) if one is not None]
+        return replace(self, directions=Directions.join(known) if known else None)
 
     def to_atoms(self) -> Atoms:
         """Make an ASE object, which :meth:`from_atoms` reads back.

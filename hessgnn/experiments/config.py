@@ -15,7 +15,7 @@ from hessgnn.runtime.config import Seed, Settings, get_dotted, merge, parse, set
 from hessgnn.surface.engines.base import EngineChoice
 from hessgnn.surface.engines.tblite import TBLiteSettings
 from hessgnn.training.config import DataConfig, RunConfig
-from hessgnn.training.regimes import ZERO_WEIGHTS, StudyRegime, any_frames, label_set
+from hessgnn.training.regimes import StudyRegime, any_frames, label_set
 
 OWN_DATA = {"energy_scale"}
 """Settings of the data that may differ between architectures, and be tuned."""
@@ -292,7 +292,7 @@ class StudyConfig(ExperimentConfig):
         for architecture in self.architectures:
             for regime in self.regimes:
                 run = self.run_config(architecture, {}, steps=self.steps, seed=0, regime=regime)
-                if ZERO_WEIGHTS[run.loss.regime] != label_set(regime).zero_weights:
+                if run.loss.regime != label_set(regime).of_loss:
                     raise ValueError(f"{self.where(architecture)}: a loss weight is 0, so there is no regime {regime}")
         return self
 

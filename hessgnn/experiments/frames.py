@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -21,6 +22,8 @@ from hessgnn.runtime.files import atomic_path
 from hessgnn.runtime.processes import each
 from hessgnn.surface.base import SurfaceError
 from hessgnn.surface.engines.base import Engine, make_engine
+
+T = TypeVar("T")
 
 FRAME = "displaced"
 """Kind of the displaced frames."""
@@ -79,8 +82,11 @@ def require_same_level(store: Store, engine: Engine) -> None:
 
 
 @dataclass(frozen=True)
-class FrameJob:
-    """Frames of one structure, kept in a file."""
+class LabelJob(ABC, Generic[T]):
+    """Labels of one structure that are computed once and kept in a file.
+
+    ``draw`` is the seed of a run: each has random labels of its own.
+    """
 
     folder: Path
     structure: Structure
@@ -89,52 +95,71 @@ class FrameJob:
     draw: int
 
     @property
+    @abstractmethod
+    def path(self) -> Path:
+        """Named after all that the labels depend on."""
+
+    @abstractmethod
+    def kept(self) -> T | None:
+        """What is in the file; ``None`` where it must be computed."""
+
+    @abstractmethod
+    def make(self) -> None:
+        """Compute them and write the file, with an engine of its own."""
+
+    def labels(self) -> T:
+        """The labels, which have been made."""
+        found = self.kept()
+        assert found is not None, self.path
+        return found
+
+    def file_of(self, key: str) -> Path:
+        """Name a file after the digest of a text."""
+        return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.npz"
+
+    def read(self, *keys: str) -> list[Array] | None:
+        """Read arrays from the file; ``None`` where there is none, or a damaged one."""
+        try:
+            with np.load(self.path, allow_pickle=False) as kept:
+                found = [kept[key] for key in keys]
+                return found if len({array.shape[:1] for array in found}) == 1 else None
+        except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+            return None
+
+    def write(self, **arrays: Array) -> None:
+        """Write arrays to the file."""
+        with atomic_path(self.path) as temporary, temporary.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
+class FrameJob(LabelJob[list[Structure]]):
+    """Frames of one structure."""
+
+    @property
     def path(self) -> Path:
         """Named after all that they depend on."""
         positions = self.structure.positions.tobytes().hex()
         labels = self.settings.model_dump_json(exclude={"hessian_gradients", "mode_engine"})
-        key = f"{self.structure.name} {self.number} {labels} {self.draw} {positions}"
-        return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.npz"
+        return self.file_of(f"{self.structure.name} {self.number} {labels} {self.draw} {positions}")
 
     def kept(self) -> list[Structure] | None:
         """The frames in the file; ``None`` where there is none, or a damaged one."""
-        try:
-            with np.load(self.path, allow_pickle=False) as kept:
-                columns = zip(kept["positions"], kept["energy"], kept["forces"], strict=True)
-                return [_frame(self.structure, k, *column) for k, column in enumerate(columns)]
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+        columns = self.read("positions", "energy", "forces")
+        if columns is None:
             return None
-
-    def frames(self) -> list[Structure]:
-        """The frames, which have been labelled."""
-        found = self.kept()
-        assert found is not None, self.path
-        return found
+        return [_frame(self.structure, k, *column) for k, column in enumerate(zip(*columns, strict=True))]
 
     def make(self) -> None:
         """Label them, with an engine of its own: it takes the density of the last geometry for a guess of the next."""
         engine = make_engine(self.settings.engine)
         frames = displaced_frames(self.structure, self.number, engine, self.settings, self.draw)
-        with atomic_path(self.path) as temporary, temporary.open("wb") as file:
-            np.savez(
-                file,
-                positions=np.array([frame.positions for frame in frames]),
-                energy=np.array([frame.energy for frame in frames]),
-                forces=np.array([frame.forces for frame in frames]),
-            )
+        keys = "positions", "energy", "forces"
+        self.write(**{key: np.array([getattr(frame, key) for frame in frames]) for key in keys})
 
 
-class LabelJob(Protocol):
-    """Labels of one structure that are computed once and kept in a file."""
-
-    def kept(self) -> Any:
-        """What is in the file; ``None`` where it must be computed."""
-
-    def make(self) -> None:
-        """Compute them and write the file."""
-
-
-def make_labels(jobs: Sequence[LabelJob], processes: int, observer: Callable[[int, int], None], where: Path) -> None:
+def make_labels(
+    jobs: Sequence[LabelJob[Any]], processes: int, observer: Callable[[int, int], None], where: Path
+) -> None:
     """Compute what is not kept yet.
 
     The server that processes are forked from is started once, so it is the one that trainings need.
@@ -153,7 +178,7 @@ def make_labels(jobs: Sequence[LabelJob], processes: int, observer: Callable[[in
         tell(done)
 
 
-def _make(job: LabelJob) -> None:
+def _make(job: LabelJob[Any]) -> None:
     job.make()
 
 

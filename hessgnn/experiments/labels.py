@@ -377,15 +377,15 @@ class TrainingSets:
             i: FrameJob(cache / "frames", structures[i], self._n_frames(wanted, i), labels, draw) for i in sorted(moved)
         }
         products = {
-            i: ProductJob(cache / "products", structures[i], wanted.directions, wanted.products, labels, draw)
+            i: ProductJob(cache / "products", structures[i], wanted.products, labels, draw, wanted.directions)
             for i in sorted(labelled)
             if wanted.directions
         }
-        jobs: list[LabelJob] = [*frames.values(), *products.values()]
+        jobs: list[LabelJob[Any]] = [*frames.values(), *products.values()]
         make_labels(jobs, self.config.workers, partial(self._tell, path), path)
         kept = []
         for i, structure in structures.items():
-            if i in products and len(found := products[i].directions()):
+            if i in products and len(found := products[i].labels()):
                 structure = replace(structure, directions=found)
             if wanted.name not in ("E", "E-F") and not (wanted.hessians and i in labelled):
                 structure = replace(structure, hessian=None, hessian_asymmetry=None)  # it is not paid for
@@ -394,7 +394,7 @@ class TrainingSets:
             path,
             [
                 *kept,
-                *(frame for job in frames.values() for frame in job.frames()),
+                *(frame for job in frames.values() for frame in job.labels()),
                 *(store[int(i)] for i in store.indices(data.validation)),
             ],
             level_of_theory=store.attributes.level_of_theory,

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from hessgnn.curvature.probes.modes import ReferenceModes
-from hessgnn.data.directions import Directions
+from hessgnn.curvature.probes.modes import signed_parts
+from hessgnn.data.directions import Directions, random_signs
 from hessgnn.data.structure import Array, Structure
 from hessgnn.errors import DataError
-from hessgnn.experiments.config import LabelSettings
+from hessgnn.experiments.frames import LabelJob
 from hessgnn.molecules.geometry import molecule_rng
 from hessgnn.molecules.vibrations import eckart_projector, vibrations
-from hessgnn.runtime.files import atomic_path
 from hessgnn.surface.base import SurfaceError
 from hessgnn.surface.differences import central_product
 from hessgnn.surface.engines.base import Engine, make_engine
@@ -36,19 +34,14 @@ def n_directions(structure: Structure, number: int, kind: str) -> int:
 
 
 @dataclass(frozen=True)
-class ProductJob:
-    """Products of one structure, kept in a file.
+class ProductJob(LabelJob[Directions]):
+    """Products of one structure, with directions of some ``kind``.
 
-    Directions are drawn one after the other, so the first of many are the same as few, but for parts of ``modes``. Each
-    ``draw``, the seed of a run, has random directions of its own; the softest modes are the same for all.
+    Directions are drawn one after the other, so the first of many are the same as few, but for parts of ``modes``. The
+    softest modes are the same for all draws.
     """
 
-    folder: Path
-    structure: Structure
     kind: str
-    number: int
-    settings: LabelSettings
-    draw: int
 
     @property
     def path(self) -> Path:
@@ -60,57 +53,42 @@ class ProductJob:
             drawn = self.settings.mode_engine.model_dump_json()
         if self.kind == "modes":
             drawn += f" {self.number} {self.settings.mode_engine.model_dump_json()}"
-        key = f"{self.structure.name} {self.kind} {engines} {drawn} {positions}"
-        return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.npz"
+        return self.file_of(f"{self.structure.name} {self.kind} {engines} {drawn} {positions}")
 
     def kept(self) -> Directions | None:
         """What is wanted of the file; ``None`` where it holds fewer, or is damaged or absent."""
-        found = self._read()
+        found = self._stored()
         wanted = n_directions(self.structure, self.number, self.kind)
         return None if found is None or len(found) < wanted else found.select(range(wanted))
 
-    def directions(self) -> Directions:
-        """The products, which have been made."""
-        found = self.kept()
-        assert found is not None, self.path
-        return found
-
     def make(self) -> None:
-        """Compute what the file lacks, with an engine of its own."""
-        known, engine = self._read(), make_engine(self.settings.engine)
-        vectors = self._vectors()
-        done = 0 if known is None else len(known)
-        products = [hessian_product(engine, self.structure, vector) for vector in vectors[done:]]
-        if products:
-            found = Directions.make(vectors[done:], np.array(products), self.kind)
-            known = found if known is None else Directions.join([known, found])
-        kept = known if known is not None else _none(len(self.structure))
-        with atomic_path(self.path) as temporary, temporary.open("wb") as file:
-            np.savez(file, vectors=kept.vectors, products=kept.products)
+        """Compute what the file lacks."""
+        known, engine = self._stored(), make_engine(self.settings.engine)
+        vectors = self._vectors()[0 if known is None else len(known) :]
+        products = [hessian_product(engine, self.structure, vector) for vector in vectors]
+        found = Directions.make(vectors, np.reshape(products, vectors.shape), self.kind)
+        kept = found if known is None else Directions.join([known, found])
+        self.write(vectors=kept.vectors, products=kept.products)
 
     def _vectors(self) -> Array:
         shape = len(self.structure), 3
         if self.kind == "rademacher":
             rng = molecule_rng((self.settings.seed, self.draw, 2), self.structure.name)
-            return np.array([2.0 * rng.integers(2, size=shape) - 1.0 for _ in range(self.number)])
+            return np.array([random_signs(rng, shape) for _ in range(self.number)])
         atoms, positions = self.structure.to_atoms(), self.structure.positions
         hessian = _answer(lambda: make_engine(self.settings.mode_engine).hessian(atoms).matrix, self.structure.name)
         if self.kind == "softest":
             return vibrations(np.ones(len(atoms)), positions, hessian).modes[: self.number]  # of the Hessian itself
-        number = n_directions(self.structure, self.number, self.kind)
-        modes = ReferenceModes(number).of_structure(hessian, len(atoms))
         rng = molecule_rng((self.settings.seed, self.draw, 3), self.structure.name)
-        signed = modes["vectors"] * (2.0 * rng.integers(2, size=len(hessian)) - 1.0)
-        return np.array([signed[:, modes["part"] == k].sum(1).reshape(shape) for k in range(number)])
+        return signed_parts(hessian, n_directions(self.structure, self.number, self.kind), rng)
 
-    def _read(self) -> Directions | None:
-        try:
-            with np.load(self.path, allow_pickle=False) as kept:
-                if not len(kept["vectors"]):
-                    return _none(len(self.structure))
-                return Directions.make(kept["vectors"], kept["products"], self.kind)
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile, DataError):
+    def _stored(self) -> Directions | None:
+        found = self.read("vectors", "products")
+        if found is None:
             return None
+        with suppress(DataError, ValueError):  # a damaged file
+            return Directions.make(found[0], found[1], self.kind)
+        return None
 
 
 def hessian_product(engine: Engine, structure: Structure, vector: Array) -> Array:
@@ -124,8 +102,3 @@ def _answer(ask: Callable[[], Array], name: str) -> Array:
         return np.asarray(ask(), dtype=np.float64)
     except SurfaceError as error:
         raise DataError(f"its Hessian products could not be computed: {error}", where=name) from error
-
-
-def _none(n_atoms: int) -> Directions:
-    empty = np.empty((0, n_atoms, 3))
-    return Directions(vectors=empty, products=empty, kinds=(), weights=np.empty(0), errors=np.empty(0))

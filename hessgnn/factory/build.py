@@ -18,7 +18,6 @@ import yaml
 from ase import Atoms
 from ase.data import chemical_symbols
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from hessgnn.data.store.families import divide
 from hessgnn.data.store.store import Store, write_store
@@ -36,7 +35,7 @@ from hessgnn.errors import ConfigError, DataError
 from hessgnn.factory.elementary import find_step
 from hessgnn.factory.frames import frames_around, label
 from hessgnn.factory.geometries import starting_geometries
-from hessgnn.factory.labels import LINES, DirectionMaker, LabelSettings, smoothness_of, with_directions
+from hessgnn.factory.labels import LINES, DirectionMaker, LabelSettings, smoothness_of
 from hessgnn.factory.reactions import reactions
 from hessgnn.factory.recipe import Recipe, require_same
 from hessgnn.factory.targets import PairTarget, Target, WrittenTarget
@@ -44,7 +43,7 @@ from hessgnn.molecules.geometry import same_shape, sorted_distances
 from hessgnn.runtime.config import dump
 from hessgnn.runtime.files import write_text
 from hessgnn.runtime.processes import each
-from hessgnn.runtime.terminal import ProgressLog
+from hessgnn.runtime.terminal import ProgressLog, work_bar
 from hessgnn.surface.base import Surface, SurfaceError
 from hessgnn.surface.differences import GRADIENTS, LINE_CALLS
 from hessgnn.surface.engines.base import make_engine
@@ -369,18 +368,8 @@ def _finish(recipe: Recipe, jobs: Sequence[BuildJob], parts: dict[str, Path], pr
 def _work_on(recipe: Recipe, todo: Sequence[BuildJob], parts: dict[str, Path], total: int, workers: int) -> None:
     console = Console()
     log = ProgressLog(console)
-    progress = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[failed]} failed"),
-        console=console,
-        disable=not console.is_terminal,
-    )
     work = [(recipe, job, parts[job.name]) for job in todo]
-    with progress:
+    with work_bar(console) as progress:
         bar = progress.add_task(recipe.name, total=total, completed=total - len(todo), failed=0)
         failed, kept = 0, total - len(todo)
         for done, (name, succeeded) in enumerate(each(_run_one, work, workers, where=recipe.name), kept + 1):
@@ -419,7 +408,7 @@ def _directed(maker: DirectionMaker, structures: Sequence[Structure]) -> tuple[l
     for structure in structures:
         assert structure.forces is not None
         try:
-            made.append(with_directions(structure, maker.directions(structure, known, structure.forces)))
+            made.append(structure.with_directions(maker.directions(structure, known, structure.forces)))
         except (SurfaceError, DataError) as error:
             made.append(structure)
             failed[structure.name] = f"no directions: {error}"

@@ -14,7 +14,7 @@ from hessgnn.data.store.store import Store
 from hessgnn.data.store.writer import judged, write_store
 from hessgnn.data.structure import Structure
 from hessgnn.errors import DataError
-from hessgnn.factory.labels import DirectionMaker, DirectionSettings, with_directions
+from hessgnn.factory.labels import DirectionMaker, DirectionSettings
 from hessgnn.runtime.config import Seed, Settings
 from hessgnn.runtime.files import write_text
 from hessgnn.surface.base import Surface, SurfaceError
@@ -114,7 +114,7 @@ def _labelled(structure: Structure, part: Part, surface: Surface, maker: Directi
         directions = maker.directions(structure, part.known, reference)
         if directions is None and not (part.settings.hessian or part.settings.energy_forces):
             raise SurfaceError("there are no more directions of this kind")
-        new = with_directions(new, directions)
+        new = new.with_directions(directions)
     return new
 
 

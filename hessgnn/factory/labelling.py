@@ -19,7 +19,6 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from hessgnn.data.store.growing import join_versions
 from hessgnn.data.store.store import Store
@@ -30,7 +29,7 @@ from hessgnn.factory.label_parts import LabellingSettings, Part, label_part, mea
 from hessgnn.factory.labels import LINE_COST, LINES, DirectionMaker, Measured, smoothness_of
 from hessgnn.runtime.files import locked
 from hessgnn.runtime.processes import each
-from hessgnn.runtime.terminal import ProgressLog
+from hessgnn.runtime.terminal import ProgressLog, work_bar
 from hessgnn.surface.base import Surface, digest
 from hessgnn.surface.differences import Line, Smoothness
 from hessgnn.surface.engines.base import make_engine
@@ -290,12 +289,9 @@ class Labelling:
         return told, known, fresh
 
     def _work_on(self, parts: list[Part], processes: int, console: Console, log: ProgressLog) -> None:
-        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-        more = TimeRemainingColumn(), TextColumn("{task.fields[failed]} failed")
-        progress = Progress(*columns, *more, console=console, disable=not console.is_terminal)
         todo, total = [part for part in parts if not part.done], len(self.todo)
         done, failed = total - sum(len(part.indices) for part in todo), 0
-        with progress:
+        with work_bar(console) as progress:
             bar = progress.add_task(self._title, total=total, completed=done, failed=0)
             for number, missed in each(label_part, todo, processes, where=self._title) if todo else ():
                 done, failed = done + number, failed + missed

@@ -187,14 +187,6 @@ class DirectionMaker:
         return self.cheap.hessian(_bare(structure)).symmetric
 
 
-def with_directions(structure: Structure, new: Directions | None) -> Structure:
-    """A structure with some directions more."""
-    if new is None:
-        return structure
-    earlier = structure.directions
-    return replace(structure, directions=new if earlier is None else Directions.join([earlier, new]))
-
-
 def smoothness_of(measured: Sequence[Measured]) -> Smoothness:
     """Sum up what was measured of several structures."""
     lines = [line for one in measured for line in one.lines]

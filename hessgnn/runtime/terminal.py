@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import typer
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from hessgnn.errors import UserError
 from hessgnn.runtime.machine import wait_briefly
@@ -127,6 +127,13 @@ class ProgressLog:
         if reached > self._reached.get((title, what), 0):
             self._reached[title, what] = reached
             self.line(title, text)
+
+
+def work_bar(console: Console) -> Progress:
+    """Make the bar of a long piece of work, shown on a terminal only; tasks have a field ``failed``, a number."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    more = TimeRemainingColumn(), TextColumn("{task.fields[failed]} failed")
+    return Progress(*columns, *more, console=console, disable=not console.is_terminal)
 
 
 T = TypeVar("T")

@@ -21,7 +21,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -126,6 +126,11 @@ class LabelSet:
         return (*(() if self.forces else ("forces",)), *(() if self.has_curvature else ("hessian",)))
 
     @property
+    def of_loss(self) -> LossRegime:
+        """What the weights of a loss can tell of it, see :func:`regime_of`."""
+        return regime_of(self.forces, self.has_curvature)
+
+    @property
     def file_name(self) -> str:
         """The name as a part of the name of a file."""
         return self.name.replace("/", "_")
@@ -156,14 +161,6 @@ Regime = Annotated[
 """What a record can hold, besides the names of :class:`LabelSet`; ``mean`` is the predictor that knows the composition
 only, ``external`` any other code that was evaluated through an ASE calculator."""
 
-ZERO_WEIGHTS: dict[LossRegime, tuple[str, ...]] = {
-    "E": ("forces", "hessian"),
-    "E-F": ("hessian",),
-    "E-H": ("forces",),
-    "E-F-H": (),
-}
-"""What the weights of a loss can tell -> its terms whose weight is 0."""
-
 
 def any_frames(names: tuple[str, ...]) -> bool:
     """Whether one of several sets of labels has displaced frames."""
@@ -180,6 +177,6 @@ def regime_of(forces: float, hessian: float) -> LossRegime:
 
     A loss cannot tell ``E-F+`` from ``E-F``, nor ``E-F+H`` or ``E-F-P1`` from ``E-F-H``.
     """
-    zero = tuple(name for name, weight in (("forces", forces), ("hessian", hessian)) if not weight)
-    regimes: tuple[LossRegime, ...] = get_args(LossRegime)
-    return next(regime for regime in regimes if ZERO_WEIGHTS[regime] == zero)
+    if forces:
+        return "E-F-H" if hessian else "E-F"
+    return "E-H" if hessian else "E"

@@ -14,7 +14,7 @@ from hessgnn.data.store.store import Store
 from hessgnn.data.structure import Structure
 from hessgnn.errors import ConfigError
 from hessgnn.factory.directions import DIRECTIONS, DirectionKind, Subject
-from hessgnn.factory.labels import DirectionMaker, DirectionSettings, SourceOfModes, smoothness_of, with_directions
+from hessgnn.factory.labels import DirectionMaker, DirectionSettings, SourceOfModes, smoothness_of
 from hessgnn.molecules.vibrations import vibrations
 from hessgnn.runtime.config import parse
 from hessgnn.surface.base import SurfaceError
@@ -84,7 +84,7 @@ def test_the_same_again_and_then_others(water, kind):
     if kind != "softest":
         assert np.abs(first.vectors - other.vectors).max() > 1e-3
     assert first.kinds == (kind, kind)
-    more = drawn(kind, with_directions(water, first), 1)
+    more = drawn(kind, water.with_directions(first), 1)
     for vector in first.vectors:
         cosine = (vector * more.vectors[0]).sum() / np.linalg.norm(vector) / np.linalg.norm(more.vectors[0])
         assert abs(cosine) < 1 - 1e-6
@@ -104,7 +104,7 @@ def test_two_atoms_have_so_many_directions(kind, most):
     structure = Structure(numbers=atoms.numbers, positions=atoms.positions, name="N2")
     every = drawn(kind, structure, 100)
     assert len(every) == most
-    assert not len(DIRECTIONS[kind]().draw(subject_of(with_directions(structure, every)), 1))
+    assert not len(DIRECTIONS[kind]().draw(subject_of(structure.with_directions(every)), 1))
 
 
 def test_softest_are_the_lowest_vibrations():

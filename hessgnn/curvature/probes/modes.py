@@ -19,6 +19,7 @@ from torch import Generator
 
 from hessgnn.curvature.probes import PROBES, ProbeKind, Probes
 from hessgnn.data.batch import Batch
+from hessgnn.data.directions import random_signs
 from hessgnn.data.labels import Preparation, StructureArrays
 
 _SWEEPS = 4
@@ -65,6 +66,13 @@ class ReferenceModes(Preparation):
             return {"vectors": np.eye(3 * n_atoms), "part": np.arange(3 * n_atoms) % self.number}
         stiffness, vectors = np.linalg.eigh((hessian + hessian.T) / 2)
         return {"vectors": vectors, "part": _parts(_couplings(np.abs(stiffness), vectors), self.number)}
+
+
+def signed_parts(hessian: NDArray[np.float64], number: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Draw the vectors of a structure's :class:`ReferenceModes`, ``(number, N, 3)``; that of an empty part is zero."""
+    modes = ReferenceModes(number).of_structure(hessian, len(hessian) // 3)
+    signed = modes["vectors"] * random_signs(rng, len(hessian))
+    return np.array([signed[:, modes["part"] == k].sum(1).reshape(-1, 3) for k in range(number)])
 
 
 def _couplings(stiffness: NDArray[np.float64], vectors: NDArray[np.float64]) -> NDArray[np.float64]:

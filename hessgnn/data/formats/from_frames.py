@@ -243,11 +243,11 @@ class _Job:
         for one in made:
             if one.reference < 0:
                 structure = self._structure(one.reference)
-                yield structure if at_midpoint else _joined(structure, labels[one.reference])
+                yield structure if at_midpoint else structure.with_directions(labels[one.reference])
         for index in range(len(self.store)):
             if index not in dropped:
                 structure = self.store[index]
-                yield _joined(structure, labels[index]) if index in labels else structure
+                yield structure.with_directions(labels[index]) if index in labels else structure
         if at_midpoint:
             for one in made:
                 yield from self._midpoints(one)
@@ -443,8 +443,3 @@ class _Job:
         report.used = sum(len(one.frames) for one in made)
         report.structures = len(self.store) - len(self._dropped(made)) + sum(one.reference < 0 for one in made)
         report.structures += report.directions if self.options.at == "midpoint" else 0
-
-
-def _joined(structure: Structure, directions: Directions) -> Structure:
-    known = structure.directions
-    return replace(structure, directions=directions if known is None else Directions.join([known, directions]))

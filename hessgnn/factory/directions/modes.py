@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hessgnn.curvature.probes.modes import ReferenceModes
+from hessgnn.curvature.probes.modes import signed_parts
 from hessgnn.data.directions import Array, Directions
 from hessgnn.factory.directions import DIRECTIONS, DirectionKind, Subject
 from hessgnn.molecules.vibrations import vibrations
@@ -23,12 +23,9 @@ class Modes(DirectionKind):
 
     def draw(self, subject: Subject, number: int) -> Array:
         """See :meth:`DirectionKind.draw`."""
-        size = 3 * len(subject.structure)
-        modes = ReferenceModes(min(number, size)).of_structure(subject.hessian(), len(subject.structure))
-        vectors, part = modes["vectors"], modes["part"]
-        signs = subject.rng("modes", len(subject.earlier("modes"))).integers(0, 2, size) * 2 - 1
-        drawn = [(vectors[:, part == k] @ signs[part == k]).reshape(-1, 3) for k in np.unique(part)]
-        return np.array(drawn)
+        rng = subject.rng("modes", len(subject.earlier("modes")))
+        drawn = signed_parts(subject.hessian(), min(number, 3 * len(subject.structure)), rng)
+        return drawn[drawn.any((1, 2))]
 
     def remaining(self, n_atoms: int, earlier: int, periodic: bool) -> float:  # noqa: ARG002
         """See :meth:`DirectionKind.remaining`; each draw divides all modes anew."""

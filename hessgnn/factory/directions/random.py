@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from itertools import count
 
-import numpy as np
-
-from hessgnn.data.directions import Array
+from hessgnn.data.directions import Array, random_signs
 from hessgnn.factory.directions import DIRECTIONS, DirectionKind, Subject
-
-_SIGNS = np.array([-1.0, 1.0])
 
 
 @DIRECTIONS.register("rademacher")
@@ -19,7 +15,7 @@ class Rademacher(DirectionKind):
     def draw(self, subject: Subject, number: int) -> Array:
         """See :meth:`DirectionKind.draw`."""
         shape = len(subject.structure), 3
-        drawn = (subject.rng("rademacher", k).choice(_SIGNS, shape) for k in count())
+        drawn = (random_signs(subject.rng("rademacher", k), shape) for k in count())
         return subject.new(drawn, "rademacher", number)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from ase import Atoms
 
+from hessgnn.data.directions import random_signs
 from hessgnn.data.structure import Array
 from hessgnn.factory.selection import Indices, Pool
 from hessgnn.potentials.base import Potential
@@ -24,7 +25,7 @@ ATOMS, STRUCTURES = 512, 64
 def directions(pool: Pool, index: int) -> Array:
     """Draw random signs for a structure, ``(K, N, 3)``: the same for every model and every choice of candidates."""
     rng = np.random.default_rng((pool.seed, int(index)))
-    return rng.choice((-1.0, 1.0), size=(pool.directions, int(pool.store.n_atoms[index]), 3))
+    return random_signs(rng, (pool.directions, int(pool.store.n_atoms[index]), 3))
 
 
 def predict(model: Potential, pool: Pool, indices: Indices, what: Literal["forces", "products"]) -> list[Array]:
@@ -58,14 +59,8 @@ def differenced_products(engine: Engine, pool: Pool) -> list[Array]:
         atoms = Atoms(geometry.numbers, geometry.positions, cell=geometry.cell, pbc=geometry.pbc)
         vectors = directions(pool, i)
         try:
-            found.append(
-                np.stack(
-                    [
-                        central_product(engine.forces_of(atoms), atoms.positions, vector, engine.step)
-                        for vector in vectors
-                    ]
-                )
-            )
+            forces = engine.forces_of(atoms)
+            found.append(np.stack([central_product(forces, atoms.positions, v, engine.step) for v in vectors]))
         except SurfaceError:
             found.append(np.full(vectors.shape, np.nan))
     return found
