@@ -302,17 +302,19 @@ def _print_info(console: Console, store: Store, summaries: Mapping[str, SplitSum
         heights = of.heights or (None,) * 3
         return map(_number, (*heights, of.rms_forces, of.max_force, of.rms_hessian, of.max_hessian))
 
-    show(
-        "structures",
-        ("number", "groups", "atoms", "energy", "forces", "Hessian"),
-        lambda of: map(str, (of.structures, of.groups, _range(of.atoms), of.energy, of.forces, of.hessian)),
-    )
+    directed = ("H·v",) if any(of.directed for of in summaries.values()) else ()
+
+    def labels(of: SplitSummary) -> Iterable[str]:
+        counts = [of.structures, of.groups, _range(of.atoms), of.energy, of.forces, of.hessian, of.directed]
+        return map(str, counts if directed else counts[:-1])
+
+    show("structures", ("number", "groups", "atoms", "energy", "forces", "Hessian", *directed), labels)
     show(
         "composition: structures of each kind and with each element",
         ("kinds", "elements"),
         lambda of: (_counted(of.kinds), _counted(of.elements)),
     )
-    if any(of.directed for of in summaries.values()):
+    if directed:
         show(
             "directions: products H·v",
             ("structures", "products", "kinds", "RMS H·v*"),
@@ -326,7 +328,7 @@ def _print_info(console: Console, store: Store, summaries: Mapping[str, SplitSum
     say(console, "  lowest of its group, eV; F in eV/Å, H in eV/Å²")
     if any(not noise.of_products for found in summaries.values() for noise in found.noise):
         console.print(_noise_of_splits(summaries, of_products=False))
-    if any(found.directed for found in summaries.values()):
+    if directed:
         console.print(_noise_of_splits(summaries, of_products=True))
     if gradients is not None:
         say(console, f"gradient calls, as recorded in the provenance: {gradients}")

@@ -7,6 +7,7 @@ A product ``H·v`` takes two gradients by central differences, a full Hessian 6N
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -81,6 +82,10 @@ class Directions:
     def __len__(self) -> int:
         return len(self.kinds)
 
+    def __repr__(self) -> str:
+        kinds = ", ".join(f"{kind}: {number}" for kind, number in Counter(self.kinds).items())
+        return f"Directions({kinds}; M={len(self)}, N={self.vectors.shape[1]})"
+
     @classmethod
     def make(
         cls,
@@ -108,13 +113,23 @@ class Directions:
         Raises
         ------
         DataError
-            When a direction has length zero or is not finite.
+            When a shape is wrong, a direction has length zero or is not finite, or one of kind ``rademacher`` has
+            components other than ±1, for which its weight would be wrong.
         """
         vectors = np.asarray(vectors, dtype=np.float64)
+        if vectors.ndim != 3 or vectors.shape[2] != 3:
+            hint = "one direction is vectors[None]" if vectors.ndim == 2 else None
+            raise DataError(f"vectors of directions have shape {vectors.shape}, expected (M, N, 3)", hint=hint)
         number, n_atoms = vectors.shape[:2]
         squares = np.square(vectors).sum((1, 2))
         if not (np.isfinite(squares).all() and (squares > 0).all()):
             raise DataError("a direction has length zero, or holds NaN or infinity")
+        if kind == "rademacher" and not np.allclose(np.abs(vectors), 1, rtol=0, atol=1e-3):
+            found = np.abs(vectors).ravel()[np.abs(np.abs(vectors) - 1).argmax()]
+            raise DataError(
+                f"components of rademacher directions are ±1, and one is ±{found:.3g}",
+                hint="give the vectors as they were drawn, or name another kind",
+            )
         if kind in UNIT_WEIGHT:
             weights = np.ones(number)
         elif kind == "modes":

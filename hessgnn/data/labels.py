@@ -132,7 +132,7 @@ class StoredProducts:
     ----------
     vectors, products
         ``(any length, 3)``, products in eV/Å²: in memory or mapped from a file, and shared by all batches of a loader.
-        Directions of a structure lie one behind the other, each with all atoms.
+        Directions of a structure are stored consecutively, each with all atoms.
     weights
         ``(any length,)``, of each direction.
     first
@@ -154,6 +154,9 @@ class StoredProducts:
     n_atoms: NDArray[np.int64]
     dtype: torch.dtype
     device: torch.device
+
+    def __repr__(self) -> str:
+        return f"StoredProducts(M={self.number.tolist()}, N={self.n_atoms.tolist()}, {self.dtype}, {self.device})"
 
     def read_vectors(self, chosen: Tensor) -> Tensor:
         """Read directions.

@@ -105,6 +105,9 @@ def directed(tmp_path_factory):
 def test_directions_are_described_and_checked(run, directed):
     described = run("info", directed.path)
     assert "directions: products H·v" in described
+    heading = next(line.split() for line in described.splitlines() if line.split()[:2] == ["split", "number"])
+    assert heading[-2:] == ["Hessian", "H·v"]
+    assert "H·v" not in run("info", "rtp-mini")
     assert "rademacher" in described
     assert "gradient calls, as recorded in the provenance: 80" in described
     checked = run("check", directed.path)

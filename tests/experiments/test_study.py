@@ -205,7 +205,7 @@ def test_a_part_that_is_no_good_fails_its_run_and_such_data_end_the_study(
     study(config, tmp_path / "out", silent)
     points = StudyRuns.model_validate_json((tmp_path / "out" / "points.json").read_text()).points
     assert {p.fraction: p.status for p in points} == {0.2: "failed", 1.0: "ok"}
-    assert "nothing is learnt of it" in (points[0].reason or "")
+    assert "the model cannot learn this element" in (points[0].reason or "")
 
     write_store(tmp_path / "bad.h5", [s for s in Store.open(tiny_store) if s.name != "HCN"], level_of_theory="GFN2-xTB")
     with pytest.raises(DataError, match="N in validation, but not in train"):

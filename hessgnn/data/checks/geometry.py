@@ -102,7 +102,7 @@ class Repetitions:
             spread = max(map(_spread, contradicting))
             what = f"one geometry with energies {spread:.3g} eV apart: two levels of theory, charges or spins?"
             yield _about("error", "contradiction", what, contradicting)
-        same = "the same geometry (turned, mirrored or its atoms reordered as may be)"
+        same = "the same geometry (up to rotation, reflection or reordering)"
         if across:
             first = across[0][0]
             other = next(copy for copy in across[0] if copy.split != first.split)

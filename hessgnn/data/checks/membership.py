@@ -106,7 +106,7 @@ def unseen_elements(store: Store, indices: NDArray[np.int64]) -> Iterator[Findin
         if unseen:
             symbols = ", ".join(chemical_symbols[number] for number in unseen)
             concerned = [i for i in places.tolist() if not trained.issuperset(store.elements([i]))]
-            what = f"{symbols} in {split}, but not in {TRAIN}: nothing is learnt of it"
+            what = f"{symbols} in {split}, but not in {TRAIN}: the model cannot learn this element"
             names = [store.names[i] for i in concerned]
             yield finding("error" if split == "validation" else "warning", "unseen-element", what, concerned, names)
 

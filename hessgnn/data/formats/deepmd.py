@@ -2,7 +2,7 @@
 
 A system is a folder with ``type.raw`` and frames of the same atoms in ``set.*/{coord, box, energy, force,
 hessian}.npy``; ``nopbc`` marks molecules. DeePMD passes over ``frames.json``, which keeps names and splits, and
-``direction_{vectors, products, weights, errors}.npy``: the M directions of each frame, one behind the other.
+``direction_{vectors, products, weights, errors}.npy``: the M directions of each frame, stored consecutively.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ _CHUNK_CACHE = 64 * 1024**2  # bytes of decompressed chunks that HDF5 keeps for 
 
 
 def ragged(first: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Indices of several runs of a flat array, one behind the other, given the beginning and size of each, ``(n,)``."""
+    """Indices of several runs of a flat array, joined, given the beginning and size of each, ``(n,)``."""
     ends = np.cumsum(sizes)
     return np.repeat(first - (ends - sizes), sizes) + np.arange(ends[-1] if len(ends) else 0)
 

@@ -48,7 +48,7 @@ DIRECTIONS: dict[str, str] = {
     "direction_error": "<f8",
 }
 """Datasets of files that hold directions, beside ``direction_kind``: of each structure, atom of a direction, direction.
-Those of one structure lie one behind the other, each with all atoms."""
+Those of one structure are stored consecutively, each with all atoms."""
 DIRECTION_KIND = "direction_kind"
 
 _REQUIRED = (*DTYPES, *STRINGS, "hessian")

@@ -172,7 +172,7 @@ class Store:
         return len(self.n_atoms)
 
     def __getitem__(self, index: int) -> Structure:
-        i = range(len(self))[index]
+        i = self._place(index)
         cell = self.columns.rows("cell", i, i + 1)[0]
         return Structure(
             numbers=self.per_atom("numbers", i),
@@ -317,6 +317,7 @@ class Store:
 
         Raises :class:`DataError` when a weight is not a positive number.
         """
+        index = self._place(index)
         number, n_atoms = int(self.n_directions[index]), int(self.n_atoms[index])
         if not number:
             return None
@@ -349,6 +350,12 @@ class Store:
             raise DataError(
                 "the content does not match its content_hash", where=self.path, hint="fetch or build the file again"
             )
+
+    def _place(self, index: int) -> int:
+        if isinstance(index, str):
+            hint = f"store.names.index({index!r})"
+            raise DataError("structures are found by their place, an integer, not by name", where=self.path, hint=hint)
+        return range(len(self))[index]
 
     def _numbers(self, indices: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8]]]:
         """Sizes and atomic numbers of structures, block by block."""

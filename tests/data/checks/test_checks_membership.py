@@ -53,9 +53,8 @@ def test_elements_without_training(judge, sound):
     bulk = [replace(s, split="train") for s in carbon_free]
     for split, level in (("validation", "error"), ("test", "warning"), ("elsewhere", "warning")):
         found = judge([*bulk, replace(methanol, split=split)])
-        assert found == {
-            (level, "unseen-element"): f"C in {split}, but not in train: nothing is learnt of it ({len(bulk)} 'CH3OH')"
-        }
+        what = f"C in {split}, but not in train: the model cannot learn this element ({len(bulk)} 'CH3OH')"
+        assert found == {(level, "unseen-element"): what}
 
 
 def test_a_leak_is_wanted_in_a_split_over_structures(tmp_path, sound):

@@ -29,6 +29,7 @@ def molecules():
         sets = []
         for kind in KINDS[k % 3]:
             vectors = rng.normal(size=(1, len(structure), 3))
+            vectors = np.sign(vectors) if kind == "rademacher" else vectors
             products = (vectors.reshape(1, -1) @ structure.hessian).reshape(vectors.shape)
             sets.append(Directions.make(vectors, products, kind, errors=1e-3 if k % 2 else None))
         directions = Directions.join(sets) if sets else None
