@@ -6,6 +6,7 @@ import importlib
 import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -357,6 +358,20 @@ def test_a_dry_run_writes_nothing(
     assert swept.status == 0, swept
     assert "4 for each of 3 architectures and 3" in " ".join(swept.output.split())
     assert files(home) == before
+
+
+def test_warnings_are_lines_without_code(invoke: Invoke, home: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        ended = invoke("train", "my.yaml", "loss.probes={kind: stored, every: 1}", "--dry-run")
+        message = "warning: no structure of split 'train' has stored directions: loss.probes.kind 'stored' draws"
+        assert ended.status == 0
+        assert ended.errors.startswith(message)
+        assert ended.errors.count("\n") == 1, ended.errors  # no line of code
+        ended = invoke("train", "my.yaml", "loss.probes={kind: stored, every: 1}", "-o", "run")
+        assert f"\n{message}" in f"\n{ended.errors}"
+        assert "UserWarning" not in ended.errors
+        assert ended.status == 0
 
 
 def test_models_and_check(invoke: Invoke) -> None:
