@@ -62,7 +62,16 @@ def found(finished: int, share: float, ratio: float | None) -> LabelValue:
             Reached(architecture="ani", within=1.0, ratio=estimate(ratio), at_most=False),
             Reached(architecture="ani", within=1.1, ratio=estimate(0.05), at_most=True),
         ],
-        advice=[Advice(architecture="ani", best="E-F-P1", trainings=3, others=[choice], sentence="Buy products.")],
+        advice=[
+            Advice(
+                architecture="ani",
+                best="E-F-P1",
+                trainings=3,
+                rmse={"E-F": 11.0, "E-F-P1": 5.0, "E-F+2": 7.0},
+                others=[choice],
+                sentence="Buy products.",
+            )
+        ],
     )
 
 
@@ -83,10 +92,13 @@ def test_a_finished_study(pages: Any, tmp_path: Path) -> None:
     text = render(pages, found(162, 0.95, 0.12), tmp_path)
     assert "Not finished" not in text
     assert "**ANI.** Buy products." in text
-    assert "keeps at least 0.9 for one of one architectures" in text
-    assert "at most 0.15 of the gradients of full Hessians along random directions for one of one" in text
+    assert "keeps at least 0.9 for one of one measured architecture." in text
+    assert (
+        "at most 0.15 of the gradients of full Hessians along random directions for one of one measured architecture."
+        in text
+    )
     assert "| ani | 0.95 (0.85 to 1.04) | 0.120 (0.108 to 0.132) | – | at most 0.050 (0.045 to 0.055) | – |" in text
-    assert "| ANI | E-F-P1 | E-F+2 | 1.50 (worse) | 0.80 (undecided) | 1.00 (too few families) |" in text
+    assert "| ANI | E-F-P1 | E-F+2 | 1.50 (worse) | 0.80 (undecided) | 1.00 (too few families) | 7.00 (5.00) |" in text
     assert "| E-F-P1 | one random product of every structure | 1,020 | 2.23 (2.01 to 2.46) | – |" in text
     assert "None is trained yet." in text  # for equal device-seconds
     assert b"<svg" in (pages.docs / "results" / "labels.svg").read_bytes()
@@ -94,10 +106,27 @@ def test_a_finished_study(pages: Any, tmp_path: Path) -> None:
 
 def test_an_unfinished_one_says_so_and_missed_goals_are_not_met(pages: Any, tmp_path: Path) -> None:
     text = render(pages, found(40, 0.7, None), tmp_path)
-    assert "**Not finished:** 40 of 162 trainings are." in text
-    assert "keeps at least 0.9 for zero of one architectures" in text
+    assert "**Not finished:** 40 of 162 trainings have finished." in text
+    assert "keeps at least 0.9 for zero of one measured architecture." in text
     assert "at most 0.15 of the gradients of full Hessians along random directions for zero of one" in text
     assert "not reached" in text
+
+
+def test_what_is_not_measured_is_not_missed(pages: Any, tmp_path: Path) -> None:
+    value = found(40, 0.95, 0.12)
+    others = [point.model_copy(update={"architecture": "schnet", "trainings": 1}) for point in value.points]
+    text = render(pages, value.model_copy(update={"points": [*value.points, *others]}), tmp_path)
+    assert "keeps at least 0.9 for one of one measured architecture." in text  # E-F-H of SchNet is not there
+    assert "Those of one training are over families alone" in text
+
+
+def test_one_training_of_each(pages: Any, tmp_path: Path) -> None:
+    value = found(4, 0.95, 0.12)
+    single = [point.model_copy(update={"trainings": 1}) for point in value.points]
+    text = render(pages, value.model_copy(update={"points": single, "kept": [], "reached": []}), tmp_path)
+    assert "keeps at least 0.9 for no architecture yet, as none is measured." in text
+    assert "a bootstrap over families, the same for all labels. There is one training of each" in text
+    assert "families and trainings, the same" not in text
 
 
 def test_stored_numbers_have_five_digits(pages: Any, tmp_path: Path) -> None:

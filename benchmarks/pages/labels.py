@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from hessgnn.experiments.label_pages import estimate_text, goals_table
+from hessgnn.experiments.label_pages import estimate_text, goals_table, intervals
 from hessgnn.experiments.label_value import DIRECTIONS, FULL, GOALS, ONE, CurvePoint, Estimate, LabelValue, in_words
 from hessgnn.leaderboard.tables import MISSING, TextTable
-from pages.wording import ARCHITECTURES, joined
+from pages.wording import ARCHITECTURES, joined, word
 
 COLUMNS = (
     ("H, nms", "nms", "hessian_rmse", 2),
@@ -37,6 +37,11 @@ def architectures(found: LabelValue) -> list[str]:
 def goals(found: LabelValue) -> str:
     """The share that one product keeps and the gradients to reach full Hessians, beside their goals."""
     return goals_table(found).markdown()
+
+
+def bootstrap(found: LabelValue) -> str:
+    """What the intervals are over."""
+    return intervals(found)
 
 
 def curve(found: LabelValue, architecture: str, budget: str) -> str:
@@ -76,41 +81,49 @@ def shares(found: LabelValue) -> str:
 
 
 def rivals(found: LabelValue) -> str:
-    """What else the next gradients would buy, over the best: ratios of errors with their verdicts."""
+    """What else the next gradients would buy: errors over those of the first candidate, with verdicts, and RMSEs."""
     lines = [
         [
             in_sentence(advice.architecture),
-            advice.best or MISSING,
+            advice.best,
             other.labels,
             *(
                 f"{ratio:.2f} ({other.verdicts[metric] or 'too few families'})" if ratio is not None else MISSING
                 for metric, ratio in other.ratios.items()
             ),
+            f"{advice.rmse[other.labels]:.2f} ({advice.rmse[advice.best]:.2f})",
         ]
         for advice in found.advice
+        if advice.best is not None
         for other in advice.others
     ]
     if not lines:
         return ""
-    return TextTable(["Architecture", "Best", "Instead", "H", "E", "F"], lines, [False] * 6).markdown()
+    headings = ["Architecture", "First candidate", "Other", "H", "E", "F", "H RMSE (that of the first)"]
+    return TextTable(headings, lines, [False] * 6 + [True]).markdown()
 
 
-def met(found: LabelValue) -> tuple[int, int, dict[str, int], int]:
-    """How many architectures keep the share, of how many; and for how many the gradients suffice, of how many.
+def met(found: LabelValue) -> tuple[str, str]:
+    """Of how many architectures the goals of the share and of the gradients are met, among those that are measured.
 
-    The gradients are by what the products were along. Only architectures for which it is known are counted.
+    Gradients are by what the products were along.
     """
     kept = [one.share.value for one in found.kept if one.labels == ONE and one.share.value is not None]
     exact = [one for one in found.reached if one.within == 1]
-    fast = {
-        what: sum(
-            one.ratio.value is not None and one.ratio.value <= GOALS["ratio"] for one in exact if one.directions == kind
-        )
-        for kind, what in DIRECTIONS.items()
-        if any(one.directions == kind for one in exact)
-    }
-    known = len({one.architecture for one in exact})
-    return sum(value >= GOALS["share"] for value in kept), len(kept), fast, known
+    fast = []
+    for kind, what in DIRECTIONS.items():
+        ratios = [one.ratio.value for one in exact if one.directions == kind]
+        if ratios or not exact:
+            fast.append(
+                f"along {what} for {_of_measured([ratio is not None and ratio <= GOALS['ratio'] for ratio in ratios])}"
+            )
+    return _of_measured([value >= GOALS["share"] for value in kept]), joined(fast)
+
+
+def _of_measured(goals_met: list[bool]) -> str:
+    if not goals_met:
+        return "no architecture yet, as none is measured"
+    return f"{word(sum(goals_met))} of {word(len(goals_met))} measured architecture{'s' * (len(goals_met) > 1)}"
 
 
 def summary(stored: Any) -> str:
@@ -125,7 +138,7 @@ def summary(stored: Any) -> str:
     shares_of = joined([f"{100 * share:.0f} % ({in_sentence(name)})" for name, share in kept.items()])
     return (
         f"On the bundled data, with {gradients[ONE] / gradients[FULL]:.0%} of the gradients of full Hessians, one "
-        f"product of every structure keeps {shares_of} of what these take off the Hessian error of displaced frames."
+        f"product of every structure keeps {shares_of} of what these take off the Hessian RMSE of displaced frames."
     )
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import mean
 
 from rich.console import Console
 from rich.progress import TaskID
 from rich.table import Table
 
 from hessgnn.data.store.store import Store
+from hessgnn.errors import UserError
 from hessgnn.experiments.config import StudyConfig
 from hessgnn.experiments.job import Event, JobFinished, JobLog, JobProgress, Note
-from hessgnn.experiments.labels import label_gradients, part_of
+from hessgnn.experiments.labels import TrainingSets
 from hessgnn.experiments.study import cells_of
 from hessgnn.experiments.study import report as report_study
 from hessgnn.experiments.study import study as run_study
@@ -33,6 +35,12 @@ def study(config: Path, overrides: list[str], *, output: Path | None, dry_run: b
     folder = output or Path("runs") / settings.name
     console.print(_plan_table(settings, folder))
     if dry_run:
+        from hessgnn.sweep.measure import estimates
+        from hessgnn.sweep.view import estimate_table
+
+        with console.status("measuring a few steps of each architecture"):
+            measured = estimates(settings)
+        console.print(estimate_table(settings, measured))
         return
     if report:
         found = report_study(settings, folder)
@@ -93,10 +101,21 @@ def _plan_table(settings: StudyConfig, folder: Path) -> Table:
     if labels.hessian_gradients == "measured":
         table.add_row("cost of the labels", "known when the cost of a Hessian has been measured")
     else:
-        store, data = Store.open(settings.data.path), settings.data
-        part = part_of(store, data.train, settings.fractions[-1], (labels.seed, settings.seeds[0]))
-        costs = {regime: label_gradients(store, part, regime, labels.hessian_gradients) for regime in settings.regimes}
-        text = ", ".join(f"{regime} {cost:,}" for regime, cost in costs.items())
-        table.add_row("cost of the labels", f"{text} gradients, for {100 * settings.fractions[-1]:g} % of the data")
+        table.add_row("cost of the labels", _cost_of_labels(settings, folder))
     table.add_row("workers", f"{settings.workers} processes")
     return table
+
+
+def _cost_of_labels(settings: StudyConfig, folder: Path) -> str:
+    """Gradients of each set of labels of the largest part, mean over the seeds, which draw structures of their own."""
+    largest = settings.fractions[-1]
+    try:
+        sets = TrainingSets(settings, Store.open(settings.data.path), folder / "data", lambda _: None)
+    except UserError as error:  # the report of a finished study needs neither data nor engine
+        return f"not known: {error}"
+    costs = {
+        regime: mean(sets.label_gradients(regime, fraction=largest, draw=seed) for seed in settings.seeds)
+        for regime in settings.regimes
+    }
+    text = ", ".join(f"{regime} {cost:,.0f}" for regime, cost in costs.items())
+    return f"{text} gradients for {100 * largest:g} % of the data{', mean over seeds' * (len(settings.seeds) > 1)}"

@@ -60,8 +60,8 @@ def label_sections(value: LabelValue) -> list[PlainSection]:
         PlainSection(
             "labels-goals",
             "Products beside full Hessians",
-            f"Root mean square error of Hessians on {SPLIT}, with 95 % intervals of a bootstrap over families and "
-            "trainings. A share above 1 is better than full Hessians.",
+            f"Root mean square error of Hessians on {SPLIT}, with 95 % intervals. A share above 1 is better than full "
+            f"Hessians. {intervals(value)}",
             table=goals_table(value),
         ),
     ]
@@ -69,12 +69,26 @@ def label_sections(value: LabelValue) -> list[PlainSection]:
         points = [point for point in value.points if point.budget == budget]
         if points:
             text = (
-                "Errors against the gradients that the labels of the training set cost, with 95 % intervals over "
-                f"families and trainings. {value.finished} of {value.planned} trainings are finished."
+                "Errors against the gradients that the labels of the training set cost, with 95 % intervals. "
+                f"{intervals(value)} {value.finished} of {value.planned} trainings have finished."
             )
             section = PlainSection(f"labels-{budget}", f"Error for a gradient, {title}", text, panels(points))
             found.append(section)
     return found
+
+
+def intervals(value: LabelValue) -> str:
+    """Say what the intervals are over, for the trainings that there are."""
+    few, many = (found([point.trainings for point in value.points], default=0) for found in (min, max))
+    if many < 2:
+        return (
+            "Intervals are those of a bootstrap over families, the same for all labels. There is one training of each, "
+            "so they do not tell how much another would differ."
+        )
+    text = "Intervals are those of a bootstrap over families and trainings, the same for all labels. "
+    if few < 2:
+        text += "Those of one training are over families alone and do not tell how much another would differ. "
+    return f"{text}With few trainings they are somewhat narrow."
 
 
 def goals_table(value: LabelValue) -> TextTable:

@@ -19,7 +19,7 @@ from pydantic import Field
 from hessgnn.evaluation.record import Budget
 from hessgnn.evaluation.tasks.accuracy import AccuracyTask
 from hessgnn.leaderboard.collect import Families, RunFiles
-from hessgnn.leaderboard.inference import Verdict, contrast, decide
+from hessgnn.leaderboard.inference import FEWEST_TRAININGS, Verdict, contrast, decide
 from hessgnn.runtime.config import Settings
 from hessgnn.training.regimes import label_set
 
@@ -86,7 +86,7 @@ class Choice(Settings):
 
     labels: str
     gradients: float = Field(description="beyond energies and forces")
-    ratios: dict[str, float | None] = Field(description="metric -> its error over that of the best, geometric mean")
+    ratios: dict[str, float | None] = Field(description="metric -> its error over that of the best, a typical family")
     verdicts: dict[str, Verdict | None] = Field(description="metric -> whether it is better or worse than the best")
 
 
@@ -94,9 +94,9 @@ class Advice(Settings):
     """What to buy with the next gradients."""
 
     architecture: str
-    best: str | None = Field(description="labels with the smallest Hessian error off the minima")
-    trainings: int
-    gain: float | None = Field(default=None, description="its Hessian error over that of energies and forces alone")
+    best: str | None = Field(description="labels with the smallest Hessian errors off the minima in a typical family")
+    trainings: int = Field(description="that all candidates and energies and forces alone have")
+    rmse: dict[str, float] = Field(default_factory=dict, description="labels -> Hessian RMSE over all structures")
     others: list[Choice] = Field(default_factory=list)
     sentence: str
 
@@ -301,7 +301,9 @@ def reached_by(errors: Errors, gradients: Mapping[str, float], architecture: str
 def advise(errors: Mapping[str, Errors], gradients: Mapping[str, float], architecture: str) -> Advice:
     """Say what to buy with the next :data:`NEXT` gradients: of all labels that they pay for, which are best.
 
-    ``errors`` are those of each metric on one split; ``gradients`` what the labels of a training set cost.
+    Candidates are ordered and tested by their errors in a typical family, geometric means over families, since the
+    largest errors decide a root mean square over structures; that is told beside it. ``errors`` are those of each
+    metric on one split; ``gradients`` what the labels of a training set cost.
     """
     first = errors[METRIC]
     extra = {name: gradients[name] - gradients.get(WITHOUT, 0.0) for name in first.labels}
@@ -309,7 +311,10 @@ def advise(errors: Mapping[str, Errors], gradients: Mapping[str, float], archite
     known = first.known([WITHOUT, *candidates])
     if len(candidates) < 2 or not known.any():
         return Advice(
-            architecture=architecture, best=None, trainings=int(known.sum()), sentence="Too few runs are finished."
+            architecture=architecture,
+            best=None,
+            trainings=int(known.sum()),
+            sentence="Not decided: too few trainings have finished.",
         )
 
     def log_error(metric: str, name: str) -> Array:
@@ -339,45 +344,56 @@ def advise(errors: Mapping[str, Errors], gradients: Mapping[str, float], archite
                 verdicts=verdicts,
             )
         )
-    gain = float(np.exp((log_error(METRIC, best) - log_error(METRIC, WITHOUT)).mean()))
+    names = [WITHOUT, best, *others]
+    drawn = first.draws(names)
+    assert drawn is not None
+    rmse = dict(zip(names, drawn[0].tolist(), strict=True))
     found = Advice(
-        architecture=architecture, best=best, trainings=int(known.sum()), gain=gain, others=choices, sentence=""
+        architecture=architecture, best=best, trainings=int(known.sum()), rmse=rmse, others=choices, sentence=""
     )
     return found.model_copy(update={"sentence": sentence_of(found)})
 
 
 def sentence_of(advice: Advice) -> str:
-    """One sentence for a user, with what is not decided said so."""
+    """One sentence for a user: first what is known, or that nothing is; then what is not decided."""
     assert advice.best is not None
-    assert advice.gain is not None
-    change = 100 * (1 - advice.gain)
-    text = (
-        f"With the next {NEXT:,} gradients buy {in_words(advice.best)} ({advice.best}): the Hessian error off the "
-        f"minima is {change:.0f} % lower than with energies and forces alone"
+    of_best = advice.rmse[advice.best]
+    best = (
+        f"{in_words(advice.best)} ({advice.best}; Hessian RMSE off the minima {of_best:.2f} eV/Å², "
+        f"{advice.rmse[WITHOUT]:.2f} with energies and forces alone)"
     )
-    by_verdict: dict[str, list[str]] = {}
-    for other in advice.others:
-        by_verdict.setdefault(other.verdicts[METRIC] or "undecided", []).append(
-            f"{in_words(other.labels)} ({100 * ((other.ratios[METRIC] or 1.0) - 1):+.0f} %)"
+    few = advice.trainings < FEWEST_TRAININGS
+    by_verdict: dict[Verdict, list[str]] = {}
+    for other in sorted(advice.others, key=lambda one: one.ratios[METRIC] or 1.0):
+        rmse = advice.rmse[other.labels]
+        numbers = (
+            f"{other.ratios[METRIC] or 1.0:.2f} times, {'but the smaller ' if rmse < of_best else ''}RMSE {rmse:.2f}"
         )
-    if worse := by_verdict.get("worse"):
-        text += f"; worse are {_joined(worse)}"
-    if same := by_verdict.get("no difference larger than 10 %"):
-        text += f"; no different by more than 10 %: {_joined(same)}"
-    if undecided := by_verdict.get("undecided"):
-        text += f"; not decided against {_joined(undecided)}"
+        found = by_verdict.setdefault(other.verdicts[METRIC] or "undecided", [])
+        found.append(f"{in_words(other.labels)} ({other.labels}; {numbers})")
+    worse, same = by_verdict.get("worse"), by_verdict.get("no difference larger than 10 %")
+    tied = _joined(by_verdict.get("undecided", []))
+    if worse or same:
+        text = f"Buy {best}{f' rather than {_joined(worse)}' if worse else ''}"
+        text += f"; no different by more than 10 % is {_joined(same)}" if same else ""
+        text += f"; not decided against {tied}" if tied else ""
+    else:
+        why = f" ({_count(advice.trainings, 'training')}, verdicts need {_NUMBERS[FEWEST_TRAININGS]})" if few else ""
+        text = f"Not decided{why}: the Hessian error of a typical family is smallest with {best}"
+        text += f", {'followed by' if few else 'statistically tied with'} {tied}"
     rivals, open_ = [], []
     for metric, what in (("energy_rmse", "energies"), ("forces_rmse", "forces")):
         better = [other for other in advice.others if other.verdicts[metric] == "better"]
         if better:
             first = min(better, key=lambda other: other.ratios[metric] or 1.0)
-            lower = 100 * (1 - (first.ratios[metric] or 1.0))
-            rivals.append(f"for {what}, {in_words(first.labels)} is better ({lower:.0f} % lower)")
-        else:
+            ratio = f"{first.ratios[metric] or 1.0:.2f} times the error"
+            rivals.append(f"better for {what} is the choice of {in_words(first.labels)} ({ratio})")
+        elif not few:
             open_.append(what)
     if open_:
-        rivals.append(f"none of them is shown to be better for {' or '.join(open_)}")
-    return f"{text}; {'; '.join(rivals)}."
+        rivals.append(f"no other is shown to be better for {' or '.join(open_)}")
+    # What is counted is said where it is first told.
+    return f"{'; '.join([text, *rivals])}.".replace(" times", " times its Hessian error in a typical family", 1)
 
 
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight")

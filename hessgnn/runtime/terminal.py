@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -43,7 +44,9 @@ def main(application: typer.Typer, arguments: Sequence[str] | None = None) -> No
     how = ", run the same command again"
     errors = Console(stderr=True, soft_wrap=True, emoji=False)
     try:
-        status = application(args=arguments, standalone_mode=False)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            status = application(args=arguments, standalone_mode=False)
     except UserError as error:
         errors.print(f"[red]error:[/red] {_plain(str(error))}", highlight=False)
         status = error.status
@@ -66,6 +69,14 @@ def main(application: typer.Typer, arguments: Sequence[str] | None = None) -> No
     if status == INTERRUPTED and os.environ.get("RANK", "0") == "0":
         say(errors, f"stopped; to resume{how}")
     sys.exit(status)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *where: Any) -> None:
+    """Show what users are warned of in a line of its own; of other warnings, too, where they come from."""
+    if issubclass(category, UserWarning):
+        print(f"warning: {message}", file=sys.stderr)  # a progress bar makes room for it
+    else:
+        sys.stderr.write(warnings.formatwarning(message, category, *where[:2]))
 
 
 def _log() -> str:

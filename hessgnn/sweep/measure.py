@@ -14,9 +14,11 @@ import torch
 
 from hessgnn.data.store.store import Store
 from hessgnn.errors import TrainingError, UserError
+from hessgnn.experiments.config import ExperimentConfig, StudyConfig
 from hessgnn.experiments.frames import require_same_level
 from hessgnn.experiments.job import Job, JobResult
 from hessgnn.experiments.labels import MEASURED, extra_gradients, measured_hessian_gradients, part_of
+from hessgnn.experiments.study import cells_of
 from hessgnn.experiments.workers import Workers
 from hessgnn.runtime.memory import peak_resident
 from hessgnn.runtime.worker import Link
@@ -61,12 +63,18 @@ class Estimate:
     memory: float = 0.0
     reason: str | None = None
 
-    def seconds(self, config: SweepConfig) -> float:
+    def seconds(self, config: SweepConfig | StudyConfig) -> float:
         """Seconds of training and validation of all its runs, one after the other."""
 
         def run(steps: int, step: float) -> float:
             return steps * step + math.ceil(steps / self.every) * self.validation
 
+        if isinstance(config, StudyConfig):
+            own = [cell for cell in cells_of(config) if cell.architecture == self.architecture]
+            curved = sum(cell.budget == "seconds" or label_set(cell.regime).has_curvature for cell in own)
+            return curved * run(config.steps, self.hessian_step) + (len(own) - curved) * run(
+                config.steps, self.plain_step
+            )
         total, counted = 0.0, config.count_runs()
         each = len(config.subjects)  # of which every architecture has as many
         for regime in config.regimes:
@@ -133,9 +141,9 @@ def labelling(config: SweepConfig) -> LabellingEstimate | None:
     return LabellingEstimate(int(gradients), gradients * (time.perf_counter() - start) / max(1, len(first)))
 
 
-def estimates(config: SweepConfig) -> list[Estimate]:
-    """Measure each architecture of a sweep with the settings of its base; nothing is written."""
-    workers = Workers(1, config.threads)
+def estimates(config: ExperimentConfig) -> list[Estimate]:
+    """Measure each architecture of a sweep or a study with the settings of its base; nothing is written."""
+    workers = Workers(1, config.threads if isinstance(config, SweepConfig) else None)
     try:
         with tempfile.TemporaryDirectory() as folder:
             return [_estimate(config, workers, architecture, Path(folder)) for architecture in config.architectures]
@@ -143,9 +151,9 @@ def estimates(config: SweepConfig) -> list[Estimate]:
         workers.close()
 
 
-def _estimate(config: SweepConfig, workers: Workers, architecture: str, folder: Path) -> Estimate:
+def _estimate(config: ExperimentConfig, workers: Workers, architecture: str, folder: Path) -> Estimate:
     def run(regime: StudyRegime) -> RunConfig:
-        return config.run_config(architecture, {}, steps=_STEPS + _WARMUP, seed=config.seed, regime=regime)
+        return config.run_config(architecture, {}, steps=_STEPS + _WARMUP, seed=config.seeds[0], regime=regime)
 
     try:
         job = Job(run("E-F-H"), folder / architecture, architecture, "")

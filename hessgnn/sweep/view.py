@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 from rich.text import Text
 
+from hessgnn.experiments.config import StudyConfig
 from hessgnn.experiments.job import Event, JobFinished, JobLog, JobProgress, Note
 from hessgnn.leaderboard.report import compare
 from hessgnn.leaderboard.trials import TrialResult, read_trials
@@ -24,6 +25,7 @@ from hessgnn.sweep.measure import Estimate, LabellingEstimate, estimates, labell
 from hessgnn.sweep.storage import without_password
 from hessgnn.sweep.sweep import TrialFinished, sweep
 from hessgnn.training import bar
+from hessgnn.training.regimes import label_set
 
 
 def run(config: Path, overrides: list[str], *, output: Path | None, dry_run: bool) -> None:
@@ -35,7 +37,7 @@ def run(config: Path, overrides: list[str], *, output: Path | None, dry_run: boo
     if dry_run:
         with console.status("measuring a few steps of each architecture"):
             measured, frames = estimates(settings), labelling(settings)
-        console.print(_estimate_table(settings, measured, frames))
+        console.print(estimate_table(settings, measured, frames))
         return
     console.print(bar.legend(hessian=settings.objective.weights.get("hessian", 0.0) > 0), style="dim")
     log = ProgressLog(console, folder / "sweep.log")
@@ -197,7 +199,9 @@ def _plan_table(settings: SweepConfig, folder: Path) -> Table:
     return table
 
 
-def _estimate_table(settings: SweepConfig, measured: Sequence[Estimate], frames: LabellingEstimate | None) -> Table:
+def estimate_table(
+    settings: SweepConfig | StudyConfig, measured: Sequence[Estimate], frames: LabellingEstimate | None = None
+) -> Table:
     """What the plan will cost, from a few steps of each architecture."""
     table = Table(title="measured on this machine, one run at a time", show_header=True)
     costs = ("step E-F / ms", "step E-F-H / ms", "validation / s", "memory / MiB", "training / min")
@@ -218,10 +222,11 @@ def _estimate_table(settings: SweepConfig, measured: Sequence[Estimate], frames:
     workers = max(1, settings.workers)
     total = sum(item.seconds(settings) for item in measured if item.reason is None) / workers
     memory = workers * max((item.memory for item in measured if item.reason is None), default=0) / 2**30
+    made = frames is None and any(label_set(regime).needs_engine for regime in settings.regimes)
     table.caption = (
         f"{_minutes(total)} of training and validation with {settings.workers} workers that do not slow each "
         f"other down, and {memory:.1f} GiB at once, if no run stops early; "
-        f"evaluation ({', '.join(settings.tasks)}) comes on top"
+        f"evaluation ({', '.join(settings.tasks)}) comes on top{', and so does labelling' * made}"
     )
     if frames is not None:
         table.caption += (

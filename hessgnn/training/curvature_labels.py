@@ -123,10 +123,11 @@ def require_labels(config: RunConfig, store: Store) -> None:
     Raises
     ------
     TrainingError
-        When the loss weighs a label that no structure of the training split has.
+        When the loss weighs a label that no structure of the training split has, or the score one of the validation.
     ConfigError
         When the function of the Hessian's errors does not suit the stored directions.
     """
+    _require_validated(config, store)
     split, train, kind = config.data.train, store.indices(config.data.train), config.loss.probes.kind
     add = "merge the set with structures that have them, or compute them: hessgnn data label --energy-forces"
     hints = {"energy": add, "forces": f"set loss.forces=0, or {add}"}
@@ -150,6 +151,22 @@ def require_labels(config: RunConfig, store: Store) -> None:
         )
     if config.loss.hessian_function != "squared" and PROBES[kind].whole_rows is None:
         _require_rows(config.loss, store, train)
+
+
+def _require_validated(config: RunConfig, store: Store) -> None:
+    """Refuse a score without the Hessian error that it weighs, or without any error: the latter is always infinite."""
+    split, weights = config.data.validation, config.validation.weights
+    known = {"hessian": store.has_curvature, "forces": store.has_forces}
+    weighed = [name for name, weight in weights.items() if weight]
+    lacking = [name for name in weighed if not known.get(name, store.has_energy)[store.indices(split)].any()]
+    if "hessian" not in lacking and lacking != weighed:
+        return
+    name = "hessian" if "hessian" in lacking else lacking[0]
+    raise TrainingError(
+        f"validation.weights weighs {name} but no structure of split {split!r} has that label",
+        where=store.path,
+        hint=f"set validation.weights.{name}=0, or add the labels" if len(weighed) > 1 else "add the labels",
+    )
 
 
 def _require_rows(loss: LossConfig, store: Store, train: Indices) -> None:

@@ -6,6 +6,7 @@ import importlib
 import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -343,20 +344,36 @@ def test_a_dry_run_writes_nothing(
     plan = yaml.safe_load(ended.output[: ended.output.index("6 training structures")])
     assert plan["training"]["steps"] == 7
     assert plan["potential"]["elements"] == [1, 6, 7, 8]
-    studied = invoke("study", "sweeps/efficiency.yaml", "--dry-run", "seeds=[1]")
+    # Steps are measured in this process: six others would each import torch and learn what warms up.
+    monkeypatch.setattr("hessgnn.sweep.measure.Workers", lambda number, threads: Workers(0, threads))
+    small = (f"base.data.path={tiny_store}", "base.training.batch_size=2", "threads=1")
+    studied = invoke("study", "sweeps/efficiency.yaml", "--dry-run", "seeds=[1]", *small[:2])
     assert studied.status == 0
     plan = " ".join(re.sub("[│\n]", " ", studied.output).split())
     assert "at most 20,000 steps" in plan
     assert "36 trainings, at most 720,000 steps; and 27 trainings for equal time" in plan  # 3 architectures, 3 parts
     assert "by up to 0.1 Å" in plan
-    assert re.search(r"E-F \d+, E-F\+ ([\d,]+), E-F\+H \1, E-F-H \1 gradients, for 80 % of the data", plan)
-    # Steps are measured in this process: six others would each import torch and learn what warms up.
-    monkeypatch.setattr("hessgnn.sweep.measure.Workers", lambda number, threads: Workers(0, threads))
-    small = (f"base.data.path={tiny_store}", "base.training.batch_size=2", "threads=1")
+    assert re.search(r"E-F \d+, E-F\+ ([\d,]+), E-F\+H \1, E-F-H \1 gradients for 80 % of the data", plan)
+    assert "GiB at once" in plan
+    assert "comes on top, and so does labelling" in plan
     swept = invoke("sweep", "--dry-run", "budget.trials=4", *small)
     assert swept.status == 0, swept
     assert "4 for each of 3 architectures and 3" in " ".join(swept.output.split())
     assert files(home) == before
+
+
+def test_warnings_are_lines_without_code(invoke: Invoke, home: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        ended = invoke("train", "my.yaml", "loss.probes={kind: stored, every: 1}", "--dry-run")
+        message = "warning: no structure of split 'train' has stored directions: loss.probes.kind 'stored' draws"
+        assert ended.status == 0
+        assert ended.errors.startswith(message)
+        assert ended.errors.count("\n") == 1, ended.errors  # no line of code
+        ended = invoke("train", "my.yaml", "loss.probes={kind: stored, every: 1}", "-o", "run")
+        assert f"\n{message}" in f"\n{ended.errors}"
+        assert "UserWarning" not in ended.errors
+        assert ended.status == 0
 
 
 def test_models_and_check(invoke: Invoke) -> None:

@@ -118,18 +118,23 @@ def test_advice_is_about_what_the_gradients_pay_for() -> None:
     }
     advice = advise(errors, GRADIENTS, "ani")
     assert advice.best == "E-F-P1"
-    assert advice.gain == pytest.approx(0.4, rel=0.05)
+    assert advice.rmse == pytest.approx({name: hessians[name] for name in advice.rmse}, rel=0.02)
+    assert set(advice.rmse) == {"E-F", "E-F-P1", "E-F+2", "E-F-S1"}
     assert {other.labels for other in advice.others} == {"E-F+2", "E-F-S1"}  # not what nobody can pay
     verdicts = {other.labels: other.verdicts for other in advice.others}
     assert verdicts["E-F+2"]["hessian_rmse"] == "worse"
     assert verdicts["E-F+2"]["energy_rmse"] == "better"
     assert verdicts["E-F-S1"]["hessian_rmse"] == "no difference larger than 10 %"
+    rmse = {name: f"{value:.2f}" for name, value in advice.rmse.items()}
+    ratios = {other.labels: f"{other.ratios['hessian_rmse']:.2f}" for other in advice.others}
     assert advice.sentence.startswith(
-        "With the next 1,000 gradients buy one random product of every structure (E-F-P1)"
+        f"Buy one random product of every structure (E-F-P1; Hessian RMSE off the minima {rmse['E-F-P1']} eV/Å², "
+        f"{rmse['E-F']} with energies and forces alone) rather than two displaced frames of every structure (E-F+2; "
+        f"{ratios['E-F+2']} times its Hessian error in a typical family, RMSE {rmse['E-F+2']}); no different by more"
     )
-    assert "worse are two displaced frames of every structure (+100 %)" in advice.sentence.replace("+99", "+100")
-    assert "for energies, two displaced frames of every structure is better" in advice.sentence
-    assert advice.sentence.endswith("none of them is shown to be better for forces.")
+    assert f"(E-F-S1; {ratios['E-F-S1']} times, RMSE {rmse['E-F-S1']}); better for energies is" in advice.sentence
+    assert "better for energies is the choice of two displaced frames of every structure (0.60 times" in advice.sentence
+    assert advice.sentence.endswith("no other is shown to be better for forces.")
 
 
 def test_advice_of_few_trainings_decides_nothing() -> None:
@@ -137,9 +142,34 @@ def test_advice_of_few_trainings_decides_nothing() -> None:
     errors = dict.fromkeys(("hessian_rmse", "energy_rmse", "forces_rmse"), errors_of(means, seeds=2, noise=0.02))
     advice = advise(errors, GRADIENTS, "ani")
     assert {other.verdicts["hessian_rmse"] for other in advice.others} == {"undecided"}
-    assert "not decided against two displaced frames of every structure" in advice.sentence
+    assert advice.sentence.startswith(
+        "Not decided (two trainings, verdicts need three): the Hessian error of a typical"
+    )
+    assert advice.sentence.count("two displaced frames of every structure") == 1
+    assert "buy" not in advice.sentence.lower()
     alone = {metric: errors_of({"E-F": 10.0, "E-F-H": 2.0}) for metric in errors}
-    assert advise(alone, GRADIENTS, "ani").best is None
+    nothing = advise(alone, GRADIENTS, "ani")
+    assert nothing.best is None
+    assert nothing.sentence.startswith("Not decided")
+
+
+def test_advice_tells_where_few_large_errors_turn_the_rmse_round() -> None:
+    """The first candidate has half the error in all families but one, whose error decides the RMSE."""
+    rng = np.random.default_rng(1)
+    values = {}
+    for seed in (1, 2, 3):
+        noise = np.exp(0.05 * rng.standard_normal((3, FAMILIES)))
+        errors = np.array([10.0, 2.0, 4.0])[:, None] * noise
+        errors[1, 0] = 60.0
+        for name, found in zip(("E-F", "E-F-P1", "E-F+2"), errors, strict=True):
+            values[name, seed] = {f"s{k}": float(value) for k, value in enumerate(found)}
+    known = dict.fromkeys(("hessian_rmse", "energy_rmse", "forces_rmse"), Errors.of(values, {}))
+    advice = advise(known, GRADIENTS, "ani")
+    assert advice.best == "E-F-P1"
+    assert advice.rmse["E-F-P1"] > 10 > advice.rmse["E-F+2"]
+    assert advice.sentence.startswith("Not decided: the Hessian error of a typical family is smallest with one random")
+    assert "statistically tied with two displaced frames of every structure (E-F+2; 1." in advice.sentence
+    assert f"in a typical family, but the smaller RMSE {advice.rmse['E-F+2']:.2f})" in advice.sentence
 
 
 def test_words_and_order_of_sets() -> None:

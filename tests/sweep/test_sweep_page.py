@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hessgnn.data.store.store import Store
+from hessgnn.experiments.config import StudyConfig
 from hessgnn.experiments.job import JobProgress, JobTitle
 from hessgnn.leaderboard.sections.landscape import landscapes
 from hessgnn.leaderboard.trials import TrialResult, check_rankings, read_trials, write_trials
@@ -23,7 +24,7 @@ from hessgnn.sweep.config import SweepConfig
 from hessgnn.sweep.measure import Estimate, estimates, labelling
 from hessgnn.sweep.report import Transferred, compared, importances, sections, write_report
 from hessgnn.sweep.sweep import TrialFinished
-from hessgnn.sweep.view import _estimate_table, _plan_table, _View
+from hessgnn.sweep.view import _plan_table, _View, estimate_table
 
 MakeSweep = Callable[..., SweepConfig]
 
@@ -181,6 +182,15 @@ def test_an_estimate_adds_up(make_sweep: MakeSweep) -> None:
     assert item.seconds(config) == pytest.approx(plain + curved + 10 * 2.0 + 3 * 0.5)
 
 
+def test_an_estimate_of_a_study_adds_up() -> None:
+    content = {"name": "s", "architectures": {"schnet": {}, "ani": {}}, "regimes": ["E-F", "E-F-P1", "E-F+2", "E-F-H"]}
+    config = StudyConfig.model_validate(content | {"steps": 10, "seeds": [1, 2], "equal_seconds": ["E-F"]})
+    item = Estimate("schnet", plain_step=1.0, hessian_step=2.0, validation=0.5, every=4)
+    # E-F and E-F+2 of two seeds, and E-F-P1, E-F-H, and E-F again for as long as E-F-H
+    parts = len(config.fractions)
+    assert item.seconds(config) == pytest.approx(parts * (4 * (10 * 1.0 + 3 * 0.5) + 6 * (10 * 2.0 + 3 * 0.5)))
+
+
 def test_the_plan_says_what_is_tuned(make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch) -> None:
     def shown(table: Table) -> str:
         console = Console(width=300, record=True, file=io.StringIO())
@@ -195,11 +205,11 @@ def test_the_plan_says_what_is_tuned(make_sweep: MakeSweep, monkeypatch: pytest.
     assert "nothing: the only trial of each has the paper's weights" in plan
     assert "tuned for" not in plan
     monkeypatch.setattr("os.getloadavg", lambda: (99.5, 0.0, 0.0))
-    cost = shown(_estimate_table(config, [Estimate("schnet", 1e-3, 1e-3, 1e-3, 4)], None))
+    cost = shown(estimate_table(config, [Estimate("schnet", 1e-3, 1e-3, 1e-3, 4)], None))
     assert "less than a minute of training" in cost
     assert "The machine is busy (load 99.5" in cost
     monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0.0, 0.0))
-    assert "busy" not in shown(_estimate_table(config, [], None))
+    assert "busy" not in shown(estimate_table(config, [], None))
 
 
 def test_frames_to_be_labelled_are_counted(make_sweep: MakeSweep) -> None:

@@ -427,6 +427,31 @@ def test_stored_directions_that_are_not_there_are_told(make_config: MakeConfig, 
         build(make_config(data=written(tmp_path, bare)))
 
 
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"energy": 1, "forces": 1, "hessian": 1}, "weighs hessian but .*set validation.weights.hessian=0, or add"),
+        ({"hessian": 1}, "weighs hessian but no structure of split 'validation' has that label.*Hint: add the"),
+        ({"forces": 1}, "weighs forces but no structure of split 'validation' has that label"),
+    ],
+)
+def test_a_score_that_lacks_its_labels_is_refused(
+    make_config: MakeConfig, tmp_path: Path, weights: dict[str, float], message: str
+) -> None:
+    structures = [random_products(spring_structure(name, "train"), 1) for name in NAMES]
+    validated = replace(spring_structure("H2CO", "validation"), hessian=None, forces=None)
+    write_store(tmp_path / "own.h5", [*structures, validated], level_of_theory="springs")
+    data = {"path": str(tmp_path / "own.h5")}
+    verb = importlib.import_module("hessgnn.cli.train")
+    config = make_config(data=data, validation={"weights": weights})
+    with pytest.raises(TrainingError, match=message):
+        build(config)
+    save(config, tmp_path / "my.yaml")
+    with pytest.raises(TrainingError, match=message):
+        verb.train(tmp_path / "my.yaml", [], output=tmp_path / "run", resume=None, dry_run=True)
+    build(make_config(data=data, validation={"weights": {"energy": 1, "forces": 1}}))  # known errors are enough
+
+
 def test_a_function_of_single_entries_needs_rows(make_config: MakeConfig, tmp_path: Path) -> None:
     loss = {"hessian_function": "l1"}
     with pytest.raises(ConfigError, match=r"not all rows: 6 rademacher, random signs for 1 structures"):
