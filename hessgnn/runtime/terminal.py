@@ -71,12 +71,12 @@ def main(application: typer.Typer, arguments: Sequence[str] | None = None) -> No
     sys.exit(status)
 
 
-def _show_warning(message: Warning | str, category: type[Warning], *where: Any) -> None:
+def _show_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any) -> None:
     """Show what users are warned of in a line of its own; of other warnings, too, where they come from."""
     if issubclass(category, UserWarning):
         print(f"warning: {message}", file=sys.stderr)  # a progress bar makes room for it
     else:
-        sys.stderr.write(warnings.formatwarning(message, category, *where[:2]))
+        sys.stderr.write(warnings.formatwarning(message, category, filename, lineno))
 
 
 def _log() -> str:
