@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from hessgnn.experiments.label_advice import in_words
 from hessgnn.experiments.label_pages import estimate_text, goals_table, intervals
-from hessgnn.experiments.label_value import DIRECTIONS, FULL, GOALS, ONE, CurvePoint, Estimate, LabelValue, in_words
+from hessgnn.experiments.label_value import DIRECTIONS, FULL, GOALS, ONE, CurvePoint, Estimate, LabelValue
 from hessgnn.leaderboard.tables import MISSING, TextTable
 from pages.wording import ARCHITECTURES, joined, word
 

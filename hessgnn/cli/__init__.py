@@ -86,7 +86,10 @@ def evaluate(
         str | None,
         typer.Option(help="Data to evaluate on: those of the run by default, rtp-mini for a calculator."),
     ] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the calculator's record.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="With --calculator: folder for its record. A run keeps its own."),
+    ] = None,
     device: Annotated[str, typer.Option(help="Device to compute on.")] = "cpu",
     processes: Annotated[
         int, typer.Option(min=1, help="Processes that molecules and reactions are divided between.")

@@ -18,10 +18,12 @@ from hessgnn.data.store.store import Store
 from hessgnn.errors import ConfigError, UserError
 from hessgnn.evaluation.evaluate import evaluate as evaluate_run
 from hessgnn.evaluation.evaluate import evaluate_calculator, record_mean_predictor, source
+from hessgnn.evaluation.predictions import PRODUCTS
 from hessgnn.evaluation.record import Record
 from hessgnn.evaluation.run import DEFAULT_TASKS, TaskSettings, chosen_tasks
 from hessgnn.evaluation.tasks.accuracy import METRICS
 from hessgnn.leaderboard.collect import collect
+from hessgnn.leaderboard.tables import MISSING
 from hessgnn.runtime.config import dump, load, override, parse
 from hessgnn.runtime.files import find_resource
 from hessgnn.runtime.machine import keep_freed_memory
@@ -236,7 +238,11 @@ def _metric_tables(record: Record) -> Iterator[Table]:
         for title, unit in METRICS.values():
             table.add_column(f"{title}\n{unit}", justify="right")
         for split, found in complete.items():
-            table.add_row(split, *(_text(found[key].value) for key in METRICS))
+            cells = {key: _text(found[key].value) for key in METRICS}
+            if found["hessian_rmse"].value is None and PRODUCTS in found:
+                cells["hessian_rmse"] = f"≈ {_text(found[PRODUCTS].value)}"
+                table.caption = "≈: estimated from products"
+            table.add_row(split, *cells.values())
         yield table
     for split, found in record.metrics.items():
         others = [metric for key, metric in found.items() if key not in METRICS]
@@ -251,7 +257,7 @@ def _metric_tables(record: Record) -> Iterator[Table]:
 
 
 def _text(value: float | None) -> str:
-    return "null" if value is None else f"{value:.4g}"
+    return MISSING if value is None else f"{value:.4g}"
 
 
 def mean_predictor_of(runs: Sequence[Path], folder: Path) -> list[Path]:

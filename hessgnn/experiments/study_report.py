@@ -16,10 +16,10 @@ from hessgnn.evaluation.record import Budget
 from hessgnn.evaluation.tasks.accuracy import METRICS, AccuracyTask
 from hessgnn.evaluation.tasks.base import Claim
 from hessgnn.experiments import label_value as value_of
+from hessgnn.experiments.label_advice import advise
 from hessgnn.experiments.label_pages import label_sections
 from hessgnn.experiments.label_value import (
     LabelValue,
-    advise,
     curve_points,
     kept_by,
     load_errors,

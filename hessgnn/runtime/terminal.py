@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import typer
 from numpy.typing import NDArray
@@ -71,12 +71,19 @@ def main(application: typer.Typer, arguments: Sequence[str] | None = None) -> No
     sys.exit(status)
 
 
-def _show_warning(message: Warning | str, category: type[Warning], *where: Any) -> None:
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
     """Show what users are warned of in a line of its own; of other warnings, too, where they come from."""
     if issubclass(category, UserWarning):
-        print(f"warning: {message}", file=sys.stderr)  # a progress bar makes room for it
+        print(f"warning: {message}", file=file or sys.stderr)  # a progress bar makes room for it
     else:
-        sys.stderr.write(warnings.formatwarning(message, category, *where[:2]))
+        print(warnings.formatwarning(message, category, filename, lineno, line), end="", file=file or sys.stderr)
 
 
 def _log() -> str:

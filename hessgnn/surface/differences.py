@@ -33,8 +33,8 @@ _SPACING = 5e-3
 """Å, between the points of a line. Narrower, noisy forces hide the third derivative; wider, the sixth looks like
 noise: of GFN2-xTB it adds some 2e-10 eV/Å here."""
 _NARROWEST: dict[Scheme, float] = {"central": 1e-3, "one-sided": 2e-5}
-"""Å. Quiet forces would allow smaller steps. But what a self-consistent field keeps of its starting guess is no noise
-that a line of neighbouring points shows, and at a larger step the error is known: it is that of the series."""
+"""Å. Quiet forces would allow smaller steps. But a line of neighbouring points does not show the residual dependence of
+a self-consistent field on its initial guess, and at a larger step the error is known: it is that of the series."""
 _WIDEST = 0.02
 """Å: beyond that the displaced structure is another one."""
 _LEAST_TWIST = 8.0

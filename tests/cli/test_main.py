@@ -19,6 +19,7 @@ from tiny_store import TINY, write_tiny_store
 
 import hessgnn
 from hessgnn import cli
+from hessgnn.data.directions import Directions
 from hessgnn.data.store.store import Store, write_store
 from hessgnn.evaluation.record import read_record
 from hessgnn.experiments.workers import Workers
@@ -321,8 +322,32 @@ def test_any_calculator_is_judged(invoke: Invoke, refused: Callable[..., str], h
     assert read_record(home / "runs" / "ase.calculators.emt.EMT" / "record.json").failures[0].structure is None
     assert "either a run or a calculator" in refused(*judge, "emt")
     assert "either a run or a calculator" in refused("evaluate")
+    assert "With --calculator: folder for its record" in " ".join(invoke("evaluate", "--help").output.split())
     assert "cannot be imported" in refused("evaluate", "--calculator", "no_such_engine:Engine")
     assert "did you mean 'fmax'" in refused(*judge, "vibrations.fmaxx=1")
+
+
+def test_products_alone_are_judged_in_the_first_table(invoke: Invoke, home: Path, tiny_store: Path) -> None:
+    source = Store.open(tiny_store)
+    rng, structures = np.random.default_rng(0), []
+    for i in source.indices("nms"):
+        one = source[int(i)]
+        assert one.hessian is not None
+        signs = rng.choice((-1.0, 1.0), size=(2, len(one), 3))
+        products = np.einsum("ij,mj->mi", one.hessian, signs.reshape(2, -1)).reshape(signs.shape)
+        known = Directions.make(signs, products, "rademacher")
+        structures.append(replace(one, hessian=None, hessian_asymmetry=None, directions=known))
+    write_store(home / "products.h5", structures, level_of_theory=source.attributes.level_of_theory)
+    judge = ("evaluate", "--calculator", "ase.calculators.emt:EMT", "--tasks", "accuracy", "--splits", "nms")
+    ended = invoke(*judge, "--data", home / "products.h5", "-o", "emt")
+    assert ended.status == 0, ended
+    metrics = read_record(home / "emt" / "record.json").metrics["nms"]
+    assert metrics["hessian_rmse"].value is None
+    assert f"≈ {metrics['hessian_rmse_products'].value:.4g}" in ended.output
+    assert "≈: estimated from products" in ended.output
+    assert "null" not in ended.output
+    whole = invoke(*judge, "--data", tiny_store, "-o", "whole")
+    assert "≈" not in whole.output
 
 
 def test_a_damaged_record_or_prediction_is_refused(invoke: Invoke, refused: Callable[..., str], home: Path) -> None:

@@ -7,12 +7,11 @@ import math
 import numpy as np
 import pytest
 
+from hessgnn.experiments.label_advice import advise, in_words
 from hessgnn.experiments.label_pages import reached_text
 from hessgnn.experiments.label_value import (
     Errors,
-    advise,
     gradients_to_reach,
-    in_words,
     kept_by,
     products_of_all,
     reached_by,
