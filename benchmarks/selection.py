@@ -287,6 +287,7 @@ def main() -> None:
         steps = sorted({one["steps"] for one in runs})
         record = {"conditions": conditions, "steps": steps, "pool": runs[0]["pool"], "initial": INITIAL}
         record |= {"members": MEMBERS, "gradients": PRODUCT_GRADIENTS}
+        record |= {"finished": len(runs), "planned": len(list(planned(arguments)))}
         write_text(arguments.summary, json.dumps(record | summary(runs), indent=1) + "\n")
         return
     torch.set_num_threads(1)

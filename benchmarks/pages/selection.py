@@ -18,6 +18,11 @@ def architectures(record: Row) -> list[str]:
     return [name for name in ARCHITECTURES if name in found]
 
 
+def seeds(record: Row) -> int:
+    """The most that a rule has been compared with; an unfinished study has fewer of some."""
+    return max(len(row["seeds"]) for row in record["rows"])
+
+
 def rows(record: Row, architecture: str) -> str:
     """Errors of one architecture: a line for each rule and share, and random choice first among each share."""
     found: dict[tuple[float, str], dict[str, Row]] = {}
@@ -31,7 +36,8 @@ def rows(record: Row, architecture: str) -> str:
             "" if one[key] is None else f"{one[key]:.{digits}f}" for key, digits in (("families", 0), ("atoms", 1))
         ]
         cells = [cell for split in ("test", "nms") for cell in _errors(splits[split])]
-        lines.append([f"{100 * share:.0f} %: {rule}", *about, *cells])
+        few = f", {len(one['seeds'])} of {seeds(record)} seeds" if len(one["seeds"]) < seeds(record) else ""
+        lines.append([f"{100 * share:.0f} %: {rule}{few}", *about, *cells])
     titles = ["products: rule", "families", "atoms", "H test", "over random", "H nms", "over random"]
     return table(titles, lines)
 
@@ -60,12 +66,15 @@ def findings(record: Row) -> list[str]:
 def _finding(rule: str, found: Sequence[Row]) -> str:
     parts = []
     for verdict in ("better", "worse", "no difference larger than 10 %", "undecided"):
-        own = [row for row in found if row["verdict"] == verdict]
-        if own:
-            spans = [row["contrast"]["estimate"] for row in own]
-            parts.append(f"{verdict} in {len(own)} of {len(found)} comparisons ({_range(spans)})")
+        ratios = [row["contrast"]["estimate"] for row in found if row["verdict"] == verdict]
+        if ratios:
+            words = "not decided" if verdict == "undecided" else verdict
+            parts.append(f"{words} in {len(ratios)} of {len(found)} comparisons ({_range(ratios)} times)")
     pooled = [statistics.geometric_mean(row["rmse_over_random"]) for row in found]
-    return f"**{rule}**: {joined(parts)}; RMSE over all structures {_range(pooled)} times that of random choice."
+    return (
+        f"**{rule}** against random choice, Hessian error of a typical family: {joined(parts)}; Hessian RMSE over all "
+        f"structures: {_range(pooled)} times."
+    )
 
 
 def _range(values: Sequence[float]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
+import render_pages
 import selection as script
 from pages import selection as page
 
@@ -64,11 +67,34 @@ def test_ratios_are_over_families_and_seeds() -> None:
     assert rows["random", "nms"]["contrast"] is rows["all", "nms"]["contrast"] is None
     assert rows["force", "test"]["rmse_over_random"] == pytest.approx([1.5] * 3, rel=0.1)
     text = "\n".join(page.findings(record))
-    assert "**distance**: better in 2 of 2 comparisons (0.8" in text
-    assert "**force**: worse in 2 of 2" in text
+    assert (
+        "**distance** against random choice, Hessian error of a typical family: better in 2 of 2 comparisons (0.8"
+        in text
+    )
+    assert "**force** against random choice, Hessian error of a typical family: worse in 2 of 2" in text
     table = page.rows(record, "ani")
     assert table.index("10 %: random") < table.index("10 %: force")
     assert "**0.80 (" in table
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_an_unfinished_comparison_says_what_is_there(tmp_path: Path, seeds: int) -> None:
+    """The second rule has one seed less than random choice, and nothing is decided."""
+    first = [trained(rule, seed, 1.0) for seed in range(1, seeds + 1) for rule in ("none", "random", "force")]
+    runs = [*first, trained("distance", 1, 0.5)]
+    stored = {"conditions": {}, "steps": [1200], "pool": 690, "initial": 16, "members": 3, "gradients": 2}
+    stored |= {"finished": len(runs), "planned": 96} | script.summary(runs)
+    shutil.copytree(render_pages.DOCS / "templates", tmp_path / "docs" / "templates")
+    shutil.copytree(render_pages.RESULTS, tmp_path / "results")
+    (tmp_path / "results" / "selection-cpu.json").write_text(json.dumps(stored))
+    text = render_pages.Pages(tmp_path / "docs", tmp_path / "results").render("results/selection")
+    text = " ".join(text.split())
+    assert f"**Not finished:** {len(runs)} of 96 trainings have finished." in text
+    assert "**distance** against random choice, Hessian error of a typical family: not decided in 2 of 2" in text
+    assert ("with one seed it does not tell how much another would differ" in text) == (seeds == 1)
+    assert f"means over {'one seed' if seeds == 1 else 'two seeds'}." in text
+    assert ("| 10 %: distance, 1 of 2 seeds |" in text) == (seeds == 2)
+    assert "for 1,200 steps" in text
 
 
 def test_a_training_has_a_file_of_its_own() -> None:
