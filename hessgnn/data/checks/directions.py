@@ -184,7 +184,7 @@ class DirectionLabels:
         (low, high), what = HESSIAN_SCALE, ""
         if mean is not None and not low <= mean <= high:
             what = f"vᵀHv / v² is {mean:.3g} eV/Å² (median), expected {low:g} to {high:g}{suspected_unit(mean)}"
-            what += " Or differences of forces that were not divided by the displacement?" if mean < low else ""
+            what += "; or differences of forces not divided by the displacement?" if mean < low else ""
         elif own is not None and own > high:
             what = f"vᵀHv / v² is {own:.3g} eV/Å² (median), expected below {high:g}{suspected_unit(own)}"
         if what:
@@ -438,7 +438,7 @@ def _reading(factor: float) -> str:
 def _blurred(factor: float) -> str:
     """Name a factor that is blurred by anharmonicity."""
     named = misreading(factor, HESSIAN_UNITS, "eV/Å²")
-    return named + (" Or differences of forces that were not divided by the displacement?" if factor < _STEP else "")
+    return named + ("; or differences of forces not divided by the displacement?" if factor < _STEP else "")
 
 
 def _rms(values: NDArray[np.float64] | Sequence[Sequence[float]]) -> Array:
