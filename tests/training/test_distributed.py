@@ -207,7 +207,8 @@ def test_lbfgs_trains_on_every_rank_alike_and_as_one_process(pair: Path) -> None
 
 def curve(folder: Path) -> np.ndarray:
     columns = ("step", "epoch", "lr", "products", "score", "loss", "loss_hessian", "energy_rmse", "hessian_rmse")
-    return np.array([[getattr(point, column) for column in columns] for point in Run(folder).curve()])
+    # NaN where a value is unknown, such as the Hessian's loss of steps without products.
+    return np.array([[getattr(point, column) for column in columns] for point in Run(folder).curve()], dtype=float)
 
 
 def test_a_run_is_that_of_one_process_and_goes_on_with_any_number(pair: Path, tmp_path: Path) -> None:
