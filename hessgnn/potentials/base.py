@@ -22,7 +22,7 @@ from hessgnn.curvature.products import Backend, predict
 from hessgnn.data.batch import Batch
 from hessgnn.errors import ConfigError, DataError
 from hessgnn.runtime.config import Settings, explain
-from hessgnn.runtime.registry import Registry
+from hessgnn.runtime.registry import Registry, subclass_of
 
 
 class PotentialConfig(Settings):
@@ -227,13 +227,9 @@ def _symbols(numbers: Any) -> str:
     return ", ".join(chemical_symbols[z] for z in numbers)
 
 
-def _checked(found: Any, name: str) -> type[Potential]:
-    if not (isinstance(found, type) and issubclass(found, Potential)):
-        raise ConfigError("is not a subclass of hessgnn.Potential", where=name, hint="name the class itself")
-    return found
-
-
-POTENTIALS: Registry[type[Potential]] = Registry("potential", "hessgnn.potentials", check=_checked)
+POTENTIALS: Registry[type[Potential]] = Registry(
+    "potential", "hessgnn.potentials", check=subclass_of(Potential, "hessgnn.Potential")
+)
 """Architectures by name. Other packages announce theirs in the entry-point group ``hessgnn.potentials``."""
 
 register = POTENTIALS.register

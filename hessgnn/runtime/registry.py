@@ -110,6 +110,21 @@ class Registry(Mapping[str, T]):
             importlib.import_module(f"{self.package}.{module.name}")
 
 
+def subclass_of(base: Any, path: str | None = None) -> Callable[[Any, str], Any]:
+    """Make a check of a registry of classes: what is found under a name must be derived from a class.
+
+    ``path`` is what messages call the class; where it is defined by default.
+    """
+
+    def check(found: Any, name: str) -> Any:
+        if not (isinstance(found, type) and issubclass(found, base)):
+            what = f"is not a subclass of {path or f'{base.__module__}.{base.__qualname__}'}"
+            raise ConfigError(what, where=name, hint="name the class itself")
+        return found
+
+    return check
+
+
 def _origin(thing: Any) -> str:
     module = getattr(thing, "__module__", type(thing).__module__)
     return f"{module}:{getattr(thing, '__qualname__', type(thing).__qualname__)}"

@@ -6,15 +6,14 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from hessgnn.data.directions import Array, Directions
 from hessgnn.data.structure import Structure
-from hessgnn.errors import ConfigError
 from hessgnn.molecules.geometry import molecule_rng
-from hessgnn.runtime.registry import Registry
+from hessgnn.runtime.registry import Registry, subclass_of
 
 _TRIES = 1000
 """Draws in a row that are known already before there are no more: two atoms have 32 vectors of signs."""
@@ -94,15 +93,8 @@ class DirectionKind(ABC):
         return Directions.make(vectors, products, kind, errors=errors)
 
 
-def _checked(found: Any, name: str) -> type[DirectionKind]:
-    if not (isinstance(found, type) and issubclass(found, DirectionKind)):
-        hint = "name the class itself"
-        raise ConfigError("is not a subclass of hessgnn.factory.directions.DirectionKind", where=name, hint=hint)
-    return found
-
-
 DIRECTIONS: Registry[type[DirectionKind]] = Registry(
-    "kind of direction", "hessgnn.factory.directions", group="hessgnn.directions", check=_checked
+    "kind of direction", "hessgnn.factory.directions", group="hessgnn.directions", check=subclass_of(DirectionKind)
 )
 """Kinds by name. Other packages announce theirs in the entry-point group ``hessgnn.directions``."""
 

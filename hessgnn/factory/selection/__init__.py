@@ -23,7 +23,7 @@ from hessgnn.data.store.store import Store
 from hessgnn.data.structure import Array
 from hessgnn.errors import ConfigError, DataError
 from hessgnn.potentials.base import Potential
-from hessgnn.runtime.registry import Registry
+from hessgnn.runtime.registry import Registry, subclass_of
 from hessgnn.surface.differences import GRADIENTS
 from hessgnn.surface.engines.base import Engine
 from hessgnn.surface.potential import Geometry
@@ -106,14 +106,8 @@ class Selector(ABC):
         """Score each candidate, ``(n,)``: the highest are selected; NaN where a structure has no score."""
 
 
-def _checked(found: Any, name: str) -> type[Selector]:
-    if not (isinstance(found, type) and issubclass(found, Selector)):
-        raise ConfigError("is not a subclass of hessgnn.factory.selection.Selector", where=name, hint="name a class")
-    return found
-
-
 SELECTORS: Registry[type[Selector]] = Registry(
-    "selection rule", "hessgnn.factory.selection", group="hessgnn.selectors", check=_checked
+    "selection rule", "hessgnn.factory.selection", group="hessgnn.selectors", check=subclass_of(Selector)
 )
 """Selection rules by name."""
 

@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from hessgnn.errors import ConfigError
 from hessgnn.leaderboard.board import Leaderboard
 from hessgnn.leaderboard.collect import RunFiles
 from hessgnn.leaderboard.plotting import Panel, PanelGroup
 from hessgnn.leaderboard.tables import TextTable, markdown_text
 from hessgnn.leaderboard.trials import TrialResult
-from hessgnn.runtime.registry import Registry
+from hessgnn.runtime.registry import Registry, subclass_of
 
 LAST = 1000.0
 
@@ -89,14 +88,8 @@ class Section:
         return self.template or Path(inspect.getfile(type(self))).with_suffix(".html.j2").read_text(encoding="utf-8")
 
 
-def _checked(found: Any, name: str) -> type[Section]:
-    if not (isinstance(found, type) and issubclass(found, Section)):
-        raise ConfigError("is not a subclass of hessgnn.leaderboard.sections.base.Section", where=name)
-    return found
-
-
 SECTIONS: Registry[type[Section]] = Registry(
-    "section of the leaderboard", "hessgnn.leaderboard.sections", group="hessgnn.sections", check=_checked
+    "section of the leaderboard", "hessgnn.leaderboard.sections", group="hessgnn.sections", check=subclass_of(Section)
 )
 S = TypeVar("S", bound=type[Section])
 

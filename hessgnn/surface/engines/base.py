@@ -12,9 +12,8 @@ from ase.calculators.calculator import Calculator, all_changes
 from pydantic import BeforeValidator, Field, PositiveFloat, SerializeAsAny
 
 from hessgnn.data.structure import Array
-from hessgnn.errors import ConfigError
 from hessgnn.runtime.config import Settings, parse_named
-from hessgnn.runtime.registry import Registry
+from hessgnn.runtime.registry import Registry, subclass_of
 from hessgnn.surface.base import Surface, digest
 from hessgnn.surface.differences import HESSIAN_STEP
 
@@ -90,15 +89,9 @@ class EngineCalculator(Calculator):
         return self.engine.hessian(atoms).matrix
 
 
-def _checked(found: Any, name: str) -> type[Engine]:
-    if not (isinstance(found, type) and issubclass(found, Engine)):
-        raise ConfigError(
-            "is not a subclass of hessgnn.surface.engines.base.Engine", where=name, hint="name the class itself"
-        )
-    return found
-
-
-ENGINES: Registry[type[Engine]] = Registry("engine", "hessgnn.surface.engines", group="hessgnn.engines", check=_checked)
+ENGINES: Registry[type[Engine]] = Registry(
+    "engine", "hessgnn.surface.engines", group="hessgnn.engines", check=subclass_of(Engine)
+)
 """Engines by name. Other packages announce theirs in the entry-point group ``hessgnn.engines``."""
 
 engine = ENGINES.register
