@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections import Counter
-from types import SimpleNamespace
-from typing import cast
 
 import numpy as np
 import torch
@@ -15,7 +13,6 @@ from numpy.typing import NDArray
 from hessgnn.curvature.probes import PROBES
 from hessgnn.curvature.probes.stored import Stored
 from hessgnn.data.directions import UNBIASED
-from hessgnn.data.labels import Labels
 from hessgnn.data.plan import ComposedPlan
 from hessgnn.data.store.columns import ragged
 from hessgnn.data.store.layout import decoded
@@ -28,11 +25,8 @@ Indices = NDArray[np.int64]
 
 def usable(store: Store, kind: str) -> NDArray[np.bool_]:
     """Which structures of a store have a curvature label that a kind of probes compares with, ``(n_structures,)``."""
-    has_hessian, has_directions = (torch.from_numpy(there) for there in (store.has_hessian, store.n_directions > 0))
-    labels = SimpleNamespace(
-        has_hessian=has_hessian, has_directions=has_directions, has_curvature=has_hessian | has_directions
-    )
-    return PROBES[kind]().labelled(cast(Labels, labels)).numpy()
+    known = (torch.from_numpy(there) for there in (store.has_hessian, store.n_directions > 0))
+    return PROBES[kind]().labelled(*known).numpy()
 
 
 def direction_kinds(store: Store, indices: Indices) -> Counter[str]:

@@ -193,8 +193,8 @@ class Loss:
 
     def hessian_shares(self, batch: Batch, generator: Generator | None) -> Tensor:
         """Weights ``(n_structures,)`` of the structures that are probed, whose sum of errors estimates the mean."""
-        probes = self.config.probes
-        labelled = PROBES[probes.kind]().labelled(_labels(batch))
+        probes, labels = self.config.probes, _labels(batch)
+        labelled = PROBES[probes.kind]().labelled(labels.has_hessian, labels.has_directions)
         return _shares(_choose(labelled, probes.fraction, generator))
 
     def errors(self, potential: Callable[..., Prediction], part: Part) -> dict[str, Tensor]:

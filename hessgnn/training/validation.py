@@ -85,7 +85,7 @@ def validate(
         compared = torch.zeros_like(labels.has_hessian)
         if config.compares_hessians:
             kind = "full" if config.probes is None else config.probes
-            compared = PROBES[kind]().labelled(labels)
+            compared = PROBES[kind]().labelled(labels.has_hessian, labels.has_directions)
             if config.probes is not None and bool(compared.any()):
                 probes = draw(kind, config.n_probes, batch, generator)  # also where another process needs them
         sums, counts = dict.fromkeys(_TERMS, 0.0), dict.fromkeys(_TERMS, 0)

@@ -16,15 +16,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
 
 from hessgnn.data.batch import Batch
-from hessgnn.data.labels import Labels, Preparation
-from hessgnn.errors import ConfigError, UserError
-from hessgnn.runtime.registry import Registry
+from hessgnn.data.labels import Preparation
+from hessgnn.errors import UserError
+from hessgnn.runtime.registry import Registry, subclass_of
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,12 @@ class ProbeKind(ABC):
     def draw(self, number: int, batch: Batch, generator: Generator | None) -> Probes:
         """Draw probes for each structure independently, see :func:`draw`."""
 
-    def labelled(self, labels: Labels) -> Tensor:
-        """Structures that have what the products are compared with, ``(n_structures,)`` bool: a Hessian by default."""
-        return labels.has_hessian
+    def labelled(self, has_hessian: Tensor, has_directions: Tensor) -> Tensor:  # noqa: ARG002 (for kinds that override it)
+        """Structures that have what the products are compared with: a Hessian by default. All ``(n_structures,)`` bool.
+
+        ``has_hessian`` and ``has_directions`` say which structures have a Hessian, and which have stored products.
+        """
+        return has_hessian
 
     def preparation(self, number: int) -> Preparation | None:  # noqa: ARG002 (for kinds that override it)
         """What the loader computes of each structure's reference Hessian for ``number`` probes; nothing by default."""
@@ -102,14 +105,8 @@ class ProbeKind(ABC):
         return batch.labels.prepare(preparation).tensors
 
 
-def _checked(found: Any, name: str) -> type[ProbeKind]:
-    if not (isinstance(found, type) and issubclass(found, ProbeKind)):
-        raise ConfigError("is not a subclass of hessgnn.curvature.probes.ProbeKind", where=name, hint="name a class")
-    return found
-
-
 PROBES: Registry[type[ProbeKind]] = Registry(
-    "kind of probes", "hessgnn.curvature.probes", group="hessgnn.probes", check=_checked
+    "kind of probes", "hessgnn.curvature.probes", group="hessgnn.probes", check=subclass_of(ProbeKind)
 )
 """Kinds of probes by name."""
 

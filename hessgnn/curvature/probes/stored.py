@@ -7,7 +7,6 @@ from torch import Generator, Tensor
 
 from hessgnn.curvature.probes import PROBES, ProbeKind, Probes, shuffled
 from hessgnn.data.batch import Batch
-from hessgnn.data.labels import Labels
 from hessgnn.errors import UserError
 
 
@@ -43,6 +42,6 @@ class Stored(ProbeKind):
             weights = torch.where(fresh, 1 / number, weights)
         return Probes(vectors, weights, stored=chosen)
 
-    def labelled(self, labels: Labels) -> Tensor:
+    def labelled(self, has_hessian: Tensor, has_directions: Tensor) -> Tensor:
         """See :meth:`ProbeKind.labelled`."""
-        return labels.has_curvature
+        return has_hessian | has_directions
