@@ -15,10 +15,14 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt
 from hessgnn.evaluation.record import Budget
 from hessgnn.evaluation.tasks.accuracy import METRICS, AccuracyTask
 from hessgnn.evaluation.tasks.base import Claim
-from hessgnn.experiments import label_value as value_of
 from hessgnn.experiments.label_advice import advise
 from hessgnn.experiments.label_pages import label_sections
 from hessgnn.experiments.label_value import (
+    ERRORS,
+    FULL,
+    METRIC,
+    SPLIT,
+    WITHOUT,
     LabelValue,
     curve_points,
     kept_by,
@@ -105,7 +109,7 @@ def write_study(points: StudyRuns, folder: Path) -> None:
 def label_value(points: StudyRuns, folder: Path) -> LabelValue | None:
     """What labels buy; None where a study has no products to compare with Hessians and with neither."""
     labels = {point.regime for point in points.points if point.status == "ok"}
-    if not products_of_all(labels) or not {value_of.WITHOUT, value_of.FULL} <= labels:
+    if not products_of_all(labels) or not {WITHOUT, FULL} <= labels:
         return None
     most = max(point.fraction for point in points.points)
     whole = [point for point in points.points if point.status == "ok" and point.fraction == most]
@@ -119,9 +123,9 @@ def label_value(points: StudyRuns, folder: Path) -> LabelValue | None:
                 curves += curve_points(runs, mean_gradients(runs), architecture, budget)
         runs = [loaded[point.run] for point in mine if point.budget == "steps"]
         gradients = mean_gradients(runs)
-        errors = {metric: load_errors(runs, value_of.SPLIT, metric) for metric in value_of.ERRORS}
-        kept += kept_by(errors[value_of.METRIC], architecture)
-        reached += reached_by(errors[value_of.METRIC], gradients, architecture)
+        errors = {metric: load_errors(runs, SPLIT, metric) for metric in ERRORS}
+        kept += kept_by(errors[METRIC], architecture)
+        reached += reached_by(errors[METRIC], gradients, architecture)
         advice.append(advise(errors, gradients, architecture))
     tested = next(iter(loaded.values())).record.metrics
     path = folder / "data" / "step-costs.json"
@@ -134,7 +138,7 @@ def label_value(points: StudyRuns, folder: Path) -> LabelValue | None:
         hessian_gradients=points.hessian_gradients * points.mean_atoms,
         finished=sum(point.status == "ok" for point in points.points),
         planned=points.planned,
-        tested={split: found[value_of.METRIC].n for split, found in tested.items() if value_of.METRIC in found},
+        tested={split: found[METRIC].n for split, found in tested.items() if METRIC in found},
         step_costs=json.loads(path.read_text(encoding="utf-8"))["costs"] if path.is_file() else {},
         points=curves,
         kept=kept,

@@ -35,7 +35,7 @@ from hessgnn.errors import ConfigError, DataError
 from hessgnn.factory.elementary import find_step
 from hessgnn.factory.frames import frames_around, label
 from hessgnn.factory.geometries import starting_geometries
-from hessgnn.factory.labels import LINES, DirectionMaker, LabelSettings, smoothness_of
+from hessgnn.factory.labels import LINES, DirectionMaker, RecipeLabels, smoothness_of
 from hessgnn.factory.reactions import reactions
 from hessgnn.factory.recipe import Recipe, require_same
 from hessgnn.factory.targets import PairTarget, Target, WrittenTarget
@@ -103,7 +103,7 @@ class BuildJob(ABC):
     def digest(self, recipe: Recipe) -> str:
         """Fingerprint of the result: changes with what the numbers depend on, not with splits or what else is built."""
         rest = {"name", "description", "geometries", "reactions", "pairs", "split", "resolution"}
-        if recipe.labels == LabelSettings():  # as before there was a choice: earlier parts stay valid
+        if recipe.labels == RecipeLabels():  # as before there was a choice: earlier parts stay valid
             rest.add("labels")
         relevant = recipe.model_dump_json(exclude=rest)
         return hashlib.sha256(relevant.encode() + self.name.encode() + self.identity()).hexdigest()[:16]

@@ -381,11 +381,11 @@ def choose(store: Store, names: Path | None, split: str | None) -> list[int] | N
     found = []
     for number, raw in enumerate(lines, 1):
         line = raw if raw in index else raw.strip()
-        if line in index or (line and not line.startswith("#")):
-            if line not in index:
-                hint = "write names as they are in the set, one a line"
-                raise DataError(f"{store.path} has no structure {line!r}", where=f"{names}, line {number}", hint=hint)
+        if line in index:
             found.append(index[line])
+        elif line and not line.startswith("#"):
+            hint = "write names as they are in the set, one a line"
+            raise DataError(f"{store.path} has no structure {line!r}", where=f"{names}, line {number}", hint=hint)
     if not found:
         raise DataError("names no structure", where=names, hint="write one name a line")
     if split is not None:

@@ -84,7 +84,7 @@ class DirectionSettings(Settings):
         return step
 
 
-class LabelSettings(Settings):
+class RecipeLabels(Settings):
     """What structures are labelled with beside energy and forces."""
 
     hessian: bool = Field(default=True, description="the full Hessian, 6N gradients by central differences")

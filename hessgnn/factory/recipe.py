@@ -15,7 +15,7 @@ from hessgnn.data.store.store import Store
 from hessgnn.data.structure import KINDS
 from hessgnn.errors import ConfigError, DataError
 from hessgnn.factory.geometries import SOURCES, SourceSettings
-from hessgnn.factory.labels import LabelSettings
+from hessgnn.factory.labels import RecipeLabels
 from hessgnn.factory.reactions import ReactionSettings
 from hessgnn.factory.targets import PairSettings
 from hessgnn.runtime.config import Seed, Settings, parse, parse_named
@@ -113,7 +113,7 @@ class Recipe(Settings):
     irc: IRCSettings = IRCSettings()
     displaced: DisplacedSettings = DisplacedSettings()
     thermal: ThermalSettings = ThermalSettings()
-    labels: LabelSettings = LabelSettings()
+    labels: RecipeLabels = RecipeLabels()
     split: SplitSettings = SplitSettings()
     resolution: PositiveFloat | None = Field(
         default=None, description="stored Hessians are rounded to about so fine a grid, eV/Å²; below their noise"
