@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from interrupted import train_until_killed
 from springs import TINY
 from torch import Tensor
 
@@ -115,17 +116,9 @@ def test_a_run_forms_as_many_products_and_names_their_term_where_there_were_any(
 
 @pytest.mark.parametrize("stop", [5, 6, 7])
 def test_a_resumed_run_equals_an_uninterrupted_one(make_config: MakeConfig, tmp_path: Path, stop: int) -> None:
-    class Killed(BaseException):
-        pass
-
-    def kill(step: int, point: object) -> None:
-        if step == stop:
-            raise Killed
-
     config = make_config(loss=lazy(3), training={"seed": 5}, validation={"every": 2})
     whole = train(config, tmp_path / "whole")
-    with pytest.raises(Killed):
-        train(config, tmp_path / "parts", observer=kill)
+    train_until_killed(config, tmp_path / "parts", stop)
     parts = train(config, tmp_path / "parts", resume=True)
     assert [p.loss for p in parts.progress.curve] == [p.loss for p in whole.progress.curve]
     assert parts.progress.products == whole.progress.products

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from interrupted import train_until_killed
 from springs import TINY, mixed_structures, random_products, spring_structure, with_products, write_mixed
 from torch import Tensor
 
@@ -304,17 +305,9 @@ COMPOSED = {"composition": {"curvature": 2, "other": 1}}
 def test_resumed_runs_and_workers_change_no_number(
     make_config: MakeConfig, tmp_path: Path, batches: dict[str, Any]
 ) -> None:
-    class Killed(BaseException):
-        pass
-
-    def kill(step: int, point: object) -> None:
-        if step == 6:
-            raise Killed
-
     whole = train(make_config(training=batches), tmp_path / "whole")
     helped = make_config(training={**batches, "workers": 1})
-    with pytest.raises(Killed):
-        train(helped, tmp_path / "helped", observer=kill)
+    train_until_killed(helped, tmp_path / "helped", 6)
     parts = train(helped, tmp_path / "helped", resume=True)
     assert [(p.loss, p.score, p.epoch) for p in parts.progress.curve] == [
         (p.loss, p.score, p.epoch) for p in whole.progress.curve

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from interrupted import train_until_killed
 from springs import spring_structure
 
 import hessgnn
@@ -90,16 +91,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     config = config.model_copy(update={"potential": {"name": potential}})
     train(config, tmp_path / "whole")
 
-    class Killed(BaseException):
-        pass
-
-    def kill(step: int, point: object) -> None:
-        if step in (6, 7):  # in mid-epoch, two steps after a checkpoint and three after resumption
-            raise Killed
-
-    for _ in range(2):
-        with pytest.raises(Killed):
-            train(config, tmp_path / "parts", resume=True, observer=kill)
+    for _ in range(2):  # in mid-epoch, two steps after a checkpoint and three after resumption
+        train_until_killed(config, tmp_path / "parts", 6, 7, resume=True)
     train(config, tmp_path / "parts", resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
@@ -120,17 +113,9 @@ def test_other_data_are_noticed_when_a_run_is_resumed(make_config: MakeConfig, t
 def test_workers_change_no_number_also_where_a_run_is_resumed(
     make_config: MakeConfig, tmp_path: Path, limits: dict[str, int]
 ) -> None:
-    class Killed(BaseException):
-        pass
-
-    def kill(step: int, point: object) -> None:
-        if step == 6:
-            raise Killed
-
     train(make_config(training=limits), tmp_path / "alone")
     helped = make_config(training={**limits, "workers": 1})
-    with pytest.raises(Killed):
-        train(helped, tmp_path / "helped", observer=kill)
+    train_until_killed(helped, tmp_path / "helped", 6)
     train(helped, tmp_path / "helped", resume=True)
     assert_same_run(tmp_path / "alone", tmp_path / "helped")
 
