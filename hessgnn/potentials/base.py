@@ -87,7 +87,7 @@ class Potential(nn.Module, ABC):
         super().__init_subclass__(**kwargs)
         if not (isinstance(cls.Config, type) and issubclass(cls.Config, PotentialConfig)):
             raise TypeError(f"{cls.__name__}.Config must be a subclass of hessgnn.PotentialConfig")
-        if not inspect.isabstract(cls):
+        if not (inspect.isabstract(cls) or any(field.is_required() for field in cls.Config.model_fields.values())):
             cls.Config()  # a default that its own checks refuse is found here, not in the middle of a sweep
 
     def __init__(self, config: PotentialConfig) -> None:
@@ -185,7 +185,10 @@ class Potential(nn.Module, ABC):
 
     def energy_of(self, batch: Batch, atomic_energies: Tensor) -> Tensor:
         """Energies, ``(n_structures,)`` float64, eV, from what an architecture gives for each atom."""
-        learned = batch.sum_per_structure(atomic_energies)
+        return self._referenced(batch, batch.sum_per_structure(atomic_energies))
+
+    def _referenced(self, batch: Batch, learned: Tensor) -> Tensor:
+        """Energies, ``(n_structures,)`` float64, eV, from what was learned of each structure, dimensionless."""
         reference = batch.sum_per_structure(self.reference_energies[self.species(batch)])
         return learned.double() * self.scale.double() + reference
 
@@ -216,6 +219,26 @@ class Potential(nn.Module, ABC):
         super()._apply(fn, recurse)
         self.reference_energies = reference.to(self.reference_energies.device)
         return self
+
+
+class TotalEnergyPotential(Potential):
+    """A potential that gives the energy of a structure as a whole, not as a sum over its atoms.
+
+    It writes :meth:`structure_energies` instead of :meth:`~Potential.atomic_energies`; all else follows as for any
+    other. Its Hessians of large structures take 3N products each, because nobody knows which atoms interact.
+    """
+
+    @abstractmethod
+    def structure_energies(self, batch: Batch) -> Tensor:
+        """Dimensionless energy of each structure, ``(n_structures,)``: all that such a potential writes."""
+
+    def atomic_energies(self, batch: Batch) -> Tensor:
+        """Not defined: raises :class:`NotImplementedError`."""
+        raise NotImplementedError(f"{type(self).__name__} gives total energies only")
+
+    def total_energy(self, batch: Batch) -> Tensor:
+        """See :meth:`Potential.total_energy`."""
+        return self._referenced(batch, self.structure_energies(batch))
 
 
 def _is_recorded() -> bool:

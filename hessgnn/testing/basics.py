@@ -8,7 +8,7 @@ import torch
 from ase.data import chemical_symbols
 
 from hessgnn.errors import DataError
-from hessgnn.testing.subject import Subject, Violation, agree, require, vectors_for
+from hessgnn.testing.subject import Subject, Violation, agree, learned_energies, require, vectors_for
 
 _TENSORS = ("numbers", "positions", "batch", "n_atoms", "edge_index", "edge_shift")
 
@@ -35,8 +35,8 @@ def floating_type(subject: Subject) -> None:
     for dtype in (torch.float32, torch.float64):
         potential = subject.fresh(dtype)
         batch = subject.batch([subject.molecule("H2O"), subject.molecule("HCN")], dtype)
-        atomic = potential.atomic_energies(batch)
-        require(atomic.dtype == dtype, f"atomic_energies returns {atomic.dtype} for positions in {dtype}")
+        what, learned = learned_energies(potential, batch)
+        require(learned.dtype == dtype, f"{what} returns {learned.dtype} for positions in {dtype}")
         out = potential(batch, vectors=vectors_for(batch))
         require(out.energy.dtype == torch.float64, f"the energy is {out.energy.dtype}, it must be float64")
         for name in ("forces", "products"):
@@ -72,11 +72,9 @@ def small_structures(subject: Subject) -> None:
         batch = subject.batch(structures)
         n_atoms, n_structures = len(batch.numbers), len(structures)
         which = f"{n_structures} structure(s) of {' and '.join(str(len(s)) for s in structures)} atom(s)"
-        atomic = potential.atomic_energies(batch)
-        require(
-            atomic.shape == (n_atoms,),
-            f"atomic_energies of {which} has shape {tuple(atomic.shape)}, expected {(n_atoms,)}",
-        )
+        what, learned = learned_energies(potential, batch)
+        wanted = (n_atoms if what == "atomic_energies" else n_structures,)
+        require(learned.shape == wanted, f"{what} of {which} has shape {tuple(learned.shape)}, expected {wanted}")
         out = potential(batch, vectors=vectors_for(batch))
         shapes = {"energy": (n_structures,), "forces": (n_atoms, 3), "products": (2, n_atoms, 3)}
         for name, shape in shapes.items():

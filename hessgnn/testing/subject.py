@@ -13,7 +13,7 @@ from ase.build import molecule
 from torch import Tensor
 
 from hessgnn.data.batch import Batch
-from hessgnn.potentials.base import Potential
+from hessgnn.potentials.base import Potential, TotalEnergyPotential
 
 
 class Violation(AssertionError):
@@ -148,6 +148,13 @@ def require(condition: bool, what: str) -> None:
     """Raise :class:`Violation` that says ``what`` is wrong when a condition is false."""
     if not condition:
         raise Violation(what)
+
+
+def learned_energies(potential: Potential, batch: Batch) -> tuple[str, Tensor]:
+    """The method that a potential writes, by name, and what it gives: dimensionless energies of atoms or structures."""
+    if isinstance(potential, TotalEnergyPotential):
+        return "structure_energies", potential.structure_energies(batch)
+    return "atomic_energies", potential.atomic_energies(batch)
 
 
 def vectors_for(batch: Batch, number: int = 2) -> Tensor:
