@@ -29,11 +29,20 @@ from hessgnn.runtime.files import find_resource
 from hessgnn.runtime.machine import keep_freed_memory
 from hessgnn.runtime.terminal import Interrupted, ProgressLog, say
 from hessgnn.training import bar
-from hessgnn.training.build import build_potential
-from hessgnn.training.config import DataConfig, RunConfig
-from hessgnn.training.curvature_labels import describe, epoch_steps, require_labels, warn_of_unused
+from hessgnn.training.build import (
+    build_potential,
+    describe_run,
+    require_usable,
+    scale_to_data,
+    warn_of_sources,
+    with_elements,
+)
+from hessgnn.training.config import RunConfig
+from hessgnn.training.curvature_labels import epoch_steps
+from hessgnn.training.data_config import DataConfig
 from hessgnn.training.distributed import ranks_of_torchrun
 from hessgnn.training.run import Run, ValidationPoint
+from hessgnn.training.sources import open_sources
 from hessgnn.training.trainer import Observer, TrainingResult
 from hessgnn.training.trainer import train as run_training
 
@@ -191,25 +200,25 @@ def default_folder(config: RunConfig) -> Path:
 
 
 def _print_plan(console: Console, settings: RunConfig, folder: Path) -> None:
-    store = Store.open(settings.data.path)
-    settings = settings.with_resolved_potential(store.elements())
+    settings, sources = with_elements(settings, open_sources(settings))
     console.print(dump(settings), markup=False)
-    require_labels(settings, store)
-    train_size = len(store.indices(settings.data.train))
-    training = settings.training
-    per_epoch = f"{epoch_steps(settings, store)} steps an epoch"
+    require_usable(sources)
+    potential = build_potential(settings)
+    sources = scale_to_data(potential, settings, sources)
+    training, first = settings.training, sources[0]
+    per_epoch = f"{settings.order.step(0, epoch_steps(first.config, first.store))} steps an epoch"
     if training.max_atoms or training.max_edges:
         per_epoch = f"at least {per_epoch}"
     console.print(
-        f"{train_size} training structures, {per_epoch}, {training.steps} steps, "
-        f"{build_potential(settings).n_parameters()} parameters, into {folder}",
+        f"{len(first.train)} training structures, {per_epoch}, {training.steps} steps, "
+        f"{potential.n_parameters()} parameters, into {folder}",
         markup=False,
         highlight=False,
     )
-    for line in describe(settings, store):
+    for line in describe_run(settings, sources):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if not console.quiet:
-        warn_of_unused(settings, store)
+        warn_of_sources(sources)
 
 
 def _print_result(console: Console, result: TrainingResult, folder: Path) -> None:

@@ -6,7 +6,7 @@ import logging
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from hessgnn.data.checks import require_sound
 from hessgnn.data.loader import Loader
-from hessgnn.data.padding import Buckets
+from hessgnn.data.padding import AnyOf, Buckets
 from hessgnn.data.store.splits import is_for_tests
 from hessgnn.data.store.store import Store
 from hessgnn.data.structure import Structure
@@ -25,11 +25,20 @@ from hessgnn.potentials.saved import create_from
 from hessgnn.training.auto import AutoStep
 from hessgnn.training.average import Average
 from hessgnn.training.config import RunConfig
-from hessgnn.training.curvature_labels import composed, describe, repeated, require_labels, usable, warn_of_unused
+from hessgnn.training.curvature_labels import (
+    composed,
+    describe,
+    repeated,
+    require_labels,
+    require_validated,
+    usable,
+    warn_of_unused,
+)
 from hessgnn.training.distributed import Ranks
 from hessgnn.training.loss import Loss
 from hessgnn.training.optimizer import Schedule, Update, build_optimizers
 from hessgnn.training.recorded import RecordedStep
+from hessgnn.training.sources import Source, Stream, Streams, describe_sources, elements_of, open_sources, referenced
 from hessgnn.training.step import EagerStep, TrainingStep
 
 logger = logging.getLogger(__name__)
@@ -39,20 +48,34 @@ logger = logging.getLogger(__name__)
 class Setup:
     """The objects of a run, on their device.
 
-    ``config`` is resolved: the potential's settings are complete. ``loader`` and ``validation`` give batches of the
-    training and of the validation split. The potential has fresh weights and is scaled to the training split.
+    ``config`` is resolved: the potential's settings are complete. ``streams`` give batches of the training and of the
+    validation split of each store. The potential has fresh weights and is scaled to the training split.
     """
 
     config: RunConfig
     ranks: Ranks
     device: torch.device
-    store: Store
-    loader: Loader
-    validation: Loader
+    streams: Streams
     potential: Potential
     average: Average
     loss: Loss
     step: TrainingStep
+
+    @property
+    def store(self) -> Store:
+        """The store that the run is about."""
+        return self.streams.first.source.store
+
+    @property
+    def loader(self) -> Loader:
+        """Batches of its training split."""
+        return self.streams.first.loader
+
+    @property
+    def validation(self) -> Loader:
+        """Batches of its validation split."""
+        assert self.streams.first.validation is not None
+        return self.streams.first.validation
 
 
 def build(config: RunConfig, ranks: Ranks | None = None) -> Setup:
@@ -81,18 +104,11 @@ def build(config: RunConfig, ranks: Ranks | None = None) -> Setup:
     """
     ranks = ranks or Ranks.here()
     device = prepare_device(config, ranks)
-    store = Store.open(config.data.path)
-    train = store.indices(config.data.train)
-    config = config.with_resolved_potential(store.elements())
-    require_labels(config, store)
-    require_sound(store, np.concatenate([train, store.indices(config.data.validation)]))
+    sources = open_sources(config)
+    config, sources = with_elements(config, sources)
+    require_usable(sources)
     if ranks.first:
-        if logger.isEnabledFor(logging.INFO):
-            for line in describe(config, store):
-                logger.info(line)
-        _warn_of_tests(config)
-        warn_of_unused(config, store)
-        _warn_of_flat_validation(config, store)
+        warn_of_sources(sources)
 
     torch.manual_seed(config.training.seed)
     potential = build_potential(config)
@@ -101,23 +117,25 @@ def build(config: RunConfig, ranks: Ranks | None = None) -> Setup:
             f"the Hessian of {config.potential['name']!r} jumps ({potential.not_c2}), so training on it is noisy",
             stacklevel=2,
         )
-    loader, validation = build_loaders(config, store, potential, device, ranks)
-    scale_to_data(potential, config, store, ranks)
+    sources = scale_to_data(potential, config, sources, ranks)
+    if ranks.first and logger.isEnabledFor(logging.INFO):
+        for line in describe_run(config, sources):
+            logger.info(line)
+    streams = Streams(config.order, tuple(build_stream(source, potential, device, ranks) for source in sources))
     potential.to(device)
     average = Average(potential, config.training.averaging)
     loss = Loss(config.loss)
     step = TrainingStep(
         config,
         ranks,
-        loader,
+        streams,
         loss,
-        build_gradient(config, loss, potential, loader, ranks),
+        build_gradient(config, loss, potential, [stream.loader for stream in streams], ranks),
         build_update(config, potential),
         average,
         Schedule(config.training.schedule, config.training.steps),
-        store,
     )
-    return Setup(config, ranks, device, store, loader, validation, potential, average, loss, step)
+    return Setup(config, ranks, device, streams, potential, average, loss, step)
 
 
 def build_potential(config: RunConfig) -> Potential:
@@ -128,13 +146,48 @@ def build_potential(config: RunConfig) -> Potential:
     return create_from(config.potential, config.training.dtype)
 
 
-def build_loaders(
-    config: RunConfig, store: Store, potential: Potential, device: torch.device, ranks: Ranks | None = None
-) -> tuple[Loader, Loader]:
-    """Batches of the training split in random order, which ``ranks`` share, and of the validation split."""
-    settings, ranks = config.training, ranks or Ranks()
+def with_elements(config: RunConfig, sources: Sequence[Source]) -> tuple[RunConfig, tuple[Source, ...]]:
+    """Complete the potential's settings with the elements of all stores, where it names none."""
+    config = config.with_resolved_potential(elements_of(sources))
+    own = {"potential": config.potential}
+    return config, tuple(replace(source, config=source.config.model_copy(update=own)) for source in sources)
+
+
+def require_usable(sources: Sequence[Source]) -> None:
+    """Refuse data that are unsound or lack labels, before the first step; see :func:`build` for the errors."""
+    first, *others = sources
+    require_labels(first.config, first.store, [(source.config, source.store) for source in others])
+    for source in sources:
+        if source.weight and source is not first:
+            require_validated(source.config, source.store)
+        require_sound(source.store, source.used)
+
+
+def warn_of_sources(sources: Sequence[Source]) -> None:
+    """Warn of data that are used in a way that somebody may not want."""
+    having = [source for source in sources if source.store.n_directions[source.train].any()]
+    for source in sources:
+        _warn_of_tests(source)
+        others = any(other is not source for other in having)
+        warn_of_unused(source.config, source.store, others_have_directions=others)
+    _warn_of_flat_validation(sources[0].config, sources[0].store)
+
+
+def describe_run(config: RunConfig, sources: Sequence[Source]) -> list[str]:
+    """Say in a few lines what a run is trained on."""
+    lines = describe_sources(config, sources)
+    for source in sources:
+        about = f"{source.name}, " if len(sources) > 1 else ""
+        lines += [about + line for line in describe(source.config, source.store, validated=source.validated)]
+    return lines
+
+
+def build_stream(source: Source, potential: Potential, device: torch.device, ranks: Ranks | None = None) -> Stream:
+    """Batches of a store's training split in random order, which ``ranks`` share, and of its validation split."""
+    config, store, ranks = source.config, source.store, ranks or Ranks()
+    settings = config.training
     shared = (getattr(torch, settings.dtype), device, potential.triplet_cutoff)
-    train = store.indices(config.data.train)
+    train = source.train
     labelled = usable(store, config.loss.probes.kind)[train]
     loader = Loader(
         store,
@@ -149,6 +202,8 @@ def build_loaders(
         workers=settings.workers,
         share=(ranks.rank, ranks.number),
     )
+    if not source.validated:
+        return Stream(source, loader, None)
     validation = Loader(
         store,
         store.indices(config.data.validation),
@@ -157,30 +212,40 @@ def build_loaders(
         *shared,
         preparation=config.validation.preparation(),
     )
-    return loader, validation
+    return Stream(source, loader, validation)
 
 
-def scale_to_data(potential: Potential, config: RunConfig, store: Store, ranks: Ranks | None = None) -> None:
-    """Set reference energies and energy scale of a potential.
+def scale_to_data(
+    potential: Potential, config: RunConfig, sources: Sequence[Source], ranks: Ranks | None = None
+) -> tuple[Source, ...]:
+    """Set reference energies and energy scale of a potential, and shift energies to the level of theory of the first.
 
     Reference energies are fitted to the training split unless the configuration gives them. The scale is a setting,
     ``data.energy_scale``: a rule that reads it off the labels would give different kinds of labels different networks.
     Raises :class:`DataError` when an element of the split has no reference energy.
     """
-    train, ranks = store.indices(config.data.train), ranks or Ranks()
-    reference = config.data.reference_energies or fit_reference_energies(store, train, potential.elements)
-    known = store.composition(list(reference), train).sum(axis=1)
-    if (unknown := train[known < store.n_atoms[train]]).size:
-        composition_energy(store[int(unknown[0])], reference)  # says which element
+    ranks = ranks or Ranks()
+    given = config.data.reference_energies
+    reference, sources = referenced(sources, potential.elements, given, fit_reference_energies)
+    for source in sources:
+        store, train = source.store, source.train
+        known = store.composition(list(reference), train).sum(axis=1)
+        if (unknown := train[known < store.n_atoms[train]]).size:
+            composition_energy(store[int(unknown[0])], reference)  # says which element
     potential.set_scaling(reference, config.data.energy_scale)
     if ranks.number > 1:  # different machines may round the fit differently
         potential.load_state_dict(ranks.from_first(potential.state_dict))
+        shifts = ranks.from_first(lambda: [dict(source.shift) for source in sources])
+        sources = tuple(source.shifted(shift) for source, shift in zip(sources, shifts, strict=True))
+    return sources
 
 
-def build_gradient(config: RunConfig, loss: Loss, potential: Potential, loader: Loader, ranks: Ranks) -> EagerStep:
+def build_gradient(
+    config: RunConfig, loss: Loss, potential: Potential, loaders: Sequence[Loader], ranks: Ranks
+) -> EagerStep:
     """How loss and gradient are computed: ``training.step``.
 
-    The potential is on its device. Sizes of the loader's batches decide which shapes are recorded.
+    The potential is on its device. Sizes of the loaders' batches decide which shapes are recorded.
     """
     settings = config.training
     if settings.step == "eager":
@@ -194,7 +259,9 @@ def build_gradient(config: RunConfig, loss: Loss, potential: Potential, loader: 
     if settings.step == "auto" and (ranks.number > 1 or potential.scale.is_cuda):
         logger.info("step auto: eager, as on all CUDA devices and with several processes")
         return EagerStep(loss, potential)
-    buckets = build_buckets(potential, loader, math.ceil(loader.plan.typical / (settings.parts * ranks.number)))
+    pieces = settings.parts * ranks.number
+    ladders = [build_buckets(potential, loader, math.ceil(loader.plan.typical / pieces)) for loader in loaders]
+    buckets = ladders[0] if len(ladders) == 1 else AnyOf(ladders)
     if settings.step == "auto":
         return AutoStep(loss, potential, buckets, settings.steps)
     return RecordedStep(loss, potential, buckets, settings.step)
@@ -267,13 +334,14 @@ def find_device(name: str, *, where: str) -> torch.device:
     return device
 
 
-def _warn_of_tests(config: RunConfig) -> None:
-    for key, split in (("train", config.data.train), ("validation", config.data.validation)):
+def _warn_of_tests(source: Source) -> None:
+    data = source.config.data
+    for key, split in (("train", data.train), ("validation", data.validation if source.validated else "")):
         if is_for_tests(split):
             warnings.warn(
                 f"data.{key}: split {split!r} is for tests, so its errors, and those on other splits with the same "
                 "molecules, say nothing about new ones",
-                stacklevel=3,
+                stacklevel=4,
             )
 
 
@@ -297,7 +365,7 @@ def _warn_of_flat_validation(config: RunConfig, store: Store) -> None:
             f"split {split!r} holds stationary points only, where the flattest surface has the smallest force error: "
             "the best checkpoint may be an early one. Hint: validate on displaced frames (data.validation), or set "
             "validation.weights.forces=0",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

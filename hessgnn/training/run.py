@@ -5,7 +5,7 @@
     runs/my-run/
     ├── config.yaml     the resolved configuration: trains the same again
     ├── versions.json   of Python and the packages that decide numbers
-    ├── metrics.csv     one row for each validation
+    ├── metrics.csv     one row for each validation; metrics-NAME.csv of other stores that the run is on
     ├── last.pt         checkpoint to resume from: weights, optimiser, averages, counters
     ├── best.pt         averaged weights with the best validation score
     └── record.json     after `hessgnn evaluate`
@@ -18,9 +18,10 @@ import io
 import json
 import platform
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from hessgnn.errors import TrainingError
 from hessgnn.potentials.saved import BEST, CONFIG, require_run_folder
@@ -37,7 +38,7 @@ class ValidationPoint:
     """One validation: a row of ``metrics.csv``. Losses are means over the steps since the last one.
 
     Errors are root mean squares. Losses and errors are ``None`` where no structure has the label or the term had
-    weight 0 in the loss or the score.
+    weight 0 in the loss or the score. ``others`` are those on other stores that the run is also trained on, by name.
     """
 
     step: int
@@ -54,6 +55,19 @@ class ValidationPoint:
     forces_rmse: float | None
     hessian_rmse: float | None
     energy_molecule_rmse: float | None = None
+    others: dict[str, ValidationPoint] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, content: dict[str, Any]) -> ValidationPoint:
+        """Undo :meth:`content`."""
+        others = {name: cls(**other) for name, other in content.get("others", {}).items()}
+        return cls(**{**content, "others": others})
+
+    def content(self) -> dict[str, Any]:
+        """The numbers as plain values, without ``others`` where there are none."""
+        found = asdict(self)
+        others = {name: other.content() for name, other in self.others.items()}
+        return {key: value for key, value in found.items() if key != "others"} | ({"others": others} if others else {})
 
 
 @dataclass(frozen=True)
@@ -102,19 +116,30 @@ class Run:
         write_text(self.folder / "versions.json", json.dumps(versions(), indent=1) + "\n")
 
     def write_metrics(self, curve: list[ValidationPoint]) -> None:
-        """Write all validations so far, in order."""
-        text = io.StringIO()
-        writer = csv.DictWriter(text, [field.name for field in fields(ValidationPoint)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(point) for point in curve)
-        write_text(self.metrics, text.getvalue())
+        """Write all validations so far, in order, those on each store to a file of its own."""
+        _write_points(self.metrics, curve)
+        for name in curve[-1].others if curve else ():
+            _write_points(self.metrics_of(name), [point.others[name] for point in curve])
+
+    def metrics_of(self, name: str) -> Path:
+        """One row for each validation on another store that the run is trained on."""
+        return self.folder / f"metrics-{name}.csv"
 
     def curve(self) -> list[ValidationPoint]:
-        """Read all validations."""
+        """Read all validations, those on the first store."""
         if not self.metrics.is_file():
             return []
         with self.metrics.open(encoding="utf-8", newline="") as file:
             return [_point(row) for row in csv.DictReader(file)]
+
+
+def _write_points(path: Path, points: list[ValidationPoint]) -> None:
+    text = io.StringIO()
+    columns = [column.name for column in fields(ValidationPoint) if column.name != "others"]
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(point) for point in points)
+    write_text(path, text.getvalue())
 
 
 def versions() -> dict[str, str]:
