@@ -30,10 +30,10 @@ from hessgnn.runtime.machine import hardware
 from hessgnn.surface.base import Answer, Surface
 from hessgnn.surface.calculator import surface_from_import_path
 from hessgnn.surface.potential import PotentialSurface
-from hessgnn.training.build import composition_energy, fit_reference_energies
 from hessgnn.training.config import RunConfig
 from hessgnn.training.curvature_labels import epoch_steps
 from hessgnn.training.data_config import DataConfig
+from hessgnn.training.references import composition_energy, fit_reference_energies
 from hessgnn.training.regimes import Regime
 from hessgnn.training.run import Run, ValidationPoint, versions
 
@@ -198,7 +198,7 @@ def record_mean_predictor(
     folder = Path(folder)
     store = Store.open(data.path)
     train = store.indices(data.train)
-    reference = data.reference_energies or fit_reference_energies(store, train, store.elements())
+    reference = data.given_references or fit_reference_energies(store, train, store.elements())
     metrics, files = {}, {}
     for split in _splits(store, splits, (data.train, data.validation)):
         structures = [store[i] for i in sampled(store, split, sample)]

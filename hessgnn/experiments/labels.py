@@ -41,7 +41,7 @@ from hessgnn.experiments.products import ProductJob, n_directions
 from hessgnn.runtime.files import lock_file, write_text
 from hessgnn.surface.differences import GRADIENTS
 from hessgnn.surface.engines.base import Engine, make_engine
-from hessgnn.training.build import fit_reference_energies
+from hessgnn.training.references import fit_reference_energies
 from hessgnn.training.regimes import LabelSet, StudyRegime, label_set
 
 FREE = (IRC, "path", "optimization")
@@ -328,7 +328,7 @@ class TrainingSets:
         observer.
         """
         elements = self.store.elements()
-        reference = self._data.reference_energies or fit_reference_energies(
+        reference = self._data.given_references or fit_reference_energies(
             self.store, np.array(self._reference_part(fraction, draw)), elements
         )
         return {"potential.elements": elements, "data.reference_energies": reference}
@@ -343,7 +343,7 @@ class TrainingSets:
 
     def _reference_part(self, fraction: float, draw: int) -> list[int]:
         """The smallest part, from a fraction on, whose compositions determine the energy of each element."""
-        if self._data.reference_energies:
+        if self._data.given_references:
             return self.indices(fraction=fraction, draw=draw)
         if (fraction, draw) not in self._reference_parts:
             order = _ordered_units(self.store, self._data.train, (self.labels.seed, draw))

@@ -6,20 +6,18 @@ import logging
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from ase.data import chemical_symbols
-from numpy.typing import NDArray
 
 from hessgnn.data.checks import require_sound
 from hessgnn.data.loader import Loader
 from hessgnn.data.padding import AnyOf, Buckets
 from hessgnn.data.store.splits import is_for_tests
 from hessgnn.data.store.store import Store
-from hessgnn.data.structure import Structure
-from hessgnn.errors import ConfigError, DataError
+from hessgnn.errors import ConfigError
+from hessgnn.potentials.adapters.base import AdaptedPotential
 from hessgnn.potentials.base import Potential
 from hessgnn.potentials.saved import create_from
 from hessgnn.training.auto import AutoStep
@@ -38,7 +36,9 @@ from hessgnn.training.distributed import Ranks
 from hessgnn.training.loss import Loss
 from hessgnn.training.optimizer import Schedule, Update, build_optimizers
 from hessgnn.training.recorded import RecordedStep
-from hessgnn.training.sources import Source, Stream, Streams, describe_sources, elements_of, open_sources, referenced
+from hessgnn.training.references import scale_to_data
+from hessgnn.training.sources import Source, Stream, Streams, TrainedOn, describe_sources, elements_of, open_sources
+from hessgnn.training.start import Origin, Start, describe_trained, prepare, reference_energies_of, resolved
 from hessgnn.training.step import EagerStep, TrainingStep
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,8 @@ class Setup:
     """The objects of a run, on their device.
 
     ``config`` is resolved: the potential's settings are complete. ``streams`` give batches of the training and of the
-    validation split of each store. The potential has fresh weights and is scaled to the training split.
+    validation split of each store. The potential has fresh weights, or those that the run starts from, and is scaled to
+    the training split. ``origin`` says what it started from; ``None`` for fresh weights.
     """
 
     config: RunConfig
@@ -60,6 +61,7 @@ class Setup:
     average: Average
     loss: Loss
     step: TrainingStep
+    origin: Origin | None = None
 
     @property
     def store(self) -> Store:
@@ -78,7 +80,13 @@ class Setup:
         return self.streams.first.validation
 
 
-def build(config: RunConfig, ranks: Ranks | None = None) -> Setup:
+def build(
+    config: RunConfig,
+    ranks: Ranks | None = None,
+    *,
+    resumed: Origin | None = None,
+    begun: Sequence[TrainedOn] = (),
+) -> Setup:
     """Make everything that a run needs. Nothing is written.
 
     Parameters
@@ -87,6 +95,10 @@ def build(config: RunConfig, ranks: Ranks | None = None) -> Setup:
         The configuration.
     ranks
         Processes that share the run; those of torch's process group by default.
+    resumed
+        What the run started from when it was begun. Its weights are not read again: a checkpoint holds later ones.
+    begun
+        What the folder of a resumed run says of its stores; their energies are shifted as they were then.
 
     Returns
     -------
@@ -105,24 +117,36 @@ def build(config: RunConfig, ranks: Ranks | None = None) -> Setup:
     ranks = ranks or Ranks.here()
     device = prepare_device(config, ranks)
     sources = open_sources(config)
-    config, sources = with_elements(config, sources)
+    elements = elements_of(sources)
+    start = read_start(config, ranks) if resumed is None else None
+    config = resolved(config, elements, resumed if start is None else start.origin)
+    sources = tuple(source.with_potential(config.potential) for source in sources)
     require_usable(sources)
     if ranks.first:
         warn_of_sources(sources)
 
     torch.manual_seed(config.training.seed)
     potential = build_potential(config)
+    if isinstance(potential, AdaptedPotential):  # the file says what it loaded, not what it was asked for
+        settings = potential.config.model_dump(mode="json")
+        config = config.model_copy(update={"potential": {"name": config.potential["name"], **settings}})
+    origin = prepare(potential, config, start, elements)
     if potential.not_c2 is not None and config.loss.hessian and ranks.first:
         warnings.warn(
             f"the Hessian of {config.potential['name']!r} jumps ({potential.not_c2}), so training on it is noisy",
             stacklevel=2,
         )
-    sources = scale_to_data(potential, config, sources, ranks)
+    potential.to(device)
+    if resumed is None:
+        before = reference_energies_of(potential)
+        sources = scale_to_data(potential, config, sources, ranks)
+        origin = _shifted(origin, config, before, reference_energies_of(potential))
+    if begun:
+        sources = tuple(source.shifted(was.shift) for source, was in zip(sources, begun, strict=True))
     if ranks.first and logger.isEnabledFor(logging.INFO):
-        for line in describe_run(config, sources):
+        for line in (*describe_trained(potential, origin), *describe_run(config, sources)):
             logger.info(line)
     streams = Streams(config.order, tuple(build_stream(source, potential, device, ranks) for source in sources))
-    potential.to(device)
     average = Average(potential, config.training.averaging)
     loss = Loss(config.loss)
     step = TrainingStep(
@@ -135,7 +159,23 @@ def build(config: RunConfig, ranks: Ranks | None = None) -> Setup:
         average,
         Schedule(config.training.schedule, config.training.steps),
     )
-    return Setup(config, ranks, device, streams, potential, average, loss, step)
+    return Setup(config, ranks, device, streams, potential, average, loss, step, resumed or origin)
+
+
+def read_start(config: RunConfig, ranks: Ranks | None = None) -> Start | None:
+    """The weights that ``training.start`` names, if it does."""
+    name = config.training.start
+    return None if name is None else (ranks or Ranks()).from_first(lambda: Start.read(name))
+
+
+def _shifted(
+    origin: Origin | None, config: RunConfig, before: dict[int, float], after: dict[int, float]
+) -> Origin | None:
+    if origin is None:
+        return None
+    given = config.data.reference_energies
+    how = "fitted" if given is None else "kept" if given == "keep" else "given"
+    return origin.model_copy(update={"references": how, "shift": {z: after[z] - before[z] for z in after}})
 
 
 def build_potential(config: RunConfig) -> Potential:
@@ -144,13 +184,6 @@ def build_potential(config: RunConfig) -> Potential:
     It is on the CPU, in the training dtype, with fresh weights from torch's global generator.
     """
     return create_from(config.potential, config.training.dtype)
-
-
-def with_elements(config: RunConfig, sources: Sequence[Source]) -> tuple[RunConfig, tuple[Source, ...]]:
-    """Complete the potential's settings with the elements of all stores, where it names none."""
-    config = config.with_resolved_potential(elements_of(sources))
-    own = {"potential": config.potential}
-    return config, tuple(replace(source, config=source.config.model_copy(update=own)) for source in sources)
 
 
 def require_usable(sources: Sequence[Source]) -> None:
@@ -215,31 +248,6 @@ def build_stream(source: Source, potential: Potential, device: torch.device, ran
     return Stream(source, loader, validation)
 
 
-def scale_to_data(
-    potential: Potential, config: RunConfig, sources: Sequence[Source], ranks: Ranks | None = None
-) -> tuple[Source, ...]:
-    """Set reference energies and energy scale of a potential, and shift energies to the level of theory of the first.
-
-    Reference energies are fitted to the training split unless the configuration gives them. The scale is a setting,
-    ``data.energy_scale``: a rule that reads it off the labels would give different kinds of labels different networks.
-    Raises :class:`DataError` when an element of the split has no reference energy.
-    """
-    ranks = ranks or Ranks()
-    given = config.data.reference_energies
-    reference, sources = referenced(sources, potential.elements, given, fit_reference_energies)
-    for source in sources:
-        store, train = source.store, source.train
-        known = store.composition(list(reference), train).sum(axis=1)
-        if (unknown := train[known < store.n_atoms[train]]).size:
-            composition_energy(store[int(unknown[0])], reference)  # says which element
-    potential.set_scaling(reference, config.data.energy_scale)
-    if ranks.number > 1:  # different machines may round the fit differently
-        potential.load_state_dict(ranks.from_first(potential.state_dict))
-        shifts = ranks.from_first(lambda: [dict(source.shift) for source in sources])
-        sources = tuple(source.shifted(shift) for source, shift in zip(sources, shifts, strict=True))
-    return sources
-
-
 def build_gradient(
     config: RunConfig, loss: Loss, potential: Potential, loaders: Sequence[Loader], ranks: Ranks
 ) -> EagerStep:
@@ -256,6 +264,9 @@ def build_gradient(
             where="key 'training.step'",
             hint="use training.step=eager or compiled, or one process",
         )
+    if settings.step == "auto" and settings.lora is not None:
+        logger.info("step auto: eager, since low-rank updates cannot be handed to the process that compiles")
+        return EagerStep(loss, potential)
     if settings.step == "auto" and (ranks.number > 1 or potential.scale.is_cuda):
         logger.info("step auto: eager, as on all CUDA devices and with several processes")
         return EagerStep(loss, potential)
@@ -367,37 +378,3 @@ def _warn_of_flat_validation(config: RunConfig, store: Store) -> None:
             "validation.weights.forces=0",
             stacklevel=4,
         )
-
-
-def fit_reference_energies(store: Store, indices: NDArray[np.int64], elements: Sequence[int]) -> dict[int, float]:
-    """Energy of each element in eV, by least squares on the compositions of those structures that have an energy.
-
-    Raises
-    ------
-    DataError
-        When the compositions do not determine every element's energy.
-    """
-    labelled = indices[store.has_energy[indices]]
-    counts = store.composition(elements, labelled).astype(np.float64)
-    rank = int(np.linalg.matrix_rank(counts)) if len(labelled) else 0
-    if rank < len(elements):
-        wanted = ", ".join(chemical_symbols[z] for z in elements)
-        raise DataError(
-            f"the compositions of the {len(labelled)} training structures with an energy determine only {rank} of the "
-            f"{len(elements)} reference energies ({wanted})",
-            hint="give data.reference_energies, or add structures of other compositions",
-        )
-    solution = np.linalg.lstsq(counts, store.energies[labelled], rcond=None)[0]
-    return {int(z): float(energy) for z, energy in zip(elements, solution, strict=True)}
-
-
-def composition_energy(structure: Structure, reference: dict[int, float]) -> float:
-    """Energy of a structure as the sum of its elements' reference energies, eV."""
-    unknown = sorted({int(z) for z in structure.numbers} - reference.keys())
-    if unknown:
-        raise DataError(
-            f"no reference energy for {', '.join(chemical_symbols[z] for z in unknown)}",
-            where=structure.name,
-            hint="add the element to potential.elements and data.reference_energies, or leave both out",
-        )
-    return sum(reference[int(z)] for z in structure.numbers)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from pydantic import (
-    Discriminator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -16,7 +15,6 @@ from pydantic import (
     PositiveInt,
     SerializationInfo,
     SerializerFunctionWrapHandler,
-    Tag,
     field_validator,
     model_serializer,
     model_validator,
@@ -26,11 +24,13 @@ from hessgnn.curvature.probes import PROBES
 from hessgnn.data.labels import Preparation
 from hessgnn.data.plan import Interleaved
 from hessgnn.errors import ConfigError, did_you_mean
+from hessgnn.potentials.adapters.base import AdaptedPotential
 from hessgnn.potentials.base import Potential, PotentialConfig, resolve
 from hessgnn.runtime.config import Seed, Settings, parse
 from hessgnn.training.average import AverageConfig
-from hessgnn.training.data_config import ALL_LABELS, DataConfig, joined
-from hessgnn.training.optimizer import OptimizerConfig, ParameterGroupConfig, ScheduleConfig
+from hessgnn.training.data_config import ALL_LABELS, CompositionConfig, DataConfig, joined
+from hessgnn.training.lora import LoraConfig, Patterns
+from hessgnn.training.optimizer import OptimizerConfig, Optimizers, ParameterGroupConfig, ScheduleConfig
 from hessgnn.training.regimes import LossRegime, regime_of
 
 
@@ -207,28 +207,25 @@ class ValidationConfig(Settings):
         return PROBES[self.probes]().preparation(self.n_probes)
 
 
-class CompositionConfig(Settings):
-    """How many structures of two kinds each batch holds. Each kind is shuffled and starts over for itself."""
-
-    curvature: PositiveInt = Field(description="with a Hessian or product that loss.probes.kind can use")
-    other: PositiveInt = Field(description="without one")
-
-
 _WEIGHT_DECAY, _EMA = 1e-6, 0.99
-
-Optimizers = Annotated[
-    Annotated[OptimizerConfig, Tag("[one]")]
-    | Annotated[tuple[ParameterGroupConfig, ...], Field(min_length=1), Tag("[groups]")],
-    Discriminator(lambda value: "[groups]" if isinstance(value, list | tuple) else "[one]"),
-]
-"""One optimiser, or a list of parameter groups."""
 
 
 class TrainingConfig(Settings):
     """The optimisation."""
 
-    steps: PositiveInt = Field(
-        default=2000, description="most steps; a run ends before when its validation is flat, see schedule.kind plateau"
+    steps: NonNegativeInt = Field(
+        default=2000,
+        description="most steps; a run ends before when its validation is flat, see schedule.kind plateau. With 0 "
+        "nothing is trained: reference energies are fitted, and the potential is validated and saved",
+    )
+    start: str | None = Field(
+        default=None, description="weights to begin with: a run folder, or a checkpoint file; fresh weights if absent"
+    )
+    freeze: Patterns = Field(
+        default=(), description="parameters that are not trained, shell patterns such as 'model.*'"
+    )
+    lora: LoraConfig | None = Field(
+        default=None, description="train low-rank updates of matrices, and nothing else: rank, alpha, match, also_train"
     )
     batch_size: PositiveInt = Field(default=16, description="most structures in a batch")
     max_atoms: PositiveInt | None = Field(default=None, description="most atoms in a batch; no limit if absent")
@@ -305,6 +302,12 @@ class TrainingConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def _frozen_once(self) -> TrainingConfig:
+        if self.lora is not None and self.freeze:
+            raise ValueError("lora freezes all other parameters: leave freeze out, or choose matrices by lora.match")
+        return self
+
+    @model_validator(mode="after")
     def _ends_below_its_rate(self) -> TrainingConfig:
         schedule = self.schedule
         if schedule.kind == "plateau" and schedule.stop_below is not None and schedule.stop_below >= schedule.lr:
@@ -320,7 +323,7 @@ class TrainingConfig(Settings):
             return self
         if self.ema not in (None, _EMA):
             raise ValueError("average and ema exclude each other: leave ema out")
-        if self.average.kind == "swa" and (self.average.start or 0) + self.average.every > self.steps:
+        if self.average.kind == "swa" and 0 < self.steps < (self.average.start or 0) + self.average.every:
             raise ValueError("average.start + average.every must not be larger than steps: nothing would be averaged")
         return self
 
@@ -335,8 +338,9 @@ class TrainingConfig(Settings):
                 content.pop("composition", None)
             if self.optimizer == OptimizerConfig():
                 del content["optimizer"]
-            if self.average is None:
-                del content["average"]
+            for key in ("average", "start", "freeze", "lora"):
+                if not getattr(self, key):
+                    content.pop(key, None)
         return content
 
     @property
@@ -378,6 +382,8 @@ class RunConfig(Settings):
     def _hessians_are_seen(self) -> RunConfig:
         """Refuse a run whose regime is E-F-H in name only."""
         steps = self.training.steps
+        if not steps:  # nothing is trained, and nobody says that it was
+            return self
         if self.loss.hessian and not any(self._probed_last(number) for number in range(len(self.order))):
             late = not self.loss.ramped(steps - 1)
             raise ConfigError(
@@ -430,8 +436,9 @@ class RunConfig(Settings):
         return self.model_copy(update={"training": self.training.model_copy(update={"steps": steps})})
 
     def with_resolved_potential(self, elements: list[int]) -> RunConfig:
-        """Fill in the architecture's defaults, and the elements of the data where none are given."""
-        settings = {"elements": elements, **self.potential}
+        """Fill in the architecture's defaults, and the data's elements; an adapted potential keeps its own."""
+        adapted = issubclass(self.potential_class(), AdaptedPotential)
+        settings = dict(self.potential) if adapted else {"elements": elements, **self.potential}
         name = settings.pop("name")
         config = parse(self.potential_class().Config, settings, where=f"potential {name!r}")
         return self.model_copy(update={"potential": {"name": name, **config.model_dump(mode="json")}})

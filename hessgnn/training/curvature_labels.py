@@ -126,6 +126,8 @@ def require_labels(config: RunConfig, store: Store, others: Sequence[tuple[RunCo
         When the function of the Hessian's errors does not suit the stored directions.
     """
     require_validated(config, store)
+    if not config.training.steps:
+        return
     all_of_them = [(config, store), *others]
     split, kind = config.data.train, config.loss.probes.kind
     none = f"no structure of split {split!r}" if not others else "no training structure of the stores"

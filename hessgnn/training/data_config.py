@@ -1,4 +1,4 @@
-"""Settings of the data of a run: the store that it is about, and others that it is also trained on."""
+"""Settings of the data of a run: the store that it is about, others that it is also trained on, mixed batches."""
 
 from __future__ import annotations
 
@@ -79,8 +79,9 @@ class DataConfig(_Used):
 
     path: str = Field(default="rtp-mini", description="an HDF5 store, or the name of a bundled one")
     validation: str = Field(default="validation", description="split that the best checkpoint is chosen by")
-    reference_energies: dict[int, float] | None = Field(
-        default=None, description="eV for each atomic number; fitted to the training split by least squares if absent"
+    reference_energies: dict[int, float] | Literal["keep"] | None = Field(
+        default=None,
+        description="eV for each atomic number; fitted to the training split if absent; keep: those of training.start",
     )
     energy_scale: PositiveFloat = Field(
         default=1.0,
@@ -109,6 +110,11 @@ class DataConfig(_Used):
         return content
 
     @property
+    def given_references(self) -> dict[int, float] | None:
+        """Reference energies that are in the configuration itself."""
+        return self.reference_energies if isinstance(self.reference_energies, dict) else None
+
+    @property
     def names(self) -> tuple[str, ...]:
         """A name for each store, the first included: its file's, with a number where two are alike."""
         names: list[str] = []
@@ -118,6 +124,13 @@ class DataConfig(_Used):
                 number += 1
             names.append(name)
         return tuple(names)
+
+
+class CompositionConfig(Settings):
+    """How many structures of two kinds each batch holds. Each kind is shuffled and starts over for itself."""
+
+    curvature: PositiveInt = Field(description="with a Hessian or product that loss.probes.kind can use")
+    other: PositiveInt = Field(description="without one")
 
 
 def joined(data: Any) -> Any:

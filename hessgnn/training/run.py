@@ -4,6 +4,8 @@
 
     runs/my-run/
     ├── config.yaml     the resolved configuration: trains the same again
+    ├── start.json      what weights it started from, if any
+    ├── sources.json    what it is trained on, if on several stores
     ├── versions.json   of Python and the packages that decide numbers
     ├── metrics.csv     one row for each validation; metrics-NAME.csv of other stores that the run is on
     ├── last.pt         checkpoint to resume from: weights, optimiser, averages, counters
@@ -17,6 +19,7 @@ import csv
 import io
 import json
 import platform
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
@@ -25,10 +28,16 @@ from typing import Any
 
 from hessgnn.errors import TrainingError
 from hessgnn.potentials.saved import BEST, CONFIG, require_run_folder
+from hessgnn.runtime.config import Settings, read_json
 from hessgnn.runtime.config import load as load_config
 from hessgnn.runtime.config import save as save_config
 from hessgnn.runtime.files import write_text
 from hessgnn.training.config import RunConfig
+from hessgnn.training.sources import TrainedOn
+from hessgnn.training.start import Origin
+
+SOURCES = "sources.json"
+"""File of a run folder that says on which stores the run is trained."""
 
 _PACKAGES = ("hessgnn", "torch", "torch-geometric", "e3nn", "torchani", "numpy", "h5py", "ase", "optuna")
 
@@ -68,6 +77,12 @@ class ValidationPoint:
         found = asdict(self)
         others = {name: other.content() for name, other in self.others.items()}
         return {key: value for key, value in found.items() if key != "others"} | ({"others": others} if others else {})
+
+
+class TrainedOnAll(Settings):
+    """The content of ``sources.json``."""
+
+    sources: tuple[TrainedOn, ...]
 
 
 @dataclass(frozen=True)
@@ -110,8 +125,22 @@ class Run:
         if self.config_path.exists():
             raise TrainingError("holds a run already", where=self.folder, hint="resume it, or name another folder")
 
-    def begin(self, config: RunConfig) -> None:
-        """Write what is known before the first step: the resolved configuration, and versions."""
+    def origin(self) -> Origin | None:
+        """What the run started from; ``None`` for fresh weights."""
+        return Origin.load(self.folder)
+
+    def sources(self) -> tuple[TrainedOn, ...]:
+        """The stores that the run is trained on, where there are several; else nothing."""
+        path = self.folder / SOURCES
+        return read_json(TrainedOnAll, path, hint="begin another run").sources if path.is_file() else ()
+
+    def begin(self, config: RunConfig, origin: Origin | None = None, sources: Sequence[TrainedOn] = ()) -> None:
+        """Write what is known before the first step: start and stores, the resolved configuration, and versions."""
+        if origin is not None:
+            origin.save(self.folder)
+        if len(sources) > 1:
+            content = TrainedOnAll(sources=tuple(sources))
+            write_text(self.folder / SOURCES, content.model_dump_json(indent=1) + "\n")
         save_config(config, self.config_path)
         write_text(self.folder / "versions.json", json.dumps(versions(), indent=1) + "\n")
 

@@ -11,26 +11,23 @@ forces need no shift, and are not touched: how far two levels disagree on them i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
+from pydantic import Field, NonNegativeInt
 
 from hessgnn.data.loader import Loader
 from hessgnn.data.plan import Interleaved
 from hessgnn.data.store.store import Store
-from hessgnn.errors import DataError, TrainingError
+from hessgnn.errors import TrainingError
+from hessgnn.runtime.config import Settings
 from hessgnn.training.config import LossConfig, RunConfig
 from hessgnn.training.curvature_labels import epoch_steps, usable
 from hessgnn.training.data_config import ALL_LABELS, DataConfig, LabelName
-
-Energies = dict[int, float]
-"""Atomic number -> eV."""
-Fit = Callable[[Store, NDArray[np.int64], Sequence[int]], Energies]
-"""Reference energies of some elements from the energies of some structures of a store."""
 
 
 @dataclass(frozen=True)
@@ -94,27 +91,47 @@ class Source:
         there = {"energy": store.has_energy, "forces": store.has_forces, "curvature": store.has_curvature}
         return {name: int(there[name][train].sum()) for name in ALL_LABELS}
 
+    def with_potential(self, potential: dict[str, Any]) -> Source:
+        """The same of a run whose potential has these settings."""
+        return replace(self, config=self.config.model_copy(update={"potential": potential}))
+
     def shifted(self, shift: Mapping[int, float]) -> Source:
         """The same with its energies shifted by so much for each atom, eV; nothing changes where ``shift`` is empty."""
         if not shift:
             return self
         return replace(self, store=self.store.limited(self.labels, shift), shift=dict(shift))
 
-    def described(self, steps: int) -> dict[str, Any]:
-        """What a record says of it, after so many steps on it."""
+    def trained_on(self) -> TrainedOn:
+        """What run folders and records say of it."""
         attributes = self.store.attributes
-        return {
-            "name": self.name,
-            "split": self.config.data.train,
-            "structures": len(self.train),
-            "labels": dict(self.labelled()),
-            "steps": steps,
-            "share": self.share,
-            "level_of_theory": attributes.level_of_theory,
-            "content_hash": attributes.content_hash,
-            "split_hash": attributes.split_hash,
-            "shift": {chemical_symbols[z]: energy for z, energy in self.shift.items()},
-        }
+        return TrainedOn(
+            name=self.name,
+            split=self.config.data.train,
+            structures=len(self.train),
+            labels=self.labelled(),
+            share=self.share,
+            level_of_theory=attributes.level_of_theory,
+            content_hash=attributes.content_hash,
+            split_hash=attributes.split_hash,
+            shift=dict(self.shift),
+        )
+
+
+class TrainedOn(Settings):
+    """One of several stores that a potential was trained on."""
+
+    name: str
+    split: str
+    structures: NonNegativeInt = Field(description="of that split")
+    labels: dict[LabelName, NonNegativeInt] = Field(description="structures with each label that was used")
+    share: float = Field(description="of the steps")
+    steps: NonNegativeInt | None = Field(default=None, description="steps on it; null before the run has ended")
+    level_of_theory: str
+    content_hash: str
+    split_hash: str
+    shift: dict[int, float] = Field(
+        default_factory=dict, description="atomic number -> eV added to energies for each atom, to the first's level"
+    )
 
 
 @dataclass(frozen=True)
@@ -181,7 +198,9 @@ def open_sources(config: RunConfig) -> tuple[Source, ...]:
             more = config.data.also[number - 1]
             own, validated = more.reference_energies, more.validation is not None
             source = replace(source, weight=more.weight, validated=validated, own=own)
-        if config.data.also:
+        if number and not labelled["energy"]:  # nor is it validated on energies, whose level may be another
+            source = replace(source, store=store.limited([name for name in source.labels if name != "energy"]))
+        if config.data.also and config.training.steps:
             if not (labelled["energy"] or labelled["forces"]):  # the other steps on it would train nothing
                 source = replace(source, config=view.model_copy(update={"loss": _probed_always(view.loss)}))
             _require_use(source)
@@ -220,86 +239,6 @@ def _require_use(source: Source) -> None:
 def elements_of(sources: Sequence[Source]) -> list[int]:
     """Atomic numbers that occur in any of the stores, sorted."""
     return sorted({z for source in sources for z in source.store.elements()})
-
-
-def referenced(
-    sources: Sequence[Source], elements: Sequence[int], given: Mapping[int, float] | None, fit: Fit
-) -> tuple[Energies, tuple[Source, ...]]:
-    """Reference energies of the model, and the sources with energies at the level of theory of the first.
-
-    Parameters
-    ----------
-    sources
-        As they were opened.
-    elements
-        Atomic numbers that need an energy.
-    given
-        The model's reference energies; fitted to the training split of the first store if absent.
-    fit
-        How reference energies are fitted.
-
-    Returns
-    -------
-    reference
-        Elements that the first store lacks have the energies of the store that holds them.
-    sources
-        A store at another level is shifted by the difference of the two levels: of ``reference`` and its own reference
-        energies where these are given, else of two fits, to the first store and to it, so that both are made alike.
-
-    Raises
-    ------
-    DataError
-        When reference energies cannot be found.
-    """
-    first, *others = sources
-    # The first store may hold curvature only; energies at its level are then another's.
-    having = [source for source in sources if source.level == first.level and source.labelled()["energy"]]
-    standing = having[0] if having else first
-    elsewhere = set(elements_of(sources)) - set(standing.store.elements())
-    at_first: list[Energies] = []
-
-    def fit_first() -> Energies:
-        if not at_first:
-            wanted = [z for z in elements if z not in elsewhere]
-            at_first.append(fit(standing.store, standing.train, wanted))
-        return at_first[0]
-
-    reference = dict(given or fit_first())
-    of_level: dict[str, Energies] = {}
-    found = [first]
-    for source in others:
-        if not source.labelled()["energy"]:  # nor is it validated on energies, whose level may be another
-            kept = [name for name in source.labels if name != "energy"]
-            found.append(replace(source, store=source.store.limited(kept)))
-            continue
-        needed = source.store.elements(source.used)
-        if source.level == first.level and source.own is None:
-            reference = _completed(source, needed, reference, fit)
-            found.append(source)
-            continue
-        own = source.own
-        if own is None:
-            own = of_level[source.level] = _completed(source, needed, of_level.get(source.level, {}), fit)
-        elif missing := [chemical_symbols[z] for z in needed if z not in own]:
-            what = f"reference_energies of this store lack {', '.join(missing)}"
-            raise DataError(what, where=source.store.path, hint="give one for each element, or none")
-        standard = reference if given is None or source.own is not None else fit_first()
-        shift = {z: standard.get(z, own[z]) - own[z] for z in needed}
-        reference |= {z: own[z] for z in needed if z not in reference}
-        found.append(source.shifted(shift))
-    return reference, tuple(found)
-
-
-def _completed(source: Source, elements: Sequence[int], known: Mapping[int, float], fit: Fit) -> Energies:
-    """Reference energies with those of elements that are not known, fitted to what the known ones leave."""
-    if not (missing := [z for z in elements if z not in known]):
-        return dict(known)
-    left = source.store.limited(["energy"], {z: -energy for z, energy in known.items()})
-    try:
-        return {**known, **fit(left, source.train, missing)}
-    except DataError as error:
-        hint = "give reference_energies of this store, or leave energy out of its labels"
-        raise DataError(error.what, where=source.store.path, hint=hint) from error
 
 
 def describe_sources(config: RunConfig, sources: Sequence[Source]) -> list[str]:

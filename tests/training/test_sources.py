@@ -162,6 +162,24 @@ def test_training_on_both_levels_is_training_on_one_surface(make_config: MakeCon
     assert errors["old unshifted"][-2] > 10 * errors["one"][-2]
 
 
+def test_what_a_start_leaves_of_two_levels_differs_by_the_shift(make_config: MakeConfig, tmp_path: Path) -> None:
+    """The fits are to what the weights leave of the energies; a resumed run needs neither fits nor the start."""
+    train(make_config(training={"steps": 4}), tmp_path / "begin")
+    write_store(tmp_path / "same.h5", [old(name, "train") for name in TRAIN], level_of_theory="old springs")
+    also = [{"path": str(tmp_path / "same.h5"), "validation": None}]
+    for given in (None, "keep"):
+        training = {"start": str(tmp_path / "begin"), "steps": 8}
+        config = make_config(data={"also": also, "reference_energies": given}, training=training)
+        source = build(config).streams.streams[1].source
+        assert source.shift == pytest.approx({z: -SHIFT[z] for z in SHIFT}, abs=1e-5)  # a float32 potential
+    train(config, tmp_path / "whole")
+    train_until_killed(config, tmp_path / "parts", 6)
+    (tmp_path / "begin").rename(tmp_path / "elsewhere")
+    train(config, tmp_path / "parts", resume=True)
+    assert rows(tmp_path / "whole" / "metrics.csv") == rows(tmp_path / "parts" / "metrics.csv")
+    assert Run(tmp_path / "whole").sources() == Run(tmp_path / "parts").sources()
+
+
 def test_the_same_level_has_the_same_reference_energies(make_config: MakeConfig, tmp_path: Path) -> None:
     """Written in another way, it is the same; an element that the first store lacks comes from the other."""
     structures = [spring_structure(name, "train") for name in ("H2O", "CH3Cl", "HCl")]
@@ -263,7 +281,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one(make_two: MakeConfig, tmp_pat
         assert rows(tmp_path / "whole" / name) == rows(tmp_path / "parts" / name)
     one, two = (load_checkpoint(tmp_path / name / "last.pt") for name in ("whole", "parts"))
     assert all(torch.equal(one["potential"][key], two["potential"][key]) for key in one["potential"])
-    assert one["sources"] == two["sources"]
+    first, second = (Run(tmp_path / name).sources() for name in ("whole", "parts"))
+    assert first == second
+    assert [source.share for source in first] == [0.25, 0.75]
 
 
 def test_other_data_in_any_store_are_noticed(make_two: MakeConfig, other: Path, tmp_path: Path) -> None:
