@@ -30,6 +30,11 @@ from hessgnn.training.curvature_labels import epoch_steps, usable
 from hessgnn.training.data_config import ALL_LABELS, DataConfig, LabelName
 
 
+def level_of(store: Store) -> str:
+    """Level of theory of a store, in a form that can be compared."""
+    return "".join(store.attributes.level_of_theory.split()).casefold()
+
+
 @dataclass(frozen=True)
 class Source:
     """One of the stores of a run.
@@ -78,7 +83,7 @@ class Source:
     @property
     def level(self) -> str:
         """Level of theory, in a form that can be compared."""
-        return "".join(self.store.attributes.level_of_theory.split()).casefold()
+        return level_of(self.store)
 
     @property
     def labels(self) -> Sequence[LabelName]:

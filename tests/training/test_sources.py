@@ -20,6 +20,8 @@ from hessgnn.data.plan import Interleaved
 from hessgnn.data.store.store import Store, write_store
 from hessgnn.data.structure import Structure
 from hessgnn.errors import ConfigError, DataError, TrainingError, UserError
+from hessgnn.evaluation.evaluate import evaluate
+from hessgnn.evaluation.record import read_record
 from hessgnn.potentials.saved import load_checkpoint
 from hessgnn.runtime.config import load, parse
 from hessgnn.training.build import build, build_buckets, describe_run
@@ -317,6 +319,19 @@ def test_a_run_says_what_it_is_trained_on(make_two: MakeConfig) -> None:
         "store old: 9 steps, 4.5 epochs, batches of 3; 6 structures (6 energy, 6 forces); old springs"
     )
     assert "energies shifted by (eV an atom) H " in second
+
+
+def test_the_record_says_what_came_from_where(make_two: MakeConfig, tmp_path: Path) -> None:
+    train(make_two({"replay": 3, "labels": ["energy", "forces"]}), tmp_path / "run")
+    record = evaluate(tmp_path / "run", splits=["test"])
+    first, second = read_record(tmp_path / "run" / "record.json").sources
+    assert record.sources == (first, second)
+    assert (first.name, first.steps, first.shift) == ("springs", 3, {})
+    assert (second.name, second.steps, second.share) == ("old", 9, 0.75)
+    assert second.labels == {"energy": 6, "forces": 6, "curvature": 0}
+    assert second.level_of_theory == "old springs"
+    assert second.content_hash != record.data.content_hash == first.content_hash
+    assert second.shift.keys() == {1, 6, 7, 8}
 
 
 def test_labels_that_no_structure_has_are_refused(make_two: MakeConfig, make_config: MakeConfig, other: Path) -> None:
