@@ -102,9 +102,7 @@ class Start(Settings):
     sha256: str | None = Field(default=None, description="of the file of weights")
     entry: str | None = Field(default=None, description="what the leaderboard calls that run; null if it was none")
     seed: int | None = Field(default=None, description="of that run")
-    regime: Regime | None = Field(
-        default=None, description="labels it was trained on, or published; null: unknown"
-    )
+    regime: Regime | None = Field(default=None, description="labels it was trained on, or published; null: unknown")
     level_of_theory: str | None = Field(default=None, description="of those labels, if known")
     reference_shift: dict[str, float] = Field(
         default_factory=dict, description="element -> eV that its reference energy moved by when the run began"

@@ -338,8 +338,9 @@ def _may_be_ranked(run: RunFiles) -> bool:
 def regime_ranks(rows: Sequence[Row], rank: Callable[[Iterable[Row]], list[Row]]) -> list[RegimeRanks]:
     """Rank architectures among themselves, once for each kind of labels.
 
-    Only entries that started from nothing and were trained for equal steps count; of several of an architecture and regime, the best one. The list is empty
-    unless two architectures share two regimes, since nothing could change then. ``rank`` ranks rows.
+    Only entries that started from nothing and were trained for equal steps count; of several of an architecture and
+    regime, the best one. The list is empty unless two architectures share two regimes, since nothing could change then.
+    ``rank`` ranks rows.
     """
     found: dict[Regime, dict[str, Row]] = {}
     rows = [row for row in rows if row.origin == "trained here"]

@@ -151,10 +151,8 @@ def html_text(data: PageData, sections: Iterable[Section]) -> str:
     )
 
 
-OTHERS: Mapping[OriginKind, str] = {
-    "fine-tuned": "fine-tuned from published or earlier weights",
-    "published": "as published",
-}
+OTHERS: Mapping[OriginKind, str] = {"fine-tuned": "fine-tuned", "published": "as published"}
+"""What the summary says of entries that were not trained from nothing."""
 
 
 def summary(board: Leaderboard) -> str:

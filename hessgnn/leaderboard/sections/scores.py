@@ -100,9 +100,9 @@ def score_tables(board: Leaderboard) -> list[ScoreTable]:
     """Return the overview, then a table for each task that any entry was evaluated by."""
     overview = columns(board)
     caption = (
-        "One line per entry, best first; entries that were trained from nothing, fine-tuned and published ones apart. "
-        "Errors are mean ± standard deviation over seeds; lower is better, and the "
-        "best of a column and origin is bold, unless fewer than five structures are behind it. A dash is a missing number. "
+        "One line per entry, best first; those trained from nothing, fine-tuned and published are apart. Errors are "
+        "mean ± standard deviation over seeds; lower is better, and the best of a column is bold, of each origin, "
+        "unless fewer than five structures are behind it. A dash is a missing number. "
         f"Overall: geometric mean of the parts, {weights_text(board)}; of the Hessian alone see its part. Entries "
         "share a rank unless one is shown to be worse than the best of it, see the definitions."
     )
