@@ -98,9 +98,11 @@ def build(config: RunConfig, ranks: Ranks | None = None, *, resumed: Origin | No
         if logger.isEnabledFor(logging.INFO):
             for line in describe(config, store):
                 logger.info(line)
-        _warn_of_tests(config)
+        if config.training.steps:  # otherwise nothing is chosen by the validation
+            _warn_of_tests(config)
         warn_of_unused(config, store)
-        _warn_of_flat_validation(config, store)
+        if config.training.steps:
+            _warn_of_flat_validation(config, store)
 
     torch.manual_seed(config.training.seed)
     potential = build_potential(config)

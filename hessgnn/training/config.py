@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -429,6 +430,9 @@ class RunConfig(Settings):
             return self.name
         architecture = self.potential["name"]
         adapted = issubclass(self.potential_class(), AdaptedPotential)
+        if adapted and (weights := self.potential.get("weights")) is not None:
+            usual = self.potential_class().Config.model_fields["weights"].default
+            architecture += "" if weights == usual else f" {Path(str(weights)).stem}"
         if not self.training.steps:
             return f"{architecture} {'published' if adapted and self.training.start is None else 'as started'}"
         started = adapted or self.training.start is not None
