@@ -187,5 +187,6 @@ def _fingerprint_of(potential: Potential) -> str:
     found = hashlib.sha256(f"{type(potential).__qualname__} {potential.config.model_dump_json()}".encode())
     for name, tensor in potential.state_dict().items():
         found.update(name.encode())
-        found.update(tensor.detach().cpu().double().numpy().tobytes())
+        if isinstance(tensor, torch.Tensor):  # modules of other packages may keep other things there
+            found.update(tensor.detach().cpu().double().numpy().tobytes())
     return found.hexdigest()

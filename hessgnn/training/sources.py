@@ -25,9 +25,10 @@ from hessgnn.data.plan import Interleaved
 from hessgnn.data.store.store import Store
 from hessgnn.errors import TrainingError
 from hessgnn.runtime.config import Settings
-from hessgnn.training.config import LossConfig, RunConfig
+from hessgnn.training.config import RunConfig
 from hessgnn.training.curvature_labels import epoch_steps, usable
 from hessgnn.training.data_config import ALL_LABELS, DataConfig, LabelName
+from hessgnn.training.loss_config import LossConfig
 
 
 def level_of(store: Store) -> str:
