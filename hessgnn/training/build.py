@@ -144,7 +144,8 @@ def build(
     if begun:
         sources = tuple(source.shifted(was.shift) for source, was in zip(sources, begun, strict=True))
     if ranks.first and logger.isEnabledFor(logging.INFO):
-        for line in (*describe_trained(potential, origin), *describe_run(config, sources)):
+        about = () if resumed or origin is None else (origin.described(), origin.shifts())
+        for line in (*about, *describe_trained(potential), *describe_run(config, sources)):
             logger.info(line)
     streams = Streams(config.order, tuple(build_stream(source, potential, device, ranks) for source in sources))
     average = Average(potential, config.training.averaging)
