@@ -23,8 +23,8 @@ from hessgnn.leaderboard.tables import (
 NOTE = (
     "Before: the start, evaluated with the weights that it had; only the energy of each element was fitted to these "
     "data. After: each entry that was trained from these weights, and in brackets after over before with its 95 % "
-    "interval over families and trainings (see Ratio in the definitions). Below 1 the error fell. The start was trained "
-    "on other data: a ratio says what fine-tuning changed for these data, not that one model is better than the other. "
+    "interval over families and trainings (see Ratio in the definitions). Below 1 the error fell. The start was "
+    "trained on other data: a ratio says what fine-tuning changed for these data, not which model is better. "
     "What is lost elsewhere is not on this page."
 )
 
