@@ -6,7 +6,7 @@ import copy
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ase.data import chemical_symbols
 from pydantic import Field, PositiveFloat, field_validator
@@ -81,6 +81,8 @@ class AdaptedPotential(Potential):
     """
 
     Config = AdaptedConfig
+    model: Any
+    """What the adapter has loaded."""
 
     def __init__(self, config: AdaptedConfig) -> None:
         model = _load_once(type(self), config)
