@@ -230,7 +230,7 @@ def _print_plan(console: Console, settings: RunConfig, folder: Path, run: Run | 
     about = describe_trained(potential, resumed)
     if resumed is None and not has_learned(settings, potential):
         sources = scale_to_data(potential, settings, sources)
-    elif origin is not None:
+    elif resumed is None and origin is not None:
         about = [origin.described(), *about]
         number = first.labelled()["energy"]
         fits = refits(settings, potential)
