@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ase.data import chemical_symbols
-from pydantic import Field, PositiveFloat
+from pydantic import Field, PositiveFloat, field_validator
 from torch import nn
 
 from hessgnn.errors import ConfigError
-from hessgnn.potentials.base import PotentialConfig, TotalEnergyPotential
+from hessgnn.potentials.adapters.files import WeightFile
+from hessgnn.potentials.base import Potential, PotentialConfig
 
 
 class AdaptedConfig(PotentialConfig):
@@ -23,11 +25,19 @@ class AdaptedConfig(PotentialConfig):
         default=None, description="Å: that of the model, and another one is refused"
     )
     weights: str = Field(description="a name that the package knows, or a file of weights")
+    weights_sha256: str | None = Field(
+        default=None, description="hash of that file, filled in by a run; a file with another content is then refused"
+    )
     trust: bool = Field(
         default=False,
         description="load a file that can run any code while it is read (a pickle), such as a whole saved module; only "
         "for files whose origin is known",
     )
+
+    @field_validator("elements")
+    @classmethod
+    def _sorted_and_known(cls, elements: tuple[int, ...]) -> tuple[int, ...]:
+        return super()._sorted_and_known(elements) if elements else elements  # type: ignore[operator]
 
 
 @dataclass(frozen=True)
@@ -42,24 +52,29 @@ class ForeignModel:
         Atomic numbers that it knows.
     cutoff
         Å, of the neighbour list that it needs.
+    file
+        Where its weights come from; ``None`` if from no file.
     """
 
     module: nn.Module
     elements: tuple[int, ...]
     cutoff: float
+    file: WeightFile | None = None
 
 
-class AdaptedPotential(TotalEnergyPotential):
+class AdaptedPotential(Potential):
     """A potential of another package behind the one interface.
 
-    An adapter writes :meth:`load_model` and ``structure_energies`` (in eV, so the scale stays 1). Reference energies
-    are added to what the model gives. They are zero until they are fitted to data of another level of theory.
+    An adapter writes :meth:`load_model` and ``atomic_energies`` in eV, so the scale stays 1. One that knows total
+    energies only derives from :class:`~hessgnn.potentials.base.TotalEnergyPotential` as well, and writes
+    ``structure_energies``. Reference energies are added to what the model gives. They are zero until they are fitted
+    to data of another level of theory.
     """
 
     Config = AdaptedConfig
 
     def __init__(self, config: AdaptedConfig) -> None:
-        model = self.load_model(config)
+        model = _load_once(type(self), config)
         super().__init__(config.model_copy(update=_resolved(config, model)))
         self.model = model.module
 
@@ -67,6 +82,24 @@ class AdaptedPotential(TotalEnergyPotential):
     @abstractmethod
     def load_model(cls, config: AdaptedConfig) -> ForeignModel:
         """Load the model that ``config.weights`` names; :class:`ConfigError` where it cannot be loaded."""
+
+
+MOST = 4
+"""Models that are kept, so that a potential that is made again and again is loaded once."""
+
+_models: dict[tuple[type[AdaptedPotential], AdaptedConfig], ForeignModel] = {}
+
+
+def _load_once(cls: type[AdaptedPotential], config: AdaptedConfig) -> ForeignModel:
+    """A copy of the model, which is loaded again when its file has changed."""
+    key = (cls, config.model_copy(update={"elements": (), "cutoff": None, "weights_sha256": None}))
+    known = _models.pop(key, None)
+    if known is None or (known.file is not None and not known.file.unchanged()):
+        known = cls.load_model(config)
+    _models[key] = known  # the latest is the last
+    while len(_models) > MOST:
+        _models.pop(next(iter(_models)))
+    return replace(known, module=copy.deepcopy(known.module))
 
 
 def _resolved(config: AdaptedConfig, model: ForeignModel) -> dict[str, object]:
@@ -83,4 +116,16 @@ def _resolved(config: AdaptedConfig, model: ForeignModel) -> dict[str, object]:
             where="key 'potential.cutoff'",
             hint="leave it out",
         )
-    return {"elements": config.elements or tuple(sorted(model.elements)), "cutoff": model.cutoff}
+    found: dict[str, object] = {
+        "elements": config.elements or tuple(sorted(model.elements)),
+        "cutoff": model.cutoff,
+    }
+    if model.file is not None:
+        if config.weights_sha256 not in (None, model.file.sha256):
+            raise ConfigError(
+                "these are not the weights that the configuration was made with: the content has changed",
+                where=model.file.path,
+                hint="bring the file back, or leave out potential.weights_sha256 to use the new content",
+            )
+        found |= {"weights": model.file.name, "weights_sha256": model.file.sha256}
+    return found

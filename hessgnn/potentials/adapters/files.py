@@ -1,0 +1,202 @@
+"""Files of weights: the one place that opens those of other packages and of users.
+
+A file is read with ``weights_only=True`` first, which admits tensors and plain containers. A pickle of whole modules
+can run any code while it is read. It is loaded only where that adds no risk, as part of an installed package whose code
+runs anyway, or when the user says so.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
+
+from hessgnn.errors import ConfigError, did_you_mean
+from hessgnn.runtime.imports import require
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """A file of weights, by its content.
+
+    Attributes
+    ----------
+    path
+        Where it lies.
+    sha256
+        Of its content.
+    name
+        What settings call it: the name of published weights, or the absolute path.
+    installed
+        Whether it is part of an installed package and unchanged since.
+    stamp
+        Size and time of the last change.
+    """
+
+    path: Path
+    sha256: str
+    name: str
+    installed: bool
+    stamp: tuple[int, int]
+
+    def unchanged(self) -> bool:
+        """Whether the file is there and has not been written since; its content is not read."""
+        try:
+            return _stamp(self.path) == self.stamp
+        except OSError:
+            return False
+
+    def load(self, *, trust: bool, allowed: Sequence[Any] = ()) -> Any:
+        """Read the file, on the CPU.
+
+        Parameters
+        ----------
+        trust
+            Read a pickle of whole modules, with a warning.
+        allowed
+            Harmless classes and functions that may occur beside tensors, as of :func:`torch.serialization.safe_globals`.
+
+        Returns
+        -------
+        object
+            What :func:`torch.load` returns.
+
+        Raises
+        ------
+        ConfigError
+            When the file is damaged, or holds more than tensors and is neither trusted nor of an installed package.
+        """
+        content = self._content()
+        try:
+            with safe_globals([*allowed]):
+                return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises whatever a damaged or foreign file makes it raise
+            self.require_trust(trust, self._why_refused(content, error))
+        with explained(self.path), quiet():
+            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=False)
+
+    def require_trust(self, trust: bool, why: str = "the file can run code while it is read") -> None:
+        """Refuse what can run code, unless the file is part of an installed package or the user trusts it.
+
+        Raises :class:`ConfigError` without ``trust`` and warns with it.
+        """
+        if self.installed:
+            return
+        if not trust:
+            raise ConfigError(
+                why,
+                where=self.path,
+                hint="set potential.trust=true if you know where the file comes from: reading it can run any code",
+            )
+        warnings.warn(f"{self.path}: {why}; it is read because of trust: true", stacklevel=3)
+
+    def _content(self) -> bytes:
+        content = self.path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != self.sha256:
+            raise ConfigError("changed while it was read", where=self.path, hint="try again")
+        return content
+
+    def _why_refused(self, content: bytes, error: Exception) -> str:
+        try:
+            found = get_unsafe_globals_in_checkpoint(io.BytesIO(content))
+        except Exception:  # as above
+            raise ConfigError(
+                "is damaged, or no file of weights", where=self.path, hint="bring a good copy"
+            ) from error
+        if not found:
+            raise ConfigError("is damaged", where=self.path, hint="bring a good copy") from error
+        named = ", ".join(sorted(found)[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+        return f"holds more than tensors ({named}), so reading it can run any code"
+
+
+def find_weights(weights: str, *, package: str, published: Mapping[str, str | Path] | None = None) -> WeightFile:
+    """Find a file of weights.
+
+    Parameters
+    ----------
+    weights
+        A published name, in any case, or the path of a file.
+    package
+        Distribution that the published weights belong to, as pip calls it.
+    published
+        Files of this package by name.
+
+    Raises
+    ------
+    ConfigError
+        When there is no such name and no such file.
+    """
+    published = published or {}
+    known = {name.lower(): name for name in published}
+    name = known.get(weights.lower())
+    path = Path(weights).expanduser().absolute() if name is None else Path(published[name])
+    if not path.is_file():
+        if name is not None:
+            what, hint = f"{package} does not hold the weights {name}", f"install another version of {package}"
+        else:
+            what, hint = "no such file or published weights", did_you_mean(weights, published)
+        raise ConfigError(what, where=f"key 'potential.weights', {weights}", hint=hint if published else None)
+    stamp = _stamp(path)
+    digest = hashlib.sha256(path.read_bytes())
+    installed = _is_installed(path, package, digest.digest())
+    return WeightFile(path, digest.hexdigest(), name or str(path), installed, stamp)
+
+
+def foreign(module: str, *, package: str, extra: str) -> Any:
+    """Import a module of another package; :class:`ConfigError` with the pip line where it is not installed."""
+    with quiet():
+        return require(module, package=package, extra=extra, purpose=f"the potential {extra!r}")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence what another package is warned of for its own code: what is deprecated, or will change."""
+    with warnings.catch_warnings():
+        for category in (DeprecationWarning, FutureWarning):
+            warnings.simplefilter("ignore", category)
+        yield
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn whatever another package raises about a file into one line with the file's name."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise ConfigError(
+            f"the installed version cannot read these weights ({reason})",
+            where=path,
+            hint="they may belong to another architecture, or to another version of the package",
+        ) from error
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+def _is_installed(path: Path, package: str, digest: bytes) -> bool:
+    """Whether the list of a distribution's files holds this one, with this hash."""
+    try:
+        files = metadata.files(package) or []
+    except metadata.PackageNotFoundError:
+        return False
+    expected = base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+    return any(
+        file.hash is not None and file.hash.mode == "sha256" and file.hash.value == expected
+        for file in files
+        if file.name == path.name and Path(str(file.locate())).resolve() == path.resolve()
+    )

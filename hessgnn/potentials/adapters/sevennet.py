@@ -1,0 +1,91 @@
+"""SevenNet of the package ``sevenn``: equivariant message passing in the manner of NequIP, scaled up.
+
+Y. Park et al., J. Chem. Theory Comput. 20, 4857 (2024). The wheel holds SevenNet-0 and others, trained on PBE.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from pydantic import Field
+from torch import Tensor
+
+from hessgnn.data.batch import Batch
+from hessgnn.errors import ConfigError
+from hessgnn.potentials.adapters.base import AdaptedConfig, AdaptedPotential, ForeignModel
+from hessgnn.potentials.adapters.files import explained, find_weights, foreign, quiet
+from hessgnn.potentials.base import register
+from hessgnn.potentials.nequip.model import eager_e3nn
+
+_PUBLISHED = {
+    "SevenNet-0": "SEVENNET_0_11Jul2024",
+    "SevenNet-0_22May2024": "SEVENNET_0_22May2024",
+    "SevenNet-l3i5": "SEVENNET_l3i5",
+    "SevenNet-MF-0": "SEVENNET_MF_0",
+}
+_RECONSTRUCT = np.empty(0).__reduce__()[0]
+_ARRAYS = [
+    *(np.ndarray, np.dtype, *(type(np.dtype(code)) for code in "?bhilBHILfd")),
+    *((_RECONSTRUCT, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),  # before and after 2.0
+]
+"""What checkpoints hold beside tensors: arrays of numbers."""
+
+
+@register("sevennet")
+class SevenNet(AdaptedPotential):
+    """SevenNet (package sevenn): SevenNet-0 and other weights of the package, or a checkpoint of your own."""
+
+    class Config(AdaptedConfig):
+        """Which weights, and which level of theory where they know several."""
+
+        weights: str = Field(default="SevenNet-0", description=f"{', '.join(_PUBLISHED)}, or a checkpoint file")
+        modal: str | None = Field(default=None, description="level of theory, for weights that know several")
+
+    config: Config
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.n_hops = sum(name.endswith("_convolution") for name, _ in self.model.named_children())
+        onset = getattr(self.model.edge_embedding.cutoff_function, "r_on", None)  # type: ignore[union-attr]
+        if onset is not None:
+            self.not_c2 = f"the XPLOR cutoff function has a jump in its second derivative at its onset, {onset:g} Å"
+
+    @classmethod
+    def load_model(cls, config: AdaptedConfig) -> ForeignModel:
+        """See :meth:`AdaptedPotential.load_model`."""
+        names = foreign("sevenn._const", package="sevenn", extra="sevennet")
+        published = {name: getattr(names, constant) for name, constant in _PUBLISHED.items()}
+        file = find_weights(config.weights, package="sevenn", published=published)
+        content = file.load(trust=config.trust, allowed=_ARRAYS)
+        if not (isinstance(content, dict) and {"config", "model_state_dict"} <= content.keys()):
+            raise ConfigError("is no checkpoint of SevenNet", where=file.path, hint="name one that sevenn has written")
+        with explained(file.path), quiet(), eager_e3nn():  # nothing but tensors and numbers is left to be read
+            model = foreign("sevenn.util", package="sevenn", extra="sevennet").load_checkpoint(file.path).build_model()
+        for unneeded in ("reduce_total_enegy", "force_output"):
+            model.delete_module_by_key(unneeded)
+        model.set_is_batch_data(True)
+        modals = sorted(model.modal_map or {})
+        if config.modal not in (modals or [None]):
+            raise ConfigError(
+                f"{config.weights} knows {', '.join(modals)}" if modals else f"{config.weights} knows one level only",
+                where="key 'potential.modal'",
+                hint="name one of them" if modals else "leave it out",
+            )
+        return ForeignModel(model, tuple(model.type_map), float(model.cutoff), file)
+
+    def atomic_energies(self, batch: Batch) -> Tensor:
+        """See :meth:`~hessgnn.potentials.base.Potential.atomic_energies`."""
+        self.species(batch)  # refuses elements that the potential does not know
+        vectors = batch.edge_vectors()
+        data = {
+            "x": self.model.z_to_onehot_tensor.to(vectors.device)[batch.numbers],
+            "edge_vec": vectors,
+            "edge_index": batch.edge_index,
+            "batch": batch.batch,
+        }
+        if self.config.modal is not None:
+            data["modal_type"] = batch.n_atoms.new_full((batch.n_structures,), self.model.modal_map[self.config.modal])
+        for module in self.model:
+            data = module(data)
+            # One-hot vectors are made in float32, whatever the type of the model.
+            data = {key: value.to(vectors.dtype) if value.is_floating_point() else value for key, value in data.items()}
+        return data["atomic_energy"].squeeze(-1)
