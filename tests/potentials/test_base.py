@@ -139,7 +139,9 @@ def test_a_mistake_of_a_wrapper_is_one_clear_line(batch, mistake, message):
 def test_a_potential_of_a_user_that_cannot_be_made_names_the_line():
     sys.modules["unmade"] = SimpleNamespace(Unmade=Unmade)
     try:
-        with pytest.raises(UserError, match="Unmade: cannot be made: __init__ failed in test_base.py, line .*KeyError"):
+        with pytest.raises(
+            UserError, match=r"Unmade: cannot be made: __init__ failed in test_base.py, line .*KeyError"
+        ):
             create("unmade:Unmade")
     finally:
         del sys.modules["unmade"]
