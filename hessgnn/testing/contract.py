@@ -169,8 +169,8 @@ def try_item(item: Item, subject: Subject) -> Outcome:
     except Violation as violation:
         return Outcome(item, passed=False, message=str(violation))
     except UserError as error:  # it says what is wrong, and mostly what helps
-        circular = error.hint is None or "hessgnn check" in error.hint
-        return Outcome(item if circular else replace(item, hint=error.hint), passed=False, message=error.what)
+        hint = error.hint if error.hint and "hessgnn check" not in error.hint else item.hint
+        return Outcome(replace(item, hint=hint), passed=False, message=error.what)
     except Exception as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
         first_line = (str(error).splitlines() or [""])[0]
