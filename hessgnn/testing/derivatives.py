@@ -126,11 +126,21 @@ def vectorised(subject: Subject) -> None:
     agree("parameter gradients of vectorised products differ from looped ones", flat["vmap"], flat["loop"], 1e-9)
 
 
-def _check_hessian(subject: Subject, atoms: Atoms, which: str) -> None:
+def hessian_deviation(subject: Subject, atoms: Atoms) -> float:
+    """Largest deviation of a Hessian from finite differences of the forces, over its largest entry."""
+    got, expected = _two_hessians(subject, atoms)
+    return float((got - expected).abs().max() / expected.abs().max())
+
+
+def _two_hessians(subject: Subject, atoms: Atoms) -> tuple[Tensor, Tensor]:
+    """The Hessian of a potential, and that by finite differences."""
     forces_of = subject.potential.forces(subject.batch(displaced(atoms, STEP)))
-    size = 3 * len(atoms)
-    expected = -derivative(forces_of.view(-1, size), STEP)
-    got = subject.potential.hessian(subject.batch([atoms]))[0]
+    expected = -derivative(forces_of.view(-1, 3 * len(atoms)), STEP)
+    return subject.potential.hessian(subject.batch([atoms]))[0], expected
+
+
+def _check_hessian(subject: Subject, atoms: Atoms, which: str) -> None:
+    got, expected = _two_hessians(subject, atoms)
     # Where the Hessian owns up to jumps, finite differences step over some of them: only gross errors are told then.
     bound = 1e-6 if subject.potential.not_c2 is None else 1e-2
     agree(f"the Hessian of {which} differs from finite differences of the forces", got, expected, bound)
