@@ -47,7 +47,7 @@ def check(
     else:
         _show(console, name, found)
         for line in [] if costs is None else costs["lines"]:
-            console.print(escape(line), highlight=False)
+            console.print(escape(line), highlight=False, soft_wrap=True)
     if found.counts()["failed"]:
         raise typer.Exit(1)
 
@@ -80,7 +80,7 @@ def _show(console: Console, name: str, found: Examination) -> None:
     error = "not computed" if found.hessian_error is None else f"{found.hessian_error:.0e} off"
     jump = "none found" if found.jump is None else f"{found.jump.quantity} by {found.jump.height:.0e} of its usual "
     jump += "" if found.jump is None else f"magnitude, at a distance of {found.jump.distance:.3f} Å"
-    console.print(f"Hessian against differences of the forces: {error}. Jumps: {jump}", highlight=False)
+    console.print(f"Hessian against differences of the forces: {error}. Jumps: {jump}", highlight=False, soft_wrap=True)
 
 
 def schema(
