@@ -36,7 +36,7 @@ import numpy as np
 import torch
 from adapted_packages import PACKAGES, Package
 from ase.build import molecule
-from hessgnn_bench.adapted import E_F, OURS, BY_FORCES, hessians, hexane, steps, timed
+from hessgnn_bench.adapted import BY_FORCES, E_F, OURS, hessians, hexane, steps, timed
 from hessgnn_bench.conditions import Conditions
 from hessgnn_bench.options import Help
 from hessgnn_bench.output import output_file
@@ -50,8 +50,6 @@ from hessgnn.surface.differences import central_differences
 from hessgnn.testing import examine
 
 PARTS = ("contract", "accuracy", "cost")
-STEP = 1e-3
-"""Å, of central differences of fourth order."""
 
 
 def contract(package: Package, folder: Path, _: argparse.Namespace) -> dict[str, Any]:
@@ -75,7 +73,7 @@ def accuracy(package: Package, folder: Path, _: argparse.Namespace) -> dict[str,
         image.calc = own
         return np.array(image.get_forces(), dtype=float)
 
-    near, far = (central_differences(forces_of, atoms, factor * STEP) for factor in (1, 2))
+    near, far = (central_differences(forces_of, atoms, factor * package.step) for factor in (1, 2))
     expected = (4 * near - far) / 3
     return {
         "energy_difference": abs(float(potential.energy(batch)) - float(energy)),
@@ -87,12 +85,15 @@ def accuracy(package: Package, folder: Path, _: argparse.Namespace) -> dict[str,
 def cost(package: Package, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Times of steps and Hessians."""
     settings = package.settings(folder)
-    potential = create(package.name, **settings)
-    work = hessians(potential, package.calculator(potential, torch.float32), hexane(), torch.float32)
+    potential = create(package.name, **settings).float()
+    own, atoms = package.calculator(potential, torch.float32), hexane()
+    work = hessians(potential, own, atoms, torch.float32)
+    work[OURS]()  # warms up the first operations; whole rounds would take as long again
+    own.get_forces(atoms)
     return {
         "parameters": potential.n_parameters(),
         "steps": timed(steps(lambda: create(package.name, **settings)), options.repeats, E_F),
-        "hessian": timed(work, options.hessians, BY_FORCES),
+        "hessian": timed(work, options.hessians, BY_FORCES, warmup=0),
     }
 
 
@@ -144,7 +145,9 @@ def show(record: dict[str, Any]) -> Table:
         items, error, times = (row.get(part, {"failed": "not measured"}) for part in PARTS)
         table.add_row(
             name,
-            items.get("failed") if isinstance(items.get("failed"), str) else f"{items['passed']} of {len(items['items'])}",
+            items.get("failed")
+            if isinstance(items.get("failed"), str)
+            else f"{items['passed']} of {len(items['items'])}",
             error.get("failed") or f"{error['hessian_error']:.0e}",
             *(
                 (times["failed"], "", "")
@@ -165,8 +168,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=PACKAGES, default=list(PACKAGES), help="potentials")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--envs", type=Path, metavar="DIR", help="environments of packages that need their own")
-    parser.add_argument("--repeats", type=int, default=7, help="of training steps")
-    parser.add_argument("--hessians", type=int, default=3, help="repeats of Hessians")
+    parser.add_argument("--repeats", type=int, default=5, help="of training steps")
+    parser.add_argument("--hessians", type=int, default=2, help="repeats of Hessians")
     parser.add_argument("--worker", choices=PACKAGES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -37,6 +40,8 @@ class Package:
         Name of the environment where it needs one of its own, see ``peer_candidates.py``.
     published
         Whether the weights that are measured are published ones; otherwise they are random.
+    step
+        Å, of differences of its forces: short where the Hessian jumps.
     """
 
     name: str
@@ -45,30 +50,42 @@ class Package:
     facts: Mapping[str, str]
     environment: str | None = None
     published: bool = False
+    step: float = 1e-3
 
 
-def so3lr(potential: Potential, dtype: torch.dtype) -> Calculator:
+def so3lr(_potential: Potential, dtype: torch.dtype) -> Calculator:
     """As the package's users make it."""
     from so3krates_torch.calculator.so3 import SO3LRCalculator
 
     return SO3LRCalculator(default_dtype=str(dtype).removeprefix("torch."))
 
 
-def sevennet(potential: Potential, dtype: torch.dtype) -> Calculator:
+def sevennet(_potential: Potential, dtype: torch.dtype) -> Calculator:
     """As the package's users make it; in double precision every tensor that it makes is converted."""
+    from sevenn import util
     from sevenn.calculator import SevenNetCalculator
 
-    calculator = SevenNetCalculator("7net-0", device="cpu")
-    if dtype is torch.float64:
-        calculator.model.double()
-        for part in (calculator.model, *calculator.model):
-            part.register_forward_pre_hook(_in_double)
+    if dtype is torch.float32:
+        return SevenNetCalculator("7net-0", device="cpu")
+
+    class InDouble(SevenNetCalculator):  # type: ignore[misc]
+        """Its graphs are made in float32 whatever the type of the model."""
+
+        def calculate(self, *arguments: Any, **options: Any) -> None:
+            in_double = partial(util.dtype_correct, float_dtype=torch.float64)
+            with patch.object(util, "dtype_correct", in_double):
+                super().calculate(*arguments, **options)
+
+    calculator = InDouble("7net-0", device="cpu")
+    calculator.model.double()
+    for part in (calculator.model, *calculator.model):
+        part.register_forward_pre_hook(_in_double)
     return calculator
 
 
 def _in_double(_module: torch.nn.Module, arguments: tuple[Any]) -> tuple[Any]:
     (data,) = arguments
-    for key in [*data.keys()]:  # noqa: SIM118 (torch-geometric's data iterate over pairs)
+    for key in [*data.keys()]:
         if torch.is_tensor(data[key]) and data[key].dtype is torch.float32:
             data[key] = data[key].double()
     return arguments
@@ -112,8 +129,6 @@ def torchani_weights(folder: Path) -> dict[str, Any]:
 
 
 def _ani2x(state: Mapping[str, Any] | None) -> Any:
-    from unittest.mock import patch
-
     from torchani import models
 
     load = torch.nn.Module.load_state_dict
@@ -146,7 +161,6 @@ def torchani(potential: Potential, dtype: torch.dtype) -> Calculator:
 def schnetpack(potential: Potential, dtype: torch.dtype) -> Calculator:
     """Its calculator around a saved copy of the model, whose forces it computes itself."""
     import tempfile
-
     from schnetpack.atomistic import Forces
     from schnetpack.interfaces import SpkCalculator
     from schnetpack.transform import ASENeighborList
@@ -155,7 +169,8 @@ def schnetpack(potential: Potential, dtype: torch.dtype) -> Calculator:
     model.output_modules.append(Forces())
     model.collect_derivatives()
     model.collect_outputs()
-    with tempfile.TemporaryDirectory() as folder:
+    whole = partial(torch.load, weights_only=False)  # torch's default when it was written
+    with tempfile.TemporaryDirectory() as folder, patch.object(torch, "load", whole):
         torch.save(model, Path(folder) / "model")
         found = SpkCalculator(str(Path(folder) / "model"), ASENeighborList(cutoff=5.0), energy_unit="eV", dtype=dtype)
     found.model.to(dtype)
@@ -280,6 +295,7 @@ PACKAGES = {
                 "licence": "MIT",
                 "citation": "Devereux et al., J. Chem. Theory Comput. 16, 4192 (2020)",
             },
+            step=1e-6,  # the curvature of CELU jumps at 0
         ),
         Package(
             "mace",

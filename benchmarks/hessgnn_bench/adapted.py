@@ -62,7 +62,9 @@ def training_batch(potential: Potential, device: str = "cpu") -> Batch:
     chosen = [i for i in drawn if known.issuperset(store[i].numbers)][:MOLECULES]
     if len(chosen) < MOLECULES:
         raise DataError("the potential knows too few molecules of rtp-mini", hint="leave out the timings")
-    return Loader(store, chosen, potential.cutoff, len(chosen), torch.float32, device, potential.triplet_cutoff).batch(0)
+    return Loader(store, chosen, potential.cutoff, len(chosen), torch.float32, device, potential.triplet_cutoff).batch(
+        0
+    )
 
 
 def steps(make: Callable[[], Potential], device: str = "cpu") -> dict[str, TrainingStep]:

@@ -20,7 +20,9 @@ def check(
     name: Name,
     settings: Assignments = None,
     device: Annotated[str, typer.Option(help="Device to compute on.")] = "cpu",
-    cost: Annotated[bool, typer.Option("--cost", help="Also time training steps and a Hessian, a minute or so.")] = False,
+    cost: Annotated[
+        bool, typer.Option("--cost", help="Also time training steps and a Hessian, a minute or so.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check that a potential fulfils the contract for training on Hessians, and say what it is fit for.

@@ -74,6 +74,10 @@ class Potential(nn.Module, ABC):
     the energy of an atom must depend on the edges that it is the centre of only. ``None`` means unknown; Hessians of
     large structures then take 3N products."""
 
+    products_at_once: int | None = None
+    """Products of a full Hessian that one vectorised pass forms at most on a CPU, where more do not fit its cache; as
+    many as the memory allows if ``None``."""
+
     triplet_cutoff: float | None = None
     """Å: pairs of edges up to this length with a common centre are wanted in :attr:`Batch.triplets`."""
 

@@ -81,6 +81,7 @@ class AdaptedPotential(Potential):
     """
 
     Config = AdaptedConfig
+    products_at_once = 4  # measured with hexane on a CPU, as in the adapters that set it
 
     def __init__(self, config: AdaptedConfig) -> None:
         model = _load_once(type(self), config)

@@ -26,6 +26,7 @@ class MACE(AdaptedPotential):
         head: str | None = Field(default=None, description="of a model with several heads")
 
     config: Config
+    products_at_once = 1
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)

@@ -41,6 +41,7 @@ class SevenNet(AdaptedPotential):
         modal: str | None = Field(default=None, description="level of theory, for weights that know several")
 
     config: Config
+    products_at_once = 1
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)

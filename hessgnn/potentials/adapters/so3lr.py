@@ -35,6 +35,7 @@ class SO3LR(AdaptedPotential, TotalEnergyPotential):
         unpaired_electrons: NonNegativeInt = Field(default=0, description="of each structure")
 
     config: Config
+    products_at_once = 16
     not_c2 = "the shifted electrostatics has a jump in its second derivative at the long-range cutoff"
 
     @classmethod
