@@ -160,7 +160,6 @@ def torchani(potential: Potential, dtype: torch.dtype) -> Calculator:
 
 def schnetpack(potential: Potential, dtype: torch.dtype) -> Calculator:
     """Its calculator around a saved copy of the model, whose forces it computes itself."""
-    import tempfile
     from schnetpack.atomistic import Forces
     from schnetpack.interfaces import SpkCalculator
     from schnetpack.transform import ASENeighborList

@@ -39,9 +39,10 @@ def hexane() -> Atoms:
     hydrogens = []
     for k, carbon in enumerate(carbons):
         away = 1 if k % 2 else -1
-        hydrogens += [carbon + [0, away * 0.63, z] for z in (0.89, -0.89)]
+        hydrogens += [carbon + np.array([0, away * 0.63, z]) for z in (0.89, -0.89)]
     for k, step in ((0, -1), (5, 1)):  # the chain goes on with a hydrogen
-        hydrogens.append(carbons[k] + [step * 1.09 * np.sin(half), (1 if k == 0 else -1) * 1.09 * np.cos(half), 0])
+        side = 1 if k == 0 else -1
+        hydrogens.append(carbons[k] + 1.09 * np.array([step * np.sin(half), side * np.cos(half), 0]))
     atoms = Atoms("C6H14", np.concatenate([carbons, hydrogens]))
     atoms.rattle(0.02, seed=1)
     return atoms
@@ -133,10 +134,9 @@ def costs_of(name: str, settings: Mapping[str, Any], device: str = "cpu", repeat
         hessian = timed(hessians(make(), None, hexane(), torch.float32, device), max(1, repeats // 2), BY_FORCES)
     finally:
         torch.set_num_threads(threads)
+    plain, products, force_calls = step["ms"][E_F], step["ratio"][E_F_H][1], hessian["ratio"][OURS][1]
     lines = [
-        f"A training step with one Hessian product costs {step['ratio'][E_F_H][1]:.2f} steps without ({step['ms'][E_F]:.0f} ms for "
-        f"{MOLECULES} molecules, eager).",
-        f"A full Hessian of hexane (20 atoms) takes {hessian['ms'][OURS]:.0f} ms, {hessian['ratio'][OURS][1]:.2f} of "
-        "the time of 6N force calls.",
+        f"E-F step ({MOLECULES} molecules, eager): {plain:.0f} ms. With one Hessian product: {products:.2f} of it.",
+        f"Hessian of hexane (20 atoms): {hessian['ms'][OURS]:.0f} ms, {force_calls:.2f} of 6N force calls.",
     ]
     return {"steps": step, "hessian": hessian, "lines": lines}

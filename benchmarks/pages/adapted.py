@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hessgnn.potentials.adapters.base import AdaptedConfig
@@ -17,6 +17,12 @@ ONE_PROBE, OURS, OWN = "E-F-H, one probe", "hessgnn", "its own"
 Record = Mapping[str, Any]
 
 
+def _words(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table of texts."""
+    head = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    return "\n".join([*head, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
 def facts(record: Record) -> str:
     """What each is, and where its weights come from."""
     titles = ["`potential.name`", "package", "`weights`", "elements", "level of theory", "licence", "citation"]
@@ -26,7 +32,7 @@ def facts(record: Record) -> str:
         package = f"{known['package']} {row['version']}"
         rest = [known[key] for key in ("weights", "elements", "level", "licence", "citation")]
         rows.append([f"`{name}`", package, *rest])
-    return table(titles, rows)
+    return _words(titles, rows)
 
 
 def install(record: Record) -> str:
@@ -45,7 +51,7 @@ def settings(record: Record) -> str:
                 continue
             default = field.get_default(call_default_factory=True)
             rows.append([f"`{name}`", f"`{key}`", f"`{default}`", field.description or ""])
-    return table(["potential", "setting", "default", "meaning"], rows)
+    return _words(["potential", "setting", "default", "meaning"], rows)
 
 
 def measured(record: Record) -> str:
@@ -91,7 +97,7 @@ def uses(record: Record) -> str:
     names = dict.fromkeys(use["name"] for part in found.values() for use in part["uses"])
     verdicts = {name: {use["name"]: use["verdict"] for use in part["uses"]} for name, part in found.items()}
     rows = [[use, *(verdicts[name].get(use, "") for name in found)] for use in names]
-    return table(["use", *(f"`{name}`" for name in found)], rows)
+    return _words(["use", *(f"`{name}`" for name in found)], rows)
 
 
 def goals(record: Record) -> str:
@@ -115,7 +121,7 @@ def goals(record: Record) -> str:
     for title, (goal, found) in values.items():
         missed = [f"`{name}` ({value:.2g})" for name, value in found.items() if not value <= goal]
         rows.append([title, f"{len(found) - len(missed)} of {len(found)}", ", ".join(missed) or "none"])
-    return table(["goal", "reached by", "missed by"], rows)
+    return _words(["goal", "reached by", "missed by"], rows)
 
 
 def _part(row: Mapping[str, Any], part: str) -> Any:

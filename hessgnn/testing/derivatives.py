@@ -25,6 +25,8 @@ STEP = 5e-4
 
 def forces(subject: Subject) -> None:
     """Forces are the negative derivative of the energy."""
+    # Differences over a jump of the curvature are off by the jump times the step.
+    bound = 1e-6 if subject.potential.not_c2 is None else 1e-4
     for atoms in (subject.molecule("CH3NO2"), subject.crystal):
         energy = subject.potential.energy(subject.batch(displaced(atoms, STEP)))
         expected = -derivative(energy, STEP).view(-1, 3)
@@ -32,7 +34,7 @@ def forces(subject: Subject) -> None:
             "forces differ from finite differences of the energy",
             subject.potential.forces(subject.batch([atoms])),
             expected,
-            1e-6,
+            bound,
         )
 
 
