@@ -6,7 +6,7 @@ import copy
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ase.data import chemical_symbols
 from pydantic import Field, PositiveFloat, field_validator
@@ -82,6 +82,8 @@ class AdaptedPotential(Potential):
 
     Config = AdaptedConfig
     products_at_once = 4  # measured with hexane on a CPU, as in the adapters that set it
+    model: Any
+    """What the adapter has loaded."""
 
     def __init__(self, config: AdaptedConfig) -> None:
         model = _load_once(type(self), config)

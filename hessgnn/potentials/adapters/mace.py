@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import e3nn
 import torch
 from pydantic import Field
@@ -27,6 +29,7 @@ class MACE(AdaptedPotential):
 
     config: Config
     products_at_once = 1
+    types: Tensor
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -41,7 +44,7 @@ class MACE(AdaptedPotential):
     def load_model(cls, config: AdaptedConfig) -> ForeignModel:
         """See :meth:`AdaptedPotential.load_model`."""
         assert isinstance(config, cls.Config)
-        modules = foreign("mace.modules", package="mace-torch", extra="mace")
+        modules = foreign("mace.modules", package="mace-torch", extra="mace", pins="e3nn 0.4.4")
         file = find_weights(config.weights, package="mace-torch")
         with undisturbed():
             model = file.load(trust=config.trust)
@@ -83,13 +86,18 @@ class MACE(AdaptedPotential):
         return out["node_energy"].to(positions.dtype)
 
 
-def _eager(model: nn.Module) -> nn.Module:
+def _eager(model: Any) -> nn.Module:
     """The same model without TorchScript, which breaks batched and third derivatives; a pickle always holds it."""
     tools = foreign("mace.tools.scripts_utils", package="mace-torch", extra="mace")
     with undisturbed(), quiet():
         e3nn.set_optimization_defaults(jit_script_fx=False)
-        torch.set_default_dtype(next(model.parameters()).dtype)
+        torch.set_default_dtype(torch.float64)
         settings = tools.extract_config_mace_model(model)
         plain = type(model)(**settings | {"atomic_numbers": model.atomic_numbers.tolist()})
-    plain.load_state_dict(model.state_dict())
+    state, exact = model.state_dict(), plain.state_dict()
+    for name, value in state.items():
+        # Coupling coefficients of a model in float32 break rotational symmetry, even when it is converted to float64.
+        if ("_w3j_" in name or "U_matrix" in name) and torch.allclose(value.double(), exact[name], atol=1e-5):
+            state[name] = exact[name]
+    plain.load_state_dict(state)
     return plain

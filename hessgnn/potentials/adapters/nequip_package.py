@@ -6,12 +6,12 @@ The name is ``nequip-package``, since ``nequip`` is this project's own architect
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from ase.data import atomic_numbers, chemical_symbols
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from hessgnn.data.batch import Batch
 from hessgnn.errors import ConfigError
@@ -32,6 +32,8 @@ class NequIPPackage(AdaptedPotential):
             default="NequIPGNNModel", description="what builds a new model, in nequip.model"
         )
 
+    types: Tensor
+
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         types = torch.full((len(chemical_symbols),), -1)
@@ -50,7 +52,7 @@ class NequIPPackage(AdaptedPotential):
         if file is None:
             defaults = {"avg_num_neighbors": 10.0, "per_type_energy_scales": 1.0, "per_type_energy_shifts": 0.0}
 
-            def make(seed: int) -> nn.Module:
+            def make(seed: int) -> Any:
                 state.set_global_state()
                 given = {"type_names": config.new_symbols, "r_max": config.cutoff or 5.0, "model_dtype": "float64"}
                 builder = getattr(builders, config.builder)
@@ -102,5 +104,5 @@ class NequIPPackage(AdaptedPotential):
         return self
 
 
-def _count(module: nn.Module, kind: str) -> int:
+def _count(module: Any, kind: str) -> int:
     return sum(type(part).__name__ == kind for part in module.modules())

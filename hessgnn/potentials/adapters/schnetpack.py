@@ -50,7 +50,7 @@ class SchNetPack(AdaptedPotential):
         epsilon = min((getattr(part, "epsilon", SMOOTH) for part in self.model.modules()), default=SMOOTH)
         if epsilon < SMOOTH:
             why = f"norms of features are rounded by epsilon = {epsilon:g} only, so curvature at symmetry is a needle"
-            vars(self)["excused"] = {"axes": why}
+            self.excused = {"axes": why}
 
     @classmethod
     def load_model(cls, config: AdaptedConfig) -> ForeignModel:
@@ -60,9 +60,11 @@ class SchNetPack(AdaptedPotential):
         if not hasattr(torch.utils.data.dataloader, "T_co"):
             torch.utils.data.dataloader.T_co = TypeVar("T_co", covariant=True)  # type: ignore[attr-defined]
         # Theirs is TorchScript, which breaks batched derivatives.
-        foreign("schnetpack.nn.scatter", package="schnetpack", extra="schnetpack")._scatter_add = _scatter_add
+        foreign(
+            "schnetpack.nn.scatter", package="schnetpack", extra="schnetpack", pins="sympy 1.12"
+        )._scatter_add = _scatter_add
         file = None if config.weights is None else find_weights(config.weights, package="schnetpack")
-        content = None if file is None else file.load(trust=config.trust)
+        content: Any = None if file is None else file.load(trust=config.trust)
         module = content if isinstance(content, nn.Module) else build(lambda _: _new(config), config.representation)
         if file is not None and module is not content:
             with explained(file.path):
@@ -92,7 +94,7 @@ class SchNetPack(AdaptedPotential):
         return self.unit * out[self.config.energy_key].to(batch.positions.dtype)
 
 
-def _new(config: SchNetPack.Config) -> nn.Module:
+def _new(config: SchNetPack.Config) -> Any:
     from schnetpack import atomistic, model, representation
     from schnetpack import nn as parts
 
@@ -117,9 +119,10 @@ def _unit(config: SchNetPack.Config) -> float:
         raise ConfigError(f"no unit {config.energy_unit!r}", where="key 'potential.energy_unit'", hint=hint) from error
 
 
-def _check(module: nn.Module, config: SchNetPack.Config) -> float:
+def _check(module: Any, config: SchNetPack.Config) -> float:
     """The cutoff of a model whose energy is a sum over atoms; :class:`ConfigError` for others."""
-    where, core = config.weights, getattr(module, "representation", None)
+    where = config.weights
+    core: Any = getattr(module, "representation", None)
     if type(core).__name__ not in ("SchNet", "PaiNN", "SO3net"):
         raise ConfigError(f"is no SchNet, PaiNN or SO3net, but a {type(core).__name__}", where=where)
     if unknown := {type(p).__name__ for p in module.input_modules} - {"PairwiseDistances", "Strain"}:
@@ -138,7 +141,7 @@ def _check(module: nn.Module, config: SchNetPack.Config) -> float:
     return float(core.cutoff)
 
 
-def _references(module: nn.Module, config: SchNetPack.Config) -> dict[int, float]:
+def _references(module: Any, config: SchNetPack.Config) -> dict[int, float]:
     """Take the energies of free atoms out of a model: eV, by atomic number."""
     energies = dict.fromkeys(config.new_elements, 0.0)
     for part in module.postprocessors:
