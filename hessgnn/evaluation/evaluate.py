@@ -214,7 +214,7 @@ def record_mean_predictor(
     folder = Path(folder)
     store = Store.open(data.path)
     train = store.indices(data.train)
-    reference = data.reference_energies or fit_reference_energies(store, train, store.elements())
+    reference = data.given_references or fit_reference_energies(store, train, store.elements())
     metrics, files = {}, {}
     for split in _splits(store, splits, (data.train, data.validation)):
         structures = [store[i] for i in sampled(store, split, sample)]

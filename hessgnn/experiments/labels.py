@@ -335,7 +335,7 @@ class TrainingSets:
         observer.
         """
         elements = self.store.elements()
-        reference = self._data.reference_energies or fit_reference_energies(
+        reference = self._data.given_references or fit_reference_energies(
             self.store, np.array(self._reference_part(fraction, draw)), elements
         )
         return {"potential.elements": elements, "data.reference_energies": reference}
@@ -350,7 +350,7 @@ class TrainingSets:
 
     def _reference_part(self, fraction: float, draw: int) -> list[int]:
         """The smallest part, from a fraction on, whose compositions determine the energy of each element."""
-        if self._data.reference_energies:
+        if self._data.given_references:
             return self.indices(fraction=fraction, draw=draw)
         if (fraction, draw) not in self._reference_parts:
             order = _ordered_units(self.store, self._data.train, (self.labels.seed, draw))

@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from hessgnn.data.store.splits import is_for_tests
 from hessgnn.data.store.store import Store
 from hessgnn.data.structure import Structure
 from hessgnn.errors import ConfigError, DataError
+from hessgnn.potentials.adapters.base import AdaptedPotential
 from hessgnn.potentials.base import Potential
 from hessgnn.potentials.saved import create_from
 from hessgnn.training.auto import AutoStep
@@ -30,6 +32,7 @@ from hessgnn.training.distributed import Ranks
 from hessgnn.training.loss import Loss
 from hessgnn.training.optimizer import Schedule, Update, build_optimizers
 from hessgnn.training.recorded import RecordedStep
+from hessgnn.training.start import Origin, Start, describe_trained, prepare, reference_energies_of, resolved
 from hessgnn.training.step import EagerStep, TrainingStep
 
 logger = logging.getLogger(__name__)
@@ -40,7 +43,8 @@ class Setup:
     """The objects of a run, on their device.
 
     ``config`` is resolved: the potential's settings are complete. ``loader`` and ``validation`` give batches of the
-    training and of the validation split. The potential has fresh weights and is scaled to the training split.
+    training and of the validation split. The potential has fresh weights, or those that the run starts from, and is
+    scaled to the training split. ``origin`` says what it started from; ``None`` for fresh weights.
     """
 
     config: RunConfig
@@ -53,9 +57,10 @@ class Setup:
     average: Average
     loss: Loss
     step: TrainingStep
+    origin: Origin | None = None
 
 
-def build(config: RunConfig, ranks: Ranks | None = None) -> Setup:
+def build(config: RunConfig, ranks: Ranks | None = None, *, resumed: Origin | None = None) -> Setup:
     """Make everything that a run needs. Nothing is written.
 
     Parameters
@@ -64,6 +69,8 @@ def build(config: RunConfig, ranks: Ranks | None = None) -> Setup:
         The configuration.
     ranks
         Processes that share the run; those of torch's process group by default.
+    resumed
+        What the run started from when it was begun. Its weights are not read again: a checkpoint holds later ones.
 
     Returns
     -------
@@ -83,7 +90,8 @@ def build(config: RunConfig, ranks: Ranks | None = None) -> Setup:
     device = prepare_device(config, ranks)
     store = Store.open(config.data.path)
     train = store.indices(config.data.train)
-    config = config.with_resolved_potential(store.elements())
+    start = read_start(config, ranks) if resumed is None else None
+    config = resolved(config, store.elements(), resumed if start is None else start.origin)
     require_labels(config, store)
     require_sound(store, np.concatenate([train, store.indices(config.data.validation)]))
     if ranks.first:
@@ -96,14 +104,24 @@ def build(config: RunConfig, ranks: Ranks | None = None) -> Setup:
 
     torch.manual_seed(config.training.seed)
     potential = build_potential(config)
+    if isinstance(potential, AdaptedPotential):  # the file says what it loaded, not what it was asked for
+        settings = potential.config.model_dump(mode="json")
+        config = config.model_copy(update={"potential": {"name": config.potential["name"], **settings}})
+    origin = prepare(potential, config, start, store.elements())
     if potential.not_c2 is not None and config.loss.hessian and ranks.first:
         warnings.warn(
             f"the Hessian of {config.potential['name']!r} jumps ({potential.not_c2}), so training on it is noisy",
             stacklevel=2,
         )
     loader, validation = build_loaders(config, store, potential, device, ranks)
-    scale_to_data(potential, config, store, ranks)
     potential.to(device)
+    if resumed is None:
+        before = reference_energies_of(potential)
+        scale_to_data(potential, config, store, ranks)
+        origin = _shifted(origin, config, before, reference_energies_of(potential))
+        if ranks.first:
+            for line in describe_trained(potential, origin):
+                logger.info(line)
     average = Average(potential, config.training.averaging)
     loss = Loss(config.loss)
     step = TrainingStep(
@@ -117,7 +135,29 @@ def build(config: RunConfig, ranks: Ranks | None = None) -> Setup:
         Schedule(config.training.schedule, config.training.steps),
         store,
     )
-    return Setup(config, ranks, device, store, loader, validation, potential, average, loss, step)
+    return Setup(config, ranks, device, store, loader, validation, potential, average, loss, step, resumed or origin)
+
+
+def read_start(config: RunConfig, ranks: Ranks | None = None) -> Start | None:
+    """The weights that ``training.start`` names, if it does."""
+    name = config.training.start
+    return None if name is None else (ranks or Ranks()).from_first(lambda: Start.read(name))
+
+
+def refits(config: RunConfig, potential: Potential) -> bool:
+    """Whether reference energies are fitted to what the potential leaves of the labels: its weights mean something."""
+    own = config.training.start is not None or not config.training.steps or isinstance(potential, AdaptedPotential)
+    return own and config.data.reference_energies is None
+
+
+def _shifted(
+    origin: Origin | None, config: RunConfig, before: dict[int, float], after: dict[int, float]
+) -> Origin | None:
+    if origin is None:
+        return None
+    given = config.data.reference_energies
+    how = "fitted" if given is None else "kept" if given == "keep" else "given"
+    return origin.model_copy(update={"references": how, "shift": {z: after[z] - before[z] for z in after}})
 
 
 def build_potential(config: RunConfig) -> Potential:
@@ -163,18 +203,27 @@ def build_loaders(
 def scale_to_data(potential: Potential, config: RunConfig, store: Store, ranks: Ranks | None = None) -> None:
     """Set reference energies and energy scale of a potential.
 
-    Reference energies are fitted to the training split unless the configuration gives them. The scale is a setting,
-    ``data.energy_scale``: a rule that reads it off the labels would give different kinds of labels different networks.
-    Raises :class:`DataError` when an element of the split has no reference energy.
+    Reference energies are fitted to the training split unless the configuration gives them, see :func:`refits`. The
+    scale is a setting, ``data.energy_scale``: a rule that reads it off the labels would give different kinds of labels
+    different networks. Raises :class:`DataError` when an element of the split has no reference energy.
     """
     train, ranks = store.indices(config.data.train), ranks or Ranks()
-    reference = config.data.reference_energies or fit_reference_energies(store, train, potential.elements)
+    given, before = config.data.reference_energies, reference_energies_of(potential)
+    if given == "keep":
+        reference = before
+    elif given is not None:
+        reference = given
+    elif refits(config, potential):
+        fit = partial(refit_reference_energies, potential, store, train, config.validation.batch_size)
+        reference = before | ranks.from_first(fit)
+    else:
+        reference = fit_reference_energies(store, train, potential.elements)
     known = store.composition(list(reference), train).sum(axis=1)
     if (unknown := train[known < store.n_atoms[train]]).size:
         composition_energy(store[int(unknown[0])], reference)  # says which element
     potential.set_scaling(reference, config.data.energy_scale)
     if ranks.number > 1:  # different machines may round the fit differently
-        potential.load_state_dict(ranks.from_first(potential.state_dict))
+        potential.load_state_dict(ranks.from_first(lambda: {k: v.cpu() for k, v in potential.state_dict().items()}))
 
 
 def build_gradient(config: RunConfig, loss: Loss, potential: Potential, loader: Loader, ranks: Ranks) -> EagerStep:
@@ -191,6 +240,9 @@ def build_gradient(config: RunConfig, loss: Loss, potential: Potential, loader: 
             where="key 'training.step'",
             hint="use training.step=eager or compiled, or one process",
         )
+    if settings.step == "auto" and settings.lora is not None:
+        logger.info("step auto: eager, since low-rank updates cannot be handed to the process that compiles")
+        return EagerStep(loss, potential)
     if settings.step == "auto" and (ranks.number > 1 or potential.scale.is_cuda):
         logger.info("step auto: eager, as on all CUDA devices and with several processes")
         return EagerStep(loss, potential)
@@ -301,8 +353,12 @@ def _warn_of_flat_validation(config: RunConfig, store: Store) -> None:
         )
 
 
-def fit_reference_energies(store: Store, indices: NDArray[np.int64], elements: Sequence[int]) -> dict[int, float]:
+def fit_reference_energies(
+    store: Store, indices: NDArray[np.int64], elements: Sequence[int], learned: NDArray[np.float64] | None = None
+) -> dict[int, float]:
     """Energy of each element in eV, by least squares on the compositions of those structures that have an energy.
+
+    ``learned`` is the part of their energies, eV, that is not one of the elements; none if absent.
 
     Raises
     ------
@@ -314,13 +370,37 @@ def fit_reference_energies(store: Store, indices: NDArray[np.int64], elements: S
     rank = int(np.linalg.matrix_rank(counts)) if len(labelled) else 0
     if rank < len(elements):
         wanted = ", ".join(chemical_symbols[z] for z in elements)
+        keep = "" if learned is None else " (keep: those of the start)"
         raise DataError(
             f"the compositions of the {len(labelled)} training structures with an energy determine only {rank} of the "
             f"{len(elements)} reference energies ({wanted})",
-            hint="give data.reference_energies, or add structures of other compositions",
+            hint=f"give data.reference_energies{keep}, or add structures of other compositions",
         )
-    solution = np.linalg.lstsq(counts, store.energies[labelled], rcond=None)[0]
+    energies = store.energies[labelled] if learned is None else store.energies[labelled] - learned
+    solution = np.linalg.lstsq(counts, energies, rcond=None)[0]
     return {int(z): float(energy) for z, energy in zip(elements, solution, strict=True)}
+
+
+def refit_reference_energies(
+    potential: Potential, store: Store, indices: NDArray[np.int64], batch_size: int
+) -> dict[int, float]:
+    """Energy of each element of the structures, eV, by least squares on what the potential leaves of their energies.
+
+    The potential lies on its device. Raises :class:`DataError` as :func:`fit_reference_energies` does.
+    """
+    labelled = indices[store.has_energy[indices]]
+    logger.info("fitting reference energies: the start is evaluated on %d training structures", len(labelled))
+    before, parameter = reference_energies_of(potential), potential.scale
+    shared = (parameter.dtype, parameter.device, potential.triplet_cutoff)
+    batches = Loader(store, labelled, potential.cutoff, batch_size, *shared) if len(labelled) else ()
+    energies = [potential.energy(batch).cpu().numpy() for batch in batches]
+    own = store.composition(list(before), labelled) @ np.array(list(before.values()))
+    learned = np.concatenate(energies) - own if energies else np.zeros(0)
+    if not np.isfinite(learned).all():
+        name = store.names[int(labelled[~np.isfinite(learned)][0])]
+        raise DataError("the energy of the start is not finite", where=name, hint="leave the structure out")
+    held = store.composition(list(before), indices).sum(axis=0)
+    return fit_reference_energies(store, indices, [z for z, n in zip(before, held, strict=True) if n], learned)
 
 
 def composition_energy(structure: Structure, reference: dict[int, float]) -> float:

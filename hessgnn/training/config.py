@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import (
-    Discriminator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -15,7 +14,6 @@ from pydantic import (
     PositiveInt,
     SerializationInfo,
     SerializerFunctionWrapHandler,
-    Tag,
     field_validator,
     model_serializer,
     model_validator,
@@ -24,10 +22,12 @@ from pydantic import (
 from hessgnn.curvature.probes import PROBES
 from hessgnn.data.labels import Preparation
 from hessgnn.errors import ConfigError, did_you_mean
+from hessgnn.potentials.adapters.base import AdaptedPotential
 from hessgnn.potentials.base import Potential, PotentialConfig, resolve
 from hessgnn.runtime.config import Seed, Settings, parse
 from hessgnn.training.average import AverageConfig
-from hessgnn.training.optimizer import OptimizerConfig, ParameterGroupConfig, ScheduleConfig
+from hessgnn.training.lora import LoraConfig, Patterns
+from hessgnn.training.optimizer import OptimizerConfig, Optimizers, ParameterGroupConfig, ScheduleConfig
 from hessgnn.training.regimes import LossRegime, regime_of
 
 
@@ -37,14 +37,20 @@ class DataConfig(Settings):
     path: str = Field(default="rtp-mini", description="an HDF5 store, or the name of a bundled one")
     train: str = Field(default="train", description="split to train on")
     validation: str = Field(default="validation", description="split that the best checkpoint is chosen by")
-    reference_energies: dict[int, float] | None = Field(
-        default=None, description="eV for each atomic number; fitted to the training split by least squares if absent"
+    reference_energies: dict[int, float] | Literal["keep"] | None = Field(
+        default=None,
+        description="eV for each atomic number; fitted to the training split if absent; keep: those of training.start",
     )
     energy_scale: PositiveFloat = Field(
         default=1.0,
         description="eV: one unit of the network's output. The same for all kinds of labels that are compared, since "
         "it decides the size of the first steps; tune it like a learning rate",
     )
+
+    @property
+    def given_references(self) -> dict[int, float] | None:
+        """Reference energies that are in the configuration itself."""
+        return self.reference_energies if isinstance(self.reference_energies, dict) else None
 
 
 def _require_probes(kind: str, key: str, *others: str) -> str:
@@ -229,19 +235,23 @@ class CompositionConfig(Settings):
 
 _WEIGHT_DECAY, _EMA = 1e-6, 0.99
 
-Optimizers = Annotated[
-    Annotated[OptimizerConfig, Tag("[one]")]
-    | Annotated[tuple[ParameterGroupConfig, ...], Field(min_length=1), Tag("[groups]")],
-    Discriminator(lambda value: "[groups]" if isinstance(value, list | tuple) else "[one]"),
-]
-"""One optimiser, or a list of parameter groups."""
-
 
 class TrainingConfig(Settings):
     """The optimisation."""
 
-    steps: PositiveInt = Field(
-        default=2000, description="most steps; a run ends before when its validation is flat, see schedule.kind plateau"
+    steps: NonNegativeInt = Field(
+        default=2000,
+        description="most steps; a run ends before when its validation is flat, see schedule.kind plateau. With 0 "
+        "nothing is trained: reference energies are fitted, and the potential is validated and saved",
+    )
+    start: str | None = Field(
+        default=None, description="weights to begin with: a run folder, or a checkpoint file; fresh weights if absent"
+    )
+    freeze: Patterns = Field(
+        default=(), description="parameters that are not trained, shell patterns such as 'model.*'"
+    )
+    lora: LoraConfig | None = Field(
+        default=None, description="train low-rank updates of matrices, and nothing else: rank, alpha, match, also_train"
     )
     batch_size: PositiveInt = Field(default=16, description="most structures in a batch")
     max_atoms: PositiveInt | None = Field(default=None, description="most atoms in a batch; no limit if absent")
@@ -318,6 +328,12 @@ class TrainingConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def _frozen_once(self) -> TrainingConfig:
+        if self.lora is not None and self.freeze:
+            raise ValueError("lora freezes all other parameters: leave freeze out, or choose matrices by lora.match")
+        return self
+
+    @model_validator(mode="after")
     def _ends_below_its_rate(self) -> TrainingConfig:
         schedule = self.schedule
         if schedule.kind == "plateau" and schedule.stop_below is not None and schedule.stop_below >= schedule.lr:
@@ -333,7 +349,7 @@ class TrainingConfig(Settings):
             return self
         if self.ema not in (None, _EMA):
             raise ValueError("average and ema exclude each other: leave ema out")
-        if self.average.kind == "swa" and (self.average.start or 0) + self.average.every > self.steps:
+        if self.average.kind == "swa" and 0 < self.steps < (self.average.start or 0) + self.average.every:
             raise ValueError("average.start + average.every must not be larger than steps: nothing would be averaged")
         return self
 
@@ -348,8 +364,9 @@ class TrainingConfig(Settings):
                 content.pop("composition", None)
             if self.optimizer == OptimizerConfig():
                 del content["optimizer"]
-            if self.average is None:
-                del content["average"]
+            for key in ("average", "start", "freeze", "lora"):
+                if not getattr(self, key):
+                    content.pop(key, None)
         return content
 
     @property
@@ -386,6 +403,8 @@ class RunConfig(Settings):
     def _hessians_are_seen(self) -> RunConfig:
         """Refuse a run whose regime is E-F-H in name only."""
         probes, steps = self.loss.probes, self.training.steps
+        if not steps:  # nothing is trained, and nobody says that it was
+            return self
         first = probes.first(self.training.seed)
         last = steps - 1 - (steps - 1 - first) % probes.every  # of the steps with products; a ramp only grows
         if self.loss.hessian and (last < 0 or not self.loss.ramped(last)):
@@ -421,8 +440,9 @@ class RunConfig(Settings):
         return self.model_copy(update={"training": self.training.model_copy(update={"steps": steps})})
 
     def with_resolved_potential(self, elements: list[int]) -> RunConfig:
-        """Fill in the architecture's defaults, and the elements of the data where none are given."""
-        settings = {"elements": elements, **self.potential}
+        """Fill in the architecture's defaults, and the data's elements; an adapted potential keeps its own."""
+        adapted = issubclass(self.potential_class(), AdaptedPotential)
+        settings = dict(self.potential) if adapted else {"elements": elements, **self.potential}
         name = settings.pop("name")
         config = parse(self.potential_class().Config, settings, where=f"potential {name!r}")
         return self.model_copy(update={"potential": {"name": name, **config.model_dump(mode="json")}})

@@ -122,6 +122,8 @@ def require_labels(config: RunConfig, store: Store) -> None:
         When the function of the Hessian's errors does not suit the stored directions.
     """
     _require_validated(config, store)
+    if not config.training.steps:
+        return
     split, train, kind = config.data.train, store.indices(config.data.train), config.loss.probes.kind
     add = "merge the set with structures that have them, or compute them: hessgnn data label --energy-forces"
     hints = {"energy": add, "forces": f"set loss.forces=0, or {add}"}

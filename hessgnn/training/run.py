@@ -4,6 +4,7 @@
 
     runs/my-run/
     ├── config.yaml     the resolved configuration: trains the same again
+    ├── start.json     what weights it started from, if any
     ├── versions.json   of Python and the packages that decide numbers
     ├── metrics.csv     one row for each validation
     ├── last.pt         checkpoint to resume from: weights, optimiser, averages, counters
@@ -28,6 +29,7 @@ from hessgnn.runtime.config import load as load_config
 from hessgnn.runtime.config import save as save_config
 from hessgnn.runtime.files import write_text
 from hessgnn.training.config import RunConfig
+from hessgnn.training.start import Origin
 
 _PACKAGES = ("hessgnn", "torch", "torch-geometric", "e3nn", "torchani", "numpy", "h5py", "ase", "optuna")
 
@@ -96,8 +98,14 @@ class Run:
         if self.config_path.exists():
             raise TrainingError("holds a run already", where=self.folder, hint="resume it, or name another folder")
 
-    def begin(self, config: RunConfig) -> None:
-        """Write what is known before the first step: the resolved configuration, and versions."""
+    def origin(self) -> Origin | None:
+        """What the run started from; ``None`` for fresh weights."""
+        return Origin.load(self.folder)
+
+    def begin(self, config: RunConfig, origin: Origin | None = None) -> None:
+        """Write what is known before the first step: what it starts from, the resolved configuration, and versions."""
+        if origin is not None:
+            origin.save(self.folder)
         save_config(config, self.config_path)
         write_text(self.folder / "versions.json", json.dumps(versions(), indent=1) + "\n")
 

@@ -25,6 +25,7 @@ from hessgnn.runtime.machine import warn_of_busy_waiting
 from hessgnn.training.build import Setup, build
 from hessgnn.training.config import RunConfig
 from hessgnn.training.distributed import Ranks
+from hessgnn.training.lora import merge, merged_state
 from hessgnn.training.loss import LossValue
 from hessgnn.training.run import Run, ValidationPoint
 from hessgnn.training.step import NonFiniteLoss
@@ -69,6 +70,8 @@ class Progress:
             return f"converged: validation flat since step {self.flat_since}"
         if self.ended and not math.isfinite(self.curve[-1].score):
             return "not converged: its last validation errors are not finite"
+        if not self.step:
+            return "nothing trained: training.steps is 0"
         if self.ended:
             return "not converged: validation.patience ended it before the schedule had lowered the rate"
         return "not converged: its steps were used up"
@@ -152,8 +155,11 @@ def train(
     ranks = Ranks.here()
     if run is not None and not resume:
         ranks.from_first(run.require_new)
+    resumed = None
+    if run is not None and resume:
+        resumed = ranks.from_first(lambda: run.origin() if run.last.exists() else None)
     try:
-        setup = build(config, ranks)
+        setup = build(config, ranks, resumed=resumed)
         warn_of_busy_waiting()
         try:
             return Trainer(setup, run, resume=resume).fit(observer)
@@ -196,13 +202,18 @@ class Trainer:
             return
         if not resume:
             self.ranks.from_first(run.require_new)
-        self.ranks.from_first(lambda: run.begin(setup.config))
+        self.ranks.from_first(lambda: run.begin(setup.config, setup.origin))
 
     def fit(self, observer: Observer | None = None) -> TrainingResult:
         """Run the loop from where it stands to its end; the observer is called after every step."""
         settings, progress = self.setup.config.training, self.progress
         since_validation: list[LossValue] = []
         started = time.perf_counter()
+        if not settings.steps and not progress.curve:
+            as_it_starts = self._validate([])
+            self._save()
+            if observer is not None:
+                observer(0, as_it_starts)
         while progress.step < settings.steps and not progress.ended:
             since_validation.append(self._step())
             point = None
@@ -251,7 +262,7 @@ class Trainer:
         point = ValidationPoint(
             step=progress.step,
             epoch=setup.loader.plan.epochs(progress.step),
-            lr=schedule.lr(progress.step - 1),
+            lr=schedule.lr(progress.step - 1) if progress.step else 0.0,
             device_seconds=progress.device_seconds,
             products=progress.products,
             score=score,
@@ -281,14 +292,15 @@ class Trainer:
 
     def _keep(self, potential: Potential) -> None:
         if self.run is None:
-            self._best = copy.deepcopy(potential.state_dict())
+            self._best = copy.deepcopy(merged_state(potential))
         elif self.ranks.first:
-            save_checkpoint(self.run.best, {"potential": potential.state_dict(), "step": self.progress.step})
+            save_checkpoint(self.run.best, {"potential": merged_state(potential), "step": self.progress.step})
 
     def _best_in_memory(self) -> Potential | None:
         if self._best is None:
             return None
         potential = copy.deepcopy(self.setup.potential)
+        merge(potential)
         potential.load_state_dict(self._best)
         return potential.cpu().eval()
 
@@ -334,6 +346,12 @@ class Trainer:
     def _restore(self, run: Run) -> None:
         setup = self.setup
         saved = self.ranks.from_first(run.config)
+        if not saved.training.steps and setup.config.training.steps:
+            raise ConfigError(
+                "nothing was trained in this run, and it is complete",
+                where=run.folder,
+                hint=f"train in another folder, with training.start={run.folder}",
+            )
         more = saved.training.schedule.kind != "cosine" and setup.config.training.steps > saved.training.steps
         begun_as = saved.with_steps(setup.config.training.steps) if more else saved
         if begun_as.model_dump(mode="json") != setup.config.model_dump(mode="json"):  # lists and tuples are alike there
