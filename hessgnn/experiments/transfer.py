@@ -70,8 +70,9 @@ class Cell(NamedTuple):
     def folder(self, root: Path) -> Path:
         """Of the run."""
         arm = self.arm
-        parts = [arm.architecture, arm.start, arm.labels.replace("/", "_"), f"{arm.fraction:g}", f"replay{arm.replay}"]
-        return root / "runs" / "-".join([*map(folder_name, parts), f"seed{self.seed}"])
+        parts = [folder_name(arm.architecture), *(name.replace("/", "_") for name in (arm.start, arm.labels))]
+        replay = [f"replay{arm.replay}"] if arm.replay else []
+        return root / "runs" / "-".join([*parts, f"{arm.fraction:g}", *replay, f"seed{self.seed}"])
 
 
 def cells_of(config: TransferConfig) -> list[Cell]:
@@ -375,7 +376,7 @@ def with_references(config: RunConfig) -> tuple[RunConfig, dict[int, float]]:
 
 def starting_potential(config: RunConfig) -> Potential:
     """The potential that a run starts from, before any step; its elements are named."""
-    if getattr(config.training, "start", None) is not None:
+    if config.training.start is not None:
         return load(config.training.start)
     return create_from(config.potential, config.training.dtype).eval()
 

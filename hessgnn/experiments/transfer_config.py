@@ -80,7 +80,7 @@ class Comparison(Settings):
     """A question: arms that match ``having`` beside those that match ``without``, equal in all else."""
 
     question: str
-    on: tuple[str, ...] = Field(
+    measured: tuple[str, ...] = Field(
         default=("nms hessian_rmse", "test vibrations_reference_mae", "irc forces_rmse"),
         min_length=1,
         description="split and metric of each test; of the potential's own old surface after the word original",

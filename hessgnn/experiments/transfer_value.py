@@ -247,7 +247,7 @@ def _answers(
     asked, contrasts, better = [], [], []
     for question in questions:
         for without, having in question.pairs(arms):
-            for key in question.on:
+            for key in question.measured:
                 errors = known.get(key)
                 if errors is None or not {without.key, having.key} <= set(errors.labels):
                     continue
