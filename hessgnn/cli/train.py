@@ -29,11 +29,12 @@ from hessgnn.runtime.files import find_resource
 from hessgnn.runtime.machine import keep_freed_memory
 from hessgnn.runtime.terminal import Interrupted, ProgressLog, say
 from hessgnn.training import bar
-from hessgnn.training.build import build_potential
+from hessgnn.training.build import build_potential, read_start, refits
 from hessgnn.training.config import DataConfig, RunConfig
 from hessgnn.training.curvature_labels import describe, epoch_steps, require_labels, warn_of_unused
 from hessgnn.training.distributed import ranks_of_torchrun
 from hessgnn.training.run import Run, ValidationPoint
+from hessgnn.training.start import Origin, describe_trained, prepare, resolved
 from hessgnn.training.trainer import Observer, TrainingResult
 from hessgnn.training.trainer import train as run_training
 
@@ -47,7 +48,7 @@ def train(
         console = Console(quiet=not ranks.first)
         settings, folder = _what_and_where(config, overrides, output, resume)
         if dry_run:
-            _print_plan(console, settings, folder)
+            _print_plan(console, settings, folder, None if resume is None else Run(resume).origin())
             return
         console.print(bar.legend(hessian=settings.validation.compares_hessians), style="dim")
         with bar.progress_bar(console) as progress:
@@ -190,22 +191,38 @@ def default_folder(config: RunConfig) -> Path:
     return Path("runs") / f"{entry}-seed{config.training.seed}"
 
 
-def _print_plan(console: Console, settings: RunConfig, folder: Path) -> None:
+def _print_plan(console: Console, settings: RunConfig, folder: Path, resumed: Origin | None) -> None:
     store = Store.open(settings.data.path)
-    settings = settings.with_resolved_potential(store.elements())
+    start = read_start(settings) if resumed is None else None
+    settings = resolved(settings, store.elements(), resumed if start is None else start.origin)
+    potential = build_potential(settings)
     console.print(dump(settings), markup=False)
     require_labels(settings, store)
-    train_size = len(store.indices(settings.data.train))
+    parameters = potential.n_parameters()
+    origin = prepare(potential, settings, start, store.elements())
+    train = store.indices(settings.data.train)
     training = settings.training
     per_epoch = f"{epoch_steps(settings, store)} steps an epoch"
     if training.max_atoms or training.max_edges:
         per_epoch = f"at least {per_epoch}"
     console.print(
-        f"{train_size} training structures, {per_epoch}, {training.steps} steps, "
-        f"{build_potential(settings).n_parameters()} parameters, into {folder}",
+        f"{len(train)} training structures, {per_epoch}, {training.steps} steps, {parameters} parameters, "
+        f"into {folder}",
         markup=False,
         highlight=False,
     )
+    about = describe_trained(potential)
+    if resumed is not None:
+        about = [resumed.described(), resumed.shifts(), *about]
+    elif origin is not None:
+        about = [origin.described(), *about]
+        if refits(settings, potential):
+            number = int(store.has_energy[train].sum())
+            about.append(f"reference energies: fitted to {number} training structures when the run begins")
+        else:
+            about.append(f"reference energies: {settings.data.reference_energies}")
+    for line in about:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     for line in describe(settings, store):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if not console.quiet:

@@ -119,9 +119,10 @@ def build(config: RunConfig, ranks: Ranks | None = None, *, resumed: Origin | No
         before = reference_energies_of(potential)
         scale_to_data(potential, config, store, ranks)
         origin = _shifted(origin, config, before, reference_energies_of(potential))
-        if ranks.first:
-            for line in describe_trained(potential, origin):
-                logger.info(line)
+    if ranks.first and logger.isEnabledFor(logging.INFO):
+        about = () if resumed or origin is None else (origin.described(), origin.shifts())
+        for line in (*about, *describe_trained(potential)):
+            logger.info(line)
     average = Average(potential, config.training.averaging)
     loss = Loss(config.loss)
     step = TrainingStep(

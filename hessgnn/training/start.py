@@ -76,7 +76,9 @@ class Origin(Settings):
         if self.references == "kept":
             return "reference energies: those of the start"
         each = "  ".join(f"{chemical_symbols[z]} {energy:+.4f}" for z, energy in self.shift.items() if energy)
-        return f"reference energies {self.references}, shifted by (eV an atom) {each or 'nothing'}"
+        others = sum(not energy for energy in self.shift.values())
+        rest = f"; {others} elements that the data lack keep theirs" if others and self.references == "fitted" else ""
+        return f"reference energies {self.references}, shifted by (eV an atom) {each or 'nothing'}{rest}"
 
 
 @dataclass(frozen=True)
@@ -238,9 +240,13 @@ def resolved(config: RunConfig, elements: list[int], origin: Origin | None) -> R
         )
     if origin is None or origin.kind == "published":
         return config.with_resolved_potential(elements)
-    what, hint = f"{origin.path} does not fit this configuration", "leave these keys out: they are those of the start"
+    what = f"{origin.path} does not fit this configuration"
     if differences := [*_differences(config, origin)]:
-        raise ConfigError(f"{what}: {'; '.join(differences)}", where=_KEY, hint=hint)
+        raise ConfigError(
+            f"{what}: {'; '.join(differences)}",
+            where=_KEY,
+            hint="leave keys out that should be those of the start; name is needed",
+        )
     data = config.data.model_copy(update={"energy_scale": origin.energy_scale})
     taken = {key: value for key, value in origin.potential.items() if key not in _OWN}
     config = config.model_copy(update={"data": data, "potential": {**taken, **config.potential}})
@@ -264,7 +270,7 @@ def _differences(config: RunConfig, origin: Origin) -> Iterator[str]:
     name, theirs = config.potential["name"], origin.potential.get("name")
     if name != theirs and config.potential_class() is not _class_of(theirs):
         yield f"potential.name is {name} here, {theirs} in the start"
-        return
+        return  # the other settings are those of another architecture
     here, there = config.potential_config(), _settings_of(origin)
     for key in config.potential.keys() - set(_OWN):
         ours, wanted = getattr(here, key), getattr(there, key)
@@ -347,9 +353,9 @@ def reference_energies_of(potential: Potential) -> dict[int, float]:
     return dict(zip(potential.elements, potential.reference_energies.tolist(), strict=True))
 
 
-def describe_trained(potential: Potential, origin: Origin | None) -> list[str]:
-    """Say what the potential starts from, and what of it is trained where that is not everything."""
-    lines = [] if origin is None else [origin.described(), origin.shifts()]
+def describe_trained(potential: Potential) -> list[str]:
+    """Say what is trained where that is not everything."""
+    lines = []
     total, trained = sum(p.numel() for p in potential.parameters()), potential.n_parameters()
     if trained < total:
         lines.append(f"{trained:,} parameters are trained, {total - trained:,} are frozen")
