@@ -101,7 +101,7 @@ class Driver(Peer):
                 training={"step": self.settings.get("step", "eager"), "batch_size": len(self.labels.sizes)},
             )
             loss = Loss(config.loss)
-            self.steps[rows] = loss, build_gradient(config, loss, self.model, self.loader, Ranks())
+            self.steps[rows] = loss, build_gradient(config, loss, self.model, [self.loader], Ranks())
         loss, gradient = self.steps[rows]
         (part,) = loss.parts(self.batch, weights, self.generator)
         totals: list[Tensor] = []

@@ -29,12 +29,15 @@ from hessgnn.runtime.files import find_resource
 from hessgnn.runtime.machine import keep_freed_memory
 from hessgnn.runtime.terminal import Interrupted, ProgressLog, say
 from hessgnn.training import bar
-from hessgnn.training.build import build_potential, read_start, refits
-from hessgnn.training.config import DataConfig, RunConfig
-from hessgnn.training.curvature_labels import describe, epoch_steps, require_labels, warn_of_unused
+from hessgnn.training.build import build_potential, describe_run, read_start, require_usable, warn_of_sources
+from hessgnn.training.config import RunConfig
+from hessgnn.training.curvature_labels import epoch_steps
+from hessgnn.training.data_config import DataConfig
 from hessgnn.training.distributed import ranks_of_torchrun
+from hessgnn.training.references import has_learned, refits, scale_to_data
 from hessgnn.training.run import Run, ValidationPoint
-from hessgnn.training.start import Origin, describe_trained, prepare, resolved
+from hessgnn.training.sources import elements_of, open_sources
+from hessgnn.training.start import describe_trained, prepare, resolved
 from hessgnn.training.trainer import Observer, TrainingResult
 from hessgnn.training.trainer import train as run_training
 
@@ -48,7 +51,7 @@ def train(
         console = Console(quiet=not ranks.first)
         settings, folder = _what_and_where(config, overrides, output, resume)
         if dry_run:
-            _print_plan(console, settings, folder, None if resume is None else Run(resume).origin())
+            _print_plan(console, settings, folder, None if resume is None else Run(resume))
             return
         console.print(bar.legend(hessian=settings.validation.compares_hessians), style="dim")
         with bar.progress_bar(console) as progress:
@@ -191,42 +194,41 @@ def default_folder(config: RunConfig) -> Path:
     return Path("runs") / f"{entry}-seed{config.training.seed}"
 
 
-def _print_plan(console: Console, settings: RunConfig, folder: Path, resumed: Origin | None) -> None:
-    store = Store.open(settings.data.path)
+def _print_plan(console: Console, settings: RunConfig, folder: Path, run: Run | None) -> None:
+    """Say what a run would do; ``run`` is the one that is resumed."""
+    sources = open_sources(settings)
+    elements, resumed = elements_of(sources), None if run is None else run.origin()
     start = read_start(settings) if resumed is None else None
-    settings = resolved(settings, store.elements(), resumed if start is None else start.origin)
+    settings = resolved(settings, elements, resumed if start is None else start.origin)
+    sources = tuple(source.with_potential(settings.potential) for source in sources)
     potential = build_potential(settings)
     console.print(dump(settings), markup=False)
-    require_labels(settings, store)
-    parameters = potential.n_parameters()
-    origin = prepare(potential, settings, start, store.elements())
-    train = store.indices(settings.data.train)
-    training = settings.training
-    per_epoch = f"{epoch_steps(settings, store)} steps an epoch"
+    require_usable(sources)
+    origin, parameters = prepare(potential, settings, start, elements), potential.n_parameters()
+    training, first = settings.training, sources[0]
+    per_epoch = f"{settings.order.step(0, epoch_steps(first.config, first.store))} steps an epoch"
     if training.max_atoms or training.max_edges:
         per_epoch = f"at least {per_epoch}"
     console.print(
-        f"{len(train)} training structures, {per_epoch}, {training.steps} steps, {parameters} parameters, "
+        f"{len(first.train)} training structures, {per_epoch}, {training.steps} steps, {parameters} parameters, "
         f"into {folder}",
         markup=False,
         highlight=False,
     )
-    about = describe_trained(potential)
-    if resumed is not None:
-        about = [resumed.described(), resumed.shifts(), *about]
+    about = describe_trained(potential, resumed)
+    if resumed is None and not has_learned(settings, potential):
+        sources = scale_to_data(potential, settings, sources)
     elif origin is not None:
         about = [origin.described(), *about]
-        if refits(settings, potential):
-            number = int(store.has_energy[train].sum())
-            about.append(f"reference energies: fitted to {number} training structures when the run begins")
-        else:
-            about.append(f"reference energies: {settings.data.reference_energies}")
-    for line in about:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-    for line in describe(settings, store):
+        number = first.labelled()["energy"]
+        how = f"fitted to {number} training structures" if refits(settings, potential) else "see the configuration"
+        about.append(f"reference energies: {how}, when the run begins")
+    if run is not None and (begun := run.sources()):
+        sources = tuple(source.shifted(was.shift) for source, was in zip(sources, begun, strict=True))
+    for line in (*about, *describe_run(settings, sources)):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if not console.quiet:
-        warn_of_unused(settings, store)
+        warn_of_sources(sources)
 
 
 def _print_result(console: Console, result: TrainingResult, folder: Path) -> None:

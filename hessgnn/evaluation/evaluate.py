@@ -30,9 +30,10 @@ from hessgnn.runtime.machine import hardware
 from hessgnn.surface.base import Answer, Surface
 from hessgnn.surface.calculator import surface_from_import_path
 from hessgnn.surface.potential import PotentialSurface
-from hessgnn.training.build import composition_energy, fit_reference_energies
-from hessgnn.training.config import DataConfig, RunConfig
+from hessgnn.training.config import RunConfig
 from hessgnn.training.curvature_labels import epoch_steps
+from hessgnn.training.data_config import DataConfig
+from hessgnn.training.references import composition_energy, fit_reference_energies
 from hessgnn.training.regimes import Regime
 from hessgnn.training.run import Run, ValidationPoint, versions
 

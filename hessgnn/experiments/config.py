@@ -14,7 +14,8 @@ from hessgnn.evaluation.tasks.base import TASKS
 from hessgnn.runtime.config import Seed, Settings, get_dotted, merge, parse, set_dotted
 from hessgnn.surface.engines.base import EngineChoice
 from hessgnn.surface.engines.tblite import TBLiteSettings
-from hessgnn.training.config import DataConfig, RunConfig
+from hessgnn.training.config import RunConfig
+from hessgnn.training.data_config import DataConfig
 from hessgnn.training.regimes import StudyRegime, any_frames, label_set
 
 OWN_DATA = {"energy_scale"}

@@ -41,7 +41,7 @@ from hessgnn.experiments.products import ProductJob, n_directions
 from hessgnn.runtime.files import lock_file, write_text
 from hessgnn.surface.differences import GRADIENTS
 from hessgnn.surface.engines.base import Engine, make_engine
-from hessgnn.training.build import fit_reference_energies
+from hessgnn.training.references import fit_reference_energies
 from hessgnn.training.regimes import LabelSet, StudyRegime, label_set
 
 FREE = (IRC, "path", "optimization")

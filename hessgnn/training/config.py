@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from pydantic import (
     Field,
@@ -21,36 +22,16 @@ from pydantic import (
 
 from hessgnn.curvature.probes import PROBES
 from hessgnn.data.labels import Preparation
+from hessgnn.data.plan import Interleaved
 from hessgnn.errors import ConfigError, did_you_mean
 from hessgnn.potentials.adapters.base import AdaptedPotential
 from hessgnn.potentials.base import Potential, PotentialConfig, resolve
 from hessgnn.runtime.config import Seed, Settings, parse
 from hessgnn.training.average import AverageConfig
+from hessgnn.training.data_config import ALL_LABELS, CompositionConfig, DataConfig, joined
 from hessgnn.training.lora import LoraConfig, Patterns
 from hessgnn.training.optimizer import OptimizerConfig, Optimizers, ParameterGroupConfig, ScheduleConfig
 from hessgnn.training.regimes import LossRegime, regime_of
-
-
-class DataConfig(Settings):
-    """Where the labels come from."""
-
-    path: str = Field(default="rtp-mini", description="an HDF5 store, or the name of a bundled one")
-    train: str = Field(default="train", description="split to train on")
-    validation: str = Field(default="validation", description="split that the best checkpoint is chosen by")
-    reference_energies: dict[int, float] | Literal["keep"] | None = Field(
-        default=None,
-        description="eV for each atomic number; fitted to the training split if absent; keep: those of training.start",
-    )
-    energy_scale: PositiveFloat = Field(
-        default=1.0,
-        description="eV: one unit of the network's output. The same for all kinds of labels that are compared, since "
-        "it decides the size of the first steps; tune it like a learning rate",
-    )
-
-    @property
-    def given_references(self) -> dict[int, float] | None:
-        """Reference energies that are in the configuration itself."""
-        return self.reference_energies if isinstance(self.reference_energies, dict) else None
 
 
 def _require_probes(kind: str, key: str, *others: str) -> str:
@@ -226,13 +207,6 @@ class ValidationConfig(Settings):
         return PROBES[self.probes]().preparation(self.n_probes)
 
 
-class CompositionConfig(Settings):
-    """How many structures of two kinds each batch holds. Each kind is shuffled and starts over for itself."""
-
-    curvature: PositiveInt = Field(description="with a Hessian or product that loss.probes.kind can use")
-    other: PositiveInt = Field(description="without one")
-
-
 _WEIGHT_DECAY, _EMA = 1e-6, 0.99
 
 
@@ -394,6 +368,11 @@ class RunConfig(Settings):
     training: TrainingConfig = TrainingConfig()
     validation: ValidationConfig = ValidationConfig()
 
+    @field_validator("data", mode="before")
+    @classmethod
+    def _stores_may_be_a_list(cls, data: Any) -> Any:
+        return joined(data)
+
     @model_validator(mode="after")
     def _potential_is_known(self) -> RunConfig:
         self.potential_config()
@@ -402,12 +381,10 @@ class RunConfig(Settings):
     @model_validator(mode="after")
     def _hessians_are_seen(self) -> RunConfig:
         """Refuse a run whose regime is E-F-H in name only."""
-        probes, steps = self.loss.probes, self.training.steps
+        steps = self.training.steps
         if not steps:  # nothing is trained, and nobody says that it was
             return self
-        first = probes.first(self.training.seed)
-        last = steps - 1 - (steps - 1 - first) % probes.every  # of the steps with products; a ramp only grows
-        if self.loss.hessian and (last < 0 or not self.loss.ramped(last)):
+        if self.loss.hessian and not any(self._probed_last(number) for number in range(len(self.order))):
             late = not self.loss.ramped(steps - 1)
             raise ConfigError(
                 f"none of the {steps} steps has Hessian products with a weight, though loss.hessian is "
@@ -418,6 +395,25 @@ class RunConfig(Settings):
                 else "set loss.probes.every=1, or raise training.steps",
             )
         return self
+
+    def _probed_last(self, source: int) -> float:
+        """Share of the Hessian's weight in the last step on one of the stores that has products; 0 if none has."""
+        data = self.data if source == 0 else self.data.also[source - 1]
+        probes, number = self.loss.probes, self.order.done(self.training.steps)[source]
+        last = number - 1 - (number - 1 - probes.first(self.seed_of(source))) % probes.every
+        if "curvature" not in (data.labels or ALL_LABELS) or last < 0:
+            return 0.0
+        return self.loss.ramped(self.order.step(source, last))
+
+    @property
+    def order(self) -> Interleaved:
+        """Which of the stores each step is on."""
+        return Interleaved([1.0, *(more.replay for more in self.data.also)])
+
+    def seed_of(self, source: int) -> int:
+        """Seed of the batches of one of the stores: that of the run for the first, and others for the others."""
+        seed = self.training.seed
+        return seed if source == 0 else int(np.random.SeedSequence([seed, source]).generate_state(1)[0])
 
     @property
     def entry(self) -> str:
