@@ -7,14 +7,14 @@ import torch
 import hessgnn
 from hessgnn.errors import ConfigError
 from hessgnn.potentials.adapters.base import AdaptedConfig, AdaptedPotential, ForeignModel
+from hessgnn.potentials.base import TotalEnergyPotential
 
 
 class FortyConfig(AdaptedConfig):
     weights: str = "forty"
-    elements: tuple[int, ...] = (1, 6, 7, 8, 9)
 
 
-class Forty(AdaptedPotential):
+class Forty(AdaptedPotential, TotalEnergyPotential):
     """Network whose weights are those that a seed gives, under the name ``forty``; it knows H, C, N, O and F."""
 
     Config = FortyConfig

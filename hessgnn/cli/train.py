@@ -19,6 +19,7 @@ from hessgnn.errors import ConfigError, UserError
 from hessgnn.evaluation.evaluate import evaluate as evaluate_run
 from hessgnn.evaluation.evaluate import evaluate_calculator, record_mean_predictor, source
 from hessgnn.evaluation.predictions import PRODUCTS
+from hessgnn.evaluation.published import divided, published_run, splits_of
 from hessgnn.evaluation.record import Record
 from hessgnn.evaluation.run import DEFAULT_TASKS, TaskSettings, chosen_tasks
 from hessgnn.evaluation.tasks.accuracy import METRICS
@@ -138,6 +139,7 @@ def evaluate(
     run: Path | None,
     overrides: list[str],
     *,
+    potential: str | None,
     calculator: str | None,
     data: str | None,
     output: Path | None,
@@ -146,20 +148,29 @@ def evaluate(
     device: str,
     processes: int,
 ) -> bool:
-    """Evaluate the best potential of a run, or a calculator, and print its metrics; whether every task could be run."""
-    if run is not None and "=" in str(run):  # the first word may be an override when a calculator is evaluated
+    """Evaluate a run, a published potential or a calculator, and print metrics; whether every task could be run."""
+    if run is not None and "=" in str(run):  # the first word may be an override where no run is evaluated
         run, overrides = None, [str(run), *overrides]
-    if (run is None) == (calculator is None):
-        hint = "name a run folder, or give --calculator"
-        raise ConfigError("either a run or a calculator is evaluated", where="evaluate", hint=hint)
+    if sum(one is not None for one in (run, potential, calculator)) != 1:
+        hint = "name a run folder, or give --potential or --calculator"
+        raise ConfigError("one of a run, a potential and a calculator is evaluated", where="evaluate", hint=hint)
     names = chosen_tasks(tasks or DEFAULT_TASKS)  # before their settings: one from outside is known by then
+    own, overrides = ({}, overrides) if potential is None else divided(potential, overrides)
     settings = parse(TaskSettings, override({}, overrides), where="evaluate")
     if run is not None and output is not None:
         raise ConfigError("a run keeps its record in its own folder", where="--output", hint="leave it out")
     keep_freed_memory()
     console = Console()
-    folder = run or output or Path("runs") / str(calculator).replace(":", ".")
-    log, title = ProgressLog(console, folder / "evaluate.log"), f"evaluate {run or calculator}"
+    folder = run or output or Path("runs") / str(potential or calculator).replace(":", ".")
+    title = f"evaluate {run or potential or calculator}"
+    if potential is not None:
+        with _shown(console):
+            published_run(potential, folder, data or "rtp-mini", own)
+        config = Run(folder).config()
+        data, splits = config.data.path, splits or splits_of(Store.open(config.data.path), config)
+        if config.data.train in (splits or ()):
+            say(console, f"the energy of each element was fitted to the split {config.data.train!r} itself")
+    log = ProgressLog(console, folder / "evaluate.log")
     with Progress(console=console, disable=not console.is_terminal) as progress:
         bars: dict[str, TaskID] = {}
 

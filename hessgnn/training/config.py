@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -361,7 +362,10 @@ class TrainingConfig(Settings):
 class RunConfig(Settings):
     """Everything that decides what a run computes: its resolved form is kept in the run folder."""
 
-    name: str = Field(default="", description="what the leaderboard calls it; architecture and regime if empty")
+    name: str = Field(
+        default="",
+        description="what the leaderboard calls it; architecture and labels, and whether it was fine-tuned, if empty",
+    )
     potential: dict[str, Any] = Field(description="name, and settings of that architecture")
     data: DataConfig = DataConfig()
     loss: LossConfig = LossConfig()
@@ -418,7 +422,17 @@ class RunConfig(Settings):
     @property
     def entry(self) -> str:
         """What the leaderboard joins the seeds of this configuration under."""
-        return self.name or f"{self.potential['name']} {self.loss.regime}"
+        if self.name:
+            return self.name
+        architecture = self.potential["name"]
+        adapted = issubclass(self.potential_class(), AdaptedPotential)
+        if adapted and (weights := self.potential.get("weights")) is not None:
+            usual = self.potential_class().Config.model_fields["weights"].default
+            architecture += "" if weights == usual else f" {Path(str(weights)).stem}"
+        if not self.training.steps:
+            return f"{architecture} {'published' if adapted and self.training.start is None else 'as started'}"
+        started = adapted or self.training.start is not None
+        return f"{architecture} {self.loss.regime}{' fine-tuned' if started else ''}"
 
     def potential_class(self) -> type[Potential]:
         """The architecture's class."""
