@@ -49,8 +49,6 @@ from hessgnn.surface.differences import GRADIENTS, LINE_CALLS
 from hessgnn.surface.engines.base import make_engine
 from hessgnn.surface.stationary import find_minimum
 
-_CHEAP_FMAX = 1e-3
-"""eV/Å: where a minimum of a cheap engine is good enough to begin at."""
 _COPY_ENERGY = 1e-4
 """Copies agree so well in energy, eV; far more than two optimisations of one minimum differ by."""
 _COPY_DISTANCE = 0.02
@@ -130,7 +128,7 @@ class MoleculeJob(BuildJob):
         if well.first is not None:
             # What is no minimum there may still be one here.
             cheap = find_minimum(
-                make_engine(well.first), start, _CHEAP_FMAX, well.max_steps, pushes=well.pushes, far=None, prove=False
+                make_engine(well.first), start, well.fmax, well.max_steps, pushes=well.pushes, far=None, prove=False
             )
             start, hessian = cheap.atoms, cheap.hessian.symmetric
         found = find_minimum(surface, start, well.fmax, well.max_steps, pushes=well.pushes, far=None, hessian=hessian)
@@ -264,6 +262,7 @@ def build(recipe: Recipe, output: Path, *, processes: int = 1) -> BuildReport:
     jobs, skipped = jobs_of(recipe)
     require_same(recipe, [job.name for job in jobs], output)
     engine = make_engine(recipe.engine)  # what is wrong with it is told before anything is computed
+    first = {} if recipe.minimum.first is None else make_engine(recipe.minimum.first).versions()
     parts = {job.name: part_path(output, recipe, job) for job in jobs}
     finished = _finish(recipe, jobs, parts, processes)
     good = [job.name for job in jobs if job.name in finished.facts]
@@ -286,7 +285,7 @@ def build(recipe: Recipe, output: Path, *, processes: int = 1) -> BuildReport:
         structures,
         level_of_theory=engine.level_of_theory,
         provenance=yaml.safe_dump(record, sort_keys=False, allow_unicode=True),
-        versions=engine.versions(),
+        versions=first | engine.versions(),
         split_by=recipe.split.by,
     )
     _remove(parts.values())
