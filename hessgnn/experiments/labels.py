@@ -307,7 +307,8 @@ class TrainingSets:
         if not label_set(kind).has_curvature:
             return set()
         shuffled = _shuffled(self.store, self._data.train, fraction, (self.labels.seed, draw))
-        return set(shuffled[:: label_set(kind).every]) - self._moved(kind, fraction, draw)
+        chosen = set(shuffled[:: label_set(kind).every]) - self._moved(kind, fraction, draw)
+        return {i for i in chosen if self.store.has_hessian[i]} if label_set(kind).hessians else chosen
 
     def validation_gradients(self, architecture: str) -> int:
         """Count what the labels of the validation split cost, in gradients of the engine.
