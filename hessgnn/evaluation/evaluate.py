@@ -37,6 +37,7 @@ from hessgnn.training.data_config import DataConfig
 from hessgnn.training.references import composition_energy, fit_reference_energies
 from hessgnn.training.regimes import Regime
 from hessgnn.training.run import Run, ValidationPoint, versions
+from hessgnn.training.sources import TrainedOn
 
 
 def evaluate(
@@ -339,10 +340,21 @@ def _identity(run: Run, config: RunConfig, regime: Regime | None, budget: Budget
         "regime": regime or _regime(config),
         "start": _start(run),
         "budget": budget or "steps",
+        "sources": _sources(run, config),
         "seed": config.training.seed,
         "weights": {"energy": 1.0, "forces": config.loss.forces, "hessian": config.loss.hessian},
         "config": config.model_dump(mode="json"),
     }
+
+
+def _sources(run: Run, config: RunConfig) -> tuple[TrainedOn, ...]:
+    """The stores of a run on several, with the steps that were taken on each."""
+    sources = run.sources()
+    if not sources or not run.last.exists():
+        return sources
+    done = config.order.done(load_checkpoint(run.last)["progress"]["step"])
+    each = zip(sources, done, strict=True)
+    return tuple(source.model_copy(update={"steps": steps}) for source, steps in each)
 
 
 def _regime(config: RunConfig) -> Regime:
@@ -389,7 +401,7 @@ def _cost(run: Run, sweep: Cost | None) -> Cost:
     progress = load_checkpoint(run.last)["progress"]
     seconds, config = progress["seconds_per_step"], run.config()
     per_step = statistics.median(seconds) if seconds else None
-    epoch = epoch_steps(config, Store.open(config.data.path))
+    epoch = config.order.step(0, epoch_steps(config, Store.open(config.data.path)))
     own = {
         "steps": progress["step"],
         "device": progress["device"],

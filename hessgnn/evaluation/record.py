@@ -22,6 +22,7 @@ from hessgnn.errors import DataError
 from hessgnn.runtime.config import Settings, read_json
 from hessgnn.runtime.files import write_text
 from hessgnn.training.regimes import OriginKind, Regime, origin_of
+from hessgnn.training.sources import TrainedOn
 
 FORMAT: Literal[1] = 1
 """Version of the record's layout."""
@@ -167,6 +168,9 @@ class Record(Settings):
     reason: str | None = Field(default=None, description="why it failed; mandatory then")
     parameters: NonNegativeInt = Field(description="trainable numbers")
     data: DataSource
+    sources: tuple[TrainedOn, ...] = Field(
+        default=(), description="stores that it was trained on, the first in front; empty where data is all"
+    )
     cost: Cost
     weights: dict[str, float] = Field(description="energy (1), forces (Å²) and hessian (Å⁴) weights of the loss")
     metrics: dict[str, dict[str, Metric]] = Field(description="split -> metric name -> metric")

@@ -199,11 +199,14 @@ def require_usable(sources: Sequence[Source]) -> None:
 def warn_of_sources(sources: Sequence[Source]) -> None:
     """Warn of data that are used in a way that somebody may not want."""
     having = [source for source in sources if source.store.n_directions[source.train].any()]
+    trained = sources[0].config.training.steps > 0  # otherwise nothing is chosen by the validation
     for source in sources:
-        _warn_of_tests(source)
+        if trained:
+            _warn_of_tests(source)
         others = any(other is not source for other in having)
         warn_of_unused(source.config, source.store, others_have_directions=others)
-    _warn_of_flat_validation(sources[0].config, sources[0].store)
+    if trained:
+        _warn_of_flat_validation(sources[0].config, sources[0].store)
 
 
 def describe_run(config: RunConfig, sources: Sequence[Source]) -> list[str]:

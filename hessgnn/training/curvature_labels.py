@@ -19,7 +19,8 @@ from hessgnn.data.store.columns import ragged
 from hessgnn.data.store.layout import decoded
 from hessgnn.data.store.store import Store
 from hessgnn.errors import ConfigError, TrainingError
-from hessgnn.training.config import LossConfig, RunConfig
+from hessgnn.training.config import RunConfig
+from hessgnn.training.loss_config import LossConfig
 
 Indices = NDArray[np.int64]
 

@@ -30,7 +30,7 @@ from hessgnn.curvature.probes import PROBES, Probes, draw
 from hessgnn.data.batch import Batch
 from hessgnn.data.labels import Labels
 from hessgnn.potentials.base import Potential
-from hessgnn.training.config import LossConfig
+from hessgnn.training.loss_config import LossConfig
 from hessgnn.training.part import Part, weighted_sum
 from hessgnn.training.transfer import Reading
 

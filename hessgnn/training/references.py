@@ -8,6 +8,8 @@ at another level of theory are shifted by the difference of two such reference e
 from __future__ import annotations
 
 import logging
+import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
@@ -78,7 +80,32 @@ def scale_to_data(
     potential.set_scaling(reference, config.data.energy_scale)
     if ranks.number > 1:
         potential.load_state_dict(ranks.from_first(lambda: {k: v.cpu() for k, v in potential.state_dict().items()}))
-    return tuple(source.shifted(shift) for source, shift in zip(sources, shifts, strict=True))
+    shifted = tuple(source.shifted(shift) for source, shift in zip(sources, shifts, strict=True))
+    if ranks.first and not learned:
+        _warn_of_levels(shifted, reference)
+    return shifted
+
+
+LEVELS_DIFFER = 2.0
+"""eV an atom, of mean energies without reference energies: binding energies of usual molecules differ by less."""
+
+
+def _warn_of_levels(sources: Sequence[Source], reference: Energies) -> None:
+    """Warn where energies of a store lie elsewhere than those of the first: reference energies of another making."""
+    means = []
+    for source in sources:
+        store, chosen = source.store, source.train[source.store.has_energy[source.train]]
+        own = store.composition(list(reference), chosen) @ np.array(list(reference.values()))
+        rest = (store.energies[chosen] - own) / store.n_atoms[chosen]
+        means.append(float(rest.mean()) if len(rest) else math.nan)
+    for source, mean in zip(sources[1:], means[1:], strict=True):
+        if abs(mean - means[0]) > LEVELS_DIFFER:
+            warnings.warn(
+                f"energies of store {source.name}, without reference energies, lie {mean - means[0]:+.3g} eV an atom "
+                f"from those of {sources[0].name}. Hint: give data.reference_energies and the store's own, made in the "
+                "same way at its level of theory, or neither",
+                stacklevel=4,
+            )
 
 
 def has_learned(config: RunConfig, potential: Potential) -> bool:

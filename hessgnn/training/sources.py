@@ -25,9 +25,15 @@ from hessgnn.data.plan import Interleaved
 from hessgnn.data.store.store import Store
 from hessgnn.errors import TrainingError
 from hessgnn.runtime.config import Settings
-from hessgnn.training.config import LossConfig, RunConfig
+from hessgnn.training.config import RunConfig
 from hessgnn.training.curvature_labels import epoch_steps, usable
 from hessgnn.training.data_config import ALL_LABELS, DataConfig, LabelName
+from hessgnn.training.loss_config import LossConfig
+
+
+def level_of(store: Store) -> str:
+    """Level of theory of a store, in a form that can be compared."""
+    return "".join(store.attributes.level_of_theory.split()).casefold()
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,7 @@ class Source:
     @property
     def level(self) -> str:
         """Level of theory, in a form that can be compared."""
-        return "".join(self.store.attributes.level_of_theory.split()).casefold()
+        return level_of(self.store)
 
     @property
     def labels(self) -> Sequence[LabelName]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import pickle
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,16 @@ from hessgnn.data.plan import Interleaved
 from hessgnn.data.store.store import Store, write_store
 from hessgnn.data.structure import Structure
 from hessgnn.errors import ConfigError, DataError, TrainingError, UserError
+from hessgnn.evaluation.evaluate import evaluate
+from hessgnn.evaluation.record import read_record
 from hessgnn.potentials.saved import load_checkpoint
 from hessgnn.runtime.config import load, parse
-from hessgnn.training.build import build, build_buckets, describe_run
+from hessgnn.training.build import build, build_buckets, build_stream, describe_run
 from hessgnn.training.config import RunConfig
+from hessgnn.training.distributed import Ranks
 from hessgnn.training.recorded import RecordedStep
 from hessgnn.training.run import Run
+from hessgnn.training.sources import Streams
 from hessgnn.training.trainer import train
 
 MakeConfig = Callable[..., RunConfig]
@@ -155,7 +160,9 @@ def test_training_on_both_levels_is_training_on_one_surface(make_config: MakeCon
     for name, own in {"old": {z: OWN[z] + SHIFT[z] for z in OWN}, "one": None, "old unshifted": OWN}.items():
         also = {"path": str(tmp_path / f"{name[:3]}.h5"), "validation": "train", "reference_energies": own}
         data = {"reference_energies": OWN, "also": [also]}
-        curve = train(make_config(data=data, training={"dtype": "float64"})).progress.curve
+        warned = pytest.warns(UserWarning, match="energies of store old, without") if "un" in name else nullcontext()
+        with warned:
+            curve = train(make_config(data=data, training={"dtype": "float64"})).progress.curve
         others = [point.others[name[:3]] for point in curve]
         errors[name] = [value for one in (*curve, *others) for value in (one.loss, one.energy_rmse, one.forces_rmse)]
     assert errors["old"] == pytest.approx(errors["one"], rel=1e-6)
@@ -305,6 +312,22 @@ def test_recorded_steps_give_the_same_numbers(make_two: MakeConfig) -> None:
     assert twin.step.gradient.n_recorded == 2
 
 
+def test_ranks_share_the_batches_of_each_store(make_two: MakeConfig) -> None:
+    """The parts of two ranks add up to the loss of one process."""
+    config = make_two({"batch_size": 4}, loss={"probes": {"every": 2}}, training={"dtype": "float64"})
+    setup = build(config)
+    steps = [setup.step]
+    for rank in (Ranks(0, 2), Ranks(1, 2)):
+        streams = (build_stream(one.source, setup.potential, setup.device, rank) for one in setup.streams)
+        steps.append(replace(setup.step, ranks=rank, streams=Streams(config.order, tuple(streams))))
+    for number in range(6):
+        whole, one, two = (
+            sum(float(part.total(setup.loss.errors(setup.potential, part)).detach()) for part in step._make(number)[2])
+            for step in steps
+        )
+        assert one + two == pytest.approx(whole, rel=1e-9)
+
+
 def test_a_run_says_what_it_is_trained_on(make_two: MakeConfig) -> None:
     config = make_two({"replay": 3, "labels": ["energy", "forces"]})
     setup = build(config)
@@ -317,6 +340,19 @@ def test_a_run_says_what_it_is_trained_on(make_two: MakeConfig) -> None:
         "store old: 9 steps, 4.5 epochs, batches of 3; 6 structures (6 energy, 6 forces); old springs"
     )
     assert "energies shifted by (eV an atom) H " in second
+
+
+def test_the_record_says_what_came_from_where(make_two: MakeConfig, tmp_path: Path) -> None:
+    train(make_two({"replay": 3, "labels": ["energy", "forces"]}), tmp_path / "run")
+    record = evaluate(tmp_path / "run", splits=["test"])
+    first, second = read_record(tmp_path / "run" / "record.json").sources
+    assert record.sources == (first, second)
+    assert (first.name, first.steps, first.shift) == ("springs", 3, {})
+    assert (second.name, second.steps, second.share) == ("old", 9, 0.75)
+    assert second.labels == {"energy": 6, "forces": 6, "curvature": 0}
+    assert second.level_of_theory == "old springs"
+    assert second.content_hash != record.data.content_hash == first.content_hash
+    assert second.shift.keys() == {1, 6, 7, 8}
 
 
 def test_labels_that_no_structure_has_are_refused(make_two: MakeConfig, make_config: MakeConfig, other: Path) -> None:

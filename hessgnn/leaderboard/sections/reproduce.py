@@ -17,6 +17,7 @@ from hessgnn.leaderboard.comparisons import BUDGETS
 from hessgnn.leaderboard.sections.base import PageData, Section, section
 from hessgnn.leaderboard.tables import integer, number
 from hessgnn.training.regimes import label_set
+from hessgnn.training.sources import TrainedOn
 
 
 @section("reproduce", order=170)
@@ -63,6 +64,7 @@ def _recipe(row: Row, runs: Sequence[RunFiles]) -> Recipe:
         ("Steps", f"{row.steps:,}"),
         ("Loss weights", ", ".join(f"{name} {value:.3g}" for name, value in row.weights.items())),
         ("Parameters", integer(row.parameters)),
+        ("Trained on", "; ".join(map(_trained_on, first.sources))),
         ("Training", f"{number(row.device_seconds)} s per seed on {row.device}" if row.device_seconds else ""),
         (
             "Tuning",
@@ -109,6 +111,12 @@ def _commands(row: Row, runs: Sequence[RunFiles]) -> str:
         ]
     folders = " ".join(f"runs/{name}-seed{seed}" for seed in row.seeds)
     return "\n".join([*lines, f"hessgnn leaderboard {folders} -o board"])
+
+
+def _trained_on(source: TrainedOn) -> str:
+    labels = ", ".join(f"{count} {name}" for name, count in source.labels.items() if count)
+    steps = "" if source.steps is None else f"{source.steps:,} steps ({100 * source.share:.3g} %) on "
+    return f"{steps}{source.name} ({source.level_of_theory}; {source.structures} structures: {labels})"
 
 
 def _shift(record: Record) -> str:
