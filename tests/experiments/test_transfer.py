@@ -82,7 +82,9 @@ def test_published_weights_are_fine_tuned_and_held_to_what_they_were(make: Make,
     assert not {old.groups[i] for i in old.indices("train")} & {old.groups[i] for i in old.indices(OTHERS)}
     assert set(value.rates["forty"]["weights"]["scores"]) == {"0.3", "1"}
     assert value.learning_rates["forty"]["weights"] == pytest.approx(replayed.training.schedule.lr)
-    assert {(one.without, one.having) for one in value.answers} == set()  # the default splits are not in these data
+    assert {(one.without, one.having) for one in value.answers} == {
+        (f"published E-F 1{replay}", f"published E-F-H 1{replay}") for replay in ("", " replay 1")
+    }
     assert read_record(board[1] / "record.json").status == "ok"
     times = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/best.pt")}
     run_transfer(config, tmp_path, silent)  # nothing is left to do
