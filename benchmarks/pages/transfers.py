@@ -16,10 +16,9 @@ PUBLISHED = {"so3lr": "SO3LR", "sevennet": "SevenNet-0"}
 ERRORS = (
     ("H, test", "test", "hessian_rmse"),
     ("H, nms", "nms", "hessian_rmse"),
-    ("H, irc", "irc", "hessian_rmse"),
     ("ν, test", "test", "vibrations_reference_mae"),
-    ("F, irc", "irc", "forces_rmse"),
-    ("F, nms", "nms", "forces_rmse"),
+    ("F, paths", "test", "barriers_forces_mae"),
+    ("Barrier", "test", "barriers_forward_mae"),
     ("Recognised", "test", "saddle_recognised"),
     ("Found", "test", "saddle_success"),
 )

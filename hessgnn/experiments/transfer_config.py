@@ -81,7 +81,7 @@ class Comparison(Settings):
 
     question: str
     measured: tuple[str, ...] = Field(
-        default=("nms hessian_rmse", "test vibrations_reference_mae", "irc forces_rmse"),
+        default=("nms hessian_rmse", "test vibrations_reference_mae", "test barriers_forces_mae"),
         min_length=1,
         description="split and metric of each test; of the potential's own old surface after the word original",
     )
@@ -228,7 +228,7 @@ class TransferConfig(ExperimentConfig):
         ]
 
     def trainings(self, architecture: str) -> list[tuple[int, bool]]:
-        """Steps of each training of an architecture, and whether they have curvature labels; replay counts as others."""
+        """Steps of each training of an architecture, those of replay included, and whether it has curvature labels."""
         steps, seeds = self.steps_of(architecture), len(self.seeds)
         found = [
             (steps * (1 + arm.replay), label_set(arm.labels).has_curvature)

@@ -27,6 +27,8 @@ METRICS = (
     "forces_rmse",
     "hessian_rmse",
     "vibrations_reference_mae",
+    "barriers_forces_mae",
+    "barriers_forward_mae",
     "saddle_recognised",
     "saddle_success",
     "saddle_cosine",
