@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from hessgnn.experiments.label_pages import estimate_text
@@ -117,7 +118,13 @@ def goals(found: TransferValue) -> str:
 
 def verdicts(found: TransferValue, architecture: str) -> str:
     """All questions with their answers."""
-    return answers_table([one for one in found.answers if one.architecture == architecture]).markdown()
+    table = answers_table([one for one in found.answers if one.architecture == architecture])
+    place = table.headings.index("Architecture")
+
+    def rest(cells: Sequence[Any]) -> list[Any]:
+        return [cell for k, cell in enumerate(cells) if k != place]
+
+    return TextTable(rest(table.headings), [rest(line) for line in table.lines], rest(table.numeric)).markdown()
 
 
 def rates(found: TransferValue) -> str:
@@ -129,7 +136,8 @@ def rates(found: TransferValue) -> str:
             unit = chosen / tried["factor"]
             scores = ", ".join(f"{float(factor) * unit:.1e}: {score:.1f}" for factor, score in tried["scores"].items())
             lines.append([in_sentence(name), {"weights": "weights"}.get(kind, kind), scores, f"{chosen:.1e}"])
-    return TextTable(["Potential", "Starts from", "Rate: score", "Chosen"], lines).markdown() if lines else "Not yet."
+    table = TextTable(["Potential", "Starts from", "Rate: score", "Chosen"], lines, [False, False, False, True])
+    return table.markdown() if lines else "Not yet."
 
 
 def step_costs(found: TransferValue) -> str:
@@ -205,9 +213,9 @@ def _as_good_as(one: Estimate, *, at_most: bool) -> str:
 
 
 def _answer(found: TransferValue, architecture: str, text: str, metric: str, replay: int) -> Answer | None:
-    ending = f" replay {replay}"
+    ending = f", replay {replay}" if replay else ""
     for one in question(found, text, metric):
-        if one.architecture == architecture and one.having.endswith(ending) == bool(replay):
+        if one.architecture == architecture and one.having.partition(" %")[2] == ending:
             return one
     return None
 

@@ -47,7 +47,7 @@ def unlike_molecules(settings: OriginalSettings, elements: Sequence[int]) -> lis
         if len(atoms) < 3 or not numbers <= known or not numbers & set(settings.elements):
             continue
         rng = molecule_rng((settings.seed,), name)
-        frames = []
+        frames: list[Structure] = []
         while len(frames) < settings.frames:
             spread = settings.displacement * rng.uniform()
             positions = atoms.positions + rng.normal(scale=spread, size=atoms.positions.shape)
@@ -99,8 +99,9 @@ def label_original(potential: Potential, settings: OriginalSettings, data: Path,
         labelled.append(replace(structure, energy=energy, forces=forces))
     held_out = [*others, *alike]
     for structure, answer in zip(held_out, surface.answers(held_out), strict=True):
-        own = {"energy": answer.energy, "forces": answer.forces, "hessian": answer.hessian}
-        labelled.append(replace(structure, **own, hessian_asymmetry=None, directions=None, parent=""))
+        unknown: dict[str, Any] = {"hessian_asymmetry": None, "directions": None, "parent": ""}
+        own = replace(structure, energy=answer.energy, forces=answer.forces, hessian=answer.hessian, **unknown)
+        labelled.append(own)
     write_store(path, labelled, level_of_theory=name, provenance=f"predictions of {name} before it was trained on")
 
 

@@ -46,8 +46,10 @@ class Arm:
     @property
     def key(self) -> str:
         """Name of the arm among those of its architecture."""
-        replay = f" replay {self.replay}" if self.replay else ""
-        return f"{self.start} {self.labels} {self.fraction:g}{replay}"
+        start = "" if self.start == PUBLISHED else f"{self.start} → "
+        size = f", {100 * self.fraction:g} %" if self.fraction else ""
+        replay = f", replay {self.replay}" if self.replay else ""
+        return f"{start}{self.labels}{size}{replay}"
 
 
 class Pretraining(Settings):
@@ -85,12 +87,20 @@ class Comparison(Settings):
         min_length=1,
         description="split and metric of each test; of the potential's own old surface after the word original",
     )
-    without: dict[Literal["start", "labels", "fraction", "replay"], Any] = Field(min_length=1)
-    having: dict[Literal["start", "labels", "fraction", "replay"], Any] = Field(min_length=1)
+    without: dict[str, Any] = Field(min_length=1, description="start, labels, fraction and replay of an arm, or some")
+    having: dict[str, Any] = Field(min_length=1, description="the same of the other arm")
+
+    @field_validator("without", "having")
+    @classmethod
+    def _names_an_arm(cls, wanted: dict[str, Any]) -> dict[str, Any]:
+        known = ("start", "labels", "fraction", "replay")
+        if unknown := sorted(wanted.keys() - set(known)):
+            raise ValueError(f"{unknown[0]!r} is none of {', '.join(known)}")
+        return wanted
 
     def pairs(self, arms: tuple[Arm, ...]) -> list[tuple[Arm, Arm]]:
         """Pairs of arms, ``without`` first."""
-        named = {*self.without, *self.having, "key"}
+        named = {*self.without, *self.having}
 
         def rest(arm: Arm) -> dict[str, Any]:
             return {key: value for key, value in vars(arm).items() if key not in named}

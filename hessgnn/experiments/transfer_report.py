@@ -99,18 +99,26 @@ def digits(metric: str) -> int:
 def answers_table(answers: Sequence[Answer]) -> TextTable:
     """Questions with their verdicts."""
     headings = ["Question", "Architecture", "Without", "With", "Measured", "Ratio or difference", "Over all", "Verdict"]
-    return TextTable(
-        headings, [[one.question, one.architecture, one.without, one.having, *_found(one)] for one in answers]
-    )
-
-
-def _found(one: Answer) -> list[str]:
-    return [
-        f"{one.split} {one.metric}",
-        answer_text(one),
-        MISSING if one.rmse_ratio is None else f"{one.rmse_ratio:.2f}",
-        one.verdict or "too few families",
+    lines = [
+        [
+            one.question,
+            one.architecture,
+            one.without,
+            one.having,
+            f"{one.split}: {_title(one.metric)}",
+            answer_text(one),
+            MISSING if one.rmse_ratio is None else f"{one.rmse_ratio:.2f}",
+            one.verdict or "too few families",
+        ]
+        for one in answers
     ]
+    return TextTable(headings, lines, [False] * 5 + [True, True, False])
+
+
+def _title(metric: str) -> str:
+    task = task_of(metric)
+    assert task is not None
+    return task.definitions[metric].title
 
 
 def answer_text(one: Answer) -> str:

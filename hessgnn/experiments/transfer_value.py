@@ -261,16 +261,16 @@ def _answers(
                 contrasts.append(_contrast(errors, without.key, having.key, share=higher))
                 better.append(task.definitions[metric].better)
     found = []
-    for (question, without, having, key, errors), decision in zip(asked, decide(contrasts, better), strict=True):
+    for (text, a, b, key, errors), decision in zip(asked, decide(contrasts, better), strict=True):
         one: Contrast | None = None if decision is None else decision.contrast
         split, metric = key.rsplit(" ", 1)
-        ratio = errors.estimate([without, having], lambda rmse: rmse[..., 1] / rmse[..., 0])
+        ratio = errors.estimate([a, b], lambda rmse: rmse[..., 1] / rmse[..., 0])
         found.append(
             Answer(
-                question=question,
+                question=text,
                 architecture=architecture,
-                without=without,
-                having=having,
+                without=a,
+                having=b,
                 split=split,
                 metric=metric,
                 scale="ratio" if one is None else one.scale,
@@ -278,7 +278,7 @@ def _answers(
                 low=None if one is None else one.low,
                 high=None if one is None else one.high,
                 rmse_ratio=None if ratio is None or (one is not None and one.scale == "difference") else ratio.value,
-                trainings=int(errors.known([without, having]).sum()),
+                trainings=int(errors.known([a, b]).sum()),
                 families=len(errors.families),
                 verdict=None if decision is None else decision.verdict,
             )

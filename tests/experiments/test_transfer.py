@@ -83,7 +83,7 @@ def test_published_weights_are_fine_tuned_and_held_to_what_they_were(make: Make,
     assert set(value.rates["forty"]["weights"]["scores"]) == {"0.3", "1"}
     assert value.learning_rates["forty"]["weights"] == pytest.approx(replayed.training.schedule.lr)
     assert {(one.without, one.having) for one in value.answers} == {
-        (f"published E-F 1{replay}", f"published E-F-H 1{replay}") for replay in ("", " replay 1")
+        (f"E-F, 100 %{replay}", f"E-F-H, 100 %{replay}") for replay in ("", ", replay 1")
     }
     assert read_record(board[1] / "record.json").status == "ok"
     times = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/best.pt")}
@@ -117,7 +117,7 @@ def test_pre_trained_weights_are_gone_on_with(make: Make, tiny_store: Path, tmp_
     value = report_transfer(config, tmp_path)
     keys = [arm.key for arm in value.arms]
     assert len(keys) == 1 + 2 * 2 * 2
-    assert "nothing before 0" not in keys
+    assert "nothing → before" not in keys
     run = Run(tmp_path / "runs" / "schnet-E-F-H-E-F-0.4-seed1").config()
     assert run.training.start == str(tmp_path / "pretrained" / "schnet-E-F-H-seed1")
     assert run.training.steps == 4
