@@ -87,7 +87,7 @@ def _show(console: Console, name: str, found: Examination) -> None:
 
 def schema(
     what: Annotated[
-        str, typer.Argument(help="record (one entry of a leaderboard), leaderboard, train, sweep or study.")
+        str, typer.Argument(help="record (one entry of a leaderboard), leaderboard, train, sweep, study or transfer.")
     ] = "record",
 ) -> None:
     """Print the JSON schema of a file that hessgnn reads or writes."""
@@ -96,6 +96,7 @@ def schema(
     from hessgnn.errors import ConfigError, did_you_mean
     from hessgnn.evaluation.record import Record
     from hessgnn.experiments.config import StudyConfig
+    from hessgnn.experiments.transfer_config import TransferConfig
     from hessgnn.leaderboard.board import Leaderboard
     from hessgnn.runtime.config import Settings
     from hessgnn.sweep.config import SweepConfig
@@ -107,6 +108,7 @@ def schema(
         "train": RunConfig,
         "sweep": SweepConfig,
         "study": StudyConfig,
+        "transfer": TransferConfig,
     }
     if what not in published:
         raise ConfigError("has no schema", where=what, hint=did_you_mean(what, published))
