@@ -35,7 +35,7 @@ def check(
                 f"{escape(outcome.message)}\n[bold]Hint:[/] {escape(outcome.item.hint)}",
             )
         else:
-            verdict, text = "[yellow]skipped[/]", escape(f"not C²: {outcome.skipped_reason}")
+            verdict, text = "[yellow]skipped[/]", escape(f"declared: {outcome.skipped_reason} ({outcome.message})")
         table.add_row(outcome.item.name, verdict, text)
     console.print(table)
     failed, skipped = sum(o.failed for o in outcomes), sum(o.skipped_reason is not None for o in outcomes)

@@ -96,6 +96,7 @@ def build(config: RunConfig, ranks: Ranks | None = None) -> Setup:
 
     torch.manual_seed(config.training.seed)
     potential = build_potential(config)
+    config = config.with_settings_of(potential)
     if potential.not_c2 is not None and config.loss.hessian and ranks.first:
         warnings.warn(
             f"the Hessian of {config.potential['name']!r} jumps ({potential.not_c2}), so training on it is noisy",

@@ -13,6 +13,7 @@ from torch import nn
 from hessgnn.errors import ConfigError
 from hessgnn.potentials.adapters.files import WeightFile
 from hessgnn.potentials.base import Potential, PotentialConfig
+from hessgnn.potentials.blocks.layers import LayerNorm
 
 
 class AdaptedConfig(PotentialConfig):
@@ -37,7 +38,7 @@ class AdaptedConfig(PotentialConfig):
     @field_validator("elements")
     @classmethod
     def _sorted_and_known(cls, elements: tuple[int, ...]) -> tuple[int, ...]:
-        return super()._sorted_and_known(elements) if elements else elements  # type: ignore[operator]
+        return super()._sorted_and_known(elements) if elements else elements
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,9 @@ class AdaptedPotential(Potential):
         model = _load_once(type(self), config)
         super().__init__(config.model_copy(update=_resolved(config, model)))
         self.model = model.module
+        for part in self.model.modules():
+            if type(part) is nn.LayerNorm and len(part.normalized_shape) == 1:
+                part.__class__ = LayerNorm  # same weights, right third derivatives
 
     @classmethod
     @abstractmethod

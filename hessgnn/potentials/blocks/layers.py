@@ -28,6 +28,22 @@ def mlp(*sizes: int, act: str, bias: bool = True) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
+class LayerNorm(nn.LayerNorm):
+    """Layer normalisation whose third derivatives are right, over the last dimension.
+
+    The fused operation of torch takes mean and deviation for constants in its third derivatives (torch 2.13), so the
+    gradient of a Hessian loss in the parameters would silently be wrong.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
+        """Normalise ``(..., n)``."""
+        centred = input - input.mean(-1, keepdim=True)
+        normalised = centred * torch.rsqrt(centred.square().mean(-1, keepdim=True) + self.eps)
+        if self.weight is not None:
+            normalised = normalised * self.weight
+        return normalised if self.bias is None else normalised + self.bias
+
+
 class PolynomialCutoff(nn.Module):
     """Polynomial envelope: 1 at r = 0, zero with ``p - 1``... three derivatives at the cutoff.
 
