@@ -22,7 +22,7 @@ from hessgnn.potentials.base import Potential
 from hessgnn.surface.calculator import HessGNNCalculator
 from hessgnn.surface.differences import differenced_hessian
 from hessgnn.testing.contract import maker
-from hessgnn.training.config import LossConfig
+from hessgnn.training.loss_config import LossConfig
 from hessgnn_bench.timing import Times, TrainingStep, interleaved
 
 MOLECULES = 8

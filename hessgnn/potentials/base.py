@@ -10,6 +10,7 @@ import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -69,6 +70,8 @@ class Potential(nn.Module, ABC):
     Config: ClassVar[type[PotentialConfig]] = PotentialConfig
     not_c2: str | None = None
     """Why the Hessian of this potential jumps, in words; ``None`` when it is continuous."""
+    excused: Mapping[str, str] = MappingProxyType({})
+    """Items of the contract that the architecture cannot keep, by name, each with the reason."""
     n_hops: int | None = None
     """How many edges away an atom can influence the energy of another: the number of message-passing layers. With 1,
     the energy of an atom must depend on the edges that it is the centre of only. ``None`` means unknown; Hessians of
