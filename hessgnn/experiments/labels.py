@@ -77,11 +77,11 @@ def half_of(store: Store, split: str, fraction: float, seed: Seed) -> set[int]:
 
 
 def _shuffled(store: Store, split: str, fraction: float, seed: Seed) -> list[int]:
-    """Structures of a part that have a Hessian, unit by unit, at random within each."""
+    """Structures of a part that have a Hessian or products, unit by unit, at random within each."""
     order, unit_of = _ordered_units(store, split, seed), units(store, split)
     members: dict[str, list[int]] = {}
     for i in store.indices(split):
-        if store.has_hessian[i]:
+        if store.has_curvature[i]:
             members.setdefault(unit_of[int(i)], []).append(int(i))
     rng = np.random.default_rng((*_as_tuple(seed), 1))
     return [
@@ -195,12 +195,19 @@ class TrainingSets:
         self.labels, self._data = config.labels, config.data
         require_sound(store, [*store.indices(self._data.train), *store.indices(self._data.validation)])
         measured = self.labels.hessian_gradients == "measured"
-        made = any(label_set(regime).needs_engine for regime in config.regimes)
+        made = any(label_set(one).needs_engine and not self._holds(label_set(one)) for one in config.regimes)
         if measured or made:  # said before anything else is done
             require_same_level(store, make_engine(self.labels.engine))
         self.hessian_gradients = self._measured() if measured else float(self.labels.hessian_gradients)
         self._parts: dict[tuple[float, int], list[int]] = {}
         self._reference_parts: dict[tuple[float, int], list[int]] = {}
+
+    def _holds(self, wanted: LabelSet) -> bool:
+        """Whether all training structures have such products in the data, as of a level that is dear to compute."""
+        if not wanted.products:
+            return False
+        found = [self.store[int(i)].directions for i in self.store.indices(self._data.train)]
+        return all(one is not None and [*one.kinds].count(wanted.directions) >= wanted.products for one in found)
 
     def indices(self, *, fraction: float, draw: int) -> list[int]:
         """Structures of the part, without displaced frames, by their places in the store."""
@@ -302,7 +309,8 @@ class TrainingSets:
         if not label_set(kind).has_curvature:
             return set()
         shuffled = _shuffled(self.store, self._data.train, fraction, (self.labels.seed, draw))
-        return set(shuffled[:: label_set(kind).every]) - self._moved(kind, fraction, draw)
+        chosen = set(shuffled[:: label_set(kind).every]) - self._moved(kind, fraction, draw)
+        return {i for i in chosen if self.store.has_hessian[i]} if label_set(kind).hessians else chosen
 
     def validation_gradients(self, architecture: str) -> int:
         """Count what the labels of the validation split cost, in gradients of the engine.
@@ -390,7 +398,7 @@ class TrainingSets:
         products = {
             i: ProductJob(cache / "products", structures[i], wanted.products, labels, draw, wanted.directions)
             for i in sorted(labelled)
-            if wanted.directions
+            if wanted.directions and not self._holds(wanted)
         }
         jobs: list[LabelJob[Any]] = [*frames.values(), *products.values()]
         make_labels(jobs, self.config.workers, partial(self._tell, path), path)
@@ -398,6 +406,10 @@ class TrainingSets:
         for i, structure in structures.items():
             if i in products and len(found := products[i].labels()):
                 structure = replace(structure, directions=found)
+            elif wanted.products and structure.directions is not None:  # those of the data
+                kinds = structure.directions.kinds
+                own = [k for k, kind in enumerate(kinds) if kind == wanted.directions][: wanted.products]
+                structure = replace(structure, directions=structure.directions.select(own) if i in labelled else None)
             if wanted.name not in ("E", "E-F") and not (wanted.hessians and i in labelled):
                 structure = replace(structure, hessian=None, hessian_asymmetry=None)  # it is not paid for
             kept.append(structure)

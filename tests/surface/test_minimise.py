@@ -38,6 +38,16 @@ def test_the_exact_hessian_converges_quadratically() -> None:
     assert fine - coarse <= 3
 
 
+def test_a_hessian_to_begin_with_saves_gradients() -> None:
+    """Also one of another place, in which neither translations nor rotations cost anything."""
+    surface = PotentialSurface(PairSprings.of(ATOMS))
+    start = off(ATOMS.positions + np.random.default_rng(1).normal(scale=0.03, size=ATOMS.positions.shape))
+    known = surface.hessian(start).symmetric
+    plain, helped = (quasi_newton(surface, start, 1e-4, 100, hessian=hessian) for hessian in (None, known))
+    assert rmsd(helped.positions, ATOMS.positions) < 1e-4
+    assert helped.gradients < plain.gradients / 2
+
+
 def test_newton_leaves_a_saddle_point() -> None:
     """Water stretched to a line is a saddle point of the springs: two bends with negative curvature."""
     atoms = molecule("H2O")
