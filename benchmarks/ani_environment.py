@@ -25,7 +25,7 @@ from rich.console import Console
 
 from hessgnn.curvature.hessian import padded_hessians
 from hessgnn.potentials.ani.model import ANI
-from hessgnn.training.config import LossConfig, ProbeConfig
+from hessgnn.training.loss_config import LossConfig, ProbeConfig
 
 OURS, THEIRS = "ours", "torchani's"
 BOUND = 1e-4

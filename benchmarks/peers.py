@@ -43,8 +43,8 @@ from hessgnn.data.store.store import Store
 from hessgnn.data.structure import Structure
 from hessgnn.errors import UserError, did_you_mean
 from hessgnn.runtime.files import write_text
-from hessgnn.training.build import composition_energy, fit_reference_energies
-from hessgnn.training.config import LossConfig
+from hessgnn.training.loss_config import LossConfig
+from hessgnn.training.references import composition_energy, fit_reference_energies
 
 SIZE = 32
 """Molecules in a batch."""

@@ -30,8 +30,8 @@ from hessgnn.data.padding import Size
 from hessgnn.data.store.store import Store
 from hessgnn.errors import TrainingError
 from hessgnn.training.build import build_buckets
-from hessgnn.training.config import LossConfig
 from hessgnn.training.loss import Loss, Weights
+from hessgnn.training.loss_config import LossConfig
 from hessgnn.training.part import Part
 from hessgnn.training.recorded import RecordedStep
 from hessgnn.training.step import EagerStep

@@ -51,10 +51,12 @@ from hessgnn.errors import TrainingError
 from hessgnn.potentials.base import Potential
 from hessgnn.runtime.config import load as load_config
 from hessgnn.runtime.files import find_resource, write_text
-from hessgnn.training.build import build_buckets, build_potential, fit_reference_energies
-from hessgnn.training.config import LossConfig, ProbeConfig, RunConfig, ValidationConfig
+from hessgnn.training.build import build_buckets, build_potential
+from hessgnn.training.config import RunConfig, ValidationConfig
 from hessgnn.training.loss import Loss, Weights
+from hessgnn.training.loss_config import LossConfig, ProbeConfig
 from hessgnn.training.recorded import PROOFS, RecordedStep
+from hessgnn.training.references import fit_reference_energies
 from hessgnn.training.step import EagerStep
 from hessgnn.training.validation import validate
 

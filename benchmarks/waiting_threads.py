@@ -29,7 +29,7 @@ from hessgnn.runtime.files import write_text
 from hessgnn.runtime.machine import SPINS
 from hessgnn.runtime.processes import Pool
 from hessgnn.runtime.worker import Link
-from hessgnn.training.config import LossConfig
+from hessgnn.training.loss_config import LossConfig
 
 WAYS: dict[str, dict[str, str]] = {
     "default": {},

@@ -17,8 +17,8 @@ from hessgnn.errors import TrainingError
 from hessgnn.potentials.base import architectures
 from hessgnn.testing import check_potential
 from hessgnn.training.build import Setup, build, build_buckets
-from hessgnn.training.config import LossConfig
 from hessgnn.training.loss import Loss, Weights
+from hessgnn.training.loss_config import LossConfig
 from hessgnn.training.part import Part
 from hessgnn.training.recorded import RecordedStep
 from hessgnn.training.step import EagerStep, NonFiniteLoss

@@ -18,8 +18,8 @@ from hessgnn.data.loader import Loader
 from hessgnn.data.padding import Buckets
 from hessgnn.data.store.store import Store
 from hessgnn.potentials.base import Potential, create
-from hessgnn.training.config import LossConfig
 from hessgnn.training.loss import Loss, Weights
+from hessgnn.training.loss_config import LossConfig
 from hessgnn.training.part import Part
 from hessgnn.training.step import EagerStep
 from hessgnn.training.transfer import Shipment

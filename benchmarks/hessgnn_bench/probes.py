@@ -30,8 +30,9 @@ from hessgnn.potentials.base import Potential
 from hessgnn.runtime.config import load as load_config
 from hessgnn.runtime.files import find_resource, write_text
 from hessgnn.training.build import build
-from hessgnn.training.config import LossConfig, ProbeConfig, RunConfig
+from hessgnn.training.config import RunConfig
 from hessgnn.training.loss import Loss
+from hessgnn.training.loss_config import LossConfig, ProbeConfig
 from hessgnn.training.trainer import Trainer
 from hessgnn_bench.conditions import Conditions
 from hessgnn_bench.estimators import Draws, Estimator, Known, all_estimators, find, is_oracle

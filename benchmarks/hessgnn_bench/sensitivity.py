@@ -22,8 +22,8 @@ from hessgnn.curvature.hessian import padded_hessians
 from hessgnn.data.batch import Batch
 from hessgnn.data.structure import Structure
 from hessgnn.potentials.base import Potential
-from hessgnn.training.config import LossConfig, ProbeConfig
 from hessgnn.training.loss import Loss, Weights
+from hessgnn.training.loss_config import LossConfig, ProbeConfig
 from hessgnn_bench.estimators import Draws, Known
 
 STEP = 1e-4

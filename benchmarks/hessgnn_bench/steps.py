@@ -9,8 +9,8 @@ from functools import partial
 import torch
 
 from hessgnn.potentials.base import Potential
-from hessgnn.training.config import LossConfig, ProbeConfig
 from hessgnn.training.loss import Weights
+from hessgnn.training.loss_config import LossConfig, ProbeConfig
 from hessgnn_bench import recipes
 from hessgnn_bench.experiment import Experiment, Pieces
 from hessgnn_bench.plain import left_to_autograd

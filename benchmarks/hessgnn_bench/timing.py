@@ -12,8 +12,8 @@ from torch import Tensor
 
 from hessgnn.data.batch import Batch
 from hessgnn.potentials.base import Potential
-from hessgnn.training.config import LossConfig
 from hessgnn.training.loss import Loss, Weights
+from hessgnn.training.loss_config import LossConfig
 from hessgnn.training.optimizer import Update
 
 Observer = Callable[[int, int], None]

@@ -19,9 +19,10 @@ from hessgnn.data.loader import Loader
 from hessgnn.data.store.store import Store, write_store
 from hessgnn.data.structure import Structure
 from hessgnn.training.build import build_gradient
-from hessgnn.training.config import LossConfig, ProbeConfig, RunConfig, TrainingConfig
+from hessgnn.training.config import RunConfig, TrainingConfig
 from hessgnn.training.distributed import Ranks
 from hessgnn.training.loss import Loss, Weights
+from hessgnn.training.loss_config import LossConfig, ProbeConfig
 from hessgnn.training.optimizer import Update
 
 PER_ATOM: Literal["per_atom"] = "per_atom"
@@ -101,7 +102,7 @@ class Driver(Peer):
                 training={"step": self.settings.get("step", "eager"), "batch_size": len(self.labels.sizes)},
             )
             loss = Loss(config.loss)
-            self.steps[rows] = loss, build_gradient(config, loss, self.model, self.loader, Ranks())
+            self.steps[rows] = loss, build_gradient(config, loss, self.model, [self.loader], Ranks())
         loss, gradient = self.steps[rows]
         (part,) = loss.parts(self.batch, weights, self.generator)
         totals: list[Tensor] = []

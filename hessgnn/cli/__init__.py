@@ -67,9 +67,12 @@ def train(
 
 @app.command()
 def evaluate(
-    run: Annotated[Path | None, typer.Argument(help="Run folder; not needed with --calculator.")] = None,
+    run: Annotated[Path | None, typer.Argument(help="Run folder; not needed with --potential or --calculator.")] = None,
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="Settings of tasks such as sample=1000 subjects=12 md.preset=full.")
+        list[str] | None,
+        typer.Argument(
+            help="Settings of tasks such as sample=1000 subjects=12 md.preset=full; with --potential also weights=FILE."
+        ),
     ] = None,
     tasks: Annotated[
         list[str] | None,
@@ -79,23 +82,26 @@ def evaluate(
         ),
     ] = None,
     splits: Annotated[list[str] | None, typer.Option("--splits", help="Splits to evaluate on.")] = None,
+    potential: Annotated[
+        str | None, typer.Option(help="Evaluate a potential of another package as published: sevennet, so3lr, …")
+    ] = None,
     calculator: Annotated[
         str | None, typer.Option(help="Evaluate an ASE calculator instead: module:factory, e.g. tblite.ase:TBLite.")
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(help="Data to evaluate on: those of the run by default, rtp-mini for a calculator."),
+        typer.Option(help="Data to evaluate on: those of the run by default, else rtp-mini."),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="With --calculator: folder for its record. A run keeps its own."),
+        typer.Option("--output", "-o", help="With --potential or --calculator: folder for its record."),
     ] = None,
     device: Annotated[str, typer.Option(help="Device to compute on.")] = "cpu",
     processes: Annotated[
         int, typer.Option(min=1, help="Processes that molecules and reactions are divided between.")
     ] = 1,
 ) -> None:
-    """Evaluate a trained model, or any ASE calculator: errors, spectra, relaxation, TS search, NEB, MD, cost.
+    """Evaluate a trained or published model, or a calculator: errors, spectra, relaxation, TS search, NEB, MD, cost.
 
     Exit status 3 when a task could not be run. Saved results are not computed again.
     """
@@ -104,6 +110,7 @@ def evaluate(
     every_task_ran = run_tasks(
         run,
         overrides or [],
+        potential=potential,
         calculator=calculator,
         data=data,
         output=output,

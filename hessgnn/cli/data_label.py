@@ -28,7 +28,11 @@ def label(
         typer.Option(help="modes, softest: engine or run folder whose Hessian gives the modes; tblite by default"),
     ] = None,
     engine: Annotated[
-        str | None, typer.Option(help="label engine with its default settings; by default that of the set's provenance")
+        str | None,
+        typer.Option(
+            help="label engine with its default settings, run folder, or potential that comes with weights (sevennet); "
+            "by default the engine of the set's provenance"
+        ),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with engine, seed and labels, as in a recipe")] = None,
     structures: Annotated[Path | None, typer.Option(help="only these: text file, one name a line")] = None,
@@ -37,6 +41,10 @@ def label(
         bool, typer.Option("--energy-forces", help="compute energies and forces where they are missing")
     ] = False,
     hessian: Annotated[bool, typer.Option("--hessian", help="compute full Hessians where they are missing")] = False,
+    relabel: Annotated[
+        bool,
+        typer.Option("--relabel", help="drop all labels: the new file is at the engine's level of theory"),
+    ] = False,
     seed: Annotated[int | None, typer.Option(min=0, help="of the directions; 0 by default")] = None,
     processes: Annotated[int, typer.Option(min=1, help="worker processes")] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print what it would cost and stop")] = False,
@@ -52,6 +60,7 @@ def label(
     from hessgnn.factory.labelling import Labelling, choose, engine_of
     from hessgnn.runtime.config import merge, parse, read_yaml
     from hessgnn.runtime.files import find_resource
+    from hessgnn.surface.engines.potential import engine_settings
 
     store = Store.open(data)
     told = {} if config is None else _of_recipe(read_yaml(find_resource(config)), config)
@@ -62,10 +71,11 @@ def label(
     content = merge(
         told,
         {"directions": asked} if asked else {},
-        {"engine": {"name": engine}} if engine is not None else {},
+        {"engine": engine_settings(engine)} if engine is not None else {},
         {"seed": seed} if seed is not None else {},
         {"energy_forces": True} if energy_forces else {},
         {"hessian": True} if hessian else {},
+        {"relabel": True} if relabel else {},
     )
     if "engine" not in content:
         known = engine_of(store)

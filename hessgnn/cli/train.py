@@ -19,6 +19,7 @@ from hessgnn.errors import ConfigError, UserError
 from hessgnn.evaluation.evaluate import evaluate as evaluate_run
 from hessgnn.evaluation.evaluate import evaluate_calculator, record_mean_predictor, source
 from hessgnn.evaluation.predictions import PRODUCTS
+from hessgnn.evaluation.published import divided, published_run, splits_of
 from hessgnn.evaluation.record import Record
 from hessgnn.evaluation.run import DEFAULT_TASKS, TaskSettings, chosen_tasks
 from hessgnn.evaluation.tasks.accuracy import METRICS
@@ -29,11 +30,15 @@ from hessgnn.runtime.files import find_resource
 from hessgnn.runtime.machine import keep_freed_memory
 from hessgnn.runtime.terminal import Interrupted, ProgressLog, say
 from hessgnn.training import bar
-from hessgnn.training.build import build_potential
-from hessgnn.training.config import DataConfig, RunConfig
-from hessgnn.training.curvature_labels import describe, epoch_steps, require_labels, warn_of_unused
+from hessgnn.training.build import build_potential, describe_run, read_start, require_usable, warn_of_sources
+from hessgnn.training.config import RunConfig
+from hessgnn.training.curvature_labels import epoch_steps
+from hessgnn.training.data_config import DataConfig
 from hessgnn.training.distributed import ranks_of_torchrun
+from hessgnn.training.references import has_learned, refits, scale_to_data
 from hessgnn.training.run import Run, ValidationPoint
+from hessgnn.training.sources import elements_of, open_sources
+from hessgnn.training.start import describe_trained, prepare, resolved
 from hessgnn.training.trainer import Observer, TrainingResult
 from hessgnn.training.trainer import train as run_training
 
@@ -47,7 +52,7 @@ def train(
         console = Console(quiet=not ranks.first)
         settings, folder = _what_and_where(config, overrides, output, resume)
         if dry_run:
-            _print_plan(console, settings, folder)
+            _print_plan(console, settings, folder, None if resume is None else Run(resume))
             return
         console.print(bar.legend(hessian=settings.validation.compares_hessians), style="dim")
         with bar.progress_bar(console) as progress:
@@ -134,6 +139,7 @@ def evaluate(
     run: Path | None,
     overrides: list[str],
     *,
+    potential: str | None,
     calculator: str | None,
     data: str | None,
     output: Path | None,
@@ -142,20 +148,29 @@ def evaluate(
     device: str,
     processes: int,
 ) -> bool:
-    """Evaluate the best potential of a run, or a calculator, and print its metrics; whether every task could be run."""
-    if run is not None and "=" in str(run):  # the first word may be an override when a calculator is evaluated
+    """Evaluate a run, a published potential or a calculator, and print metrics; whether every task could be run."""
+    if run is not None and "=" in str(run):  # the first word may be an override where no run is evaluated
         run, overrides = None, [str(run), *overrides]
-    if (run is None) == (calculator is None):
-        hint = "name a run folder, or give --calculator"
-        raise ConfigError("either a run or a calculator is evaluated", where="evaluate", hint=hint)
+    if sum(one is not None for one in (run, potential, calculator)) != 1:
+        hint = "name a run folder, or give --potential or --calculator"
+        raise ConfigError("one of a run, a potential and a calculator is evaluated", where="evaluate", hint=hint)
     names = chosen_tasks(tasks or DEFAULT_TASKS)  # before their settings: one from outside is known by then
+    own, overrides = ({}, overrides) if potential is None else divided(potential, overrides)
     settings = parse(TaskSettings, override({}, overrides), where="evaluate")
     if run is not None and output is not None:
         raise ConfigError("a run keeps its record in its own folder", where="--output", hint="leave it out")
     keep_freed_memory()
     console = Console()
-    folder = run or output or Path("runs") / str(calculator).replace(":", ".")
-    log, title = ProgressLog(console, folder / "evaluate.log"), f"evaluate {run or calculator}"
+    folder = run or output or Path("runs") / str(potential or calculator).replace(":", ".")
+    title = f"evaluate {run or potential or calculator}"
+    if potential is not None:
+        with _shown(console):
+            published_run(potential, folder, data or "rtp-mini", own)
+        config = Run(folder).config()
+        data, splits = config.data.path, splits or splits_of(Store.open(config.data.path), config)
+        if config.data.train in (splits or ()):
+            say(console, f"the energy of each element was fitted to the split {config.data.train!r} itself")
+    log = ProgressLog(console, folder / "evaluate.log")
     with Progress(console=console, disable=not console.is_terminal) as progress:
         bars: dict[str, TaskID] = {}
 
@@ -190,26 +205,47 @@ def default_folder(config: RunConfig) -> Path:
     return Path("runs") / f"{entry}-seed{config.training.seed}"
 
 
-def _print_plan(console: Console, settings: RunConfig, folder: Path) -> None:
-    store = Store.open(settings.data.path)
-    settings = settings.with_resolved_potential(store.elements())
+def _print_plan(console: Console, settings: RunConfig, folder: Path, run: Run | None) -> None:
+    """Say what a run would do; ``run`` is the one that is resumed."""
+    sources = open_sources(settings)
+    elements, resumed = elements_of(sources), None if run is None else run.origin()
+    start = read_start(settings) if resumed is None else None
+    settings = resolved(settings, elements, resumed if start is None else start.origin)
+    sources = tuple(source.with_potential(settings.potential) for source in sources)
+    potential = build_potential(settings)
     console.print(dump(settings), markup=False)
-    require_labels(settings, store)
-    train_size = len(store.indices(settings.data.train))
-    training = settings.training
-    per_epoch = f"{epoch_steps(settings, store)} steps an epoch"
+    require_usable(sources)
+    parameters = potential.n_parameters()  # before any is frozen
+    origin = prepare(potential, settings, start, elements)
+    training, first = settings.training, sources[0]
+    per_epoch = f"{settings.order.step(0, epoch_steps(first.config, first.store))} steps an epoch"
     if training.max_atoms or training.max_edges:
         per_epoch = f"at least {per_epoch}"
     console.print(
-        f"{train_size} training structures, {per_epoch}, {training.steps} steps, "
-        f"{build_potential(settings).n_parameters()} parameters, into {folder}",
+        f"{len(first.train)} training structures, {per_epoch}, {training.steps} steps, {parameters} parameters, "
+        f"into {folder}",
         markup=False,
         highlight=False,
     )
-    for line in describe(settings, store):
+    about = describe_trained(potential, resumed)
+    if resumed is None and not has_learned(settings, potential):
+        sources = scale_to_data(potential, settings, sources)
+    elif resumed is None and origin is not None:
+        about = [origin.described(), *about]
+        number = first.labelled()["energy"]
+        fits = refits(settings, potential)
+        how = (
+            f"fitted to {number} training structures when the run begins"
+            if fits
+            else str(settings.data.reference_energies)
+        )
+        about.append(f"reference energies: {how}")
+    if run is not None and (begun := run.sources()):
+        sources = tuple(source.shifted(was.shift) for source, was in zip(sources, begun, strict=True))
+    for line in (*about, *describe_run(settings, sources)):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if not console.quiet:
-        warn_of_unused(settings, store)
+        warn_of_sources(sources)
 
 
 def _print_result(console: Console, result: TrainingResult, folder: Path) -> None:

@@ -134,6 +134,18 @@ class Buckets:
         )
 
 
+class AnyOf(Buckets):
+    """Sizes of several ladders, for batches of several kinds: the smallest that holds a batch."""
+
+    def __init__(self, ladders: Sequence[Buckets]) -> None:
+        super().__init__(ladders[0].size)
+        self.ladders = list(ladders)
+
+    def for_size(self, size: Size) -> Size:
+        """Smallest rung of any ladder that holds a size."""
+        return min((ladder.for_size(size) for ladder in self.ladders), key=lambda rung: (rung.n_edges, rung.n_atoms))
+
+
 def pad_to(batch: Batch, size: Size, cutoff: float) -> Batch:
     """Append dummy structures to a batch until it has a given size, which must hold it.
 

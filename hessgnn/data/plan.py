@@ -1,8 +1,10 @@
-"""Which structures make up the batch of a step: a function of nothing but sizes, limits, the seed and the step."""
+"""Which structures of which store make up the batch of a step: a function of sizes, limits, seed and step alone."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
@@ -215,6 +217,62 @@ class ComposedPlan(Plan):
     def occurrences(self) -> Indices:
         """See :meth:`Plan.occurrences`."""
         return np.concatenate([self.batch(step) for step in range(len(self))])
+
+
+class Interleaved:
+    """Which of several sources each step is on: a function of the step's number alone.
+
+    Step ``k`` on a source with share ``s`` is due at ``k / s``; steps are taken in the order in which they are due, and
+    of those due at once first that on the source that stands first. So steps are spread evenly: after any number of
+    steps each source is less than one step per source away from its share.
+
+    Parameters
+    ----------
+    shares
+        Steps on each source for one on the first, rounded to a hundredth.
+
+    Attributes
+    ----------
+    counts
+        ``(n_sources,)`` int64: steps on each source in a period, after which the order repeats.
+    """
+
+    def __init__(self, shares: Sequence[float]) -> None:
+        parts = [Fraction(round(100 * share), 100) for share in shares]
+        times = math.lcm(*(part.denominator for part in parts))
+        numbers = [int(part * times) for part in parts]
+        self.counts = np.array(numbers) // math.gcd(*numbers)
+        sources = np.repeat(np.arange(len(numbers)), self.counts)
+        own = np.concatenate([np.arange(count) for count in self.counts])
+        due = [Fraction(int(k), int(self.counts[source])) for k, source in zip(own, sources, strict=True)]
+        order = sorted(range(len(due)), key=lambda place: (due[place], sources[place]))
+        self._source, self._own = sources[order], own[order]
+
+    def __len__(self) -> int:
+        """Number of sources."""
+        return len(self.counts)
+
+    @property
+    def period(self) -> int:
+        """Steps after which the order repeats."""
+        return len(self._source)
+
+    def locate(self, step: int) -> tuple[int, int]:
+        """Source of a step, counted from 0, and how many steps on this source come before it."""
+        periods, place = divmod(step, self.period)
+        source = int(self._source[place])
+        return source, int(periods * self.counts[source] + self._own[place])
+
+    def step(self, source: int, own: int) -> int:
+        """Undo :meth:`locate`."""
+        periods, number = divmod(own, int(self.counts[source]))
+        return periods * self.period + int(np.flatnonzero((self._source == source) & (self._own == number))[0])
+
+    def done(self, steps: int) -> list[int]:
+        """Steps on each source among the first so many."""
+        periods, place = divmod(steps, self.period)
+        rest = np.bincount(self._source[:place], minlength=len(self))
+        return [int(number) for number in periods * self.counts + rest]
 
 
 def _seeds(seed: int, number: int) -> Indices:

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ase.data import chemical_symbols
 
 from hessgnn.data.store.splits import is_held_out
 from hessgnn.data.store.store import Store
 from hessgnn.data.structure import Structure
 from hessgnn.errors import ConfigError, DataError
 from hessgnn.evaluation.predictions import Predictions
-from hessgnn.evaluation.record import Budget, Cost, CurvePoint, DataSource, Record, read_record, write_record
+from hessgnn.evaluation.record import Budget, Cost, CurvePoint, DataSource, Record, Start, read_record, write_record
 from hessgnn.evaluation.run import (
     DEFAULT_TASKS,
     SAMPLE,
@@ -30,11 +31,13 @@ from hessgnn.runtime.machine import hardware
 from hessgnn.surface.base import Answer, Surface
 from hessgnn.surface.calculator import surface_from_import_path
 from hessgnn.surface.potential import PotentialSurface
-from hessgnn.training.build import composition_energy, fit_reference_energies
-from hessgnn.training.config import DataConfig, RunConfig
+from hessgnn.training.config import RunConfig
 from hessgnn.training.curvature_labels import epoch_steps
+from hessgnn.training.data_config import DataConfig
+from hessgnn.training.references import composition_energy, fit_reference_energies
 from hessgnn.training.regimes import Regime
 from hessgnn.training.run import Run, ValidationPoint, versions
+from hessgnn.training.sources import TrainedOn
 
 
 def evaluate(
@@ -197,7 +200,7 @@ def record_mean_predictor(
     folder = Path(folder)
     store = Store.open(data.path)
     train = store.indices(data.train)
-    reference = data.reference_energies or fit_reference_energies(store, train, store.elements())
+    reference = data.given_references or fit_reference_energies(store, train, store.elements())
     metrics, files = {}, {}
     for split in _splits(store, splits, (data.train, data.validation)):
         structures = [store[i] for i in sampled(store, split, sample)]
@@ -317,22 +320,71 @@ def _identity(run: Run, config: RunConfig, regime: Regime | None, budget: Budget
     return {
         "entry": config.entry,
         "architecture": config.potential["name"],
-        "regime": regime or config.loss.regime,
+        "regime": regime or _regime(config),
+        "start": _start(run),
         "budget": budget or "steps",
+        "sources": _sources(run, config),
         "seed": config.training.seed,
         "weights": {"energy": 1.0, "forces": config.loss.forces, "hessian": config.loss.hessian},
         "config": config.model_dump(mode="json"),
     }
 
 
+def _sources(run: Run, config: RunConfig) -> tuple[TrainedOn, ...]:
+    """The stores of a run on several, with the steps that were taken on each."""
+    sources = run.sources()
+    if not sources or not run.last.exists():
+        return sources
+    done = config.order.done(load_checkpoint(run.last)["progress"]["step"])
+    each = zip(sources, done, strict=True)
+    return tuple(source.model_copy(update={"steps": steps}) for source, steps in each)
+
+
+def _regime(config: RunConfig) -> Regime:
+    return config.loss.regime if config.training.steps else "published"
+
+
+def _start(run: Run) -> Start | None:
+    """What a run started from, as its folder tells, and what can still be found out about it."""
+    origin = run.origin()
+    if origin is None:
+        return None
+    path = Path(origin.path)
+    known: dict[str, Any] = {"regime": "published"} if origin.kind == "published" else {}
+    if origin.kind == "run" and (before := Run(path)).config_path.is_file():
+        config, record = before.config(), _earlier(before)
+        known = {"entry": config.entry, "seed": config.training.seed, "regime": _regime(config)}
+        if record is not None:
+            known |= {"regime": record.regime, "level_of_theory": record.data.level_of_theory}
+    return Start(
+        name=path.name,
+        sha256=origin.weights_hash,
+        reference_shift={chemical_symbols[z]: value for z, value in origin.shift.items()},
+        **known,
+    )
+
+
+def _gradients_of_start(run: Run) -> int | None:
+    """Cost of the labels that the run it started from was given, as its record tells; ``None`` if unknown."""
+    origin = run.origin()
+    record = None if origin is None or origin.kind != "run" else _earlier(Run(Path(origin.path)))
+    if record is None or record.cost.label_gradients is None:
+        return None
+    cost = record.cost
+    return sum(
+        part or 0
+        for part in (cost.label_gradients, cost.validation_gradients, cost.tuning_gradients, cost.start_gradients)
+    )
+
+
 def _cost(run: Run, sweep: Cost | None) -> Cost:
-    spent = sweep or _spent_before(run)
+    spent = (sweep or _spent_before(run)).model_copy(update={"start_gradients": _gradients_of_start(run)})
     if not run.last.exists():
         return spent
     progress = load_checkpoint(run.last)["progress"]
     seconds, config = progress["seconds_per_step"], run.config()
     per_step = statistics.median(seconds) if seconds else None
-    epoch = epoch_steps(config, Store.open(config.data.path))
+    epoch = config.order.step(0, epoch_steps(config, Store.open(config.data.path)))
     own = {
         "steps": progress["step"],
         "device": progress["device"],

@@ -21,7 +21,8 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, model_validator
 from hessgnn.errors import DataError
 from hessgnn.runtime.config import Settings, read_json
 from hessgnn.runtime.files import write_text
-from hessgnn.training.regimes import Regime
+from hessgnn.training.regimes import OriginKind, Regime, origin_of
+from hessgnn.training.sources import TrainedOn
 
 FORMAT: Literal[1] = 1
 """Version of the record's layout."""
@@ -84,10 +85,34 @@ class Cost(Settings):
         default=None,
         description="the same of what the trials of the entry were trained on and this run was not; null: unknown",
     )
+    start_gradients: NonNegativeInt | None = Field(
+        default=None,
+        description="the same of all labels that the run it started from, and what that one started from, was given; "
+        "null: unknown, as for published weights, or it started from nothing",
+    )
 
     def before(self) -> dict[str, float | None]:
         """What was spent before the run: on tuning, and on labels."""
         return self.model_dump(include={"sweep_trials", "sweep_device_seconds", *_GRADIENTS})
+
+
+class Start(Settings):
+    """The weights that a run started from: published ones, or those of another run."""
+
+    name: str = Field(description="of the weights, or of the run's folder or file")
+    sha256: str | None = Field(default=None, description="of the file of weights")
+    entry: str | None = Field(default=None, description="what the leaderboard calls that run; null if it was none")
+    seed: int | None = Field(default=None, description="of that run")
+    regime: Regime | None = Field(default=None, description="labels it was trained on, or published; null: unknown")
+    level_of_theory: str | None = Field(default=None, description="of those labels, if known")
+    reference_shift: dict[str, float] = Field(
+        default_factory=dict, description="element -> eV that its reference energy moved by when the run began"
+    )
+
+    @property
+    def title(self) -> str:
+        """What pages call it."""
+        return self.entry or self.name
 
 
 class CurvePoint(Settings):
@@ -137,11 +162,15 @@ class Record(Settings):
     demonstration: bool = Field(
         default=False, description="a short run that shows the tool: no comparison with it is evidence"
     )
+    start: Start | None = Field(default=None, description="what the run started from; null: from nothing")
     seed: int | None
     status: Literal["ok", "failed"]
     reason: str | None = Field(default=None, description="why it failed; mandatory then")
     parameters: NonNegativeInt = Field(description="trainable numbers")
     data: DataSource
+    sources: tuple[TrainedOn, ...] = Field(
+        default=(), description="stores that it was trained on, the first in front; empty where data is all"
+    )
     cost: Cost
     weights: dict[str, float] = Field(description="energy (1), forces (Å²) and hessian (Å⁴) weights of the loss")
     metrics: dict[str, dict[str, Metric]] = Field(description="split -> metric name -> metric")
@@ -167,6 +196,11 @@ class Record(Settings):
     config: dict[str, Any] = Field(default_factory=dict, description="the resolved training configuration")
     versions: dict[str, str] = Field(default_factory=dict)
     hardware: str = ""
+
+    @property
+    def origin(self) -> OriginKind:
+        """Where the potential has its weights from."""
+        return origin_of(self.regime, started=self.start is not None)
 
     @model_validator(mode="after")
     def _failed_has_reason(self) -> Record:

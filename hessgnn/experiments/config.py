@@ -14,7 +14,8 @@ from hessgnn.evaluation.tasks.base import TASKS
 from hessgnn.runtime.config import Seed, Settings, get_dotted, merge, parse, set_dotted
 from hessgnn.surface.engines.base import EngineChoice
 from hessgnn.surface.engines.tblite import TBLiteSettings
-from hessgnn.training.config import DataConfig, RunConfig
+from hessgnn.training.config import RunConfig
+from hessgnn.training.data_config import DataConfig, joined
 from hessgnn.training.regimes import StudyRegime, any_frames, label_set
 
 OWN_DATA = {"energy_scale"}
@@ -105,6 +106,9 @@ class ExperimentConfig(Settings):
     def _keys_are_where_they_belong(cls, content: Any) -> Any:
         """Say where a key belongs that is a training configuration's, or not one's."""
         base = content.get("base") if isinstance(content, Mapping) else None
+        if isinstance(base, Mapping) and "data" in base:  # one form for all who set a key of it
+            base = {**base, "data": joined(base["data"])}
+            content = {**content, "base": base}
         for given, prefix, known, other in (
             (content, "base.", RunConfig.model_fields, cls.model_fields),
             (base, "", cls.model_fields, RunConfig.model_fields),
@@ -140,10 +144,12 @@ class ExperimentConfig(Settings):
             if isinstance(own, dict) and (other := set(own) - OWN_DATA):
                 raise ValueError(f"{label}: data.{min(other)} is the same for all architectures: it stands in base")
         data = get_dotted(self.base, "data")
-        for key in ("train", "validation"):
-            split = data.get(key) if isinstance(data, dict) else None
-            if isinstance(split, str) and is_for_tests(split):
-                raise ValueError(f"data.{key}: split {split!r} is for tests, so nothing is learnt or chosen by it")
+        others = data.get("also") if isinstance(data, dict) else None
+        for store in (data, *(others if isinstance(others, list | tuple) else ())):
+            for key in ("train", "validation"):
+                split = store.get(key) if isinstance(store, dict) else None
+                if isinstance(split, str) and is_for_tests(split):
+                    raise ValueError(f"data.{key}: split {split!r} is for tests, so nothing is learnt or chosen by it")
         return self
 
     @model_validator(mode="after")

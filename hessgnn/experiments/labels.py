@@ -9,6 +9,7 @@ Hessian                               ``labels.hessian_gradients`` for each atom
 frames of paths and optimisations     nothing, if they stand in the training split: :data:`FREE`. They were computed to
                                       find the stationary points
 validation split                      1 for each structure, and its Hessian if the checkpoint rule weighs Hessians
+other stores of ``data``              nothing: they are there before the experiment, and the same for all runs
 ====================================  ================================================================================
 """
 
@@ -21,7 +22,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,12 @@ from hessgnn.evaluation.record import Cost
 from hessgnn.experiments.config import ExperimentConfig, LabelSettings
 from hessgnn.experiments.frames import FrameJob, LabelJob, make_labels, require_same_level
 from hessgnn.experiments.job import JobProgress, JobTitle, Note, Observer
+from hessgnn.experiments.other_store import OtherStore
 from hessgnn.experiments.products import ProductJob, n_directions
 from hessgnn.runtime.files import lock_file, write_text
 from hessgnn.surface.differences import GRADIENTS
 from hessgnn.surface.engines.base import Engine, make_engine
-from hessgnn.training.build import fit_reference_energies
+from hessgnn.training.references import fit_reference_energies
 from hessgnn.training.regimes import LabelSet, StudyRegime, label_set
 
 FREE = (IRC, "path", "optimization")
@@ -323,15 +325,24 @@ class TrainingSets:
     def changes(self, *, fraction: float, draw: int) -> dict[str, Any]:
         """Dotted key -> value of every training configuration: elements and reference energies.
 
-        They are the same for all kinds of labels. Reference energies are fitted to the part itself where it determines
+        They are the same for all kinds of labels. Those of other stores at another level of theory are fitted to their
+        whole training splits. Reference energies are fitted to the part itself where it determines
         all elements; otherwise to the smallest part of the same draw around it that does, which is said to the
         observer.
         """
         elements = self.store.elements()
-        reference = self._data.reference_energies or fit_reference_energies(
+        reference = self._data.given_references or fit_reference_energies(
             self.store, np.array(self._reference_part(fraction, draw)), elements
         )
-        return {"potential.elements": elements, "data.reference_energies": reference}
+        found: dict[str, Any] = {"potential.elements": elements, "data.reference_energies": reference}
+        if self._data.also:
+            found["potential.elements"] = sorted({*elements, *(z for other in self._others for z in other.elements)})
+            found["data.also"] = [other.settings for other in self._others]
+        return found
+
+    @cached_property
+    def _others(self) -> list[OtherStore]:
+        return [OtherStore.of(more, self.store) for more in self._data.also]
 
     def hessian_cost(self) -> str:
         """Say what a Hessian costs, and where that comes from."""
@@ -343,7 +354,7 @@ class TrainingSets:
 
     def _reference_part(self, fraction: float, draw: int) -> list[int]:
         """The smallest part, from a fraction on, whose compositions determine the energy of each element."""
-        if self._data.reference_energies:
+        if self._data.given_references:
             return self.indices(fraction=fraction, draw=draw)
         if (fraction, draw) not in self._reference_parts:
             order = _ordered_units(self.store, self._data.train, (self.labels.seed, draw))

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from hessgnn.data.store.store import Store
 from hessgnn.data.store.writer import judged, write_store
-from hessgnn.data.structure import Structure
+from hessgnn.data.structure import STATIONARY, Structure
 from hessgnn.errors import DataError
 from hessgnn.factory.labels import DirectionMaker, DirectionSettings
 from hessgnn.runtime.config import Seed, Settings
@@ -20,6 +20,9 @@ from hessgnn.runtime.files import write_text
 from hessgnn.surface.base import Surface, SurfaceError
 from hessgnn.surface.differences import Smoothness
 from hessgnn.surface.engines.base import EngineChoice, make_engine
+
+RELABELLED = "relabelled"
+"""Kind of a structure that is a stationary point of another surface than that of its labels."""
 
 
 class LabellingSettings(Settings):
@@ -29,6 +32,9 @@ class LabellingSettings(Settings):
     seed: Seed = Field(default=0, description="of all that is drawn; each structure has a stream of its own")
     energy_forces: bool = Field(default=False, description="compute energies and forces where they are missing")
     hessian: bool = Field(default=False, description="compute full Hessians where they are missing")
+    relabel: bool = Field(
+        default=False, description="drop the labels that the structures have: the engine computes another surface"
+    )
     directions: DirectionSettings | None = None
 
 
@@ -67,7 +73,8 @@ def measure_part(part: Part) -> None:
     maker = DirectionMaker(part.settings.directions, surface, part.settings.seed)
     facts: dict[str, Any] = {"lines": [], "mismatch": 0.0, "reason": ""}
     try:
-        found = maker.measure(_opened(part.source)[part.indices[0]])
+        structure = _opened(part.source)[part.indices[0]]
+        found = maker.measure(unlabelled(structure) if part.settings.relabel else structure)
         facts |= {"lines": [asdict(line) for line in found.lines], "mismatch": found.mismatch}
     except Exception as error:  # see label_part
         facts["reason"] = _reason(error)
@@ -82,16 +89,22 @@ def label_part(part: Part) -> tuple[int, int]:
     made: list[Structure] = []
     failed: dict[str, str] = {}
     for i in part.indices:
-        structure = store[i]
+        structure = unlabelled(store[i]) if wanted.relabel else store[i]
         try:
             made.append(judged(_labelled(structure, part, surface, maker))[0])
         except Exception as error:  # what a library raises on one odd geometry must not end a run of thousands
             failed[structure.name] = _reason(error).removeprefix(f"{structure.name}: ")  # it is listed by its name
     if made:
-        level = store.attributes.level_of_theory
-        write_store(part.path.with_suffix(".h5"), made, level_of_theory=level, hessian_dtype="float64")
+        write_store(part.path.with_suffix(".h5"), made, level_of_theory=surface.name, hessian_dtype="float64")
     part.tell({"failed": failed}, surface, maker)
     return len(part.indices), len(failed)
+
+
+def unlabelled(structure: Structure) -> Structure:
+    """Copy a structure without labels; a stationary point of one surface is none of another."""
+    kind = RELABELLED if structure.kind in STATIONARY else structure.kind
+    nothing: dict[str, Any] = dict.fromkeys(("energy", "forces", "hessian", "hessian_asymmetry", "directions"))
+    return replace(structure, kind=kind, **nothing)
 
 
 def _labelled(structure: Structure, part: Part, surface: Surface, maker: DirectionMaker | None) -> Structure:

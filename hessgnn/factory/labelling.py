@@ -108,11 +108,11 @@ class Labelling:
             raise ConfigError("there is nothing to compute", where=self.store.path, hint=hint)
         self.engine = make_engine(wanted.engine)
         own, level = self.engine.level_of_theory, self.store.attributes.level_of_theory
-        if own != level:
+        if own != level and not wanted.relabel:
             raise DataError(
                 f"is at {level}, and the engine computes {own}: a set has one level of theory",
                 where=self.store.path,
-                hint="choose the engine and its settings accordingly",
+                hint="choose the engine and its settings accordingly, or drop the labels of the set: --relabel",
             )
         if wanted.directions is not None:
             self._maker = DirectionMaker(wanted.directions, self.engine, wanted.seed)
@@ -142,16 +142,28 @@ class Labelling:
         store, wanted = self.store, self.settings
         lacking = np.zeros(len(store), dtype=bool) if self._maker is None else (self._left > 0) | (self._own == 0)
         if wanted.energy_forces:
-            lacking |= ~(store.has_energy & store.has_forces)
+            lacking |= self._without_forces
         if wanted.hessian:
-            lacking |= ~store.has_hessian
+            lacking |= self._without_hessian
         chosen = range(len(store)) if self.indices is None else sorted(set(map(int, self.indices)))
         return [i for i in chosen if lacking[i]]
+
+    @cached_property
+    def _without_forces(self) -> NDArray[np.bool_]:
+        """Structures without energy or forces that can be kept, ``(n,)``."""
+        return ~(self.store.has_energy & self.store.has_forces) | self.settings.relabel
+
+    @cached_property
+    def _without_hessian(self) -> NDArray[np.bool_]:
+        """Structures without a Hessian that can be kept, ``(n,)``."""
+        return ~self.store.has_hessian | self.settings.relabel
 
     @cached_property
     def _own(self) -> NDArray[np.int64]:
         """Directions of the kind that is asked for that each structure has, ``(n,)``."""
         owners = np.repeat(np.arange(len(self.store)), self.store.n_directions)
+        if self.settings.relabel:
+            owners = owners[:0]
         if len(owners):
             owners = owners[self.store.columns.rows("direction_kind", 0, len(owners)) == self._kind.encode()]
         return np.bincount(owners, minlength=len(self.store))
@@ -177,8 +189,8 @@ class Labelling:
         store = self.store
         chosen = np.array([i for one in self._parts(None, False) if not one.done for i in one.indices], dtype=np.int64)
         sizes = store.n_atoms[chosen]
-        hessians = sizes[~store.has_hessian[chosen]] if self.settings.hessian else sizes[:0]
-        found = {"gradients": int((~(store.has_energy & store.has_forces))[chosen].sum()), "hessians": len(hessians)}
+        hessians = sizes[self._without_hessian[chosen]] if self.settings.hessian else sizes[:0]
+        found = {"gradients": int(self._without_forces[chosen].sum()), "hessians": len(hessians)}
         if _is_differenced(self.engine):
             found["gradients"] += int(6 * hessians.sum())
         if self._maker is not None:
@@ -239,7 +251,8 @@ class Labelling:
     def _digest(self) -> str:
         """Changes with everything that the numbers depend on."""
         cheap = "" if self._maker is None or self._maker.cheap is None else self._maker.cheap.fingerprint
-        wanted = self.settings.model_dump_json(), json.dumps(self.todo)
+        earlier = set() if self.settings.relabel else {"relabel"}  # files of versions without it are still known
+        wanted = self.settings.model_dump_json(exclude=earlier), json.dumps(self.todo)
         return digest(self.store.attributes.content_hash, *wanted, self.engine.fingerprint, cheap)[:16]
 
     def _part(self, name: str, indices: Sequence[int], known: Smoothness | None, fresh: bool) -> Part:
@@ -254,7 +267,7 @@ class Labelling:
     def _lines(self) -> list[Part]:
         """Structures on which the surface is measured: evenly spread, of those with forces if there are some."""
         able = [i for i in self.todo if self._left[i] > 0] or self.todo
-        candidates = [i for i in able if self.store.has_forces[i]] or able
+        candidates = [i for i in able if not self._without_forces[i]] or able
         places = sorted({round((len(candidates) - 1) * j / (LINES - 1)) for j in range(LINES)})
         return [self._part(f"line-{k}", (candidates[place],), None, False) for k, place in enumerate(places)]
 
@@ -307,29 +320,35 @@ class Labelling:
             "failed": report.failed,
             "cost": report.cost,
         }
+        known_versions = [attributes.versions, self.engine.versions()]
         if known is not None:
             record["forces"] = {key: float(f"{value:.3g}") for key, value in asdict(known).items()}
         write_store(
             self.output,
             self._structures(parts),
-            level_of_theory=attributes.level_of_theory,
-            provenance=_extended(attributes.provenance, record),
-            versions=join_versions([attributes.versions, self.engine.versions()]),
+            level_of_theory=self.engine.level_of_theory,
+            provenance=_extended(_relabelled(self.store) if wanted.relabel else attributes.provenance, record),
+            versions=self.engine.versions() if wanted.relabel else join_versions(known_versions),
             hessian_dtype=attributes.hessian_dtype,
             split_by=attributes.split_by,
         )
 
     def _structures(self, parts: list[Part]) -> Iterator[Structure]:
-        """All structures of the source, with their new labels."""
+        """All structures of the source, with their new labels; those that have some, where the old ones are dropped."""
         where = {i: part for part in parts for i in part.indices}
         opened: tuple[Path | None, dict[str, Structure]] = None, {}
         for i, structure in enumerate(self.store):
             part = where.get(i)
+            if part is None and self.settings.relabel:
+                continue
             if part is not None and part.path != opened[0]:
                 file = part.path.with_suffix(".h5")
                 opened = part.path, {one.name: one for one in Store.open(file)} if file.exists() else {}
             new = opened[1].get(structure.name) if part is not None else None
-            if new is None:
+            if self.settings.relabel:
+                if new is not None:
+                    yield new
+            elif new is None:
                 yield structure
             elif structure.hessian is None:
                 yield replace(
@@ -409,6 +428,13 @@ def _records(provenance: str) -> dict[str, Any]:
 def _labelled(told: dict[str, Any]) -> list[dict[str, Any]]:
     """Records of :class:`Labelling` in a provenance, the last one first."""
     return [told[key] for key in reversed(told) if str(key).startswith("labelled") and isinstance(told[key], dict)]
+
+
+def _relabelled(store: Store) -> str:
+    """Provenance of structures whose labels were dropped."""
+    facts = {"level_of_theory": store.attributes.level_of_theory, "content_hash": store.attributes.content_hash}
+    before = {"structures": {"file": store.path.name} | facts | {"provenance": store.attributes.provenance}}
+    return yaml.safe_dump(before, sort_keys=False, allow_unicode=True)
 
 
 def _extended(provenance: str, record: dict[str, Any]) -> str:

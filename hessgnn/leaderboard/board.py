@@ -11,7 +11,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from hessgnn.evaluation.record import Better, Budget, DataSource
 from hessgnn.runtime.config import Settings
-from hessgnn.training.regimes import Regime
+from hessgnn.training.regimes import OriginKind, Regime
 
 
 class Score(Settings):
@@ -54,10 +54,14 @@ class MetricInfo(Settings):
 class Row(Settings):
     """One entry: all seeds of one architecture, regime and configuration."""
 
-    rank: PositiveInt | None = Field(description="1 is best; equal within noise; null without an overall score")
+    rank: PositiveInt | None = Field(
+        description="1 is best of its origin; equal within noise; null without an overall score, and if published"
+    )
     entry: str
     architecture: str
     regime: Regime
+    origin: OriginKind = Field(default="trained here", description="where it has its weights from")
+    start: str = Field(default="", description="what it started from; empty: nothing")
     budget: Budget = Field(default="steps", description="what was equal for all regimes of the architecture")
     status: Literal["ok", "partly failed", "failed"]
     seeds: list[int | None] = Field(description="of all runs, failed ones included")
@@ -92,6 +96,14 @@ class Row(Settings):
     tuning_gradients: NonNegativeFloat | None = Field(
         default=None, description="the same of what trials of the entry were trained on and its runs were not"
     )
+    start_gradients: NonNegativeFloat | None = Field(
+        default=None, description="the same of what the run that it started from was trained on; null: unknown"
+    )
+
+    @property
+    def lineage(self) -> str:
+        """The architecture, and what its weights were at first if that was not drawn at random."""
+        return f"{self.architecture} from {self.start}" if self.origin == "fine-tuned" else self.architecture
 
 
 class Gain(Settings):
@@ -111,6 +123,14 @@ class Gain(Settings):
     )
     device_seconds: NonNegativeFloat | None = Field(description="ratio of the training cost per seed")
     n_failed: NonNegativeInt = Field(description="failed seeds of both, which the ratios leave out")
+
+
+class Change(Settings):
+    """What training changed of the weights that it started from. Below one, the error fell."""
+
+    entry: str = Field(description="after")
+    before: str = Field(description="the entry that has the weights of before")
+    ratios: dict[str, dict[str, Ratio | None]] = Field(description="split -> metric; after over before")
 
 
 Verdict = Literal["better", "worse", "no difference larger than 10 %", "undecided", "not known", "not converged"]
@@ -133,6 +153,7 @@ class ClaimResult(Settings):
     architecture: str
     budget: Budget = Field(default="steps", description="what was equal for both")
     regimes: tuple[Regime, Regime] = Field(description="labels that are compared with, and labels that are compared")
+    fine_tuned: bool = Field(default=False, description="whether both started from the same weights")
     control: bool = Field(description="whether this comparison repeats the study")
     without: Score | None = Field(description="over the trainings that both sides have; null if nothing has a value")
     having: Score | None
@@ -211,6 +232,7 @@ class Leaderboard(Settings):
     metrics: dict[str, MetricInfo]
     rows: list[Row]
     gains: list[Gain]
+    changes: list[Change] = Field(default_factory=list, description="of entries that started from others of the page")
     ranks: list[RegimeRanks] = Field(default_factory=list)
     claims: list[ClaimResult] = Field(default_factory=list)
     failures: list[Failure]
@@ -218,3 +240,9 @@ class Leaderboard(Settings):
     notes: list[str]
     hardware: list[str]
     versions: dict[str, list[str]]
+
+    @property
+    def origins(self) -> list[OriginKind]:
+        """Where entries have their weights from, in the order of the page; empty where all were trained here."""
+        found = list(dict.fromkeys(row.origin for row in self.rows if row.origin not in ("external", "baseline")))
+        return found if found != ["trained here"] else []

@@ -140,7 +140,7 @@ def _are_force_fields(pair: Pair, split: str, zero: float | None) -> bool:
 def _decided(result: ClaimResult, found: Decision | None) -> ClaimResult:
     if found is None:
         return result
-    claimed = result.regimes == STUDY and result.source != OWN and result.budget == "steps"
+    claimed = result.regimes == STUDY and result.source != OWN and result.budget == "steps" and not result.fine_tuned
     support: Support = "not decided"
     if found.verdict in ("better", "worse"):
         support = "supported" if (found.verdict == "better") == (result.direction == result.better) else "contradicted"
@@ -226,6 +226,7 @@ def _line(
         architecture=pair.label,
         budget=pair.budget,
         regimes=(pair.comparison.without, pair.comparison.having),
+        fine_tuned=pair.fine_tuned,
         control=pair.comparison.control,
         without=without,
         having=having,

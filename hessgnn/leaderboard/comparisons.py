@@ -13,19 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hessgnn.evaluation.predictions import zero_force_mae
-from hessgnn.evaluation.record import Budget
+from hessgnn.evaluation.record import Budget, Record
 from hessgnn.evaluation.tasks.base import MetricDefinition
 from hessgnn.leaderboard.board import RegimeRanks, Row
 from hessgnn.leaderboard.collect import Families, RunFiles
 from hessgnn.leaderboard.inference import Contrast, Scale, by_family, contrast, decide, log_ratios
-from hessgnn.training.regimes import Regime
+from hessgnn.training.regimes import UNTRAINED, Regime
 
 BUDGETS: dict[Budget, str] = {"steps": "equal steps", "seconds": "equal device-seconds"}
 """What may be equal for both sides of a comparison."""
 COMPARED: tuple[Regime, ...] = ("E", "E-F", "E-F+", "E-F+H", "E-H", "E-F-H")
 """Regimes that ranks are given within."""
-UNTRAINED: tuple[Regime, ...] = ("mean", "external")
-"""Predictors that have one run, and no training that could converge."""
 QUANTITIES = ("energy", "forces", "hessian")
 """Parts of the overall score, and of what ranks are tested by."""
 STATIONARY = 10.0
@@ -75,6 +73,7 @@ class Pair:
     comparison: Comparison
     without: Sequence[RunFiles]
     having: Sequence[RunFiles]
+    fine_tuned: bool = False
 
     def trainings(self, wanted: Callable[[RunFiles], bool]) -> list[tuple[RunFiles, RunFiles]]:
         """Runs of the same seed, and so of the same draw of training data, of those that are wanted on both sides."""
@@ -92,23 +91,30 @@ def paired(without: Sequence[RunFiles], having: Sequence[RunFiles]) -> list[tupl
 
 def pairs(loaded: Iterable[RunFiles], comparisons: Sequence[Comparison]) -> list[Pair]:
     """Return what is compared: the main comparison first, under equal steps, then for equal time."""
-    entries: dict[tuple[str, str], dict[str, list[RunFiles]]] = {}
+    entries: dict[tuple[tuple[str, str], str], dict[str, list[RunFiles]]] = {}
     for run in loaded:
         record = run.record
-        entries.setdefault((record.architecture, record.regime), {}).setdefault(record.entry, []).append(run)
-    architectures = list(dict.fromkeys(architecture for architecture, _ in entries))
+        entries.setdefault((lineage(record), record.regime), {}).setdefault(record.entry, []).append(run)
+    lineages = list(dict.fromkeys(found for found, _ in entries))
     found: list[Pair] = []
-    for comparison, budget, architecture in product(comparisons, BUDGETS, architectures):
-        sides = [entries.get((architecture, regime), {}) for regime in comparison[:2]]
+    for comparison, budget, one in product(comparisons, BUDGETS, lineages):
+        sides = [entries.get((one, regime), {}) for regime in comparison[:2]]
         matching = [
             (old, new)
             for old, new in product(*(side.items() for side in sides))
             if is_counterpart(budget, old[1][0].record.budget, new[1][0].record.budget, comparison.having)
         ]
         for (old, a), (new, b) in matching:
-            label = f"{new} / {old}" if len(matching) > 1 else architecture
-            found.append(Pair(label, budget, comparison, a, b))
+            architecture, start = one
+            name = f"{architecture} from {start}" if start else architecture
+            label = f"{new} / {old}" if len(matching) > 1 else name
+            found.append(Pair(label, budget, comparison, a, b, fine_tuned=bool(start)))
     return found
+
+
+def lineage(record: Record) -> tuple[str, str]:
+    """Architecture and start of a run: labels are compared where both are the same."""
+    return record.architecture, "" if record.start is None else record.start.title
 
 
 def zero_force(loaded: Sequence[RunFiles], split: str) -> float | None:
@@ -332,10 +338,12 @@ def _may_be_ranked(run: RunFiles) -> bool:
 def regime_ranks(rows: Sequence[Row], rank: Callable[[Iterable[Row]], list[Row]]) -> list[RegimeRanks]:
     """Rank architectures among themselves, once for each kind of labels.
 
-    Only entries for equal steps count; of several of an architecture and regime, the best one. The list is empty
-    unless two architectures share two regimes, since nothing could change then. ``rank`` ranks rows.
+    Only entries that started from nothing and were trained for equal steps count; of several of an architecture and
+    regime, the best one. The list is empty unless two architectures share two regimes, since nothing could change then.
+    ``rank`` ranks rows.
     """
     found: dict[Regime, dict[str, Row]] = {}
+    rows = [row for row in rows if row.origin == "trained here"]
     for regime in COMPARED:
         first: dict[str, Row] = {}
         mine = [row for row in rows if row.regime == regime and row.budget == "steps" and row.overall is not None]

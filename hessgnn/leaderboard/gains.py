@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from hessgnn.evaluation.tasks.base import Task, task_of
-from hessgnn.leaderboard.board import Gain, Ratio, Row, Score
+from hessgnn.leaderboard.board import Change, Gain, Ratio, Row, Score
 from hessgnn.leaderboard.collect import Families, RunFiles
 from hessgnn.leaderboard.comparisons import (
     BUDGETS,
@@ -26,6 +26,7 @@ from hessgnn.leaderboard.comparisons import (
     scale_of,
 )
 from hessgnn.leaderboard.inference import FEWEST_FAMILIES, FEWEST_TRAININGS, contrast
+from hessgnn.training.regimes import UNTRAINED
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
@@ -52,8 +53,8 @@ def gains(
     splits, metrics, families, zero_force = list(splits), list(metrics), families or Families(loaded), zero_force or {}
     table = []
     for comparison, budget in product(COMPARISONS, BUDGETS):
-        for architecture in sorted({row.architecture for row in rows if row.regime in comparison[:2]}):
-            mine = [row for row in rows if row.architecture == architecture]
+        for architecture in sorted({row.lineage for row in rows if row.regime in comparison[:2]}):
+            mine = [row for row in rows if row.lineage == architecture]
             without: list[Row | None] = [
                 row for row in mine if row.regime == comparison.without and row.budget == budget
             ]
@@ -92,6 +93,38 @@ def gains(
                     )
                 )
     return table
+
+
+def changes(
+    rows: Sequence[Row],
+    splits: Iterable[str],
+    metrics: Iterable[str],
+    loaded: Sequence[RunFiles] = (),
+    families: Families | None = None,
+) -> list[Change]:
+    """Divide the errors of each fine-tuned entry by those of what it started from, where that is an entry too.
+
+    The start is an entry with the weights of before, evaluated on the same data. Ratios are those of :func:`gains`.
+    """
+    splits, metrics, families = list(splits), list(metrics), families or Families(loaded)
+    found = []
+    for row in rows:
+        before = start_of(row, rows) if row.origin == "fine-tuned" else None
+        if before is not None:
+            ratios = {
+                split: {name: _with_interval(row, before, split, name, loaded, families) for name in metrics}
+                for split in splits
+            }
+            found.append(Change(entry=row.entry, before=before.entry, ratios=ratios))
+    return found
+
+
+def start_of(row: Row, rows: Sequence[Row]) -> Row | None:
+    """The entry that a fine-tuned one started from: by its name, or one that kept the same weights untrained."""
+    others = [other for other in rows if other.architecture == row.architecture and other is not row]
+    named = [other for other in others if other.entry == row.start]
+    kept = [other for other in others if other.origin == "published" and other.start == row.start]
+    return next(iter([*named, *kept]), None)
 
 
 def _withheld(new: Row | None, old: Row | None, split: str, zero: float | None) -> str:
@@ -133,6 +166,8 @@ def _with_interval(
     having, without = ([_errors(item, task, split, name) for item in side] for side in sides)
     if not all([*having, *without]):
         return ratio  # of one run at least, nothing but its mean is known
+    fixed = len(without) == 1 and sides[1][0].record.regime in UNTRAINED  # no other training would differ
+    without = without * len(having) if fixed else without
     definition = task.definitions[name]
     update: dict[str, float | int | None] = {}
     trainings = paired(sides[1], sides[0])
@@ -142,7 +177,7 @@ def _with_interval(
         update |= {"geometric": geometric.estimate, "geometric_low": geometric.low, "geometric_high": geometric.high}
         update |= {"n_families": geometric.families, "n_trainings": geometric.trainings}
     of = families.of(task.name, split, {name for side in (*having, *without) for name in side})
-    same = [item.record.seed for item in sides[0]] == [item.record.seed for item in sides[1]]
+    same = fixed or [item.record.seed for item in sides[0]] == [item.record.seed for item in sides[1]]
     square = definition.root_mean_square
     if (
         interval := ratio_interval(having, without, of, ratio=ratio.value, square=square, same_trainings=same)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 
 from hessgnn.leaderboard.board import Leaderboard
+from hessgnn.leaderboard.scores import RANKED
 from hessgnn.leaderboard.tables import DEMONSTRATION, Cell, Column, column_groups, columns, weights_text
 
 LEFT_OUT = (
-    *("architecture", "regime", "products", "sweep_trials", "seconds_per_step", "status"),
+    *("architecture", "regime", "origin", "products", "sweep_trials", "seconds_per_step", "status"),
     *("part-energy", "part-forces", "part-hessian"),
 )
-"""Columns that a page of paper has no room for; the entry's name tells the first two."""
+"""Columns that a page of paper has no room for; the entry's name tells the first ones."""
 
 _ESCAPES = {
     "\\": r"\textbackslash{}",
@@ -55,15 +56,19 @@ def latex_table(board: Leaderboard) -> str:
 
     It is a ``table*`` for ``\input`` and needs the packages ``booktabs`` and ``graphicx``.
     """
-    shown = [column for column in columns(board.splits) if column.key not in LEFT_OUT]
+    shown = [column for column in columns(board) if column.key not in LEFT_OUT]
     lines = [[column.cell(row) for column in shown] for row in board.rows]
-    best = [_best(column, [line[k] for line in lines]) for k, column in enumerate(shown)]
+    ranked = [RANKED[row.origin] for row in board.rows]
+    best = [
+        [_best(column, [line[k] for line, one in zip(lines, ranked, strict=True) if one == group]) for group in (0, 1)]
+        for k, column in enumerate(shown)
+    ]
     body = [
         " & ".join(
-            _cell(cell, bold=best[k] is not None and cell.competes and cell.value == best[k])
+            _cell(cell, bold=group < len(best[k]) and cell.competes and cell.value == best[k][group] is not None)
             for k, cell in enumerate(line)
         )
-        for line in lines
+        for line, group in zip(lines, ranked, strict=True)
     ]
     caption = (
         f"{board.title}. Errors on {board.data.name} ({board.data.level_of_theory}), mean ± standard deviation over "

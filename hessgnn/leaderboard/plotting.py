@@ -18,7 +18,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b8529a", "#c48a00", "#4a9cd6", "#8
 """After Okabe and Ito (2008), darkened where needed: told apart with any colour vision, on white and on black."""
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star", "x", "hexagon")
 DASHES = {"E": "dot", "E-F": "dash", "E-F+": "longdashdot", "E-F+H": "8px 2px", "E-H": "longdash", "E-F-H": "solid"}
-DASHES |= {"mean": "dashdot"}
+DASHES |= {"mean": "dashdot", "published": "2px 4px"}
 GUIDE: dict[str, Any] = {"color": "#808080", "width": 1, "dash": "dash"}
 """Line that marks a reference, such as a ratio of one."""
 

@@ -25,6 +25,7 @@ from hessgnn.leaderboard.tables import markdown_text, terminal_table
 from hessgnn.leaderboard.trials import read_trials
 from hessgnn.runtime.files import write_text
 from hessgnn.runtime.terminal import say
+from hessgnn.training.regimes import UNTRAINED, OriginKind
 
 
 def compare(
@@ -138,7 +139,7 @@ class Part:
 def html_text(data: PageData, sections: Iterable[Section]) -> str:
     """Return the leaderboard as one self-contained HTML document; sections that have nothing to show are left out."""
     parts = [(section, section.context(data)) for section in sections]
-    regimes = sorted({row.regime for row in data.board.rows} - {"mean", "external"})
+    regimes = sorted({row.regime for row in data.board.rows} - set(UNTRAINED))
     return _render(
         "index.html.j2",
         title=data.board.title,
@@ -150,22 +151,30 @@ def html_text(data: PageData, sections: Iterable[Section]) -> str:
     )
 
 
+OTHERS: Mapping[OriginKind, str] = {"fine-tuned": "fine-tuned", "published": "as published"}
+"""What the summary says of entries that were not trained from nothing."""
+
+
 def summary(board: Leaderboard) -> str:
     """Say in a sentence what was compared."""
-    architectures = {row.architecture for row in board.rows if row.regime != "mean"}
-    regimes = sorted({row.regime for row in board.rows if row.regime != "mean"})
-    seeds = {len(row.seeds) for row in board.rows if row.regime != "mean"}
+    others = {origin: sum(row.origin == origin for row in board.rows) for origin in board.origins}
+    trained = [row for row in board.rows if row.origin in ("trained here", "external")]
+    architectures = {row.architecture for row in trained}
+    regimes = sorted({row.regime for row in trained})
+    seeds = {len(row.seeds) for row in trained}
     per_entry = f"{min(seeds)} to {max(seeds)} seeds" if len(seeds) > 1 else _count(max(seeds, default=0), "seed")
     judged = [split if n is None else f"{split} ({_count(n, 'structure')})" for split, n in board.structures.items()]
     return (
         f"{_count(len(architectures), 'architecture')} trained on {', '.join(regimes) or 'no'} labels with "
-        f"{per_entry} per entry, on {board.data.name} ({board.data.level_of_theory}), "
+        f"{per_entry} per entry"
+        + "".join(f", {_count(others[name], 'entry')} {text}" for name, text in OTHERS.items() if others.get(name))
+        + f", on {board.data.name} ({board.data.level_of_theory}), "
         f"judged on {', '.join(judged) or 'no split'}."
     )
 
 
 def _count(n: int, noun: str) -> str:
-    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun.removesuffix('y') + 'ie' if noun.endswith('y') else noun}s"
 
 
 def plain_page(title: str, summary: str, sections: Iterable[PlainSection], footer: str, notice: str = "") -> str:

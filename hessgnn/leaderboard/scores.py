@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from importlib import metadata
 
@@ -14,8 +14,17 @@ from hessgnn.evaluation.tasks.accuracy import METRICS
 from hessgnn.leaderboard.board import Failure, Leaderboard, MetricInfo, Row, Score, TaskFailure
 from hessgnn.leaderboard.claims import judge_claims
 from hessgnn.leaderboard.collect import Families, RunFiles
-from hessgnn.leaderboard.comparisons import QUANTITIES, STATIONARY, is_force_field, ranked, regime_ranks, zero_force
-from hessgnn.leaderboard.gains import gains
+from hessgnn.leaderboard.comparisons import (
+    QUANTITIES,
+    STATIONARY,
+    is_force_field,
+    lineage,
+    ranked,
+    regime_ranks,
+    zero_force,
+)
+from hessgnn.leaderboard.gains import changes, gains, start_of
+from hessgnn.training.regimes import UNTRAINED, OriginKind
 
 WEIGHTS: Mapping[str, float] = {"energy": 1.0, "forces": 1.0, "hessian": 0.0}
 """Of the parts of the overall score: what every kind of labels can lower, as where a checkpoint is chosen."""
@@ -30,6 +39,12 @@ NO_REFERENCE = (
     "There is no overall score and no rank: they need a record of the mean predictor with the RMSE of everything that "
     "counts in the score, on every split. hessgnn leaderboard makes one where the data set of the runs is at "
     "hand; hessgnn.evaluation.evaluate.record_mean_predictor writes one."
+)
+
+PUBLISHED = (
+    "Published entries have the weights that they came with; only the energy of each element was fitted to these data. "
+    "They were trained on other data, at other levels of theory and at a cost that is not known here. So they have no "
+    "rank, and there is no verdict between them and entries that were trained on these data."
 )
 
 References = dict[str, dict[str, float]]
@@ -74,13 +89,21 @@ def score(
     references = _references(records, splits, weights)
     no_force = {split: zero_force(loaded, split) for split in splits}
     overall = partial(_overall, references=references, weights=weights)
-    worst = max((value for record in records if (value := overall(record)) is not None), default=None)
-    made = [_row(group, splits, metrics, references, weights, worst, no_force) for group in groups.values()]
+    worst: dict[int, float] = {}
+    for record in records:
+        if (value := overall(record)) is not None:
+            place = RANKED[record.origin]
+            worst[place] = max(value, worst.get(place, value))
+    made = [
+        _row(group, splits, metrics, references, weights, worst.get(RANKED[group[0].origin]), no_force)
+        for group in groups.values()
+    ]
     rank = partial(ranked, loaded=loaded, families=families, weights=weights, zero_force=no_force)
-    rows = rank(made)
+    rows = _ranked_by_origin(made, rank)
     demonstration = any(record.demonstration for record in records)
     lower = [name for name, info in metrics.items() if info.better == "lower"]
     found = gains(rows, splits, lower, loaded, families, no_force)
+    changed = changes(rows, splits, lower, loaded, families)
     claims = [] if demonstration else judge_claims(loaded, families=families)
     structures = {split: _structures(records, split) for split in splits}
     return Leaderboard(
@@ -95,6 +118,7 @@ def score(
         metrics=metrics,
         rows=rows,
         gains=found,
+        changes=changed,
         ranks=regime_ranks(rows, rank),
         claims=claims,
         failures=[
@@ -114,6 +138,22 @@ def score(
             for package in sorted({package for record in records for package in record.versions})
         },
     )
+
+
+RANKED: Mapping[OriginKind, int] = {
+    **dict.fromkeys(("trained here", "external", "baseline"), 0),
+    "fine-tuned": 1,
+    "published": 2,
+}
+"""Entries of different numbers are not ranked against each other. Lower numbers stand first."""
+
+
+def _ranked_by_origin(rows: Sequence[Row], rank: Callable[[Iterable[Row]], list[Row]]) -> list[Row]:
+    """Rank those that learned from the same data alike; published weights were trained on others, so they have none."""
+    groups = [rank(row for row in rows if RANKED[row.origin] == place) for place in sorted(set(RANKED.values()))]
+    return [
+        row.model_copy(update={"rank": None}) if row.origin == "published" else row for group in groups for row in group
+    ]
 
 
 def task_failures(records: Iterable[Record]) -> list[TaskFailure]:
@@ -151,8 +191,8 @@ def _common_data(loaded: Sequence[RunFiles]) -> DataSource:
     return first.record.data
 
 
-def _kind(record: Record) -> tuple[str, str, str]:
-    return record.architecture, record.regime, record.budget
+def _kind(record: Record) -> tuple[str, ...]:
+    return *lineage(record), record.regime, record.budget
 
 
 def _group(loaded: Sequence[RunFiles]) -> dict[str, list[Record]]:
@@ -170,7 +210,7 @@ def _group(loaded: Sequence[RunFiles]) -> dict[str, list[Record]]:
         group = groups.setdefault(record.entry, [])
         if group and _kind(group[0]) != _kind(record):
             raise DataError(
-                f"entry {record.entry!r} joins different architectures, regimes or budgets",
+                f"entry {record.entry!r} joins different architectures, starts, regimes or budgets",
                 where=item.path,
                 hint="give each an entry of its own",
             )
@@ -291,7 +331,7 @@ def _row(
     overall = [worst if record.status == "failed" else _overall(record, references, weights) for record in group]
     scores = {split: {name: _score(finished, split, name) for name in metrics} for split in splits}
     first, costs = group[0], [record.cost for record in finished or group]
-    trained = first.regime != "mean"
+    trained = first.regime not in ("mean", "published")
 
     def mean(name: str) -> float | None:
         values = [value for cost in costs if (value := getattr(cost, name)) is not None]
@@ -302,6 +342,8 @@ def _row(
         entry=first.entry,
         architecture=first.architecture,
         regime=first.regime,
+        origin=first.origin,
+        start=lineage(first)[1],
         budget=first.budget,
         status="ok" if n_failed == 0 else "partly failed" if finished else "failed",
         seeds=[record.seed for record in group],
@@ -318,7 +360,7 @@ def _row(
         not_force_field=[
             split
             for split in splits
-            if trained
+            if first.regime != "mean"
             and (forces := scores[split].get("forces_mae")) is not None
             and not is_force_field(forces.mean, no_force[split])
         ],
@@ -331,6 +373,7 @@ def _row(
         label_gradients=mean("label_gradients"),
         validation_gradients=mean("validation_gradients"),
         tuning_gradients=mean("tuning_gradients"),
+        start_gradients=mean("start_gradients"),
     )
 
 
@@ -376,10 +419,20 @@ def _notes(
         for split, zero in no_force.items()
         if zero is not None and zero < STATIONARY
     ]
-    equal = [row for row in rows if row.regime not in ("mean", "external") and row.budget == "steps"]
-    budgets = sorted({row.steps for row in equal if row.status != "failed"})
-    if len(budgets) > 1:
-        notes.append(f"The training budgets differ: {', '.join(map(str, budgets))} steps.")
+    origins: tuple[OriginKind, ...] = ("trained here", "fine-tuned")
+    for origin in origins:
+        equal = [row for row in rows if row.origin == origin and row.regime not in UNTRAINED and row.budget == "steps"]
+        budgets = sorted({row.steps for row in equal if row.status != "failed"})
+        if len(budgets) > 1:
+            whose = " of fine-tuned entries" if origin == "fine-tuned" else ""
+            notes.append(f"The training budgets{whose} differ: {', '.join(map(str, budgets))} steps.")
+    if any(row.origin == "published" for row in rows):
+        notes.append(PUBLISHED)
+    notes += [
+        f"{row.entry}: what it started from, {row.start}, is not on this page, so it has no before and after."
+        for row in rows
+        if row.origin == "fine-tuned" and start_of(row, rows) is None
+    ]
     notes += [
         f"Entries were judged on different numbers of structures of {split}."
         for split, n in structures.items()

@@ -74,16 +74,17 @@ class Column:
         return f"{name} / {self.unit}" if self.unit else name
 
 
-def columns(splits: Sequence[str]) -> list[Column]:
+def columns(board: Leaderboard) -> list[Column]:
     """Return the columns of the main table, left to right; each split has a column per main metric."""
     return [
         Column("rank", "Rank", lambda row: Cell(row.rank, integer(row.rank))),
         Column("entry", "Entry", lambda row: Cell(row.entry, row.entry), numeric=False),
         Column("architecture", "Architecture", lambda row: Cell(row.architecture, row.architecture), numeric=False),
         Column("regime", "Regime", lambda row: Cell(row.regime, row.regime), numeric=False),
+        *([Column("origin", "Origin", _origin_cell, numeric=False)] if board.origins else []),
         Column("overall", "Overall", _overall_cell, "mean predictor = 1", better="lower"),
         *(_part_column(name) for name in PARTS),
-        *(_score_column(split, name) for split in splits for name in MAIN_METRICS),
+        *(_score_column(split, name) for split in board.splits for name in MAIN_METRICS),
         Column("parameters", "Parameters", lambda row: Cell(row.parameters, integer(row.parameters))),
         Column(
             "seconds_per_step",
@@ -97,6 +98,10 @@ def columns(splits: Sequence[str]) -> list[Column]:
         Column("seeds", "Seeds", lambda row: Cell(len(row.seeds), _seeds(row))),
         Column("status", "Status", lambda row: Cell(status(row), status(row)), numeric=False),
     ]
+
+
+def _origin_cell(row: Row) -> Cell:
+    return Cell(row.origin, row.origin, f"from {row.start}" if row.origin == "fine-tuned" else row.start)
 
 
 def weights_text(board: Leaderboard) -> str:
@@ -294,23 +299,25 @@ def csv_text(board: Leaderboard) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     measured = [(split, name) for split in board.splits for name in board.metrics]
-    heading = ["rank", "entry", "architecture", "regime", "overall", "overall std"]
+    heading = ["rank", "entry", "architecture", "regime", "origin", "start", "overall", "overall std"]
     heading += [f"{name} part of overall" for name in PARTS]
     for split, name in measured:
         unit = board.metrics[name].unit
         heading += [f"{split} {name} [{unit}]", f"{split} {name} std [{unit}]", f"{split} {name} n"]
     heading += ["parameters", "steps", "seconds per step [s]", "device seconds [s]", "products", "sweep trials"]
     heading += ["sweep device seconds [s]", "label gradients", "validation gradients", "tuning gradients"]
+    heading += ["gradients of the start"]
     heading += ["seeds", "failed", "status", "converged", "not a force field on", "demonstration"]
     writer.writerow(heading)
     for row in board.rows:
-        fields: list[object] = [row.rank, row.entry, row.architecture, row.regime, *_moments(row.overall)[:2]]
+        fields: list[object] = [row.rank, row.entry, row.architecture, row.regime, row.origin, row.start]
+        fields += _moments(row.overall)[:2]
         fields += [row.parts.get(name) for name in PARTS]
         for split, name in measured:
             fields += _moments(row.scores[split][name])
         fields += [row.parameters, row.steps, row.seconds_per_step, row.device_seconds, row.products, row.sweep_trials]
         fields += [row.sweep_device_seconds, row.label_gradients, row.validation_gradients]
-        fields += [row.tuning_gradients]
+        fields += [row.tuning_gradients, row.start_gradients]
         fields += [len(row.seeds), row.n_failed, row.status]
         fields += [converged(row), " ".join(row.not_force_field), "yes" if board.demonstration else "no"]
         writer.writerow(fields)
@@ -341,7 +348,7 @@ def _terminal_table(board: Leaderboard, kinds: Sequence[str], left_out: Sequence
     keys = {"rank", "entry", "overall", "seeds", *kinds, *(f"{s} {kind}" for s in board.splits for kind in kinds)}
     keys -= {*left_out, *(f"{split} {kind}" for split in board.splits for kind in left_out)}
     keys -= {f"{split} forces_mae" for split in zero}
-    shown = [column for column in columns(board.splits) if column.key in keys]
+    shown = [column for column in columns(board) if column.key in keys]
     table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False)
     for column in shown:
         unit = column.unit if column.key != "overall" else ""

@@ -93,27 +93,39 @@ def _values(content: dict[Any, Any] | list[Any]) -> list[Any]:
 
 
 def merge(*contents: Mapping[str, Any]) -> dict[str, Any]:
-    """Join nested mappings into a new one; where two hold a value under the same key, the later one wins."""
+    """Join nested mappings into a new one; where two hold a value or a list under the same key, the later one wins."""
     result: dict[str, Any] = {}
     for content in contents:
         for key, value in content.items():
             before = result.get(key)
             if isinstance(value, Mapping):
                 result[key] = merge(before if isinstance(before, Mapping) else {}, value)
+            elif isinstance(value, list):
+                result[key] = [merge(one) if isinstance(one, Mapping) else one for one in value]
             else:
                 result[key] = value
     return result
 
 
 def set_dotted(content: dict[str, Any], key: str, value: Any) -> None:
-    """Set ``content["a"]["b"]`` for the key ``a.b`` in place, making the mappings on the way."""
+    """Set ``content["a"]["b"]`` for the key ``a.b`` in place, making the mappings on the way.
+
+    In a list, ``a.1`` is its second entry.
+    """
     *parents, last = key.split(".")
-    node = content
+    node: Any = content
     for name in parents:
-        node = node.setdefault(name, {})
-        if not isinstance(node, dict):
+        node = node[_place(node, name, key)] if isinstance(node, list) else node.setdefault(name, {})
+        if not isinstance(node, dict | list):
             raise ConfigError(f"{name!r} holds a plain value, not a section", where=key, hint="check the dotted key")
-    node[last] = value
+    node[_place(node, last, key) if isinstance(node, list) else last] = value
+
+
+def _place(entries: list[Any], name: str, key: str) -> int:
+    if name.isdecimal() and int(name) < len(entries):
+        return int(name)
+    hint = f"name the entry by its number, 0 to {len(entries) - 1}"
+    raise ConfigError(f"the list has no entry {name!r}", where=key, hint=hint)
 
 
 def get_dotted(content: Mapping[str, Any], key: str) -> Any:

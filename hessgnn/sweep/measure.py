@@ -186,9 +186,10 @@ def measure_steps(job: Job, link: Link, *, plain: RunConfig) -> JobResult:  # no
     every = job.config.validation.every
     measured = {name: min(found[_WARMUP:]) for name, found in times.items()}
     measured |= {"validation": min(validations), "memory": peak_resident()}
-    measured["every"] = len(setup.loader) if every == "epoch" else every
+    epoch = setup.streams.order.step(0, len(setup.loader))  # in which steps on other stores come between
+    measured["every"] = epoch if every == "epoch" else every
     for setup in setups.values():
-        setup.loader.close()
+        setup.streams.close()
     return JobResult(None, measured=measured)
 
 
@@ -218,7 +219,7 @@ def balanced_weight(config: RunConfig) -> float:
         for name, values in found.items():
             if name in value.terms:
                 values.append(value.terms[name])
-    setup.loader.close()
+    setup.streams.close()
     if not all(found.values()):
         raise TrainingError("the first batches lack forces or Hessians, so their losses cannot be balanced")
     forces, hessian = (statistics.fmean(found[name]) for name in ("forces", "hessian"))

@@ -162,9 +162,12 @@ def prepare_sweep(config: SweepConfig, folder: Path, alone: bool) -> None:
         store.indices(split)
     if alone and config.storage is None:  # a journal elsewhere may be in use by others
         mend_journal(folder / JOURNAL)
-    attributes = store.attributes
+    stores = [store, *(Store.open(more.path) for more in data.also)]
+    first, *others = (
+        {"content_hash": one.attributes.content_hash, "split_hash": one.attributes.split_hash} for one in stores
+    )
     identity = {key: value for key, value in config.identity().items() if key != "storage"}
-    identity["data"] = {"content_hash": attributes.content_hash, "split_hash": attributes.split_hash}
+    identity["data"] = {**first, **({"others": others} if others else {})}
     try:  # an unreachable storage is told before any work
         with storage_of(config, folder) as storage:
             tuned = (tuning_study(config, subject, storage) for subject in config.subjects)

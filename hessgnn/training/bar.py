@@ -61,7 +61,12 @@ def legend(*, hessian: bool) -> str:
 
 
 def describe(point: ValidationPoint) -> str:
-    """Validation errors on one short line, in the units of :func:`legend`."""
+    """Validation errors on one short line, in the units of :func:`legend`; those on other stores follow."""
+    text = _errors(point)
+    return "  ".join([text, *(f"| {name} {_errors(other)}" for name, other in point.others.items())])
+
+
+def _errors(point: ValidationPoint) -> str:
     errors = (("E", point.energy_rmse, 1e3), ("F", point.forces_rmse, 1e3), ("H", point.hessian_rmse, 1.0))
     return "  ".join(f"{title} {_short(value * factor)}" for title, value, factor in errors if value is not None)
 

@@ -10,26 +10,35 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from ase.data import chemical_symbols
-from numpy.typing import NDArray
 
 from hessgnn.data.checks import require_sound
 from hessgnn.data.loader import Loader
-from hessgnn.data.padding import Buckets
+from hessgnn.data.padding import AnyOf, Buckets
 from hessgnn.data.store.splits import is_for_tests
 from hessgnn.data.store.store import Store
-from hessgnn.data.structure import Structure
-from hessgnn.errors import ConfigError, DataError
+from hessgnn.errors import ConfigError
+from hessgnn.potentials.adapters.base import AdaptedPotential
 from hessgnn.potentials.base import Potential
 from hessgnn.potentials.saved import create_from
 from hessgnn.training.auto import AutoStep
 from hessgnn.training.average import Average
 from hessgnn.training.config import RunConfig
-from hessgnn.training.curvature_labels import composed, describe, repeated, require_labels, usable, warn_of_unused
+from hessgnn.training.curvature_labels import (
+    composed,
+    describe,
+    repeated,
+    require_labels,
+    require_validated,
+    usable,
+    warn_of_unused,
+)
 from hessgnn.training.distributed import Ranks
 from hessgnn.training.loss import Loss
 from hessgnn.training.optimizer import Schedule, Update, build_optimizers
 from hessgnn.training.recorded import RecordedStep
+from hessgnn.training.references import scale_to_data
+from hessgnn.training.sources import Source, Stream, Streams, TrainedOn, describe_sources, elements_of, open_sources
+from hessgnn.training.start import Origin, Start, describe_trained, prepare, reference_energies_of, resolved
 from hessgnn.training.step import EagerStep, TrainingStep
 
 logger = logging.getLogger(__name__)
@@ -39,23 +48,45 @@ logger = logging.getLogger(__name__)
 class Setup:
     """The objects of a run, on their device.
 
-    ``config`` is resolved: the potential's settings are complete. ``loader`` and ``validation`` give batches of the
-    training and of the validation split. The potential has fresh weights and is scaled to the training split.
+    ``config`` is resolved: the potential's settings are complete. ``streams`` give batches of the training and of the
+    validation split of each store. The potential has fresh weights, or those that the run starts from, and is scaled to
+    the training split. ``origin`` says what it started from; ``None`` for fresh weights.
     """
 
     config: RunConfig
     ranks: Ranks
     device: torch.device
-    store: Store
-    loader: Loader
-    validation: Loader
+    streams: Streams
     potential: Potential
     average: Average
     loss: Loss
     step: TrainingStep
+    origin: Origin | None = None
+
+    @property
+    def store(self) -> Store:
+        """The store that the run is about."""
+        return self.streams.first.source.store
+
+    @property
+    def loader(self) -> Loader:
+        """Batches of its training split."""
+        return self.streams.first.loader
+
+    @property
+    def validation(self) -> Loader:
+        """Batches of its validation split."""
+        assert self.streams.first.validation is not None
+        return self.streams.first.validation
 
 
-def build(config: RunConfig, ranks: Ranks | None = None) -> Setup:
+def build(
+    config: RunConfig,
+    ranks: Ranks | None = None,
+    *,
+    resumed: Origin | None = None,
+    begun: Sequence[TrainedOn] = (),
+) -> Setup:
     """Make everything that a run needs. Nothing is written.
 
     Parameters
@@ -64,6 +95,10 @@ def build(config: RunConfig, ranks: Ranks | None = None) -> Setup:
         The configuration.
     ranks
         Processes that share the run; those of torch's process group by default.
+    resumed
+        What the run started from when it was begun. Its weights are not read again: a checkpoint holds later ones.
+    begun
+        What the folder of a resumed run says of its stores; their energies are shifted as they were then.
 
     Returns
     -------
@@ -81,43 +116,66 @@ def build(config: RunConfig, ranks: Ranks | None = None) -> Setup:
     """
     ranks = ranks or Ranks.here()
     device = prepare_device(config, ranks)
-    store = Store.open(config.data.path)
-    train = store.indices(config.data.train)
-    config = config.with_resolved_potential(store.elements())
-    require_labels(config, store)
-    require_sound(store, np.concatenate([train, store.indices(config.data.validation)]))
+    sources = open_sources(config)
+    elements = elements_of(sources)
+    start = read_start(config, ranks) if resumed is None else None
+    config = resolved(config, elements, resumed if start is None else start.origin)
+    sources = tuple(source.with_potential(config.potential) for source in sources)
+    require_usable(sources)
     if ranks.first:
-        if logger.isEnabledFor(logging.INFO):
-            for line in describe(config, store):
-                logger.info(line)
-        _warn_of_tests(config)
-        warn_of_unused(config, store)
-        _warn_of_flat_validation(config, store)
+        warn_of_sources(sources)
 
     torch.manual_seed(config.training.seed)
     potential = build_potential(config)
+    if isinstance(potential, AdaptedPotential):  # the file says what it loaded, not what it was asked for
+        settings = potential.config.model_dump(mode="json")
+        config = config.model_copy(update={"potential": {"name": config.potential["name"], **settings}})
+    origin = prepare(potential, config, start, elements)
     if potential.not_c2 is not None and config.loss.hessian and ranks.first:
         warnings.warn(
             f"the Hessian of {config.potential['name']!r} jumps ({potential.not_c2}), so training on it is noisy",
             stacklevel=2,
         )
-    loader, validation = build_loaders(config, store, potential, device, ranks)
-    scale_to_data(potential, config, store, ranks)
     potential.to(device)
+    if resumed is None:
+        before = reference_energies_of(potential)
+        sources = scale_to_data(potential, config, sources, ranks)
+        origin = _shifted(origin, config, before, reference_energies_of(potential))
+    if begun:
+        sources = tuple(source.shifted(was.shift) for source, was in zip(sources, begun, strict=True))
+    if ranks.first and logger.isEnabledFor(logging.INFO):
+        for line in (*describe_trained(potential, resumed or origin), *describe_run(config, sources)):
+            logger.info(line)
+    streams = Streams(config.order, tuple(build_stream(source, potential, device, ranks) for source in sources))
     average = Average(potential, config.training.averaging)
     loss = Loss(config.loss)
     step = TrainingStep(
         config,
         ranks,
-        loader,
+        streams,
         loss,
-        build_gradient(config, loss, potential, loader, ranks),
+        build_gradient(config, loss, potential, [stream.loader for stream in streams], ranks),
         build_update(config, potential),
         average,
         Schedule(config.training.schedule, config.training.steps),
-        store,
     )
-    return Setup(config, ranks, device, store, loader, validation, potential, average, loss, step)
+    return Setup(config, ranks, device, streams, potential, average, loss, step, resumed or origin)
+
+
+def read_start(config: RunConfig, ranks: Ranks | None = None) -> Start | None:
+    """The weights that ``training.start`` names, if it does."""
+    name = config.training.start
+    return None if name is None else (ranks or Ranks()).from_first(lambda: Start.read(name))
+
+
+def _shifted(
+    origin: Origin | None, config: RunConfig, before: dict[int, float], after: dict[int, float]
+) -> Origin | None:
+    if origin is None:
+        return None
+    given = config.data.reference_energies
+    how = "fitted" if given is None else "kept" if given == "keep" else "given"
+    return origin.model_copy(update={"references": how, "shift": {z: after[z] - before[z] for z in after}})
 
 
 def build_potential(config: RunConfig) -> Potential:
@@ -128,13 +186,44 @@ def build_potential(config: RunConfig) -> Potential:
     return create_from(config.potential, config.training.dtype)
 
 
-def build_loaders(
-    config: RunConfig, store: Store, potential: Potential, device: torch.device, ranks: Ranks | None = None
-) -> tuple[Loader, Loader]:
-    """Batches of the training split in random order, which ``ranks`` share, and of the validation split."""
-    settings, ranks = config.training, ranks or Ranks()
+def require_usable(sources: Sequence[Source]) -> None:
+    """Refuse data that are unsound or lack labels, before the first step; see :func:`build` for the errors."""
+    first, *others = sources
+    require_labels(first.config, first.store, [(source.config, source.store) for source in others])
+    for source in sources:
+        if source.weight and source is not first:
+            require_validated(source.config, source.store)
+        require_sound(source.store, source.used)
+
+
+def warn_of_sources(sources: Sequence[Source]) -> None:
+    """Warn of data that are used in a way that somebody may not want."""
+    having = [source for source in sources if source.store.n_directions[source.train].any()]
+    trained = sources[0].config.training.steps > 0  # otherwise nothing is chosen by the validation
+    for source in sources:
+        if trained:
+            _warn_of_tests(source)
+        others = any(other is not source for other in having)
+        warn_of_unused(source.config, source.store, others_have_directions=others)
+    if trained:
+        _warn_of_flat_validation(sources[0].config, sources[0].store)
+
+
+def describe_run(config: RunConfig, sources: Sequence[Source]) -> list[str]:
+    """Say in a few lines what a run is trained on."""
+    lines = describe_sources(config, sources)
+    for source in sources:
+        about = f"{source.name}, " if len(sources) > 1 else ""
+        lines += [about + line for line in describe(source.config, source.store, validated=source.validated)]
+    return lines
+
+
+def build_stream(source: Source, potential: Potential, device: torch.device, ranks: Ranks | None = None) -> Stream:
+    """Batches of a store's training split in random order, which ``ranks`` share, and of its validation split."""
+    config, store, ranks = source.config, source.store, ranks or Ranks()
+    settings = config.training
     shared = (getattr(torch, settings.dtype), device, potential.triplet_cutoff)
-    train = store.indices(config.data.train)
+    train = source.train
     labelled = usable(store, config.loss.probes.kind)[train]
     loader = Loader(
         store,
@@ -149,6 +238,8 @@ def build_loaders(
         workers=settings.workers,
         share=(ranks.rank, ranks.number),
     )
+    if not source.validated:
+        return Stream(source, loader, None)
     validation = Loader(
         store,
         store.indices(config.data.validation),
@@ -157,30 +248,15 @@ def build_loaders(
         *shared,
         preparation=config.validation.preparation(),
     )
-    return loader, validation
+    return Stream(source, loader, validation)
 
 
-def scale_to_data(potential: Potential, config: RunConfig, store: Store, ranks: Ranks | None = None) -> None:
-    """Set reference energies and energy scale of a potential.
-
-    Reference energies are fitted to the training split unless the configuration gives them. The scale is a setting,
-    ``data.energy_scale``: a rule that reads it off the labels would give different kinds of labels different networks.
-    Raises :class:`DataError` when an element of the split has no reference energy.
-    """
-    train, ranks = store.indices(config.data.train), ranks or Ranks()
-    reference = config.data.reference_energies or fit_reference_energies(store, train, potential.elements)
-    known = store.composition(list(reference), train).sum(axis=1)
-    if (unknown := train[known < store.n_atoms[train]]).size:
-        composition_energy(store[int(unknown[0])], reference)  # says which element
-    potential.set_scaling(reference, config.data.energy_scale)
-    if ranks.number > 1:  # different machines may round the fit differently
-        potential.load_state_dict(ranks.from_first(potential.state_dict))
-
-
-def build_gradient(config: RunConfig, loss: Loss, potential: Potential, loader: Loader, ranks: Ranks) -> EagerStep:
+def build_gradient(
+    config: RunConfig, loss: Loss, potential: Potential, loaders: Sequence[Loader], ranks: Ranks
+) -> EagerStep:
     """How loss and gradient are computed: ``training.step``.
 
-    The potential is on its device. Sizes of the loader's batches decide which shapes are recorded.
+    The potential is on its device. Sizes of the loaders' batches decide which shapes are recorded.
     """
     settings = config.training
     if settings.step == "eager":
@@ -191,10 +267,15 @@ def build_gradient(config: RunConfig, loss: Loss, potential: Potential, loader: 
             where="key 'training.step'",
             hint="use training.step=eager or compiled, or one process",
         )
+    if settings.step == "auto" and settings.lora is not None:
+        logger.info("step auto: eager, since low-rank updates cannot be handed to the process that compiles")
+        return EagerStep(loss, potential)
     if settings.step == "auto" and (ranks.number > 1 or potential.scale.is_cuda):
         logger.info("step auto: eager, as on all CUDA devices and with several processes")
         return EagerStep(loss, potential)
-    buckets = build_buckets(potential, loader, math.ceil(loader.plan.typical / (settings.parts * ranks.number)))
+    pieces = settings.parts * ranks.number
+    ladders = [build_buckets(potential, loader, math.ceil(loader.plan.typical / pieces)) for loader in loaders]
+    buckets = ladders[0] if len(ladders) == 1 else AnyOf(ladders)
     if settings.step == "auto":
         return AutoStep(loss, potential, buckets, settings.steps)
     return RecordedStep(loss, potential, buckets, settings.step)
@@ -267,13 +348,14 @@ def find_device(name: str, *, where: str) -> torch.device:
     return device
 
 
-def _warn_of_tests(config: RunConfig) -> None:
-    for key, split in (("train", config.data.train), ("validation", config.data.validation)):
+def _warn_of_tests(source: Source) -> None:
+    data = source.config.data
+    for key, split in (("train", data.train), ("validation", data.validation if source.validated else "")):
         if is_for_tests(split):
             warnings.warn(
                 f"data.{key}: split {split!r} is for tests, so its errors, and those on other splits with the same "
                 "molecules, say nothing about new ones",
-                stacklevel=3,
+                stacklevel=4,
             )
 
 
@@ -297,39 +379,5 @@ def _warn_of_flat_validation(config: RunConfig, store: Store) -> None:
             f"split {split!r} holds stationary points only, where the flattest surface has the smallest force error: "
             "the best checkpoint may be an early one. Hint: validate on displaced frames (data.validation), or set "
             "validation.weights.forces=0",
-            stacklevel=3,
+            stacklevel=4,
         )
-
-
-def fit_reference_energies(store: Store, indices: NDArray[np.int64], elements: Sequence[int]) -> dict[int, float]:
-    """Energy of each element in eV, by least squares on the compositions of those structures that have an energy.
-
-    Raises
-    ------
-    DataError
-        When the compositions do not determine every element's energy.
-    """
-    labelled = indices[store.has_energy[indices]]
-    counts = store.composition(elements, labelled).astype(np.float64)
-    rank = int(np.linalg.matrix_rank(counts)) if len(labelled) else 0
-    if rank < len(elements):
-        wanted = ", ".join(chemical_symbols[z] for z in elements)
-        raise DataError(
-            f"the compositions of the {len(labelled)} training structures with an energy determine only {rank} of the "
-            f"{len(elements)} reference energies ({wanted})",
-            hint="give data.reference_energies, or add structures of other compositions",
-        )
-    solution = np.linalg.lstsq(counts, store.energies[labelled], rcond=None)[0]
-    return {int(z): float(energy) for z, energy in zip(elements, solution, strict=True)}
-
-
-def composition_energy(structure: Structure, reference: dict[int, float]) -> float:
-    """Energy of a structure as the sum of its elements' reference energies, eV."""
-    unknown = sorted({int(z) for z in structure.numbers} - reference.keys())
-    if unknown:
-        raise DataError(
-            f"no reference energy for {', '.join(chemical_symbols[z] for z in unknown)}",
-            where=structure.name,
-            hint="add the element to potential.elements and data.reference_energies, or leave both out",
-        )
-    return sum(reference[int(z)] for z in structure.numbers)

@@ -36,7 +36,7 @@ from hessgnn.data.store.columns import scratch
 from hessgnn.errors import UserError
 from hessgnn.potentials.base import Potential
 from hessgnn.runtime.files import lock_file
-from hessgnn.training.config import LossConfig
+from hessgnn.training.loss_config import LossConfig
 
 logger = logging.getLogger(__name__)
 

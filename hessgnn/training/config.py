@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Any, Literal
 
-import torch
+import numpy as np
 from pydantic import (
-    Discriminator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -15,7 +14,6 @@ from pydantic import (
     PositiveInt,
     SerializationInfo,
     SerializerFunctionWrapHandler,
-    Tag,
     field_validator,
     model_serializer,
     model_validator,
@@ -23,142 +21,16 @@ from pydantic import (
 
 from hessgnn.curvature.probes import PROBES
 from hessgnn.data.labels import Preparation
-from hessgnn.errors import ConfigError, did_you_mean
+from hessgnn.data.plan import Interleaved
+from hessgnn.errors import ConfigError
+from hessgnn.potentials.adapters.base import AdaptedPotential
 from hessgnn.potentials.base import Potential, PotentialConfig, resolve
 from hessgnn.runtime.config import Seed, Settings, parse
 from hessgnn.training.average import AverageConfig
-from hessgnn.training.optimizer import OptimizerConfig, ParameterGroupConfig, ScheduleConfig
-from hessgnn.training.regimes import LossRegime, regime_of
-
-
-class DataConfig(Settings):
-    """Where the labels come from."""
-
-    path: str = Field(default="rtp-mini", description="an HDF5 store, or the name of a bundled one")
-    train: str = Field(default="train", description="split to train on")
-    validation: str = Field(default="validation", description="split that the best checkpoint is chosen by")
-    reference_energies: dict[int, float] | None = Field(
-        default=None, description="eV for each atomic number; fitted to the training split by least squares if absent"
-    )
-    energy_scale: PositiveFloat = Field(
-        default=1.0,
-        description="eV: one unit of the network's output. The same for all kinds of labels that are compared, since "
-        "it decides the size of the first steps; tune it like a learning rate",
-    )
-
-
-def _require_probes(kind: str, key: str, *others: str) -> str:
-    """Give back a kind of probes that can be found, or one of ``others``."""
-    if kind in others:
-        return kind
-    try:
-        PROBES[kind]
-    except ConfigError as error:
-        hint = error.hint if ":" in kind else did_you_mean(kind, [*others, *PROBES])
-        raise ConfigError(error.what, where=f"key {key!r}, {error.where!r}", hint=hint) from error
-    return kind
-
-
-def _list_probes(*others: str) -> Callable[[dict[str, Any]], None]:
-    """Name the known kinds of probes in a JSON schema; another one is given by its import path."""
-
-    def extend(schema: dict[str, Any]) -> None:
-        schema["anyOf"] = [{"enum": [*others, *PROBES]}, {"pattern": r"^[\w.]+:\w+$"}]
-
-    return extend
-
-
-class ProbeConfig(Settings):
-    """What the Hessian is compared on in a training step."""
-
-    kind: str = Field(
-        default="rademacher", description="a registered name or module:Kind", json_schema_extra=_list_probes()
-    )
-    number: PositiveInt = Field(default=1, description="rows, atoms, random vectors or parts of the modes, a step")
-    fraction: PositiveFloat = Field(default=1.0, le=1.0, description="share of the batch that is probed in a step")
-    every: PositiveInt = Field(
-        default=4,
-        description="steps from one with Hessian products to the next; the term then counts as many times as much, so "
-        "that the sum over the steps has the same mean. Which step is the first follows from the seed. Validations "
-        "that follow each other in fewer steps may have no loss_hessian between them",
-    )
-    backend: Literal["vmap", "loop", "replicate"] = Field(
-        default="vmap", description="how products are formed; fixed, so that a resumed run repeats every digit"
-    )
-
-    def first(self, seed: int) -> int:
-        """First of the steps with Hessian products, from 0 to ``every`` - 1: uniformly distributed over the seeds.
-
-        A fixed phase would always meet the same place in cycles of the data or of the learning rate.
-        """
-        return int(torch.randint(self.every, (), generator=torch.Generator().manual_seed(seed)))
-
-    @field_validator("kind")
-    @classmethod
-    def _kind_is_known(cls, kind: str) -> str:
-        return _require_probes(kind, "loss.probes.kind")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _of_older_versions(cls, content: Any) -> Any:
-        """Take products in every step where all other keys are given, as the files of runs before 0.3.0 do."""
-        if isinstance(content, dict) and content.keys() == cls.model_fields.keys() - {"every"}:
-            return content | {"every": 1}
-        return content
-
-
-class WeightRamp(Settings):
-    """Linear growth of the force and Hessian weights from 0 to their full value."""
-
-    start: NonNegativeInt = Field(default=0, description="last step with weight 0")
-    stop: PositiveInt = Field(description="first step with the full weight")
-
-    @model_validator(mode="after")
-    def _in_order(self) -> WeightRamp:
-        if self.start >= self.stop:
-            raise ValueError("start must come before stop")
-        return self
-
-
-class LossConfig(Settings):
-    """Weights and forms of the loss terms. The energy's weight is 1: the others are relative to it."""
-
-    forces: NonNegativeFloat = Field(default=0.30, description="Å²")
-    hessian: NonNegativeFloat = Field(default=0.09, description="Å⁴")
-    energy_form: Literal["per_atom", "per_sqrt_atom"] = Field(
-        default="per_sqrt_atom",
-        description="mean of ΔE²/√N as in arXiv 2503.07839, which the weights 0.30 and 0.09 belong to, or of (ΔE/N)². "
-        "The second is smaller by N^1.5, so the same weights put N^1.5 times more on forces and Hessian",
-    )
-    hessian_function: Literal["squared", "l1", "huber"] = "squared"
-    huber_delta: PositiveFloat = Field(default=1.0, description="eV/Å²: where Huber turns from squared to linear")
-    probes: ProbeConfig = ProbeConfig()
-    ramp: WeightRamp | None = Field(default=None, description="constant weights if absent")
-
-    @model_validator(mode="after")
-    def _probes_suit_the_function(self) -> LossConfig:
-        if self.hessian_function != "squared" and PROBES[self.probes.kind].whole_rows is False:
-            raise ValueError(
-                f"hessian_function {self.hessian_function!r} needs whole rows: random probes mix the entries of a row. "
-                f"Use one of probes.kind {', '.join(name for name, kind in PROBES.items() if kind.whole_rows)}"
-            )
-        return self
-
-    def ramped(self, step: int) -> float:
-        """Share of the force and Hessian weights in a step, counted from 0: 1 without a ramp."""
-        if self.ramp is None:
-            return 1.0
-        return min(1.0, max(0.0, (step - self.ramp.start) / (self.ramp.stop - self.ramp.start)))
-
-    @property
-    def regime(self) -> LossRegime:
-        """Which labels the loss sees."""
-        return regime_of(self.forces, self.hessian)
-
-    def preparation(self) -> Preparation | None:
-        """What the loader computes of each structure for the probes."""
-        return PROBES[self.probes.kind]().preparation(self.probes.number) if self.hessian else None
-
+from hessgnn.training.data_config import ALL_LABELS, CompositionConfig, DataConfig, joined
+from hessgnn.training.lora import LoraConfig, Patterns
+from hessgnn.training.loss_config import LossConfig, list_probes, require_probes
+from hessgnn.training.optimizer import OptimizerConfig, Optimizers, ParameterGroupConfig, ScheduleConfig
 
 ErrorName = Literal["energy", "energy_molecule", "forces", "hessian"]
 """Errors of a validation."""
@@ -182,7 +54,7 @@ class ValidationConfig(Settings):
     hessian: str = Field(
         default="full",
         description="probes: fixed Rademacher vectors; or another kind of probes, drawn once",
-        json_schema_extra=_list_probes("probes"),
+        json_schema_extra=list_probes("probes"),
     )
     n_probes: PositiveInt = Field(default=8, description="for each structure, if probes are used")
     batch_size: PositiveInt = 64
@@ -195,7 +67,7 @@ class ValidationConfig(Settings):
     @field_validator("hessian")
     @classmethod
     def _hessian_is_known(cls, hessian: str) -> str:
-        return _require_probes(hessian, "validation.hessian", "probes")
+        return require_probes(hessian, "validation.hessian", "probes")
 
     @model_validator(mode="after")
     def _some_weight(self) -> ValidationConfig:
@@ -220,28 +92,25 @@ class ValidationConfig(Settings):
         return PROBES[self.probes]().preparation(self.n_probes)
 
 
-class CompositionConfig(Settings):
-    """How many structures of two kinds each batch holds. Each kind is shuffled and starts over for itself."""
-
-    curvature: PositiveInt = Field(description="with a Hessian or product that loss.probes.kind can use")
-    other: PositiveInt = Field(description="without one")
-
-
 _WEIGHT_DECAY, _EMA = 1e-6, 0.99
-
-Optimizers = Annotated[
-    Annotated[OptimizerConfig, Tag("[one]")]
-    | Annotated[tuple[ParameterGroupConfig, ...], Field(min_length=1), Tag("[groups]")],
-    Discriminator(lambda value: "[groups]" if isinstance(value, list | tuple) else "[one]"),
-]
-"""One optimiser, or a list of parameter groups."""
 
 
 class TrainingConfig(Settings):
     """The optimisation."""
 
-    steps: PositiveInt = Field(
-        default=2000, description="most steps; a run ends before when its validation is flat, see schedule.kind plateau"
+    steps: NonNegativeInt = Field(
+        default=2000,
+        description="most steps; a run ends before when its validation is flat, see schedule.kind plateau. With 0 "
+        "nothing is trained: reference energies are fitted, and the potential is validated and saved",
+    )
+    start: str | None = Field(
+        default=None, description="weights to begin with: a run folder, or a checkpoint file; fresh weights if absent"
+    )
+    freeze: Patterns = Field(
+        default=(), description="parameters that are not trained, shell patterns such as 'model.*'"
+    )
+    lora: LoraConfig | None = Field(
+        default=None, description="train low-rank updates of matrices, and nothing else: rank, alpha, match, also_train"
     )
     batch_size: PositiveInt = Field(default=16, description="most structures in a batch")
     max_atoms: PositiveInt | None = Field(default=None, description="most atoms in a batch; no limit if absent")
@@ -318,6 +187,12 @@ class TrainingConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def _frozen_once(self) -> TrainingConfig:
+        if self.lora is not None and self.freeze:
+            raise ValueError("lora freezes all other parameters: leave freeze out, or choose matrices by lora.match")
+        return self
+
+    @model_validator(mode="after")
     def _ends_below_its_rate(self) -> TrainingConfig:
         schedule = self.schedule
         if schedule.kind == "plateau" and schedule.stop_below is not None and schedule.stop_below >= schedule.lr:
@@ -333,7 +208,7 @@ class TrainingConfig(Settings):
             return self
         if self.ema not in (None, _EMA):
             raise ValueError("average and ema exclude each other: leave ema out")
-        if self.average.kind == "swa" and (self.average.start or 0) + self.average.every > self.steps:
+        if self.average.kind == "swa" and 0 < self.steps < (self.average.start or 0) + self.average.every:
             raise ValueError("average.start + average.every must not be larger than steps: nothing would be averaged")
         return self
 
@@ -348,8 +223,9 @@ class TrainingConfig(Settings):
                 content.pop("composition", None)
             if self.optimizer == OptimizerConfig():
                 del content["optimizer"]
-            if self.average is None:
-                del content["average"]
+            for key in ("average", "start", "freeze", "lora"):
+                if not getattr(self, key):
+                    content.pop(key, None)
         return content
 
     @property
@@ -370,12 +246,20 @@ class TrainingConfig(Settings):
 class RunConfig(Settings):
     """Everything that decides what a run computes: its resolved form is kept in the run folder."""
 
-    name: str = Field(default="", description="what the leaderboard calls it; architecture and regime if empty")
+    name: str = Field(
+        default="",
+        description="what the leaderboard calls it; architecture and labels, and whether it was fine-tuned, if empty",
+    )
     potential: dict[str, Any] = Field(description="name, and settings of that architecture")
     data: DataConfig = DataConfig()
     loss: LossConfig = LossConfig()
     training: TrainingConfig = TrainingConfig()
     validation: ValidationConfig = ValidationConfig()
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _stores_may_be_a_list(cls, data: Any) -> Any:
+        return joined(data)
 
     @model_validator(mode="after")
     def _potential_is_known(self) -> RunConfig:
@@ -385,10 +269,10 @@ class RunConfig(Settings):
     @model_validator(mode="after")
     def _hessians_are_seen(self) -> RunConfig:
         """Refuse a run whose regime is E-F-H in name only."""
-        probes, steps = self.loss.probes, self.training.steps
-        first = probes.first(self.training.seed)
-        last = steps - 1 - (steps - 1 - first) % probes.every  # of the steps with products; a ramp only grows
-        if self.loss.hessian and (last < 0 or not self.loss.ramped(last)):
+        steps = self.training.steps
+        if not steps:  # nothing is trained, and nobody says that it was
+            return self
+        if self.loss.hessian and not any(self._probed_last(number) for number in range(len(self.order))):
             late = not self.loss.ramped(steps - 1)
             raise ConfigError(
                 f"none of the {steps} steps has Hessian products with a weight, though loss.hessian is "
@@ -400,10 +284,39 @@ class RunConfig(Settings):
             )
         return self
 
+    def _probed_last(self, source: int) -> float:
+        """Share of the Hessian's weight in the last step on one of the stores that has products; 0 if none has."""
+        data = self.data if source == 0 else self.data.also[source - 1]
+        probes, number = self.loss.probes, self.order.done(self.training.steps)[source]
+        last = number - 1 - (number - 1 - probes.first(self.seed_of(source))) % probes.every
+        if "curvature" not in (data.labels or ALL_LABELS) or last < 0:
+            return 0.0
+        return self.loss.ramped(self.order.step(source, last))
+
+    @property
+    def order(self) -> Interleaved:
+        """Which of the stores each step is on."""
+        return Interleaved([1.0, *(more.replay for more in self.data.also)])
+
+    def seed_of(self, source: int) -> int:
+        """Seed of the batches of one of the stores: that of the run for the first, and others for the others."""
+        seed = self.training.seed
+        return seed if source == 0 else int(np.random.SeedSequence([seed, source]).generate_state(1)[0])
+
     @property
     def entry(self) -> str:
         """What the leaderboard joins the seeds of this configuration under."""
-        return self.name or f"{self.potential['name']} {self.loss.regime}"
+        if self.name:
+            return self.name
+        architecture = self.potential["name"]
+        adapted = issubclass(self.potential_class(), AdaptedPotential)
+        if adapted and (weights := self.potential.get("weights")) is not None:
+            usual = self.potential_class().Config.model_fields["weights"].default
+            architecture += "" if weights == usual else f" {Path(str(weights)).stem}"
+        if not self.training.steps:
+            return f"{architecture} {'published' if adapted and self.training.start is None else 'as started'}"
+        started = adapted or self.training.start is not None
+        return f"{architecture} {self.loss.regime}{' fine-tuned' if started else ''}"
 
     def potential_class(self) -> type[Potential]:
         """The architecture's class."""
@@ -421,8 +334,9 @@ class RunConfig(Settings):
         return self.model_copy(update={"training": self.training.model_copy(update={"steps": steps})})
 
     def with_resolved_potential(self, elements: list[int]) -> RunConfig:
-        """Fill in the architecture's defaults, and the elements of the data where none are given."""
-        settings = {"elements": elements, **self.potential}
+        """Fill in the architecture's defaults, and the data's elements; an adapted potential keeps its own."""
+        adapted = issubclass(self.potential_class(), AdaptedPotential)
+        settings = dict(self.potential) if adapted else {"elements": elements, **self.potential}
         name = settings.pop("name")
         config = parse(self.potential_class().Config, settings, where=f"potential {name!r}")
         return self.model_copy(update={"potential": {"name": name, **config.model_dump(mode="json")}})

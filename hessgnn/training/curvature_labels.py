@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -18,7 +19,8 @@ from hessgnn.data.store.columns import ragged
 from hessgnn.data.store.layout import decoded
 from hessgnn.data.store.store import Store
 from hessgnn.errors import ConfigError, TrainingError
-from hessgnn.training.config import LossConfig, RunConfig
+from hessgnn.training.config import RunConfig
+from hessgnn.training.loss_config import LossConfig
 
 Indices = NDArray[np.int64]
 
@@ -111,43 +113,50 @@ def epoch_steps(config: RunConfig, store: Store) -> int:
     return -(-number // config.training.batch_size)
 
 
-def require_labels(config: RunConfig, store: Store) -> None:
+def require_labels(config: RunConfig, store: Store, others: Sequence[tuple[RunConfig, Store]] = ()) -> None:
     """Refuse a term that has a weight and finds no label, before the first step.
+
+    ``others`` are other stores that the run is also trained on, each with the configuration as if the run were on it
+    alone.
 
     Raises
     ------
     TrainingError
-        When the loss weighs a label that no structure of the training split has, or the score one of the validation.
+        When the loss weighs a label that no training structure has, or the score one of the validation.
     ConfigError
         When the function of the Hessian's errors does not suit the stored directions.
     """
-    _require_validated(config, store)
-    split, train, kind = config.data.train, store.indices(config.data.train), config.loss.probes.kind
+    require_validated(config, store)
+    if not config.training.steps:
+        return
+    all_of_them = [(config, store), *others]
+    split, kind = config.data.train, config.loss.probes.kind
+    none = f"no structure of split {split!r}" if not others else "no training structure of the stores"
+    trained = [(one, one.indices(view.data.train)) for view, one in all_of_them]
     add = "merge the set with structures that have them, or compute them: hessgnn data label --energy-forces"
     hints = {"energy": add, "forces": f"set loss.forces=0, or {add}"}
     for name, weight in {"energy": 1.0, "forces": config.loss.forces}.items():
-        if weight and not getattr(store, f"has_{name}")[train].any():
+        if weight and not any(getattr(one, f"has_{name}")[train].any() for one, train in trained):
             raise TrainingError(
-                f"the loss weighs {name} but no structure of split {split!r} has that label",
+                f"the loss weighs {name} but {none} has that label",
                 where=store.path,
                 hint=hints[name],
             )
     if not config.loss.hessian:
         return
-    if not usable(store, kind)[train].any():
-        stored = int((store.n_directions[train] > 0).sum())
+    if not any(usable(one, kind)[train].any() for one, train in trained):
+        stored = sum(int((one.n_directions[train] > 0).sum()) for one, train in trained)
         lacking, hint = "that label", "set loss.hessian=0, or add the labels"
         if stored:
             lacking = f"a Hessian: {stored} have products with stored directions instead"
             hint = "set loss.probes.kind=stored, or loss.hessian=0"
-        raise TrainingError(
-            f"the loss weighs hessian but no structure of split {split!r} has {lacking}", where=store.path, hint=hint
-        )
+        raise TrainingError(f"the loss weighs hessian but {none} has {lacking}", where=store.path, hint=hint)
     if config.loss.hessian_function != "squared" and PROBES[kind].whole_rows is None:
-        _require_rows(config.loss, store, train)
+        for one, train in trained:
+            _require_rows(config.loss, one, train)
 
 
-def _require_validated(config: RunConfig, store: Store) -> None:
+def require_validated(config: RunConfig, store: Store) -> None:
     """Refuse a score without the Hessian error that it weighs, or without any error: the latter is always infinite."""
     split, weights = config.data.validation, config.validation.weights
     known = {"hessian": store.has_curvature, "forces": store.has_forces}
@@ -178,8 +187,11 @@ def _require_rows(loss: LossConfig, store: Store, train: Indices) -> None:
         )
 
 
-def warn_of_unused(config: RunConfig, store: Store) -> None:
-    """Warn of curvature labels that the loss does not use, and of a kind of probes that finds none of its own."""
+def warn_of_unused(config: RunConfig, store: Store, *, others_have_directions: bool = False) -> None:
+    """Warn of curvature labels that the loss does not use, and of a kind of probes that finds none of its own.
+
+    That kind may be meant for other stores of the run, if these have directions.
+    """
     loss, split, train = config.loss, config.data.train, store.indices(config.data.train)
     if not loss.hessian:
         return
@@ -190,7 +202,9 @@ def warn_of_unused(config: RunConfig, store: Store) -> None:
             f"{loss.probes.kind!r} does not use products. Hint: set loss.probes.kind=stored",
             stacklevel=3,
         )
-    if _reads_directions(loss.probes.kind) and not store.n_directions[train].any():
+    if others_have_directions or not _reads_directions(loss.probes.kind):
+        return
+    if not store.n_directions[train].any():
         warnings.warn(
             f"no structure of split {split!r} has stored directions: loss.probes.kind {loss.probes.kind!r} draws "
             f"random signs for the {int(store.has_hessian[train].sum())} that have a Hessian. Hint: set "
@@ -199,7 +213,7 @@ def warn_of_unused(config: RunConfig, store: Store) -> None:
         )
 
 
-def describe(config: RunConfig, store: Store) -> list[str]:
+def describe(config: RunConfig, store: Store, *, validated: bool = True) -> list[str]:
     """Say in a few lines which curvature labels training and validation split have and what they are used for."""
     kinds = direction_kinds(store, store.indices(config.data.train))
     lines = [_counted(store, config.data.train, kinds)]
@@ -211,6 +225,8 @@ def describe(config: RunConfig, store: Store) -> list[str]:
         )
     if config.training.composition is not None:
         lines.append(_composition(config, store))
+    if not validated:
+        return lines
     validation = store.indices(config.data.validation)
     if config.validation.compares_hessians and store.has_curvature[validation].any():
         lines.append(_validated(config, store, validation))

@@ -30,7 +30,7 @@ from hessgnn.curvature.probes import PROBES, Probes, draw
 from hessgnn.data.batch import Batch
 from hessgnn.data.labels import Labels
 from hessgnn.potentials.base import Potential
-from hessgnn.training.config import LossConfig
+from hessgnn.training.loss_config import LossConfig
 from hessgnn.training.part import Part, weighted_sum
 from hessgnn.training.transfer import Reading
 
@@ -43,13 +43,14 @@ class Weights:
     hessian: float
 
     @classmethod
-    def at(cls, step: int, config: LossConfig, seed: int = 0) -> Weights:
+    def at(cls, step: int, config: LossConfig, seed: int = 0, own: int | None = None) -> Weights:
         """Weights at a step, counted from 0, of a run with a seed.
 
         With ``probes.every`` above 1 the Hessian's is 0 in most steps, and so many times as large in the others.
+        ``own`` is the number of the step among those on the same store, where there are several: these are counted.
         """
         share, every = config.ramped(step), config.probes.every
-        probed = step % every == config.probes.first(seed)
+        probed = (step if own is None else own) % every == config.probes.first(seed)
         return cls(config.forces * share, config.hessian * share * every if probed else 0.0)
 
 

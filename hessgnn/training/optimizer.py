@@ -13,16 +13,18 @@ import math
 import typing
 from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import (
     ConfigDict,
+    Discriminator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    Tag,
     create_model,
     model_validator,
 )
@@ -33,6 +35,7 @@ from hessgnn.errors import ConfigError, did_you_mean
 from hessgnn.potentials.base import Potential
 from hessgnn.runtime.config import Settings, parse
 from hessgnn.runtime.imports import import_path
+from hessgnn.training.lora import public_name, some_names
 
 _KEY = "key 'training.optimizer'"
 
@@ -77,6 +80,14 @@ class ParameterGroupConfig(OptimizerConfig):
     lr: PositiveFloat | None = Field(
         default=None, description="highest learning rate; schedule.lr if absent. The schedule's course holds for both"
     )
+
+
+Optimizers = Annotated[
+    Annotated[OptimizerConfig, Tag("[one]")]
+    | Annotated[tuple[ParameterGroupConfig, ...], Field(min_length=1), Tag("[groups]")],
+    Discriminator(lambda value: "[groups]" if isinstance(value, list | tuple) else "[one]"),
+]
+"""One optimiser, or a list of parameter groups."""
 
 
 class NonFiniteGradient(ArithmeticError):
@@ -178,7 +189,7 @@ def build_optimizers(
     groups
         A parameter belongs to the first group that its name matches.
     potential
-        On the device that it stays on.
+        On the device that it stays on. Frozen parameters have no optimiser.
     lr
         Highest learning rate of groups without their own.
     weight_decay
@@ -187,13 +198,16 @@ def build_optimizers(
     Raises
     ------
     ConfigError
-        When a parameter has no group, a group no parameter, or an optimiser refuses its parameters.
+        When a trained parameter has no group, a group none, or an optimiser refuses its parameters.
     """
-    optimizers, left = [], dict(potential.named_parameters())
+    parameters = {public_name(name): p for name, p in potential.named_parameters()}
+    optimizers, left = [], {name: p for name, p in parameters.items() if p.requires_grad}
     for group in groups:
         names = [name for name in left if fnmatchcase(name, group.match)]
         if not names:
-            raise ConfigError(f"no parameter matches {group.match!r}", where=_KEY, hint=_some(left))
+            frozen = any(fnmatchcase(name, group.match) for name, p in parameters.items() if not p.requires_grad)
+            what = f"all parameters that match {group.match!r} are frozen" if frozen else None
+            raise ConfigError(what or f"no parameter matches {group.match!r}", where=_KEY, hint=some_names(left))
         own = [left.pop(name) for name in names]
         optimizers.append(_build(group, own, lr=lr, weight_decay=weight_decay))
     if left:
@@ -326,12 +340,6 @@ def require_working(name: str, arguments: dict[str, Any]) -> None:
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
-
-def _some(names: Iterable[str], most: int = 4) -> str:
-    """Name some parameters that a pattern could match."""
-    names = list(names)
-    return f"the names are {', '.join(names[:most])}{', ...' if len(names) > most else ''}" if names else "leave it out"
 
 
 class ScheduleConfig(Settings):

@@ -142,6 +142,10 @@ def label_set(name: str) -> LabelSet:
     return LabelSet.parse(name)
 
 
+UNTRAINED = ("mean", "external", "published")
+"""What stands in place of labels where none of these data were trained on."""
+
+
 def _known(name: str) -> str:
     try:
         return label_set(name).name
@@ -150,16 +154,28 @@ def _known(name: str) -> str:
 
 
 def _known_of_record(name: str) -> str:
-    return name if name in ("E-H", "mean", "external") else _known(name)
+    return name if name in ("E-H", *UNTRAINED) else _known(name)
 
 
 StudyRegime = Annotated[str, AfterValidator(_known), Field(json_schema_extra={"pattern": f"^{_PATTERN}$"})]
 """Name of a :class:`LabelSet`: what sweeps and studies compare."""
 Regime = Annotated[
-    str, AfterValidator(_known_of_record), Field(json_schema_extra={"pattern": f"^({_PATTERN}|E-H|mean|external)$"})
+    str,
+    AfterValidator(_known_of_record),
+    Field(json_schema_extra={"pattern": f"^({_PATTERN}|E-H|{'|'.join(UNTRAINED)})$"}),
 ]
 """What a record can hold, besides the names of :class:`LabelSet`; ``mean`` is the predictor that knows the composition
-only, ``external`` any other code that was evaluated through an ASE calculator."""
+only, ``external`` any other code that was evaluated through an ASE calculator, ``published`` a potential with the
+weights that it came with, or that another run left: only its reference energies were fitted to the data."""
+
+OriginKind = Literal["trained here", "fine-tuned", "published", "external", "baseline"]
+"""Where a potential has its weights from. Those of different origins are not ranked against each other."""
+
+
+def origin_of(regime: str, *, started: bool) -> OriginKind:
+    """Tell the origin from a record's labels and whether its run started from weights."""
+    untrained: dict[str, OriginKind] = {"mean": "baseline", "external": "external", "published": "published"}
+    return untrained.get(regime) or ("fine-tuned" if started else "trained here")
 
 
 def any_frames(names: tuple[str, ...]) -> bool:
@@ -169,7 +185,7 @@ def any_frames(names: tuple[str, ...]) -> bool:
 
 def has_curvature(regime: str) -> bool:
     """Whether a record's labels include Hessians or products of them."""
-    return regime == "E-H" or (regime not in ("mean", "external") and label_set(regime).has_curvature)
+    return regime == "E-H" or (regime not in UNTRAINED and label_set(regime).has_curvature)
 
 
 def regime_of(forces: float, hessian: float) -> LossRegime:

@@ -4,8 +4,10 @@
 
     runs/my-run/
     ├── config.yaml     the resolved configuration: trains the same again
+    ├── start.json      what weights it started from, if any
+    ├── sources.json    what it is trained on, if on several stores
     ├── versions.json   of Python and the packages that decide numbers
-    ├── metrics.csv     one row for each validation
+    ├── metrics.csv     one row for each validation; metrics-NAME.csv of other stores that the run is on
     ├── last.pt         checkpoint to resume from: weights, optimiser, averages, counters
     ├── best.pt         averaged weights with the best validation score
     └── record.json     after `hessgnn evaluate`
@@ -17,17 +19,25 @@ import csv
 import io
 import json
 import platform
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from hessgnn.errors import TrainingError
 from hessgnn.potentials.saved import BEST, CONFIG, require_run_folder
+from hessgnn.runtime.config import Settings, read_json
 from hessgnn.runtime.config import load as load_config
 from hessgnn.runtime.config import save as save_config
 from hessgnn.runtime.files import write_text
 from hessgnn.training.config import RunConfig
+from hessgnn.training.sources import TrainedOn
+from hessgnn.training.start import Origin
+
+SOURCES = "sources.json"
+"""File of a run folder that says on which stores the run is trained."""
 
 _PACKAGES = ("hessgnn", "torch", "torch-geometric", "e3nn", "torchani", "numpy", "h5py", "ase", "optuna")
 
@@ -37,7 +47,7 @@ class ValidationPoint:
     """One validation: a row of ``metrics.csv``. Losses are means over the steps since the last one.
 
     Errors are root mean squares. Losses and errors are ``None`` where no structure has the label or the term had
-    weight 0 in the loss or the score.
+    weight 0 in the loss or the score. ``others`` are those on other stores that the run is also trained on, by name.
     """
 
     step: int
@@ -54,6 +64,25 @@ class ValidationPoint:
     forces_rmse: float | None
     hessian_rmse: float | None
     energy_molecule_rmse: float | None = None
+    others: dict[str, ValidationPoint] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, content: dict[str, Any]) -> ValidationPoint:
+        """Undo :meth:`content`."""
+        others = {name: cls(**other) for name, other in content.get("others", {}).items()}
+        return cls(**{**content, "others": others})
+
+    def content(self) -> dict[str, Any]:
+        """The numbers as plain values, without ``others`` where there are none."""
+        found = asdict(self)
+        others = {name: other.content() for name, other in self.others.items()}
+        return {key: value for key, value in found.items() if key != "others"} | ({"others": others} if others else {})
+
+
+class TrainedOnAll(Settings):
+    """The content of ``sources.json``."""
+
+    sources: tuple[TrainedOn, ...]
 
 
 @dataclass(frozen=True)
@@ -96,25 +125,50 @@ class Run:
         if self.config_path.exists():
             raise TrainingError("holds a run already", where=self.folder, hint="resume it, or name another folder")
 
-    def begin(self, config: RunConfig) -> None:
-        """Write what is known before the first step: the resolved configuration, and versions."""
+    def origin(self) -> Origin | None:
+        """What the run started from; ``None`` for fresh weights."""
+        return Origin.load(self.folder)
+
+    def sources(self) -> tuple[TrainedOn, ...]:
+        """The stores that the run is trained on, where there are several; else nothing."""
+        path = self.folder / SOURCES
+        return read_json(TrainedOnAll, path, hint="begin another run").sources if path.is_file() else ()
+
+    def begin(self, config: RunConfig, origin: Origin | None = None, sources: Sequence[TrainedOn] = ()) -> None:
+        """Write what is known before the first step: start and stores, the resolved configuration, and versions."""
+        if origin is not None:
+            origin.save(self.folder)
+        if len(sources) > 1:
+            content = TrainedOnAll(sources=tuple(sources))
+            write_text(self.folder / SOURCES, content.model_dump_json(indent=1) + "\n")
         save_config(config, self.config_path)
         write_text(self.folder / "versions.json", json.dumps(versions(), indent=1) + "\n")
 
     def write_metrics(self, curve: list[ValidationPoint]) -> None:
-        """Write all validations so far, in order."""
-        text = io.StringIO()
-        writer = csv.DictWriter(text, [field.name for field in fields(ValidationPoint)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(point) for point in curve)
-        write_text(self.metrics, text.getvalue())
+        """Write all validations so far, in order, those on each store to a file of its own."""
+        _write_points(self.metrics, curve)
+        for name in curve[-1].others if curve else ():
+            _write_points(self.metrics_of(name), [point.others[name] for point in curve])
+
+    def metrics_of(self, name: str) -> Path:
+        """One row for each validation on another store that the run is trained on."""
+        return self.folder / f"metrics-{name}.csv"
 
     def curve(self) -> list[ValidationPoint]:
-        """Read all validations."""
+        """Read all validations, those on the first store."""
         if not self.metrics.is_file():
             return []
         with self.metrics.open(encoding="utf-8", newline="") as file:
             return [_point(row) for row in csv.DictReader(file)]
+
+
+def _write_points(path: Path, points: list[ValidationPoint]) -> None:
+    text = io.StringIO()
+    columns = [column.name for column in fields(ValidationPoint) if column.name != "others"]
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(point) for point in points)
+    write_text(path, text.getvalue())
 
 
 def versions() -> dict[str, str]:

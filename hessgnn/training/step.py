@@ -11,8 +11,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hessgnn.data.loader import Loader
-from hessgnn.data.store.store import Store
 from hessgnn.errors import TrainingError
 from hessgnn.potentials.base import Potential
 from hessgnn.training.average import Average
@@ -22,6 +20,7 @@ from hessgnn.training.feed import Feed, Given
 from hessgnn.training.loss import Loss, LossValue, Weights
 from hessgnn.training.optimizer import NonFiniteGradient, Schedule, Update
 from hessgnn.training.part import Part
+from hessgnn.training.sources import Streams
 from hessgnn.training.transfer import Reading
 
 
@@ -33,19 +32,18 @@ class NonFiniteLoss(TrainingError):
 class TrainingStep:
     """One step of a run: batch, probes, loss and gradient, update of the parameters, and their average.
 
-    The store names the structures whose loss is not finite. A GPU is given one step after the other: the host makes
+    A GPU is given one step after the other: the host makes
     batches ahead (:mod:`hessgnn.training.feed`) and looks at a loss when the next step has been launched.
     """
 
     config: RunConfig
     ranks: Ranks
-    loader: Loader
+    streams: Streams
     loss: Loss
     gradient: EagerStep
     update: Update
     average: Average
     schedule: Schedule
-    store: Store
 
     def __post_init__(self) -> None:
         self.feed = Feed(self._make, next(iter(self.gradient.trained.values())).device)
@@ -88,7 +86,7 @@ class TrainingStep:
         """End the threads and processes that make batches or compile."""
         self.gradient.close()
         self.feed.close()
-        self.loader.close()
+        self.streams.close()
 
     def launch(self, number: int, given: Given) -> LossValue:
         """Compute a step from what it is given. On a GPU nothing here waits until it is done."""
@@ -120,8 +118,9 @@ class TrainingStep:
         """Batch, probes and targets of a step, on the host: a function of nothing but the step and the seed."""
         settings, ranks = self.config.training, self.ranks
         generator = torch.Generator().manual_seed(_mix(settings.seed, number))
-        batch = self.loader.batch(number, torch.device("cpu"))
-        weights = Weights.at(number, self.config.loss, settings.seed)
+        stream, own = self.streams.locate(number)
+        batch, config = stream.loader.batch(own, torch.device("cpu")), stream.source.config
+        weights = Weights.at(number, config.loss, config.training.seed, own)
         joint, parts = self.loss.divide(batch, weights, generator, settings.parts, ranks.share(batch))
         assert batch.index is not None
         return batch.index, joint, parts
@@ -143,7 +142,7 @@ class TrainingStep:
         Rounds are numbered from 0.
         """
         loss, device = self.config.loss, next(iter(self.gradient.trained.values())).device
-        every = loss.probes.every if loss.hessian else 1
+        every = self.streams.order.period * (loss.probes.every if loss.hessian else 1)
         start = time.perf_counter()
         for step in range(number * every, (number + 1) * every):
             self(step)
@@ -152,7 +151,8 @@ class TrainingStep:
         return (time.perf_counter() - start) / every
 
     def _not_finite(self, what: str, number: int, structures: list[int]) -> NonFiniteLoss:
-        names = ", ".join(dict.fromkeys(self.store.names[index] for index in structures))
+        source = self.streams.locate(number)[0].source
+        names = ", ".join(dict.fromkeys(source.store.names[index] for index in structures))
         return NonFiniteLoss(
             f"the {what} of step {number} is not finite for {names}",
             hint="lower training.schedule.lr or the loss weights, or check these structures",

@@ -6,8 +6,8 @@ import copy
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,10 +25,14 @@ from hessgnn.runtime.machine import warn_of_busy_waiting
 from hessgnn.training.build import Setup, build
 from hessgnn.training.config import RunConfig
 from hessgnn.training.distributed import Ranks
+from hessgnn.training.lora import merge, merged_state
 from hessgnn.training.loss import LossValue
 from hessgnn.training.run import Run, ValidationPoint
+from hessgnn.training.sources import TrainedOn
+from hessgnn.training.start import Origin
 from hessgnn.training.step import NonFiniteLoss
 from hessgnn.training.validation import Errors, validate
+from hessgnn.training.validation import score as joint_score
 
 T = TypeVar("T")
 
@@ -69,6 +73,8 @@ class Progress:
             return f"converged: validation flat since step {self.flat_since}"
         if self.ended and not math.isfinite(self.curve[-1].score):
             return "not converged: its last validation errors are not finite"
+        if not self.step:
+            return "nothing trained: training.steps is 0"
         if self.ended:
             return "not converged: validation.patience ended it before the schedule had lowered the rate"
         return "not converged: its steps were used up"
@@ -152,8 +158,12 @@ def train(
     ranks = Ranks.here()
     if run is not None and not resume:
         ranks.from_first(run.require_new)
+    resumed: Origin | None = None
+    begun: tuple[TrainedOn, ...] = ()
+    if run is not None and resume:
+        resumed, begun = ranks.from_first(lambda: (run.origin(), run.sources()) if run.last.exists() else (None, ()))
     try:
-        setup = build(config, ranks)
+        setup = build(config, ranks, resumed=resumed, begun=begun)
         warn_of_busy_waiting()
         try:
             return Trainer(setup, run, resume=resume).fit(observer)
@@ -196,13 +206,19 @@ class Trainer:
             return
         if not resume:
             self.ranks.from_first(run.require_new)
-        self.ranks.from_first(lambda: run.begin(setup.config))
+        sources = [stream.source.trained_on() for stream in setup.streams]
+        self.ranks.from_first(lambda: run.begin(setup.config, setup.origin, sources))
 
     def fit(self, observer: Observer | None = None) -> TrainingResult:
         """Run the loop from where it stands to its end; the observer is called after every step."""
         settings, progress = self.setup.config.training, self.progress
         since_validation: list[LossValue] = []
         started = time.perf_counter()
+        if not settings.steps and not progress.curve:
+            as_it_starts = self._validate([])
+            self._save()
+            if observer is not None:
+                observer(0, as_it_starts)
         while progress.step < settings.steps and not progress.ended:
             since_validation.append(self._step())
             point = None
@@ -223,7 +239,10 @@ class Trainer:
         step, every = self.progress.step, self.setup.config.validation.every
         if step == self.setup.config.training.steps:
             return True
-        return self.setup.loader.plan.locate(step)[1] == 0 if every == "epoch" else step % every == 0
+        if every != "epoch":
+            return step % every == 0
+        source, own = self.setup.streams.order.locate(step - 1)  # epochs are those of the first store
+        return source == 0 and self.setup.loader.plan.locate(own + 1)[1] == 0
 
     def _step(self) -> LossValue:
         progress = self.progress
@@ -246,22 +265,20 @@ class Trainer:
         """Validate the averaged weights, and keep them if they are the best."""
         setup, progress, config = self.setup, self.progress, self.setup.config.validation
         potential, schedule = setup.average.potential, setup.step.schedule
-        errors = validate(potential, setup.validation, config, self.ranks)
-        score = errors.score({str(name): weight for name, weight in config.weights.items()})
-        point = ValidationPoint(
-            step=progress.step,
-            epoch=setup.loader.plan.epochs(progress.step),
-            lr=schedule.lr(progress.step - 1),
-            device_seconds=progress.device_seconds,
-            products=progress.products,
-            score=score,
-            loss=_mean(float(value.total) for value in losses),
-            **{
-                f"loss_{name}": _mean(value.terms[name] for value in losses if name in value.terms)
-                for name in ("energy", "forces", "hessian")
-            },
-            **{f"{name}_rmse": error for name, error in asdict(errors).items()},
+        weights = {str(name): weight for name, weight in config.weights.items()}
+        streams = setup.streams.streams
+        errors = {
+            number: validate(potential, stream.validation, config, self.ranks)
+            for number, stream in enumerate(streams)
+            if stream.validation is not None
+        }
+        score = joint_score([(found, streams[number].source.weight) for number, found in errors.items()], weights)
+        first, *others = (
+            self._point(number, found, found.score(weights) if number else score, losses)
+            for number, found in errors.items()
         )
+        names = [streams[number].source.name for number in errors][1:]
+        point = replace(first, others=dict(zip(names, others, strict=True)))
         progress.curve.append(point)
         schedule.observe(score, progress.step)
         if progress.step >= schedule.config.warmup:
@@ -276,19 +293,42 @@ class Trainer:
             progress.flat_since = schedule.best_step
         return point
 
+    def _point(self, number: int, errors: Errors, score: float, losses: Sequence[LossValue]) -> ValidationPoint:
+        """What is known of a store, given by its number; ``losses`` are those of the last steps, of all stores."""
+        progress, streams = self.progress, self.setup.streams
+        order, plan = streams.order, streams.streams[number].loader.plan
+        steps = range(progress.step - len(losses), progress.step)
+        found = [value for step, value in zip(steps, losses, strict=True) if order.locate(step)[0] == number]
+        losses_of = {
+            f"loss_{name}": _mean(value.terms[name] for value in found if name in value.terms)
+            for name in ("energy", "forces", "hessian")
+        }
+        errors_of = {f"{name}_rmse": error for name, error in asdict(errors).items()}
+        return ValidationPoint(
+            step=progress.step,
+            epoch=plan.epochs(order.done(progress.step)[number]),
+            lr=self.setup.step.schedule.lr(progress.step - 1) if progress.step else 0.0,
+            device_seconds=progress.device_seconds,
+            products=progress.products,
+            score=score,
+            loss=_mean(float(value.total) for value in found),
+            **losses_of | errors_of,
+        )
+
     def _has_best(self) -> bool:
         return self._best is not None if self.run is None else self.ranks.from_first(self.run.best.exists)
 
     def _keep(self, potential: Potential) -> None:
         if self.run is None:
-            self._best = copy.deepcopy(potential.state_dict())
+            self._best = copy.deepcopy(merged_state(potential))
         elif self.ranks.first:
-            save_checkpoint(self.run.best, {"potential": potential.state_dict(), "step": self.progress.step})
+            save_checkpoint(self.run.best, {"potential": merged_state(potential), "step": self.progress.step})
 
     def _best_in_memory(self) -> Potential | None:
         if self._best is None:
             return None
         potential = copy.deepcopy(self.setup.potential)
+        merge(potential)
         potential.load_state_dict(self._best)
         return potential.cpu().eval()
 
@@ -315,25 +355,50 @@ class Trainer:
         if self.run is None or not self.ranks.first:
             return
         setup = self.setup
+        progress = asdict(self.progress) | {"curve": [point.content() for point in self.progress.curve]}
         content = {
             "potential": setup.potential.state_dict(),
             "averaged": setup.average.state_dict(),
             "optimizer": setup.step.update.state_dict(),
             "schedule": setup.step.schedule.state_dict(),
-            "progress": asdict(self.progress),
+            "progress": progress,
             "data": self._data(),
         }
         save_checkpoint(self.run.last, content)
         self.run.write_metrics(self.progress.curve)
 
-    def _data(self) -> dict[str, str]:
+    def _data(self) -> dict[str, Any]:
         """Fingerprints of what the run is trained on."""
-        attributes = self.setup.store.attributes
-        return {"content_hash": attributes.content_hash, "split_hash": attributes.split_hash}
+        first, *others = (
+            {"content_hash": store.attributes.content_hash, "split_hash": store.attributes.split_hash}
+            for store in (stream.source.store for stream in self.setup.streams)
+        )
+        return {**first, "others": others} if others else {**first}
+
+    def _require_same_data(self, begun_with: Mapping[str, Any]) -> None:
+        now = self._data()
+        if begun_with == now:
+            return
+        before, others = [begun_with, *begun_with.get("others", ())], [now, *now.get("others", ())]
+        keys = ("content_hash", "split_hash")
+        pairs = zip(before, others, strict=True)
+        differ = [any(one[key] != other[key] for key in keys) for one, other in pairs]
+        changed = self.setup.streams.streams[differ.index(True)]
+        raise DataError(
+            "has other structures, labels or splits than when the run was begun",
+            where=changed.source.store.path,
+            hint="restore the data, or begin another run",
+        )
 
     def _restore(self, run: Run) -> None:
         setup = self.setup
         saved = self.ranks.from_first(run.config)
+        if not saved.training.steps and setup.config.training.steps:
+            raise ConfigError(
+                "nothing was trained in this run, and it is complete",
+                where=run.folder,
+                hint=f"train in another folder, with training.start={run.folder}",
+            )
         more = saved.training.schedule.kind != "cosine" and setup.config.training.steps > saved.training.steps
         begun_as = saved.with_steps(setup.config.training.steps) if more else saved
         if begun_as.model_dump(mode="json") != setup.config.model_dump(mode="json"):  # lists and tuples are alike there
@@ -344,12 +409,7 @@ class Trainer:
                 "folder",
             )
         content = self.ranks.from_first(lambda: load_checkpoint(run.last))
-        if content.get("data", self._data()) != self._data():  # files of versions before 0.4.0 do not say
-            raise DataError(
-                "has other structures, labels or splits than when the run was begun",
-                where=setup.store.path,
-                hint="restore the data, or begin another run",
-            )
+        self._require_same_data(content.get("data", self._data()))  # files of versions before 0.4.0 do not say
         if more and self.ranks.first:
             save_config(setup.config, run.config_path)
         load_weights(setup.potential, content["potential"], where=run.last)
@@ -357,7 +417,7 @@ class Trainer:
         setup.step.update.load_state_dict(content["optimizer"])
         state = content["progress"]
         best = {"flat_score": state["best_score"], "flat_since": state["best_step"]}  # version 0.1.0 has no others
-        curve = [ValidationPoint(**point) for point in state["curve"]]
+        curve = [ValidationPoint.read(point) for point in state["curve"]]
         self.progress = Progress(**{**best, **state, "curve": curve})
         setup.step.gradient.restore(self.progress.compiled)
         setup.step.schedule.load_state_dict({"best_step": state["best_step"], **content["schedule"]})

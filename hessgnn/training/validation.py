@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,22 +41,35 @@ class Errors:
     hessian: float | None
     energy_molecule: float | None = None
 
-    def score(self, weights: dict[str, float]) -> float:
-        """Weighted geometric mean of the errors in :data:`UNITS`; lower is better.
+    def score(self, weights: Mapping[str, float]) -> float:
+        """Score of a single store, see :func:`score`."""
+        return score([(self, 1.0)], weights)
 
-        It is infinite when an error is not finite. ``weights`` are the exponents. An error that is not known is left
-        out for every potential alike, since it is the data that lacks it.
-        """
-        total, exponent = 0.0, 0.0
+
+def score(stores: Sequence[tuple[Errors, float]], weights: Mapping[str, float]) -> float:
+    """Weighted geometric mean of the errors in :data:`UNITS`; lower is better.
+
+    It is infinite when an error is not finite. An error that is not known is left out for every potential alike, since
+    it is the data that lacks it.
+
+    Parameters
+    ----------
+    stores
+        Errors on each store, and its weight: a factor of the exponents.
+    weights
+        Exponents of the errors.
+    """
+    total, exponent = 0.0, 0.0
+    for errors, factor in stores:
         for name, weight in weights.items():
-            error = getattr(self, name)
-            if error is None or not weight:
+            error = getattr(errors, name)
+            if error is None or not weight or not factor:
                 continue
             if not math.isfinite(error):
                 return math.inf
-            total += weight * math.log(max(error, 1e-12) / UNITS[name])
-            exponent += weight
-        return math.exp(total / exponent) if exponent else math.inf
+            total += factor * weight * math.log(max(error, 1e-12) / UNITS[name])
+            exponent += factor * weight
+    return math.exp(total / exponent) if exponent else math.inf
 
 
 def validate(

@@ -8,8 +8,8 @@ from hessgnn_bench.plain import left_to_autograd
 import hessgnn
 from hessgnn.data.batch import Batch
 from hessgnn.data.store.store import Store
-from hessgnn.training.config import LossConfig
 from hessgnn.training.loss import Loss, Weights
+from hessgnn.training.loss_config import LossConfig
 
 WEIGHTS = Weights(0.3, 0.09)
 

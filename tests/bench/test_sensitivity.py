@@ -17,8 +17,8 @@ from hessgnn.data.store.store import Store
 from hessgnn.data.structure import Structure
 from hessgnn.potentials.base import Potential
 from hessgnn.training import loss as loss_module
-from hessgnn.training.config import LossConfig, ProbeConfig
 from hessgnn.training.loss import Loss
+from hessgnn.training.loss_config import LossConfig, ProbeConfig
 
 DIRECTIONS = 3
 

@@ -4,7 +4,7 @@ from hessgnn_bench import timing
 from hessgnn_bench.timing import Step, Times, TrainingStep, interleaved
 from hessgnn_bench.workload import Workload
 
-from hessgnn.training.config import LossConfig
+from hessgnn.training.loss_config import LossConfig
 
 
 def test_quartiles_are_of_ratios_of_neighbours_and_stay_within_them():

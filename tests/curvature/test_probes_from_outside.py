@@ -12,7 +12,8 @@ import hessgnn
 from hessgnn.curvature.probes import PROBES
 from hessgnn.errors import ConfigError
 from hessgnn.runtime import registry
-from hessgnn.training.config import LossConfig, ProbeConfig, RunConfig, ValidationConfig
+from hessgnn.training.config import RunConfig, ValidationConfig
+from hessgnn.training.loss_config import LossConfig, ProbeConfig
 
 MODULE = '''
 from dataclasses import dataclass, replace

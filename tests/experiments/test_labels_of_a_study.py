@@ -34,6 +34,8 @@ from hessgnn.experiments.products import n_directions
 from hessgnn.surface.base import SurfaceError
 from hessgnn.surface.engines.ase import AseEngine, AseSettings
 from hessgnn.surface.engines.tblite import TBLiteEngine, TBLiteSettings
+from hessgnn.training.build import build
+from hessgnn.training.references import fit_reference_energies
 
 MakeStudy = Callable[..., StudyConfig]
 ALL = ["E", "E-F", "E-F+", "E-F+H", "E-F-H"]
@@ -60,6 +62,30 @@ MakeSets = Callable[..., tuple[TrainingSets, list[Event]]]
 def train(path: Path) -> tuple[Store, list[int]]:
     store = Store.open(path)
     return store, [int(i) for i in store.indices("train")]
+
+
+def test_all_runs_are_also_trained_on_other_stores(make_sets: MakeSets, tiny_store: Path, tmp_path: Path) -> None:
+    """A list as data; the part of each run and the whole of the other store are brought to one level of theory."""
+    shift = {1: 1.5, 6: -20.0, 7: 3.0, 8: 40.0}
+    moved = [
+        dataclasses.replace(one, energy=one.energy + sum(shift[int(z)] for z in one.numbers))
+        for one in Store.open(tiny_store)
+        if one.energy is not None
+    ]
+    write_store(tmp_path / "other.h5", moved, level_of_theory="another level")
+    stores = [{"path": str(tiny_store)}, {"path": str(tmp_path / "other.h5"), "replay": 2}]
+    sets, _ = make_sets(base={"data": stores}, regimes=["E-F", "E-F-H"])
+    part: dict[str, Any] = {"fraction": 0.4, "draw": 1}
+    values = {"data.path": str(sets.path("E-F", **part)), **sets.changes(**part)}
+    run = sets.config.run_config("schnet", values, steps=3, seed=1, regime="E-F")
+    assert run.data.also[0].replay == 2
+    source = build(run).streams.streams[1].source
+    # The part's fit is of other molecules than the whole, so the difference is the shift up to that of the two fits.
+    own = fit_reference_energies(Store.open(tiny_store), Store.open(tiny_store).indices("train"), [1, 6, 7, 8])
+    reference = values["data.reference_energies"]
+    assert source.shift == pytest.approx({z: reference[z] - own[z] - shift[z] for z in source.shift}, abs=1e-6)
+    with pytest.raises(ConfigError, match=r"data\.train: split 'test' is for tests"):
+        make_sets(base={"data": [stores[0], {**stores[1], "train": "test"}]})
 
 
 @pytest.mark.parametrize("seed", [0, (0, 3)])

@@ -127,6 +127,15 @@ def test_overrides_are_read_as_yaml_and_leave_the_content_alone() -> None:
     assert content == {"a": {"b": 1, "c": 2}}
 
 
+def test_an_override_reaches_into_a_list() -> None:
+    content = {"a": [{"b": 1}, {"b": 2}]}
+    assert override(content, ["a.1.b=3", "a.0.c=4"]) == {"a": [{"b": 1, "c": 4}, {"b": 3}]}
+    assert content == {"a": [{"b": 1}, {"b": 2}]}
+    for assignment in ("a.2.b=3", "a.b=3", "a.-1.b=3"):
+        with pytest.raises(ConfigError, match=r"the list has no entry .* by its number, 0 to 1"):
+            override(content, [assignment])
+
+
 def test_a_power_of_ten_is_a_number_without_a_point_too() -> None:
     """YAML 1.1 takes 1e-3 for a string, which pydantic reads as a number all the same."""
     assert parse(Other, override({}, ["ratio=1e-3"]), where="here").ratio == 1e-3

@@ -121,7 +121,7 @@ def test_any_calculator_of_ase_gives_what_it_gives():
 @pytest.mark.parametrize(
     ("engine", "message"),
     [
-        ({"name": "gaussian"}, r"no such name: 'gaussian'.*choose one of ase, pyscf, tblite"),
+        ({"name": "gaussian"}, r"no such name: 'gaussian'.*choose one of ase, potential, pyscf, tblite"),
         ({"method": "DFT"}, "engine.*GFN2-xTB"),
         ({"stepp": 1}, "engine, key 'stepp'.*did you mean 'step'"),
         ({"name": "ase", "level_of_theory": "x"}, "calculator"),
@@ -278,7 +278,7 @@ def test_an_engine_of_another_package_is_found_by_its_entry_point(outside, monke
     monkeypatch.setattr("hessgnn.runtime.registry.entry_points", entry_points)
     recipe = parse(Recipe, {"name": "x", "engine": {"name": "springs"}}, where="recipe.yaml")
     assert make_engine(recipe.engine).energy_forces(Atoms("H2", [[0, 0, 0], [0, 0, 1]]))[0] == 0
-    assert list(ENGINES) == ["ase", "pyscf", "springs", "tblite"]
+    assert list(ENGINES) == ["ase", "potential", "pyscf", "springs", "tblite"]
 
 
 @pytest.mark.parametrize(

@@ -27,8 +27,8 @@ from hessgnn.training import auto, compiled, recorded
 from hessgnn.training.auto import NEVER, AutoStep
 from hessgnn.training.build import build
 from hessgnn.training.compiled import Identity, Program, Programs
-from hessgnn.training.config import LossConfig
 from hessgnn.training.loss import Loss, Weights
+from hessgnn.training.loss_config import LossConfig
 from hessgnn.training.part import Part
 from hessgnn.training.recorded import RecordedStep
 from hessgnn.training.step import EagerStep
@@ -502,7 +502,7 @@ import logging, sys
 import torch
 from hessgnn.training import recorded
 from hessgnn.training.loss import Loss
-from hessgnn.training.config import LossConfig
+from hessgnn.training.loss_config import LossConfig
 from hessgnn.training.recorded import RecordedStep
 from torch._inductor.cpp_builder import CppBuilder
 from test_compiled import BUCKETS, EagerStep, gradient, make_part, make_potential

@@ -7,7 +7,8 @@ from pydantic import ValidationError
 
 from hessgnn.errors import ConfigError
 from hessgnn.runtime.config import load
-from hessgnn.training.config import LossConfig, RunConfig
+from hessgnn.training.config import RunConfig
+from hessgnn.training.loss_config import LossConfig
 
 
 def read(tmp_path: Path, text: str, *overrides: str) -> RunConfig:

@@ -16,8 +16,9 @@ from hessgnn.data.padding import Buckets
 from hessgnn.errors import ConfigError
 from hessgnn.runtime.config import parse
 from hessgnn.training.build import Setup, build
-from hessgnn.training.config import LossConfig, ProbeConfig, RunConfig
+from hessgnn.training.config import RunConfig
 from hessgnn.training.loss import Loss, Weights
+from hessgnn.training.loss_config import LossConfig, ProbeConfig
 from hessgnn.training.recorded import RecordedStep
 from hessgnn.training.step import EagerStep
 from hessgnn.training.trainer import train

@@ -14,8 +14,8 @@ from hessgnn.curvature.probes import Probes, all_rows, draw
 from hessgnn.data.batch import Batch
 from hessgnn.potentials.base import Potential
 from hessgnn.training import loss as loss_module
-from hessgnn.training.config import LossConfig
 from hessgnn.training.loss import Loss, Weights, hessian_error
+from hessgnn.training.loss_config import LossConfig
 
 
 @pytest.fixture

@@ -22,8 +22,9 @@ from hessgnn.potentials.base import Potential
 from hessgnn.training import recorded as module
 from hessgnn.training.build import build
 from hessgnn.training.compiled import Programs
-from hessgnn.training.config import LossConfig, RunConfig
+from hessgnn.training.config import RunConfig
 from hessgnn.training.loss import Loss, LossValue, Weights
+from hessgnn.training.loss_config import LossConfig
 from hessgnn.training.part import Part
 from hessgnn.training.recorded import RecordedStep
 from hessgnn.training.step import EagerStep

@@ -11,7 +11,8 @@ from springs import spring_structure
 from hessgnn.data.store.store import Store, write_store
 from hessgnn.data.structure import Structure
 from hessgnn.errors import DataError
-from hessgnn.training.build import build, fit_reference_energies
+from hessgnn.training.build import build
+from hessgnn.training.references import fit_reference_energies
 
 
 @pytest.fixture

@@ -27,9 +27,10 @@ from hessgnn.potentials.base import Potential
 from hessgnn.runtime.config import load, save
 from hessgnn.runtime.files import find_resource
 from hessgnn.training.build import build
-from hessgnn.training.config import LossConfig, RunConfig
+from hessgnn.training.config import RunConfig
 from hessgnn.training.curvature_labels import describe
 from hessgnn.training.loss import Loss, LossValue, Weights
+from hessgnn.training.loss_config import LossConfig
 from hessgnn.training.recorded import RecordedStep
 from hessgnn.training.run import Run
 from hessgnn.training.step import EagerStep

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -142,6 +142,7 @@ class Store:
         self.first_direction = _starts(self.n_directions)
         self.first_product = _starts(self.n_directions * self.n_atoms)
         self.has_curvature = self.has_hessian | (self.n_directions > 0)
+        self._limits: tuple[tuple[str, ...], dict[int, float]] | None = None
 
     @classmethod
     def open(cls, path_or_name: str | Path) -> Store:
@@ -194,8 +195,34 @@ class Store:
     def __iter__(self) -> Iterator[Structure]:
         return (self[i] for i in range(len(self)))
 
-    def __reduce__(self) -> tuple[type[Store], tuple[Path]]:
-        return Store, (self.path,)
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Store, (self.path,)) if self._limits is None else (_limited, (self.path, *self._limits))
+
+    def limited(self, labels: Collection[str], shift: Mapping[int, float] | None = None) -> Store:
+        """The same structures with some of their labels only, and with shifted energies; the file stays as it is.
+
+        Parameters
+        ----------
+        labels
+            Those that are kept, of ``energy``, ``forces`` and ``curvature``; the others are as if they were unknown.
+        shift
+            eV for each atom of an element, added to the energies: from one level of theory to another.
+        """
+        kept, shift = tuple(labels), dict(shift or {})
+        store = Store(self.path)
+        store.columns, store._limits = self.columns, (kept, shift)
+        nothing = np.zeros(len(store), dtype=bool)
+        if "energy" not in kept:
+            store.has_energy = nothing
+        if "forces" not in kept:
+            store.has_forces = nothing
+        if "curvature" not in kept:
+            store.has_hessian = store.has_curvature = nothing
+            store.n_directions = np.zeros_like(store.n_directions)
+        if shift:
+            moved = store.energies + store.composition(list(shift)) @ np.array(list(shift.values()))
+            store.energies = np.where(store.has_energy, moved, 0.0)
+        return store
 
     def close(self) -> None:
         """Close the file. It is opened again when something is asked for."""
@@ -374,6 +401,11 @@ class Store:
             known.get(value) or known.setdefault(value, layout.decoded(value, key, self.path))
             for value in values.tolist()
         ]
+
+
+def _limited(path: Path, labels: tuple[str, ...], shift: dict[int, float]) -> Store:
+    """A limited store in another process."""
+    return Store(path).limited(labels, shift)
 
 
 def _starts(sizes: NDArray[np.int64]) -> NDArray[np.int64]:

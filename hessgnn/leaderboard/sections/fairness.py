@@ -19,6 +19,10 @@ DEFINITIONS = {
     "where a part that counts is missing. The weights are a choice (option --weights); the parts stand beside it.",
     "Family": "molecules or reactions that the split of the data keeps together; complexes belong to the family of "
     "their parts. Frames of a family are not independent, so they are averaged before anything is tested.",
+    "Origin": "trained here: from random weights, on these data. Fine-tuned: on these data too, but from published "
+    "weights or those of another run. Published: weights as they came; only the energy of each element was fitted. "
+    "Entries of different origins are not ranked against each other, published ones are not ranked at all, and labels "
+    "are compared only between entries of one architecture and one start.",
     "Training": "a seed together with its draw of the training data.",
     "Rank": "entries are sorted by the overall score. The best of a rank is compared with each entry behind it by a "
     "mixed model over families and trainings, of the logarithm of the ratio of their MAE, averaged over splits and "
@@ -37,7 +41,9 @@ DEFINITIONS = {
     "of forces are printed there. On stationary points no force is right, so forces have no ratios there either.",
     "Converged": "training stopped because the validation error was flat, not because its steps were used up. Claims "
     "have no verdict where a run is not converged, or where that is not known.",
-    "Label gradients": "what the labels cost, in gradients of the engine; those of the validation split apart.",
+    "Label gradients": "what the labels cost, in gradients of the engine; those of the validation split apart, and "
+    "for a fine-tuned entry those that its start was given, if it was a run of this package: of published weights "
+    "nobody knows.",
     "Equal steps, equal time": "all regimes of an architecture train for the same number of steps; or E-F trains "
     "for the device-seconds that E-F-H took. The two are compared apart.",
     "Training cost": "device-seconds of training steps per seed, without validation and checkpoints.",
@@ -86,7 +92,7 @@ class Definitions(Section):
 
 def fairness(board: Leaderboard) -> list[tuple[str, str]]:
     """List what was the same for all entries, and what was not."""
-    trained = [row for row in board.rows if row.regime != "mean"]
+    trained = [row for row in board.rows if row.regime not in ("mean", "published")]
     facts = [
         ("Data", board.data.name),
         ("Content hash", board.data.content_hash),
@@ -96,6 +102,7 @@ def fairness(board: Leaderboard) -> list[tuple[str, str]]:
         ("Steps", _each([(row.entry, f"{row.steps:,}") for row in trained])),
         ("Converged", _each([(row.entry, converged(row)) for row in trained])),
         ("Label gradients", _each([(row.entry, integer(row.label_gradients)) for row in trained])),
+        ("Started from", _each([(row.entry, row.start or "nothing") for row in trained]) if board.origins else ""),
         ("Overall score", weights_text(board)),
         ("Seeds", _each([(row.entry, ", ".join(map(str, row.seeds))) for row in trained])),
         ("Loss weights", _each([(row.entry, _weights(row.weights)) for row in trained])),
@@ -107,7 +114,7 @@ def fairness(board: Leaderboard) -> list[tuple[str, str]]:
         ("Hardware", "; ".join(board.hardware) or "not recorded"),
         ("Versions", ", ".join(f"{name} {' / '.join(found)}" for name, found in board.versions.items())),
     ]
-    return [(name, text or "not recorded") for name, text in facts]
+    return [(name, text or "not recorded") for name, text in facts if text or name != "Started from"]
 
 
 def _each(facts: Sequence[tuple[str, str]]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from hessgnn.evaluation.record import Record
 from hessgnn.evaluation.tasks.base import TASKS, all_tasks
 from hessgnn.leaderboard.board import Leaderboard, Row
 from hessgnn.leaderboard.collect import RunFiles
@@ -16,6 +17,7 @@ from hessgnn.leaderboard.comparisons import BUDGETS
 from hessgnn.leaderboard.sections.base import PageData, Section, section
 from hessgnn.leaderboard.tables import integer, number
 from hessgnn.training.regimes import label_set
+from hessgnn.training.sources import TrainedOn
 
 
 @section("reproduce", order=170)
@@ -54,11 +56,15 @@ def _recipe(row: Row, runs: Sequence[RunFiles]) -> Recipe:
     first = records[0]
     versions = sorted({f"{name} {version}" for record in records for name, version in record.versions.items()})
     facts = [
-        ("Labels", f"{row.regime}, {BUDGETS[row.budget]}"),
+        ("Labels", "none" if row.regime == "published" else f"{row.regime}, {BUDGETS[row.budget]}"),
+        ("Started from", row.start),
+        ("Weights of the start", ", ".join(sorted({r.start.sha256 for r in records if r.start and r.start.sha256}))),
+        ("Reference energies moved by", _shift(first)),
         ("Seeds", ", ".join("none" if seed is None else str(seed) for seed in row.seeds)),
         ("Steps", f"{row.steps:,}"),
         ("Loss weights", ", ".join(f"{name} {value:.3g}" for name, value in row.weights.items())),
         ("Parameters", integer(row.parameters)),
+        ("Trained on", "; ".join(map(_trained_on, first.sources))),
         ("Training", f"{number(row.device_seconds)} s per seed on {row.device}" if row.device_seconds else ""),
         (
             "Tuning",
@@ -94,7 +100,7 @@ def _commands(row: Row, runs: Sequence[RunFiles]) -> str:
         return f"hessgnn evaluate --calculator MODULE:FACTORY --data {data} --tasks {tasks} -o runs/{_word(row.entry)}"
     name = _word(row.entry)
     lines = [f"# {name}.yaml is the configuration below"]
-    if row.regime != "E-H" and label_set(row.regime).needs_engine:
+    if row.regime not in ("E-H", "published") and label_set(row.regime).needs_engine:
         what = "displaced frames" if label_set(row.regime).has_frames else "Hessian products"
         lines.append(f"# its training set has {what}, made by `hessgnn study` or `python -m hessgnn.sweep`")
     for seed in row.seeds:
@@ -105,6 +111,17 @@ def _commands(row: Row, runs: Sequence[RunFiles]) -> str:
         ]
     folders = " ".join(f"runs/{name}-seed{seed}" for seed in row.seeds)
     return "\n".join([*lines, f"hessgnn leaderboard {folders} -o board"])
+
+
+def _trained_on(source: TrainedOn) -> str:
+    labels = ", ".join(f"{count} {name}" for name, count in source.labels.items() if count)
+    steps = "" if source.steps is None else f"{source.steps:,} steps ({100 * source.share:.3g} %) on "
+    return f"{steps}{source.name} ({source.level_of_theory}; {source.structures} structures: {labels})"
+
+
+def _shift(record: Record) -> str:
+    shift = {} if record.start is None else record.start.reference_shift
+    return ", ".join(f"{element} {value:+.3f} eV" for element, value in shift.items())
 
 
 def _word(text: str) -> str:

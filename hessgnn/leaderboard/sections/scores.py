@@ -9,6 +9,7 @@ from typing import Any
 from hessgnn.evaluation.tasks.accuracy import METRICS
 from hessgnn.evaluation.tasks.base import all_tasks, task_of
 from hessgnn.leaderboard.board import Leaderboard
+from hessgnn.leaderboard.scores import RANKED
 from hessgnn.leaderboard.sections.base import PageData, Section, section
 from hessgnn.leaderboard.tables import (
     Cell,
@@ -44,7 +45,7 @@ class Scores(Section):
     def markdown(self, data: PageData) -> list[str]:
         """See :meth:`Section.markdown`: the overview and the notes; :class:`Tasks` has the other numbers."""
         board = data.board
-        shown = columns(board.splits)
+        shown = columns(board)
         table = TextTable(
             [column.heading for column in shown],
             [[str(column.cell(row)) for column in shown] for row in board.rows],
@@ -97,15 +98,16 @@ class ScoreTable:
 
 def score_tables(board: Leaderboard) -> list[ScoreTable]:
     """Return the overview, then a table for each task that any entry was evaluated by."""
-    overview = columns(board.splits)
+    overview = columns(board)
     caption = (
-        "One line per entry, best first. Errors are mean ± standard deviation over seeds; lower is better, and the "
-        "best of a column is bold, unless fewer than five structures are behind it. A dash is a missing number. "
+        "One line per entry, best first; those trained from nothing, fine-tuned and published are apart. Errors are "
+        "mean ± standard deviation over seeds; lower is better, and the best of a column is bold, of each origin, "
+        "unless fewer than five structures are behind it. A dash is a missing number. "
         f"Overall: geometric mean of the parts, {weights_text(board)}; of the Hessian alone see its part. Entries "
         "share a rank unless one is shown to be worse than the best of it, see the definitions."
     )
     tables = [_table(board, OVERVIEW, "Overview", caption, overview)]
-    leading = [column for column in overview if column.key in ("entry", "architecture", "regime")]
+    leading = [column for column in overview if column.key in ("entry", "architecture", "regime", "origin")]
     owners = {name: task_of(name) for name in board.metrics}
     for task in [*all_tasks(), None]:
         shown = [
@@ -123,7 +125,16 @@ def score_tables(board: Leaderboard) -> list[ScoreTable]:
 def _table(board: Leaderboard, key: str, title: str, caption: str, shown: Sequence[Column]) -> ScoreTable:
     cells = [[column.cell(row) for column in shown] for row in board.rows]
     heats: list[list[float | None]] = [
-        [None] * len(cells) if column.better is None else heat([line[k] for line in cells], column.better)
-        for k, column in enumerate(shown)
+        _heat(board, column, [line[k] for line in cells]) for k, column in enumerate(shown)
     ]
     return ScoreTable(key, title, caption.strip(), list(shown), cells, heats)
+
+
+def _heat(board: Leaderboard, column: Column, cells: Sequence[Cell]) -> list[float | None]:
+    """Place numbers between the best and the worst of those that are ranked together; published ones have no place."""
+    found: list[float | None] = [None] * len(cells)
+    for group in (0, 1) if column.better is not None else ():
+        places = [k for k, row in enumerate(board.rows) if RANKED[row.origin] == group]
+        for k, value in zip(places, heat([cells[k] for k in places], column.better or "lower"), strict=True):
+            found[k] = value
+    return found

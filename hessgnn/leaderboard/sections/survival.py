@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 
 from hessgnn.evaluation.tasks.md import MDTask, log_rank, survival_curve
 from hessgnn.leaderboard.collect import RunFiles
+from hessgnn.leaderboard.comparisons import lineage
 from hessgnn.leaderboard.plotting import DASHES, Panel, architecture_styles, figure_json, filter_meta, literal
 from hessgnn.leaderboard.sections.base import PageData, Section, section
 from hessgnn.leaderboard.tables import TextTable, markdown_text
@@ -110,8 +111,9 @@ def _table(entries: Entries) -> TextTable:
         tests = []
         if record.regime in HAVING:
             for other, (others, theirs) in entries.items():
-                same = (others[0].record.architecture, others[0].record.budget) == (record.architecture, record.budget)
-                if same and others[0].record.regime in WITHOUT:
+                against = others[0].record
+                same = (lineage(against), against.budget) == (lineage(record), record.budget)
+                if same and against.regime in WITHOUT:
                     common = survival.keys() & theirs.keys()
                     pair = [_columns({name: side[name] for name in sorted(common)}) for side in (survival, theirs)]
                     if any(run.record.demonstration or run.record.converged is not True for run in (*runs, *others)):

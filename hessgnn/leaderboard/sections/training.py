@@ -27,13 +27,18 @@ from hessgnn.leaderboard.plotting import (
     marker_symbol,
 )
 from hessgnn.leaderboard.sections.base import FigureSection, PageData, Section, section
-from hessgnn.leaderboard.tables import MAIN_METRICS, TextTable, converged, integer, number
+from hessgnn.leaderboard.tables import MAIN_METRICS, MISSING, TextTable, converged, integer, number
+from hessgnn.training.regimes import UNTRAINED
 
 CURVE_METRICS = ("hessian_rmse", "forces_rmse", "energy_rmse")
 TRAINING_NOTE = (
     "Converged: training stopped because the validation error was flat; otherwise its steps were used up, and a longer "
     "training may give other numbers. Costs are means over seeds. Label gradients: what the labels cost, in gradients "
     "of the engine; the labels that the checkpoint was chosen by apart."
+)
+STARTS_NOTE = (
+    "Gradients of the start: what the labels cost that the start itself was trained, validated and tuned on, to be "
+    "added to those of the entry. A dash: it started from nothing, or from weights whose labels nobody counted."
 )
 CURVE_POINTS = 20_000
 """In all learning curves together; longer ones are thinned evenly, so that the page stays small."""
@@ -54,13 +59,16 @@ class Training(Section):
     def markdown(self, data: PageData) -> list[str]:
         """See :meth:`Section.markdown`."""
         table = training_table(data.board)
-        return [f"## {self.heading}", TRAINING_NOTE, table.markdown()] if table.lines else []
+        return [f"## {self.heading}", table.caption, table.markdown()] if table.lines else []
 
 
 def training_table(board: Leaderboard) -> TextTable:
     """Lay out how the training of each entry ended, and its cost."""
     headings = ["Entry", "Labels", "Converged", "Steps", "Label gradients", "Validation gradients"]
     headings += ["Tuning gradients", "Training / s"]
+    starts = bool(board.origins)
+    if starts:
+        headings += ["Started from", "Gradients of the start"]
     lines = [
         [
             row.entry,
@@ -71,11 +79,13 @@ def training_table(board: Leaderboard) -> TextTable:
             integer(row.validation_gradients),
             integer(row.tuning_gradients),
             number(row.device_seconds),
+            *([row.start or MISSING, integer(row.start_gradients)] if starts else []),
         ]
         for row in board.rows
-        if row.regime not in ("mean", "external")
+        if row.regime not in UNTRAINED
     ]
-    return TextTable(headings, lines, [False] * 3 + [True] * 5, TRAINING_NOTE)
+    numeric = [False] * 3 + [True] * 5 + ([False, True] if starts else [])
+    return TextTable(headings, lines, numeric, f"{TRAINING_NOTE} {STARTS_NOTE}" if starts else TRAINING_NOTE)
 
 
 @section("cost", order=50)
@@ -117,7 +127,7 @@ def _panel(board: Leaderboard, split: str, name: str) -> Panel | None:
         score = row.scores[split].get(name)
         if score is None:
             continue
-        if row.regime == "mean":
+        if row.regime in ("mean", "published"):
             levels.append((row.entry, score.mean))
         elif row.device_seconds:
             shown.append((row, row.device_seconds, score.mean))

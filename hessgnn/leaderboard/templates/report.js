@@ -86,9 +86,15 @@ for (const plot of document.querySelectorAll(".plot")) {
 
 // What the filters let through; whatever belongs to no entry, or to the mean predictor, stays.
 const filters = document.querySelector(".filters");
+const origins = new Map(
+  [...document.querySelectorAll("#board tbody tr")].map((row) => [row.dataset.entry, row.dataset.origin])
+);
 function passes(entry, regime, words = entry) {
   if (!filters || !entry) return true;
-  const wanted = new FormData(filters).get("regime");
+  const chosen = new FormData(filters);
+  const wanted = chosen.get("regime");
+  const origin = chosen.get("origin");
+  if (origin && regime !== "mean" && origins.get(entry) !== origin) return false;
   const sought = document.getElementById("find").value.trim().toLowerCase();
   return (!wanted || regime === wanted || regime === "mean") && words.toLowerCase().includes(sought);
 }

@@ -14,6 +14,7 @@ from torch import nn
 
 from hessgnn.errors import ConfigError
 from hessgnn.potentials.adapters.files import WeightFile
+from hessgnn.potentials.adapters.layer_norm import mend_layer_norms
 from hessgnn.potentials.base import Potential, PotentialConfig
 
 
@@ -88,6 +89,7 @@ class AdaptedPotential(Potential):
         model = _load_once(type(self), config)
         super().__init__(config.model_copy(update=_resolved(config, model)))
         self.model = model.module
+        mend_layer_norms(self.model)
         if model.reference_energies:
             self.set_scaling(model.reference_energies, 1.0)
 

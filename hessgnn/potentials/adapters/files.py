@@ -110,9 +110,7 @@ class WeightFile:
         try:
             found = get_unsafe_globals_in_checkpoint(io.BytesIO(content))
         except Exception:  # as above
-            raise ConfigError(
-                "is damaged, or no file of weights", where=self.path, hint="bring a good copy"
-            ) from error
+            raise ConfigError("is damaged, or no file of weights", where=self.path, hint="bring a good copy") from error
         if not found:
             raise ConfigError("is damaged", where=self.path, hint="bring a good copy") from error
         named = ", ".join(sorted(found)[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")

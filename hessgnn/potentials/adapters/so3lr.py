@@ -5,7 +5,6 @@ A. Kabylda et al., J. Am. Chem. Soc. 147, 33723 (2025). The wheel holds the publ
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch

@@ -107,10 +107,11 @@ class ANI(ClosedFormPotential):
         # torchani sees the whole batch as one molecule
         return self.networks(species.unsqueeze(0), aev.unsqueeze(0), atomic=True).squeeze(0)
 
-    @torch.no_grad()
     def evaluate(self, batch: Batch, vectors: Tensor) -> ANIEvaluation:
         """Energies, gradient and products by the formulas."""
-        return ANIEvaluation(self, batch, vectors)
+        layers = self.layers()  # parametrized weights have a graph of their own
+        with torch.no_grad():
+            return ANIEvaluation(self, batch, vectors, *layers)
 
     def product_bytes(self, batch: Batch) -> int:
         """See :meth:`ClosedFormPotential.product_bytes`."""
@@ -216,9 +217,15 @@ def _initialize_kaiming(module: nn.Module) -> None:
 class ANIEvaluation(Evaluation):
     """Energies, gradient and products of a batch; atoms are ordered by element in between."""
 
-    def __init__(self, potential: ANI, batch: Batch, vectors: Tensor) -> None:
+    def __init__(
+        self,
+        potential: ANI,
+        batch: Batch,
+        vectors: Tensor,
+        weights: list[list[Tensor]],
+        biases: list[list[Tensor]],
+    ) -> None:
         self.batch = batch
-        weights, biases = potential.layers()
         self.parameters = [*chain(*weights), *chain(*biases)]
         species = potential.species(batch)
         order = species.argsort(stable=True)

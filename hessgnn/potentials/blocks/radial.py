@@ -150,7 +150,7 @@ class _Dense(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None, None]:
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         x, weight, *rest = ctx.saved_tensors
         if ctx.act is not None:
             h, f1, f2, *f3 = rest
@@ -166,7 +166,7 @@ class _Dense(torch.autograd.Function):
         flat = g.flatten(0, 1)
         return (
             torch.mm(flat, weight).view_as(x) if ctx.needs_input_grad[0] else None,
-            torch.mm(flat.T, x.flatten(0, 1)),
+            torch.mm(flat.T, x.flatten(0, 1)) if ctx.needs_input_grad[1] else None,
             g[0].sum(0) if ctx.needs_input_grad[2] else None,
             None,
         )

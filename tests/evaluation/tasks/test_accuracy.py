@@ -17,7 +17,7 @@ from hessgnn.evaluation.predictions import Predictions
 from hessgnn.evaluation.tasks.accuracy import METRICS, POOLED, AccuracyTask, error_metrics, predict_split
 from hessgnn.surface.base import Answer
 from hessgnn.surface.potential import PotentialSurface
-from hessgnn.training.config import DataConfig
+from hessgnn.training.data_config import DataConfig
 
 N_ATOMS = np.array([2, 3])
 

@@ -1,0 +1,130 @@
+"""Entries that were trained from nothing, fine-tuned and published: ranked apart, and shown before and after."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from synthetic_runs import make_record
+
+from hessgnn.evaluation.record import Cost, Start, read_record
+from hessgnn.leaderboard.collect import collect
+from hessgnn.leaderboard.comparisons import COMPARISONS, pairs
+from hessgnn.leaderboard.latex import latex_table
+from hessgnn.leaderboard.report import summary, write_board
+from hessgnn.leaderboard.scores import PUBLISHED, score
+from hessgnn.leaderboard.sections.changes import start_tables
+from hessgnn.leaderboard.sections.fairness import fairness
+from hessgnn.leaderboard.sections.training import training_table
+from hessgnn.leaderboard.tables import csv_text
+
+WEIGHTS = Start(name="Seven-0", sha256="ab" * 32, regime="published", reference_shift={"H": -0.25})
+
+
+@pytest.fixture
+def mixed(save_run):
+    """One architecture from nothing, one published and fine-tuned with two kinds of labels, three seeds each."""
+    published = make_record("seven", "published", 0, 0.8, entry="seven published", start=WEIGHTS, cost=Cost(), curve=[])
+    paths = [
+        save_run(make_record("mean predictor", "mean", None, 1.0), 0.5),
+        save_run(published.model_copy(update={"converged": None}), 0.4),
+    ]
+    for seed in range(3):
+        for regime, scale in (("E-F", 0.5), ("E-F-H", 0.2)):
+            paths.append(save_run(make_record("ani", regime, seed, scale * (1 + 0.1 * seed)), scale))
+            tuned = {"entry": f"seven {regime} fine-tuned", "start": WEIGHTS}
+            paths.append(save_run(make_record("seven", regime, seed, scale / 4 * (1 + 0.1 * seed), **tuned), scale / 4))
+    return collect(paths)
+
+
+def test_ranks_are_among_those_of_one_origin(mixed):
+    board = score(mixed)
+    found = [(row.entry, row.origin) for row in board.rows]
+    assert [origin for _, origin in found] == [
+        *("trained here", "trained here", "baseline", "fine-tuned", "fine-tuned", "published")
+    ]
+    ranks = {row.entry: row.rank for row in board.rows}
+    assert ranks["seven published"] is None
+    assert ranks["ani E-F-H"] == ranks["seven E-F-H fine-tuned"] == 1
+    assert board.ranks == []  # one architecture was trained from nothing
+    assert PUBLISHED in board.notes
+    assert "1 architecture trained on E-F, E-F-H labels with 3 seeds per entry, 2 entries fine-tuned" in summary(board)
+    assert "1 entry as published" in summary(board)
+    assert board.origins == ["trained here", "fine-tuned", "published"]
+
+
+def test_labels_are_compared_within_one_start(mixed, save_run):
+    found = pairs(mixed, COMPARISONS)
+    assert {(pair.label, pair.fine_tuned) for pair in found} == {("ani", False), ("seven from Seven-0", True)}
+    board = score(mixed)
+    assert {gain.architecture for gain in board.gains} == {"ani", "seven from Seven-0"}
+    tuned = [result for result in board.claims if result.fine_tuned]
+    assert tuned
+    assert all(result.support is None for result in tuned)  # the study's claims are about training from nothing
+    other = make_record("seven", "E-F", 9, entry="seven E-F fine-tuned", start=Start(name="another"))
+    with pytest.raises(Exception, match="joins different architectures, starts"):
+        score([*mixed, *collect([save_run(other)])])
+
+
+def test_before_and_after_with_ratios(mixed, tmp_path):
+    board = score(mixed)
+    assert [(change.entry, change.before) for change in board.changes] == [
+        (f"seven {regime} fine-tuned", "seven published") for regime in ("E-F-H", "E-F")
+    ]
+    ratio = board.changes[0].ratios["test"]["energy_mae"]
+    assert ratio.value == pytest.approx(0.05 * 1.1 / 0.8)
+    assert ratio.geometric_low is not None  # families and trainings
+    assert ratio.geometric_low < ratio.geometric < ratio.geometric_high
+    (table,) = start_tables(board)
+    found = table.table(board, ["energy_mae"])
+    assert found.headings[2:] == [
+        *("before: seven published", "after: seven E-F fine-tuned", "after: seven E-F-H fine-tuned")
+    ]
+    assert [line[:2] for line in found.lines] == [["test", "E MAE, meV/atom"], ["nms", "E MAE, meV/atom"]]
+    assert found.lines[0][2].startswith("144")
+    page = write_board(board, mixed, tmp_path / "board").read_text()
+    assert "Before and after fine-tuning" in page
+    assert 'data-origin="published"' in page
+    assert 'name="origin" value="fine-tuned"' in page
+    assert json.loads((tmp_path / "board" / "leaderboard.json").read_text())["changes"]
+    assert "## Before and after fine-tuning" in (tmp_path / "board" / "leaderboard.md").read_text()
+
+
+def test_a_start_that_is_not_on_the_page_is_noted(mixed):
+    board = score([item for item in mixed if item.record.regime != "published"])
+    assert board.changes == []
+    assert any("what it started from, Seven-0, is not on this page" in note for note in board.notes)
+
+
+def test_published_entries_are_no_trained_ones(mixed):
+    board = score(mixed)
+    assert not any("published" in line[0] for line in training_table(board).lines)
+    facts = dict(fairness(board))
+    assert "seven published" not in facts["Steps"]
+    assert "ani E-F: nothing" in facts["Started from"]
+    assert not any("training budgets" in note for note in board.notes)
+    published = next(row for row in board.rows if row.origin == "published")
+    assert (published.device_seconds, published.label_gradients) == (None, None)
+    header, *lines = csv_text(board).splitlines()
+    assert "gradients of the start" in header
+    assert any(line.startswith(",seven published,seven,published,published,Seven-0,") for line in lines)
+    bold = [line for line in latex_table(board).splitlines() if "seven published" in line]
+    assert not any("textbf" in line for line in bold)
+
+
+def test_failed_seeds_do_not_take_their_score_from_published_weights(mixed, save_run):
+    failed = make_record("ani", "E-F-H", 7, status="failed", reason="NaN", metrics={})
+    board = score([*mixed, *collect([save_run(failed)])])
+    row = next(row for row in board.rows if row.entry == "ani E-F-H")
+    assert row.overall.mean < 0.8  # the worst that was trained here, not the published one
+
+
+def test_pages_without_them_look_as_before_and_old_records_are_read(runs):
+    board = score(collect(runs))
+    assert board.origins == []
+    assert "origin" not in [column.split(",")[0] for column in csv_text(board).splitlines()[1:]]
+    content = json.loads((runs[1] / "record.json").read_text())
+    del content["start"]
+    del content["cost"]["start_gradients"]
+    (runs[1] / "old.json").write_text(json.dumps(content))
+    assert read_record(runs[1] / "old.json").origin == "trained here"

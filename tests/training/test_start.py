@@ -1,0 +1,239 @@
+"""Runs that start from weights: which ones, what is taken from them, what is refused, and reference energies."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from interrupted import train_until_killed
+from springs import TINY, spring_structure, write_springs
+
+import hessgnn
+from hessgnn.data.batch import Batch
+from hessgnn.data.store.store import write_store
+from hessgnn.errors import ConfigError, UserError
+from hessgnn.evaluation.evaluate import evaluate
+from hessgnn.potentials.saved import load_checkpoint
+from hessgnn.runtime.config import load
+from hessgnn.runtime.files import find_resource
+from hessgnn.training.build import build
+from hessgnn.training.config import RunConfig
+from hessgnn.training.run import Run
+from hessgnn.training.start import hash_of
+from hessgnn.training.trainer import train
+
+MakeConfig = Callable[..., RunConfig]
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that several tests start from; nobody changes it."""
+    folder = tmp_path_factory.mktemp("pretrained")
+    content: dict[str, Any] = {
+        "potential": TINY,
+        "data": {"path": str(write_springs(folder / "springs.h5")), "energy_scale": 0.5},
+        "training": {"steps": 8, "batch_size": 2, "schedule": {"warmup": 2}, "device": "cpu", "threads": 1},
+        "validation": {"every": 4},
+    }
+    train(RunConfig.model_validate(content), folder / "run")
+    return folder / "run"
+
+
+@pytest.fixture
+def make(make_config: MakeConfig, pretrained: Path) -> MakeConfig:
+    """Configurations of runs that start from it, and name nothing but the architecture."""
+
+    def started(*, potential: dict[str, Any] | None = None, **sections: dict[str, Any]) -> RunConfig:
+        training = {"start": str(pretrained), **sections.pop("training", {})}
+        content = make_config(training=training, **sections).model_dump(exclude_unset=True)
+        return RunConfig.model_validate({**content, "potential": potential or {"name": "schnet"}})
+
+    return started
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return dict(load_checkpoint(path)["potential"])
+
+
+def refusal(config: RunConfig, folder: Path) -> str:
+    """The one line that a configuration is refused with, before anything is written."""
+    with pytest.raises(UserError) as caught:
+        train(config, folder)
+    assert not folder.exists()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_settings_weights_and_scale_are_those_of_the_start(make: MakeConfig, pretrained: Path) -> None:
+    setup = build(make(data={"reference_energies": "keep"}))
+    start = hessgnn.load(pretrained)
+    assert setup.config.potential == {"name": "schnet", **start.config.model_dump(mode="json")}
+    assert setup.config.data.energy_scale == 0.5
+    for name, value in setup.potential.state_dict().items():
+        assert torch.equal(value, start.state_dict()[name]), name
+    wider = build(make(data={"reference_energies": "keep"}, training={"dtype": "float64"}))
+    assert wider.potential.embedding.weight.dtype == torch.float64
+    assert wider.origin is not None
+    assert wider.origin.weights_hash == hash_of(wider.potential.state_dict()) == hash_of(start.state_dict())
+
+
+@pytest.mark.parametrize("name", ["", "best.pt", "last.pt", "plain.pt"])
+def test_a_folder_a_checkpoint_and_plain_weights_start_alike(
+    make: MakeConfig, pretrained: Path, tmp_path: Path, name: str
+) -> None:
+    path, plain = pretrained / name, tmp_path / "plain.pt"
+    settings = {"potential": {"name": "schnet"}}
+    if name == "plain.pt":  # without a config beside it
+        torch.save(weights(pretrained / "best.pt"), plain)
+        path, settings = plain, {"potential": TINY}
+    config = make(**settings, training={"steps": 0, "start": str(path)}, data={"reference_energies": "keep"})
+    potential = train(config).potential
+    expected = weights(pretrained / "best.pt")
+    if name == "last.pt":
+        expected = {k[7:]: v for k, v in load_checkpoint(path)["averaged"].items() if k.startswith("module.")}
+    for key, value in potential.state_dict().items():
+        assert torch.equal(value, expected[key]), key
+
+
+def test_differences_are_named(make: MakeConfig, tmp_path: Path, pretrained: Path) -> None:
+    folder = tmp_path / "run"
+    several = make(potential={**TINY, "width": 16, "elements": [1, 6]}, data={"energy_scale": 1.0})
+    text = refusal(several, folder)
+    assert "potential.width is 16 here, 8 in the start" in text
+    assert "potential.elements is H, C here, H, C, N, O in the start" in text
+    assert "data.energy_scale is 1 here, 0.5 in the start" in text
+    assert "potential.name is nequip here, schnet in the start" in refusal(make(potential={"name": "nequip"}), folder)
+    rows = [spring_structure(name, split) for name in ("SH2", "H2O") for split in ("train", "validation")]
+    write_store(tmp_path / "sulfur.h5", rows, level_of_theory="springs")
+    text = refusal(make(data={"path": str(tmp_path / "sulfur.h5")}), folder)
+    assert "the data hold S, which the start does not know" in text
+    plain = tmp_path / "plain.pt"
+    torch.save(weights(pretrained / "best.pt"), plain)
+    text = refusal(make(potential={**TINY, "width": 16}, training={"start": str(plain)}), folder)
+    assert "embedding.weight is 4 x 16 here, 4 x 8 in the start" in text
+    assert "more)" in text
+    text = refusal(make(potential={**TINY, "n_interactions": 2}, training={"start": str(plain)}), folder)
+    assert "interactions.1.filter.0.weight is not in the start" in text
+
+
+def test_what_is_no_start_is_one_line(make: MakeConfig, tmp_path: Path, pretrained: Path) -> None:
+    folder = tmp_path / "run"
+
+    def text(start: Path) -> str:
+        return refusal(make(training={"start": str(start)}), folder)
+
+    assert "no such run or file" in text(tmp_path / "nothing")
+    (tmp_path / "empty").mkdir()
+    assert "is not a run folder" in text(tmp_path / "empty")
+    shutil.copy(pretrained / "config.yaml", tmp_path / "empty")
+    assert "was never validated" in text(tmp_path / "empty")
+    (tmp_path / "empty" / "best.pt").write_bytes((pretrained / "best.pt").read_bytes()[:2000])
+    assert "damaged" in text(tmp_path / "empty")
+    torch.save({"potential": {"a": 1}}, tmp_path / "odd.pt")
+    assert "holds no weights" in text(tmp_path / "odd.pt")
+    fresh = make(training={"start": None}, data={"reference_energies": "keep"}, potential=TINY)
+    assert "no reference energies to keep" in refusal(fresh, folder)
+
+
+def test_reference_energies_are_refitted_and_the_shift_is_kept(
+    make: MakeConfig, tmp_path: Path, pretrained: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another level of theory, which differs by an energy of each element: the fit finds it beside the network."""
+    start = hessgnn.load(pretrained).double()
+    difference = {1: -1.5, 6: 20.0, 7: 3.0}  # no oxygen in these
+    structures = []
+    for name in ("CH4", "NH3", "HCN", "C2H6"):
+        one = spring_structure(name, "validation" if name == "C2H6" else "train")
+        batch = Batch.from_structures([one], start.cutoff)
+        energy = float(start.energy(batch)) + sum(difference[int(z)] for z in one.numbers)
+        structures.append(type(one)(**{**vars(one), "energy": energy}))
+    write_store(tmp_path / "other.h5", structures, level_of_theory="other")
+    config = make(
+        data={"path": str(tmp_path / "other.h5")}, training={"steps": 0}, validation={"weights": {"energy": 1}}
+    )
+    with caplog.at_level("INFO", "hessgnn.training"):
+        result = train(config, tmp_path / "run")
+    assert result.errors.energy == pytest.approx(0.0, abs=1e-5)
+    origin = Run(tmp_path / "run").origin()
+    assert origin is not None
+    assert origin.shift == pytest.approx({**difference, 8: 0.0}, abs=1e-4)
+    assert (origin.kind, origin.step, origin.references) == ("run", 8, "fitted")
+    assert origin.weights_hash == hash_of(weights(pretrained / "best.pt"))
+    assert "H -1.5000  C +20.0000  N +3.0000; 1 elements that the data lack keep theirs" in caplog.text
+    given = make(data={"reference_energies": {1: 0, 6: 0, 7: 0, 8: 0}}, training={"steps": 0})
+    train(given, tmp_path / "given")
+    origin = Run(tmp_path / "given").origin()
+    assert origin is not None
+    assert origin.references == "given"
+    assert origin.shift[1] == -float(start.reference_energies[0])
+
+
+def test_energies_that_determine_no_reference_are_refused(make: MakeConfig, tmp_path: Path) -> None:
+    rows = [spring_structure(*row) for row in (("H2O", "train"), ("H2O2", "validation"))]
+    write_store(tmp_path / "few.h5", rows, level_of_theory="springs")
+    text = refusal(make(data={"path": str(tmp_path / "few.h5")}), tmp_path / "run")
+    assert "determine only 1 of the 2 reference energies (H, O)" in text
+    assert "keep: those of the start" in text
+
+
+def test_without_steps_nothing_is_trained_and_the_run_is_complete(
+    make: MakeConfig, pretrained: Path, tmp_path: Path
+) -> None:
+    config = make(training={"steps": 0, "average": {"kind": "swa", "start": 3}}, data={"reference_energies": "keep"})
+    result = train(config, tmp_path / "run")
+    assert (result.progress.step, result.progress.products, result.converged) == (0, 0, False)
+    assert result.progress.ending.startswith("nothing trained")
+    assert [point.step for point in Run(tmp_path / "run").curve()] == [0]
+    for key, value in weights(tmp_path / "run" / "best.pt").items():
+        assert torch.equal(value, weights(pretrained / "best.pt")[key])
+    again = train(config, tmp_path / "run", resume=True)
+    assert (again.score, again.progress) == (result.score, result.progress)
+    with pytest.raises(ConfigError, match=r"nothing was trained in this run.*training\.start="):
+        train(make(training={"steps": 4}, data={"reference_energies": "keep"}), tmp_path / "run", resume=True)
+    record = evaluate(tmp_path / "run", splits=["test"])
+    assert (record.status, record.cost.steps) == ("ok", 0)
+    fresh = train(make(potential=TINY, training={"steps": 0, "start": None}), tmp_path / "fresh")
+    assert fresh.potential.n_parameters() > 0
+    assert not (tmp_path / "fresh" / "start.json").exists()
+
+
+@pytest.mark.parametrize("lora", [None, {"rank": 2, "also_train": "*.bias"}])
+def test_a_resumed_run_needs_its_start_no_longer(
+    make: MakeConfig, pretrained: Path, tmp_path: Path, lora: dict[str, Any] | None
+) -> None:
+    start = tmp_path / "start"
+    shutil.copytree(pretrained, start)
+    training = {"start": str(start), "steps": 12, "lora": lora, "freeze": [] if lora else ["embedding.weight"]}
+    config = make(training=training)
+    whole = train(config, tmp_path / "whole")
+    train_until_killed(config, tmp_path / "parts", 6)
+    begun = (tmp_path / "parts" / "start.json").read_text()
+    shutil.rmtree(start)
+    parts = train(config, tmp_path / "parts", resume=True)
+    assert (parts.score, parts.errors) == (whole.score, whole.errors)
+    assert (tmp_path / "parts" / "start.json").read_text() == begun
+    for name in ("best.pt", "last.pt"):
+        ours, theirs = (load_checkpoint(tmp_path / run / name)["potential"] for run in ("parts", "whole"))
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    train(Run(tmp_path / "whole").config(), tmp_path / "whole", resume=True)  # what the folder says is complete
+
+
+def test_the_shipped_example_runs(pretrained: Path, store: Path, tmp_path: Path) -> None:
+    here = [f"training.start={pretrained}", f"data.path={store}", "training.steps=2", "loss.probes.every=1"]
+    config = load(RunConfig, find_resource("configs/finetune.yaml"), here)
+    assert train(config, tmp_path / "run").progress.step == 2
+
+
+def test_a_chain_of_starts_is_kept(make: MakeConfig, tmp_path: Path, pretrained: Path) -> None:
+    train(make(training={"steps": 4}), tmp_path / "second")
+    train(make(training={"steps": 0, "start": str(tmp_path / "second")}), tmp_path / "third")
+    content = json.loads((tmp_path / "third" / "start.json").read_text())
+    assert content["path"] == str(tmp_path / "second")
+    assert content["before"]["path"] == str(pretrained)
+    assert content["before"]["before"] is None
