@@ -52,7 +52,7 @@ def test_a_hessian_to_begin_with_saves_gradients() -> None:
 
 
 def test_what_turns_a_molecule_is_not_followed(monkeypatch) -> None:
-    """As forces on an integration grid do, which does not turn with the molecule: a field on charges, too weak to see."""
+    """As forces do on an integration grid, which does not turn with the molecule: here a weak field on charges."""
     surface = PotentialSurface(PairSprings.of(ATOMS))
     start = off(ATOMS.positions + np.random.default_rng(1).normal(scale=0.03, size=ATOMS.positions.shape))
     known = surface.hessian(start).symmetric
