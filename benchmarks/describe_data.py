@@ -30,7 +30,8 @@ def product_errors(store: Store) -> dict[str, Any]:
 
     ``relative``: root mean square over that of the product, and ``over_stored``: over the stored error; 5, 50 and 95 %.
     """
-    relative, over = [], []
+    relative: list[float] = []
+    over: list[float] = []
     for structure in (store[int(i)] for i in np.flatnonzero(store.has_hessian & (store.n_directions > 0))):
         assert structure.hessian is not None
         assert structure.directions is not None
@@ -40,7 +41,7 @@ def product_errors(store: Store) -> dict[str, Any]:
         relative += (off / size).tolist()
         over += (off / structure.directions.errors).tolist()
     stored = np.concatenate([one.directions.errors for one in store if one.directions is not None])
-    quantiles = {"relative": relative, "over_stored": over, "stored": stored}
+    quantiles = {"relative": np.array(relative), "over_stored": np.array(over), "stored": stored}
     return {"number": len(relative)} | {
         key: [float(f"{value:.3g}") for value in np.quantile(values, [0.05, 0.5, 0.95])]
         for key, values in quantiles.items()

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from ase import Atoms
 from rich.console import Console
 from rich.table import Table
 
@@ -42,7 +43,7 @@ def main() -> None:
     for name in STRUCTURES:
         atoms = store[store.names.index(name)].to_atoms()
 
-        def differences(level: int, atoms=atoms) -> HessianLabel:
+        def differences(level: int, atoms: Atoms = atoms) -> HessianLabel:
             engine = engine_of(level, True)
             return HessianLabel(central_differences(lambda image: engine.energy_forces(image)[1], atoms, STEP))
 

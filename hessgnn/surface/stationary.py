@@ -70,7 +70,8 @@ def quasi_newton(
     converge
         Whether an optimisation that has not converged is a failure.
     hessian
-        To begin with, ``(3N, 3N)``, eV/Å², of another surface or place; 70 eV/Å² for each coordinate if absent.
+        To begin with, ``(3N, 3N)``, eV/Å², of another surface or place; 70 eV/Å² for each coordinate if absent. With it
+        forces that turn the molecule do not count: it must be free.
 
     Raises
     ------
@@ -79,6 +80,8 @@ def quasi_newton(
     """
     atoms = start.copy()
     atoms.calc = surface.calculator()
+    if hessian is not None:  # that of a molecule, which may turn freely
+        atoms.set_constraint([*atoms.constraints, _Unturned()])
     optimiser = BFGS(atoms, logfile=None, maxstep=longest)
     if hessian is not None:
         values, vectors = np.linalg.eigh(hessian)
@@ -92,6 +95,24 @@ def quasi_newton(
     if converge and not converged:
         raise SurfaceError(f"not optimised to {fmax} eV/Å in {max_steps} steps")
     return Optimised(atoms.positions.copy(), optimiser.nsteps + 1, energy)
+
+
+class _Unturned:
+    """A constraint of ASE: leaves out of the forces what only turns a molecule.
+
+    Integration grids that do not turn with it make such forces, some 0.01 eV/Å. An optimisation would follow them, and
+    end where the molecule lies well on the grid.
+    """
+
+    def adjust_positions(self, atoms: Atoms, new: Array) -> None:
+        """Leave every step as it is."""
+
+    def adjust_forces(self, atoms: Atoms, forces: Array) -> None:
+        """Take the part along rotations away, in place."""
+        arms = atoms.positions - atoms.positions.mean(axis=0)
+        turns = np.cross(np.eye(3)[:, None], arms).reshape(3, -1)
+        amounts = np.linalg.lstsq(turns.T, forces.ravel(), rcond=1e-6)[0]  # of a line there are two
+        forces -= (amounts @ turns).reshape(forces.shape)
 
 
 def newton(surface: Surface, start: Atoms, fmax: float, max_steps: int, *, trust: float = 0.3) -> Optimised:
