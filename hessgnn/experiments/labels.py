@@ -418,12 +418,18 @@ class TrainingSets:
             [
                 *kept,
                 *(frame for job in frames.values() for frame in job.labels()),
-                *(store[int(i)] for i in store.indices(data.validation)),
+                *self._validation(part),
             ],
             level_of_theory=store.attributes.level_of_theory,
             provenance=f"{fraction:g} of {data.train} of {store.path.stem}, labels {kind}",
             hessian_dtype=store.attributes.hessian_dtype,
         )
+
+    def _validation(self, part: Sequence[int]) -> list[Structure]:
+        """The validation split; beside a part that lacks an element, which cannot be learnt, without its structures."""
+        known = set(self.store.elements(part))
+        found = [self.store[int(i)] for i in self.store.indices(self._data.validation)]
+        return [structure for structure in found if known.issuperset(structure.numbers.tolist())] or found
 
     def _n_frames(self, wanted: LabelSet, i: int) -> int:
         return wanted.frames or n_frames(self.store.n_atoms[i], self.hessian_gradients)
