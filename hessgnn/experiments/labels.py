@@ -203,11 +203,9 @@ class TrainingSets:
         self._reference_parts: dict[tuple[float, int], list[int]] = {}
 
     def _holds(self, wanted: LabelSet) -> bool:
-        """Whether all training structures have such products in the data, as of a level that is dear to compute."""
-        if not wanted.products:
-            return False
-        found = [self.store[int(i)].directions for i in self.store.indices(self._data.train)]
-        return all(one is not None and [*one.kinds].count(wanted.directions) >= wanted.products for one in found)
+        """Whether all training structures have such products in the data: no engine needs to make them."""
+        found = [self.store[int(i)].directions for i in self.store.indices(self._data.train) if wanted.products]
+        return bool(found) and all(d and d.kinds.count(wanted.directions) >= wanted.products for d in found)
 
     def indices(self, *, fraction: float, draw: int) -> list[int]:
         """Structures of the part, without displaced frames, by their places in the store."""
