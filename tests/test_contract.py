@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from hessgnn.potentials.base import POTENTIALS, create
+from hessgnn.potentials.base import POTENTIALS, architectures, create
 from hessgnn.testing import ITEMS, Item, PotentialContract, Subject, try_item
 
 # Only to be fast: an architecture that is not named here is tried with its defaults.
@@ -21,7 +21,7 @@ def subject(name: str) -> Subject:
     return Subject(lambda: create(name, **SMALL.get(name, {})))
 
 
-@pytest.mark.parametrize("name", POTENTIALS.names())
+@pytest.mark.parametrize("name", architectures())
 @pytest.mark.parametrize("item", ITEMS, ids=lambda item: item.name)
 def test_registered(name: str, item: Item):
     outcome = try_item(item, subject(name))

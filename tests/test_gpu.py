@@ -14,7 +14,7 @@ from hessgnn.data.loader import Loader
 from hessgnn.data.padding import Buckets, Size
 from hessgnn.data.store.store import Store
 from hessgnn.errors import TrainingError
-from hessgnn.potentials.base import POTENTIALS
+from hessgnn.potentials.base import architectures
 from hessgnn.testing import check_potential
 from hessgnn.training.build import Setup, build, build_buckets
 from hessgnn.training.loss import Loss, Weights
@@ -30,7 +30,7 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("name", POTENTIALS.names())
+@pytest.mark.parametrize("name", architectures())
 def test_cuda_and_cpu_agree_in_float64(name: str) -> None:
     torch.manual_seed(0)
     potential, store = hessgnn.create(name).double(), Store.open("rtp-mini")
@@ -92,7 +92,7 @@ def setup_of(name: str, number: int, **training: object) -> Setup:
     return build(hessgnn.RunConfig.model_validate(config))
 
 
-@pytest.mark.parametrize("name", POTENTIALS.names())
+@pytest.mark.parametrize("name", architectures())
 @pytest.mark.parametrize("number", [1, 2])
 def test_nothing_in_a_step_waits_for_the_device(name: str, number: int) -> None:
     setup = setup_of(name, number)
@@ -108,7 +108,7 @@ def test_nothing_in_a_step_waits_for_the_device(name: str, number: int) -> None:
     setup.step.close()
 
 
-@pytest.mark.parametrize("name", POTENTIALS.names())
+@pytest.mark.parametrize("name", architectures())
 @pytest.mark.parametrize("parts", [1, 2])
 def test_training_on_cuda_is_that_on_the_cpu_in_float64(name: str, parts: int) -> None:
     """Batches made ahead by a thread and copied in a stream of their own, losses looked at later."""
@@ -180,7 +180,7 @@ def test_what_cannot_be_captured_is_told() -> None:
     torch.ones(1, device="cuda").add_(1).cpu()  # the device is of use still
 
 
-@pytest.mark.parametrize("name", POTENTIALS.names())  # last, as it takes longest
+@pytest.mark.parametrize("name", architectures())  # last, as it takes longest
 def test_the_contract_holds_on_cuda(name: str) -> None:
     failures = [outcome.message for outcome in check_potential(name, device="cuda") if outcome.failed]
     assert not failures

@@ -255,9 +255,9 @@ def _described(conditions: Conditions) -> str:
 
 
 def _names(architectures: Sequence[str]) -> list[str]:
-    from hessgnn.potentials.base import POTENTIALS
+    from hessgnn.potentials import base
 
-    return _divided(architectures) or POTENTIALS.names()
+    return _divided(architectures) or base.architectures()
 
 
 def _numbers(values: Sequence[str], option: str = "--probes") -> list[int]:

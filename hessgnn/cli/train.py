@@ -215,7 +215,8 @@ def _print_plan(console: Console, settings: RunConfig, folder: Path, run: Run | 
     potential = build_potential(settings)
     console.print(dump(settings), markup=False)
     require_usable(sources)
-    origin, parameters = prepare(potential, settings, start, elements), potential.n_parameters()
+    parameters = potential.n_parameters()  # before any is frozen
+    origin = prepare(potential, settings, start, elements)
     training, first = settings.training, sources[0]
     per_epoch = f"{settings.order.step(0, epoch_steps(first.config, first.store))} steps an epoch"
     if training.max_atoms or training.max_edges:
@@ -229,11 +230,16 @@ def _print_plan(console: Console, settings: RunConfig, folder: Path, run: Run | 
     about = describe_trained(potential, resumed)
     if resumed is None and not has_learned(settings, potential):
         sources = scale_to_data(potential, settings, sources)
-    elif origin is not None:
+    elif resumed is None and origin is not None:
         about = [origin.described(), *about]
         number = first.labelled()["energy"]
-        how = f"fitted to {number} training structures" if refits(settings, potential) else "see the configuration"
-        about.append(f"reference energies: {how}, when the run begins")
+        fits = refits(settings, potential)
+        how = (
+            f"fitted to {number} training structures when the run begins"
+            if fits
+            else str(settings.data.reference_energies)
+        )
+        about.append(f"reference energies: {how}")
     if run is not None and (begun := run.sources()):
         sources = tuple(source.shifted(was.shift) for source, was in zip(sources, begun, strict=True))
     for line in (*about, *describe_run(settings, sources)):

@@ -259,6 +259,11 @@ register = POTENTIALS.register
 resolve = POTENTIALS.__getitem__
 
 
+def architectures() -> list[str]:
+    """Names of the potentials that are no adapters of other packages: nothing but hessgnn is needed to make one."""
+    return [name for name in POTENTIALS.names() if ".adapters." not in resolve(name).__module__]
+
+
 def create(name: str, /, **settings: Any) -> Potential:
     """Build a potential from its name and settings.
 

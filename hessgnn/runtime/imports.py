@@ -38,7 +38,7 @@ def import_path(path: str) -> Any:
     return getattr(module, attribute)
 
 
-def require(module: str, *, package: str, extra: str, purpose: str) -> Any:
+def require(module: str, *, package: str, extra: str, purpose: str, hint: str | None = None) -> Any:
     """Import a module of an optional package; :class:`ConfigError` with the pip line when it is not installed.
 
     Parameters
@@ -49,10 +49,12 @@ def require(module: str, *, package: str, extra: str, purpose: str) -> Any:
         The extra of hessgnn that installs it.
     purpose
         What needs it, as the subject of a sentence.
+    hint
+        How to install it, where the extra cannot.
     """
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"{purpose} needs {package}, which is not installed", hint=f"pip install 'hessgnn[{extra}]'"
+            f"{purpose} needs {package}, which is not installed", hint=hint or f"pip install 'hessgnn[{extra}]'"
         ) from error

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from hessgnn.data.batch import Batch
 from hessgnn.data.neighbors import NeighborFinder, neighbors_of_molecules
 from hessgnn.data.structure import Array, Structure
+from hessgnn.potentials.adapters.base import AdaptedPotential
 from hessgnn.potentials.base import Potential
 from hessgnn.surface.base import Answer, ForceField, Surface
 from hessgnn.surface.calculator import HessGNNCalculator
@@ -26,6 +27,8 @@ ALL_PAIRS = 64
 
 ATOMS_OF_HESSIANS = 192
 """Atoms of a pass for Hessians on a CPU, about: it holds 3N columns for each structure; larger ones gain nothing."""
+ATOMS_OF_FORCES = 512
+"""Atoms of a pass for forces of an adapted potential, about: SevenNet-0 takes 3.6 MiB for each."""
 WINDOW = 512
 """Structures that are sorted by size at a time; answers come in the order of the structures."""
 
@@ -93,7 +96,22 @@ class PotentialSurface(Surface):
         yield from (Answer(energy, force, hessian.cpu().numpy()) for energy, force, hessian in parts)
 
     def force_field(self, structures: Sequence[Structure]) -> ForceField:
-        """See :meth:`Surface.force_field`; all structures are computed in one pass."""
+        """See :meth:`Surface.force_field`; structures are computed in one pass, or a few where the model is large."""
+        most = ATOMS_OF_FORCES if isinstance(self.potential, AdaptedPotential) else None
+        sizes = np.array([len(s) for s in structures], dtype=np.int64)
+        parts = [structures[part[0] : part[-1] + 1] for part in passes(range(len(structures)), sizes, most)]
+        fields = [self._one_pass(part) for part in parts]
+        if len(fields) == 1:
+            return fields[0]
+        stops = np.cumsum([sum(len(s) for s in part) for part in parts])[:-1]
+
+        def compute(positions: Array) -> tuple[Array, Array]:
+            found = [field(part) for field, part in zip(fields, np.split(positions, stops), strict=True)]
+            return np.concatenate([energies for energies, _ in found]), np.concatenate([forces for _, forces in found])
+
+        return compute
+
+    def _one_pass(self, structures: Sequence[Structure]) -> ForceField:
         edges = edge_finder(structures, self.potential.cutoff, SKIN)
         template = batch_of(structures, self.potential.cutoff)
 

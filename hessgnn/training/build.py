@@ -144,7 +144,7 @@ def build(
     if begun:
         sources = tuple(source.shifted(was.shift) for source, was in zip(sources, begun, strict=True))
     if ranks.first and logger.isEnabledFor(logging.INFO):
-        for line in (*describe_trained(potential, origin), *describe_run(config, sources)):
+        for line in (*describe_trained(potential, resumed or origin), *describe_run(config, sources)):
             logger.info(line)
     streams = Streams(config.order, tuple(build_stream(source, potential, device, ranks) for source in sources))
     average = Average(potential, config.training.averaging)

@@ -163,9 +163,9 @@ def _blocks_of_irreps(module: nn.Module) -> list[tuple[int, int]] | None:
     return [one.path_shape for one in instructions if one.i_in >= 0] or None
 
 
-def _updated(potential: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
-    """Module and attribute of each weight with a low-rank update."""
-    for prefix, module in potential.named_modules():
+def _updated(potential: nn.Module, *, every_name: bool = False) -> Iterator[tuple[str, nn.Module, str]]:
+    """Name, module and attribute of each weight with a low-rank update; of a shared module under each of its names."""
+    for prefix, module in potential.named_modules(remove_duplicate=not every_name):
         if parametrize.is_parametrized(module):
             for own, chain in list(cast(nn.ModuleDict, module.parametrizations).items()):
                 if isinstance(cast(nn.ModuleList, chain)[0], LowRank):
@@ -184,7 +184,7 @@ def updates(potential: nn.Module) -> dict[str, int]:
 def merged_state(potential: Potential) -> dict[str, Tensor]:
     """State of the potential with updates added to their weights: that of the same potential without updates."""
     state = potential.state_dict()
-    for prefix, module, own in _updated(potential):
+    for prefix, module, own in _updated(potential, every_name=True):
         inner = f"{prefix}.parametrizations.{own}."
         for key in [key for key in state if key.startswith(inner)]:
             del state[key]

@@ -353,9 +353,9 @@ def reference_energies_of(potential: Potential) -> dict[int, float]:
     return dict(zip(potential.elements, potential.reference_energies.tolist(), strict=True))
 
 
-def describe_trained(potential: Potential) -> list[str]:
-    """Say what is trained where that is not everything."""
-    lines = []
+def describe_trained(potential: Potential, origin: Origin | None) -> list[str]:
+    """Say what the potential starts from, and what of it is trained where that is not everything."""
+    lines = [] if origin is None else [origin.described(), origin.shifts()]
     total, trained = sum(p.numel() for p in potential.parameters()), potential.n_parameters()
     if trained < total:
         lines.append(f"{trained:,} parameters are trained, {total - trained:,} are frozen")

@@ -9,7 +9,7 @@ import hessgnn
 from hessgnn.data.batch import Batch
 from hessgnn.data.neighbors import pairs_of_edges
 from hessgnn.data.padding import Buckets, Size, pad_to
-from hessgnn.potentials.base import POTENTIALS
+from hessgnn.potentials.base import architectures
 
 
 def make_batch() -> Batch:
@@ -18,7 +18,7 @@ def make_batch() -> Batch:
     return Batch.from_atoms([molecule("CH3OH"), diamond, molecule("HCN")], 5.2)
 
 
-@pytest.mark.parametrize("name", POTENTIALS.names())
+@pytest.mark.parametrize("name", architectures())
 def test_fillers_change_neither_energies_nor_derivatives(name: str) -> None:
     torch.manual_seed(0)
     potential, batch = hessgnn.create(name, cutoff=5.2).double(), make_batch()

@@ -76,12 +76,12 @@ def test_before_and_after_with_ratios(mixed, tmp_path):
     assert ratio.geometric_low is not None  # families and trainings
     assert ratio.geometric_low < ratio.geometric < ratio.geometric_high
     (table,) = start_tables(board)
-    lines = table.table(board).lines
-    assert [line[:2] for line in lines] == [
-        ["before: seven published", "published"],
-        ["after: seven E-F fine-tuned", "E-F"],
-        ["after: seven E-F-H fine-tuned", "E-F-H"],
+    found = table.table(board, ["energy_mae"])
+    assert found.headings[2:] == [
+        *("before: seven published", "after: seven E-F fine-tuned", "after: seven E-F-H fine-tuned")
     ]
+    assert [line[:2] for line in found.lines] == [["test", "E MAE, meV/atom"], ["nms", "E MAE, meV/atom"]]
+    assert found.lines[0][2].startswith("144")
     page = write_board(board, mixed, tmp_path / "board").read_text()
     assert "Before and after fine-tuning" in page
     assert 'data-origin="published"' in page

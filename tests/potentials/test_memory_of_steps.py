@@ -7,7 +7,7 @@ import torch
 from ase.build import molecule
 
 import hessgnn
-from hessgnn.potentials.base import POTENTIALS
+from hessgnn.potentials.base import architectures
 
 
 def live_tensors():
@@ -15,7 +15,7 @@ def live_tensors():
     return {id(one) for one in gc.get_objects() if type(one) is torch.Tensor}
 
 
-@pytest.mark.parametrize("name", POTENTIALS.names())
+@pytest.mark.parametrize("name", architectures())
 def test_steps_leave_no_tensors_behind(name):
     torch.manual_seed(0)
     potential = hessgnn.create(name, elements=[1, 6, 7, 8], cutoff=4.0)

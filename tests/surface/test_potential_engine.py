@@ -119,3 +119,14 @@ def test_what_cannot_label_is_refused(run):
         of(run=str(run), potential={"name": "adapted:Forty"})
     with pytest.raises(ConfigError, match="is not a run folder"):
         of(run=str(run.parent))
+
+
+def test_large_models_take_several_passes_for_forces(tiny, monkeypatch):
+    structures = [tiny[i] for i in range(5)]
+    positions = np.concatenate([one.positions for one in structures])
+    surface = PotentialSurface(Forty(Forty.Config()))
+    whole = surface.force_field(structures)(positions)
+    monkeypatch.setattr("hessgnn.surface.potential.ATOMS_OF_FORCES", 7)
+    parts = surface.force_field(structures)(positions)
+    for one, other in zip(whole, parts, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-12)

@@ -19,6 +19,8 @@ from hessgnn.data.store.store import write_store
 from hessgnn.errors import ConfigError, UserError
 from hessgnn.evaluation.evaluate import evaluate
 from hessgnn.potentials.saved import load_checkpoint
+from hessgnn.runtime.config import load
+from hessgnn.runtime.files import find_resource
 from hessgnn.training.build import build
 from hessgnn.training.config import RunConfig
 from hessgnn.training.run import Run
@@ -220,6 +222,12 @@ def test_a_resumed_run_needs_its_start_no_longer(
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[key], theirs[key]) for key in ours)
     train(Run(tmp_path / "whole").config(), tmp_path / "whole", resume=True)  # what the folder says is complete
+
+
+def test_the_shipped_example_runs(pretrained: Path, store: Path, tmp_path: Path) -> None:
+    here = [f"training.start={pretrained}", f"data.path={store}", "training.steps=2", "loss.probes.every=1"]
+    config = load(RunConfig, find_resource("configs/finetune.yaml"), here)
+    assert train(config, tmp_path / "run").progress.step == 2
 
 
 def test_a_chain_of_starts_is_kept(make: MakeConfig, tmp_path: Path, pretrained: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,11 +21,11 @@ from hessgnn.leaderboard.tables import (
 )
 
 NOTE = (
-    "The first line of each table is the start, evaluated with the weights it had before training; only the energy of "
-    "each element was fitted to these data. Each line below is an entry that was trained from these weights: its mean "
-    "error, and in brackets after over before with its 95 % interval over families and trainings (see Ratio in the "
-    "definitions). Below 1 the error fell. The start was trained on other data: a ratio says what fine-tuning changed "
-    "for these data, not that one model is better than the other. What is lost elsewhere is not on this page."
+    "Before: the start, evaluated with the weights that it had; only the energy of each element was fitted to these "
+    "data. After: each entry that was trained from these weights, and in brackets after over before with its 95 % "
+    "interval over families and trainings (see Ratio in the definitions). Below 1 the error fell. The start was "
+    "trained on other data: a ratio says what fine-tuning changed for these data, not which model is better. "
+    "What is lost elsewhere is not on this page."
 )
 
 
@@ -36,26 +36,20 @@ class StartTable:
     start: Row
     entries: Sequence[tuple[Row, Change]]
 
-    def table(self, board: Leaderboard) -> TextTable:
-        """Errors of energies, forces and Hessians on every split."""
-        places = [(split, name) for split in board.splits for name in MAIN_METRICS]
-        headings = ["", "Labels", *(_heading(split, *METRICS[name]) for split, name in places)]
-        before = [f"before: {self.start.entry}", self.start.regime, *(str(_before(self.start, *p)) for p in places)]
-        after = [
-            [f"after: {row.entry}", row.regime, *(str(_after(row, change, *p)) for p in places)]
-            for row, change in self.entries
-        ]
-        return TextTable(headings, [before, *after], [False, False, *(True for _ in places)])
-
-    def others(self, board: Leaderboard) -> TextTable | None:
-        """Errors that the other tasks found, a line for each; none if there are none."""
+    def table(self, board: Leaderboard, metrics: Collection[str]) -> TextTable | None:
+        """Lay out some metrics, a line for each and split; none where there is no number."""
 
         def cells(split: str, name: str) -> list[Cell]:
-            changed = [_after(row, change, split, name) for row, change in self.entries]
-            return [_before(self.start, split, name), *changed]
+            before = score_cell(self.start.scores.get(split, {}).get(name))
+            return [before, *(_after(row, change, split, name) for row, change in self.entries)]
 
-        lines = metric_lines(board, {*METRICS, ROUNDING}, cells)
-        headings = ["Split", "Metric", "before", *(f"after: {row.entry}" for row, _ in self.entries)]
+        lines = metric_lines(board, board.metrics.keys() - set(metrics), cells)
+        headings = [
+            "Split",
+            "Metric",
+            f"before: {self.start.entry}",
+            *(f"after: {row.entry}" for row, _ in self.entries),
+        ]
         shown = [[split, f"{info.title}, {info.unit}", *map(str, found)] for split, info, found in lines]
         return TextTable(headings, shown, [False, False] + [True] * (len(headings) - 2)) if shown else None
 
@@ -70,7 +64,7 @@ class Changes(Section):
 <p>{{ note }}</p>
 {% for title, table, others in parts %}
 <h3>{{ title }}</h3>
-{{ text_table("Table: " ~ title, table) }}
+{% if table %}{{ text_table("Table: " ~ title, table) }}{% endif %}
 {% if others %}
 <details>
   <summary>Task by task: {{ title }}</summary>
@@ -89,9 +83,8 @@ class Changes(Section):
         """See :meth:`Section.markdown`."""
         shown = []
         for title, table, others in _parts(data.board):
-            shown += [f"### {markdown_text(title)}", table.markdown()]
-            if others is not None:
-                shown += [f"#### Task by task: {markdown_text(title)}", others.markdown()]
+            shown.append(f"### {markdown_text(title)}")
+            shown += [one.markdown() for one in (table, others) if one is not None]
         return [f"## {self.heading}", markdown_text(NOTE), *shown] if shown else []
 
 
@@ -104,19 +97,16 @@ def start_tables(board: Leaderboard) -> list[StartTable]:
     return [StartTable(rows[before], sorted(some, key=lambda one: one[0].regime)) for before, some in found.items()]
 
 
-def _parts(board: Leaderboard) -> list[tuple[str, TextTable, TextTable | None]]:
+def _parts(board: Leaderboard) -> list[tuple[str, TextTable | None, TextTable | None]]:
+    others = board.metrics.keys() - {*METRICS, ROUNDING}
     return [
-        (f"{one.start.architecture}: {one.start.start or one.start.entry}", one.table(board), one.others(board))
+        (
+            f"{one.start.architecture}: {one.start.start or one.start.entry}",
+            one.table(board, MAIN_METRICS),
+            one.table(board, others),
+        )
         for one in start_tables(board)
     ]
-
-
-def _heading(split: str, title: str, unit: str) -> str:
-    return f"{split} {title} / {unit}"
-
-
-def _before(row: Row, split: str, name: str) -> Cell:
-    return score_cell(row.scores.get(split, {}).get(name))
 
 
 def _after(row: Row, change: Change, split: str, name: str) -> Cell:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
 from ase.data import chemical_symbols
 from pydantic import Field, PositiveFloat, field_validator
@@ -12,6 +14,7 @@ from torch import nn
 
 from hessgnn.errors import ConfigError
 from hessgnn.potentials.adapters.files import WeightFile
+from hessgnn.potentials.adapters.layer_norm import mend_layer_norms
 from hessgnn.potentials.base import Potential, PotentialConfig
 
 
@@ -34,6 +37,9 @@ class AdaptedConfig(PotentialConfig):
         "for files whose origin is known",
     )
 
+    not_loaded_by: ClassVar[tuple[str, ...]] = ("elements", "cutoff", "weights_sha256")
+    """Fields that make no other model."""
+
     @field_validator("elements")
     @classmethod
     def _sorted_and_known(cls, elements: tuple[int, ...]) -> tuple[int, ...]:
@@ -53,13 +59,17 @@ class ForeignModel:
     cutoff
         Å, of the neighbour list that it needs.
     file
-        Where its weights come from; ``None`` if from no file.
+        Where its weights come from; ``None`` for a new model, whose weights are drawn each time.
+    reference_energies
+        eV of each free atom, by atomic number, where the adapter took them out of the module: float32 would lose
+        their digits there. Zero if absent.
     """
 
     module: nn.Module
     elements: tuple[int, ...]
     cutoff: float
     file: WeightFile | None = None
+    reference_energies: Mapping[int, float] = field(default_factory=dict)
 
 
 class AdaptedPotential(Potential):
@@ -72,11 +82,16 @@ class AdaptedPotential(Potential):
     """
 
     Config = AdaptedConfig
+    model: Any
+    """What the adapter has loaded."""
 
     def __init__(self, config: AdaptedConfig) -> None:
         model = _load_once(type(self), config)
         super().__init__(config.model_copy(update=_resolved(config, model)))
         self.model = model.module
+        mend_layer_norms(self.model)
+        if model.reference_energies:
+            self.set_scaling(model.reference_energies, 1.0)
 
     @classmethod
     @abstractmethod
@@ -87,15 +102,17 @@ class AdaptedPotential(Potential):
 MOST = 4
 """Models that are kept, so that a potential that is made again and again is loaded once."""
 
-_models: dict[tuple[type[AdaptedPotential], AdaptedConfig], ForeignModel] = {}
+_models: dict[tuple[type[AdaptedPotential], str], ForeignModel] = {}
 
 
 def _load_once(cls: type[AdaptedPotential], config: AdaptedConfig) -> ForeignModel:
     """A copy of the model, which is loaded again when its file has changed."""
-    key = (cls, config.model_copy(update={"elements": (), "cutoff": None, "weights_sha256": None}))
+    key = (cls, config.model_dump_json(exclude={*config.not_loaded_by}))
     known = _models.pop(key, None)
     if known is None or (known.file is not None and not known.file.unchanged()):
         known = cls.load_model(config)
+    if known.file is None:
+        return known
     _models[key] = known  # the latest is the last
     while len(_models) > MOST:
         _models.pop(next(iter(_models)))

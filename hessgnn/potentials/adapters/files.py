@@ -150,10 +150,15 @@ def find_weights(weights: str, *, package: str, published: Mapping[str, str | Pa
     return WeightFile(path, digest.hexdigest(), name or str(path), installed, stamp)
 
 
-def foreign(module: str, *, package: str, extra: str) -> Any:
-    """Import a module of another package; :class:`ConfigError` with the pip line where it is not installed."""
+def foreign(module: str, *, package: str, extra: str, pins: str | None = None) -> Any:
+    """Import a module of another package; :class:`ConfigError` with the pip line where it is not installed.
+
+    ``pins`` says what the package wants that hessgnn cannot have beside it.
+    """
+    hint = f"it wants {pins}: in an environment of its own, pip install {package}, then hessgnn with --no-deps"
     with quiet():
-        return require(module, package=package, extra=extra, purpose=f"the potential {extra!r}")
+        purpose = f"the potential {extra!r}"
+        return require(module, package=package, extra=extra, purpose=purpose, hint=hint if pins else None)
 
 
 @contextmanager
