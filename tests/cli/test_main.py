@@ -116,7 +116,7 @@ def test_no_config(refused: Callable[..., str]) -> None:
             "potential: {name: schnet}\nloss: {hesian: 1}",
             "'loss.hesian': unknown key. Hint: did you mean 'hessian'",
         ),
-        ("potential: {name: shcnet}", "no such potential. Hint: did you mean 'schnet'?"),
+        ("potential: {name: shcnet}", "no such potential. Hint: did you mean 'schnet'"),
         ("potential: {name: schnet, widht: 8}", "'widht': unknown key. Hint: did you mean 'width'?"),
         ("potential: {name: 'my_lab:Net'}", "cannot be imported"),
         ("potential: {name: 'pathlib:Path'}", "is not a subclass of hessgnn.Potential"),
