@@ -203,7 +203,7 @@ class TrainingSets:
         self._reference_parts: dict[tuple[float, int], list[int]] = {}
 
     def _holds(self, wanted: LabelSet) -> bool:
-        """Whether all training structures have such products in the data: no engine needs to make them."""
+        """Whether all training structures have such products in the data."""
         found = [self.store[int(i)].directions for i in self.store.indices(self._data.train) if wanted.products]
         return bool(found) and all(d and d.kinds.count(wanted.directions) >= wanted.products for d in found)
 
