@@ -425,9 +425,11 @@ class TrainingSets:
 
     def _validation(self, part: Sequence[int]) -> list[Structure]:
         """The validation split; beside a part that lacks an element, which cannot be learnt, without its structures."""
-        known = set(self.store.elements(part))
-        found = [self.store[int(i)] for i in self.store.indices(self._data.validation)]
-        return [structure for structure in found if known.issuperset(structure.numbers.tolist())] or found
+        found, known = (
+            [self.store[int(i)] for i in self.store.indices(self._data.validation)],
+            self.store.elements(part),
+        )
+        return [structure for structure in found if np.isin(structure.numbers, known).all()] or found
 
     def _n_frames(self, wanted: LabelSet, i: int) -> int:
         return wanted.frames or n_frames(self.store.n_atoms[i], self.hessian_gradients)
