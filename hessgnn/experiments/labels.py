@@ -385,8 +385,7 @@ class TrainingSets:
         return len(counts) > 0 and int(np.linalg.matrix_rank(counts.astype(np.float64))) == len(elements)
 
     def _write(self, path: Path, kind: StudyRegime, fraction: float, draw: int, labels: LabelSettings) -> None:
-        store, data = self.store, self._data
-        part = self.indices(fraction=fraction, draw=draw)
+        store, data, part = self.store, self._data, self.indices(fraction=fraction, draw=draw)
         wanted, cache = label_set(kind), self.folder
         moved, labelled = self._moved(kind, fraction, draw), self._labelled(kind, fraction, draw)
         structures = {i: store[i] for i in part}
@@ -405,9 +404,9 @@ class TrainingSets:
             if i in products and len(found := products[i].labels()):
                 structure = replace(structure, directions=found)
             elif wanted.products and structure.directions is not None:  # those of the data
-                kinds = structure.directions.kinds
-                own = [k for k, kind in enumerate(kinds) if kind == wanted.directions][: wanted.products]
-                structure = replace(structure, directions=structure.directions.select(own) if i in labelled else None)
+                own = [k for k, kind in enumerate(structure.directions.kinds) if kind == wanted.directions]
+                given = structure.directions.select(own[: wanted.products]) if i in labelled else None
+                structure = replace(structure, directions=given)
             if wanted.name not in ("E", "E-F") and not (wanted.hessians and i in labelled):
                 structure = replace(structure, hessian=None, hessian_asymmetry=None)  # it is not paid for
             kept.append(structure)
@@ -425,10 +424,8 @@ class TrainingSets:
 
     def _validation(self, part: Sequence[int]) -> list[Structure]:
         """The validation split; beside a part that lacks an element, which cannot be learnt, without its structures."""
-        found, known = (
-            [self.store[int(i)] for i in self.store.indices(self._data.validation)],
-            self.store.elements(part),
-        )
+        known = self.store.elements(part)
+        found = [self.store[int(i)] for i in self.store.indices(self._data.validation)]
         return [structure for structure in found if np.isin(structure.numbers, known).all()] or found
 
     def _n_frames(self, wanted: LabelSet, i: int) -> int:
