@@ -203,11 +203,9 @@ class TrainingSets:
         self._reference_parts: dict[tuple[float, int], list[int]] = {}
 
     def _holds(self, wanted: LabelSet) -> bool:
-        """Whether all training structures have such products in the data, as of a level that is dear to compute."""
-        if not wanted.products:
-            return False
-        found = [self.store[int(i)].directions for i in self.store.indices(self._data.train)]
-        return all(one is not None and [*one.kinds].count(wanted.directions) >= wanted.products for one in found)
+        """Whether all training structures have such products in the data."""
+        found = [self.store[int(i)].directions for i in self.store.indices(self._data.train) if wanted.products]
+        return bool(found) and all(d and d.kinds.count(wanted.directions) >= wanted.products for d in found)
 
     def indices(self, *, fraction: float, draw: int) -> list[int]:
         """Structures of the part, without displaced frames, by their places in the store."""
@@ -387,8 +385,7 @@ class TrainingSets:
         return len(counts) > 0 and int(np.linalg.matrix_rank(counts.astype(np.float64))) == len(elements)
 
     def _write(self, path: Path, kind: StudyRegime, fraction: float, draw: int, labels: LabelSettings) -> None:
-        store, data = self.store, self._data
-        part = self.indices(fraction=fraction, draw=draw)
+        store, data, part = self.store, self._data, self.indices(fraction=fraction, draw=draw)
         wanted, cache = label_set(kind), self.folder
         moved, labelled = self._moved(kind, fraction, draw), self._labelled(kind, fraction, draw)
         structures = {i: store[i] for i in part}
@@ -407,9 +404,9 @@ class TrainingSets:
             if i in products and len(found := products[i].labels()):
                 structure = replace(structure, directions=found)
             elif wanted.products and structure.directions is not None:  # those of the data
-                kinds = structure.directions.kinds
-                own = [k for k, kind in enumerate(kinds) if kind == wanted.directions][: wanted.products]
-                structure = replace(structure, directions=structure.directions.select(own) if i in labelled else None)
+                own = [k for k, kind in enumerate(structure.directions.kinds) if kind == wanted.directions]
+                given = structure.directions.select(own[: wanted.products]) if i in labelled else None
+                structure = replace(structure, directions=given)
             if wanted.name not in ("E", "E-F") and not (wanted.hessians and i in labelled):
                 structure = replace(structure, hessian=None, hessian_asymmetry=None)  # it is not paid for
             kept.append(structure)
@@ -418,12 +415,18 @@ class TrainingSets:
             [
                 *kept,
                 *(frame for job in frames.values() for frame in job.labels()),
-                *(store[int(i)] for i in store.indices(data.validation)),
+                *self._validation(part),
             ],
             level_of_theory=store.attributes.level_of_theory,
             provenance=f"{fraction:g} of {data.train} of {store.path.stem}, labels {kind}",
             hessian_dtype=store.attributes.hessian_dtype,
         )
+
+    def _validation(self, part: Sequence[int]) -> list[Structure]:
+        """The validation split; beside a part that lacks an element, which cannot be learnt, without its structures."""
+        known = self.store.elements(part)
+        found = [self.store[int(i)] for i in self.store.indices(self._data.validation)]
+        return [structure for structure in found if np.isin(structure.numbers, known).all()] or found
 
     def _n_frames(self, wanted: LabelSet, i: int) -> int:
         return wanted.frames or n_frames(self.store.n_atoms[i], self.hessian_gradients)

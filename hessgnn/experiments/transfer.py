@@ -38,7 +38,7 @@ from hessgnn.experiments.labels import TrainingSets
 from hessgnn.experiments.original import evaluate_original, label_original
 from hessgnn.experiments.transfer_config import BEFORE, NOTHING, PUBLISHED, Arm, TransferConfig
 from hessgnn.experiments.transfer_report import write_transfer
-from hessgnn.experiments.transfer_value import TransferValue, transfer_value
+from hessgnn.experiments.transfer_value import Finished, TransferValue, transfer_value
 from hessgnn.experiments.workers import JobScheduler, Workers
 from hessgnn.potentials.base import Potential
 from hessgnn.potentials.saved import create_from, load
@@ -144,7 +144,18 @@ class TransferStudy:
         DataError
             When no run is finished.
         """
-        value = transfer_value(self)
+        cells = self.cells()
+        value = transfer_value(
+            Finished(
+                self.config,
+                self.sets,
+                {(cell.arm, cell.seed): cell.folder(self.folder) for cell in cells if self.finished(cell)},
+                len(cells),
+                self.rates(),
+                self.learning_rates(),
+                self.old_predictions,
+            )
+        )
         if not value.arms:
             raise DataError("no run is finished", where=self.folder, hint="wait, or start the study without --report")
         write_transfer(value, self.folder)

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import Field
 
 from hessgnn.evaluation.tasks.base import task_of
 from hessgnn.experiments.label_value import Array, Errors, Estimate, gradients_to_reach
+from hessgnn.experiments.labels import TrainingSets
 from hessgnn.experiments.original import scales
-from hessgnn.experiments.transfer_config import BEFORE, NOTHING, PUBLISHED, Arm, Comparison
+from hessgnn.experiments.transfer_config import BEFORE, NOTHING, PUBLISHED, Arm, Comparison, TransferConfig
 from hessgnn.leaderboard.collect import Families, RunFiles, collect
 from hessgnn.leaderboard.inference import Contrast, Verdict, contrast, decide
 from hessgnn.runtime.config import Settings
 from hessgnn.runtime.files import write_text
-
-if TYPE_CHECKING:
-    from hessgnn.experiments.transfer import TransferStudy
 
 METRICS = (
     "energy_rmse",
@@ -36,8 +34,8 @@ METRICS = (
 """What is told of each arm."""
 ORIGINAL = "original"
 """Begins the name of a split of the potential's own old surface."""
-GAIN = "hessian_rmse"
-"""Error that structures are counted by."""
+TESTED, GAIN = "test", "hessian_rmse"
+"""Split and error that structures are counted by."""
 
 
 class ArmValue(Settings):
@@ -114,6 +112,33 @@ class TransferValue(Settings):
 
 
 @dataclass(frozen=True)
+class Finished:
+    """What of a study is finished.
+
+    Attributes
+    ----------
+    config, sets
+        Its settings and training sets.
+    runs
+        Arm and seed -> folder of a finished run, in the order of the study.
+    planned
+        Runs of the whole study.
+    rates, learning_rates
+        See :class:`TransferValue`.
+    old_predictions
+        Gives the store of a published potential's own predictions.
+    """
+
+    config: TransferConfig
+    sets: TrainingSets
+    runs: Mapping[tuple[Arm, int], Path]
+    planned: int
+    rates: dict[str, dict[str, Any]]
+    learning_rates: dict[str, dict[str, float]]
+    old_predictions: Callable[[str], Path]
+
+
+@dataclass(frozen=True)
 class Loaded:
     """Results of an architecture: arm and seed -> the run, and its comparison with the old surface."""
 
@@ -140,18 +165,16 @@ class Loaded:
         return Errors.of(values, family, 2 if defined.root_mean_square else 1)
 
 
-def transfer_value(study: TransferStudy) -> TransferValue:
-    """Gather what is finished."""
-    config, cells = study.config, study.cells()
-    done = [cell for cell in cells if study.finished(cell)]
-    seeds = sorted({cell.seed for cell in done})
+def transfer_value(study: Finished) -> TransferValue:
+    """Say what a study found out so far."""
+    config, store = study.config, study.sets.store
     arms, answers, equivalents, tested = [], [], [], {}
     old: dict[str, dict[str, dict[str, float]]] = {}
     for name in config.architectures:
-        mine = [cell for cell in done if cell.arm.architecture == name]
+        mine = tuple(dict.fromkeys(arm for arm, _ in study.runs if arm.architecture == name))
         if not mine:
             continue
-        loaded = _load(study, mine, seeds)
+        loaded = _load(study, name)
         if config.original is not None:
             old[name] = _scales(study.old_predictions(name))
         known = {
@@ -161,21 +184,21 @@ def transfer_value(study: TransferStudy) -> TransferValue:
         }
         for key, errors in known.items():
             tested[key] = int(errors.counts.sum())
-        arms += [_arm(study, arm, loaded, known) for arm in config.arms() if any(cell.arm == arm for cell in mine)]
-        answers += _answers(config.compare, tuple(dict.fromkeys(cell.arm for cell in mine)), known, name)
-        if (errors := known.get(f"test {GAIN}")) is not None:
+        arms += [_arm(study.sets, arm, loaded, known) for arm in config.arms() if arm in mine]
+        answers += _answers(config.compare, mine, known, name)
+        if (errors := known.get(f"{TESTED} {GAIN}")) is not None:
             equivalents += _equivalents([arm for arm in arms if arm.architecture == name], errors)
     return TransferValue(
         name=config.name,
-        data=study.store.path.stem,
-        level_of_theory=study.store.attributes.level_of_theory,
-        split="test",
-        finished=len(done),
-        planned=len(cells),
+        data=store.path.stem,
+        level_of_theory=store.attributes.level_of_theory,
+        split=TESTED,
+        finished=len(study.runs),
+        planned=study.planned,
         tested=tested,
         steps={name: config.steps_of(name) for name in config.architectures},
-        rates=study.rates(),
-        learning_rates=study.learning_rates(),
+        rates=study.rates,
+        learning_rates=study.learning_rates,
         old_surface=old,
         arms=arms,
         answers=answers,
@@ -183,16 +206,20 @@ def transfer_value(study: TransferStudy) -> TransferValue:
     )
 
 
-def _load(study: TransferStudy, cells: Sequence[Any], seeds: Sequence[int]) -> Loaded:
-    folders = [cell.folder(study.folder) for cell in cells]
-    found: list[dict[tuple[Arm, int], RunFiles]] = []
-    for paths in (folders, [folder / "original" for folder in folders] if study.config.original else []):
-        runs = dict(zip([(cell.arm, cell.seed) for cell in cells], collect(paths) if paths else [], strict=False))
+def _load(study: Finished, architecture: str) -> Loaded:
+    mine = {key: folder for key, folder in study.runs.items() if key[0].architecture == architecture}
+    seeds = sorted({seed for _, seed in study.runs})
+
+    def read(folders: Sequence[Path]) -> dict[tuple[Arm, int], RunFiles]:
+        runs = dict(zip(mine, collect(folders), strict=True))
         for (arm, _), run in list(runs.items()):
             if (arm.start, arm.labels) == (PUBLISHED, BEFORE):  # one run, the same for all seeds
                 runs |= {(arm, seed): run for seed in seeds}
-        found.append(runs)
-    return Loaded(*found)
+        return runs
+
+    folders = list(mine.values())
+    old = read([folder / ORIGINAL for folder in folders]) if study.config.original is not None else {}
+    return Loaded(read(folders), old)
 
 
 def _measured(loaded: Loaded) -> list[tuple[str, str]]:
@@ -219,7 +246,7 @@ class Scales(Settings):
     scales: dict[str, dict[str, float]]
 
 
-def _arm(study: TransferStudy, arm: Arm, loaded: Loaded, known: Mapping[str, Errors]) -> ArmValue:
+def _arm(sets: TrainingSets, arm: Arm, loaded: Loaded, known: Mapping[str, Errors]) -> ArmValue:
     own = {seed: run.record for (one, seed), run in loaded.runs.items() if one == arm}
     records = [record for record in own.values() if record.status == "ok"]
     steps = [record.cost.seconds_per_step for record in records if record.cost.seconds_per_step is not None]
@@ -229,7 +256,7 @@ def _arm(study: TransferStudy, arm: Arm, loaded: Loaded, known: Mapping[str, Err
         if arm.key in found.labels and (one := found.estimate([arm.key], lambda rmse: rmse[..., 0])) is not None:
             errors.setdefault(split, {})[metric] = one
     before = arm.labels == BEFORE
-    sizes = [0 if before else len(study.sets.indices(fraction=arm.fraction, draw=seed)) for seed in own]
+    sizes = [0 if before else len(sets.indices(fraction=arm.fraction, draw=seed)) for seed in own]
     return ArmValue(
         **vars(arm),
         key=arm.key,

@@ -57,7 +57,7 @@ def make(tiny_store: Path) -> Make:
     return make
 
 
-PUBLISHED = {"forty": {"potential": {"name": "adapted:Forty"}}}
+PUBLISHED = {"forty": {"potential": {"name": "forty:Forty"}}}
 OTHER = {"elements": [9], "frames": 1, "sample": 2, "split": "test", "batch_size": 2}
 
 
