@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 from rich.console import Console
 
@@ -28,6 +27,7 @@ from hessgnn.data.structure import Structure
 from hessgnn.errors import ConfigError, DataError
 from hessgnn.factory.label_parts import LabellingSettings, Part, label_part, measure_part
 from hessgnn.factory.labels import LINE_COST, LINES, DirectionMaker, Measured, smoothness_of
+from hessgnn.factory.provenance import extended, labelled_records, records_of, relabelled
 from hessgnn.runtime.files import locked
 from hessgnn.runtime.processes import each
 from hessgnn.runtime.terminal import ProgressLog, time_left, work_bar
@@ -127,7 +127,7 @@ class Labelling:
     def _told(self) -> LabellingReport:
         """The report of the same labelling, which wrote the output; :class:`DataError` where another did."""
         with suppress(DataError):
-            for record in _labelled(_records(Store.open(self.output).attributes.provenance))[:1]:
+            for record in labelled_records(records_of(Store.open(self.output).attributes.provenance))[:1]:
                 if record.get("digest") == self._digest:
                     return LabellingReport(self.output, record["structures"], record["failed"], record["cost"])
         raise DataError("exists already", where=self.output, hint="give another name, or remove it first")
@@ -162,9 +162,8 @@ class Labelling:
     @cached_property
     def _own(self) -> NDArray[np.int64]:
         """Directions of the kind that is asked for that each structure has, ``(n,)``."""
-        owners = np.repeat(np.arange(len(self.store)), self.store.n_directions)
-        if self.settings.relabel:
-            owners = owners[:0]
+        kept = 0 if self.settings.relabel else self.store.n_directions
+        owners = np.repeat(np.arange(len(self.store)), kept)
         if len(owners):
             owners = owners[self.store.columns.rows("direction_kind", 0, len(owners)) == self._kind.encode()]
         return np.bincount(owners, minlength=len(self.store))
@@ -331,7 +330,7 @@ class Labelling:
             self.output,
             self._structures(parts),
             level_of_theory=self.engine.level_of_theory,
-            provenance=_extended(_relabelled(self.store) if wanted.relabel else attributes.provenance, record),
+            provenance=extended(relabelled(self.store) if wanted.relabel else attributes.provenance, record),
             versions=self.engine.versions() if wanted.relabel else join_versions(known_versions),
             hessian_dtype=attributes.hessian_dtype,
             split_by=attributes.split_by,
@@ -381,8 +380,8 @@ class Labelling:
 
 def engine_of(store: Store) -> dict[str, Any] | None:
     """Settings of the engine that a set was built or last labelled with, from its provenance, or ``None``."""
-    told = _records(store.attributes.provenance)
-    for record in (told.get("recipe"), *(one.get("settings") for one in _labelled(told))):
+    told = records_of(store.attributes.provenance)
+    for record in (told.get("recipe"), *(one.get("settings") for one in labelled_records(told))):
         if isinstance(record, dict) and isinstance(found := record.get("engine"), dict):
             return found
     return None
@@ -419,34 +418,3 @@ def choose(store: Store, names: Path | None, split: str | None) -> list[int] | N
 def _is_differenced(surface: Surface) -> bool:
     """Whether Hessians of a surface are differences of its forces."""
     return type(surface).second_derivatives is Surface.second_derivatives
-
-
-def _records(provenance: str) -> dict[str, Any]:
-    """Records of a provenance that is a mapping in YAML; none of any other."""
-    with suppress(yaml.YAMLError):
-        if isinstance(told := yaml.safe_load(provenance), dict):
-            return told
-    return {}
-
-
-def _labelled(told: dict[str, Any]) -> list[dict[str, Any]]:
-    """Records of :class:`Labelling` in a provenance, the last one first."""
-    return [told[key] for key in reversed(told) if str(key).startswith("labelled") and isinstance(told[key], dict)]
-
-
-def _relabelled(store: Store) -> str:
-    """Provenance of structures whose labels were dropped."""
-    facts = {"level_of_theory": store.attributes.level_of_theory, "content_hash": store.attributes.content_hash}
-    before = {"structures": {"file": store.path.name} | facts | {"provenance": store.attributes.provenance}}
-    return yaml.safe_dump(before, sort_keys=False, allow_unicode=True)
-
-
-def _extended(provenance: str, record: dict[str, Any]) -> str:
-    """Provenance with one record more; as YAML where it is a mapping, else below a key of its own."""
-    told = _records(provenance)
-    if provenance and not told:
-        return yaml.safe_dump({"labelled": record, "provenance": provenance}, sort_keys=False, allow_unicode=True)
-    number = len(_labelled(told))
-    key = f"labelled-{number + 1}" if number else "labelled"
-    added = yaml.safe_dump({key: record}, sort_keys=False, allow_unicode=True)
-    return f"{provenance.rstrip()}\n{added}" if provenance else added
