@@ -25,6 +25,29 @@ from hessgnn.runtime.files import write_text
 RESULTS = Path(__file__).parent / "results"
 
 
+def product_errors(store: Store) -> dict[str, Any]:
+    """How far products of differences are from those of the Hessian, where a structure has both.
+
+    ``relative``: root mean square over that of the product, and ``over_stored``: over the stored error; 5, 50 and 95 %.
+    """
+    relative: list[float] = []
+    over: list[float] = []
+    for structure in (store[int(i)] for i in np.flatnonzero(store.has_hessian & (store.n_directions > 0))):
+        assert structure.hessian is not None
+        assert structure.directions is not None
+        vectors, products = structure.directions.vectors, structure.directions.products
+        truth = (vectors.reshape(len(vectors), -1) @ structure.hessian).reshape(products.shape)
+        off, size = (np.sqrt(np.square(one).mean((1, 2))) for one in (products - truth, truth))
+        relative += (off / size).tolist()
+        over += (off / structure.directions.errors).tolist()
+    stored = np.concatenate([one.directions.errors for one in store if one.directions is not None])
+    quantiles = {"relative": np.array(relative), "over_stored": np.array(over), "stored": stored}
+    return {"number": len(relative)} | {
+        key: [float(f"{value:.3g}") for value in np.quantile(values, [0.05, 0.5, 0.95])]
+        for key, values in quantiles.items()
+    }
+
+
 def describe(store: Store) -> dict[str, Any]:
     """Everything that the page says of a store that the factory wrote."""
     told = yaml.safe_load(store.attributes.provenance)
@@ -51,12 +74,18 @@ def describe(store: Store) -> dict[str, Any]:
         },
         "familiar": familiar(store),
         "families": dict(sorted(Counter(facts["family"] for facts in reactions).items())),
-        "barriers": np.quantile([facts["barrier"] for facts in reactions], [0, 0.05, 0.5, 0.95, 1]).round(3).tolist(),
+        "barriers": _quantiles([facts["barrier"] for facts in reactions]),
         "reactions_failed": sum("/" in name and name.count("/") == 1 for name in told["failed"]),
         "failed": told["failed"],
         "gradients": sum(facts["gradients"] for facts in tasks),
         "seconds": round(seconds),
+        "labelled": {key: told[key]["cost"] for key in told if key.startswith("labelled")},
+        "products": product_errors(store) if store.n_directions.any() else None,
     }
+
+
+def _quantiles(values: list[float]) -> list[float]:
+    return np.quantile(values, [0, 0.05, 0.5, 0.95, 1]).round(3).tolist() if values else []
 
 
 def main() -> None:

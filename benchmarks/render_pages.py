@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from pages import controls, datasets, experiment, gpu, labels, reference, selection, speed, wording
+from pages import adapted, controls, datasets, experiment, gpu, labels, reference, selection, speed, transfers, wording
 from pages.experiment import Experiment
 from pages.markdown import wrapped
 from pages.stored import ROOT, Stored
@@ -103,7 +103,19 @@ class Pages:
         """What templates may call: readers of results by their own names, other functions by their module."""
         own = [getattr(self.stored, name) for name in ("json", "has", "names", "typed", "settings", "rows")]
         own += [wording.require, wording.joined, floor_plan, zip, self.taken]
-        modules = (controls, datasets, experiment, gpu, labels, reference, selection, speed, statistics)
+        modules = (
+            adapted,
+            controls,
+            datasets,
+            experiment,
+            gpu,
+            labels,
+            reference,
+            selection,
+            speed,
+            statistics,
+            transfers,
+        )
         return {
             **{helper.__name__: helper for helper in own},
             **{module.__name__.rpartition(".")[2]: module for module in modules},
@@ -125,7 +137,7 @@ def main() -> int:
         "--take",
         type=Path,
         metavar="RUN",
-        help="a finished sweep, runs/reference or runs/quickstart; or the study runs/labels",
+        help="a finished sweep, runs/reference or runs/quickstart; or a study: runs/labels, finetune or transfer",
     )
     options = parser.parse_args()
     try:

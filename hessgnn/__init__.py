@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from hessgnn.data.batch import Batch
     from hessgnn.errors import UserError
     from hessgnn.evaluation.evaluate import evaluate
-    from hessgnn.potentials.base import Potential, PotentialConfig, create, register
+    from hessgnn.potentials.base import Potential, PotentialConfig, TotalEnergyPotential, create, register
     from hessgnn.potentials.saved import load
     from hessgnn.training.config import RunConfig
     from hessgnn.training.trainer import train
@@ -28,6 +28,7 @@ __all__ = [
     "PotentialConfig",
     "Prediction",
     "RunConfig",
+    "TotalEnergyPotential",
     "UserError",
     "create",
     "evaluate",
@@ -42,6 +43,7 @@ _HOME = {
     "PotentialConfig": "hessgnn.potentials.base",
     "Prediction": "hessgnn.curvature.model",
     "RunConfig": "hessgnn.training.config",
+    "TotalEnergyPotential": "hessgnn.potentials.base",
     "UserError": "hessgnn.errors",
     "create": "hessgnn.potentials.base",
     "evaluate": "hessgnn.evaluation.evaluate",

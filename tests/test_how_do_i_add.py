@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import shlex
 import shutil
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from tiny_store import PROBED, write_tiny_store
 from typer.testing import CliRunner
 
@@ -70,6 +72,33 @@ def commands(example: str) -> list[list[str]]:
 def a_potential(folder: Path, output: list[str]) -> None:
     assert "PairPotential" in output[0]
     assert type(hessgnn.load(folder / "runs" / "pairs")).__name__ == "PairPotential"
+
+
+LONGEST_WRAPPER = 25
+"""Lines that wrapping a model may take."""
+
+
+def a_model(folder: Path, output: list[str]) -> None:
+    assert "0 failed, 0 skipped" in output[0]
+    assert "Potential" not in (folder / "my_model.py").read_text(encoding="utf-8")
+    for wrapper in ("my_wrapper.py", "my_adapter.py"):
+        lines = (folder / wrapper).read_text(encoding="utf-8").splitlines()
+        assert len([line for line in lines if line.strip()]) <= LONGEST_WRAPPER
+    assert type(hessgnn.load(folder / "runs" / "mine")).__name__ == "MyPotential"
+    trained, published = hessgnn.load(folder / "runs" / "trained"), torch.load(folder / "mine.pt", weights_only=True)
+    weights = trained.state_dict()
+    assert {f"model.{name}" for name in published} < set(weights)
+    steps = [(weights[f"model.{name}"] - value).abs().max() for name, value in published.items()]
+    assert 0 < max(steps) < 0.05  # two steps away from where it started
+
+
+def trained_weights(folder: Path) -> None:
+    torch.manual_seed(0)
+    torch.save(importlib.import_module("my_model").MyModel(cutoff=5.0).state_dict(), folder / "mine.pt")
+
+
+PREPARATIONS: dict[str, Callable[[Path], None]] = {"A model that you have": trained_weights}
+"""What the files of an example leave to its reader."""
 
 
 def closed_form(folder: Path, output: list[str]) -> None:
@@ -144,6 +173,7 @@ def a_format(folder: Path, output: list[str]) -> None:
 
 CHECKS: dict[str, Callable[[Path, list[str]], None]] = {
     "A potential": a_potential,
+    "A model that you have": a_model,
     "Closed-form derivatives": closed_form,
     "A kind of probes": probes,
     "An optimiser": an_optimiser,
@@ -166,6 +196,7 @@ def test_every_example_is_tried() -> None:
 def test_the_example_works(name: str, folder: Path) -> None:
     for file, content in files(EXAMPLES[name]).items():
         (folder / file).write_text(content, encoding="utf-8")
+    PREPARATIONS.get(name, lambda folder: None)(folder)
     output = []
     for words in commands(EXAMPLES[name]):
         result = CliRunner().invoke(app, words)

@@ -55,6 +55,27 @@ def product_table(record: Mapping[str, Any]) -> str:
     return table(["scheme, step / Å", *kinds], rows)
 
 
+def grid_table(record: Mapping[str, Any]) -> str:
+    """Errors of Hessians by grid, from ``benchmarks/dft_hessians.py``: worst of all structures, sum of times."""
+    cells: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
+    for row in record["rows"]:
+        cells.setdefault((row["how"], row["grid_level"]), []).append(row)
+    names = {
+        "differences": "central differences",
+        "response": "analytic, `grid_response`",
+        "plain": "analytic, without",
+    }
+    rows = [
+        [
+            f"{names[how]}, grid {level}",
+            *(f"{max(row[key] for row in found):.1e}" for key in ("relative", "largest", "sum_rule")),
+            f"{sum(row['seconds'] for row in found):.0f}",
+        ]
+        for (how, level), found in cells.items()
+    ]
+    return table(["Hessian", "relative", "largest / eV/Å²", "sum rule / eV/Å²", "time / s"], rows)
+
+
 def step_table(record: Mapping[str, Any], chosen: tuple[float, float]) -> str:
     """Errors of finite differences by step and accuracy, from ``benchmarks/hessian_step.py``."""
     accuracies = sorted({row["accuracy"] for row in record["rows"]}, reverse=True)

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from hessgnn.errors import DataError
 from hessgnn.experiments.label_value import LabelValue
+from hessgnn.experiments.transfer_value import TransferValue
 from hessgnn.leaderboard.board import Leaderboard
 from hessgnn.runtime.files import write_text
 from pages.curves import draw_curve
@@ -29,7 +30,7 @@ def take(run: Path, written: Path, results: Path) -> list[Path]:
     Parameters
     ----------
     run
-        Folder of a finished sweep, such as ``runs/reference``.
+        Folder of a finished sweep, such as ``runs/reference``; or of a study, finished or not.
     written
         ``docs/results``.
     results
@@ -47,6 +48,8 @@ def take(run: Path, written: Path, results: Path) -> list[Path]:
         When the sweep is not finished, is none that pages are about, or ran on other data than they describe; nothing
         is written then.
     """
+    if (run / "transfer.json").is_file():
+        return [_take_transfer(run / "transfer.json", results)]
     if (run / "labels.json").is_file():
         return _take_labels(run / "labels.json", results / "labels-study.json", written / "labels.svg")
     try:
@@ -90,6 +93,22 @@ def _take_labels(source: Path, target: Path, figure: Path) -> list[Path]:
     write_text(target, f'{text},\n "points": [\n  ' + ",\n  ".join(points) + "\n ]\n}\n")
     draw_curve(found, figure)
     return [target, figure]
+
+
+def _take_transfer(source: Path, results: Path) -> Path:
+    """What a transfer study found out, finished or not; with five digits, on few lines."""
+    found = TransferValue.model_validate_json(source.read_text(encoding="utf-8"))
+    content = rounded(found.model_dump(mode="json"))
+    lists = {key: [json.dumps(one, ensure_ascii=False) for one in content.pop(key)] for key in _LISTS}
+    text = json.dumps(content, indent=1, ensure_ascii=False).removesuffix("\n}")
+    for key, lines in lists.items():
+        text += f',\n "{key}": [' + ("\n  " + ",\n  ".join(lines) + "\n ]" if lines else "]")
+    target = results / f"{found.name}-study.json"
+    write_text(target, text + "\n}\n")
+    return target
+
+
+_LISTS = ("arms", "answers", "equivalents")
 
 
 def rounded(content: Any) -> Any:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from hessgnn.testing import Examination
 
 Name = Annotated[str, typer.Argument(metavar="NAME|module:Class", help="A potential, as configs name it.")]
 Assignments = Annotated[list[str] | None, typer.Argument(help="Settings of the potential, such as width=16.")]
@@ -17,37 +20,74 @@ def check(
     name: Name,
     settings: Assignments = None,
     device: Annotated[str, typer.Option(help="Device to compute on.")] = "cpu",
+    cost: Annotated[
+        bool, typer.Option("--cost", help="Also time training steps and a Hessian, a minute or so.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check that a potential fulfils the contract for training on Hessians; exit status 1 if it does not."""
-    from hessgnn.runtime.config import override
-    from hessgnn.testing import check_potential  # late: torch and its company take seconds to import
+    """Check that a potential fulfils the contract for training on Hessians, and say what it is fit for.
 
-    console = Console()
+    Exit status 1 if it breaks an item without a declared reason.
+    """
+    import json
+
+    from hessgnn.runtime.config import override
+    from hessgnn.testing import examine  # late: torch and its company take seconds to import
+
+    console = Console(stderr=as_json)
+    given = override({}, settings or [])
     with console.status(f"checking {escape(name)}"):
-        outcomes = check_potential(name, override({}, settings or []), device=device)
+        found = examine(name, given, device=device)
+    costs = None
+    if cost:
+        from hessgnn_bench.adapted import costs_of
+
+        with console.status(f"timing {escape(name)}"):
+            costs = costs_of(name, given, device)
+    if as_json:
+        typer.echo(json.dumps({"potential": name, "settings": given, **found.to_json(), "cost": costs}, indent=1))
+    else:
+        _show(console, name, found)
+        for line in [] if costs is None else costs["lines"]:
+            console.print(escape(line), highlight=False, soft_wrap=True)
+    if found.counts()["failed"]:
+        raise typer.Exit(1)
+
+
+def _show(console: Console, name: str, found: Examination) -> None:
     table = Table("item", "outcome", "what is required, or what was found", title=escape(name), title_justify="left")
-    for outcome in outcomes:
+    shown: dict[str, str] = {}
+    for outcome in found.outcomes:
         if outcome.passed:
             verdict, text = "[green]passed[/]", escape(outcome.item.requirement)
         elif outcome.failed:
-            verdict, text = (
-                "[red]failed[/]",
-                f"{escape(outcome.message)}\n[bold]Hint:[/] {escape(outcome.item.hint)}",
-            )
+            first = shown.setdefault(outcome.message, outcome.item.name)
+            again = f"as in {first}" if first != outcome.item.name else escape(outcome.message)
+            verdict, text = "[red]failed[/]", f"{again}\n[bold]Hint:[/] {escape(outcome.item.hint)}"
         else:
-            verdict, text = "[yellow]skipped[/]", escape(f"not C²: {outcome.skipped_reason}")
+            measured = f" ({outcome.message})" if outcome.message else ""
+            verdict, text = "[yellow]skipped[/]", escape(f"declared: {outcome.skipped_reason}{measured}")
         table.add_row(outcome.item.name, verdict, text)
     console.print(table)
-    failed, skipped = sum(o.failed for o in outcomes), sum(o.skipped_reason is not None for o in outcomes)
-    passed = len(outcomes) - failed - skipped
-    console.print(f"{passed} of {len(outcomes)} items passed, {failed} failed, {skipped} skipped")
-    if failed:
-        raise typer.Exit(1)
+    counts = found.counts()
+    console.print(
+        f"{counts['passed']} of {len(found.outcomes)} items passed, {counts['failed']} failed, "
+        f"{counts['skipped']} skipped"
+    )
+    uses = Table("fit for", "", "")
+    colours = {"yes": "green", "limited": "yellow", "no": "red"}
+    for use in found.uses:
+        uses.add_row(use.name, f"[{colours[use.verdict]}]{use.verdict}[/]", escape(use.reason))
+    console.print(uses)
+    error = "not computed" if found.hessian_error is None else f"{found.hessian_error:.0e} off"
+    jump = "none found" if found.jump is None else f"{found.jump.quantity} by {found.jump.height:.0e} of its usual "
+    jump += "" if found.jump is None else f"magnitude, at a distance of {found.jump.distance:.3f} Å"
+    console.print(f"Hessian against differences of the forces: {error}. Jumps: {jump}", highlight=False, soft_wrap=True)
 
 
 def schema(
     what: Annotated[
-        str, typer.Argument(help="record (one entry of a leaderboard), leaderboard, train, sweep or study.")
+        str, typer.Argument(help="record (one entry of a leaderboard), leaderboard, train, sweep, study or transfer.")
     ] = "record",
 ) -> None:
     """Print the JSON schema of a file that hessgnn reads or writes."""
@@ -56,6 +96,7 @@ def schema(
     from hessgnn.errors import ConfigError, did_you_mean
     from hessgnn.evaluation.record import Record
     from hessgnn.experiments.config import StudyConfig
+    from hessgnn.experiments.transfer_config import TransferConfig
     from hessgnn.leaderboard.board import Leaderboard
     from hessgnn.runtime.config import Settings
     from hessgnn.sweep.config import SweepConfig
@@ -67,6 +108,7 @@ def schema(
         "train": RunConfig,
         "sweep": SweepConfig,
         "study": StudyConfig,
+        "transfer": TransferConfig,
     }
     if what not in published:
         raise ConfigError("has no schema", where=what, hint=did_you_mean(what, published))

@@ -179,18 +179,22 @@ def split(
         str, typer.Option(help="shares of the stationary points in train, validation and test")
     ] = "0.8,0.1,0.1",
     seed: Annotated[int, typer.Option(min=0)] = 0,
+    frames: Annotated[
+        Literal["apart", "together"], typer.Option(help="frames in splits of their kinds, or together with the rest")
+    ] = "apart",
 ) -> None:
     """Make new splits, by whole molecules with their complexes, compositions or reactions, or over structures.
 
     Frames of test families go to irc, nms or thermal, those of training families to irc-known and so on, and those of
-    validation families are the split validation. Splits of other names stay as they are.
+    validation families are the split validation; with --frames together they stay with their families. Splits of other
+    names stay as they are.
     """
     from hessgnn.data.store.families import resplit
 
     shares = _fractions(fractions)
     if output.exists():
         raise DataError("exists already", where=output, hint="give another name, or remove it first")
-    made = resplit(Store.open(data), output, by=by, fractions=shares, seed=seed)
+    made = resplit(Store.open(data), output, by=by, fractions=shares, seed=seed, together=frames == "together")
     counts = ", ".join(f"{name} {count}" for name, count in made.splits.items())
     say(Console(), f"{output}: {counts}; splits {made.attributes.split_hash[:16]}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from statistics import mean
 
@@ -12,13 +13,16 @@ from rich.table import Table
 from hessgnn.data.store.store import Store
 from hessgnn.errors import UserError
 from hessgnn.experiments.config import StudyConfig
-from hessgnn.experiments.job import Event, JobFinished, JobLog, JobProgress, Note
+from hessgnn.experiments.job import Event, JobFinished, JobLog, JobProgress, Note, Observer
 from hessgnn.experiments.labels import TrainingSets
 from hessgnn.experiments.study import cells_of
 from hessgnn.experiments.study import report as report_study
 from hessgnn.experiments.study import study as run_study
+from hessgnn.experiments.transfer import cells_of as transfer_cells
+from hessgnn.experiments.transfer import report_transfer, run_transfer
+from hessgnn.experiments.transfer_config import TransferConfig
 from hessgnn.leaderboard.report import compare
-from hessgnn.runtime.config import load
+from hessgnn.runtime.config import load, read_yaml
 from hessgnn.runtime.files import find_resource
 from hessgnn.runtime.terminal import ProgressLog, say
 from hessgnn.training import bar
@@ -30,8 +34,11 @@ def study(config: Path, overrides: list[str], *, output: Path | None, dry_run: b
 
     ``report`` only writes the report of what is finished.
     """
-    console = Console()
-    settings = load(StudyConfig, find_resource(config), overrides)
+    console, path = Console(), find_resource(config)
+    if read_yaml(path).get("kind") is not None:
+        transfer(load(TransferConfig, path, overrides), console, output=output, dry_run=dry_run, report=report)
+        return
+    settings = load(StudyConfig, path, overrides)
     folder = output or Path("runs") / settings.name
     console.print(_plan_table(settings, folder))
     if dry_run:
@@ -50,11 +57,43 @@ def study(config: Path, overrides: list[str], *, output: Path | None, dry_run: b
     validations = [settings.run_config(name, {}, steps=1, seed=0).validation for name in settings.architectures]
     console.print(bar.legend(hessian=any(one.compares_hessians for one in validations)), style="dim")
     log = ProgressLog(console, folder / "study.log")
-    jobs, cells = JobLog(log), cells_of(settings)
+    runs = [str(cell.folder(folder)) for cell in cells_of(settings)]
+    records = _watched(lambda observer: run_study(settings, folder, observer), runs, console, log)
+    compare(records, folder / "leaderboard", f"What Hessians buy: {settings.name}", console)
+    log.line("report", f"{folder / 'study.html'} and {folder / 'leaderboard'} written")
+    say(console, f"study: {folder / 'study.html'}")
+
+
+def transfer(settings: TransferConfig, console: Console, *, output: Path | None, dry_run: bool, report: bool) -> None:
+    """Run a transfer study, or print its plan, or write its report."""
+    folder = output or Path("runs") / settings.name
+    console.print(_transfer_table(settings, folder))
+    if dry_run:
+        from hessgnn.sweep.measure import estimates
+        from hessgnn.sweep.view import estimate_table
+
+        with console.status("measuring a few steps of each architecture"):
+            measured = estimates(settings)
+        console.print(estimate_table(settings, measured))
+        return
+    if report:
+        value = report_transfer(settings, folder)
+        say(console, f"{value.finished} of {value.planned} trainings are finished: {folder / 'study.html'}")
+        return
+    log = ProgressLog(console, folder / "study.log")
+    runs = [str(cell.folder(folder)) for cell in transfer_cells(settings)]
+    records = _watched(lambda observer: run_transfer(settings, folder, observer), runs, console, log)
+    compare(records, folder / "leaderboard", f"Transfer: {settings.name}", console)
+    log.line("report", f"{folder / 'study.html'} and {folder / 'leaderboard'} written")
+    say(console, f"study: {folder / 'study.html'}")
+
+
+def _watched(run: Callable[[Observer], list[Path]], cells: list[str], console: Console, log: ProgressLog) -> list[Path]:
+    """Run with a bar for each running job and one for all; ``cells`` are the folders that count."""
+    jobs, runs = JobLog(log), set(cells)
     with bar.progress_bar(console) as progress:
         whole = progress.add_task("[bold]whole study", total=len(cells), errors="runs")
         lines: dict[str, TaskID] = {}
-        runs = {str(cell.folder(folder)) for cell in cells}
 
         def observer(event: Event) -> None:
             jobs.observe(event)
@@ -74,11 +113,31 @@ def study(config: Path, overrides: list[str], *, output: Path | None, dry_run: b
                 if event.point is not None:
                     progress.update(lines[key], errors=bar.describe(event.point))
 
-        records = run_study(settings, folder, observer)
+        records = run(observer)
         progress.update(whole, completed=len(cells))
-    compare(records, folder / "leaderboard", f"What Hessians buy: {settings.name}", console)
-    log.line("report", f"{folder / 'study.html'} and {folder / 'leaderboard'} written")
-    say(console, f"study: {folder / 'study.html'}")
+    return records
+
+
+def _transfer_table(settings: TransferConfig, folder: Path) -> Table:
+    table = Table(title=f"transfer study {settings.name} into {folder}", show_header=False)
+    table.add_row("architectures", ", ".join(settings.architectures))
+    table.add_row("starts", ", ".join(settings.starts))
+    table.add_row("labels", ", ".join(settings.regimes))
+    table.add_row("data", ", ".join(f"{100 * fraction:g} %" for fraction in settings.fractions))
+    table.add_row("replay", ", ".join(str(number) if number else "none" for number in settings.replay))
+    table.add_row("seeds", ", ".join(map(str, settings.seeds)))
+    table.add_row("steps", ", ".join(f"{name} {settings.steps_of(name):,}" for name in settings.architectures))
+    table.add_row("evaluated by", ", ".join(settings.tasks))
+    cells = transfer_cells(settings)
+    text = f"{len(cells)} runs"
+    if settings.pretraining is not None:
+        before = len(settings.seeds) * len(settings.architectures) * len(settings.pretraining.regimes)
+        text += f", {before} pre-trainings of {settings.pretraining.steps:,} steps"
+    if (trials := len(settings.rate_trials())) > 0:
+        text += f", {trials} short ones for the learning rates"
+    table.add_row("in all", text)
+    table.add_row("workers", f"{settings.workers} processes")
+    return table
 
 
 def _plan_table(settings: StudyConfig, folder: Path) -> Table:

@@ -162,6 +162,9 @@ def _with_products(
 MEMORY = 2**30
 """Bytes that the products of one chunk may take, roughly."""
 
+MOST = 2**16
+"""Products of a chunk where nothing else limits it."""
+
 MOST_BY_FORMULAS = 8
 """Products of a chunk by a model's own formulas: more do not fit the cache, fewer repeat the force pass too often."""
 
@@ -220,7 +223,7 @@ class Chunks:
             saved = _Bytes()
             with torch.enable_grad(), saved.counted():
                 shared = graph_of(potential, batch, derivatives=2, create_graph=True)
-            size = size or max(1, self.memory // max(1, saved.total))
+            size = size or max(1, min(self.memory // max(1, saved.total), _most_at_once(potential, batch)))
         assert size is not None
         if backend == "auto":
             sample = batch.positions.new_zeros(min(size, number), *batch.positions.shape)
@@ -246,6 +249,12 @@ class Chunks:
         require_sound_modules(potential, batch)
         for part in torch.arange(number).split(size):
             yield part, potential.derivatives(batch, vectors(part))[2]
+
+
+def _most_at_once(potential: EnergyModel, batch: Batch) -> int:
+    """Products that a potential wants to form in one pass at most; a GPU takes as many as fit into its memory."""
+    most: int | None = getattr(potential, "products_at_once", None)
+    return MOST if most is None or batch.positions.is_cuda else most
 
 
 class _Bytes:

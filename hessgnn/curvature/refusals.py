@@ -23,8 +23,10 @@ from hessgnn.errors import UserError
 
 _PRECISE = (torch.float32, torch.float64)
 _CONVERT = "convert potential and batch to float32 or float64"
+_OUT_OF_PLACE = "replace in-place operations (+=, add_, clamp_, index assignment) by ones that make a new tensor"
 _REPLACE = "replace it by operations that torch differentiates twice, and let `hessgnn check` try them"
 _NOT_IMPLEMENTED = re.compile(r"derivative for '?(?:aten::)?(\w+).*is not implemented", re.DOTALL)
+_IN_PLACE = re.compile(r"modified by an inplace operation(?:.*which is output \d+ of (?:aten::)?(\w+))?", re.DOTALL)
 _NO_BACKWARD = "must implement either the backward or vjp"
 
 _MARK = once_differentiable(print).__code__
@@ -89,13 +91,17 @@ def require_connected(potential: EnergyModel, batch: Batch, output: Tensor, what
 
 @contextmanager
 def explained(potential: EnergyModel, batch: Batch) -> Iterator[None]:
-    """Replace torch's error about a derivative that is not implemented by a :class:`UserError`.
+    """Replace torch's errors about missing derivatives and in-place operations by a :class:`UserError`.
 
     It names the operation and the module. Other errors pass.
     """
     try:
         yield
     except RuntimeError as error:
+        if (changed := _IN_PLACE.search(str(error))) is not None:
+            result = f"the result of {changed.group(1)}" if changed.group(1) else "a result"
+            what = f"an in-place operation changes {result}, which the derivatives need"
+            raise UserError(what, where=type(potential).__qualname__, hint=_OUT_OF_PLACE) from error
         found = _NOT_IMPLEMENTED.search(str(error))
         if found is None and _NO_BACKWARD not in str(error):
             raise

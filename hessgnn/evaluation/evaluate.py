@@ -138,8 +138,25 @@ def evaluate_calculator(
     and results go into ``folder``; the other arguments are those of :func:`evaluate`. Raises
     :class:`~hessgnn.errors.UserError` when the calculator cannot be made, or a name is unknown.
     """
-    names = chosen_tasks(tasks)
     surface = surface_from_import_path(import_path)
+    return evaluate_surface(
+        surface, data, folder, tasks=tasks, splits=splits, settings=settings, processes=processes, observer=observer
+    )
+
+
+def evaluate_surface(
+    surface: Surface,
+    data: str | Path,
+    folder: str | Path,
+    *,
+    tasks: Sequence[str] = DEFAULT_TASKS,
+    splits: Sequence[str] | None = None,
+    settings: TaskSettings | None = None,
+    processes: int = 1,
+    observer: ProgressCallback | None = None,
+) -> Record:
+    """Evaluate a surface that no run of this package has made, see :func:`evaluate_calculator`."""
+    names = chosen_tasks(tasks)
     store, path = Store.open(data), Path(folder) / "record.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     record = Record(

@@ -133,6 +133,8 @@ class Errors:
         run is missing.
     counts
         ``(families,)``: structures.
+    power
+        2: root mean squares are compared; 1: means, and ``squares`` holds sums of the errors themselves.
     """
 
     labels: tuple[str, ...]
@@ -141,9 +143,12 @@ class Errors:
     squares: Array
     logs: Array
     counts: Array
+    power: int = 2
 
     @classmethod
-    def of(cls, values: Mapping[tuple[str, int], Mapping[str, float]], family: Mapping[str, str]) -> Errors:
+    def of(
+        cls, values: Mapping[tuple[str, int], Mapping[str, float]], family: Mapping[str, str], power: int = 2
+    ) -> Errors:
         """Sum up what is known of each structure: (labels, seed) -> structure -> error."""
         labels = tuple(dict.fromkeys(name for name, _ in values))
         seeds = tuple(sorted({seed for _, seed in values}))
@@ -156,10 +161,10 @@ class Errors:
         for (name, seed), found in values.items():
             errors = np.array([found[structure] for structure in structures])
             place = labels.index(name), seeds.index(seed)
-            squares[place] = np.bincount(member, weights=errors**2, minlength=len(families))
+            squares[place] = np.bincount(member, weights=errors**power, minlength=len(families))
             smooth = np.log(np.maximum(errors, 1e-9))
             logs[place] = np.bincount(member, weights=smooth, minlength=len(families)) / counts
-        return cls(labels, seeds, families, squares, logs, counts)
+        return cls(labels, seeds, families, squares, logs, counts, power)
 
     def known(self, labels: Sequence[str]) -> NDArray[np.bool_]:
         """Trainings that all of some sets of labels have, ``(seeds,)``."""
@@ -183,8 +188,11 @@ class Errors:
         n, trainings = len(self.families), squares.shape[1]
         weights = rng.multinomial(n, np.full(n, 1 / n), size=DRAWS).astype(np.float64)
         chosen = rng.multinomial(trainings, np.full(trainings, 1 / trainings), size=DRAWS) / trainings
-        rmse = np.sqrt(np.einsum("lsf,bf->bls", squares, weights) / (weights @ self.counts)[:, None, None])
-        point = np.sqrt(squares.sum(-1) / self.counts.sum()).mean(-1)
+        means = np.einsum("lsf,bf->bls", squares, weights) / (weights @ self.counts)[:, None, None]
+        rmse, point = means, (squares.sum(-1) / self.counts.sum())
+        if self.power == 2:
+            rmse, point = np.sqrt(rmse), np.sqrt(point)
+        point = point.mean(-1)
         return point, np.einsum("bls,bs->bl", rmse, chosen)
 
     def estimate(self, labels: Sequence[str], number: Callable[[Array], Array]) -> Estimate | None:

@@ -77,11 +77,11 @@ def half_of(store: Store, split: str, fraction: float, seed: Seed) -> set[int]:
 
 
 def _shuffled(store: Store, split: str, fraction: float, seed: Seed) -> list[int]:
-    """Structures of a part that have a Hessian, unit by unit, at random within each."""
+    """Structures of a part that have a Hessian or products, unit by unit, at random within each."""
     order, unit_of = _ordered_units(store, split, seed), units(store, split)
     members: dict[str, list[int]] = {}
     for i in store.indices(split):
-        if store.has_hessian[i]:
+        if store.has_curvature[i]:
             members.setdefault(unit_of[int(i)], []).append(int(i))
     rng = np.random.default_rng((*_as_tuple(seed), 1))
     return [
@@ -195,12 +195,17 @@ class TrainingSets:
         self.labels, self._data = config.labels, config.data
         require_sound(store, [*store.indices(self._data.train), *store.indices(self._data.validation)])
         measured = self.labels.hessian_gradients == "measured"
-        made = any(label_set(regime).needs_engine for regime in config.regimes)
+        made = any(label_set(one).needs_engine and not self._holds(label_set(one)) for one in config.regimes)
         if measured or made:  # said before anything else is done
             require_same_level(store, make_engine(self.labels.engine))
         self.hessian_gradients = self._measured() if measured else float(self.labels.hessian_gradients)
         self._parts: dict[tuple[float, int], list[int]] = {}
         self._reference_parts: dict[tuple[float, int], list[int]] = {}
+
+    def _holds(self, wanted: LabelSet) -> bool:
+        """Whether all training structures have such products in the data."""
+        found = [self.store[int(i)].directions for i in self.store.indices(self._data.train) if wanted.products]
+        return bool(found) and all(d and d.kinds.count(wanted.directions) >= wanted.products for d in found)
 
     def indices(self, *, fraction: float, draw: int) -> list[int]:
         """Structures of the part, without displaced frames, by their places in the store."""
@@ -302,7 +307,8 @@ class TrainingSets:
         if not label_set(kind).has_curvature:
             return set()
         shuffled = _shuffled(self.store, self._data.train, fraction, (self.labels.seed, draw))
-        return set(shuffled[:: label_set(kind).every]) - self._moved(kind, fraction, draw)
+        chosen = set(shuffled[:: label_set(kind).every]) - self._moved(kind, fraction, draw)
+        return {i for i in chosen if self.store.has_hessian[i]} if label_set(kind).hessians else chosen
 
     def validation_gradients(self, architecture: str) -> int:
         """Count what the labels of the validation split cost, in gradients of the engine.
@@ -379,8 +385,7 @@ class TrainingSets:
         return len(counts) > 0 and int(np.linalg.matrix_rank(counts.astype(np.float64))) == len(elements)
 
     def _write(self, path: Path, kind: StudyRegime, fraction: float, draw: int, labels: LabelSettings) -> None:
-        store, data = self.store, self._data
-        part = self.indices(fraction=fraction, draw=draw)
+        store, data, part = self.store, self._data, self.indices(fraction=fraction, draw=draw)
         wanted, cache = label_set(kind), self.folder
         moved, labelled = self._moved(kind, fraction, draw), self._labelled(kind, fraction, draw)
         structures = {i: store[i] for i in part}
@@ -390,7 +395,7 @@ class TrainingSets:
         products = {
             i: ProductJob(cache / "products", structures[i], wanted.products, labels, draw, wanted.directions)
             for i in sorted(labelled)
-            if wanted.directions
+            if wanted.directions and not self._holds(wanted)
         }
         jobs: list[LabelJob[Any]] = [*frames.values(), *products.values()]
         make_labels(jobs, self.config.workers, partial(self._tell, path), path)
@@ -398,6 +403,10 @@ class TrainingSets:
         for i, structure in structures.items():
             if i in products and len(found := products[i].labels()):
                 structure = replace(structure, directions=found)
+            elif wanted.products and structure.directions is not None:  # those of the data
+                own = [k for k, kind in enumerate(structure.directions.kinds) if kind == wanted.directions]
+                given = structure.directions.select(own[: wanted.products]) if i in labelled else None
+                structure = replace(structure, directions=given)
             if wanted.name not in ("E", "E-F") and not (wanted.hessians and i in labelled):
                 structure = replace(structure, hessian=None, hessian_asymmetry=None)  # it is not paid for
             kept.append(structure)
@@ -406,12 +415,18 @@ class TrainingSets:
             [
                 *kept,
                 *(frame for job in frames.values() for frame in job.labels()),
-                *(store[int(i)] for i in store.indices(data.validation)),
+                *self._validation(part),
             ],
             level_of_theory=store.attributes.level_of_theory,
             provenance=f"{fraction:g} of {data.train} of {store.path.stem}, labels {kind}",
             hessian_dtype=store.attributes.hessian_dtype,
         )
+
+    def _validation(self, part: Sequence[int]) -> list[Structure]:
+        """The validation split; beside a part that lacks an element, which cannot be learnt, without its structures."""
+        known = self.store.elements(part)
+        found = [self.store[int(i)] for i in self.store.indices(self._data.validation)]
+        return [structure for structure in found if np.isin(structure.numbers, known).all()] or found
 
     def _n_frames(self, wanted: LabelSet, i: int) -> int:
         return wanted.frames or n_frames(self.store.n_atoms[i], self.hessian_gradients)

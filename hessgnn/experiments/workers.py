@@ -116,10 +116,10 @@ class JobScheduler:
         except CancelledError:  # it had not begun
             raise Stopped from None
 
-    def submit_recorded(self, job: Job) -> None:
+    def submit_recorded(self, job: Job, *, work: Work = run_job) -> None:
         """Do a job that is evaluated, and wait for it; where it gave nothing, its record says why."""
         try:
-            result = self.submit(job)
+            result = self.submit(job, work=work)
         except WorkerDied as error:
             record_job_failure(job, error.what)
         else:

@@ -43,7 +43,7 @@ from hessgnn.molecules.geometry import same_shape, sorted_distances
 from hessgnn.runtime.config import dump
 from hessgnn.runtime.files import write_text
 from hessgnn.runtime.processes import each
-from hessgnn.runtime.terminal import ProgressLog, work_bar
+from hessgnn.runtime.terminal import ProgressLog, time_left, work_bar
 from hessgnn.surface.base import Surface, SurfaceError
 from hessgnn.surface.differences import GRADIENTS, LINE_CALLS
 from hessgnn.surface.engines.base import make_engine
@@ -95,8 +95,10 @@ class BuildJob(ABC):
             structures, reasons = _directed(maker, structures)
             failed |= reasons
             facts |= {} if maker.cheap is None else {"gradients_for_modes": maker.cheap.calls.gradients}
-        if not recipe.labels.hessian:  # those of stationary points were needed to verify them
-            structures = [replace(one, hessian=None, hessian_asymmetry=None) for one in structures]
+        structures = [  # others were needed to verify stationary points, or to displace frames
+            one if recipe.labels.wants_hessian(one.kind) else replace(one, hessian=None, hessian_asymmetry=None)
+            for one in structures
+        ]
         cost = {"seconds": round(time.perf_counter() - began, 2), "gradients": surface.calls.gradients - before}
         return JobResult(structures, failed, facts | cost)
 
@@ -122,9 +124,16 @@ class MoleculeJob(BuildJob):
 
     def stationary(self, recipe: Recipe, surface: Surface) -> tuple[list[Structure], dict[str, Any]]:
         """The minimum."""
-        well = recipe.minimum
-        found = find_minimum(surface, self.start, well.fmax, well.max_steps, pushes=well.pushes, far=None)
-        return [label(surface, found.atoms, name=self.name, kind=MINIMUM, hessian=found.hessian)], {}
+        well, start, hessian = recipe.minimum, self.start, None
+        if well.first is not None:
+            # What is no minimum there may still be one here.
+            cheap = find_minimum(
+                make_engine(well.first), start, well.fmax, well.max_steps, pushes=well.pushes, far=None, prove=False
+            )
+            start, hessian = cheap.atoms, cheap.hessian.symmetric
+        found = find_minimum(surface, start, well.fmax, well.max_steps, pushes=well.pushes, far=None, hessian=hessian)
+        made = label(surface, found.atoms, name=self.name, kind=MINIMUM, hessian=found.hessian)
+        return [made], {"gradients_to_minimum": found.gradients}
 
 
 @dataclass(frozen=True)
@@ -156,7 +165,8 @@ class ReactionJob(BuildJob):
             for name, kind, parent, point in points
         ]
         numbers = step.saddle.atoms.numbers
-        wanted = recipe.labels.hessian or recipe.displaced.frames.get(IRC, 0) > 0  # frames move along their modes
+        # Frames move along their modes.
+        wanted = recipe.labels.wants_hessian(IRC) or recipe.displaced.frames.get(IRC, 0) > 0
         made += [
             label(surface, Atoms(numbers, frame), name=f"{saddle}/irc-{k:02d}", kind=IRC, parent=saddle, wanted=wanted)
             for k, frame in enumerate(step.frames)
@@ -252,6 +262,7 @@ def build(recipe: Recipe, output: Path, *, processes: int = 1) -> BuildReport:
     jobs, skipped = jobs_of(recipe)
     require_same(recipe, [job.name for job in jobs], output)
     engine = make_engine(recipe.engine)  # what is wrong with it is told before anything is computed
+    first = {} if recipe.minimum.first is None else make_engine(recipe.minimum.first).versions()
     parts = {job.name: part_path(output, recipe, job) for job in jobs}
     finished = _finish(recipe, jobs, parts, processes)
     good = [job.name for job in jobs if job.name in finished.facts]
@@ -274,7 +285,7 @@ def build(recipe: Recipe, output: Path, *, processes: int = 1) -> BuildReport:
         structures,
         level_of_theory=engine.level_of_theory,
         provenance=yaml.safe_dump(record, sort_keys=False, allow_unicode=True),
-        versions=engine.versions(),
+        versions=first | engine.versions(),
         split_by=recipe.split.by,
     )
     _remove(parts.values())
@@ -290,7 +301,8 @@ def assign_splits(recipe: Recipe, structures: Sequence[Structure]) -> list[Struc
     """
     wanted = recipe.split
     single = [replace(structure, group=structure.name) for structure in structures]  # parents connect what belongs
-    made = divide(single, by=wanted.by, fractions=wanted.fractions, seed=wanted.seed)
+    together = wanted.frames == "together"
+    made = divide(single, by=wanted.by, fractions=wanted.fractions, seed=wanted.seed, together=together)
     divided = [
         replace(structure, group=family, split=split)
         for structure, family, split in zip(structures, made.families, made.splits, strict=True)
@@ -371,11 +383,12 @@ def _work_on(recipe: Recipe, todo: Sequence[BuildJob], parts: dict[str, Path], t
     work = [(recipe, job, parts[job.name]) for job in todo]
     with work_bar(console) as progress:
         bar = progress.add_task(recipe.name, total=total, completed=total - len(todo), failed=0)
-        failed, kept = 0, total - len(todo)
-        for done, (name, succeeded) in enumerate(each(_run_one, work, workers, where=recipe.name), kept + 1):
+        failed, kept, began = 0, total - len(todo), time.monotonic()
+        for done, (name, succeeded) in enumerate(each(_run_one, work, workers, where=recipe.name), 1):
             failed += not succeeded
             progress.update(bar, advance=1, failed=failed)
-            log.line(f"build {recipe.name}", f"{done}/{total} {name}{'' if succeeded else ': failed'}")
+            left = time_left(time.monotonic() - began, done, len(todo))
+            log.line(f"build {recipe.name}", f"{kept + done}/{total} {name}{'' if succeeded else ': failed'}{left}")
 
 
 def _run_one(work: tuple[Recipe, BuildJob, Path]) -> tuple[str, bool]:

@@ -78,7 +78,7 @@ def frames_around(recipe: Recipe, surface: Surface, structure: Structure) -> tup
         try:
             for k, frame in enumerate(positions):
                 atoms, name = Atoms(structure.numbers, frame), f"{structure.name}/{kind}-{k}"
-                wanted = recipe.labels.hessian
+                wanted = recipe.labels.wants_hessian(kind)
                 made.append(label(surface, atoms, name=name, kind=kind, parent=structure.name, wanted=wanted))
         except SurfaceError as error:
             failed[f"{structure.name}/{kind}-{k}"] = str(error)

@@ -7,6 +7,7 @@ kept, so a killed run resumes, and the number of processes changes nothing.
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -29,7 +30,7 @@ from hessgnn.factory.label_parts import LabellingSettings, Part, label_part, mea
 from hessgnn.factory.labels import LINE_COST, LINES, DirectionMaker, Measured, smoothness_of
 from hessgnn.runtime.files import locked
 from hessgnn.runtime.processes import each
-from hessgnn.runtime.terminal import ProgressLog, work_bar
+from hessgnn.runtime.terminal import ProgressLog, time_left, work_bar
 from hessgnn.surface.base import Surface, digest
 from hessgnn.surface.differences import Line, Smoothness
 from hessgnn.surface.engines.base import make_engine
@@ -303,13 +304,16 @@ class Labelling:
 
     def _work_on(self, parts: list[Part], processes: int, console: Console, log: ProgressLog) -> None:
         todo, total = [part for part in parts if not part.done], len(self.todo)
-        done, failed = total - sum(len(part.indices) for part in todo), 0
+        kept, began = total - sum(len(part.indices) for part in todo), time.monotonic()
+        done, failed = kept, 0
         with work_bar(console) as progress:
             bar = progress.add_task(self._title, total=total, completed=done, failed=0)
             for number, missed in each(label_part, todo, processes, where=self._title) if todo else ():
                 done, failed = done + number, failed + missed
                 progress.update(bar, completed=done, failed=failed)
-                log.progress(self._title, "structures", done, total, f"{done}/{total} structures, {failed} failed")
+                left = time_left(time.monotonic() - began, done - kept, total - kept)
+                text = f"{done}/{total} structures, {failed} failed{left}"
+                log.progress(self._title, "structures", done, total, text)
 
     def _write(self, parts: list[Part], report: LabellingReport, known: Smoothness | None) -> None:
         attributes, wanted = self.store.attributes, self.settings

@@ -17,7 +17,7 @@ from ase import Atoms
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from hessgnn.data.directions import Array, Directions
-from hessgnn.data.structure import Structure
+from hessgnn.data.structure import STATIONARY, Structure
 from hessgnn.errors import ConfigError
 from hessgnn.factory.directions import DIRECTIONS, Subject
 from hessgnn.runtime.config import Settings
@@ -87,8 +87,15 @@ class DirectionSettings(Settings):
 class RecipeLabels(Settings):
     """What structures are labelled with beside energy and forces."""
 
-    hessian: bool = Field(default=True, description="the full Hessian, 6N gradients by central differences")
+    hessian: bool | Literal["stationary"] = Field(
+        default=True,
+        description="the full Hessian, analytic or 6N gradients; stationary: only those that verify stationary points",
+    )
     directions: DirectionSettings | None = None
+
+    def wants_hessian(self, kind: str) -> bool:
+        """Whether structures of a kind are to have one."""
+        return kind in STATIONARY if self.hessian == "stationary" else self.hessian
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, SerializeAsAny, field_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, SerializeAsAny, field_validator, model_validator
 
 from hessgnn.data.store.splits import Relation
 from hessgnn.data.store.store import Store
@@ -29,6 +29,9 @@ class MinimumSettings(Settings):
     fmax: PositiveFloat = Field(default=1e-5, description="largest force on any atom, eV/Å")
     max_steps: PositiveInt = 1000
     pushes: NonNegativeInt = Field(default=3, description="times a saddle is left along its imaginary mode")
+    first: EngineChoice | None = Field(
+        default=None, description="cheap engine whose minimum and Hessian the optimisation of molecules begins with"
+    )
 
 
 class PathSettings(Settings):
@@ -94,7 +97,16 @@ class SplitSettings(Settings):
     fractions: dict[str, float] = Field(
         default={"train": 0.7, "validation": 0.1, "test": 0.2}, description="shares of the stationary points"
     )
+    frames: Literal["apart", "together"] = Field(
+        default="apart", description="frames in splits of their kinds, or together with what they were made from"
+    )
     seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _families(self) -> SplitSettings:
+        if self.by == "structure" and self.frames == "together":
+            raise ValueError("frames: together needs families, which a split by structure has not")
+        return self
 
 
 class Recipe(Settings):

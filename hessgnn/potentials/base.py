@@ -6,8 +6,11 @@ Architectures have names: ours, those of installed packages, and ``package.modul
 from __future__ import annotations
 
 import inspect
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -20,7 +23,7 @@ from hessgnn.curvature.hessian import hessians
 from hessgnn.curvature.model import Prediction
 from hessgnn.curvature.products import Backend, predict
 from hessgnn.data.batch import Batch
-from hessgnn.errors import ConfigError, DataError
+from hessgnn.errors import ConfigError, DataError, UserError
 from hessgnn.runtime.config import Settings, explain
 from hessgnn.runtime.registry import Registry, subclass_of
 
@@ -67,10 +70,16 @@ class Potential(nn.Module, ABC):
     Config: ClassVar[type[PotentialConfig]] = PotentialConfig
     not_c2: str | None = None
     """Why the Hessian of this potential jumps, in words; ``None`` when it is continuous."""
+    excused: Mapping[str, str] = MappingProxyType({})
+    """Items of the contract that the architecture cannot keep, by name, each with the reason."""
     n_hops: int | None = None
     """How many edges away an atom can influence the energy of another: the number of message-passing layers. With 1,
     the energy of an atom must depend on the edges that it is the centre of only. ``None`` means unknown; Hessians of
     large structures then take 3N products."""
+
+    products_at_once: int | None = None
+    """Products of a full Hessian that one vectorised pass forms at most on a CPU, where more do not fit its cache; as
+    many as the memory allows if ``None``."""
 
     triplet_cutoff: float | None = None
     """Å: pairs of edges up to this length with a common centre are wanted in :attr:`Batch.triplets`."""
@@ -181,7 +190,7 @@ class Potential(nn.Module, ABC):
 
     def total_energy(self, batch: Batch) -> Tensor:
         """Energies with their graph, ``(n_structures,)`` float64, eV: what every derivative is taken of."""
-        return self.energy_of(batch, self.atomic_energies(batch))
+        return self.energy_of(batch, self._learned(self.atomic_energies, batch, len(batch.numbers)))
 
     def energy_of(self, batch: Batch, atomic_energies: Tensor) -> Tensor:
         """Energies, ``(n_structures,)`` float64, eV, from what an architecture gives for each atom."""
@@ -191,6 +200,29 @@ class Potential(nn.Module, ABC):
         """Energies, ``(n_structures,)`` float64, eV, from what was learned of each structure, dimensionless."""
         reference = batch.sum_per_structure(self.reference_energies[self.species(batch)])
         return learned.double() * self.scale.double() + reference
+
+    def _learned(self, method: Callable[[Batch], Tensor], batch: Batch, number: int) -> Tensor:
+        """What an architecture gives, ``(number,)``; another shape would be broadcast to wrong energies.
+
+        Raises
+        ------
+        UserError
+            When it gives something else, or when a class from outside hessgnn fails, with the line of its code.
+        """
+        try:
+            learned = method(batch)
+        except Exception as error:
+            if not _is_bug_of_others(type(self), error):
+                raise
+            raise _failed(type(self), f"{method.__name__} failed", error) from error
+        if isinstance(learned, Tensor) and learned.shape == (number,):
+            return learned
+        got = f"shape {tuple(learned.shape)}" if isinstance(learned, Tensor) else f"a {type(learned).__name__}"
+        raise UserError(
+            f"{method.__name__} returned {got}, expected a tensor of shape ({number},)",
+            where=type(self).__qualname__,
+            hint="return one energy for each " + ("structure" if number == batch.n_structures else "atom"),
+        )
 
     def set_scaling(self, reference_energies: Mapping[int, float], scale: float) -> None:
         """Fix the energy of each free element and the energy that one dimensionless unit stands for.
@@ -238,12 +270,33 @@ class TotalEnergyPotential(Potential):
 
     def total_energy(self, batch: Batch) -> Tensor:
         """See :meth:`Potential.total_energy`."""
-        return self._referenced(batch, self.structure_energies(batch))
+        return self._referenced(batch, self._learned(self.structure_energies, batch, batch.n_structures))
 
 
 def _is_recorded() -> bool:
     """Whether operations are traced or captured now, so that nobody can look at a value."""
     return get_proxy_mode() is not None or (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing())
+
+
+def _is_bug_of_others(cls: type, error: Exception) -> bool:
+    """Whether an error is one of a class from outside hessgnn, and no lack of memory."""
+    ours = cls.__module__.partition(".")[0] == "hessgnn"
+    memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
+    return not (ours or memory or isinstance(error, UserError) or _is_recorded())
+
+
+def _failed(cls: type, what: str, error: Exception) -> UserError:
+    """An error of somebody else's class, with the line where it was raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    libraries = tuple(str(Path(file).resolve().parent) for file in (torch.__file__, Path(__file__).parent))
+    inside = [frame for frame in frames if not str(Path(frame.filename).resolve()).startswith(libraries)] or frames
+    place = f"{Path(inside[-1].filename).name}, line {inside[-1].lineno}"
+    reason = (str(error).strip().splitlines() or [""])[0].rstrip(".")
+    return UserError(
+        f"{what} in {place}: {type(error).__name__}: {reason}",
+        where=cls.__qualname__,
+        hint=f"`hessgnn check {cls.__module__}:{cls.__qualname__}` tries what it must be able to do",
+    )
 
 
 def _symbols(numbers: Any) -> str:
@@ -289,4 +342,9 @@ def create(name: str, /, **settings: Any) -> Potential:
         config = cls.Config.model_validate(settings)
     except ValidationError as error:
         raise explain(error, cls.Config, where=f"potential {name!r}") from error
-    return cls(config)
+    try:
+        return cls(config)
+    except Exception as error:
+        if not _is_bug_of_others(cls, error):
+            raise
+        raise _failed(cls, "cannot be made: __init__ failed", error) from error

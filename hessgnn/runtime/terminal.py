@@ -154,6 +154,13 @@ def work_bar(console: Console) -> Progress:
     return Progress(*columns, *more, console=console, disable=not console.is_terminal)
 
 
+def time_left(seconds: float, done: int, total: int) -> str:
+    """Say ``, about 12 min left`` where ``done`` of ``total`` took so many seconds; nothing below a minute."""
+    minutes = round(seconds / 60 * (total - done) / max(done, 1))
+    hours = f"{minutes // 60} h " if minutes >= 60 else ""
+    return f", about {hours}{minutes % 60} min left" if minutes else ""
+
+
 T = TypeVar("T")
 
 PATIENCE = 2.0

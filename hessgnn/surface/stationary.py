@@ -16,6 +16,8 @@ from hessgnn.molecules.vibrations import Vibrations, vibrations
 from hessgnn.runtime.imports import require
 from hessgnn.surface.base import FAILURES, HessianLabel, Surface, SurfaceError, reason_of
 
+_SOFTEST = 1.0
+"""eV/Å²: softer modes of a Hessian that an optimisation begins with count as so stiff, and rotations with them."""
 FAR = 5.0
 """Å: an atom that moves further in an optimisation has left its molecule."""
 
@@ -51,6 +53,7 @@ def quasi_newton(
     longest: float = 0.2,
     far: float | None = FAR,
     converge: bool = True,
+    hessian: Array | None = None,
 ) -> Optimised:
     """Optimise with :class:`ase.optimize.BFGS`.
 
@@ -66,6 +69,9 @@ def quasi_newton(
         Most that an atom moves in all, Å; no limit if ``None``.
     converge
         Whether an optimisation that has not converged is a failure.
+    hessian
+        To begin with, ``(3N, 3N)``, eV/Å², of another surface or place; 70 eV/Å² for each coordinate if absent. With it
+        forces that turn the molecule do not count: it must be free.
 
     Raises
     ------
@@ -74,7 +80,12 @@ def quasi_newton(
     """
     atoms = start.copy()
     atoms.calc = surface.calculator()
+    if hessian is not None:  # that of a molecule, which may turn freely
+        atoms.set_constraint([*atoms.constraints, _Unturned()])
     optimiser = BFGS(atoms, logfile=None, maxstep=longest)
+    if hessian is not None:
+        values, vectors = np.linalg.eigh(hessian)
+        optimiser.H0 = (vectors * np.abs(values).clip(_SOFTEST)) @ vectors.T
     try:
         progress = optimiser.irun(fmax=fmax, steps=max_steps)
         converged = converges(progress, lambda: atoms.positions, start.positions, far)
@@ -84,6 +95,24 @@ def quasi_newton(
     if converge and not converged:
         raise SurfaceError(f"not optimised to {fmax} eV/Å in {max_steps} steps")
     return Optimised(atoms.positions.copy(), optimiser.nsteps + 1, energy)
+
+
+class _Unturned:
+    """A constraint of ASE: leaves out of the forces what only turns a molecule.
+
+    Integration grids that do not turn with it make such forces, some 0.01 eV/Å. An optimisation would follow them, and
+    end where the molecule lies well on the grid.
+    """
+
+    def adjust_positions(self, atoms: Atoms, new: Array) -> None:
+        """Leave every step as it is."""
+
+    def adjust_forces(self, atoms: Atoms, forces: Array) -> None:
+        """Take the part along rotations away, in place."""
+        arms = atoms.positions - atoms.positions.mean(axis=0)
+        turns = np.cross(np.eye(3)[:, None], arms).reshape(3, -1)
+        amounts = np.linalg.lstsq(turns.T, forces.ravel(), rcond=1e-6)[0]  # of a line there are two
+        forces -= (amounts @ turns).reshape(forces.shape)
 
 
 def newton(surface: Surface, start: Atoms, fmax: float, max_steps: int, *, trust: float = 0.3) -> Optimised:
@@ -141,12 +170,13 @@ def find_minimum(
     push: float = 0.1,
     far: float | None = FAR,
     prove: bool = True,
+    hessian: Array | None = None,
 ) -> Stationary:
     """Optimise until the frequencies prove a minimum; saddle points are left along their imaginary mode.
 
     Parameters
     ----------
-    surface, start, fmax, max_steps, far
+    surface, start, fmax, max_steps, far, hessian
         See :func:`quasi_newton`.
     pushes
         How often a saddle point is left.
@@ -157,7 +187,7 @@ def find_minimum(
     """
     atoms, gradients = start.copy(), 0
     for left in range(pushes, -1, -1):
-        end = quasi_newton(surface, atoms, fmax, max_steps, far=far)
+        end = quasi_newton(surface, atoms, fmax, max_steps, far=far, hessian=hessian)
         gradients += end.gradients
         atoms.positions = end.positions
         found = stationary(surface, atoms, gradients)

@@ -19,6 +19,7 @@ from hessgnn.experiments.frames import require_same_level
 from hessgnn.experiments.job import Job, JobResult
 from hessgnn.experiments.labels import MEASURED, extra_gradients, measured_hessian_gradients, part_of
 from hessgnn.experiments.study import cells_of
+from hessgnn.experiments.transfer_config import TransferConfig
 from hessgnn.experiments.workers import Workers
 from hessgnn.runtime.memory import peak_resident
 from hessgnn.runtime.worker import Link
@@ -63,7 +64,7 @@ class Estimate:
     memory: float = 0.0
     reason: str | None = None
 
-    def seconds(self, config: SweepConfig | StudyConfig) -> float:
+    def seconds(self, config: ExperimentConfig) -> float:
         """Seconds of training and validation of all its runs, one after the other."""
 
         def run(steps: int, step: float) -> float:
@@ -75,6 +76,12 @@ class Estimate:
             return curved * run(config.steps, self.hessian_step) + (len(own) - curved) * run(
                 config.steps, self.plain_step
             )
+        if isinstance(config, TransferConfig):
+            return sum(
+                run(steps, self.hessian_step if curved else self.plain_step)
+                for steps, curved in config.trainings(self.architecture)
+            )
+        assert isinstance(config, SweepConfig)
         total, counted = 0.0, config.count_runs()
         each = len(config.subjects)  # of which every architecture has as many
         for regime in config.regimes:

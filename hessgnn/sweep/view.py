@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 from rich.text import Text
 
-from hessgnn.experiments.config import StudyConfig
+from hessgnn.experiments.config import ExperimentConfig
 from hessgnn.experiments.job import Event, JobFinished, JobLog, JobProgress, Note
 from hessgnn.leaderboard.report import compare
 from hessgnn.leaderboard.trials import TrialResult, read_trials
@@ -200,7 +200,7 @@ def _plan_table(settings: SweepConfig, folder: Path) -> Table:
 
 
 def estimate_table(
-    settings: SweepConfig | StudyConfig, measured: Sequence[Estimate], frames: LabellingEstimate | None = None
+    settings: ExperimentConfig, measured: Sequence[Estimate], frames: LabellingEstimate | None = None
 ) -> Table:
     """What the plan will cost, from a few steps of each architecture."""
     table = Table(title="measured on this machine, one run at a time", show_header=True)

@@ -4,6 +4,19 @@ Inherit :class:`PotentialContract` in a test of your own, or run ``hessgnn check
 """
 
 from hessgnn.testing.contract import ITEMS, Item, Outcome, PotentialContract, check_potential, try_item
+from hessgnn.testing.fitness import Examination, Use, examine
 from hessgnn.testing.subject import Subject, Violation
 
-__all__ = ["ITEMS", "Item", "Outcome", "PotentialContract", "Subject", "Violation", "check_potential", "try_item"]
+__all__ = [
+    "ITEMS",
+    "Examination",
+    "Item",
+    "Outcome",
+    "PotentialContract",
+    "Subject",
+    "Use",
+    "Violation",
+    "check_potential",
+    "examine",
+    "try_item",
+]

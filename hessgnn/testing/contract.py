@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 from unittest import SkipTest
 
+from hessgnn.errors import UserError
 from hessgnn.potentials.base import Potential, create
 from hessgnn.testing import basics, derivatives, symmetries
 from hessgnn.testing.subject import Subject, Violation
@@ -54,7 +55,7 @@ class Outcome:
     message
         What is wrong, with the measured number and its bound; empty if nothing is.
     skipped_reason
-        Why it was not tried, or ``None``.
+        Why the potential may break it, as it declares; ``None`` if it keeps the item, or breaks it without a reason.
     """
 
     item: Item
@@ -64,7 +65,7 @@ class Outcome:
 
     @property
     def failed(self) -> bool:
-        """Whether it was tried and not kept."""
+        """Whether it is broken without a declared reason."""
         return not self.passed and self.skipped_reason is None
 
 
@@ -116,7 +117,8 @@ ITEMS: tuple[Item, ...] = (
     Item(
         "parameter_gradient",
         derivatives.parameter_gradient,
-        "do not detach weights; every operation must be differentiable three times",
+        "do not detach weights; every operation must be differentiable three times, which torch's layer_norm is not "
+        "(hessgnn.potentials.blocks.layers.LayerNorm is)",
         needs_c2=True,  # a Hessian that jumps with the positions jumps with the parameters as well
     ),
     Item(
@@ -156,17 +158,21 @@ CLOSED_FORM = {
 def try_item(item: Item, subject: Subject) -> Outcome:
     """Try one item.
 
-    An exception inside the potential is a failure of the item; the message says where it came from.
+    An item that the potential breaks is skipped where the potential declares why, in :attr:`Potential.not_c2` or
+    :attr:`Potential.excused`. An exception inside the potential is a failure of the item; the message says where it
+    came from.
     """
-    if item.needs_c2 and subject.potential.not_c2:
-        return Outcome(item, passed=False, skipped_reason=subject.potential.not_c2)
     if getattr(subject.potential, "closed_form", False) and item.name in CLOSED_FORM:
         hint = f"{CLOSED_FORM[item.name]}; if the item fails with closed_form = False, too: {item.hint}"
         item = replace(item, hint=hint)
     try:
         item.run(subject)
     except Violation as violation:
-        return Outcome(item, passed=False, message=str(violation))
+        excuse = subject.potential.excused.get(item.name) or (subject.potential.not_c2 if item.needs_c2 else None)
+        return Outcome(item, passed=False, message=str(violation), skipped_reason=excuse)
+    except UserError as error:  # it says what is wrong, and mostly what helps
+        hint = error.hint if error.hint and "hessgnn check" not in error.hint else item.hint
+        return Outcome(replace(item, hint=hint), passed=False, message=error.what)
     except Exception as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
         first_line = (str(error).splitlines() or [""])[0]
@@ -224,7 +230,7 @@ class PotentialContract:
             potential_class = MyPotential
             settings = {"width": 8}
 
-    Items that need C² are skipped with the reason when the potential declares one in ``not_c2``.
+    Items that the potential breaks for a reason that it declares, in ``not_c2`` or ``excused``, are skipped with it.
     """
 
     potential_class: ClassVar[str | type[Potential]]
@@ -240,7 +246,8 @@ class PotentialContract:
         """Try one item as a test."""
         outcome = try_item(item, _subjects.setdefault(cls, Subject(cls.make)))
         if outcome.skipped_reason is not None:
-            raise SkipTest(outcome.skipped_reason)  # pytest knows it, and need not be installed for it
+            # pytest knows it, and need not be installed for it
+            raise SkipTest(f"{outcome.skipped_reason} ({outcome.message})")
         if outcome.failed:
             raise AssertionError(f"{outcome.message}. Hint: {outcome.item.hint}")
 

@@ -17,7 +17,6 @@ from hessgnn.data.padding import AnyOf, Buckets
 from hessgnn.data.store.splits import is_for_tests
 from hessgnn.data.store.store import Store
 from hessgnn.errors import ConfigError
-from hessgnn.potentials.adapters.base import AdaptedPotential
 from hessgnn.potentials.base import Potential
 from hessgnn.potentials.saved import create_from
 from hessgnn.training.auto import AutoStep
@@ -127,9 +126,7 @@ def build(
 
     torch.manual_seed(config.training.seed)
     potential = build_potential(config)
-    if isinstance(potential, AdaptedPotential):  # the file says what it loaded, not what it was asked for
-        settings = potential.config.model_dump(mode="json")
-        config = config.model_copy(update={"potential": {"name": config.potential["name"], **settings}})
+    config = config.with_settings_of(potential)
     origin = prepare(potential, config, start, elements)
     if potential.not_c2 is not None and config.loss.hessian and ranks.first:
         warnings.warn(

@@ -340,3 +340,8 @@ class RunConfig(Settings):
         name = settings.pop("name")
         config = parse(self.potential_class().Config, settings, where=f"potential {name!r}")
         return self.model_copy(update={"potential": {"name": name, **config.model_dump(mode="json")}})
+
+    def with_settings_of(self, potential: Potential) -> RunConfig:
+        """Fill in what is known when the potential is made, such as the hash of the weights that it started from."""
+        settings = potential.config.model_dump(mode="json")
+        return self.model_copy(update={"potential": {"name": self.potential["name"], **settings}})

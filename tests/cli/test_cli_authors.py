@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -34,7 +36,7 @@ def test_a_broken_potential_exits_with_1_and_is_told_the_hint(invoke):
 def test_what_is_owned_up_to_is_skipped_with_its_reason(invoke):
     result = invoke("check", "broken_potentials:OwnsUp")
     assert result.exit_code == 0, result.output
-    assert "not C²: CELU has a jump" in result.output
+    assert "declared: CELU has a jump" in result.output
     assert "0 failed, 3 skipped" in result.output
 
 
@@ -53,3 +55,27 @@ def test_models_lists_names_settings_and_defaults(invoke):
             assert line
             assert (field.description or "") in result.output
     assert "'smooth'" in result.output
+
+
+def test_check_says_what_a_potential_is_fit_for(invoke):
+    found = json.loads(invoke("check", "broken_potentials:ShortSighted", "--json").stdout)
+    uses = {use["name"]: (use["verdict"], use["reason"]) for use in found["uses"]}
+    assert uses["training on Hessian products"] == ("yes", "")
+    assert uses["Hessians of hundreds of atoms"][0] == "limited"  # its n_hops is wrong
+    assert uses["long range"] == ("no", "neighbours up to 5 Å")
+    assert found["hessian_error"] < 1e-6
+    assert found["failed"] == 1
+    assert found["jump"] is None
+
+
+def test_a_jump_is_measured_and_limits_what_a_potential_is_fit_for(invoke):
+    settings = ["hidden=[8]", "cutoff_function=cosine", "activation=celu"]
+    found = json.loads(invoke("check", "ani", *settings, "--json").stdout)
+    uses = {use["name"]: use["verdict"] for use in found["uses"]}
+    assert found["jump"]["quantity"] == "Hessian"
+    assert found["jump"]["height"] > 1e-4
+    assert uses["Hessians without jumps"] == "no"
+    assert uses["training on energies and forces"] == "yes"
+    assert uses["training on Hessian products"] in ("limited", "yes")
+    assert found["skipped"] >= 2
+    assert found["failed"] == 0

@@ -198,9 +198,21 @@ def test_a_batch_of_lone_atoms_tells_nothing_about_the_graph():
     assert "Once" in refusal(potential, pair)
 
 
-def test_other_errors_pass(batch):
+def test_other_errors_name_the_line_of_the_potential(batch):
     def fails(x):
         raise RuntimeError("something else")
 
-    with pytest.raises(RuntimeError, match="something else"):
-        predict(Built(Layer(fails)), batch, vectors=vectors(batch))
+    found = refusal(Built(Layer(fails)), batch)
+    assert "Built: atomic_energies failed in test_refusals.py, line" in found
+    assert "RuntimeError: something else" in found
+
+
+def test_in_place_operations_are_named(batch):
+    def changed(x):
+        root = (x.square() + 1).sqrt()
+        result = root.exp()
+        root.add_(1)
+        return result
+
+    found = refusal(Built(Layer(changed)), batch)
+    assert "an in-place operation changes the result of Sqrt, which the derivatives need" in found

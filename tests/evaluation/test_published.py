@@ -17,7 +17,7 @@ from hessgnn.evaluation.published import divided, published_run
 from hessgnn.evaluation.record import read_record
 from hessgnn.training.config import RunConfig
 
-FORTY = "adapted:Forty"
+FORTY = "forty:Forty"
 
 
 @pytest.fixture(scope="module")

@@ -146,6 +146,26 @@ def test_training_must_show_every_element(built):
         assign_splits(recipe, list(built[1]))
 
 
+def test_a_small_expensive_set(tmp_path):
+    """Minima begin at those of a cheap engine, only they have Hessians, and frames stay with them."""
+    content = SMALL | {
+        "geometries": [{"source": "g2", "names": ["H2O", "HCN", "H2O2", "NH3", "CH3OH"]}],
+        "labels": {"hessian": "stationary"},
+        "split": {"by": "composition", "frames": "together", "fractions": {"train": 0.6, "test": 0.4}, "seed": 1},
+    }
+    told = []
+    for k, first in enumerate((None, {"name": "tblite", "method": "GFN1-xTB"})):
+        recipe = parse(Recipe, content | {"minimum": {"fmax": 1e-3, "first": first}}, where="test")
+        store = Store.open(build(recipe, tmp_path / f"{k}.h5").path)
+        assert store.splits == {"train": 9, "test": 6}
+        assert [kind == "minimum" for kind in store.kinds] == store.has_hessian.tolist()
+        tasks = yaml.safe_load(store.attributes.provenance)["tasks"].values()
+        told.append([facts["gradients_to_minimum"] for facts in tasks])
+    assert sum(told[1]) < sum(told[0])
+    with pytest.raises(ConfigError, match="frames: together"):
+        parse(Recipe, content | {"split": {"by": "structure", "frames": "together"}}, where="test")
+
+
 def test_validation_holds_the_frames_of_its_families(built):
     frames = [replace(built[1][1], name=f"f{k}", parent="H2O") for k in range(12)]
     structures = [built[1][0], *frames, Structure.from_atoms(molecule("H2O2"), name="other", kind="minimum")]

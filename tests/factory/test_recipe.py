@@ -18,7 +18,7 @@ def test_bundled_set_was_built_from_the_shipped_recipe():
     assert Recipe.model_validate(provenance["recipe"]) == recipe
 
 
-@pytest.mark.parametrize("name", ["rtp-mini", "rtp-10k", "products"])
+@pytest.mark.parametrize("name", ["rtp-mini", "rtp-10k", "products", "dft-mini"])
 def test_shipped_recipes_can_be_read(name):
     assert load(Recipe, find_resource(f"configs/data/{name}.yaml")).name == name
 

@@ -1,10 +1,15 @@
+import sys
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 from ase.build import molecule
 
 from hessgnn.data.batch import Batch
-from hessgnn.errors import ConfigError, DataError
-from hessgnn.potentials.base import create
+from hessgnn.errors import ConfigError, DataError, UserError
+from hessgnn.potentials.base import TotalEnergyPotential, create
 
 REFERENCES = {1: -13.587222780835477, 6: -1029.4889999855063, 7: -1484.9814568572233, 8: -2041.9816003861047}
 
@@ -89,3 +94,56 @@ def test_the_number_of_parameters_counts_what_is_trained(potential):
     total = potential.n_parameters()
     potential.embedding.weight.requires_grad_(False)
     assert potential.n_parameters() == total - 4 * 8
+
+
+class Given(TotalEnergyPotential):
+    """A wrapper whose mistake a test chooses."""
+
+    mistake: Callable[[torch.Tensor], Any]
+
+    def structure_energies(self, batch):
+        per_atom = batch.positions.new_zeros(len(batch.numbers))
+        per_atom = per_atom.index_add(0, batch.edge_index[0], batch.edge_vectors().square().sum(-1))
+        return self.mistake(batch.sum_per_structure(per_atom))
+
+
+class Unmade(TotalEnergyPotential):
+    def __init__(self, config):
+        super().__init__(config)
+        raise KeyError("mine")
+
+    def structure_energies(self, batch):
+        return batch.positions.new_zeros(batch.n_structures)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        (
+            lambda e: e[:, None],
+            r"shape \(2, 1\), expected a tensor of shape \(2,\)\. Hint: return one energy for each structure",
+        ),
+        (lambda e: e.sum(), r"returned shape \(\), expected"),
+        (lambda e: (e, 1), "returned a tuple, expected"),
+        (lambda e: e.detach().numpy(), "returned a ndarray, expected"),
+        (lambda e: e.detach(), "has no graph that leads to the positions"),
+        (lambda e: e @ torch.eye(2), "structure_energies failed in test_base.py, line .*dtype"),
+        (lambda e: (e + 1).exp().mul_(e), "an in-place operation changes"),
+    ],
+)
+def test_a_mistake_of_a_wrapper_is_one_clear_line(batch, mistake, message):
+    potential = Given(Given.Config()).double()
+    potential.mistake = mistake
+    with pytest.raises(UserError, match=message):
+        potential.hvp(batch, torch.ones(1, *batch.positions.shape, dtype=torch.float64))
+
+
+def test_a_potential_of_a_user_that_cannot_be_made_names_the_line():
+    sys.modules["unmade"] = SimpleNamespace(Unmade=Unmade)
+    try:
+        with pytest.raises(
+            UserError, match=r"Unmade: cannot be made: __init__ failed in test_base.py, line .*KeyError"
+        ):
+            create("unmade:Unmade")
+    finally:
+        del sys.modules["unmade"]

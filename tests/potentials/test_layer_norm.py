@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import hessgnn
 from hessgnn.data.batch import Batch
-from hessgnn.potentials.adapters.layer_norm import PlainLayerNorm, mend_layer_norms
+from hessgnn.potentials.blocks.layers import LayerNorm, mend_layer_norms
 from hessgnn.training.lora import LoraConfig, choose_trained, merged_state
 
 
@@ -19,7 +19,7 @@ def test_third_derivatives_are_those_of_differences() -> None:
     x, v = torch.randn(2, 5, dtype=torch.float64)
     by_torch = layers[1](layers[0](x))
     mend_layer_norms(layers)
-    assert type(layers[1]) is PlainLayerNorm
+    assert type(layers[1]) is LayerNorm
     torch.testing.assert_close(layers[1](layers[0](x)), by_torch)
 
     def loss() -> Tensor:

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import molecule
+from ase.calculators.calculator import Calculator
 from pair_springs import PairSprings
 
 from hessgnn.molecules.geometry import rmsd
@@ -36,6 +39,52 @@ def test_the_exact_hessian_converges_quadratically() -> None:
     start = off(ATOMS.positions + np.random.default_rng(1).normal(scale=0.1, size=ATOMS.positions.shape))
     coarse, fine = (newton(surface, start, fmax, 100).gradients for fmax in (1e-2, 1e-9))
     assert fine - coarse <= 3
+
+
+def test_a_hessian_to_begin_with_saves_gradients() -> None:
+    """Also one of another place, in which neither translations nor rotations cost anything."""
+    surface = PotentialSurface(PairSprings.of(ATOMS))
+    start = off(ATOMS.positions + np.random.default_rng(1).normal(scale=0.03, size=ATOMS.positions.shape))
+    known = surface.hessian(start).symmetric
+    plain, helped = (quasi_newton(surface, start, 1e-4, 100, hessian=hessian) for hessian in (None, known))
+    assert rmsd(helped.positions, ATOMS.positions) < 1e-4
+    assert helped.gradients < plain.gradients / 2
+
+
+def test_what_turns_a_molecule_is_not_followed(monkeypatch) -> None:
+    """As forces do on an integration grid, which does not turn with the molecule: here a weak field on charges."""
+    surface = PotentialSurface(PairSprings.of(ATOMS))
+    start = off(ATOMS.positions + np.random.default_rng(1).normal(scale=0.03, size=ATOMS.positions.shape))
+    known = surface.hessian(start).symmetric
+    plain = type(surface).compute
+    field = np.outer([1, -1, 0, 0, 0, 0], [0, 0, 5e-3])
+    assert abs(np.cross(ATOMS.positions, field).sum(axis=0)).max() > 1e-3
+
+    def turned(self, atoms):
+        energy, forces = plain(self, atoms)
+        return energy - float((field * atoms.positions).sum()), forces + field
+
+    monkeypatch.setattr(type(surface), "compute", turned)
+    monkeypatch.setattr(type(surface), "calculator", lambda self: Turned(self))
+    end = quasi_newton(surface, start, 1e-4, 30, hessian=known)
+    assert rmsd(end.positions, ATOMS.positions) < 2e-3
+    with pytest.raises(SurfaceError, match="not optimised"):
+        quasi_newton(surface, start, 1e-4, 30)
+
+
+class Turned(Calculator):
+    """What a surface computes."""
+
+    implemented_properties: ClassVar[list[str]] = ["energy", "forces"]
+
+    def __init__(self, surface: PotentialSurface) -> None:
+        super().__init__()
+        self.surface = surface
+
+    def calculate(self, atoms=None, properties=(), system_changes=()) -> None:
+        super().calculate(atoms, properties, system_changes)
+        energy, forces = self.surface.compute(atoms)
+        self.results = {"energy": energy, "forces": forces}
 
 
 def test_newton_leaves_a_saddle_point() -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import yaml
-from adapted import Forty
+from forty import Forty
 from tiny_store import TINY, write_tiny_store
 from typer.testing import CliRunner
 
@@ -46,7 +46,7 @@ def of(**content):
 def test_labels_are_what_the_potential_predicts(tiny, run):
     for engine, potential in (
         (of(run=str(run)), hessgnn.load(run)),
-        (of(potential={"name": "adapted:Forty"}), Forty(Forty.Config())),
+        (of(potential={"name": "forty:Forty"}), Forty(Forty.Config())),
     ):
         (answer,) = PotentialSurface(potential).answers([tiny[0]])
         atoms = tiny[0].to_atoms()
@@ -70,7 +70,7 @@ def test_a_set_is_labelled_anew(tiny, tmp_path, monkeypatch):
     """The other labels are gone, the splits stay, and the stationary points are none any more."""
     monkeypatch.setattr("hessgnn.factory.labelling.each", lambda function, items, *_, **__: map(function, items))
     target = tmp_path / "forty.h5"
-    command = ["label", str(tiny.path), "-o", str(target), "--engine", "adapted:Forty", "--split", "train"]
+    command = ["label", str(tiny.path), "-o", str(target), "--engine", "forty:Forty", "--split", "train"]
     refused = CliRunner().invoke(app, [*command, "--hessian"])
     assert "is at GFN2-xTB, and the engine computes forty" in str(refused.exception)
     result = CliRunner().invoke(app, [*command, "--hessian", "--directions", "rademacher", "--relabel"])
@@ -88,7 +88,7 @@ def test_a_set_is_labelled_anew(tiny, tmp_path, monkeypatch):
         np.testing.assert_allclose(one.directions.products[0].ravel(), product, atol=1e-4)  # central differences
     told = yaml.safe_load(store.attributes.provenance)
     assert told["structures"]["level_of_theory"] == "GFN2-xTB"
-    assert told["labelled"]["settings"]["engine"]["potential"] == {"name": "adapted:Forty"}
+    assert told["labelled"]["settings"]["engine"]["potential"] == {"name": "forty:Forty"}
     again = CliRunner().invoke(app, [*command, "--hessian", "--directions", "rademacher", "--relabel"])
     assert "is finished" in again.output
     more = ["label", str(target), "-o", str(tmp_path / "more.h5"), "--directions", "gaussian"]  # the engine is known
@@ -104,7 +104,7 @@ def test_what_names_an_engine(run, monkeypatch):
     assert engine_settings("nothing") == {"name": "nothing"}
     assert engine_settings(str(run)) == {"name": "potential", "run": str(run)}
     assert engine_settings("forty") == {"name": "potential", "potential": {"name": "forty"}}
-    assert engine_settings("adapted:Forty")["name"] == "potential"
+    assert engine_settings("forty:Forty")["name"] == "potential"
     assert engine_settings("hessgnn.surface.engines.tblite:TBLiteEngine")["name"].endswith("TBLiteEngine")
 
 
@@ -112,11 +112,11 @@ def test_what_cannot_label_is_refused(run):
     with pytest.raises(ConfigError, match="schnet has no weights until it is trained"):
         of(potential={"name": "schnet"})
     with pytest.raises(ConfigError, match="no such weights: fifty"):
-        of(potential={"name": "adapted:Forty", "weights": "fifty"})
+        of(potential={"name": "forty:Forty", "weights": "fifty"})
     with pytest.raises(ConfigError, match="give one of run and potential"):
         of()
     with pytest.raises(ConfigError, match="give one of run and potential"):
-        of(run=str(run), potential={"name": "adapted:Forty"})
+        of(run=str(run), potential={"name": "forty:Forty"})
     with pytest.raises(ConfigError, match="is not a run folder"):
         of(run=str(run.parent))
 

@@ -234,7 +234,14 @@ class Division:
     drawn: int
 
 
-def divide(structures: Iterable[Structure], *, by: Relation, fractions: Mapping[str, float], seed: int) -> Division:
+def divide(
+    structures: Iterable[Structure],
+    *,
+    by: Relation,
+    fractions: Mapping[str, float],
+    seed: int,
+    together: bool = False,
+) -> Division:
     """Draw splits at random: whole families, or with ``by="structure"`` single structures.
 
     Parameters
@@ -248,6 +255,8 @@ def divide(structures: Iterable[Structure], *, by: Relation, fractions: Mapping[
         Share of the structures that each split gets; frames are not counted unless there is nothing else.
     seed
         Equal data and seeds give equal splits.
+    together
+        Whether frames stay with their families instead of in splits of their kinds. Not with ``structure``.
     """
     rows: list[tuple[str, str, str, str, str]] = []
 
@@ -274,14 +283,16 @@ def divide(structures: Iterable[Structure], *, by: Relation, fractions: Mapping[
     splits = []
     for i, split in enumerate(old):
         if moving[i]:
-            split = split_of(kinds[i], split_of_unit[units[i]], frames=frames)
+            split = split_of(kinds[i], split_of_unit[units[i]], frames=frames, together=together)
         elif single and is_drawn(split):
             split = kinds[i]
         splits.append(split)
     return Division(of_family, splits, len(sizes))
 
 
-def resplit(store: Store, output: Path, *, by: Relation, fractions: Mapping[str, float], seed: int) -> Store:
+def resplit(
+    store: Store, output: Path, *, by: Relation, fractions: Mapping[str, float], seed: int, together: bool = False
+) -> Store:
     """Write a store with other splits, see :func:`divide`; its groups become the families.
 
     How the splits were drawn is the last line of the provenance.
@@ -290,7 +301,7 @@ def resplit(store: Store, output: Path, *, by: Relation, fractions: Mapping[str,
     ----------
     store
         The data; each structure is read twice, one at a time.
-    by, fractions, seed
+    by, fractions, seed, together
         As for :func:`divide`.
 
     Raises
@@ -299,7 +310,7 @@ def resplit(store: Store, output: Path, *, by: Relation, fractions: Mapping[str,
         When a split would be empty, or a family divided.
     """
     reading = (store[i] for i in tracked(range(len(store)), f"reading {store.path.name}"))
-    made = divide(reading, by=by, fractions=fractions, seed=seed)
+    made = divide(reading, by=by, fractions=fractions, seed=seed, together=together)
     empty = sorted(name for name, share in fractions.items() if share > 0 and name not in made.splits)
     if empty:
         raise DataError(
@@ -310,6 +321,7 @@ def resplit(store: Store, output: Path, *, by: Relation, fractions: Mapping[str,
     if by != "structure":
         require_no_leak(made.families, made.splits, where=store.path)
     shares = ", ".join(f"{name} {share:g}" for name, share in fractions.items())
+    shares += "; frames together" if together else ""
     attributes = store.attributes
     origin = [line for line in attributes.provenance.rstrip().splitlines() if not line.startswith(DRAWN)]
     write_store(

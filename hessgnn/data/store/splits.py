@@ -85,7 +85,7 @@ def _taken(waiting: Sequence[str], sizes: Mapping[str, int], target: float) -> l
     return taken[: len(waiting) - 1] or [min(waiting, key=lambda group: sizes[group])]
 
 
-def split_of(kind: str, group_split: str, *, frames: bool = True) -> str:
+def split_of(kind: str, group_split: str, *, frames: bool = True, together: bool = False) -> str:
     """Place a structure of some kind, given the split that :func:`split_groups` drew its group to.
 
     Frames away from stationary points are kept for testing extrapolation, each kind in a split of its own: ``irc`` for
@@ -97,7 +97,11 @@ def split_of(kind: str, group_split: str, *, frames: bool = True) -> str:
     ----------
     frames
         Whether there are frames of validation families. Without, their stationary points are ``validation``.
+    together
+        Whether frames stay with their groups instead: for small sets that are trained on frames too.
     """
+    if together:
+        return group_split
     if group_split == VALIDATION:
         return VALIDATION_STATIONARY if kind in STATIONARY and frames else VALIDATION
     if kind not in FRAMES:

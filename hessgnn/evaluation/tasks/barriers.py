@@ -1,4 +1,4 @@
-"""Barriers task (T8): barriers and energy profiles at reference geometries, transition state included."""
+"""Barriers task (T8): barriers, energy profiles and forces at reference geometries, transition state included."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ FEWEST = 3
 
 @task("barriers")
 class BarriersTask(SubjectTask[Settings, StoredReaction]):
-    """Energies of reactant, path frames, transition state and product, where the reference has them: nothing is moved.
+    """Energies and forces of reactant, path, transition state and product, where the reference has them.
+
+    Nothing is moved.
 
     A barrier is the energy of the transition state minus that of the reactant (forward) or the product (reverse), at
     the reference geometries on both surfaces. The highest frame of a path is no substitute for the transition state:
@@ -37,6 +39,7 @@ class BarriersTask(SubjectTask[Settings, StoredReaction]):
         "barriers_reverse_mae": MetricDefinition("reverse barrier MAE", "meV"),
         "barriers_reaction_mae": MetricDefinition("reaction energy MAE", "meV"),
         "barriers_profile_mae": MetricDefinition("energy profile MAE", "meV"),
+        "barriers_forces_mae": MetricDefinition("F MAE along the path", "meV/Å"),
         "barriers_failed": MetricDefinition("failed", "%", worst=100.0),
     }
     claims = (
@@ -60,13 +63,13 @@ class BarriersTask(SubjectTask[Settings, StoredReaction]):
         """See :meth:`.SubjectTask.run`."""
         points = {reaction.name: _points(reaction) for reaction in subjects}
         structures = [(name, place, s) for name, here in points.items() for place, s in here]
-        energies: dict[str, dict[str, float]] = {name: {} for name in points}
+        answers: dict[str, dict[str, tuple[float, float | None]]] = {name: {} for name in points}
         reasons: dict[str, str] = {}
-        for (name, place, _), energy in concurrently(surface, structures, _energy):
-            if isinstance(energy, SurfaceError):
-                reasons.setdefault(name, str(energy))
+        for (name, place, _), answer in concurrently(surface, structures, _answer):
+            if isinstance(answer, SurfaceError):
+                reasons.setdefault(name, str(answer))
             else:
-                energies[name][place] = energy
+                answers[name][place] = answer
         for name, here in points.items():
             result: Result = {
                 "places": [place for place, _ in here],
@@ -75,7 +78,8 @@ class BarriersTask(SubjectTask[Settings, StoredReaction]):
             if name in reasons:
                 yield name, result | {"failure": reasons[name]}
             else:
-                yield name, result | {"energies": [energies[name][place] for place, _ in here]}
+                energies, errors = zip(*(answers[name][place] for place, _ in here), strict=True)
+                yield name, result | {"energies": list(energies), "force_errors": list(errors)}
 
     def values(self, results: Mapping[str, Result]) -> Values:
         """See :meth:`.SubjectTask.values`; a reaction without one of its ends has no number for it."""
@@ -98,16 +102,18 @@ def _points(reaction: StoredReaction) -> list[tuple[str, Structure]]:
     return [(place, structure) for place, structure in named if structure is not None and structure.energy is not None]
 
 
-def _energy(surface: Surface, point: tuple[str, str, Structure]) -> float | SurfaceError:
-    """Energy of a structure, eV."""
+def _answer(surface: Surface, point: tuple[str, str, Structure]) -> tuple[float, float | None] | SurfaceError:
+    """Energy of a structure, eV, and the mean absolute error of its force components, eV/Å, where these are known."""
+    reference = point[2].forces
     try:
-        return surface.energy_forces(point[2].to_atoms())[0]
+        energy, forces = surface.energy_forces(point[2].to_atoms())
     except SurfaceError as error:
         return error
+    return energy, None if reference is None else float(np.abs(forces - reference).mean())
 
 
 def _errors(row: Result) -> dict[str, float | None]:
-    """Absolute errors of a reaction, meV; ``None`` where it failed."""
+    """Absolute errors of a reaction, meV and meV/Å; ``None`` where it failed."""
     places = row["places"]
     pairs = {"forward": ("saddle", "reactant"), "reverse": ("saddle", "product"), "reaction": ("product", "reactant")}
     kinds = [kind for kind, ends in pairs.items() if set(ends) <= set(places)]
@@ -118,6 +124,8 @@ def _errors(row: Result) -> dict[str, float | None]:
     errors = 1e3 * np.subtract(row["energies"], row["reference"])
     at = dict(zip(places, errors.tolist(), strict=True))
     found: dict[str, float | None] = {}
+    if known := [error for error in row.get("force_errors", []) if error is not None]:  # absent in older results
+        found["forces"] = 1e3 * float(np.mean(known))
     for kind in kinds:
         if kind == "profile":
             found[kind] = float(np.abs(errors - errors.mean()).mean())

@@ -64,7 +64,7 @@ class WeightFile:
         trust
             Read a pickle of whole modules, with a warning.
         allowed
-            Harmless classes and functions that may occur beside tensors, as of :func:`torch.serialization.safe_globals`.
+            Harmless classes and functions that may occur beside tensors, see :func:`torch.serialization.safe_globals`.
 
         Returns
         -------

@@ -28,6 +28,7 @@ class MACE(AdaptedPotential):
         head: str | None = Field(default=None, description="of a model with several heads")
 
     config: Config
+    products_at_once = 1
     types: Tensor
 
     def __init__(self, config: Config) -> None:

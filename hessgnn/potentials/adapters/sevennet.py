@@ -5,6 +5,8 @@ Y. Park et al., J. Chem. Theory Comput. 20, 4857 (2024). The wheel holds SevenNe
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from pydantic import Field
 from torch import Tensor
@@ -41,19 +43,27 @@ class SevenNet(AdaptedPotential):
         modal: str | None = Field(default=None, description="level of theory, for weights that know several")
 
     config: Config
+    products_at_once = 1
+    model: Any
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.n_hops = sum(name.endswith("_convolution") for name, _ in self.model.named_children())
-        onset = getattr(self.model.edge_embedding.cutoff_function, "r_on", None)  # type: ignore[union-attr]
+        embedding = self.model.edge_embedding
+        onset = getattr(embedding.cutoff_function, "r_on", None)
         if onset is not None:
             self.not_c2 = f"the XPLOR cutoff function has a jump in its second derivative at its onset, {onset:g} Å"
+        self.excused = {"rotation": "coupling coefficients are rounded to float32: forces turn with an error of 1e-9"}
+        if all(irrep.p == 1 for _, irrep in embedding.spherical.irreps_out):
+            self.excused["reflection"] = "the network was built without parity (is_parity: false)"
 
     @classmethod
     def load_model(cls, config: AdaptedConfig) -> ForeignModel:
         """See :meth:`AdaptedPotential.load_model`."""
+        assert isinstance(config, cls.Config)
         names = foreign("sevenn._const", package="sevenn", extra="sevennet")
         published = {name: getattr(names, constant) for name, constant in _PUBLISHED.items()}
+        published |= {name.replace("SevenNet", "7net"): path for name, path in published.items()}  # as the package
         file = find_weights(config.weights, package="sevenn", published=published)
         content = file.load(trust=config.trust, allowed=_ARRAYS)
         if not (isinstance(content, dict) and {"config", "model_state_dict"} <= content.keys()):
@@ -75,16 +85,16 @@ class SevenNet(AdaptedPotential):
     def atomic_energies(self, batch: Batch) -> Tensor:
         """See :meth:`~hessgnn.potentials.base.Potential.atomic_energies`."""
         self.species(batch)  # refuses elements that the potential does not know
-        vectors = batch.edge_vectors()
+        vectors, model = batch.edge_vectors(), self.model
         data = {
-            "x": self.model.z_to_onehot_tensor.to(vectors.device)[batch.numbers],
+            "x": model.z_to_onehot_tensor.to(vectors.device)[batch.numbers],
             "edge_vec": vectors,
             "edge_index": batch.edge_index,
             "batch": batch.batch,
         }
         if self.config.modal is not None:
-            data["modal_type"] = batch.n_atoms.new_full((batch.n_structures,), self.model.modal_map[self.config.modal])
-        for module in self.model:
+            data["modal_type"] = batch.n_atoms.new_full((batch.n_structures,), model.modal_map[self.config.modal])
+        for module in model:
             data = module(data)
             # One-hot vectors are made in float32, whatever the type of the model.
             data = {key: value.to(vectors.dtype) if value.is_floating_point() else value for key, value in data.items()}

@@ -6,16 +6,32 @@ A. Kabylda et al., J. Am. Chem. Soc. 147, 33723 (2025). The wheel holds the publ
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
+from e3nn import o3
 from pydantic import Field, NonNegativeInt, PositiveFloat
-from torch import Tensor
+from torch import Tensor, nn
 
 from hessgnn.data.batch import Batch
 from hessgnn.errors import ConfigError
 from hessgnn.potentials.adapters.base import AdaptedConfig, AdaptedPotential, ForeignModel
 from hessgnn.potentials.adapters.files import find_weights, foreign
 from hessgnn.potentials.base import TotalEnergyPotential, register
+from hessgnn.potentials.nequip.model import eager_e3nn
+
+
+class _Harmonics(nn.Module):
+    """The same spherical harmonics as the model's own, without the assignments that cannot be vectorised."""
+
+    def __init__(self, degrees: list[int]) -> None:
+        super().__init__()
+        with eager_e3nn():
+            self.harmonics = o3.SphericalHarmonics(degrees, normalize=True, normalization="integral")
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """``(n, 3)`` to ``(n, m)``; e3nn orders the axes y, z, x."""
+        return self.harmonics(vectors.roll(-1, 1))
 
 
 @register("so3lr")
@@ -34,7 +50,15 @@ class SO3LR(AdaptedPotential, TotalEnergyPotential):
         unpaired_electrons: NonNegativeInt = Field(default=0, description="of each structure")
 
     config: Config
-    not_c2 = "the shifted electrostatics has a jump in its second derivative at the long-range cutoff"
+    products_at_once = 16
+    model: Any
+    not_c2 = (
+        "the second derivative of the shifted electrostatics jumps at the long-range cutoff, and Hirshfeld ratios are "
+        "absolute values, with a kink where strongly distorted geometries bring them to 0"
+    )
+    excused = dict.fromkeys(
+        ("no_neighbours", "fragments"), "partial charges add up to the charge of the structure, so all atoms interact"
+    )
 
     @classmethod
     def load_model(cls, config: AdaptedConfig) -> ForeignModel:
@@ -46,6 +70,7 @@ class SO3LR(AdaptedPotential, TotalEnergyPotential):
         model = file.load(trust=config.trust)
         if type(model) is not models.SO3LR or getattr(model, "use_pme", False):
             raise ConfigError("is no SO3LR model with one head", where=file.path, hint="name a whole saved model")
+        model.spherical_harmonics = _Harmonics(model.degrees)
         model.r_max_lr, model.dispersion_energy_cutoff_lr_damping = config.long_range_cutoff, config.damping_width
         # All 118 elements have weights. Those that were trained on have a scale of their own.
         trained = (model.atomic_energy_output_block.energy_scales.weight[0] != 1).nonzero().squeeze(-1) + 1

@@ -31,6 +31,7 @@ class TorchANI(AdaptedPotential):
         member: NonNegativeInt | None = Field(default=None, description="of the ensemble; the mean of all if absent")
 
     config: Config
+    products_at_once = 16
     n_hops = 2
     """One edge, but each pair is computed once for both of its atoms."""
 

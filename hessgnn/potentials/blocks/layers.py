@@ -28,6 +28,32 @@ def mlp(*sizes: int, act: str, bias: bool = True) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
+class LayerNorm(nn.LayerNorm):
+    """Layer normalisation whose third derivatives are right.
+
+    Those of :func:`torch.nn.functional.layer_norm` are silently wrong (torch 2.13): its second backward takes mean and
+    deviation, which it has saved, for constants. Energies, forces and Hessians are right, but not the gradient of a
+    loss of Hessian products.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # torch's name
+        """See ``torch.nn.LayerNorm``."""
+        axes = tuple(range(-len(self.normalized_shape), 0))
+        centred = input - input.mean(axes, keepdim=True)
+        out = centred * torch.rsqrt(centred.square().mean(axes, keepdim=True) + self.eps)
+        if self.elementwise_affine:
+            out = out * self.weight
+            out = out if self.bias is None else out + self.bias
+        return out
+
+
+def mend_layer_norms(module: nn.Module) -> None:
+    """Let all layer normalisations inside a module be :class:`LayerNorm`; names and weights stay."""
+    for part in module.modules():
+        if type(part) is nn.LayerNorm:
+            part.__class__ = LayerNorm
+
+
 class PolynomialCutoff(nn.Module):
     """Polynomial envelope: 1 at r = 0, zero with ``p - 1``... three derivatives at the cutoff.
 

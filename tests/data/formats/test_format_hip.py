@@ -1,4 +1,5 @@
 from dataclasses import replace
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -6,7 +7,11 @@ import pytest
 from labelled import assert_same, labelled, levels, read, reasons
 
 from hessgnn.data.formats import registry
+from hessgnn.data.formats.transfer import ImportOptions, import_data
+from hessgnn.data.store.store import Store
 from hessgnn.errors import DataError
+
+HORM = Path(__file__).resolve().parents[3].parent / "shared" / "reference" / "horm" / "horm_dev.h5"
 
 
 def test_round_trip_is_exact(tmp_path):
@@ -42,6 +47,22 @@ def test_files_of_mace(foreign):
     assert (second.name, second.group) == ("config_batch_1/config_0", "H2O")
     assert levels("hip", foreign) == {""}
     assert read("hip", foreign.parent)[0].name == "shard_0/config_batch_0/config_0"
+
+
+@pytest.mark.skipif(not HORM.exists(), reason="the sample of HORM is not part of the repository")
+def test_the_sample_of_horm_is_at_the_level_of_the_bundled_dft_set(tmp_path):
+    """Larger, reactive molecules: what is learnt from dft-mini can be tested on them."""
+    bundled = Store.open("dft-mini")
+    options = ImportOptions(level=bundled.attributes.level_of_theory, split="test")
+    report = import_data("hip", HORM, tmp_path / "horm.h5", options)
+    assert (report.structures, report.entries, report.unreadable) == (52, 52, {})
+    store = Store.open(tmp_path / "horm.h5")
+    assert store.attributes.level_of_theory == "wB97X/6-31G(d)"
+    assert store.splits == {"test": 52}
+    assert store.has_hessian.all()
+    assert store.elements() == bundled.elements() == [1, 6, 7, 8]
+    assert store.n_atoms.min() > 7
+    assert not set(store.groups) & set(bundled.groups)
 
 
 def test_bad_files(foreign):

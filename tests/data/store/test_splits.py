@@ -68,6 +68,11 @@ def test_frames_validate_or_test_extrapolation(kind):
     assert [split_of(kind, split) for split in FRACTIONS] == [f"{kind}-known", "validation", kind]
 
 
+@pytest.mark.parametrize("kind", [*FRAMES, "minimum"])
+def test_frames_may_stay_with_their_group(kind):
+    assert [split_of(kind, split, together=True) for split in FRACTIONS] == list(FRACTIONS)
+
+
 @pytest.mark.parametrize("kind", ["minimum", "transition-state", "unknown"])
 def test_others_follow_their_group(kind):
     """Validation is on frames where there are any: every force of a stationary point is zero."""
