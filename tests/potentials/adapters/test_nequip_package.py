@@ -1,4 +1,8 @@
+import json
 import random
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +15,8 @@ from against_package import (
     structures,
 )
 from ase.build import molecule
+from ase.calculators.emt import EMT
+from ase.io import write
 
 from hessgnn.data.batch import Batch
 from hessgnn.errors import ConfigError, DataError
@@ -23,6 +29,14 @@ SMALL = {"num_layers": 2, "l_max": 1, "num_features": 4, "radial_mlp_width": 8, 
 
 def make(**changes):
     return create("nequip-package", cutoff=4.0, settings=SMALL | changes)
+
+
+def with_forces(seed):
+    atoms = molecule("CH3CH2OH")
+    atoms.rattle(0.05, seed=seed)
+    atoms.calc = EMT()
+    atoms.get_forces()
+    return atoms
 
 
 def calculator(potential):
@@ -66,6 +80,56 @@ def test_energies_forces_and_hessian_are_those_of_nequip():
 @pytest.mark.slow
 def test_every_item_of_the_contract_is_kept():
     assert broken_items(make) == {}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*it is read because of trust")
+def test_checkpoints_and_packages_of_its_trainer_are_read(tmp_path):
+    write(tmp_path / "frames.xyz", [with_forces(seed) for seed in range(4)])
+    symbols, loader = ["H", "C", "N", "O"], {"_target_": "torch.utils.data.DataLoader", "batch_size": 2}
+    neighbors = {"_target_": "nequip.data.transforms.NeighborListTransform", "r_max": 4.0}
+    types = {"_target_": "nequip.data.transforms.ChemicalSpeciesToAtomTypeMapper", "model_type_names": symbols}
+    checkpoint = {
+        "_target_": "lightning.pytorch.callbacks.ModelCheckpoint",
+        "dirpath": str(tmp_path),
+        "filename": "one",
+    }
+    trainer = {"max_epochs": 1, "accelerator": "cpu", "logger": False, "callbacks": [checkpoint]}
+    model = SMALL | {"type_names": symbols, "r_max": 4.0, "avg_num_neighbors": 8.0, "seed": 1, "model_dtype": "float32"}
+    model |= {"per_type_energy_scales": 1.0}
+    config = {
+        "run": ["train"],
+        "data": {
+            "_target_": "nequip.data.datamodule.ASEDataModule",
+            "seed": 1,
+            "split_dataset": {"file_path": str(tmp_path / "frames.xyz"), "train": 2, "val": 2},
+            "transforms": [neighbors, types],
+            "train_dataloader": loader,
+            "val_dataloader": loader,
+        },
+        "trainer": {"_target_": "lightning.Trainer", **trainer},
+        "training_module": {
+            "_target_": "nequip.train.NequIPLightningModule",
+            "loss": {"_target_": "nequip.train.EnergyForceLoss"},
+            "val_metrics": {"_target_": "nequip.train.EnergyForceMetrics"},
+            "optimizer": {"_target_": "torch.optim.Adam", "lr": 1e-3},
+            "model": {"_target_": "nequip.model.NequIPGNNModel", **model},
+        },
+        "global_options": {"allow_tf32": False},
+    }
+    (tmp_path / "config.yaml").write_text(json.dumps(config))  # which is YAML, too
+    package = tmp_path / "one.nequip.zip"
+    for command in (["train", "-cp", tmp_path, "-cn", "config"], ["package", "build", tmp_path / "one.ckpt", package]):
+        script = Path(sys.executable).parent / f"nequip-{command[0]}"
+        subprocess.run([script, *command[1:]], cwd=tmp_path, check=True, capture_output=True)
+    batch = Batch.from_atoms(structures(), 4.0)
+    checkpoint, package = (
+        create("nequip-package", weights=str(path), trust=True).double() for path in (tmp_path / "one.ckpt", package)
+    )
+    assert checkpoint.reference_energies.tolist() == list(SHIFTS.values())
+    assert torch.allclose(checkpoint.energy(batch), package.energy(batch), atol=1e-9)
+    assert all(torch.equal(a, b) for a, b in zip(checkpoint.hessian(batch), package.hessian(batch), strict=True))
+    products_can_be_trained_on(package)
 
 
 def test_float32_keeps_the_digits_of_free_atoms():
