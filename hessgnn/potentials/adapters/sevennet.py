@@ -68,18 +68,18 @@ class SevenNet(AdaptedPotential):
         content = file.load(trust=config.trust, allowed=_ARRAYS)
         if not (isinstance(content, dict) and {"config", "model_state_dict"} <= content.keys()):
             raise ConfigError("is no checkpoint of SevenNet", where=file.path, hint="name one that sevenn has written")
-        with explained(file.path), quiet(), eager_e3nn():  # nothing but tensors and numbers is left to be read
-            model = foreign("sevenn.util", package="sevenn", extra="sevennet").load_checkpoint(file.path).build_model()
-        for unneeded in ("reduce_total_enegy", "force_output"):
-            model.delete_module_by_key(unneeded)
-        model.set_is_batch_data(True)
-        modals = sorted(model.modal_map or {})
+        modals = sorted(content["config"].get("_modal_map") or {})
         if config.modal not in (modals or [None]):
             raise ConfigError(
                 f"{config.weights} knows {', '.join(modals)}" if modals else f"{config.weights} knows one level only",
                 where="key 'potential.modal'",
                 hint="name one of them" if modals else "leave it out",
             )
+        with explained(file.path), quiet(), eager_e3nn():  # nothing but tensors and numbers is left to be read
+            model = foreign("sevenn.util", package="sevenn", extra="sevennet").load_checkpoint(file.path).build_model()
+        for unneeded in ("reduce_total_enegy", "force_output"):
+            model.delete_module_by_key(unneeded)
+        model.set_is_batch_data(True)
         return ForeignModel(model, tuple(model.type_map), float(model.cutoff), file)
 
     def atomic_energies(self, batch: Batch) -> Tensor:
