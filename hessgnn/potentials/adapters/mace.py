@@ -39,7 +39,7 @@ class MACE(AdaptedPotential):
         index[self.model.atomic_numbers] = torch.arange(len(self.model.atomic_numbers))
         self.register_buffer("types", index, persistent=False)
         if hasattr(self.model, "pair_repulsion_fn"):
-            why = "pair repulsion ends at the sum of covalent radii, where third derivatives jump: steps must not cross it"
+            why = "pair repulsion ends at the sum of covalent radii, where its third derivative jumps"
             self.excused = dict.fromkeys(("hessian", "axes"), why)
         self.model = _eager(self.model)
 
