@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ase.build import molecule
-from ase.data.g2 import data as g2
 
 from hessgnn.data.store.store import Store, write_store
 from hessgnn.data.structure import Structure
@@ -25,6 +23,7 @@ from hessgnn.evaluation.run import ProgressCallback
 from hessgnn.evaluation.tasks.accuracy import sampled
 from hessgnn.experiments.frames import CLOSEST, FRAME
 from hessgnn.experiments.transfer_config import OriginalSettings
+from hessgnn.factory.smiles import conformers
 from hessgnn.molecules.geometry import molecule_rng
 from hessgnn.potentials.base import Potential
 from hessgnn.potentials.saved import load
@@ -35,18 +34,16 @@ OTHERS, ALIKE = "others", "alike"
 
 
 def unlike_molecules(settings: OriginalSettings, elements: Sequence[int]) -> list[Structure]:
-    """Molecules of ASE's g2 set with an element of the settings, displaced, in splits ``train`` and ``others``.
+    """Displaced frames of the molecules of the settings, in splits ``train`` and ``others``.
 
     ``elements`` are those that the potential knows. Compositions take turns between the splits, so none is in both.
     """
     found: dict[str, list[Structure]] = {}
-    known = set(elements)
-    for name in sorted(g2):
-        atoms = molecule(name)
-        numbers = set(atoms.numbers.tolist())
-        if len(atoms) < 3 or not numbers <= known or not numbers & set(settings.elements):
+    for smiles in settings.molecules:
+        atoms = conformers(smiles, number=1, seed=settings.seed)[0]
+        if not set(atoms.numbers.tolist()) <= set(elements):
             continue
-        rng = molecule_rng((settings.seed,), name)
+        rng = molecule_rng((settings.seed,), smiles)
         frames: list[Structure] = []
         while len(frames) < settings.frames:
             spread = settings.displacement * rng.uniform()
@@ -58,7 +55,7 @@ def unlike_molecules(settings: OriginalSettings, elements: Sequence[int]) -> lis
                 Structure(
                     numbers=atoms.numbers,
                     positions=positions,
-                    name=f"g2/{name}/{len(frames):02d}",
+                    name=f"{smiles}/{len(frames):02d}",
                     group=atoms.get_chemical_formula(),
                     kind=FRAME,
                 )
@@ -66,7 +63,7 @@ def unlike_molecules(settings: OriginalSettings, elements: Sequence[int]) -> lis
         found.setdefault(frames[0].group, []).extend(frames)
     return [
         replace(frame, split=("train", OTHERS)[place % 2])
-        for place, group in enumerate(sorted(found))
+        for place, group in enumerate(found)
         for frame in found[group]
     ]
 

@@ -60,17 +60,27 @@ class Pretraining(Settings):
     steps: PositiveInt = 800
 
 
+OTHER_MOLECULES = (
+    *("CF", "CCF", "CC(F)F", "OCF", "FC=C", "FCC=O", "FCC#N", "NCCF", "COCF", "FC1CC1", "CCCF", "FC=CF", "CC(=O)F"),
+    *("CCl", "CCCl", "ClCCl", "ClC=C", "ClCC=O", "ClCC#N", "OCCCl", "NCCCl", "COCCl", "ClC#C", "ClCCF", "CC(=O)Cl"),
+    *("CS", "CCS", "CSC", "CC=S", "SCC=O", "SCC#N", "OCCS", "NCCS", "C1CS1", "C=CS", "COC=S", "CS(C)=O", "FCS", "ClCS"),
+    *("CP", "CCP", "C=CP", "OCP", "NCP", "PCC#N", "FCP", "C1CP1", "PCC=O"),
+)
+"""Small organic molecules with F, P, S or Cl."""
+
+
 class OriginalSettings(Settings):
     """The surface that a published potential has before it is trained on, labelled by the potential itself.
 
-    Molecules of ASE's g2 set with elements that the data lack are labelled at displaced frames. Those with one half of
-    the compositions are replayed, the other half is held out, and so is a sample of a split of the data.
+    Molecules with elements that the data lack are labelled at displaced frames. Those with one half of the
+    compositions are replayed, the other half is held out, and so is a sample of a split of the data.
     """
 
+    molecules: tuple[str, ...] = Field(default=OTHER_MOLECULES, min_length=2, description="SMILES")
     elements: tuple[int, ...] = Field(
-        default=(9, 15, 16, 17), min_length=1, description="molecules have at least one of these, which the data lack"
+        default=(9, 15, 16, 17), min_length=1, description="that the molecules have and the data lack"
     )
-    frames: PositiveInt = Field(default=4, description="displaced frames of each molecule that is replayed")
+    frames: PositiveInt = Field(default=8, description="displaced frames of each molecule that is replayed")
     displacement: PositiveFloat = Field(default=0.1, description="largest standard deviation of a coordinate, Å")
     seed: Seed = 0
     split: str = Field(default="nms", description="split of the data that a sample is held out of")

@@ -58,7 +58,7 @@ def make(tiny_store: Path) -> Make:
 
 
 PUBLISHED = {"forty": {"potential": {"name": "forty:Forty"}}}
-OTHER = {"elements": [9], "frames": 1, "sample": 2, "split": "test", "batch_size": 2}
+OTHER = {"molecules": ["CF", "OCF", "FC=C", "FC#C"], "elements": [9], "frames": 1, "sample": 2, "split": "test"}
 
 
 def test_published_weights_are_fine_tuned_and_held_to_what_they_were(make: Make, tmp_path: Path) -> None:
