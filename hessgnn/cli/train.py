@@ -25,6 +25,7 @@ from hessgnn.evaluation.run import DEFAULT_TASKS, TaskSettings, chosen_tasks
 from hessgnn.evaluation.tasks.accuracy import METRICS
 from hessgnn.leaderboard.collect import collect
 from hessgnn.leaderboard.tables import MISSING
+from hessgnn.potentials.saved import BEST
 from hessgnn.runtime.config import dump, load, override, parse
 from hessgnn.runtime.files import find_resource
 from hessgnn.runtime.machine import keep_freed_memory
@@ -62,7 +63,9 @@ def train(
             with _shown(progress.console), _told_how_to_resume(folder):
                 result = run_training(settings, folder, resume=resume is not None, observer=observer)
             progress.update(task, total=result.progress.step, errors=result.progress.ending)
-        log.line(_title(settings), f"{result.progress.ending}, at step {result.progress.step}")
+        end = f"{result.progress.ending}, at step {result.progress.step}"
+        kept = "; no checkpoint is better than the start" if result.progress.kept_start else ""
+        log.line(_title(settings), end + kept)
         _print_result(console, result, folder)
 
 
@@ -252,6 +255,9 @@ def _print_result(console: Console, result: TrainingResult, folder: Path) -> Non
     progress = result.progress
     best = next(point for point in progress.curve if point.step == progress.best_step)
     console.print(f"best validation at step {best.step}: {bar.describe(best)}  (score {best.score:.3g})", markup=False)
+    if progress.kept_start:
+        about = f"no checkpoint is better than the start, so {BEST} holds the weights of the start"
+        console.print(about, style="yellow", markup=False, highlight=False, soft_wrap=True)
     ending = f"{progress.ending}  (curve: {folder / 'metrics.csv'})"
     console.print(ending, markup=False, highlight=False, soft_wrap=True)
     for shape, step in progress.compiled.items():

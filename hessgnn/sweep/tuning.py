@@ -109,7 +109,8 @@ class Tuning:
 
     def prune(self, request: TrialRequest, point: ValidationPoint) -> str | None:
         """Report a validation; return :data:`PRUNED` if the trial should end."""
-        if self.config.pruner.kind == "none" or point.step < self.config.pruner.warmup:
+        # Step 0 is the validation of what all trials start from.
+        if self.config.pruner.kind == "none" or point.step < max(1, self.config.pruner.warmup):
             return None
         if point.step not in request.trial.storage.get_trial(request.trial._trial_id).intermediate_values:
             request.trial.report(point.score, point.step)

@@ -67,6 +67,11 @@ class Progress:
     curve: list[ValidationPoint] = field(default_factory=list)
 
     @property
+    def kept_start(self) -> bool:
+        """Whether a run that started from weights has no checkpoint with a better score than these."""
+        return self.step > 0 and self.best_step == 0
+
+    @property
     def ending(self) -> str:
         """How the run ended, as a line for people."""
         if self.converged:
@@ -214,11 +219,12 @@ class Trainer:
         settings, progress = self.setup.config.training, self.progress
         since_validation: list[LossValue] = []
         started = time.perf_counter()
-        if not settings.steps and not progress.curve:
+        if not progress.curve and (self.setup.origin is not None or not settings.steps):
             as_it_starts = self._validate([])
             self._save()
             if observer is not None:
                 observer(0, as_it_starts)
+            started = time.perf_counter()
         while progress.step < settings.steps and not progress.ended:
             since_validation.append(self._step())
             point = None
@@ -280,8 +286,9 @@ class Trainer:
         names = [streams[number].source.name for number in errors][1:]
         point = replace(first, others=dict(zip(names, others, strict=True)))
         progress.curve.append(point)
-        schedule.observe(score, progress.step)
-        if progress.step >= schedule.config.warmup:
+        if progress.step:  # what a run starts from is no improvement, nor waited for
+            schedule.observe(score, progress.step)
+        if progress.step >= max(1, schedule.config.warmup):
             progress.waited += 1
             if score < progress.flat_score * (1 - config.min_improvement):
                 progress.flat_score, progress.flat_since, progress.waited = score, progress.step, 0
@@ -351,7 +358,8 @@ class Trainer:
         self.progress.seconds_per_step.append(seconds / n_steps)
 
     def _save(self) -> None:
-        self.progress.compiled = self.setup.step.gradient.settle(self.progress.step)
+        if self.progress.step:  # before, the first batches decide what is compiled
+            self.progress.compiled = self.setup.step.gradient.settle(self.progress.step)
         if self.run is None or not self.ranks.first:
             return
         setup = self.setup
@@ -419,7 +427,8 @@ class Trainer:
         best = {"flat_score": state["best_score"], "flat_since": state["best_step"]}  # version 0.1.0 has no others
         curve = [ValidationPoint.read(point) for point in state["curve"]]
         self.progress = Progress(**{**best, **state, "curve": curve})
-        setup.step.gradient.restore(self.progress.compiled)
+        if self.progress.step:
+            setup.step.gradient.restore(self.progress.compiled)
         setup.step.schedule.load_state_dict({"best_step": state["best_step"], **content["schedule"]})
         self._judge_end()
 

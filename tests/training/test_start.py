@@ -211,17 +211,46 @@ def test_a_resumed_run_needs_its_start_no_longer(
     training = {"start": str(start), "steps": 12, "lora": lora, "freeze": [] if lora else ["embedding.weight"]}
     config = make(training=training)
     whole = train(config, tmp_path / "whole")
-    train_until_killed(config, tmp_path / "parts", 6)
+    for step in (0, 2, 6):  # after the validation of the start, before the next one, after that
+        train_until_killed(config, tmp_path / "parts", step, resume=True)
     begun = (tmp_path / "parts" / "start.json").read_text()
     shutil.rmtree(start)
     parts = train(config, tmp_path / "parts", resume=True)
     assert (parts.score, parts.errors) == (whole.score, whole.errors)
+    assert [point.score for point in parts.progress.curve] == [point.score for point in whole.progress.curve]
     assert (tmp_path / "parts" / "start.json").read_text() == begun
     for name in ("best.pt", "last.pt"):
         ours, theirs = (load_checkpoint(tmp_path / run / name)["potential"] for run in ("parts", "whole"))
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[key], theirs[key]) for key in ours)
     train(Run(tmp_path / "whole").config(), tmp_path / "whole", resume=True)  # what the folder says is complete
+
+
+def test_the_start_is_validated_and_kept_where_nothing_is_better(
+    make: MakeConfig, make_config: MakeConfig, tmp_path: Path, pretrained: Path, store: Path
+) -> None:
+    """Neither patience nor the plateau rule waits for a score below that of the start."""
+    keep = {"reference_energies": "keep"}
+    as_it_is = train(make(training={"steps": 0}, data=keep))
+    worse = {"steps": 12, "schedule": {"lr": 0.5, "warmup": 0, "kind": "plateau", "patience": 1}}
+    data = {**keep, "also": [{"path": str(store), "weight": 0}]}
+    result = train(make(training=worse, data=data, validation={"patience": 2}), tmp_path / "run")
+    curve = result.progress.curve
+    assert [point.step for point in curve][:2] == [0, 4]
+    assert (curve[0].score, curve[0].loss, curve[0].products) == (as_it_is.score, None, 0)
+    assert [point.step for point in curve] == [point.others["springs-2"].step for point in curve]
+    assert result.progress.kept_start
+    assert result.errors == as_it_is.errors
+    assert curve[0].score < curve[1].score
+    assert result.progress.flat_since >= 4
+    for key, value in weights(tmp_path / "run" / "best.pt").items():
+        assert torch.equal(value, weights(pretrained / "best.pt")[key]), key
+    better = train(make(training={"steps": 24, "schedule": {"lr": 2e-3}, "average": {"kind": "none"}}))
+    assert better.score < better.progress.curve[0].score
+    assert not better.progress.kept_start
+    fresh = train(make_config())
+    assert [point.step for point in fresh.progress.curve] == [4, 8, 12]
+    assert not fresh.progress.kept_start
 
 
 def test_the_shipped_example_runs(pretrained: Path, store: Path, tmp_path: Path) -> None:
