@@ -205,14 +205,14 @@ def _group(loaded: Sequence[RunFiles]) -> dict[str, list[Record]]:
             raise DataError(
                 f"seed {record.seed} of {record.entry!r} is already there from {twin.path}",
                 where=item.path,
-                hint="name every run once, and give other configurations an entry of their own",
+                hint="name every run once, and give other configurations names of their own: train with name=…",
             )
         group = groups.setdefault(record.entry, [])
         if group and _kind(group[0]) != _kind(record):
             raise DataError(
                 f"entry {record.entry!r} joins different architectures, starts, regimes or budgets",
                 where=item.path,
-                hint="give each an entry of its own",
+                hint="give each configuration a name of its own: train with name=…",
             )
         group.append(record)
     return groups

@@ -248,7 +248,7 @@ class RunConfig(Settings):
 
     name: str = Field(
         default="",
-        description="what the leaderboard calls it; architecture and labels, and whether it was fine-tuned, if empty",
+        description="what the leaderboard calls it; architecture, labels, and how it was fine-tuned, if empty",
     )
     potential: dict[str, Any] = Field(description="name, and settings of that architecture")
     data: DataConfig = DataConfig()
@@ -315,8 +315,11 @@ class RunConfig(Settings):
             architecture += "" if weights == usual else f" {Path(str(weights)).stem}"
         if not self.training.steps:
             return f"{architecture} {'published' if adapted and self.training.start is None else 'as started'}"
-        started = adapted or self.training.start is not None
-        return f"{architecture} {self.loss.regime}{' fine-tuned' if started else ''}"
+        started, lora = adapted or self.training.start is not None, self.training.lora
+        ways = ["fine-tuned"] if started else []
+        ways += [f"LoRA r{lora.rank}"] if lora else ["frozen"] if self.training.freeze else []
+        ways += ["replay" if started else "several stores"] if self.data.also else []
+        return " ".join([architecture, self.loss.regime, *ways])
 
     def potential_class(self) -> type[Potential]:
         """The architecture's class."""

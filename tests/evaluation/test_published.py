@@ -121,3 +121,8 @@ def test_entries_are_named_by_what_they_are():
     assert entry(potential={"name": "schnet"}, training={"start": "runs/x"}) == "schnet E-F fine-tuned"
     assert entry(potential={"name": "schnet"}, training={"start": "runs/x", "steps": 0}) == "schnet as started"
     assert entry(potential={"name": FORTY}, name="mine") == "mine"
+    assert entry(potential={"name": FORTY}, training={"lora": {"rank": 4}}) == f"{FORTY} E-F fine-tuned LoRA r4"
+    also = [{"path": "a.h5"}, {"path": "b.h5"}]
+    frozen = {"start": "runs/x", "freeze": ["*.bias"]}
+    assert entry(potential={"name": "schnet"}, training=frozen, data=also) == "schnet E-F fine-tuned frozen replay"
+    assert entry(potential={"name": "schnet"}, data=also) == "schnet E-F several stores"
