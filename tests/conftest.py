@@ -1,5 +1,6 @@
 import gc
 import os
+import tempfile
 
 # One thread for each pytest-xdist worker and its children, before any library asks: more only fight over the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -19,6 +20,14 @@ def pytest_configure(config):
     # torch 2.13 deprecates TorchScript, which e3nn, torchani and torch-geometric use while they are imported.
     config.addinivalue_line("filterwarnings", "ignore:`torch.jit:DeprecationWarning")
     share_one_server()
+    keep_settings_apart(config)
+
+
+def keep_settings_apart(config):
+    """Keep the user's own settings out of the tests, and the tests out of these."""
+    folder = tempfile.TemporaryDirectory(prefix="hessgnn-tests-")
+    config.add_cleanup(folder.cleanup)
+    os.environ["XDG_CONFIG_HOME"] = folder.name
 
 
 def pytest_collection_finish():

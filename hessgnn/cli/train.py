@@ -26,7 +26,7 @@ from hessgnn.evaluation.tasks.accuracy import METRICS
 from hessgnn.leaderboard.collect import collect
 from hessgnn.leaderboard.tables import MISSING
 from hessgnn.potentials.saved import BEST
-from hessgnn.runtime.config import dump, load, override, parse
+from hessgnn.runtime.config import dump, get_dotted, load, override, parse
 from hessgnn.runtime.files import find_resource
 from hessgnn.runtime.machine import keep_freed_memory
 from hessgnn.runtime.terminal import Interrupted, ProgressLog, say
@@ -42,6 +42,8 @@ from hessgnn.training.sources import elements_of, open_sources
 from hessgnn.training.start import describe_trained, prepare, resolved
 from hessgnn.training.trainer import Observer, TrainingResult
 from hessgnn.training.trainer import train as run_training
+
+_TRUST = "potential.trust"
 
 
 def train(
@@ -114,8 +116,7 @@ def _what_and_where(
             config, overrides = None, [str(config), *overrides]
         if config is not None or output is not None:
             raise ConfigError("takes neither a config nor an output folder", where="--resume", hint="leave them out")
-        Run(resume).config()  # says what is wrong with a folder that holds no run
-        return load(RunConfig, Run(resume).config_path, overrides), resume
+        return Run(resume).config(overrides), resume
     if config is None:
         raise ConfigError("no config is given", hint="name a YAML file, for example configs/schnet.yaml")
     settings = load(RunConfig, find_resource(config), overrides)
@@ -159,6 +160,7 @@ def evaluate(
         raise ConfigError("one of a run, a potential and a calculator is evaluated", where="evaluate", hint=hint)
     names = chosen_tasks(tasks or DEFAULT_TASKS)  # before their settings: one from outside is known by then
     own, overrides = ({}, overrides) if potential is None else divided(potential, overrides)
+    trust, overrides = (get_dotted(own, _TRUST) is True, overrides) if run is None else _trust_of(overrides)
     settings = parse(TaskSettings, override({}, overrides), where="evaluate")
     if run is not None and output is not None:
         raise ConfigError("a run keeps its record in its own folder", where="--output", hint="leave it out")
@@ -188,7 +190,7 @@ def evaluate(
         if calculator is not None:
             record = evaluate_calculator(calculator, data or "rtp-mini", folder, **common)
         else:
-            record = evaluate_run(folder, device=device, data=data, **common)
+            record = evaluate_run(folder, device=device, data=data, trust=trust, **common)
     for table in _metric_tables(record):
         console.print(table)
     for failure in record.failures:
@@ -200,6 +202,15 @@ def evaluate(
     if record.status == "failed":
         console.print(f"failed: {record.reason}", highlight=False, markup=False)
     return record.status == "ok" and not any(failure.structure is None for failure in record.failures)
+
+
+def _trust_of(assignments: list[str]) -> tuple[bool, list[str]]:
+    """Whether ``potential.trust=true`` is among assignments, and the others."""
+    own = [one for one in assignments if one.partition("=")[0] == _TRUST]
+    trust = get_dotted(override({}, own), _TRUST)
+    if not isinstance(trust, bool | None):
+        raise ConfigError(f"must be true or false, got {trust!r}", where=f"key {_TRUST!r}")
+    return bool(trust), [one for one in assignments if one not in own]
 
 
 def default_folder(config: RunConfig) -> Path:

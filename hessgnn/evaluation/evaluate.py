@@ -54,6 +54,7 @@ def evaluate(
     demonstration: bool | None = None,
     processes: int = 1,
     observer: ProgressCallback | None = None,
+    trust: bool = False,
 ) -> Record:
     """Evaluate the best potential of a run and write ``record.json`` with the results beside it.
 
@@ -90,6 +91,8 @@ def evaluate(
         Number of processes that molecules and reactions of a task are divided between.
     observer
         Callback invoked after each structure.
+    trust
+        See :func:`hessgnn.load`.
 
     Returns
     -------
@@ -104,7 +107,7 @@ def evaluate(
     names = chosen_tasks(tasks)
     run = Run(Path(folder))
     config = run.config()
-    potential = load(run.folder, device)
+    potential = load(run.folder, device, trust=trust)
     parameters = potential.n_parameters()
     surface = PotentialSurface(potential, config.entry, batch_size=config.validation.batch_size, device=device)
     store, used = Store.open(data or config.data.path), (config.data.train, config.data.validation)

@@ -21,7 +21,7 @@ CONFIG, BEST = "config.yaml", "best.pt"
 _DTYPE = "float32"  # of a configuration that does not name one
 
 
-def load(folder: str | Path, device: str = "cpu") -> Potential:
+def load(folder: str | Path, device: str = "cpu", *, trust: bool = False) -> Potential:
     """Load the best potential of a run.
 
     Parameters
@@ -30,6 +30,10 @@ def load(folder: str | Path, device: str = "cpu") -> Potential:
         The run folder: ``config.yaml`` names the architecture, ``best.pt`` holds the weights.
     device
         Where to put it.
+    trust
+        Of an adapted potential: read its file of weights even if that can run code, see
+        :class:`~hessgnn.potentials.adapters.base.AdaptedConfig`. What the folder says of trust does not count. Files
+        that this user has trusted before need it no more.
 
     Returns
     -------
@@ -46,12 +50,24 @@ def load(folder: str | Path, device: str = "cpu") -> Potential:
     config_path, weights_path = require_run_folder(Path(folder)), Path(folder) / BEST
     content = read_yaml(config_path)
     try:
-        potential = create_from(content.get("potential"), get_dotted(content, "training.dtype") or _DTYPE)
+        potential = create_from(
+            trusted_by_user(content.get("potential"), trust), get_dotted(content, "training.dtype") or _DTYPE
+        )
     except ConfigError as error:
         place = config_path if error.where is None else f"{config_path}, {error.where}"
         raise ConfigError(error.what, where=place, hint=error.hint) from error
     load_weights(potential, load_checkpoint(weights_path)["potential"], where=weights_path)
     return potential.to(device).eval()
+
+
+def trusted_by_user(section: Any, trust: bool = False) -> Any:
+    """The section ``potential`` of a file that others may have written, with ``trust`` as the user says, not the file.
+
+    A section that cannot be one stays as it is.
+    """
+    if not isinstance(section, Mapping):
+        return section
+    return {key: value for key, value in section.items() if key != "trust"} | ({"trust": True} if trust else {})
 
 
 def require_run_folder(folder: Path) -> Path:

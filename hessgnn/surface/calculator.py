@@ -49,6 +49,8 @@ class HessGNNCalculator(Calculator):
         Floating type of the computation. Frequencies and tight optimisations need double precision.
     skin
         Å, see :class:`~hessgnn.data.neighbors.NeighborFinder`; it changes the speed only.
+    trust
+        Of a run folder, see :func:`hessgnn.load`.
     **kwargs
         Of :class:`ase.calculators.calculator.Calculator`.
     """
@@ -62,10 +64,11 @@ class HessGNNCalculator(Calculator):
         device: str = "cpu",
         dtype: torch.dtype = torch.float64,
         skin: float = 0.5,
+        trust: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.potential = _prepared(potential, device, dtype)
+        self.potential = _prepared(potential, device, dtype, trust)
         self.device, self.dtype = device, dtype
         self._neighbors = NeighborFinder(self.potential.cutoff, skin)
 
@@ -132,9 +135,9 @@ class HessGNNCalculator(Calculator):
         return batch.to(self.device)
 
 
-def _prepared(potential: Potential | str | Path, device: str, dtype: torch.dtype) -> Potential:
+def _prepared(potential: Potential | str | Path, device: str, dtype: torch.dtype, trust: bool) -> Potential:
     if not isinstance(potential, Potential):
-        return load(potential, device).to(dtype).eval()
+        return load(potential, device, trust=trust).to(dtype).eval()
     tensors = [t for t in (*potential.parameters(), potential.scale) if t.is_floating_point()]
     if any(t.dtype != dtype or t.device != torch.empty(0, device=device).device for t in tensors):
         potential = copy.deepcopy(potential).to(device, dtype)

@@ -162,7 +162,7 @@ def build(
 def read_start(config: RunConfig, ranks: Ranks | None = None) -> Start | None:
     """The weights that ``training.start`` names, if it does."""
     name = config.training.start
-    return None if name is None else (ranks or Ranks()).from_first(lambda: Start.read(name))
+    return None if name is None else (ranks or Ranks()).from_first(lambda: Start.read(name, config.potential))
 
 
 def _shifted(

@@ -25,6 +25,7 @@ from hessgnn.data.plan import Interleaved
 from hessgnn.errors import ConfigError
 from hessgnn.potentials.adapters.base import AdaptedPotential
 from hessgnn.potentials.base import Potential, PotentialConfig, resolve
+from hessgnn.potentials.saved import trusted_by_user
 from hessgnn.runtime.config import Seed, Settings, parse
 from hessgnn.training.average import AverageConfig
 from hessgnn.training.data_config import ALL_LABELS, CompositionConfig, DataConfig, joined
@@ -335,6 +336,10 @@ class RunConfig(Settings):
     def with_steps(self, steps: int) -> RunConfig:
         """The same with another length."""
         return self.model_copy(update={"training": self.training.model_copy(update={"steps": steps})})
+
+    def without_trust(self) -> RunConfig:
+        """The same without what the user says of the file of weights: it counts where it is said, not in a file."""
+        return self.model_copy(update={"potential": trusted_by_user(self.potential)})
 
     def with_resolved_potential(self, elements: list[int]) -> RunConfig:
         """Fill in the architecture's defaults, and the data's elements; an adapted potential keeps its own."""

@@ -27,9 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from hessgnn.errors import TrainingError
-from hessgnn.potentials.saved import BEST, CONFIG, require_run_folder
-from hessgnn.runtime.config import Settings, read_json
-from hessgnn.runtime.config import load as load_config
+from hessgnn.potentials.saved import BEST, CONFIG, require_run_folder, trusted_by_user
+from hessgnn.runtime.config import Settings, override, parse, read_json, read_yaml
 from hessgnn.runtime.config import save as save_config
 from hessgnn.runtime.files import write_text
 from hessgnn.training.config import RunConfig
@@ -116,9 +115,13 @@ class Run:
         """One row for each validation."""
         return self.folder / "metrics.csv"
 
-    def config(self) -> RunConfig:
-        """Read the resolved configuration."""
-        return load_config(RunConfig, require_run_folder(self.folder))
+    def config(self, assignments: Sequence[str] = ()) -> RunConfig:
+        """Read the resolved configuration, with overrides of the user; ``trust`` is never taken from the file."""
+        path = require_run_folder(self.folder)
+        content = read_yaml(path)
+        if "potential" in content:
+            content["potential"] = trusted_by_user(content["potential"])
+        return parse(RunConfig, override(content, assignments), where=path)
 
     def require_new(self) -> None:
         """Raise :class:`TrainingError` when the folder holds a run already."""
@@ -141,8 +144,12 @@ class Run:
         if len(sources) > 1:
             content = TrainedOnAll(sources=tuple(sources))
             write_text(self.folder / SOURCES, content.model_dump_json(indent=1) + "\n")
-        save_config(config, self.config_path)
+        self.save(config)
         write_text(self.folder / "versions.json", json.dumps(versions(), indent=1) + "\n")
+
+    def save(self, config: RunConfig) -> None:
+        """Write the resolved configuration, without ``trust``: that is never taken from a run folder."""
+        save_config(config.without_trust(), self.config_path)
 
     def write_metrics(self, curve: list[ValidationPoint]) -> None:
         """Write all validations so far, in order, those on each store to a file of its own."""

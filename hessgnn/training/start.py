@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from torch import Tensor
 from hessgnn.errors import ConfigError, DataError, TrainingError, UserError
 from hessgnn.potentials.adapters.base import AdaptedPotential
 from hessgnn.potentials.base import Potential, PotentialConfig, resolve
-from hessgnn.potentials.saved import BEST, CONFIG, create_from, load_checkpoint
+from hessgnn.potentials.saved import BEST, CONFIG, create_from, load_checkpoint, trusted_by_user
 from hessgnn.runtime.config import Settings, get_dotted, parse, read_json, read_yaml
 from hessgnn.runtime.files import write_text
 from hessgnn.training.config import RunConfig
@@ -100,8 +101,15 @@ class Start:
     known: bool
 
     @classmethod
-    def read(cls, name: str) -> Start:
+    def read(cls, name: str, own: Mapping[str, Any]) -> Start:
         """Read what ``training.start`` names.
+
+        Parameters
+        ----------
+        name
+            A run folder, or a checkpoint file.
+        own
+            The user's own section ``potential``. Neither trust nor code that is to be imported is taken from the start.
 
         Raises
         ------
@@ -113,7 +121,9 @@ class Start:
         section: Mapping[str, Any] = {}
         content = read_yaml(folder / CONFIG) if (folder / CONFIG).is_file() else {}
         if isinstance(content.get("potential"), Mapping):
-            section = content["potential"]
+            section = trusted_by_user(content["potential"], own.get("trust") is True)
+            content = {**content, "potential": section}
+            _require_known(name, section.get("name"), own)
         weights, step = _weights(_file_of(path), content)
         origin = Origin(
             path=name,
@@ -152,6 +162,16 @@ class Start:
                 hint="give the potential the settings, and the elements, that these weights were trained with",
             )
         potential.load_state_dict(self.weights)
+
+
+def _require_known(start: str, theirs: object, own: Mapping[str, Any]) -> None:
+    """Refuse the class of a start that would have to be imported for it, before anything is imported."""
+    if isinstance(theirs, str) and ":" in theirs and theirs != own.get("name") and _class_of(theirs) is None:
+        raise ConfigError(
+            f"{start} does not fit this configuration: potential.name is {own.get('name')} here, {theirs} in the start",
+            where=_KEY,
+            hint=f"if you know where {theirs} comes from, name it as your potential: it is imported then",
+        )
 
 
 def _file_of(path: Path) -> Path:
@@ -281,6 +301,9 @@ def _differences(config: RunConfig, origin: Origin) -> Iterator[str]:
 
 
 def _class_of(name: object) -> type[Potential] | None:
+    """The class of a name; ``None`` for one that is unknown, or of a module that is not imported yet."""
+    if isinstance(name, str) and ":" in name and name.partition(":")[0] not in sys.modules:
+        return None
     try:
         return resolve(name) if isinstance(name, str) else None
     except UserError:

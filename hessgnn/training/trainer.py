@@ -19,7 +19,6 @@ from hessgnn.potentials.base import Potential
 from hessgnn.potentials.saved import load, load_checkpoint, load_weights, save_checkpoint
 from hessgnn.runtime.config import load as load_config
 from hessgnn.runtime.config import parse
-from hessgnn.runtime.config import save as save_config
 from hessgnn.runtime.files import find_resource
 from hessgnn.runtime.machine import warn_of_busy_waiting
 from hessgnn.training.build import Setup, build
@@ -409,7 +408,8 @@ class Trainer:
             )
         more = saved.training.schedule.kind != "cosine" and setup.config.training.steps > saved.training.steps
         begun_as = saved.with_steps(setup.config.training.steps) if more else saved
-        if begun_as.model_dump(mode="json") != setup.config.model_dump(mode="json"):  # lists and tuples are alike there
+        wanted = setup.config.without_trust()
+        if begun_as.model_dump(mode="json") != wanted.model_dump(mode="json"):  # lists and tuples are alike there
             raise ConfigError(
                 "the configuration differs from the one that the run was begun with",
                 where=run.config_path,
@@ -419,7 +419,7 @@ class Trainer:
         content = self.ranks.from_first(lambda: load_checkpoint(run.last))
         self._require_same_data(content.get("data", self._data()))  # files of versions before 0.4.0 do not say
         if more and self.ranks.first:
-            save_config(setup.config, run.config_path)
+            run.save(setup.config)
         load_weights(setup.potential, content["potential"], where=run.last)
         setup.average.load_state_dict(content["averaged"])
         setup.step.update.load_state_dict(content["optimizer"])

@@ -2,7 +2,8 @@
 
 A file is read with ``weights_only=True`` first, which admits tensors and plain containers. A pickle of whole modules
 can run any code while it is read. It is loaded only where that adds no risk, as part of an installed package whose code
-runs anyway, or when the user says so.
+runs anyway, or when the user says so. Hashes of the files that the user has trusted are kept in a folder of this user,
+so that runs which started from them can be evaluated and resumed. What a run folder says of trust counts for nothing.
 """
 
 from __future__ import annotations
@@ -10,9 +11,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import os
+import tempfile
+import textwrap
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -21,8 +26,14 @@ from typing import Any
 import torch
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
-from hessgnn.errors import ConfigError, did_you_mean
+from hessgnn.errors import ConfigError, UserError, did_you_mean
+from hessgnn.runtime.files import write_text
 from hessgnn.runtime.imports import require
+
+_INTACT = "use an intact copy"
+
+_trusted_here: set[str] = set()
+"""Hashes that were trusted in this process."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +73,7 @@ class WeightFile:
         Parameters
         ----------
         trust
-            Read a pickle of whole modules, with a warning.
+            Whether the user trusts the file: a pickle of whole modules is read then, with a warning.
         allowed
             Harmless classes and functions that may occur beside tensors, see :func:`torch.serialization.safe_globals`.
 
@@ -88,31 +99,50 @@ class WeightFile:
     def require_trust(self, trust: bool, why: str = "the file can run code while it is read") -> None:
         """Refuse what can run code, unless the file is part of an installed package or the user trusts it.
 
-        Raises :class:`ConfigError` without ``trust`` and warns with it.
+        Raises :class:`ConfigError` without ``trust``, unless this user has trusted the same content before; warns
+        otherwise. What is trusted is remembered, by its hash.
         """
         if self.installed:
             return
-        if not trust:
+        if trust:
+            _remember(self)
+        elif not is_trusted(self.sha256):
             raise ConfigError(
                 why,
                 where=self.path,
                 hint="set potential.trust=true if you know where the file comes from: reading it can run any code",
             )
-        warnings.warn(f"{self.path}: {why}; it is read because of trust: true", stacklevel=3)
+        said = "trust: true" if trust else "the trust that you gave it before"
+        warnings.warn(f"{self.path}: {why}; it is read because of {said}", stacklevel=3)
+
+    @contextmanager
+    def private_copy(self) -> Iterator[Path]:
+        """A copy of the content that was checked, in a folder of this user alone, for packages that open a path."""
+        content = self._content()
+        with tempfile.TemporaryDirectory(prefix="hessgnn-") as folder:
+            copy = Path(folder) / self.path.name
+            copy.write_bytes(content)
+            yield copy
 
     def _content(self) -> bytes:
-        content = self.path.read_bytes()
+        try:
+            content = self.path.read_bytes()
+        except MemoryError as error:
+            raise _too_large(self.path, self.stamp[0]) from error
         if hashlib.sha256(content).hexdigest() != self.sha256:
             raise ConfigError("changed while it was read", where=self.path, hint="try again")
         return content
 
     def _why_refused(self, content: bytes, error: Exception) -> str:
+        if content.startswith(b"\x80"):  # the first byte of a pickle
+            return "is a pickle, perhaps in torch's format before 1.6, so reading it can run any code"
         try:
             found = get_unsafe_globals_in_checkpoint(io.BytesIO(content))
         except Exception:  # as above
-            raise ConfigError("is damaged, or no file of weights", where=self.path, hint="bring a good copy") from error
+            what = "is damaged or is not a weights file"
+            raise ConfigError(what, where=self.path, hint=_INTACT) from error
         if not found:
-            raise ConfigError("is damaged", where=self.path, hint="bring a good copy") from error
+            raise ConfigError("is damaged", where=self.path, hint=_INTACT) from error
         named = ", ".join(sorted(found)[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
         return f"holds more than tensors ({named}), so reading it can run any code"
 
@@ -145,7 +175,10 @@ def find_weights(weights: str, *, package: str, published: Mapping[str, str | Pa
             what, hint = "no such file or published weights", did_you_mean(weights, published)
         raise ConfigError(what, where=f"key 'potential.weights', {weights}", hint=hint if published else None)
     stamp = _stamp(path)
-    digest = hashlib.sha256(path.read_bytes())
+    if stamp[0] > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
+        raise _too_large(path, stamp[0])
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
     installed = _is_installed(path, package, digest.digest())
     return WeightFile(path, digest.hexdigest(), name or str(path), installed, stamp)
 
@@ -178,12 +211,49 @@ def explained(path: Path) -> Iterator[None]:
     except ConfigError:
         raise
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        if _is_cut(path):
+            raise ConfigError("is damaged: an archive that lacks its end", where=path, hint=_INTACT) from error
+        reason = textwrap.shorten(f"{type(error).__name__}: {error}", 160, placeholder=" ...")
         raise ConfigError(
             f"the installed version cannot read these weights ({reason})",
             where=path,
             hint="they may belong to another architecture, or to another version of the package",
         ) from error
+
+
+def is_trusted(sha256: str) -> bool:
+    """Whether this user has trusted a file with this content before, with ``trust: true``."""
+    if sha256 in _trusted_here:
+        return True
+    with suppress(OSError, RuntimeError):
+        return (_trusted_folder() / sha256).is_file()
+    return False
+
+
+def _remember(file: WeightFile) -> None:
+    """Keep the hash of a file that the user trusts: one file for each, so that processes need not wait."""
+    _trusted_here.add(file.sha256)
+    # Without a folder to write to, other processes ask the user again.
+    with suppress(OSError, RuntimeError, UserError):
+        if not (_trusted_folder() / file.sha256).is_file():
+            write_text(_trusted_folder() / file.sha256, f"{file.path}\n")
+
+
+def _trusted_folder() -> Path:
+    settings = os.environ.get("XDG_CONFIG_HOME")
+    return (Path(settings) if settings else Path.home() / ".config") / "hessgnn" / "trusted"
+
+
+def _too_large(path: Path, size: int) -> ConfigError:
+    what = f"has {size / 2**30:,.0f} GiB, more than the memory of this machine"
+    return ConfigError(what, where=path, hint="name a weights file")
+
+
+def _is_cut(path: Path) -> bool:
+    """Whether a file begins as an archive and does not end as one."""
+    with suppress(OSError), path.open("rb") as file:
+        return file.read(4) == b"PK\x03\x04" and not zipfile.is_zipfile(path)
+    return False
 
 
 def _stamp(path: Path) -> tuple[int, int]:

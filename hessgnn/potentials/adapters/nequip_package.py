@@ -20,6 +20,10 @@ from hessgnn.potentials.adapters.building import BuiltConfig, build, undisturbed
 from hessgnn.potentials.adapters.files import explained, find_weights, foreign, quiet
 from hessgnn.potentials.base import register
 
+_SETTINGS = "key 'potential.settings'"
+_CALLED = [f"nequip.nn.pair_potential.{name}" for name in ("LennardJones", "SimpleLennardJones", "ZBL")]
+"""What settings may name as ``_target_``."""
+
 
 @register("nequip-package")
 class NequIPPackage(AdaptedPotential):
@@ -50,6 +54,7 @@ class NequIPPackage(AdaptedPotential):
         builders = foreign("nequip.model", package="nequip", extra="nequip")
         state = foreign("nequip.utils.global_state", package="nequip", extra="nequip")
         if file is None:
+            _require_harmless(config)
             defaults = {"avg_num_neighbors": 10.0, "per_type_energy_scales": 1.0, "per_type_energy_shifts": 0.0}
 
             def make(seed: int) -> Any:
@@ -62,9 +67,9 @@ class NequIPPackage(AdaptedPotential):
         else:
             file.require_trust(config.trust, "checkpoints and packages of nequip can run code while they are read")
             saved = foreign("nequip.model.saved_models", package="nequip", extra="nequip")
-            with explained(file.path), undisturbed(), quiet():
+            with explained(file.path), undisturbed(), quiet(), file.private_copy() as copy:
                 state.set_global_state()
-                module = saved.load_saved_model(str(file.path))
+                module = saved.load_saved_model(str(copy))
         if unknown := [name for name in module.type_names if name not in atomic_numbers]:
             raise ConfigError(f"its types are no elements: {', '.join(unknown)}", where=config.weights)
         numbers = [atomic_numbers[name] for name in module.type_names]
@@ -102,6 +107,18 @@ class NequIPPackage(AdaptedPotential):
                 if hasattr(part, name):
                     setattr(part, name, dtype)
         return self
+
+
+def _require_harmless(config: NequIPPackage.Config) -> None:
+    """Refuse settings that name functions for hydra to call, but for pair potentials, unless the user trusts them."""
+    places: list[Any] = [config.settings]
+    while places and not config.trust:
+        place = places.pop()
+        if isinstance(place, dict) and (name := place.get("_target_")) is not None and name not in _CALLED:
+            hint = "set potential.trust=true if you know what it does"
+            raise ConfigError(f"{name} would be called, which can run any code", where=_SETTINGS, hint=hint)
+        if isinstance(place, dict | list):
+            places += place.values() if isinstance(place, dict) else place
 
 
 def _count(module: Any, kind: str) -> int:

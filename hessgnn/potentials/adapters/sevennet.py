@@ -67,16 +67,17 @@ class SevenNet(AdaptedPotential):
         file = find_weights(config.weights, package="sevenn", published=published)
         content = file.load(trust=config.trust, allowed=_ARRAYS)
         if not (isinstance(content, dict) and {"config", "model_state_dict"} <= content.keys()):
-            raise ConfigError("is no checkpoint of SevenNet", where=file.path, hint="name one that sevenn has written")
+            raise ConfigError("is not a SevenNet checkpoint", where=file.path, hint="give a file saved by sevenn")
         modals = sorted(content["config"].get("_modal_map") or {})
         if config.modal not in (modals or [None]):
-            raise ConfigError(
-                f"{config.weights} knows {', '.join(modals)}" if modals else f"{config.weights} knows one level only",
-                where="key 'potential.modal'",
-                hint="name one of them" if modals else "leave it out",
-            )
-        with explained(file.path), quiet(), eager_e3nn():  # nothing but tensors and numbers is left to be read
-            model = foreign("sevenn.util", package="sevenn", extra="sevennet").load_checkpoint(file.path).build_model()
+            known, hint = f"knows {', '.join(modals)}", "name one of them"
+            if not modals:
+                known, hint = "has a single level of theory", "leave it out"
+            raise ConfigError(f"{config.weights} {known}", where="key 'potential.modal'", hint=hint)
+        util = foreign("sevenn.util", package="sevenn", extra="sevennet")
+        # Theirs reads the file as any pickle: the content that was found to hold nothing but tensors and numbers.
+        with explained(file.path), quiet(), eager_e3nn(), file.private_copy() as copy:
+            model = util.load_checkpoint(copy).build_model()
         for unneeded in ("reduce_total_enegy", "force_output"):
             model.delete_module_by_key(unneeded)
         model.set_is_batch_data(True)

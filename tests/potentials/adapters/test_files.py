@@ -61,6 +61,47 @@ def test_a_pickle_runs_only_when_it_is_trusted(tmp_path):
     assert (tmp_path / "ran").exists()
 
 
+def test_what_was_trusted_once_is_known_by_its_content(tmp_path):
+    torch.save(Bomb(tmp_path / "ran"), tmp_path / "w.pt")
+    with pytest.warns(UserWarning, match="because of trust: true"):
+        find(tmp_path / "w.pt").require_trust(trust=True)
+    files._trusted_here.clear()  # in another process
+    (tmp_path / "w.pt").rename(tmp_path / "elsewhere.pt")
+    with pytest.warns(UserWarning, match="because of the trust that you gave it before"):
+        find(tmp_path / "elsewhere.pt").load(trust=False)
+    assert (tmp_path / "ran").exists()
+    torch.save(Bomb(tmp_path / "again"), tmp_path / "w.pt")
+    with pytest.raises(ConfigError, match=r"set potential\.trust=true"):
+        find(tmp_path / "w.pt").load(trust=False)
+
+
+def test_packages_read_the_content_that_was_checked(tmp_path, tensors):
+    file = find(tensors)
+    content = tensors.read_bytes()
+    with file.private_copy() as copy:
+        torch.save(Bomb(tmp_path / "ran"), tensors)
+        assert copy.read_bytes() == content
+        assert copy.parent.stat().st_mode & 0o077 == 0
+    assert not copy.exists()
+    with pytest.raises(ConfigError, match="changed while it was read"), file.private_copy():
+        pass
+
+
+def test_torchs_old_format_is_read_when_it_is_trusted(tmp_path):
+    torch.save(nn.Linear(2, 1), tmp_path / "w.pt", _use_new_zipfile_serialization=False)
+    with pytest.raises(ConfigError, match=r"is a pickle.*set potential.trust=true"):
+        find(tmp_path / "w.pt").load(trust=False)
+    with pytest.warns(UserWarning, match="because of trust"):
+        assert isinstance(find(tmp_path / "w.pt").load(trust=True), nn.Linear)
+
+
+def test_a_file_larger_than_memory_is_refused(tmp_path):
+    with (tmp_path / "w.pt").open("wb") as file:
+        file.truncate(2**42)
+    with pytest.raises(ConfigError, match="has 4,096 GiB, more than the memory"):
+        find(tmp_path / "w.pt")
+
+
 def test_whole_modules_of_an_installed_package_need_no_trust(tmp_path, monkeypatch):
     torch.save(nn.Linear(2, 1), tmp_path / "w.pt")
     monkeypatch.setattr(files, "_is_installed", lambda *_: True)
@@ -109,6 +150,12 @@ def test_names_are_found_in_any_case_and_unknown_ones_refused(tensors):
 def test_an_absent_package_gives_the_pip_line():
     with pytest.raises(ConfigError, match=r"'sevennet' needs sevenn.*pip install 'hessgnn\[sevennet\]'"):
         foreign("no_such_module_at_all", package="sevenn", extra="sevennet")
+
+
+def test_a_file_that_was_cut_is_damaged(tensors):
+    tensors.write_bytes(tensors.read_bytes()[:-30])
+    with pytest.raises(ConfigError, match=r"is damaged: an archive that lacks its end"), explained(tensors):
+        torch.load(tensors)
 
 
 def test_what_a_package_raises_becomes_one_line(tensors):

@@ -179,6 +179,13 @@ def test_a_file_is_not_read_without_trust(tmp_path):
         create("nequip-package", weights=str(path))
 
 
+def test_settings_call_nothing_but_pair_potentials(tmp_path):
+    call = {"_target_": "os.mkdir", "path": str(tmp_path / "ran")}
+    with pytest.raises(ConfigError, match=r"os.mkdir would be called.*potential\.trust"):
+        create("nequip-package", builder="FullNequIPGNNModel", settings={"pair_potential": {"chemical": [call]}})
+    assert not (tmp_path / "ran").exists()
+
+
 def test_an_unknown_element_is_refused():
     potential = make().double()
     with pytest.raises(DataError, match="Cl"):

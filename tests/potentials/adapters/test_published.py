@@ -201,11 +201,11 @@ class TestSevenNet:
 
     def test_other_checkpoints_are_refused(self, potential, tmp_path):
         torch.save({"something": torch.ones(2)}, tmp_path / "other.pth")
-        with pytest.raises(ConfigError, match="is no checkpoint of SevenNet"):
+        with pytest.raises(ConfigError, match="is not a SevenNet checkpoint"):
             hessgnn.create("sevennet", weights=str(tmp_path / "other.pth"))
 
     def test_a_level_of_theory_is_named_where_there_are_several(self, potential):
-        with pytest.raises(ConfigError, match="SevenNet-0 knows one level only"):
+        with pytest.raises(ConfigError, match="SevenNet-0 has a single level of theory"):
             hessgnn.create("sevennet", modal="PBE")
 
 
