@@ -30,14 +30,23 @@ def check(
     Exit status 1 if it breaks an item without a declared reason.
     """
     import json
+    import time
 
     from hessgnn.runtime.config import override
+    from hessgnn.runtime.terminal import PATIENCE, ProgressLog
     from hessgnn.testing import examine  # late: torch and its company take seconds to import
 
     console = Console(stderr=as_json)
     given = override({}, settings or [])
-    with console.status(f"checking {escape(name)}"):
-        found = examine(name, given, device=device)
+    log, began = ProgressLog(console), time.monotonic()
+    with console.status(f"checking {escape(name)}") as status:
+
+        def tell(item: str, done: int, total: int) -> None:
+            status.update(f"checking {escape(name)}: item {done + 1} of {total}, {item}")
+            if time.monotonic() - began > PATIENCE:
+                log.progress(f"check {name}", "items", done, total, f"{done}/{total} items")
+
+        found = examine(name, given, device=device, observer=tell)
     costs = None
     if cost:
         from hessgnn_bench.adapted import costs_of
