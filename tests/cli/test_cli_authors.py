@@ -58,6 +58,15 @@ def test_models_lists_names_settings_and_defaults(invoke):
     assert "'smooth'" in result.output
 
 
+def test_models_begins_with_what_each_needs(monkeypatch, invoke):
+    monkeypatch.setattr(resolve("mace"), "package", "no-such-package")
+    lines = invoke("models").output.splitlines()
+    found = {name: next(line for line in lines if f" {name} " in line) for name in ("schnet", "so3lr", "mace")}
+    assert [cell.strip() for cell in found["schnet"].split("│")[2:4]] == ["new", "hessgnn"]
+    assert "published (so3lr), or a file" in found["so3lr"]
+    assert "not installed: pip install no-such-package" in found["mace"]
+
+
 def test_check_says_what_a_potential_is_fit_for(invoke):
     found = json.loads(invoke("check", "broken_potentials:ShortSighted", "--json").stdout)
     uses = {use["name"]: (use["verdict"], use["reason"]) for use in found["uses"]}
@@ -89,7 +98,9 @@ def test_what_is_declared_limits_a_use_and_rules_out_only_what_is_nothing_else()
 
     def verdict(use, *failed):
         made = [
-            Outcome(by_name[name], name not in (*skipped, *failed), "off", None if name in failed else skipped.get(name))
+            Outcome(
+                by_name[name], name not in (*skipped, *failed), "off", None if name in failed else skipped.get(name)
+            )
             for name in _USES[use]
         ]
         return _use(use, made).verdict
