@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from hessgnn.potentials.base import Potential
     from hessgnn.testing import Examination
 
 Name = Annotated[str, typer.Argument(metavar="NAME|module:Class", help="A potential, as configs name it.")]
@@ -30,14 +31,23 @@ def check(
     Exit status 1 if it breaks an item without a declared reason.
     """
     import json
+    import time
 
     from hessgnn.runtime.config import override
+    from hessgnn.runtime.terminal import PATIENCE, ProgressLog
     from hessgnn.testing import examine  # late: torch and its company take seconds to import
 
     console = Console(stderr=as_json)
     given = override({}, settings or [])
-    with console.status(f"checking {escape(name)}"):
-        found = examine(name, given, device=device)
+    log, began = ProgressLog(console), time.monotonic()
+    with console.status(f"checking {escape(name)}") as status:
+
+        def tell(item: str, done: int, total: int) -> None:
+            status.update(f"checking {escape(name)}: item {done + 1} of {total}, {item}")
+            if time.monotonic() - began > PATIENCE:
+                log.progress(f"check {name}", "items", done, total, f"{done}/{total} items")
+
+        found = examine(name, given, device=device, observer=tell)
     costs = None
     if cost:
         from hessgnn_bench.adapted import costs_of
@@ -116,12 +126,16 @@ def schema(
 
 
 def models() -> None:
-    """List the potentials with their settings."""
+    """List the potentials: where their weights come from, what they need, and their settings."""
     from hessgnn.potentials.base import POTENTIALS, resolve
 
     console = Console()
-    for name in POTENTIALS.names():
-        cls = resolve(name)
+    found = {name: resolve(name) for name in POTENTIALS.names()}
+    overview = Table("potential", "weights", "package")
+    for name, cls in found.items():
+        overview.add_row(name, *map(escape, _needs(cls)))
+    console.print(overview)
+    for name, cls in found.items():
         summary = (cls.__doc__ or "").strip().partition("\n")[0]
         console.print(f"[bold]{escape(name)}[/]  {escape(summary)}")
         table = Table("setting", "default", "description")
@@ -129,3 +143,23 @@ def models() -> None:
             default = "" if field.is_required() else repr(field.get_default(call_default_factory=True))
             table.add_row(key, escape(default), escape(field.description or ""))
         console.print(table)
+
+
+def _needs(potential: type[Potential]) -> tuple[str, str]:
+    """Where the weights of a potential come from, and whether the package that it needs is installed."""
+    from importlib import metadata
+
+    from hessgnn.potentials.adapters.base import AdaptedPotential
+
+    if not issubclass(potential, AdaptedPotential):
+        return "new", "hessgnn"
+    field = potential.Config.model_fields["weights"]
+    weights = "a file" if field.is_required() else "new, or a file"
+    if field.default and not field.is_required():
+        weights = f"published ({field.default}), or a file"
+    if not potential.package:
+        return weights, ""
+    try:
+        return weights, f"{potential.package} {metadata.version(potential.package)}"
+    except metadata.PackageNotFoundError:
+        return weights, f"not installed: pip install {potential.package}"

@@ -27,6 +27,8 @@ FRAMES = (IRC, NMS, THERMAL)
 """Away from stationary points: on a reaction path, along normal modes, of molecular dynamics. Each is the name of a
 split too, where most of its frames go."""
 KINDS = (*STATIONARY, *FRAMES)
+RELABELLED = "relabelled"
+"""Kind of a structure that is a stationary point of another surface than that of its labels."""
 
 Array = NDArray[np.float64]
 

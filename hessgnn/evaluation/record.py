@@ -200,7 +200,16 @@ class Record(Settings):
     @property
     def origin(self) -> OriginKind:
         """Where the potential has its weights from."""
-        return origin_of(self.regime, started=self.start is not None)
+        return origin_of(self.regime, started=self.start is not None, elsewhere=self._is_of_other_levels)
+
+    @property
+    def _is_of_other_levels(self) -> bool:
+        """Whether none of the stores that it was trained on is at the level of theory that it is judged at.
+
+        Another store at the same level may be a part of these data with more labels, as in studies of labels.
+        """
+        levels = {"".join(one.level_of_theory.split()).casefold() for one in self.sources}
+        return bool(levels) and "".join(self.data.level_of_theory.split()).casefold() not in levels
 
     @model_validator(mode="after")
     def _failed_has_reason(self) -> Record:

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ConfigDict, Field, PositiveInt, create_model, model_validator
 
 from hessgnn.data.store.store import Store
+from hessgnn.data.structure import RELABELLED
 from hessgnn.errors import ConfigError, UserError, did_you_mean
 from hessgnn.evaluation.record import DataSource, Failure, Metric, PredictionFile, Record
 from hessgnn.evaluation.tasks.base import TASKS, SplitContext, SplitResults, Task, all_tasks, task_of
@@ -201,4 +202,8 @@ def _evaluate(task: Task, subjects: Sequence[Any], context: SplitContext) -> Spl
             reason = str(error)
     else:
         reason = f"the split holds no {task.needs}"
+        store = context.store
+        moved = sum(store.kinds[i] == RELABELLED for i in store.indices(context.split))
+        if moved:
+            reason += f"; {moved} are stationary points of another level of theory (kind {RELABELLED!r})"
     return SplitResults(failures=[Failure(task=task.name, split=context.split, structure=None, reason=reason)])

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from hessgnn.data.store.store import Store
 from hessgnn.data.store.writer import judged, write_store
-from hessgnn.data.structure import STATIONARY, Structure
+from hessgnn.data.structure import RELABELLED, STATIONARY, Structure
 from hessgnn.errors import DataError
 from hessgnn.factory.labels import DirectionMaker, DirectionSettings
 from hessgnn.runtime.config import Seed, Settings
@@ -20,9 +20,6 @@ from hessgnn.runtime.files import write_text
 from hessgnn.surface.base import Surface, SurfaceError
 from hessgnn.surface.differences import Smoothness
 from hessgnn.surface.engines.base import EngineChoice, make_engine
-
-RELABELLED = "relabelled"
-"""Kind of a structure that is a stationary point of another surface than that of its labels."""
 
 
 class LabellingSettings(Settings):
@@ -86,10 +83,11 @@ def label_part(part: Part) -> tuple[int, int]:
     wanted, store = part.settings, _opened(part.source)
     surface = make_engine(wanted.engine)
     maker = None if wanted.directions is None else DirectionMaker(wanted.directions, surface, wanted.seed)
+    same = surface.level_of_theory == store.attributes.level_of_theory
     made: list[Structure] = []
     failed: dict[str, str] = {}
     for i in part.indices:
-        structure = unlabelled(store[i]) if wanted.relabel else store[i]
+        structure = unlabelled(store[i], same_surface=same) if wanted.relabel else store[i]
         try:
             made.append(judged(_labelled(structure, part, surface, maker))[0])
         except Exception as error:  # what a library raises on one odd geometry must not end a run of thousands
@@ -100,9 +98,9 @@ def label_part(part: Part) -> tuple[int, int]:
     return len(part.indices), len(failed)
 
 
-def unlabelled(structure: Structure) -> Structure:
+def unlabelled(structure: Structure, *, same_surface: bool = False) -> Structure:
     """Copy a structure without labels; a stationary point of one surface is none of another."""
-    kind = RELABELLED if structure.kind in STATIONARY else structure.kind
+    kind = RELABELLED if structure.kind in STATIONARY and not same_surface else structure.kind
     nothing: dict[str, Any] = dict.fromkeys(("energy", "forces", "hessian", "hessian_asymmetry", "directions"))
     return replace(structure, kind=kind, **nothing)
 

@@ -55,7 +55,7 @@ class Row(Settings):
     """One entry: all seeds of one architecture, regime and configuration."""
 
     rank: PositiveInt | None = Field(
-        description="1 is best of its origin; equal within noise; null without an overall score, and if published"
+        description="1 is best of its origin; equal within noise; null without an overall score, or on other data"
     )
     entry: str
     architecture: str

@@ -94,6 +94,8 @@ def pairs(loaded: Iterable[RunFiles], comparisons: Sequence[Comparison]) -> list
     entries: dict[tuple[tuple[str, str], str], dict[str, list[RunFiles]]] = {}
     for run in loaded:
         record = run.record
+        if record.origin == "trained elsewhere":  # its labels are of other data
+            continue
         entries.setdefault((lineage(record), record.regime), {}).setdefault(record.entry, []).append(run)
     lineages = list(dict.fromkeys(found for found, _ in entries))
     found: list[Pair] = []

@@ -52,6 +52,7 @@ def gains(
     """
     splits, metrics, families, zero_force = list(splits), list(metrics), families or Families(loaded), zero_force or {}
     table = []
+    rows = [row for row in rows if row.origin != "trained elsewhere"]  # its labels are of other data
     for comparison, budget in product(COMPARISONS, BUDGETS):
         for architecture in sorted({row.lineage for row in rows if row.regime in comparison[:2]}):
             mine = [row for row in rows if row.lineage == architecture]
@@ -120,11 +121,14 @@ def changes(
 
 
 def start_of(row: Row, rows: Sequence[Row]) -> Row | None:
-    """The entry that a fine-tuned one started from: by its name, or one that kept the same weights untrained."""
+    """The entry that a fine-tuned one started from: one that kept the same weights untrained, or by its name.
+
+    The former has reference energies that were fitted to these data, as the fine-tuned one had at first.
+    """
     others = [other for other in rows if other.architecture == row.architecture and other is not row]
     named = [other for other in others if other.entry == row.start]
     kept = [other for other in others if other.origin == "published" and other.start == row.start]
-    return next(iter([*named, *kept]), None)
+    return next(iter([*kept, *named]), None)
 
 
 def _withheld(new: Row | None, old: Row | None, split: str, zero: float | None) -> str:

@@ -151,7 +151,11 @@ def html_text(data: PageData, sections: Iterable[Section]) -> str:
     )
 
 
-OTHERS: Mapping[OriginKind, str] = {"fine-tuned": "fine-tuned", "published": "as published"}
+OTHERS: Mapping[OriginKind, str] = {
+    "fine-tuned": "fine-tuned",
+    "trained elsewhere": "trained on data of another level of theory",
+    "published": "as published",
+}
 """What the summary says of entries that were not trained from nothing."""
 
 

@@ -47,6 +47,12 @@ PUBLISHED = (
     "rank, and there is no verdict between them and entries that were trained on these data."
 )
 
+ELSEWHERE = (
+    "{entries}: trained on data at another level of theory than these. They have no rank, and their errors of "
+    "energies cannot be compared. A run of zero steps that starts from one (training.start=RUN "
+    "training.steps=0) has the energy of each element fitted to these data."
+)
+
 References = dict[str, dict[str, float]]
 """Quantity -> split -> the mean predictor's RMSE."""
 
@@ -143,16 +149,23 @@ def score(
 RANKED: Mapping[OriginKind, int] = {
     **dict.fromkeys(("trained here", "external", "baseline"), 0),
     "fine-tuned": 1,
-    "published": 2,
+    "trained elsewhere": 2,
+    "published": 3,
 }
 """Entries of different numbers are not ranked against each other. Lower numbers stand first."""
+UNRANKED: tuple[OriginKind, ...] = ("trained elsewhere", "published")
+"""They learned from other data than these, so they have no rank."""
 
 
 def _ranked_by_origin(rows: Sequence[Row], rank: Callable[[Iterable[Row]], list[Row]]) -> list[Row]:
-    """Rank those that learned from the same data alike; published weights were trained on others, so they have none."""
+    """Rank those that learned from the same data alike; where a baseline is alone, nothing is ranked."""
     groups = [rank(row for row in rows if RANKED[row.origin] == place) for place in sorted(set(RANKED.values()))]
     return [
-        row.model_copy(update={"rank": None}) if row.origin == "published" else row for group in groups for row in group
+        row.model_copy(update={"rank": None})
+        if row.origin in UNRANKED or all(other.origin == "baseline" for other in group)
+        else row
+        for group in groups
+        for row in group
     ]
 
 
@@ -428,6 +441,8 @@ def _notes(
             notes.append(f"The training budgets{whose} differ: {', '.join(map(str, budgets))} steps.")
     if any(row.origin == "published" for row in rows):
         notes.append(PUBLISHED)
+    if elsewhere := [row.entry for row in rows if row.origin == "trained elsewhere"]:
+        notes.append(ELSEWHERE.format(entries=", ".join(elsewhere)))
     notes += [
         f"{row.entry}: what it started from, {row.start}, is not on this page, so it has no before and after."
         for row in rows

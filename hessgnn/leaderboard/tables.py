@@ -101,7 +101,9 @@ def columns(board: Leaderboard) -> list[Column]:
 
 
 def _origin_cell(row: Row) -> Cell:
-    return Cell(row.origin, row.origin, f"from {row.start}" if row.origin == "fine-tuned" else row.start)
+    return Cell(
+        row.origin, row.origin, row.start if row.origin == "published" or not row.start else f"from {row.start}"
+    )
 
 
 def weights_text(board: Leaderboard) -> str:
@@ -332,11 +334,16 @@ def terminal_table(board: Leaderboard, width: int = 80) -> Table:
     """Return the rows as a table for the terminal: fewer columns than the page's, spreads below their means.
 
     Of each split the errors of energies, forces (but where no force is right) and Hessians are shown; without those of
-    forces, and without the training time, where ``width`` characters do not hold them. Names are plain text, never
+    forces, the training time and the origin, where ``width`` characters do not hold them. Names are plain text, never
     markup.
     """
     kinds = ["energy_mae", "forces_mae", "hessian_rmse"]
-    for left_out in ((), ("device_seconds",), ("device_seconds", "forces_mae")):
+    for left_out in (
+        (),
+        ("device_seconds",),
+        ("device_seconds", "forces_mae"),
+        ("device_seconds", "forces_mae", "origin"),
+    ):
         table = _terminal_table(board, ["device_seconds", *kinds], left_out)
         if Console(width=10_000).measure(table).minimum <= width:
             break
@@ -348,6 +355,7 @@ def _terminal_table(board: Leaderboard, kinds: Sequence[str], left_out: Sequence
     keys = {"rank", "entry", "overall", "seeds", *kinds, *(f"{s} {kind}" for s in board.splits for kind in kinds)}
     keys -= {*left_out, *(f"{split} {kind}" for split in board.splits for kind in left_out)}
     keys -= {f"{split} forces_mae" for split in zero}
+    keys |= {"origin"} - {*left_out} if board.origins else set()
     shown = [column for column in columns(board) if column.key in keys]
     table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False)
     for column in shown:
@@ -361,7 +369,12 @@ def _terminal_table(board: Leaderboard, kinds: Sequence[str], left_out: Sequence
     for row in board.rows:
         cells = [column.cell(row) for column in shown]
         # How many seeds there are is said once, in the last column.
-        lines = [Text(f"{cell.text}\n{'' if cell.detail == 'n=1' else cell.detail}".rstrip()) for cell in cells]
+        # What an entry started from is on the page.
+        details = [
+            "" if cell.detail == "n=1" or of.key == "origin" else cell.detail
+            for of, cell in zip(shown, cells, strict=True)
+        ]
+        lines = [Text(f"{cell.text}\n{detail}".rstrip()) for cell, detail in zip(cells, details, strict=True)]
         if row.n_failed:
             lines[-1].append(f"\n{row.n_failed} failed")
         table.add_row(*lines)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ Verdict = Literal["yes", "limited", "no"]
 
 _ALWAYS = ("elements", "inputs", "response", "small_structures", "no_neighbours", "state_dict", "deterministic")
 _SMOOTH = "Hessians without jumps"
+_APART = "molecules far apart"
 _USES: Mapping[str, tuple[str, ...]] = {
     "training on energies and forces": (*_ALWAYS, "batching", "forces"),
     "training on Hessian products": (*_ALWAYS, "batching", "hessian", "products", "parameter_gradient"),
@@ -25,7 +26,7 @@ _USES: Mapping[str, tuple[str, ...]] = {
     "products in one pass (vmap)": ("vectorised",),
     "float32 and float64": ("dtype",),
     "periodic cells": ("periodic",),
-    "molecules far apart": ("fragments",),
+    _APART: ("no_neighbours", "fragments"),
 }
 """Use -> items that must be kept for it."""
 
@@ -42,7 +43,7 @@ class Use:
     name
         What for.
     verdict
-        ``limited``: it works, but the Hessian jumps somewhere.
+        ``limited``: it works, except for what the potential itself declares, such as a Hessian that jumps somewhere.
     reason
         Why not, or how; empty where nothing needs to be said.
     """
@@ -123,6 +124,7 @@ def examine(
     settings: Mapping[str, Any] | None = None,
     items: Iterable[Item] = ITEMS,
     device: str = "cpu",
+    observer: Callable[[str, int, int], None] | None = None,
 ) -> Examination:
     """Try a potential on the contract, and say what it is fit for.
 
@@ -130,6 +132,8 @@ def examine(
     ----------
     potential, settings, items, device
         As of :func:`~hessgnn.testing.contract.check_potential`.
+    observer
+        Called before each item, with its name, how many were tried and how many there are.
 
     Raises
     ------
@@ -137,7 +141,11 @@ def examine(
         When the name or a setting is wrong.
     """
     subject = Subject(maker(potential, settings or {}), device)
-    outcomes = [try_item(item, subject) for item in items]
+    items, outcomes = list(items), []
+    for done, item in enumerate(items):
+        if observer is not None:
+            observer(item.name, done, len(items))
+        outcomes.append(try_item(item, subject))
     by_name = {outcome.item.name: outcome for outcome in outcomes}
     uses = [_use(name, [by_name[item] for item in needed if item in by_name]) for name, needed in _USES.items()]
     try:
@@ -154,12 +162,18 @@ def examine(
 
 
 def _use(name: str, outcomes: Sequence[Outcome]) -> Use:
-    broken = [outcome for outcome in outcomes if not outcome.passed]
+    # That all atoms interact, where it is declared, matters for molecules far apart only.
+    broken = [
+        outcome
+        for outcome in outcomes
+        if outcome.failed or not (outcome.passed or (name != _APART and outcome.item.name in _USES[_APART]))
+    ]
     if not broken:
         return Use(name, "yes")
-    only_jumps = name != _SMOOTH and all(outcome.item.needs_c2 and not outcome.failed for outcome in broken)
+    # What is declared limits a use; where nothing else is asked for, it rules the use out.
+    declared = name != _SMOOTH and len(broken) < len(outcomes) and not any(outcome.failed for outcome in broken)
     reasons = dict.fromkeys(outcome.skipped_reason or f"{outcome.item.name}: {outcome.message}" for outcome in broken)
-    return Use(name, "limited" if only_jumps else "no", "; ".join(reasons))
+    return Use(name, "limited" if declared else "no", "; ".join(reasons))
 
 
 def _reach(potential: Potential, by_name: Mapping[str, Outcome]) -> list[Use]:

@@ -168,14 +168,14 @@ Regime = Annotated[
 only, ``external`` any other code that was evaluated through an ASE calculator, ``published`` a potential with the
 weights that it came with, or that another run left: only its reference energies were fitted to the data."""
 
-OriginKind = Literal["trained here", "fine-tuned", "published", "external", "baseline"]
+OriginKind = Literal["trained here", "fine-tuned", "trained elsewhere", "published", "external", "baseline"]
 """Where a potential has its weights from. Those of different origins are not ranked against each other."""
 
 
-def origin_of(regime: str, *, started: bool) -> OriginKind:
-    """Tell the origin from a record's labels and whether its run started from weights."""
+def origin_of(regime: str, *, started: bool, elsewhere: bool = False) -> OriginKind:
+    """Tell the origin from a record's labels, and whether its run started from weights or is of another level."""
     untrained: dict[str, OriginKind] = {"mean": "baseline", "external": "external", "published": "published"}
-    return untrained.get(regime) or ("fine-tuned" if started else "trained here")
+    return untrained.get(regime) or ("trained elsewhere" if elsewhere else "fine-tuned" if started else "trained here")
 
 
 def any_frames(names: tuple[str, ...]) -> bool:

@@ -7,7 +7,8 @@ from typer.testing import CliRunner
 from hessgnn.cli import authors
 from hessgnn.errors import ConfigError
 from hessgnn.potentials.base import POTENTIALS, resolve
-from hessgnn.testing import ITEMS
+from hessgnn.testing import ITEMS, Outcome, examine
+from hessgnn.testing.fitness import _USES, _use
 
 
 @pytest.fixture
@@ -57,6 +58,15 @@ def test_models_lists_names_settings_and_defaults(invoke):
     assert "'smooth'" in result.output
 
 
+def test_models_begins_with_what_each_needs(monkeypatch, invoke):
+    monkeypatch.setattr(resolve("mace"), "package", "no-such-package")
+    lines = invoke("models").output.splitlines()
+    found = {name: next(line for line in lines if f" {name} " in line) for name in ("schnet", "so3lr", "mace")}
+    assert [cell.strip() for cell in found["schnet"].split("│")[2:4]] == ["new", "hessgnn"]
+    assert "published (so3lr), or a file" in found["so3lr"]
+    assert "not installed: pip install no-such-package" in found["mace"]
+
+
 def test_check_says_what_a_potential_is_fit_for(invoke):
     found = json.loads(invoke("check", "broken_potentials:ShortSighted", "--json").stdout)
     uses = {use["name"]: (use["verdict"], use["reason"]) for use in found["uses"]}
@@ -79,3 +89,31 @@ def test_a_jump_is_measured_and_limits_what_a_potential_is_fit_for(invoke):
     assert uses["training on Hessian products"] in ("limited", "yes")
     assert found["skipped"] >= 2
     assert found["failed"] == 0
+
+
+def test_what_is_declared_limits_a_use_and_rules_out_only_what_is_nothing_else():
+    by_name = {item.name: item for item in ITEMS}
+    charges, jump = "partial charges add up, so all atoms interact", "the electrostatics jumps"
+    skipped = {"no_neighbours": charges, "fragments": charges, "parameter_gradient": jump}
+
+    def verdict(use, *failed):
+        made = [
+            Outcome(
+                by_name[name], name not in (*skipped, *failed), "off", None if name in failed else skipped.get(name)
+            )
+            for name in _USES[use]
+        ]
+        return _use(use, made).verdict
+
+    assert verdict("training on energies and forces") == "yes"
+    assert verdict("training on Hessian products") == "limited"
+    assert verdict("full Hessians") == "yes"
+    assert verdict("molecules far apart") == "no"
+    assert verdict("training on energies and forces", "no_neighbours") == "no"  # not declared, such as NaN
+    assert verdict("training on Hessian products", "hessian") == "no"
+
+
+def test_an_observer_is_told_how_far_it_is():
+    told = []
+    examine("schnet", {"width": 4}, ITEMS[:2], observer=lambda *where: told.append(where))
+    assert told == [(ITEMS[0].name, 0, 2), (ITEMS[1].name, 1, 2)]

@@ -109,7 +109,8 @@ def summarise(store: Store) -> dict[str, SplitSummary]:
 def recorded_gradients(provenance: str) -> int | None:
     """Gradient calls that a provenance tells, of all that was merged; ``None`` where it tells none.
 
-    They are the numbers called ``gradients`` at any depth of its YAML.
+    They are the numbers called ``gradients`` at any depth of its YAML, but for those of labels that were dropped
+    (``hessgnn data label --relabel``).
     """
     try:
         return _gradients(yaml.load(provenance, Loader=_Loader))
@@ -125,11 +126,16 @@ def _gradients(told: object) -> int | None:
         return recorded_gradients(told) if "gradients:" in told else None
     if isinstance(told, Mapping):
         own = [told["gradients"]] if isinstance(told.get("gradients"), int) else []
-        found = own + [_gradients(value) for value in told.values()]
+        found = own + [_gradients(value) for key, value in told.items() if not _is_dropped(key, value)]
     else:
         found = [_gradients(value) for value in told] if isinstance(told, list) else []
     known = [number for number in found if number is not None]
     return sum(known) if known else None
+
+
+def _is_dropped(key: object, value: object) -> bool:
+    """Whether it tells where the structures of a relabelled set are from, see :mod:`hessgnn.factory.provenance`."""
+    return key == "structures" and isinstance(value, Mapping) and "content_hash" in value
 
 
 @dataclass

@@ -102,7 +102,7 @@ def section(key: str, *, order: float = LAST, markdown_order: float | None = Non
     key
         Its name, which is also its anchor on the page.
     order
-        Sections are shown in ascending order; those of hessgnn have 5 to 180.
+        Sections are shown in ascending order; those of hessgnn have 4 to 180.
     markdown_order
         The same for Markdown; ``order`` if absent.
 

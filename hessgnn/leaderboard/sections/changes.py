@@ -21,11 +21,11 @@ from hessgnn.leaderboard.tables import (
 )
 
 NOTE = (
-    "Before: the start, evaluated with the weights that it had; only the energy of each element was fitted to these "
-    "data. After: each entry that was trained from these weights, and in brackets after over before with its 95 % "
-    "interval over families and trainings (see Ratio in the definitions). Below 1 the error fell. The start was "
-    "trained on other data: a ratio says what fine-tuning changed for these data, not which model is better. "
-    "What is lost elsewhere is not on this page."
+    "Before: the start, evaluated with the weights that it had. Where its origin is published, the energy of each "
+    "element was fitted to these data; otherwise it is as its own training left it. After: each entry that was trained "
+    "from these weights, and in brackets after over before with its 95 % interval over families and trainings (see "
+    "Ratio in the definitions). Below 1 the error fell. The start was trained on other data: a ratio says what "
+    "fine-tuning changed for these data, not which model is better. What is lost elsewhere is not on this page"
 )
 
 
@@ -35,6 +35,12 @@ class StartTable:
 
     start: Row
     entries: Sequence[tuple[Row, Change]]
+
+    @property
+    def title(self) -> str:
+        """For headings."""
+        architecture, name = self.start.architecture, self.entries[0][0].start
+        return f"{architecture}, started from {'its published weights' if name == architecture else name}"
 
     def table(self, board: Leaderboard, metrics: Collection[str]) -> TextTable | None:
         """Lay out some metrics, a line for each and split; none where there is no number."""
@@ -54,7 +60,7 @@ class StartTable:
         return TextTable(headings, shown, [False, False] + [True] * (len(headings) - 2)) if shown else None
 
 
-@section("changes", order=8)
+@section("changes", order=4)
 class Changes(Section):
     """A table for each start."""
 
@@ -77,7 +83,7 @@ class Changes(Section):
     def context(self, data: PageData) -> dict[str, Any] | None:
         """See :meth:`Section.context`."""
         parts = _parts(data.board)
-        return {"note": NOTE, "parts": parts} if parts else None
+        return {"note": _note(data), "parts": parts} if parts else None
 
     def markdown(self, data: PageData) -> list[str]:
         """See :meth:`Section.markdown`."""
@@ -85,7 +91,7 @@ class Changes(Section):
         for title, table, others in _parts(data.board):
             shown.append(f"### {markdown_text(title)}")
             shown += [one.markdown() for one in (table, others) if one is not None]
-        return [f"## {self.heading}", markdown_text(NOTE), *shown] if shown else []
+        return [f"## {self.heading}", markdown_text(_note(data)), *shown] if shown else []
 
 
 def start_tables(board: Leaderboard) -> list[StartTable]:
@@ -101,12 +107,24 @@ def _parts(board: Leaderboard) -> list[tuple[str, TextTable | None, TextTable | 
     others = board.metrics.keys() - {*METRICS, ROUNDING}
     return [
         (
-            f"{one.start.architecture}: {one.start.start or one.start.entry}",
+            one.title,
             one.table(board, MAIN_METRICS),
             one.table(board, others),
         )
         for one in start_tables(board)
     ]
+
+
+def _note(data: PageData) -> str:
+    """The note, and where runs on several stores say what they lost on the others."""
+    files = {
+        f"metrics-{other.name}.csv": None
+        for item in data.runs
+        if item.record.origin == "fine-tuned"
+        for other in item.record.sources[1:]
+    }
+    where = f": the run folders of runs with replay tell it at each validation, in {', '.join(files)}" if files else ""
+    return f"{NOTE}{where}."
 
 
 def _after(row: Row, change: Change, split: str, name: str) -> Cell:

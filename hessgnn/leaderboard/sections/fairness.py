@@ -20,9 +20,10 @@ DEFINITIONS = {
     "Family": "molecules or reactions that the split of the data keeps together; complexes belong to the family of "
     "their parts. Frames of a family are not independent, so they are averaged before anything is tested.",
     "Origin": "trained here: from random weights, on these data. Fine-tuned: on these data too, but from published "
-    "weights or those of another run. Published: weights as they came; only the energy of each element was fitted. "
-    "Entries of different origins are not ranked against each other, published ones are not ranked at all, and labels "
-    "are compared only between entries of one architecture and one start.",
+    "weights or those of another run. Trained elsewhere: on data at another level of theory. Published: weights as "
+    "they came; only the energy of each element was fitted. Entries of different origins are not ranked against each "
+    "other, the latter two are not ranked at all, and labels are compared only between entries of one architecture "
+    "and one start.",
     "Training": "a seed together with its draw of the training data.",
     "Rank": "entries are sorted by the overall score. The best of a rank is compared with each entry behind it by a "
     "mixed model over families and trainings, of the logarithm of the ratio of their MAE, averaged over splits and "
@@ -42,10 +43,10 @@ DEFINITIONS = {
     "Converged": "training stopped because the validation error was flat, not because its steps were used up. Claims "
     "have no verdict where a run is not converged, or where that is not known.",
     "Label gradients": "what the labels cost, in gradients of the engine; those of the validation split apart, and "
-    "for a fine-tuned entry those that its start was given, if it was a run of this package: of published weights "
-    "nobody knows.",
+    "for a fine-tuned entry those that its start was given, if it was a run of this package; "
+    "unknown for published weights.",
     "Equal steps, equal time": "all regimes of an architecture train for the same number of steps; or E-F trains "
-    "for the device-seconds that E-F-H took. The two are compared apart.",
+    "for the device-seconds that E-F-H took. The two are compared separately.",
     "Training cost": "device-seconds of training steps per seed, without validation and checkpoints.",
     "Products": "Hessian-vector products of whole batches in training, per seed.",
     "Sweep trials": "trials spent on tuning this architecture on these labels before the run.",

@@ -67,7 +67,7 @@ class Gains(Section):
     def context(self, data: PageData) -> dict[str, Any] | None:
         """See :meth:`Section.context`."""
         board = data.board
-        if not board.gains:
+        if not _parts(board):
             return None
         return {
             "board": board,
@@ -121,10 +121,15 @@ def _parts(board: Leaderboard) -> list[tuple[str, str, Comparison, list[Gain]]]:
                 for gain in board.gains
                 if (gain.budget, *gain.regimes) == (budget, comparison.without, comparison.having)
             ]
-            if gains:
+            # A page about fine-tuning begins with before and after; there, dashes alone say nothing.
+            if gains and not (board.changes and all(_is_empty(gain) for gain in gains)):
                 key = f"{comparison.without}-{comparison.having}-{budget}".replace("+", "p")
                 found.append((key, f"{comparison.title}, {name}", comparison, gains))
     return found
+
+
+def _is_empty(gain: Gain) -> bool:
+    return all(ratio is None for ratios in gain.ratios.values() for ratio in ratios.values())
 
 
 def gain_cell(gain: Gain, split: str, name: str) -> Cell:

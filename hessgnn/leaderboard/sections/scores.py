@@ -99,10 +99,11 @@ class ScoreTable:
 def score_tables(board: Leaderboard) -> list[ScoreTable]:
     """Return the overview, then a table for each task that any entry was evaluated by."""
     overview = columns(board)
+    origins = "; ranks and bold numbers are among entries of one origin" if board.origins else ""
     caption = (
-        "One line per entry, best first; those trained from nothing, fine-tuned and published are apart. Errors are "
-        "mean ± standard deviation over seeds; lower is better, and the best of a column is bold, of each origin, "
-        "unless fewer than five structures are behind it. A dash is a missing number. "
+        f"One line per entry, best first{origins}. Errors are mean ± standard deviation over seeds; lower is better, "
+        "and the best of a column is bold, unless fewer than five structures are behind it. A dash is a missing "
+        "number. "
         f"Overall: geometric mean of the parts, {weights_text(board)}; of the Hessian alone see its part. Entries "
         "share a rank unless one is shown to be worse than the best of it, see the definitions."
     )
@@ -131,10 +132,10 @@ def _table(board: Leaderboard, key: str, title: str, caption: str, shown: Sequen
 
 
 def _heat(board: Leaderboard, column: Column, cells: Sequence[Cell]) -> list[float | None]:
-    """Place numbers between the best and the worst of those that are ranked together; published ones have no place."""
+    """Place numbers between the best and the worst of those that are ranked together, the baseline left out."""
     found: list[float | None] = [None] * len(cells)
     for group in (0, 1) if column.better is not None else ():
-        places = [k for k, row in enumerate(board.rows) if RANKED[row.origin] == group]
+        places = [k for k, row in enumerate(board.rows) if RANKED[row.origin] == group and row.origin != "baseline"]
         for k, value in zip(places, heat([cells[k] for k in places], column.better or "lower"), strict=True):
             found[k] = value
     return found

@@ -38,7 +38,8 @@ TRAINING_NOTE = (
 )
 STARTS_NOTE = (
     "Gradients of the start: what the labels cost that the start itself was trained, validated and tuned on, to be "
-    "added to those of the entry. A dash: it started from nothing, or from weights whose labels nobody counted."
+    "added to those of the entry. A dash: it started from nothing, or the cost of its labels is unknown, as for "
+    "published weights."
 )
 CURVE_POINTS = 20_000
 """In all learning curves together; longer ones are thinned evenly, so that the page stays small."""

@@ -83,6 +83,8 @@ class AdaptedPotential(Potential):
 
     Config = AdaptedConfig
     products_at_once = 4  # measured with hexane on a CPU, as in the adapters that set it
+    package: ClassVar[str] = ""
+    """What must be installed, as pip calls it."""
     model: Any
     """What the adapter has loaded."""
 

@@ -27,6 +27,7 @@ class MACE(AdaptedPotential):
         weights: str = Field(description="a .model file")
         head: str | None = Field(default=None, description="of a model with several heads")
 
+    package = "mace-torch"
     config: Config
     products_at_once = 1
     types: Tensor

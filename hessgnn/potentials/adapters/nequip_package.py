@@ -38,6 +38,8 @@ class NequIPPackage(AdaptedPotential):
 
     types: Tensor
 
+    package = "nequip"
+
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         types = torch.full((len(chemical_symbols),), -1)

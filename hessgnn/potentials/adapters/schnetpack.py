@@ -39,6 +39,7 @@ class SchNetPack(AdaptedPotential):
         energy_key: str = Field(default="energy", description="name of the energy among the outputs of a saved model")
         energy_unit: str = Field(default="eV", description="of a saved model, whose lengths must be in Å")
 
+    package = "schnetpack"
     config: Config
 
     def __init__(self, config: Config) -> None:

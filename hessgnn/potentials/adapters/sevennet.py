@@ -42,6 +42,7 @@ class SevenNet(AdaptedPotential):
         weights: str = Field(default="SevenNet-0", description=f"{', '.join(_PUBLISHED)}, or a checkpoint file")
         modal: str | None = Field(default=None, description="level of theory, for weights that know several")
 
+    package = "sevenn"
     config: Config
     products_at_once = 1
     model: Any

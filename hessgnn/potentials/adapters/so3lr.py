@@ -49,6 +49,7 @@ class SO3LR(AdaptedPotential, TotalEnergyPotential):
         charge: int = Field(default=0, description="of each structure, in units of e")
         unpaired_electrons: NonNegativeInt = Field(default=0, description="of each structure")
 
+    package = "so3krates-torch"
     config: Config
     products_at_once = 16
     model: Any

@@ -30,6 +30,7 @@ class TorchANI(AdaptedPotential):
         )
         member: NonNegativeInt | None = Field(default=None, description="of the ensemble; the mean of all if absent")
 
+    package = "torchani"
     config: Config
     products_at_once = 16
     n_hops = 2
