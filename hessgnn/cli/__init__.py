@@ -81,7 +81,9 @@ def evaluate(
             help="Such as accuracy (default), vibrations or md; all; package.module:Name; commas between several.",
         ),
     ] = None,
-    splits: Annotated[list[str] | None, typer.Option("--splits", help="Splits to evaluate on.")] = None,
+    splits: Annotated[
+        list[str] | None, typer.Option("--splits", help="Splits to evaluate on; commas between several.")
+    ] = None,
     potential: Annotated[
         str | None, typer.Option(help="Evaluate a potential of another package as published: sevennet, so3lr, …")
     ] = None,

@@ -37,6 +37,7 @@ from hessgnn.training.build import (
     describe_run,
     read_start,
     require_usable,
+    warn_of_jumps,
     warn_of_sources,
 )
 from hessgnn.training.config import RunConfig
@@ -165,6 +166,7 @@ def evaluate(
     if sum(one is not None for one in (run, potential, calculator)) != 1:
         hint = "name a run folder, or give --potential or --calculator"
         raise ConfigError("one of a run, a potential and a calculator is evaluated", where="evaluate", hint=hint)
+    splits = [name.strip() for part in splits or () for name in part.split(",")] or None
     names = chosen_tasks(tasks or DEFAULT_TASKS)  # before their settings: one from outside is known by then
     own, overrides = ({}, overrides) if potential is None else divided(potential, overrides)
     trust, overrides = (get_dotted(own, _TRUST) is True, overrides) if run is None else _trust_of(overrides)
@@ -235,6 +237,8 @@ def _print_plan(console: Console, settings: RunConfig, folder: Path, run: Run | 
     settings = resolved(settings, elements, resumed if start is None else start.origin)
     sources = tuple(source.with_potential(settings.potential) for source in sources)
     potential = build_potential(settings)
+    if not console.quiet:
+        warn_of_jumps(settings, potential)
     console.print(dump(settings), markup=False)
     require_usable(sources)
     require_same_level(settings, sources, None if start is None else start.origin)

@@ -182,6 +182,19 @@ def save(settings: Settings, path: Path) -> None:
     write_text(path, dump(settings))
 
 
+def differences(one: Settings, other: Settings) -> dict[str, tuple[Any, Any]]:
+    """Dotted keys whose values differ, with both values; ``None`` for one that is missing. Lists and tuples are alike."""
+
+    def flat(value: Any, key: str) -> dict[str, Any]:
+        inside = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+        found = {k: v for name, part in inside for k, v in flat(part, f"{key}.{name}" if key else str(name)).items()}
+        return found or {key: value}
+
+    first, second = (flat(settings.model_dump(mode="json"), "") for settings in (one, other))
+    keys = dict.fromkeys([*first, *second])
+    return {key: (first.get(key), second.get(key)) for key in keys if first.get(key) != second.get(key)}
+
+
 def read_json(model: type[S], path: Path, *, hint: str) -> S:
     """Read a JSON file that this package wrote, and check it against a model.
 

@@ -129,11 +129,8 @@ def build(
     potential = build_potential(config)
     config = config.with_settings_of(potential)
     origin = prepare(potential, config, start, elements)
-    if potential.not_c2 is not None and config.loss.hessian and ranks.first:
-        warnings.warn(
-            f"the Hessian of {config.potential['name']!r} jumps ({potential.not_c2}), so training on it is noisy",
-            stacklevel=2,
-        )
+    if ranks.first:
+        warn_of_jumps(config, potential)
     potential.to(device)
     if resumed is None:
         before = reference_energies_of(potential)
@@ -207,12 +204,28 @@ def warn_of_sources(sources: Sequence[Source]) -> None:
         _warn_of_flat_validation(sources[0].config, sources[0].store)
 
 
+def warn_of_jumps(config: RunConfig, potential: Potential) -> None:
+    """Warn where Hessians that are trained on have jumps."""
+    if potential.not_c2 is not None and config.loss.hessian:
+        warnings.warn(
+            f"the Hessian of {config.potential['name']!r} jumps ({potential.not_c2}), so training on it is noisy",
+            stacklevel=3,
+        )
+
+
 def describe_run(config: RunConfig, sources: Sequence[Source]) -> list[str]:
     """Say in a few lines what a run is trained on."""
     lines = describe_sources(config, sources)
     for source in sources:
         about = f"{source.name}, " if len(sources) > 1 else ""
         lines += [about + line for line in describe(source.config, source.store, validated=source.validated)]
+    steps, schedule = config.training.steps, config.training.schedule
+    if 0 < steps < schedule.warmup:
+        reached = schedule.lr * steps / schedule.warmup
+        lines.append(
+            f"warm-up of {schedule.warmup} steps does not end within the {steps} steps of the run: the learning rate "
+            f"reaches {reached:.3g}, not {schedule.lr:g} (training.schedule.warmup)"
+        )
     return lines
 
 

@@ -26,9 +26,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from hessgnn.errors import TrainingError
+from hessgnn.errors import ConfigError, TrainingError
 from hessgnn.potentials.saved import BEST, CONFIG, require_run_folder, trusted_by_user
-from hessgnn.runtime.config import Settings, override, parse, read_json, read_yaml
+from hessgnn.runtime.config import differences, override, parse, read_yaml
 from hessgnn.runtime.config import save as save_config
 from hessgnn.runtime.files import write_text
 from hessgnn.training.config import RunConfig
@@ -118,6 +118,21 @@ class Run:
         """Raise :class:`TrainingError` when the folder holds a run already."""
         if self.config_path.exists():
             raise TrainingError("holds a run already", where=self.folder, hint="resume it, or name another folder")
+
+    def require_same(self, begun: RunConfig, now: RunConfig) -> None:
+        """Raise :class:`ConfigError`, with keys and values, when a run is to be resumed with other settings."""
+        if not (changed := differences(now, begun)):
+            return
+        each = [f"{key} is {here} here, {there} in the run" for key, (here, there) in changed.items()]
+        more = f" (and {len(each) - 3} more)" if len(each) > 3 else ""
+        hint = "resume with the same settings, or name another folder"
+        if "training.steps" in changed:
+            hint += "; training.steps may be raised, not lowered, and with a cosine schedule neither"
+        raise ConfigError(
+            f"the configuration differs from the one that the run was begun with: {'; '.join(each[:3])}{more}",
+            where=self.config_path,
+            hint=hint,
+        )
 
     def origin(self) -> Origin | None:
         """What the run started from; ``None`` for fresh weights."""

@@ -82,7 +82,11 @@ class Origin(Settings):
             return "reference energies: those of the start"
         each = "  ".join(f"{chemical_symbols[z]} {energy:+.4f}" for z, energy in self.shift.items() if energy)
         others = sum(not energy for energy in self.shift.values())
-        rest = f"; {others} elements that the data lack keep theirs" if others and self.references == "fitted" else ""
+        rest = (
+            f"; {others} elements absent from the data keep their old reference energies"
+            if others and self.references == "fitted"
+            else ""
+        )
         return f"reference energies {self.references}, shifted by (eV an atom) {each or 'nothing'}{rest}"
 
 
@@ -389,5 +393,5 @@ def describe_trained(potential: Potential, origin: Origin | None) -> list[str]:
     if trained < total:
         lines.append(f"{trained:,} parameters are trained, {total - trained:,} are frozen")
     if found := updates(potential):
-        lines.append(f"low-rank updates of {len(found)} matrices: {sum(found.values()):,} parameters")
+        lines.append(f"low-rank updates of {len(found)} matrices")
     return lines

@@ -408,14 +408,7 @@ class Trainer:
             )
         more = saved.training.schedule.kind != "cosine" and setup.config.training.steps > saved.training.steps
         begun_as = saved.with_steps(setup.config.training.steps) if more else saved
-        wanted = setup.config.without_trust()
-        if begun_as.model_dump(mode="json") != wanted.model_dump(mode="json"):  # lists and tuples are alike there
-            raise ConfigError(
-                "the configuration differs from the one that the run was begun with",
-                where=run.config_path,
-                hint="resume with the same settings (without a cosine, training.steps may be raised), or name another "
-                "folder",
-            )
+        run.require_same(begun_as, setup.config.without_trust())
         content = self.ranks.from_first(lambda: load_checkpoint(run.last))
         self._require_same_data(content.get("data", self._data()))  # files of versions before 0.4.0 do not say
         if more and self.ranks.first:

@@ -302,7 +302,7 @@ def test_from_config_to_leaderboard(invoke: Invoke, home: Path) -> None:
     assert f"{record.metrics['nms']['hessian_rmse'].value:.4g}" in judged.output
     assert invoke("train", "my.yaml", "loss.hessian=0", "training.seed=3").status == 0
     twin = home / "runs" / "schnet-E-F-seed3"
-    assert invoke("evaluate", twin, "--splits", "test", "--splits", "nms", "--tasks", "accuracy").status == 0
+    assert invoke("evaluate", twin, "--splits", "test,nms", "--tasks", "accuracy").status == 0
     board = invoke("leaderboard", run, twin, "-o", "board")
     assert board.status == 0, board
     assert "schnet E-F-H" in board.output

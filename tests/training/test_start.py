@@ -165,7 +165,7 @@ def test_reference_energies_are_refitted_and_the_shift_is_kept(
     assert origin.shift == pytest.approx({**difference, 8: 0.0}, abs=1e-4)
     assert (origin.kind, origin.step, origin.references) == ("run", 8, "fitted")
     assert origin.weights_hash == hash_of(weights(pretrained / "best.pt"))
-    assert "H -1.5000  C +20.0000  N +3.0000; 1 elements that the data lack keep theirs" in caplog.text
+    assert "H -1.5000  C +20.0000  N +3.0000; 1 elements absent from the data keep their old reference" in caplog.text
     given = make(data={"reference_energies": {1: 0, 6: 0, 7: 0, 8: 0}}, training={"steps": 0})
     with pytest.warns(UserWarning, match="leave data.reference_energies out"):  # zero they are not
         train(given, tmp_path / "given")
