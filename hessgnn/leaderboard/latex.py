@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from hessgnn.leaderboard.board import Leaderboard
-from hessgnn.leaderboard.scores import RANKED
+from hessgnn.leaderboard.origins import RANKED
 from hessgnn.leaderboard.tables import DEMONSTRATION, Cell, Column, column_groups, columns, weights_text
 
 LEFT_OUT = (

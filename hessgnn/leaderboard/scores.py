@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from importlib import metadata
 
@@ -24,6 +24,7 @@ from hessgnn.leaderboard.comparisons import (
     zero_force,
 )
 from hessgnn.leaderboard.gains import changes, gains, start_of
+from hessgnn.leaderboard.origins import ELSEWHERE, PUBLISHED, RANKED, ranked_by_origin
 from hessgnn.training.regimes import UNTRAINED, OriginKind
 
 WEIGHTS: Mapping[str, float] = {"energy": 1.0, "forces": 1.0, "hessian": 0.0}
@@ -39,18 +40,6 @@ NO_REFERENCE = (
     "There is no overall score and no rank: they need a record of the mean predictor with the RMSE of everything that "
     "counts in the score, on every split. hessgnn leaderboard makes one where the data set of the runs is at "
     "hand; hessgnn.evaluation.evaluate.record_mean_predictor writes one."
-)
-
-PUBLISHED = (
-    "Published entries have the weights that they came with; only the energy of each element was fitted to these data. "
-    "They were trained on other data, at other levels of theory and at a cost that is not known here. So they have no "
-    "rank, and there is no verdict between them and entries that were trained on these data."
-)
-
-ELSEWHERE = (
-    "{entries}: trained on data at another level of theory than these. They have no rank, and their errors of "
-    "energies cannot be compared. A run of zero steps that starts from one (training.start=RUN "
-    "training.steps=0) has the energy of each element fitted to these data."
 )
 
 References = dict[str, dict[str, float]]
@@ -105,7 +94,7 @@ def score(
         for group in groups.values()
     ]
     rank = partial(ranked, loaded=loaded, families=families, weights=weights, zero_force=no_force)
-    rows = _ranked_by_origin(made, rank)
+    rows = ranked_by_origin(made, rank)
     demonstration = any(record.demonstration for record in records)
     lower = [name for name, info in metrics.items() if info.better == "lower"]
     found = gains(rows, splits, lower, loaded, families, no_force)
@@ -144,29 +133,6 @@ def score(
             for package in sorted({package for record in records for package in record.versions})
         },
     )
-
-
-RANKED: Mapping[OriginKind, int] = {
-    **dict.fromkeys(("trained here", "external", "baseline"), 0),
-    "fine-tuned": 1,
-    "trained elsewhere": 2,
-    "published": 3,
-}
-"""Entries of different numbers are not ranked against each other. Lower numbers stand first."""
-UNRANKED: tuple[OriginKind, ...] = ("trained elsewhere", "published")
-"""They learned from other data than these, so they have no rank."""
-
-
-def _ranked_by_origin(rows: Sequence[Row], rank: Callable[[Iterable[Row]], list[Row]]) -> list[Row]:
-    """Rank those that learned from the same data alike; where a baseline is alone, nothing is ranked."""
-    groups = [rank(row for row in rows if RANKED[row.origin] == place) for place in sorted(set(RANKED.values()))]
-    return [
-        row.model_copy(update={"rank": None})
-        if row.origin in UNRANKED or all(other.origin == "baseline" for other in group)
-        else row
-        for group in groups
-        for row in group
-    ]
 
 
 def task_failures(records: Iterable[Record]) -> list[TaskFailure]:

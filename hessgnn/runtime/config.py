@@ -183,7 +183,7 @@ def save(settings: Settings, path: Path) -> None:
 
 
 def differences(one: Settings, other: Settings) -> dict[str, tuple[Any, Any]]:
-    """Dotted keys whose values differ, with both values; ``None`` for one that is missing. Lists and tuples are alike."""
+    """Dotted keys whose values differ, with both values; ``None`` for a missing one. Lists and tuples are alike."""
 
     def flat(value: Any, key: str) -> dict[str, Any]:
         inside = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()

@@ -9,7 +9,7 @@ from typing import Any
 from hessgnn.evaluation.tasks.accuracy import METRICS
 from hessgnn.evaluation.tasks.base import all_tasks, task_of
 from hessgnn.leaderboard.board import Leaderboard
-from hessgnn.leaderboard.scores import RANKED
+from hessgnn.leaderboard.origins import RANKED
 from hessgnn.leaderboard.sections.base import PageData, Section, section
 from hessgnn.leaderboard.tables import (
     Cell,
