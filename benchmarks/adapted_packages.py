@@ -272,7 +272,7 @@ PACKAGES = {
             schnetpack,
             {
                 "package": "schnetpack",
-                "install": "pip install 'hessgnn[schnetpack]'",
+                "install": "pip install schnetpack && pip install --no-deps hessgnn",
                 "weights": "new SchNet or PaiNN; or a saved model or state dict",
                 "elements": "of the file",
                 "level": "of the file",
@@ -302,7 +302,7 @@ PACKAGES = {
             mace,
             {
                 "package": "mace-torch",
-                "install": "pip install 'hessgnn[mace]'",
+                "install": "pip install mace-torch && pip install --no-deps hessgnn",
                 "weights": "a .model file, with `trust: true`",
                 "elements": "of the file",
                 "level": "of the file",
