@@ -75,7 +75,7 @@ def test_a_dry_run_measures_and_writes_nothing(invoke, tmp_path):
     [
         (["steps", "--architectures", "shcnet"], "did you mean 'schnet'?"),
         (["hessian", "--architectures", "nowhere:Net"], "nowhere:Net: cannot be imported"),
-        (["hessian", "--data", "rtp-mimi"], "did you mean 'rtp-mini' or 'rtp-mini-random'?"),
+        (["hessian", "--data", "rtp-mimi"], "did you mean 'rtp-mini' or 'dft-mini' or 'rtp-mini-random'?"),
         (["steps", "--data", "missing.h5"], "missing.h5: no such data set"),
         (["steps", "--architectures", "schnet", "--batch-size", 100_000], "ask for a smaller --batch-size"),
         (["steps", "--architectures", "schnet", "--probes", "1,x"], "--probes 1,x: not positive whole numbers"),

@@ -80,8 +80,9 @@ def test_products_are_those_of_the_hessians(store):
             relative += (off / np.sqrt(np.square(truth).mean((1, 2)))).tolist()
             ratios += (off / structure.directions.errors).tolist()
     assert len(relative) == 2 * SPLITS["train"] / 3
-    assert np.quantile(relative, [0.5, 1.0]) == pytest.approx([1e-3, 1e-3], abs=5e-3)
-    assert np.isfinite(ratios).all()
+    assert np.median(relative) < 4e-3
+    assert max(relative) < 0.02
+    assert np.median(ratios) < 10  # errors know noise and anharmonicity, not the grid of the Hessian
 
 
 def test_there_is_nothing_to_complain_about(store):
