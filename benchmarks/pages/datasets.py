@@ -76,6 +76,15 @@ def grid_table(record: Mapping[str, Any]) -> str:
     return table(["Hessian", "relative", "largest / eV/Å²", "sum rule / eV/Å²", "time / s"], rows)
 
 
+def worst_grids(record: Mapping[str, Any]) -> dict[tuple[str, int], float]:
+    """Largest relative error of any structure, for each way and grid of ``benchmarks/dft_hessians.py``."""
+    worst: dict[tuple[str, int], float] = {}
+    for row in record["rows"]:
+        key = row["how"], row["grid_level"]
+        worst[key] = max(row["relative"], worst.get(key, 0.0))
+    return worst
+
+
 def step_table(record: Mapping[str, Any], chosen: tuple[float, float]) -> str:
     """Errors of finite differences by step and accuracy, from ``benchmarks/hessian_step.py``."""
     accuracies = sorted({row["accuracy"] for row in record["rows"]}, reverse=True)
