@@ -42,6 +42,11 @@ class _Used(Settings):
         "that the store has if absent",
     )
 
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _one_may_stand_for_itself(cls, labels: Any) -> Any:
+        return (labels,) if isinstance(labels, str) else labels
+
     @field_validator("labels")
     @classmethod
     def _none_is_twice(cls, labels: tuple[LabelName, ...] | None) -> tuple[LabelName, ...] | None:
@@ -66,6 +71,13 @@ class MoreData(_Used):
     weight: NonNegativeFloat = Field(
         default=0.0, description="exponent of this store's validation errors in the score; those of the first have 1"
     )
+
+    @field_validator("replay", mode="before")
+    @classmethod
+    def _a_word_is_no_number(cls, replay: Any) -> Any:
+        if isinstance(replay, bool):  # what YAML makes of yes
+            raise ValueError(f"is a number of steps, not {str(replay).lower()}")
+        return replay
 
     @model_validator(mode="after")
     def _score_has_errors(self) -> MoreData:
