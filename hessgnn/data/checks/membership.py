@@ -80,7 +80,7 @@ def missing_labels(store: Store, indices: NDArray[np.int64]) -> Iterator[Finding
     curved = store.has_curvature[indices]
     for key, has in (("energy", store.has_energy), ("forces", store.has_forces), (curvature, store.has_curvature)):
         lacking = ~has[indices]
-        if key != "energy" and lacking.all():
+        if lacking.all() and (key != "energy" or store.leaves_out(key)):
             continue
         intended = lacking & (curved | (key == curvature))
         if len(without := indices[lacking & ~intended]):

@@ -224,6 +224,10 @@ class Store:
             store.energies = np.where(store.has_energy, moved, 0.0)
         return store
 
+    def leaves_out(self, label: str) -> bool:
+        """Whether a label, of those of :meth:`limited`, was left out on purpose."""
+        return self._limits is not None and label not in self._limits[0]
+
     def close(self) -> None:
         """Close the file. It is opened again when something is asked for."""
         self.columns.close()
