@@ -31,12 +31,19 @@ from hessgnn.runtime.files import find_resource
 from hessgnn.runtime.machine import keep_freed_memory
 from hessgnn.runtime.terminal import Interrupted, ProgressLog, say
 from hessgnn.training import bar
-from hessgnn.training.build import build_potential, describe_run, read_start, require_usable, warn_of_sources
+from hessgnn.training.build import (
+    build_potential,
+    build_update,
+    describe_run,
+    read_start,
+    require_usable,
+    warn_of_sources,
+)
 from hessgnn.training.config import RunConfig
 from hessgnn.training.curvature_labels import epoch_steps
 from hessgnn.training.data_config import DataConfig
 from hessgnn.training.distributed import ranks_of_torchrun
-from hessgnn.training.references import has_learned, refits, scale_to_data
+from hessgnn.training.references import has_learned, refits, require_same_level, scale_to_data
 from hessgnn.training.run import Run, ValidationPoint
 from hessgnn.training.sources import elements_of, open_sources
 from hessgnn.training.start import describe_trained, prepare, resolved
@@ -211,15 +218,18 @@ def default_folder(config: RunConfig) -> Path:
 def _print_plan(console: Console, settings: RunConfig, folder: Path, run: Run | None) -> None:
     """Say what a run would do; ``run`` is the one that is resumed."""
     sources = open_sources(settings)
-    elements, resumed = elements_of(sources), None if run is None else run.origin()
+    elements = elements_of(sources)
+    resumed, begun = (None, ()) if run is None else run.begun(settings)
     start = read_start(settings) if resumed is None else None
     settings = resolved(settings, elements, resumed if start is None else start.origin)
     sources = tuple(source.with_potential(settings.potential) for source in sources)
     potential = build_potential(settings)
     console.print(dump(settings), markup=False)
     require_usable(sources)
+    require_same_level(settings, sources, None if start is None else start.origin)
     parameters = potential.n_parameters()  # before any is frozen
     origin = prepare(potential, settings, start, elements)
+    build_update(settings, potential)  # says what is wrong with groups of parameters
     training, first = settings.training, sources[0]
     per_epoch = f"{settings.order.step(0, epoch_steps(first.config, first.store))} steps an epoch"
     if training.max_atoms or training.max_edges:
@@ -243,7 +253,7 @@ def _print_plan(console: Console, settings: RunConfig, folder: Path, run: Run | 
             else str(settings.data.reference_energies)
         )
         about.append(f"reference energies: {how}")
-    if run is not None and (begun := run.sources()):
+    if len(begun) == len(sources):
         sources = tuple(source.shifted(was.shift) for source, was in zip(sources, begun, strict=True))
     for line in (*about, *describe_run(settings, sources)):
         console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -35,7 +35,7 @@ from hessgnn.training.distributed import Ranks
 from hessgnn.training.loss import Loss
 from hessgnn.training.optimizer import Schedule, Update, build_optimizers
 from hessgnn.training.recorded import RecordedStep
-from hessgnn.training.references import scale_to_data
+from hessgnn.training.references import require_same_level, scale_to_data
 from hessgnn.training.sources import Source, Stream, Streams, TrainedOn, describe_sources, elements_of, open_sources
 from hessgnn.training.start import Origin, Start, describe_trained, prepare, reference_energies_of, resolved
 from hessgnn.training.step import EagerStep, TrainingStep
@@ -121,6 +121,7 @@ def build(
     config = resolved(config, elements, resumed if start is None else start.origin)
     sources = tuple(source.with_potential(config.potential) for source in sources)
     require_usable(sources)
+    require_same_level(config, sources, None if start is None else start.origin)
     if ranks.first:
         warn_of_sources(sources)
 
@@ -138,7 +139,7 @@ def build(
         before = reference_energies_of(potential)
         sources = scale_to_data(potential, config, sources, ranks)
         origin = _shifted(origin, config, before, reference_energies_of(potential))
-    if begun:
+    if len(begun) == len(sources):  # otherwise the trainer says that the configuration is another
         sources = tuple(source.shifted(was.shift) for source, was in zip(sources, begun, strict=True))
     if ranks.first and logger.isEnabledFor(logging.INFO):
         for line in (*describe_trained(potential, resumed or origin), *describe_run(config, sources)):

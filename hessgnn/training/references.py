@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from hessgnn.data.loader import Loader
 from hessgnn.data.store.store import Store
 from hessgnn.data.structure import Structure
-from hessgnn.errors import DataError
+from hessgnn.errors import ConfigError, DataError
 from hessgnn.potentials.adapters.base import AdaptedPotential
 from hessgnn.potentials.base import Potential
 from hessgnn.training.config import RunConfig
 from hessgnn.training.distributed import Ranks
-from hessgnn.training.sources import Source, elements_of
-from hessgnn.training.start import reference_energies_of
+from hessgnn.training.sources import Source, comparable, elements_of
+from hessgnn.training.start import Origin, reference_energies_of
 
 logger = logging.getLogger(__name__)
 
@@ -81,13 +81,37 @@ def scale_to_data(
     if ranks.number > 1:
         potential.load_state_dict(ranks.from_first(lambda: {k: v.cpu() for k, v in potential.state_dict().items()}))
     shifted = tuple(source.shifted(shift) for source, shift in zip(sources, shifts, strict=True))
-    if ranks.first and not learned:
+    if ranks.first and learned:
+        _warn_of_far(config, potential, shifted)
+    elif ranks.first:
         _warn_of_levels(shifted, reference)
     return shifted
 
 
+def require_same_level(config: RunConfig, sources: Sequence[Source], origin: Origin | None) -> None:
+    """Refuse to keep the reference energies of a start whose level of theory is known to be another."""
+    level_of_theory = None if origin is None else origin.level_of_theory
+    if config.data.reference_energies != "keep" or level_of_theory is None:
+        return
+    first, here = sources[0], sources[0].store.attributes.level_of_theory
+    if comparable(level_of_theory) != first.level:
+        raise ConfigError(
+            f"the reference energies of the start are those of {level_of_theory!r}, and store {first.name} has "
+            f"energies of {here!r}",
+            where="key 'data.reference_energies'",
+            hint="leave it out: they are then fitted to the data",
+        )
+
+
 LEVELS_DIFFER = 2.0
-"""eV an atom, of mean energies without reference energies: binding energies of usual molecules differ by less."""
+"""eV an atom, of mean energies without reference energies: binding energies of usual molecules differ by less. Of a
+potential that has learned, from its own energies."""
+_SAMPLE = 64
+"""Training structures of each store that the energies of such a potential are compared with."""
+_GIVE_OWN = "give data.reference_energies and the store's own, made in the same way at its level of theory, or neither"
+_GIVE_RIGHT = "give the store reference_energies of its level of theory, and correct its level_of_theory if it is wrong"
+_LOOK = "start from other weights, or look at the energies with `hessgnn data check`"
+_LEAVE_OUT = "leave data.reference_energies out: they are then fitted to the data"
 
 
 def _warn_of_levels(sources: Sequence[Source], reference: Energies) -> None:
@@ -102,8 +126,26 @@ def _warn_of_levels(sources: Sequence[Source], reference: Energies) -> None:
         if abs(mean - means[0]) > LEVELS_DIFFER:
             warnings.warn(
                 f"energies of store {source.name}, without reference energies, lie {mean - means[0]:+.3g} eV an atom "
-                f"from those of {sources[0].name}. Hint: give data.reference_energies and the store's own, made in the "
-                "same way at its level of theory, or neither",
+                f"from those of {sources[0].name}. Hint: {_GIVE_OWN}",
+                stacklevel=4,
+            )
+
+
+def _warn_of_far(config: RunConfig, potential: Potential, sources: Sequence[Source]) -> None:
+    """Warn where energies of a store are not near those of the potential that the run begins with."""
+    for source in sources:
+        store, chosen = source.store, source.train[source.store.has_energy[source.train]]
+        if not len(chosen):
+            continue
+        chosen = chosen[np.linspace(0, len(chosen) - 1, min(len(chosen), _SAMPLE)).astype(int)]
+        found = _energies(potential, config.validation.batch_size, store, chosen)
+        error = float(np.mean(np.abs(store.energies[chosen] - found) / store.n_atoms[chosen]))
+        if error > LEVELS_DIFFER:
+            first = source is sources[0]
+            hint = _GIVE_RIGHT if not first else _LEAVE_OUT if config.data.reference_energies else _LOOK
+            warnings.warn(
+                f"energies of store {source.name} are {error:.3g} eV an atom from those of the potential that the run "
+                f"begins with: another level of theory, or other reference energies? Hint: {hint}",
                 stacklevel=4,
             )
 
@@ -164,6 +206,14 @@ def level(
     at_first: list[Energies] = []
 
     def fit_first() -> Energies:
+        if not having:
+            raise DataError(
+                f"no training structure of level of theory {first.store.attributes.level_of_theory!r}, that of the "
+                "first store, has an energy: reference energies cannot be fitted",
+                where=first.store.path,
+                hint="add energy to its labels, leave it out of those of the other stores, or give "
+                "data.reference_energies and those of the other stores",
+            )
         if not at_first:
             wanted = [z for z in elements if z in occurring and z not in elsewhere]
             at_first.append(fit(standing.store, standing.train, wanted))
@@ -241,16 +291,22 @@ def refit_reference_energies(
     """
     labelled = indices[store.has_energy[indices]]
     logger.info("fitting reference energies: the start is evaluated on %d training structures", len(labelled))
-    before, parameter = reference_energies_of(potential), potential.scale
-    shared = (parameter.dtype, parameter.device, potential.triplet_cutoff)
-    batches = Loader(store, labelled, potential.cutoff, batch_size, *shared) if len(labelled) else ()
-    energies = [potential.energy(batch).cpu().numpy() for batch in batches]
+    before = reference_energies_of(potential)
     own = store.composition(list(before), labelled) @ np.array(list(before.values()))
-    learned = np.concatenate(energies) - own if energies else np.zeros(0)
+    learned = _energies(potential, batch_size, store, labelled) - own
     if not np.isfinite(learned).all():
         name = store.names[int(labelled[~np.isfinite(learned)][0])]
         raise DataError("the energy of the start is not finite", where=name, hint="leave the structure out")
     return fit_reference_energies(store, indices, elements, learned)
+
+
+def _energies(potential: Potential, batch_size: int, store: Store, indices: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Energies that a potential gives structures, eV; it lies on its device."""
+    if not len(indices):
+        return np.zeros(0)
+    shared = (potential.scale.dtype, potential.scale.device, potential.triplet_cutoff)
+    batches = Loader(store, indices, potential.cutoff, batch_size, *shared)
+    return np.concatenate([potential.energy(batch).cpu().numpy() for batch in batches]).astype(np.float64)
 
 
 def composition_energy(structure: Structure, reference: dict[int, float]) -> float:

@@ -5,7 +5,7 @@
     runs/my-run/
     ├── config.yaml     the resolved configuration: trains the same again
     ├── start.json      what weights it started from, if any
-    ├── sources.json    what it is trained on, if on several stores
+    ├── sources.json    what it is trained on
     ├── versions.json   of Python and the packages that decide numbers
     ├── metrics.csv     one row for each validation; metrics-NAME.csv of other stores that the run is on
     ├── last.pt         checkpoint to resume from: weights, optimiser, averages, counters
@@ -28,16 +28,12 @@ from typing import Any
 
 from hessgnn.errors import TrainingError
 from hessgnn.potentials.saved import BEST, CONFIG, require_run_folder
-from hessgnn.runtime.config import Settings, read_json
 from hessgnn.runtime.config import load as load_config
 from hessgnn.runtime.config import save as save_config
 from hessgnn.runtime.files import write_text
 from hessgnn.training.config import RunConfig
-from hessgnn.training.sources import TrainedOn
-from hessgnn.training.start import Origin
-
-SOURCES = "sources.json"
-"""File of a run folder that says on which stores the run is trained."""
+from hessgnn.training.sources import SOURCES, TrainedOn, TrainedOnAll, read_sources
+from hessgnn.training.start import ORIGIN, Origin
 
 _PACKAGES = ("hessgnn", "torch", "torch-geometric", "e3nn", "torchani", "numpy", "h5py", "ase", "optuna")
 
@@ -77,12 +73,6 @@ class ValidationPoint:
         found = asdict(self)
         others = {name: other.content() for name, other in self.others.items()}
         return {key: value for key, value in found.items() if key != "others"} | ({"others": others} if others else {})
-
-
-class TrainedOnAll(Settings):
-    """The content of ``sources.json``."""
-
-    sources: tuple[TrainedOn, ...]
 
 
 @dataclass(frozen=True)
@@ -130,15 +120,30 @@ class Run:
         return Origin.load(self.folder)
 
     def sources(self) -> tuple[TrainedOn, ...]:
-        """The stores that the run is trained on, where there are several; else nothing."""
-        path = self.folder / SOURCES
-        return read_json(TrainedOnAll, path, hint="begin another run").sources if path.is_file() else ()
+        """The stores that the run is trained on, see :func:`~hessgnn.training.sources.read_sources`."""
+        return read_sources(self.folder)
+
+    def begun(self, config: RunConfig) -> tuple[Origin | None, tuple[TrainedOn, ...]]:
+        """Start and stores of a run that is resumed with a configuration; nothing before its first checkpoint.
+
+        Raises :class:`TrainingError` when the file that names its start is missing.
+        """
+        if not self.last.exists():
+            return None, ()
+        origin = self.origin()
+        if origin is None and config.training.start is not None:
+            raise TrainingError(
+                f"has no {ORIGIN}, which says what the run started from",
+                where=self.folder,
+                hint="bring the file back, or begin another run",
+            )
+        return origin, self.sources()
 
     def begin(self, config: RunConfig, origin: Origin | None = None, sources: Sequence[TrainedOn] = ()) -> None:
         """Write what is known before the first step: start and stores, the resolved configuration, and versions."""
         if origin is not None:
             origin.save(self.folder)
-        if len(sources) > 1:
+        if sources:
             content = TrainedOnAll(sources=tuple(sources))
             write_text(self.folder / SOURCES, content.model_dump_json(indent=1) + "\n")
         save_config(config, self.config_path)

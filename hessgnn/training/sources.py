@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,16 +25,24 @@ from hessgnn.data.loader import Loader
 from hessgnn.data.plan import Interleaved
 from hessgnn.data.store.store import Store
 from hessgnn.errors import TrainingError
-from hessgnn.runtime.config import Settings
+from hessgnn.runtime.config import Settings, read_json
 from hessgnn.training.config import RunConfig
 from hessgnn.training.curvature_labels import epoch_steps, usable
 from hessgnn.training.data_config import ALL_LABELS, DataConfig, LabelName
 from hessgnn.training.loss_config import LossConfig
 
+SOURCES = "sources.json"
+"""File of a run folder that says on which stores the run is trained."""
+
+
+def comparable(level_of_theory: str) -> str:
+    """A level of theory in a form that can be compared."""
+    return "".join(level_of_theory.split()).casefold()
+
 
 def level_of(store: Store) -> str:
     """Level of theory of a store, in a form that can be compared."""
-    return "".join(store.attributes.level_of_theory.split()).casefold()
+    return comparable(store.attributes.level_of_theory)
 
 
 @dataclass(frozen=True)
@@ -124,7 +133,7 @@ class Source:
 
 
 class TrainedOn(Settings):
-    """One of several stores that a potential was trained on."""
+    """One of the stores that a potential was trained on."""
 
     name: str
     split: str
@@ -138,6 +147,18 @@ class TrainedOn(Settings):
     shift: dict[int, float] = Field(
         default_factory=dict, description="atomic number -> eV added to energies for each atom, to the first's level"
     )
+
+
+class TrainedOnAll(Settings):
+    """The content of ``sources.json``."""
+
+    sources: tuple[TrainedOn, ...] = Field(min_length=1)
+
+
+def read_sources(folder: Path) -> tuple[TrainedOn, ...]:
+    """The stores that the run of a folder is trained on; none in one of an older version that is on a single store."""
+    path = folder / SOURCES
+    return read_json(TrainedOnAll, path, hint="begin another run").sources if path.is_file() else ()
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 What a run started from is kept in its folder as ``start.json``: where the weights came from and their hash, the
 settings of the potential, and by how much the reference energies were shifted. A resumed run reads that file, not the
-weights that it once started from.
+original starting weights.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from hessgnn.runtime.config import Settings, get_dotted, parse, read_json, read_
 from hessgnn.runtime.files import write_text
 from hessgnn.training.config import RunConfig
 from hessgnn.training.lora import LoraConfig, choose_trained, merged_state, updates
+from hessgnn.training.sources import read_sources
 
 ORIGIN = "start.json"
 """File of a run folder that says what the run started from."""
@@ -47,6 +48,9 @@ class Origin(Settings):
     step: int | None = Field(default=None, description="training steps behind the weights, where the file says so")
     potential: dict[str, Any] = Field(default={}, description="name and settings of the potential")
     energy_scale: float = Field(default=1.0, description="eV")
+    level_of_theory: str | None = Field(
+        default=None, description="of its reference energies, where the folder of the weights says so"
+    )
     references: Literal["fitted", "kept", "given"] = Field(
         default="fitted", description="where the reference energies of the run come from"
     )
@@ -115,6 +119,7 @@ class Start:
         if isinstance(content.get("potential"), Mapping):
             section = content["potential"]
         weights, step = _weights(_file_of(path), content)
+        sources = read_sources(folder) if content else ()
         origin = Origin(
             path=name,
             kind="run" if path.is_dir() else "checkpoint",
@@ -122,6 +127,7 @@ class Start:
             step=step,
             potential={key: value for key, value in section.items() if key != "trust"},
             energy_scale=float(weights.get("scale", torch.ones(()))),
+            level_of_theory=sources[0].level_of_theory if sources else None,
             before=Origin.load(folder) if content else None,
         )
         return cls(origin, weights, known=bool(section))

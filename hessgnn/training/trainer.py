@@ -166,7 +166,7 @@ def train(
     resumed: Origin | None = None
     begun: tuple[TrainedOn, ...] = ()
     if run is not None and resume:
-        resumed, begun = ranks.from_first(lambda: (run.origin(), run.sources()) if run.last.exists() else (None, ()))
+        resumed, begun = ranks.from_first(lambda: run.begun(config))
     try:
         setup = build(config, ranks, resumed=resumed, begun=begun)
         warn_of_busy_waiting()

@@ -370,6 +370,9 @@ def test_a_dry_run_writes_nothing(
     plan = yaml.safe_load(ended.output[: ended.output.index("6 training structures")])
     assert plan["training"]["steps"] == 7
     assert plan["potential"]["elements"] == [1, 6, 7, 8]
+    groups = ('training.freeze=["*.weight"]', 'training.optimizer=[{match: "*.weight"}, {name: AdamW}]')
+    refusal = invoke("train", "my.yaml", "--dry-run", *groups)
+    assert (refusal.status, "all parameters that match '*.weight' are frozen" in refusal.errors) == (2, True), refusal
     # Steps are measured in this process: six others would each import torch and learn what warms up.
     monkeypatch.setattr("hessgnn.sweep.measure.Workers", lambda number, threads: Workers(0, threads))
     small = (f"base.data.path={tiny_store}", "base.training.batch_size=2", "threads=1")

@@ -27,6 +27,7 @@ from hessgnn.potentials.saved import load_checkpoint
 from hessgnn.runtime.config import load, parse
 from hessgnn.training.build import build, build_buckets, build_stream, describe_run
 from hessgnn.training.config import RunConfig
+from hessgnn.training.data_config import MoreData
 from hessgnn.training.distributed import Ranks
 from hessgnn.training.recorded import RecordedStep
 from hessgnn.training.run import Run
@@ -100,6 +101,7 @@ def test_a_list_of_stores_is_the_first_and_the_others(make_config: MakeConfig, t
     assert config.data.path == "a/set.h5"
     assert config.data.names == ("set", "set-2")
     assert config.data.also[0].labels == ("energy", "forces")
+    assert MoreData(path="b", labels="forces").labels == ("forces",)  # type: ignore[arg-type]
     Run(tmp_path).begin(config)
     assert load(RunConfig, Run(tmp_path).config_path) == config
     alone = parse(RunConfig, {"potential": {"name": "schnet"}, "data": stores[:1]}, where="test")
@@ -113,6 +115,7 @@ def test_a_list_of_stores_is_the_first_and_the_others(make_config: MakeConfig, t
     [
         ([{"path": "a", "replay": 2}, {"path": "b"}], "the first store has no replay"),
         ([{"path": "a"}, {"path": "b", "replay": 0}], "greater than or equal to 0.01"),
+        ([{"path": "a"}, {"path": "b", "replay": True}], "is a number of steps, not true"),
         ([{"path": "a"}, {"path": "b", "validation": None, "weight": 1}], "weight needs a validation split"),
         ([{"path": "a"}, {"path": "b", "label": ["energy"]}], "unknown key"),
         ([{"path": "a"}, {"path": "b", "labels": ["hessian"]}], "'energy', 'forces' or 'curvature'"),
@@ -211,6 +214,17 @@ def test_reference_energies_that_cannot_be_found_are_asked_for(make_config: Make
     labels = setup.streams.streams[1].loader.batch(0).labels
     assert not labels.has_energy.any()
     assert labels.has_forces.all()
+
+
+def test_a_store_of_forces_alone_needs_no_energies(make_two: MakeConfig, other: Path) -> None:
+    setup = build(make_two({"labels": ["forces"]}))
+    labels = setup.streams.streams[1].loader.batch(0).labels
+    assert labels.has_forces.all()
+    assert not labels.has_energy.any()
+    with pytest.raises(
+        DataError, match=r"springs\.h5: no training structure of level of theory 'springs', that of the f"
+    ):
+        build(make_two(data={"labels": ["forces", "curvature"]}, validation={"weights": {"energy": 0, "forces": 1}}))
 
 
 @pytest.mark.parametrize("replay", [1, 3])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from springs import TINY, spring_structure, write_springs
 import hessgnn
 from hessgnn.data.batch import Batch
 from hessgnn.data.store.store import write_store
-from hessgnn.errors import ConfigError, UserError
+from hessgnn.errors import ConfigError, TrainingError, UserError
 from hessgnn.evaluation.evaluate import evaluate
 from hessgnn.potentials.saved import load_checkpoint
 from hessgnn.runtime.config import load
@@ -166,11 +167,54 @@ def test_reference_energies_are_refitted_and_the_shift_is_kept(
     assert origin.weights_hash == hash_of(weights(pretrained / "best.pt"))
     assert "H -1.5000  C +20.0000  N +3.0000; 1 elements that the data lack keep theirs" in caplog.text
     given = make(data={"reference_energies": {1: 0, 6: 0, 7: 0, 8: 0}}, training={"steps": 0})
-    train(given, tmp_path / "given")
+    with pytest.warns(UserWarning, match="leave data.reference_energies out"):  # zero they are not
+        train(given, tmp_path / "given")
     origin = Run(tmp_path / "given").origin()
     assert origin is not None
     assert origin.references == "given"
     assert origin.shift[1] == -float(start.reference_energies[0])
+
+
+def shifted_store(path: Path, level_of_theory: str, shift: float = 1000.0) -> Path:
+    """The springs with other energies of the free atoms."""
+    rows = [spring_structure(name, "train") for name in ("H2O", "CH4", "NH3", "CO2", "HCN")]
+    rows.append(spring_structure("H2CO", "validation"))
+    rows = [replace(one, energy=(one.energy or 0.0) + shift * len(one)) for one in rows]
+    write_store(path, rows, level_of_theory=level_of_theory)
+    return path
+
+
+def test_reference_energies_of_another_level_are_not_kept(make: MakeConfig, pretrained: Path, tmp_path: Path) -> None:
+    other = shifted_store(tmp_path / "other.h5", "others")
+    text = refusal(make(data={"path": str(other), "reference_energies": "keep"}), tmp_path / "run")
+    assert "those of 'springs', and store other has energies of 'others'" in text
+    shutil.copytree(pretrained, tmp_path / "older")
+    (tmp_path / "older" / "sources.json").unlink()  # earlier versions wrote none
+    training = {"start": str(tmp_path / "older"), "steps": 0}
+    with pytest.warns(
+        UserWarning, match=r"energies of store other are 1e\+03 eV an atom .*leave data.reference_energies"
+    ):
+        setup = build(make(data={"path": str(other), "reference_energies": "keep"}, training=training))
+    assert setup.origin is not None
+    assert setup.origin.level_of_theory is None
+    setup = build(make(data={"path": str(other)}))  # fitted, and no warning
+    assert setup.origin is not None
+    assert setup.origin.level_of_theory == "springs"
+
+
+def test_a_store_far_from_the_start_is_named(make: MakeConfig, tmp_path: Path) -> None:
+    """The same text of the level of theory, and other constants."""
+    same = shifted_store(tmp_path / "same.h5", "springs")
+    with pytest.warns(UserWarning, match=r"energies of store same are 1e\+03 eV an atom .*give the store reference_en"):
+        build(make(data={"also": [{"path": str(same)}]}))
+
+
+def test_a_lost_start_is_named_when_a_run_is_resumed(make: MakeConfig, tmp_path: Path) -> None:
+    config = make(data={"reference_energies": "keep"}, training={"steps": 8})
+    train_until_killed(config, tmp_path / "run", 6)
+    (tmp_path / "run" / "start.json").unlink()
+    with pytest.raises(TrainingError, match=r"run: has no start\.json"):
+        train(config, tmp_path / "run", resume=True)
 
 
 def test_energies_that_determine_no_reference_are_refused(make: MakeConfig, tmp_path: Path) -> None:
