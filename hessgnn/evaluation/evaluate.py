@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from hessgnn.evaluation.run import (
     run_tasks,
 )
 from hessgnn.evaluation.tasks.accuracy import error_metrics, sampled
+from hessgnn.evaluation.trained_on import at_own_level, sources_of, used_splits, without_energies
 from hessgnn.potentials.saved import load, load_checkpoint
 from hessgnn.runtime.machine import hardware
 from hessgnn.surface.base import Answer, Surface
@@ -37,7 +38,6 @@ from hessgnn.training.data_config import DataConfig
 from hessgnn.training.references import composition_energy, fit_reference_energies
 from hessgnn.training.regimes import Regime
 from hessgnn.training.run import Run, ValidationPoint, versions
-from hessgnn.training.sources import TrainedOn
 
 
 def evaluate(
@@ -67,7 +67,7 @@ def evaluate(
     tasks
         Names of tasks, ``package.module:Name`` for one of your own, or ``all``.
     splits
-        Splits to evaluate on; by default all but those the run was trained and selected on.
+        Splits to evaluate on; by default all but those the run was trained and selected on, in any of its stores.
     device
         Where to compute.
     sweep
@@ -76,7 +76,8 @@ def evaluate(
     settings
         Of the tasks.
     data
-        Data to evaluate on, by file or name; those the run was trained on by default.
+        Data to evaluate on, by file or name; those the run was trained on by default. Energies at another level of
+        theory are not compared, unless the run was trained on that, too.
     regime
         Labels it was trained on, where they differ from those that the loss used; what an earlier record says by
         default.
@@ -107,10 +108,15 @@ def evaluate(
     potential = load(run.folder, device)
     parameters = potential.n_parameters()
     surface = PotentialSurface(potential, config.entry, batch_size=config.validation.batch_size, device=device)
-    store, used = Store.open(data or config.data.path), (config.data.train, config.data.validation)
+    store, comparable = at_own_level(run, config, Store.open(data or config.data.path))
+    used = used_splits(config, store, splits)
+    results = _results(run.record, surface, store, names, splits, used, settings, processes, observer)
+    if not comparable:
+        results["metrics"] = without_energies(results["metrics"])
     record = Record(
         **_identity(run, config, regime, budget),
-        **_results(run.record, surface, store, names, splits, used, settings, processes, observer),
+        **results,
+        sources=sources_of(run, config, store),
         demonstration=_demonstrates(run, demonstration),
         parameters=parameters,
         cost=_cost(run, sweep),
@@ -188,14 +194,15 @@ def record_failure(
 
     ``config`` is what was tried, ``reason`` why it failed; the other arguments are those of :func:`evaluate`.
     """
-    run = Run(Path(folder))
+    run, store = Run(Path(folder)), Store.open(data or config.data.path)
     record = Record(
         **_identity(run, config, regime, budget),
         status="failed",
         reason=reason,
+        sources=sources_of(run, config, store),
         demonstration=_demonstrates(run, demonstration),
         parameters=config.potential_class()(config.potential_config()).n_parameters(),
-        data=source(Store.open(data or config.data.path)),
+        data=source(store),
         cost=_cost(run, sweep),
         metrics={},
         curve=[_curve_point(point) for point in run.curve()],
@@ -271,7 +278,7 @@ def _results(
     store: Store,
     names: Sequence[str],
     splits: Sequence[str] | None,
-    used: Sequence[str],
+    used: Collection[str],
     settings: TaskSettings | None,
     processes: int,
     observer: ProgressCallback | None,
@@ -307,7 +314,7 @@ def _of_composition(structure: Structure, reference: dict[int, float]) -> Answer
     return Answer(composition_energy(structure, reference), np.zeros((len(structure), 3)), np.zeros((size, size)))
 
 
-def _splits(store: Store, wanted: Sequence[str] | None, used: Sequence[str]) -> list[str]:
+def _splits(store: Store, wanted: Sequence[str] | None, used: Collection[str]) -> list[str]:
     if wanted is None:
         found = [split for split in store.splits if is_held_out(split) and split not in used]
         if not found:
@@ -340,21 +347,10 @@ def _identity(run: Run, config: RunConfig, regime: Regime | None, budget: Budget
         "regime": regime or _regime(config),
         "start": _start(run),
         "budget": budget or "steps",
-        "sources": _sources(run, config),
         "seed": config.training.seed,
         "weights": {"energy": 1.0, "forces": config.loss.forces, "hessian": config.loss.hessian},
         "config": config.model_dump(mode="json"),
     }
-
-
-def _sources(run: Run, config: RunConfig) -> tuple[TrainedOn, ...]:
-    """The stores of a run on several, with the steps that were taken on each."""
-    sources = run.sources()
-    if not sources or not run.last.exists():
-        return sources
-    done = config.order.done(load_checkpoint(run.last)["progress"]["step"])
-    each = zip(sources, done, strict=True)
-    return tuple(source.model_copy(update={"steps": steps}) for source, steps in each)
 
 
 def _regime(config: RunConfig) -> Regime:

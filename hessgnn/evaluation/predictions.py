@@ -24,6 +24,8 @@ from hessgnn.runtime.files import atomic_path
 from hessgnn.surface.base import Answer
 
 QUANTITIES = ("energy", "forces", "hessian")
+ENERGIES = ("energy_mae", "energy_rmse", "energy_rmse_molecule")
+"""Errors that a constant for each atom would decide."""
 CURVATURE = (
     "curvature_eigenvalue_mae",
     "curvature_mode1_cosine",

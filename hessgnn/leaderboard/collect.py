@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hessgnn.errors import DataError
-from hessgnn.evaluation.predictions import Predictions, SavedFamilies, saved_families
+from hessgnn.evaluation.predictions import ENERGIES, Predictions, SavedFamilies, saved_families
 from hessgnn.evaluation.record import PredictionFile, Record, Result, Values, read_record, read_results
 from hessgnn.evaluation.tasks.base import TASKS, Task
 
@@ -42,7 +42,11 @@ class RunFiles:
         """Numbers subject by subject: metric -> molecule, reaction or path -> value; empty where none are saved."""
         key = (task, split)
         if key not in self._values:
-            self._values[key] = TASKS[task].saved_values(self.results.get(f"{task} {split}"), self.files.get(split))
+            found = TASKS[task].saved_values(self.results.get(f"{task} {split}"), self.files.get(split))
+            metrics = self.record.metrics.get(split, {})
+            # Energies of another level of theory have no error in the record, and so none here.
+            empty = {name for name in ENERGIES if name in metrics and metrics[name].value is None}
+            self._values[key] = {name: values for name, values in found.items() if name not in empty}
         return self._values[key]
 
     def families(self, split: str) -> SavedFamilies:
