@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -137,3 +138,17 @@ def load_weights(potential: Potential, state: dict[str, Any], *, where: Path) ->
         raise TrainingError(
             "the weights do not fit the architecture of config.yaml", where=where, hint="use files of one run"
         ) from error
+
+
+def elements_at_old_level(folder: str | Path) -> frozenset[int]:
+    """Atomic numbers whose reference energies a run kept from its start, though it fitted those of other elements.
+
+    They are absent from its training data. What ``start.json`` does not tell is left out.
+    """
+    try:
+        content = json.loads((Path(folder) / "start.json").read_text(encoding="utf-8"))
+        shift = {int(z): float(energy) for z, energy in content["shift"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return frozenset()
+    fitted = content.get("references", "fitted") == "fitted" and any(shift.values())
+    return frozenset(z for z, energy in shift.items() if not energy) if fitted else frozenset()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib.metadata
 import json
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,13 +15,14 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.calculators.calculator import CalculationFailed, Calculator, all_changes
+from ase.data import chemical_symbols
 
 from hessgnn.data.batch import Batch
 from hessgnn.data.neighbors import NeighborFinder
 from hessgnn.data.structure import Array
 from hessgnn.errors import ConfigError
 from hessgnn.potentials.base import Potential
-from hessgnn.potentials.saved import load
+from hessgnn.potentials.saved import elements_at_old_level, load
 from hessgnn.runtime.imports import import_path
 from hessgnn.surface.base import FAILURES, Surface, digest, reason_of
 from hessgnn.surface.differences import differenced_hessian
@@ -36,7 +38,8 @@ class HessGNNCalculator(Calculator):
         VibrationsData.from_2d(atoms, atoms.calc.get_hessian(atoms))     # ase.vibrations
         Sella(atoms, hessian_function=atoms.calc.get_hessian)
 
-    There is no stress. An element that the potential does not know is a :class:`~hessgnn.errors.DataError`.
+    There is no stress. An element that the potential does not know is a :class:`~hessgnn.errors.DataError`. One that
+    the training data of a fine-tuned run lack is warned of once: its energy is at another level of theory.
 
     Parameters
     ----------
@@ -71,6 +74,7 @@ class HessGNNCalculator(Calculator):
         self.potential = _prepared(potential, device, dtype, trust)
         self.device, self.dtype = device, dtype
         self._neighbors = NeighborFinder(self.potential.cutoff, skin)
+        self._old = frozenset() if isinstance(potential, Potential) else elements_at_old_level(potential)
 
     def calculate(
         self,
@@ -88,6 +92,7 @@ class HessGNNCalculator(Calculator):
             When the potential's answer is not finite.
         """
         super().calculate(atoms, properties, system_changes)
+        self._warn_of_levels()
         energy, forces = self._energy_and_forces(self.atoms)
         if not (np.isfinite(energy) and np.isfinite(forces).all()):
             raise CalculationFailed("the potential's energy or forces are not finite")
@@ -120,6 +125,18 @@ class HessGNNCalculator(Calculator):
         if not np.isfinite(hessian).all():
             raise CalculationFailed("the potential's Hessian is not finite")
         return (hessian + hessian.T) / 2
+
+    def _warn_of_levels(self) -> None:
+        """Warn once where energies of the start's level of theory and of the run's are added."""
+        if found := self._old.intersection(self.atoms.numbers.tolist()):
+            names = ", ".join(chemical_symbols[z] for z in sorted(found))
+            warnings.warn(
+                f"the training data held no {names}: reference energies of these elements are still those of the "
+                "start, at its level of theory. Energies count among structures with the same number of these atoms "
+                "only",
+                stacklevel=3,
+            )
+            self._old = frozenset()
 
     def _energy_and_forces(self, atoms: Atoms) -> tuple[float, Array]:
         prediction = self.potential(self._batch(atoms))

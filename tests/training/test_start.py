@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from ase.build import molecule
 from interrupted import train_until_killed
 from springs import TINY, spring_structure, write_springs
 
@@ -22,6 +23,7 @@ from hessgnn.evaluation.evaluate import evaluate
 from hessgnn.potentials.saved import load_checkpoint
 from hessgnn.runtime.config import load
 from hessgnn.runtime.files import find_resource
+from hessgnn.surface.calculator import HessGNNCalculator
 from hessgnn.training.build import build
 from hessgnn.training.config import RunConfig
 from hessgnn.training.run import Run
@@ -166,6 +168,11 @@ def test_reference_energies_are_refitted_and_the_shift_is_kept(
     assert (origin.kind, origin.step, origin.references) == ("run", 8, "fitted")
     assert origin.weights_hash == hash_of(weights(pretrained / "best.pt"))
     assert "H -1.5000  C +20.0000  N +3.0000; 1 elements absent from the data keep their old reference" in caplog.text
+    calculator, water = HessGNNCalculator(tmp_path / "run"), molecule("H2O")
+    calculator.get_potential_energy(molecule("CH4"))
+    with pytest.warns(UserWarning, match="the training data held no O: reference energies"):
+        calculator.get_potential_energy(water)
+    calculator.get_potential_energy(molecule("H2O2"))  # once
     given = make(data={"reference_energies": {1: 0, 6: 0, 7: 0, 8: 0}}, training={"steps": 0})
     with pytest.warns(UserWarning, match="leave data.reference_energies out"):  # zero they are not
         train(given, tmp_path / "given")
