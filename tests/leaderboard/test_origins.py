@@ -11,8 +11,8 @@ from hessgnn.evaluation.record import Cost, Start, read_record
 from hessgnn.leaderboard.collect import collect
 from hessgnn.leaderboard.comparisons import COMPARISONS, pairs
 from hessgnn.leaderboard.latex import latex_table
-from hessgnn.leaderboard.report import summary, write_board
 from hessgnn.leaderboard.origins import PUBLISHED
+from hessgnn.leaderboard.report import summary, write_board
 from hessgnn.leaderboard.scores import score
 from hessgnn.leaderboard.sections.changes import start_tables
 from hessgnn.leaderboard.sections.fairness import fairness
