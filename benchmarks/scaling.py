@@ -94,7 +94,8 @@ class Trained:
     def __init__(self, piece: Piece, layout: Layout, data: str) -> None:
         self.setup, self.clock, self.step = self._build(piece, layout, data), Clock(), 0
         step, timed = self.setup.step, self.clock.timed
-        step.loader.batch = timed("loader", step.loader.batch)  # type: ignore[method-assign]
+        loader = step.streams.first.loader
+        loader.batch = timed("loader", loader.batch)  # type: ignore[method-assign]
         step.loss.divide = timed("targets", step.loss.divide)  # type: ignore[method-assign]
         object.__setattr__(step.ranks, "joined", timed("exchange", step.ranks.joined))
 

@@ -73,7 +73,7 @@ def test_a_dry_run_measures_and_writes_nothing(invoke, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["steps", "--architectures", "shcnet"], "did you mean 'schnet'?"),
+        (["steps", "--architectures", "shcnet"], "did you mean 'schnet'"),
         (["hessian", "--architectures", "nowhere:Net"], "nowhere:Net: cannot be imported"),
         (["hessian", "--data", "rtp-mimi"], "did you mean 'rtp-mini' or 'dft-mini' or 'rtp-mini-random'?"),
         (["steps", "--data", "missing.h5"], "missing.h5: no such data set"),
