@@ -104,6 +104,9 @@ class PySCFEngine(Engine):
             verbose=0,
         )
         field = self._dft.RKS(molecule, xc=self.settings.functional)
+        if (checkpoint := getattr(field, "_chkfile", None)) is not None:  # nobody reads it, and it would stay open
+            checkpoint.close()
+            field.chkfile = None
         field.grids.level = self.settings.grid_level
         field.conv_tol = self.settings.convergence
         guess = None
