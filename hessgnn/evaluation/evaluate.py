@@ -27,7 +27,7 @@ from hessgnn.evaluation.run import (
 )
 from hessgnn.evaluation.tasks.accuracy import error_metrics, sampled
 from hessgnn.evaluation.trained_on import at_own_level, sources_of, used_splits, without_energies
-from hessgnn.potentials.saved import load, load_checkpoint
+from hessgnn.potentials.saved import load
 from hessgnn.runtime.machine import hardware
 from hessgnn.surface.base import Answer, Surface
 from hessgnn.surface.calculator import surface_from_import_path
@@ -397,7 +397,7 @@ def _cost(run: Run, sweep: Cost | None) -> Cost:
     spent = (sweep or _spent_before(run)).model_copy(update={"start_gradients": _gradients_of_start(run)})
     if not run.last.exists():
         return spent
-    progress = load_checkpoint(run.last)["progress"]
+    progress = run.checkpoint()["progress"]
     seconds, config = progress["seconds_per_step"], run.config()
     per_step = statistics.median(seconds) if seconds else None
     epoch = config.order.step(0, epoch_steps(config, Store.open(config.data.path)))
@@ -427,7 +427,7 @@ def _demonstrates(run: Run, given: bool | None) -> bool:
 
 def _converged(run: Run) -> bool | None:
     """Whether training ended since its validation was flat; ``None`` for a run of version 0.1.0."""
-    return load_checkpoint(run.last)["progress"].get("converged") if run.last.exists() else None
+    return run.checkpoint()["progress"].get("converged") if run.last.exists() else None
 
 
 def _curve_point(point: ValidationPoint) -> CurvePoint:

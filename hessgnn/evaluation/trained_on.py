@@ -14,7 +14,6 @@ from hessgnn.data.store.store import Store
 from hessgnn.errors import UserError
 from hessgnn.evaluation.predictions import ENERGIES
 from hessgnn.evaluation.record import Metric
-from hessgnn.potentials.saved import load_checkpoint
 from hessgnn.training.config import RunConfig
 from hessgnn.training.data_config import ALL_LABELS
 from hessgnn.training.run import Run
@@ -31,7 +30,7 @@ def sources_of(run: Run, config: RunConfig, store: Store) -> tuple[TrainedOn, ..
         return ()
     if not sources or not run.last.exists():
         return sources
-    done = config.order.done(load_checkpoint(run.last)["progress"]["step"])
+    done = config.order.done(run.checkpoint()["progress"]["step"])
     each = zip(sources, done, strict=True)
     return tuple(source.model_copy(update={"steps": steps}) for source, steps in each)
 

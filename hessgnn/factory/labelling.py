@@ -28,6 +28,7 @@ from hessgnn.errors import ConfigError, DataError
 from hessgnn.factory.label_parts import LabellingSettings, Part, label_part, measure_part
 from hessgnn.factory.labels import LINE_COST, LINES, DirectionMaker, Measured, smoothness_of
 from hessgnn.factory.provenance import extended, labelled_records, records_of, relabelled
+from hessgnn.potentials.saved import trusted_by_user
 from hessgnn.runtime.files import locked
 from hessgnn.runtime.processes import each
 from hessgnn.runtime.terminal import ProgressLog, time_left, work_bar
@@ -383,7 +384,8 @@ def engine_of(store: Store) -> dict[str, Any] | None:
     told = records_of(store.attributes.provenance)
     for record in (told.get("recipe"), *(one.get("settings") for one in labelled_records(told))):
         if isinstance(record, dict) and isinstance(found := record.get("engine"), dict):
-            return found
+            # Others may have written the set, so it cannot say that a file of weights is to be trusted.
+            return found | {"potential": trusted_by_user(found["potential"])} if "potential" in found else found
     return None
 
 

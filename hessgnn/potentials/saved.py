@@ -57,7 +57,7 @@ def load(folder: str | Path, device: str = "cpu", *, trust: bool = False) -> Pot
     except ConfigError as error:
         place = config_path if error.where is None else f"{config_path}, {error.where}"
         raise ConfigError(error.what, where=place, hint=error.hint) from error
-    load_weights(potential, load_checkpoint(weights_path)["potential"], where=weights_path)
+    load_weights(potential, load_checkpoint(weights_path).get("potential"), where=weights_path)
     return potential.to(device).eval()
 
 
@@ -121,17 +121,43 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             if not zipfile.is_zipfile(file):
                 raise ValueError("not an archive")  # torch would try its old format, a bare pickle
             file.seek(0)
-            return torch.load(file, map_location="cpu", weights_only=True)
+            content = torch.load(file, map_location="cpu", weights_only=True)
+            if not isinstance(content, dict):
+                raise ValueError("not a mapping")
+            return content
     except FileNotFoundError:
         raise TrainingError("no such checkpoint", where=path, hint="train first") from None
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise TrainingError(
-            "the checkpoint is damaged, or not one of ours", where=path, hint="train again, or use a copy"
-        ) from error
+        raise foreign_checkpoint(path) from error
 
 
-def load_weights(potential: Potential, state: dict[str, Any], *, where: Path) -> None:
-    """Put weights into a potential; :class:`TrainingError`, naming ``where``, when they do not fit."""
+def foreign_checkpoint(path: Path) -> TrainingError:
+    """Say that a checkpoint cannot be used."""
+    return TrainingError(
+        "the checkpoint is damaged, or not one of ours", where=path, hint="train again, or use an intact copy"
+    )
+
+
+def is_state(value: Any) -> bool:
+    """Whether something is a state of a module: names, and dense tensors of real numbers on the CPU."""
+    return (
+        isinstance(value, Mapping)
+        and bool(value)
+        and all(isinstance(name, str) for name in value)
+        and all(
+            isinstance(one, torch.Tensor)
+            and one.layout == torch.strided
+            and one.device.type == "cpu"
+            and not (one.is_complex() or one.is_quantized)
+            for one in value.values()
+        )
+    )
+
+
+def load_weights(potential: Potential, state: Any, *, where: Path) -> None:
+    """Put weights into a potential; :class:`TrainingError`, naming ``where``, when they are none or do not fit."""
+    if not is_state(state):
+        raise foreign_checkpoint(where)
     try:
         potential.load_state_dict(state)
     except RuntimeError as error:

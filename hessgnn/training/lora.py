@@ -97,7 +97,10 @@ def choose_trained(potential: Potential, freeze: Sequence[str], lora: LoraConfig
     if lora is not None:
         _add_factors(potential, lora, frozen)
     if not any(p.requires_grad for p in potential.parameters()):
-        raise ConfigError("all parameters are frozen", where="key 'training.freeze'", hint="match fewer of them")
+        key, hint = "training.freeze", "match fewer of them"
+        if lora is not None:
+            key, hint = "training.lora.match", "name matrices, or leave it out to take all"
+        raise ConfigError("all parameters are frozen", where=f"key {key!r}", hint=hint)
 
 
 def _matching(parameters: Iterable[str], patterns: Sequence[str], key: str) -> set[str]:

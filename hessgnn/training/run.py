@@ -27,13 +27,24 @@ from pathlib import Path
 from typing import Any
 
 from hessgnn.errors import ConfigError, TrainingError
-from hessgnn.potentials.saved import BEST, CONFIG, require_run_folder, trusted_by_user
+from hessgnn.potentials.saved import (
+    BEST,
+    CONFIG,
+    foreign_checkpoint,
+    load_checkpoint,
+    require_run_folder,
+    trusted_by_user,
+)
 from hessgnn.runtime.config import differences, override, parse, read_yaml
 from hessgnn.runtime.config import save as save_config
 from hessgnn.runtime.files import write_text
 from hessgnn.training.config import RunConfig
 from hessgnn.training.sources import SOURCES, TrainedOn, TrainedOnAll, read_sources
 from hessgnn.training.start import ORIGIN, Origin
+
+_CHECKPOINT = {"potential", "averaged", "optimizer", "schedule", "progress"}
+_PROGRESS = {"step", "device", "threads", "device_seconds", "seconds_per_step", "products", "curve", "best_step"}
+"""Keys of a checkpoint, and of what it says of the progress, in files of all versions."""
 
 _PACKAGES = ("hessgnn", "torch", "torch-geometric", "e3nn", "torchani", "numpy", "h5py", "ase", "optuna")
 
@@ -171,6 +182,17 @@ class Run:
     def save(self, config: RunConfig) -> None:
         """Write the resolved configuration, without ``trust``: that is never taken from a run folder."""
         save_config(config.without_trust(), self.config_path)
+
+    def checkpoint(self) -> dict[str, Any]:
+        """Read the checkpoint to resume from; :class:`TrainingError` when it is no such one."""
+        content = load_checkpoint(self.last)
+        if not (content.keys() >= _CHECKPOINT and isinstance(content["progress"], dict)):
+            raise TrainingError(
+                "is not a checkpoint to resume from", where=self.last, hint="use the last.pt that this run has written"
+            )
+        if not content["progress"].keys() >= _PROGRESS:
+            raise foreign_checkpoint(self.last)
+        return content
 
     def write_metrics(self, curve: list[ValidationPoint]) -> None:
         """Write all validations so far, in order, those on each store to a file of its own."""

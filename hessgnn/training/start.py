@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from ase.data import chemical_symbols
 from pydantic import Field
 from torch import Tensor
@@ -23,7 +22,7 @@ from torch import Tensor
 from hessgnn.errors import ConfigError, DataError, TrainingError, UserError
 from hessgnn.potentials.adapters.base import AdaptedPotential
 from hessgnn.potentials.base import Potential, PotentialConfig, resolve
-from hessgnn.potentials.saved import BEST, CONFIG, create_from, load_checkpoint, trusted_by_user
+from hessgnn.potentials.saved import BEST, CONFIG, create_from, is_state, load_checkpoint, load_weights, trusted_by_user
 from hessgnn.runtime.config import Settings, get_dotted, parse, read_json, read_yaml
 from hessgnn.runtime.files import write_text
 from hessgnn.training.config import RunConfig
@@ -134,13 +133,14 @@ class Start:
             _require_known(name, section.get("name"), own)
         weights, step = _weights(_file_of(path), content)
         sources = read_sources(folder) if content else ()
+        scale = weights.get("scale")
         origin = Origin(
             path=name,
             kind="run" if path.is_dir() else "checkpoint",
             weights_hash=hash_of(weights),
             step=step,
             potential={key: value for key, value in section.items() if key != "trust"},
-            energy_scale=float(weights.get("scale", torch.ones(()))),
+            energy_scale=1.0 if scale is None or scale.numel() != 1 else float(scale),
             level_of_theory=sources[0].level_of_theory if sources else None,
             before=Origin.load(folder) if content else None,
         )
@@ -212,19 +212,25 @@ def _weights(path: Path, config: Mapping[str, Any]) -> tuple[dict[str, Tensor], 
     if isinstance(content, Mapping) and isinstance(content.get("potential"), Mapping):
         state, step = content["potential"], content.get("step", get_dotted(content, "progress.step"))
         averaged = content.get("averaged")
-        if isinstance(averaged, Mapping) and int(averaged.get("n_averaged", 0)):
+        number = averaged.get("n_averaged") if is_state(averaged) else None
+        if number is not None and number.numel() == 1 and number > 0:
             state = {key.removeprefix("module."): v for key, v in averaged.items() if key.startswith("module.")}
-    if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise TrainingError(f"{path} holds no weights", where=_KEY, hint="name a checkpoint of `hessgnn train`")
-    weights = {str(name): value.detach() for name, value in state.items()}
+    if not is_state(state):
+        hint = "name a checkpoint of `hessgnn train`"
+        raise TrainingError(f"{path} holds no weights, which are dense tensors of real numbers", where=_KEY, hint=hint)
+    weights, step = {name: value.detach() for name, value in state.items()}, step if isinstance(step, int) else None
     lora = get_dotted(config, "training.lora")
-    if not any(".parametrizations." in name for name in weights) or not isinstance(lora, Mapping):
+    if not any(".parametrizations." in name and ".0.down." in name for name in weights):
         return weights, step
-    if not isinstance(config.get("potential"), Mapping):
-        raise TrainingError(f"{path} holds low-rank updates", where=_KEY, hint=f"name {BEST}, which holds their sums")
+    if not (isinstance(lora, Mapping) and isinstance(config.get("potential"), Mapping)):
+        raise TrainingError(
+            f"{path} holds low-rank updates (LoRA), which need the {CONFIG} of their run beside it",
+            where=_KEY,
+            hint=f"name that run, or its {BEST}, which holds the weights with the updates added",
+        )
     potential = create_from(config["potential"], get_dotted(config, "training.dtype") or "float32")
     choose_trained(potential, (), parse(LoraConfig, lora, where=path.parent / CONFIG))
-    potential.load_state_dict(weights)
+    load_weights(potential, weights, where=path)
     return merged_state(potential), step
 
 
@@ -377,8 +383,20 @@ def prepare(potential: Potential, config: RunConfig, start: Start | None, elemen
             weights_hash=hash_of(potential.model.state_dict()),
             potential={"name": config.potential["name"], **settings},
         )
-    choose_trained(potential, config.training.freeze, config.training.lora)
+    if origin is not None:
+        _require_finite(potential, origin)
+    if config.training.steps:
+        choose_trained(potential, config.training.freeze, config.training.lora)
     return origin
+
+
+def _require_finite(potential: Potential, origin: Origin) -> None:
+    numbers = {**dict(potential.named_parameters()), "scale": potential.scale}
+    if bad := [name for name, value in numbers.items() if not value.isfinite().all()]:
+        more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
+        raise TrainingError(
+            f"weights that are not finite: {bad[0]}{more}", where=origin.path, hint="start from other weights"
+        )
 
 
 def reference_energies_of(potential: Potential) -> dict[int, float]:

@@ -16,7 +16,7 @@ import torch
 
 from hessgnn.errors import ConfigError, DataError, TrainingError
 from hessgnn.potentials.base import Potential
-from hessgnn.potentials.saved import load, load_checkpoint, load_weights, save_checkpoint
+from hessgnn.potentials.saved import foreign_checkpoint, load, load_weights, save_checkpoint
 from hessgnn.runtime.config import load as load_config
 from hessgnn.runtime.config import parse
 from hessgnn.runtime.files import find_resource
@@ -409,20 +409,23 @@ class Trainer:
         more = saved.training.schedule.kind != "cosine" and setup.config.training.steps > saved.training.steps
         begun_as = saved.with_steps(setup.config.training.steps) if more else saved
         run.require_same(begun_as, setup.config.without_trust())
-        content = self.ranks.from_first(lambda: load_checkpoint(run.last))
+        content = self.ranks.from_first(run.checkpoint)
         self._require_same_data(content.get("data", self._data()))  # files of versions before 0.4.0 do not say
         if more and self.ranks.first:
             run.save(setup.config)
         load_weights(setup.potential, content["potential"], where=run.last)
-        setup.average.load_state_dict(content["averaged"])
-        setup.step.update.load_state_dict(content["optimizer"])
         state = content["progress"]
-        best = {"flat_score": state["best_score"], "flat_since": state["best_step"]}  # version 0.1.0 has no others
-        curve = [ValidationPoint.read(point) for point in state["curve"]]
-        self.progress = Progress(**{**best, **state, "curve": curve})
+        try:
+            setup.average.load_state_dict(content["averaged"])
+            setup.step.update.load_state_dict(content["optimizer"])
+            best = {"flat_score": state["best_score"], "flat_since": state["best_step"]}  # version 0.1.0 has no others
+            curve = [ValidationPoint.read(point) for point in state["curve"]]
+            self.progress = Progress(**{**best, **state, "curve": curve})
+            setup.step.schedule.load_state_dict({"best_step": state["best_step"], **content["schedule"]})
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise foreign_checkpoint(run.last) from error
         if self.progress.step:
             setup.step.gradient.restore(self.progress.compiled)
-        setup.step.schedule.load_state_dict({"best_step": state["best_step"], **content["schedule"]})
         self._judge_end()
 
 

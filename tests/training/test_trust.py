@@ -159,6 +159,14 @@ def test_a_folder_of_others_cannot_say_it(run: Path, ran: Path, forget: Callable
         assert ran.exists()
 
 
+def test_a_run_needs_the_file_that_it_began_with(run: Path, tmp_path: Path) -> None:
+    base._models.clear()
+    (tmp_path / "w.pt").unlink()
+    for attempt in (lambda: hessgnn.load(run), lambda: resumed(run)):
+        with pytest.raises(ConfigError, match=r"the run began with these weights and needs them.*bring the file back"):
+            attempt()
+
+
 def test_a_start_with_updates_builds_nothing_of_others(
     run: Path, ran: Path, forget: Callable[[], None], make_config: MakeConfig
 ) -> None:

@@ -6,6 +6,7 @@ import copy
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 from ase.data import chemical_symbols
@@ -113,6 +114,7 @@ def _load_once(cls: type[AdaptedPotential], config: AdaptedConfig) -> ForeignMod
     key = (cls, config.model_dump_json(exclude={*config.not_loaded_by}))
     known = _models.pop(key, None)
     if known is None or (known.file is not None and not known.file.unchanged()):
+        _require_file_of_run(config)
         known = cls.load_model(config)
     if known.file is None:
         return known
@@ -120,6 +122,17 @@ def _load_once(cls: type[AdaptedPotential], config: AdaptedConfig) -> ForeignMod
     while len(_models) > MOST:
         _models.pop(next(iter(_models)))
     return replace(known, module=copy.deepcopy(known.module))
+
+
+def _require_file_of_run(config: AdaptedConfig) -> None:
+    """Say that a run needs the file that it began with, where that is gone."""
+    path = Path(config.weights or "")
+    if config.weights_sha256 is not None and path.is_absolute() and not path.is_file():
+        raise ConfigError(
+            "no such file: the run began with these weights and needs them to make the model again",
+            where=path,
+            hint=f"bring the file back to this place (SHA-256 {config.weights_sha256[:12]}...)",
+        )
 
 
 def _resolved(config: AdaptedConfig, model: ForeignModel) -> dict[str, object]:
