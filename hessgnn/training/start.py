@@ -211,7 +211,7 @@ def _weights(path: Path, config: Mapping[str, Any]) -> tuple[dict[str, Tensor], 
     state, step = content, None
     if isinstance(content, Mapping) and isinstance(content.get("potential"), Mapping):
         state, step = content["potential"], content.get("step", get_dotted(content, "progress.step"))
-        averaged = content.get("averaged")
+        averaged: Any = content.get("averaged")
         number = averaged.get("n_averaged") if is_state(averaged) else None
         if number is not None and number.numel() == 1 and number > 0:
             state = {key.removeprefix("module."): v for key, v in averaged.items() if key.startswith("module.")}
