@@ -67,6 +67,11 @@ def loss_of(potential: Potential) -> Tensor:
     ).sum()
 
 
+def same_but_for_rounding(ours: Tensor, theirs: Tensor) -> None:
+    """The order in which a sum is taken depends on where tensors lie in memory."""
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12 * float(theirs.abs().max()))
+
+
 def slope_by_differences(potential: Potential, direction: list[Tensor], step: float = 1e-5) -> float:
     values = []
     for sign in (1, -2, 1):  # forward, back to the other side, and to where it was
@@ -82,7 +87,8 @@ def test_energies_start_unchanged_and_gradients_are_those_of_differences(name: s
     choose_trained(potential, (), LORA)
     batch, vectors = batch_of(plain)
     before, after = plain(batch, vectors=vectors), potential(batch, vectors=vectors)
-    assert all(torch.equal(getattr(before, key), getattr(after, key)) for key in ("energy", "forces", "products"))
+    for key in ("energy", "forces", "products"):
+        same_but_for_rounding(getattr(after, key), getattr(before, key))
     potential = updated(name)
     assert potential.closed_form
     assert potential.formulas_hold()  # an update is part of the weight
@@ -120,8 +126,8 @@ def test_merged_weights_are_those_of_a_plain_potential(name: str) -> None:
     assert {n for n, _ in merged.named_parameters()} == {n for n, _ in plain.named_parameters()}
     for other in (plain, merged):
         found = other(batch, vectors=vectors)
-        assert torch.equal(found.energy, expected.energy)
-        assert torch.equal(found.products, expected.products)
+        same_but_for_rounding(found.energy, expected.energy)
+        same_but_for_rounding(found.products, expected.products)
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -138,7 +144,8 @@ def test_frozen_parameters_do_not_change_the_gradient_of_the_others(name: str) -
             assert ours.grad is None
         else:
             assert (ours.grad is None) == (theirs.grad is None)
-            assert ours.grad is None or torch.equal(ours.grad, theirs.grad)
+            if ours.grad is not None:
+                same_but_for_rounding(ours.grad, theirs.grad)
 
 
 def test_irreps_have_an_update_for_each_path() -> None:
