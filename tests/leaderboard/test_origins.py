@@ -146,6 +146,7 @@ def test_a_page_about_fine_tuning_begins_with_before_and_after_and_leaves_out_em
     tuned = [item for item in tuned if item.record.architecture != "ani"]
     board = score(tuned)
     assert board.gains
+    assert summary(board).startswith("1 entry fine-tuned, 1 entry as published, on tiny")
     assert Gains().context(PageData(board, tuned)) is None
     assert Changes.order < Gains.order
     baseline = next(row for row in board.rows if row.origin == "baseline")
