@@ -22,7 +22,7 @@ from hessgnn.errors import DataError
 from hessgnn.runtime.config import Settings, read_json
 from hessgnn.runtime.files import write_text
 from hessgnn.training.regimes import OriginKind, Regime, origin_of
-from hessgnn.training.sources import TrainedOn
+from hessgnn.training.sources import TrainedOn, comparable
 
 FORMAT: Literal[1] = 1
 """Version of the record's layout."""
@@ -208,8 +208,8 @@ class Record(Settings):
 
         Another store at the same level may be a part of these data with more labels, as in studies of labels.
         """
-        levels = {"".join(one.level_of_theory.split()).casefold() for one in self.sources}
-        return bool(levels) and "".join(self.data.level_of_theory.split()).casefold() not in levels
+        levels = {comparable(one.level_of_theory) for one in self.sources}
+        return bool(levels) and comparable(self.data.level_of_theory) not in levels
 
     @model_validator(mode="after")
     def _failed_has_reason(self) -> Record:

@@ -168,11 +168,13 @@ def summary(board: Leaderboard) -> str:
     seeds = {len(row.seeds) for row in trained}
     per_entry = f"{min(seeds)} to {max(seeds)} seeds" if len(seeds) > 1 else _count(max(seeds, default=0), "seed")
     judged = [split if n is None else f"{split} ({_count(n, 'structure')})" for split, n in board.structures.items()]
+    counted = [f"{_count(others[name], 'entry')} {text}" for name, text in OTHERS.items() if others.get(name)]
+    if trained or not counted:
+        labels = ", ".join(regimes) or "no"
+        first = f"{_count(len(architectures), 'architecture')} trained on {labels} labels with {per_entry} per entry"
+        counted = [first, *counted]
     return (
-        f"{_count(len(architectures), 'architecture')} trained on {', '.join(regimes) or 'no'} labels with "
-        f"{per_entry} per entry"
-        + "".join(f", {_count(others[name], 'entry')} {text}" for name, text in OTHERS.items() if others.get(name))
-        + f", on {board.data.name} ({board.data.level_of_theory}), "
+        f"{', '.join(counted)}, on {board.data.name} ({board.data.level_of_theory}), "
         f"judged on {', '.join(judged) or 'no split'}."
     )
 

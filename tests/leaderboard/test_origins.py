@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from synthetic_runs import make_record
+from synthetic_runs import DATA, make_record
 
 from hessgnn.evaluation.record import Cost, Start, read_record
 from hessgnn.leaderboard.collect import collect
@@ -14,10 +14,14 @@ from hessgnn.leaderboard.latex import latex_table
 from hessgnn.leaderboard.origins import PUBLISHED
 from hessgnn.leaderboard.report import summary, write_board
 from hessgnn.leaderboard.scores import score
-from hessgnn.leaderboard.sections.changes import start_tables
+from hessgnn.leaderboard.sections.base import PageData
+from hessgnn.leaderboard.sections.changes import Changes, start_tables
 from hessgnn.leaderboard.sections.fairness import fairness
+from hessgnn.leaderboard.sections.gains import Gains
+from hessgnn.leaderboard.sections.scores import score_tables
 from hessgnn.leaderboard.sections.training import training_table
-from hessgnn.leaderboard.tables import csv_text
+from hessgnn.leaderboard.tables import csv_text, terminal_table
+from hessgnn.training.sources import TrainedOn
 
 WEIGHTS = Start(name="Seven-0", sha256="ab" * 32, regime="published", reference_shift={"H": -0.25})
 
@@ -89,6 +93,68 @@ def test_before_and_after_with_ratios(mixed, tmp_path):
     assert 'name="origin" value="fine-tuned"' in page
     assert json.loads((tmp_path / "board" / "leaderboard.json").read_text())["changes"]
     assert "## Before and after fine-tuning" in (tmp_path / "board" / "leaderboard.md").read_text()
+
+
+def of_level(level):
+    return TrainedOn(
+        name=level,
+        split="train",
+        structures=9,
+        labels={"energy": 9},
+        share=1.0,
+        level_of_theory=level,
+        content_hash="01",
+        split_hash="02",
+    )
+
+
+def test_a_run_of_another_level_is_trained_elsewhere(mixed, save_run):
+    other = make_record("ani", "E-F", 0, 0.1, entry="cheap", sources=(of_level("another"),))
+    assert other.origin == "trained elsewhere"
+    assert other.model_copy(update={"start": WEIGHTS}).origin == "trained elsewhere"
+    same = of_level(f" {other.data.level_of_theory.upper()}")
+    assert other.model_copy(update={"sources": (of_level("another"), same)}).origin == "trained here"
+    board = score([*mixed, *collect([save_run(other)])])
+    row = next(row for row in board.rows if row.entry == "cheap")
+    assert (row.rank, row.origin) == (None, "trained elsewhere")
+    assert {row.entry: row.rank for row in board.rows}["ani E-F-H"] == 1  # best of those that were trained here
+    assert not any("cheap" in (gain.with_hessian, gain.without_hessian) for gain in board.gains)
+    assert any(note.startswith("cheap: trained on data at another level") for note in board.notes)
+    assert "1 entry trained on data of another level of theory" in summary(board)
+
+
+def test_a_start_that_was_evaluated_with_fitted_energies_comes_before_the_start_itself(mixed, save_run):
+    start = Start(name="base", entry="cheap", regime="E-F")
+    made = [
+        make_record("ani", "E-F", 0, 0.6, entry="cheap", sources=(of_level("another"),)),
+        make_record("ani", "published", 0, 0.5, entry="cheap as started", start=start, cost=Cost(), curve=[]),
+        make_record(
+            "ani", "E-F", 0, 0.3, entry="tuned", start=start, sources=(of_level(DATA.level_of_theory), of_level("old"))
+        ),
+    ]
+    runs = [*mixed, *collect([save_run(record) for record in made])]
+    board = score(runs)
+    assert next(change.before for change in board.changes if change.entry == "tuned") == "cheap as started"
+    text = "\n".join(Changes().markdown(PageData(board, runs)))
+    assert "### ani, started from cheap" in text
+    assert "### seven, started from Seven-0" in text
+    assert "metrics-old.csv" in text
+
+
+def test_a_page_about_fine_tuning_begins_with_before_and_after_and_leaves_out_empty_ratios(mixed):
+    tuned = [item for item in mixed if (item.record.architecture, item.record.regime) != ("seven", "E-F-H")]
+    tuned = [item for item in tuned if item.record.architecture != "ani"]
+    board = score(tuned)
+    assert board.gains
+    assert summary(board).startswith("1 entry fine-tuned, 1 entry as published, on tiny")
+    assert Gains().context(PageData(board, tuned)) is None
+    assert Changes.order < Gains.order
+    baseline = next(row for row in board.rows if row.origin == "baseline")
+    assert baseline.rank is None  # alone
+    assert "Origin" in [str(column.header) for column in terminal_table(board, 200).columns]
+    (overview, *_) = score_tables(board)
+    place = [row.entry for row in board.rows].index(baseline.entry)
+    assert all(places[place] is None for places in overview.heats)
 
 
 def test_a_start_that_is_not_on_the_page_is_noted(mixed):

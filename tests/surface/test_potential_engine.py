@@ -14,6 +14,8 @@ from typer.testing import CliRunner
 import hessgnn
 from hessgnn.cli.data import app
 from hessgnn.data.store.store import Store
+from hessgnn.data.store.summary import recorded_gradients
+from hessgnn.data.store.writer import write_store
 from hessgnn.errors import ConfigError
 from hessgnn.potentials.saved import BEST, CONFIG, create_from, save_checkpoint
 from hessgnn.runtime.config import parse
@@ -94,6 +96,19 @@ def test_a_set_is_labelled_anew(tiny, tmp_path, monkeypatch):
     more = ["label", str(target), "-o", str(tmp_path / "more.h5"), "--directions", "gaussian"]  # the engine is known
     assert CliRunner().invoke(app, more).exit_code == 0
     assert Store.open(tmp_path / "more.h5").n_directions.tolist() == [2] * len(chosen)
+
+
+def test_stationary_points_stay_at_the_same_level(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("hessgnn.factory.labelling.each", lambda function, items, *_, **__: map(function, items))
+    source, target = tmp_path / "source.h5", tmp_path / "target.h5"
+    structures = [replace(tiny[i], kind="minimum") for i in tiny.indices("train")[:2]]
+    write_store(source, structures, level_of_theory="forty", hessian_dtype="float64", provenance="gradients: 900\n")
+    command = ["label", str(source), "-o", str(target), "--engine", "forty:Forty", "--hessian", "--relabel"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    assert set(Store.open(target).kinds) == {"minimum"}
+    provenance = Store.open(target).attributes.provenance
+    assert recorded_gradients(provenance) == yaml.safe_load(provenance)["labelled"]["cost"]["gradients"]  # not the 900
 
 
 def test_what_names_an_engine(run, monkeypatch):
