@@ -92,7 +92,7 @@ def _forget(state: dict[str, Any], prefix: str, *_: Any) -> None:
         del state[name]
 
 
-def can_replace(module: nn.Module) -> bool:
+def can_replace(module: Any) -> bool:
     """Whether :class:`EdgeProduct` gives what a module gives."""
     return (
         type(module) is o3.TensorProduct
