@@ -16,6 +16,7 @@ from hessgnn.errors import ConfigError
 from hessgnn.potentials.adapters.base import AdaptedConfig, AdaptedPotential, ForeignModel
 from hessgnn.potentials.adapters.files import explained, find_weights, foreign, quiet
 from hessgnn.potentials.base import register
+from hessgnn.potentials.blocks.couplings import replace_products
 from hessgnn.potentials.nequip.model import eager_e3nn
 
 _PUBLISHED = {
@@ -54,9 +55,8 @@ class SevenNet(AdaptedPotential):
         onset = getattr(embedding.cutoff_function, "r_on", None)
         if onset is not None:
             self.not_c2 = f"the XPLOR cutoff function has a jump in its second derivative at its onset, {onset:g} Å"
-        self.excused = {"rotation": "coupling coefficients are rounded to float32: forces turn with an error of 1e-9"}
         if all(irrep.p == 1 for _, irrep in embedding.spherical.irreps_out):
-            self.excused["reflection"] = "the network was built without parity (is_parity: false)"
+            self.excused = {"reflection": "the network was built without parity (is_parity: false)"}
 
     @classmethod
     def load_model(cls, config: AdaptedConfig) -> ForeignModel:
@@ -79,6 +79,7 @@ class SevenNet(AdaptedPotential):
         # Theirs reads the file as any pickle: the content that was found to hold nothing but tensors and numbers.
         with explained(file.path), quiet(), eager_e3nn(), file.private_copy() as copy:
             model = util.load_checkpoint(copy).build_model()
+        replace_products(model)
         for unneeded in ("reduce_total_enegy", "force_output"):
             model.delete_module_by_key(unneeded)
         model.set_is_batch_data(True)

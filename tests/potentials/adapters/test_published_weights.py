@@ -182,7 +182,7 @@ class TestSevenNet:
     def test_what_follows_from_the_weights_is_declared(self, potential):
         assert potential.n_hops == 5
         assert "XPLOR" in potential.not_c2
-        assert set(potential.excused) == {"rotation", "reflection"}
+        assert set(potential.excused) == {"reflection"}
 
     @pytest.mark.slow
     @pytest.mark.parametrize("item", ["vectorised", "parameter_gradient"])
