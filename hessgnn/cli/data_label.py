@@ -81,7 +81,9 @@ def label(
         known = engine_of(store)
         if known is None:
             raise ConfigError(
-                "does not say which engine computed its labels", where=store.path, hint="give --engine or --config"
+                "does not say which engine computed its labels, or names one that runs code of its settings",
+                where=store.path,
+                hint="give --engine or --config",
             )
         content["engine"] = known
     settings = parse(LabellingSettings, content, where=config or "hessgnn data label")

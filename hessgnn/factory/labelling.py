@@ -28,13 +28,12 @@ from hessgnn.errors import ConfigError, DataError
 from hessgnn.factory.label_parts import LabellingSettings, Part, label_part, measure_part
 from hessgnn.factory.labels import LINE_COST, LINES, DirectionMaker, Measured, smoothness_of
 from hessgnn.factory.provenance import extended, labelled_records, records_of, relabelled
-from hessgnn.potentials.saved import trusted_by_user
 from hessgnn.runtime.files import locked
 from hessgnn.runtime.processes import each
 from hessgnn.runtime.terminal import ProgressLog, time_left, work_bar
 from hessgnn.surface.base import Surface, digest
 from hessgnn.surface.differences import Line, Smoothness
-from hessgnn.surface.engines.base import make_engine
+from hessgnn.surface.engines.base import ENGINES, make_engine
 
 OTHER_LEVEL = 0.01
 """eV/Å: RMS difference of forces beyond which they are of another surface. Two functionals differ by a tenth."""
@@ -380,12 +379,15 @@ class Labelling:
 
 
 def engine_of(store: Store) -> dict[str, Any] | None:
-    """Settings of the engine that a set was built or last labelled with, from its provenance, or ``None``."""
+    """Settings of the engine that a set was built or last labelled with, from its provenance.
+
+    ``None`` if it names no engine, or one that runs what its settings name: others may have written the set.
+    """
     told = records_of(store.attributes.provenance)
     for record in (told.get("recipe"), *(one.get("settings") for one in labelled_records(told))):
         if isinstance(record, dict) and isinstance(found := record.get("engine"), dict):
-            # Others may have written the set, so it cannot say that a file of weights is to be trusted.
-            return found | {"potential": trusted_by_user(found["potential"])} if "potential" in found else found
+            known = ENGINES.own().get(str(found.get("name")))
+            return found if known is not None and known.of_data else None
     return None
 
 

@@ -417,3 +417,18 @@ def test_an_engine_that_nobody_names(small, tmp_path):
     assert told["labelled"]["structures"] == 6
     run(tmp_path / "new.h5", "-o", tmp_path / "more.h5", "--directions", "rows")  # the engine is on record now
     assert Store.open(tmp_path / "more.h5").n_directions.tolist() == [2] * 6
+
+
+@pytest.mark.parametrize(
+    "engine", ["{name: ase, calculator: 'hostile:make', level_of_theory: GFN2-xTB}", "{name: 'hostile:Own'}"]
+)
+@pytest.mark.parametrize("record", ["recipe: {{engine: {engine}}}", "labelled: {{settings: {{engine: {engine}}}}}"])
+def test_a_set_of_a_stranger_runs_no_code(small, tmp_path, monkeypatch, engine, record):
+    monkeypatch.chdir(tmp_path)
+    Path("hostile.py").write_text("import pathlib\npathlib.Path('ran').touch()\n", encoding="utf-8")
+    provenance = record.format(engine=engine)
+    write_store(tmp_path / "theirs.h5", list(small), level_of_theory="GFN2-xTB", provenance=provenance)
+    with pytest.raises(ConfigError, match="names one that runs code"):
+        run("theirs.h5", "-o", "new.h5", "--directions", "rows")
+    assert not Path("ran").exists()
+    assert not Path("new.h5").exists()

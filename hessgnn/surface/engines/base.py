@@ -43,6 +43,8 @@ class Engine(Surface):
     """What a recipe says of this engine."""
     packages: ClassVar[Sequence[str]] = ()
     """Distributions whose versions belong to the labels."""
+    of_data: ClassVar[bool] = False
+    """Whether a data set may ask for it: its settings name no code and no file, so those of a stranger do no harm."""
     failures: ClassVar[tuple[type[Exception], ...]] = (RuntimeError, ValueError)
 
     def __init__(self, settings: Any, level_of_theory: str) -> None:

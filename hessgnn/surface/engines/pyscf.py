@@ -51,6 +51,7 @@ class PySCFEngine(Engine):
     Settings = PySCFSettings
     settings: PySCFSettings
     packages: ClassVar = ("pyscf",)
+    of_data = True
 
     def __init__(self, settings: PySCFSettings) -> None:
         super().__init__(settings, level_of_theory=f"{settings.functional}/{settings.basis}")

@@ -32,6 +32,7 @@ class TBLiteEngine(Engine):
     Settings = TBLiteSettings
     settings: TBLiteSettings
     packages: ClassVar = ("tblite",)
+    of_data = True
 
     def __init__(self, settings: TBLiteSettings) -> None:
         super().__init__(settings, level_of_theory=settings.method)
