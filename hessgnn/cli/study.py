@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import mean
 
@@ -42,12 +43,7 @@ def study(config: Path, overrides: list[str], *, output: Path | None, dry_run: b
     folder = output or Path("runs") / settings.name
     console.print(_plan_table(settings, folder))
     if dry_run:
-        from hessgnn.sweep.measure import estimates
-        from hessgnn.sweep.view import estimate_table
-
-        with console.status("measuring a few steps of each architecture"):
-            measured = estimates(settings)
-        console.print(estimate_table(settings, measured))
+        _estimate(settings, console)
         return
     if report:
         found = report_study(settings, folder)
@@ -56,12 +52,8 @@ def study(config: Path, overrides: list[str], *, output: Path | None, dry_run: b
         return
     validations = [settings.run_config(name, {}, steps=1, seed=0).validation for name in settings.architectures]
     console.print(bar.legend(hessian=any(one.compares_hessians for one in validations)), style="dim")
-    log = ProgressLog(console, folder / "study.log")
-    runs = [str(cell.folder(folder)) for cell in cells_of(settings)]
-    records = _watched(lambda observer: run_study(settings, folder, observer), runs, console, log)
-    compare(records, folder / "leaderboard", f"What Hessians buy: {settings.name}", console)
-    log.line("report", f"{folder / 'study.html'} and {folder / 'leaderboard'} written")
-    say(console, f"study: {folder / 'study.html'}")
+    cells = [str(cell.folder(folder)) for cell in cells_of(settings)]
+    _run(partial(run_study, settings, folder), cells, folder, f"What Hessians buy: {settings.name}", console)
 
 
 def transfer(settings: TransferConfig, console: Console, *, output: Path | None, dry_run: bool, report: bool) -> None:
@@ -69,21 +61,31 @@ def transfer(settings: TransferConfig, console: Console, *, output: Path | None,
     folder = output or Path("runs") / settings.name
     console.print(_transfer_table(settings, folder))
     if dry_run:
-        from hessgnn.sweep.measure import estimates
-        from hessgnn.sweep.view import estimate_table
-
-        with console.status("measuring a few steps of each architecture"):
-            measured = estimates(settings)
-        console.print(estimate_table(settings, measured))
+        _estimate(settings, console)
         return
     if report:
         value = report_transfer(settings, folder)
         say(console, f"{value.finished} of {value.planned} trainings are finished: {folder / 'study.html'}")
         return
+    cells = [str(cell.folder(folder)) for cell in transfer_cells(settings)]
+    _run(partial(run_transfer, settings, folder), cells, folder, f"Transfer: {settings.name}", console)
+
+
+def _estimate(settings: StudyConfig | TransferConfig, console: Console) -> None:
+    """Print what a study would take."""
+    from hessgnn.sweep.measure import estimates
+    from hessgnn.sweep.view import estimate_table
+
+    with console.status("measuring a few steps of each architecture"):
+        measured = estimates(settings)
+    console.print(estimate_table(settings, measured))
+
+
+def _run(run: Callable[[Observer], list[Path]], cells: list[str], folder: Path, title: str, console: Console) -> None:
+    """Run a study in its folder, and make its leaderboard."""
     log = ProgressLog(console, folder / "study.log")
-    runs = [str(cell.folder(folder)) for cell in transfer_cells(settings)]
-    records = _watched(lambda observer: run_transfer(settings, folder, observer), runs, console, log)
-    compare(records, folder / "leaderboard", f"Transfer: {settings.name}", console)
+    records = _watched(run, cells, console, log)
+    compare(records, folder / "leaderboard", title, console)
     log.line("report", f"{folder / 'study.html'} and {folder / 'leaderboard'} written")
     say(console, f"study: {folder / 'study.html'}")
 
