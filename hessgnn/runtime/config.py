@@ -8,10 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from hessgnn.errors import ConfigError, DataError, did_you_mean
 from hessgnn.runtime.files import write_text
@@ -21,6 +29,24 @@ class Settings(BaseModel):
     """A group of settings: immutable, unknown keys are errors, defaults are checked, no NaN or infinity."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+
+class GrownSettings(Settings):
+    """Settings that gained keys. Files leave these out at their defaults, so that earlier versions read them."""
+
+    ADDED: ClassVar[tuple[str, ...]] = ()
+    """The keys that were added."""
+
+    @model_serializer(mode="wrap")
+    def _without_new_defaults(
+        self, serialize: SerializerFunctionWrapHandler, info: SerializationInfo
+    ) -> dict[str, Any]:
+        content: dict[str, Any] = serialize(self)
+        if info.mode == "json":
+            for key in self.ADDED:
+                if getattr(self, key) == type(self).model_fields[key].get_default(call_default_factory=True):
+                    content.pop(key, None)
+        return content
 
 
 S = TypeVar("S", bound=Settings)

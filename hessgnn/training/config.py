@@ -12,10 +12,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    SerializationInfo,
-    SerializerFunctionWrapHandler,
     field_validator,
-    model_serializer,
     model_validator,
 )
 
@@ -26,7 +23,7 @@ from hessgnn.errors import ConfigError
 from hessgnn.potentials.adapters.base import AdaptedPotential
 from hessgnn.potentials.base import Potential, PotentialConfig, resolve
 from hessgnn.potentials.saved import trusted_by_user
-from hessgnn.runtime.config import Seed, Settings, parse
+from hessgnn.runtime.config import GrownSettings, Seed, Settings, parse
 from hessgnn.training.average import AverageConfig
 from hessgnn.training.data_config import ALL_LABELS, CompositionConfig, DataConfig, joined
 from hessgnn.training.lora import LoraConfig, Patterns
@@ -96,8 +93,10 @@ class ValidationConfig(Settings):
 _WEIGHT_DECAY, _EMA = 1e-6, 0.99
 
 
-class TrainingConfig(Settings):
+class TrainingConfig(GrownSettings):
     """The optimisation."""
+
+    ADDED = ("composition", "optimizer", "average", "start", "freeze", "lora")
 
     steps: NonNegativeInt = Field(
         default=2000,
@@ -212,22 +211,6 @@ class TrainingConfig(Settings):
         if self.average.kind == "swa" and 0 < self.steps < (self.average.start or 0) + self.average.every:
             raise ValueError("average.start + average.every must not be larger than steps: nothing would be averaged")
         return self
-
-    @model_serializer(mode="wrap")
-    def _without_new_defaults(
-        self, serialize: SerializerFunctionWrapHandler, info: SerializationInfo
-    ) -> dict[str, Any]:
-        """Leave out of files the defaults of keys that version 0.1.0 did not know, so that it can read them."""
-        content: dict[str, Any] = serialize(self)
-        if info.mode == "json":
-            if self.composition is None:
-                content.pop("composition", None)
-            if self.optimizer == OptimizerConfig():
-                del content["optimizer"]
-            for key in ("average", "start", "freeze", "lora"):
-                if not getattr(self, key):
-                    content.pop(key, None)
-        return content
 
     @property
     def parameter_groups(self) -> tuple[ParameterGroupConfig, ...]:

@@ -10,14 +10,11 @@ from pydantic import (
     NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
-    SerializationInfo,
-    SerializerFunctionWrapHandler,
     field_validator,
-    model_serializer,
     model_validator,
 )
 
-from hessgnn.runtime.config import Settings
+from hessgnn.runtime.config import GrownSettings, Settings
 
 LabelName = Literal["energy", "forces", "curvature"]
 """Labels of a store; curvature is Hessians and products."""
@@ -86,8 +83,10 @@ class MoreData(_Used):
         return self
 
 
-class DataConfig(_Used):
+class DataConfig(_Used, GrownSettings):
     """Where the labels come from. In files, a list of stores may stand in its place: the first and the others."""
+
+    ADDED = ("labels", "also")
 
     path: str = Field(default="rtp-mini", description="an HDF5 store, or the name of a bundled one")
     validation: str = Field(default="validation", description="split that the best checkpoint is chosen by")
@@ -107,18 +106,6 @@ class DataConfig(_Used):
     def _keys_are_of_the_first(cls, content: Any) -> Any:
         if isinstance(content, dict) and (key := next((key for key in _OF_OTHERS if key in content), None)):
             raise ValueError(f"the first store has no {key}: {_OF_OTHERS[key]}")
-        return content
-
-    @model_serializer(mode="wrap")
-    def _without_new_defaults(
-        self, serialize: SerializerFunctionWrapHandler, info: SerializationInfo
-    ) -> dict[str, Any]:
-        """Files of runs on one store keep the form that earlier versions read."""
-        content: dict[str, Any] = serialize(self)
-        if info.mode == "json":
-            for key in ("labels", "also"):
-                if not getattr(self, key):
-                    del content[key]
         return content
 
     @property
