@@ -93,8 +93,10 @@ def test_a_set_is_labelled_anew(tiny, tmp_path, monkeypatch):
     assert told["labelled"]["settings"]["engine"]["potential"] == {"name": "forty:Forty"}
     again = CliRunner().invoke(app, [*command, "--hessian", "--directions", "rademacher", "--relabel"])
     assert "is finished" in again.output
-    more = ["label", str(target), "-o", str(tmp_path / "more.h5"), "--directions", "gaussian"]  # the engine is known
-    assert CliRunner().invoke(app, more).exit_code == 0
+    more = ["label", str(target), "-o", str(tmp_path / "more.h5"), "--directions", "gaussian"]
+    # The set names a class, that is, code: others may have written it.
+    assert "names one that runs code" in str(CliRunner().invoke(app, more).exception)
+    assert CliRunner().invoke(app, [*more, "--engine", "forty:Forty"]).exit_code == 0
     assert Store.open(tmp_path / "more.h5").n_directions.tolist() == [2] * len(chosen)
 
 
